@@ -1,0 +1,29 @@
+# `make demo` and `make test` need nothing but Python 3.11+: each sets everything up by itself.
+PYTHON ?= python3
+RUN := .venv/bin/python
+
+.PHONY: setup demo test test-all lint ui clean
+
+setup:
+	@$(PYTHON) .ci/environment.py
+
+demo: setup
+	@$(RUN) -m pipeline demo
+
+test: setup
+	$(RUN) -m pytest -m "not ray and not cluster and not browser and not real"
+
+test-all: setup
+	$(RUN) -m pytest
+
+lint: setup
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+	.venv/bin/lint-imports
+
+ui: setup
+	.venv/bin/mlflow ui --backend-store-uri sqlite:///.mgmrn/mlflow.db --port 5000
+
+clean:
+	rm -rf .mgmrn .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

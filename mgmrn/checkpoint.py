@@ -1,0 +1,189 @@
+"""Checkpoints and exported models on disk: atomic, verified on load, never a pickle that can run code.
+
+Two kinds. A *training checkpoint* holds what training needs to go on exactly, for one config. An *exported model* holds all that a
+prediction needs (weights with backbone, class table, image size, γ) and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from mgmrn.config import ExperimentConfig, ModelConfig
+from mgmrn.errors import UserError
+from mgmrn.model.backbone import build_backbone
+from mgmrn.model.network import ImageModel, build_head, levels_of
+
+CHECKPOINT_FILE = "state.pt"
+MODEL_FILE = "model.pt"
+
+
+def save_atomically(state: Mapping[str, Any], path: Path) -> None:
+    """Writes a state beside its place and renames it: a reader sees the old file or the new one, never a part.
+
+    Raises:
+        OSError: when it cannot be written; nothing is left behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save(dict(state), file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Reads a state of tensors and plain values.
+
+    Raises:
+        UserError: when the file is missing, cut short, or holds anything but tensors and plain values.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError("there is no checkpoint", str(path), "check the path, or train again") from error
+    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise UserError(
+            "the checkpoint is cut short, or holds something other than tensors and plain values",
+            str(path),
+            "delete it; training goes on from the one before",
+        ) from error
+    if not isinstance(state, dict):
+        raise UserError("the file is not a checkpoint of this project", str(path))
+    return state
+
+
+def save_checkpoint(folder: Path, trainer_state: Mapping[str, Any], run_identity: str) -> None:
+    """Writes a training checkpoint for the run that `run_identity` names."""
+    save_atomically({"run_identity": run_identity, "trainer": dict(trainer_state)}, folder / CHECKPOINT_FILE)
+
+
+def load_checkpoint(folder: Path, run_identity: str) -> dict[str, Any]:
+    """The trainer's state of a training checkpoint.
+
+    Raises:
+        UserError: when it is unreadable, or was made by another config.
+    """
+    path = folder / CHECKPOINT_FILE
+    state = load_state(path)
+    found = state.get("run_identity")
+    if found != run_identity:
+        raise UserError(
+            f"the checkpoint belongs to another run ({found}, wanted {run_identity})",
+            str(path),
+            "use another storage folder, or delete this one",
+        )
+    return cast(dict[str, Any], state["trainer"])
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A trained network with all that it takes to name what is in a picture."""
+
+    network: ImageModel
+    config: ExperimentConfig
+    class_names: tuple[str, ...]
+    class_attributes: Float[Tensor, "U S"]
+    seen: Bool[np.ndarray, " U"]
+    gamma: float
+
+
+def export_model(
+    path: Path,
+    network: ImageModel,
+    config: ExperimentConfig,
+    *,
+    class_names: tuple[str, ...],
+    class_attributes: Float[np.ndarray, "U S"],
+    seen: Bool[np.ndarray, " U"],
+    gamma: float,
+) -> None:
+    """Writes a self-contained model file."""
+    state = {
+        "config": config.model_dump_json(),
+        "network": {name: value.cpu() for name, value in network.state_dict().items()},
+        "class_names": list(class_names),
+        "class_attributes": torch.from_numpy(np.asarray(class_attributes, dtype=np.float32)),
+        "seen": torch.from_numpy(np.asarray(seen, dtype=bool)),
+        "gamma": float(gamma),
+    }
+    save_atomically(state, path)
+
+
+def load_model(path: Path) -> LoadedModel:
+    """Reads an exported model, ready for evaluation on the CPU.
+
+    Raises:
+        UserError: when the file is unreadable or its tensors do not fit the network that its own config describes.
+    """
+    state = load_state(path)
+    try:
+        config = ExperimentConfig.model_validate_json(state["config"])
+        weights = state["network"]
+        network = empty_model(config.model, weights["head.word_vectors"])
+        load_strictly(network, weights, path)
+    except KeyError as error:
+        raise UserError(f"the file is not an exported model: {error} is missing", str(path)) from error
+    network.eval()
+    return LoadedModel(
+        network=network,
+        config=config,
+        class_names=tuple(state["class_names"]),
+        class_attributes=state["class_attributes"],
+        seen=state["seen"].numpy(),
+        gamma=float(state["gamma"]),
+    )
+
+
+def empty_model(model: ModelConfig, word_vectors: Float[Tensor, "S L"]) -> ImageModel:
+    """The network that a config describes, without looking for the backbone's weights file."""
+    backbone_config = model.backbone.model_copy(update={"weights": "none"})
+    backbone = build_backbone(backbone_config, levels_of(model))
+    return ImageModel(backbone, build_head(model, backbone.channels, word_vectors))
+
+
+def load_strictly(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Loads weights whose names and shapes must all fit.
+
+    Raises:
+        UserError: with at most three of the names that do not.
+    """
+    own = network.state_dict()
+    wrong = [f"{name} is missing" for name in own if name not in weights]
+    wrong += [f"{name} is unknown" for name in weights if name not in own]
+    wrong += [
+        f"{name} is {tuple(weights[name].shape)}, the network has {tuple(value.shape)}"
+        for name, value in own.items()
+        if name in weights and weights[name].shape != value.shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise UserError(
+            f"the checkpoint is of another architecture: {'; '.join(wrong[:3])}{more}",
+            str(path),
+            "load it with the config that it was trained with",
+        )
+    network.load_state_dict(dict(weights))
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's bytes, as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,267 @@
+"""The science of an experiment as frozen values: what is trained, on what, and how.
+
+One model per concern. Everything here takes part in an experiment's identity (its hash); where a run happens (workers,
+devices, paths, tracking) does not belong here. Equations and symbols: the paper (arXiv 2511.08163), sections named in each class.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SCHEMA_VERSION = 1
+"""Raised whenever the meaning of a field changes, so that old runs are not taken for new ones."""
+
+Level = Literal["c2", "c3", "c4", "c5"]
+LEVELS: tuple[Level, ...] = ("c2", "c3", "c4", "c5")
+"""Stages of the convolutional pyramid, finest first: strides 4, 8, 16, 32."""
+
+BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "convnext_tiny", "swin_t"]
+
+Weight = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Frozen(BaseModel):
+    """Immutable, and an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ImageConfig(Frozen):
+    """How a picture becomes a tensor; training and test use one scale."""
+
+    size: Annotated[int, Field(ge=32, le=2048)] = 448
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
+    resize: Literal["squash", "crop"] = "crop"
+    """`crop`: shorter side to size·8/7, then a size×size crop; `squash`: both sides to size, the picture whole."""
+    flip: bool = True
+    """Random horizontal flip in training; with cached features, a second copy of every map is stored."""
+    min_crop_area: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Smallest area of a random resized crop in training; 1 turns it off (the only value cached features allow)."""
+    colour_jitter: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Strength of random brightness, contrast and saturation in training; 0 turns it off."""
+
+
+class BenchmarkConfig(Frozen):
+    """A data set in the xlsa17 layout and how its tuning split is made."""
+
+    name: Annotated[str, Field(min_length=1, pattern=r"^[A-Za-z0-9_\-]+$")]
+    """Folder under `xlsa17/data/` and, unless `image_dir` says otherwise, under the data root."""
+    word_vectors: str | None = None
+    """Stem of `w2v/<stem>_attribute.pkl`; the data set's name where none is given."""
+    images: ImageConfig = ImageConfig()
+    tune_seen_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of each train class that serves as pseudo-seen test images on the `tune` split."""
+    tune_split_seed: int = 0
+    """Seed of that share; not the run's seed, so that runs of several seeds are judged on the same images."""
+
+
+class BackboneConfig(Frozen):
+    """A torchvision pyramid (paper, section on multi-granularity features)."""
+
+    name: BackboneName = "resnet101"
+    weights: str = "DEFAULT"
+    """A name of the torchvision weights enum (`DEFAULT`, `IMAGENET1K_V2`), a path to a `.pth` state dict, or `none`."""
+    trainable: Literal["none", "stages", "all"] = "none"
+    trainable_stages: tuple[Level, ...] = ()
+    """With `trainable: stages`: the stages that are finetuned."""
+    batch_norm: Literal["frozen", "train", "sync"] = "frozen"
+    """`frozen`: running statistics, no updates; `train`: per-worker batches; `sync`: statistics over all workers."""
+
+    @model_validator(mode="after")
+    def _stages_named_when_used(self) -> BackboneConfig:
+        if (self.trainable == "stages") != bool(self.trainable_stages):
+            raise ValueError("trainable_stages must name stages exactly when trainable is 'stages'")
+        if self.trainable == "none" and self.batch_norm != "frozen":
+            raise ValueError("batch_norm must be 'frozen' when the backbone is not trainable")
+        return self
+
+
+class RegionConfig(Frozen):
+    """Region mining (grouping; Huang & Li, CVPR 2020, arXiv 2005.10411)."""
+
+    mode: Literal["none", "released", "regions", "tokens"] = "regions"
+    count: Annotated[int, Field(ge=2, le=64)] = 5
+    """K, the number of region centres."""
+    reduced_width: Annotated[int, Field(ge=8, le=1024)] = 256
+    """Channels of the space in which pixels are grouped; a level with fewer keeps its own."""
+
+
+class GranularityConfig(Frozen):
+    """MgM: one level's maps to the common width and the coarsest grid."""
+
+    reduce: Literal["before", "after"] = "before"
+    """Halve the grid before each 3×3 convolution, or after it as released (4× the multiply-adds)."""
+    group_norm_groups: Count = 32
+
+
+class RefinementConfig(Frozen):
+    """MRM: what a level learns from the others."""
+
+    topology: Literal["none", "cascade", "adjacent"] = "adjacent"
+    """`cascade`: tokens of all deeper levels, as released; `adjacent`: both neighbours, mutual, as the abstract says."""
+    detach: bool = True
+    """Whether the neighbours' features are constants for the level that they refine."""
+    channel_reduction: Count = 16
+    """Ratio of the channel gate's bottleneck."""
+
+
+class DecoderConfig(Frozen):
+    """VSD: attribute attention from word vectors."""
+
+    attention_width: Annotated[int, Field(ge=1, le=8192)] = 1024
+    """M, the width of queries, keys and values."""
+    temperature: Literal["none", "sqrt", "learned"] = "none"
+    """What divides the attention logits: nothing (as released), sqrt(M), or a learned positive number."""
+
+
+class MgMRNConfig(Frozen):
+    """The Multi-Granularity Mutual Refinement Network (arXiv 2511.08163)."""
+
+    kind: Literal["mgmrn"] = "mgmrn"
+    backbone: BackboneConfig = BackboneConfig()
+    levels: Annotated[tuple[Level, ...], Field(min_length=1, max_length=4)] = ("c3", "c4", "c5")
+    width: Annotated[int, Field(ge=8, le=8192)] = 2048
+    """D, the common width of all levels."""
+    regions: RegionConfig = RegionConfig()
+    granularity: GranularityConfig = GranularityConfig()
+    refinement: RefinementConfig = RefinementConfig()
+    decoder: DecoderConfig = DecoderConfig()
+
+    @model_validator(mode="after")
+    def _levels_and_widths_fit(self) -> MgMRNConfig:
+        if list(self.levels) != sorted(set(self.levels)):
+            raise ValueError(f"levels must be distinct and finest first, got {list(self.levels)}")
+        if self.width % self.granularity.group_norm_groups:
+            raise ValueError(
+                f"width {self.width} must be a multiple of granularity.group_norm_groups "
+                f"{self.granularity.group_norm_groups}"
+            )
+        return self
+
+
+class AttributeNetworkConfig(Frozen):
+    """Baseline: one level, global average pooling, one linear map to the attributes, cosine score."""
+
+    kind: Literal["attribute_network"] = "attribute_network"
+    backbone: BackboneConfig = BackboneConfig()
+    level: Level = "c5"
+
+
+class ESZSLConfig(Frozen):
+    """Baseline: ESZSL in closed form on pooled features (Romera-Paredes & Torr, ICML 2015)."""
+
+    kind: Literal["eszsl"] = "eszsl"
+    backbone: BackboneConfig = BackboneConfig()
+    level: Level = "c5"
+    log10_gamma: tuple[float, ...] = (-3, -2, -1, 0, 1, 2, 3)
+    """Grid of the feature regulariser; chosen on the `tune` split."""
+    log10_lambda: tuple[float, ...] = (-3, -2, -1, 0, 1, 2, 3)
+    """Grid of the attribute regulariser; chosen on the `tune` split."""
+
+
+ModelConfig = Annotated[MgMRNConfig | AttributeNetworkConfig | ESZSLConfig, Field(discriminator="kind")]
+
+
+class LossConfig(Frozen):
+    """Per level: cross-entropy over seen classes + weighted regularisers (paper, loss equations)."""
+
+    scale: Positive = 20.0
+    """Multiplies the cosine before the softmax."""
+    regression: Weight = 0.1
+    """λ_reg, weight of the attribute regression."""
+    regression_reduction: Literal["sum", "mean"] = "sum"
+    """Over the S attributes; `mean` is as released, and inert."""
+    occupancy: Weight = 0.0
+    """λ_occupancy, weight of the Beta prior on region occupancy."""
+    decorrelation: Weight = 0.0
+    """λ_decorrelation, weight of the off-diagonal cos² of the region features."""
+    label_smoothing: Probability = 0.0
+    level_weights: dict[Level, Weight] = {}
+    """Weight of a level's loss; 1 where a level is not named."""
+
+
+class OptimiserConfig(Frozen):
+    """Optimiser, parameter groups and clipping."""
+
+    name: Literal["sgd", "adamw"] = "adamw"
+    head_lr: Positive = 5e-4
+    backbone_lr: Positive = 5e-5
+    weight_decay: Weight = 1e-4
+    """Not applied to norms, biases and single vectors."""
+    momentum: Probability = 0.9
+    """SGD's momentum; AdamW's β₁."""
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    """Largest gradient norm; none: no clipping."""
+    accumulate: Count = 1
+    """Micro-batches whose gradients are summed for one step; the batch is divided, not enlarged."""
+
+
+class ScheduleConfig(Frozen):
+    """How long, in which order, at which learning rate and precision."""
+
+    epochs: Count = 30
+    order: Literal["joint", "sequential"] = "joint"
+    """`joint`: one forward, backward and step for all levels; `sequential`: one per level, finest first, as released."""
+    learning_rate: Literal["constant", "step", "cosine", "one-cycle"] = "one-cycle"
+    step_epochs: Count = 10
+    """`step`: epochs between two drops."""
+    step_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """`step`: factor of a drop."""
+    warmup_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """`one-cycle`: share of the steps in which the rate rises."""
+    precision: Literal["auto", "float32"] = "auto"
+    """`auto`: bfloat16 autocast where the device computes it natively; norms and the softmax of regions stay float32."""
+    compile: bool = False
+    """torch.compile the network."""
+
+
+class PlainSampling(Frozen):
+    """Every training image once an epoch, shuffled; the last incomplete batch is dropped."""
+
+    kind: Literal["plain"] = "plain"
+    batch: Annotated[int, Field(ge=2)] = 64
+    """Images of a global batch, over all workers."""
+
+
+class EpisodicSampling(Frozen):
+    """Episodes of `ways` seen classes × `shots` images, as released."""
+
+    kind: Literal["episodic"] = "episodic"
+    ways: Annotated[int, Field(ge=2)] = 8
+    shots: Count = 2
+    episodes: Count = 300
+    """Episodes in an epoch."""
+
+
+SamplingConfig = Annotated[PlainSampling | EpisodicSampling, Field(discriminator="kind")]
+
+
+class ExperimentConfig(Frozen):
+    """One experiment: a benchmark, a network, a loss, and how it is trained."""
+
+    benchmark: BenchmarkConfig
+    model: ModelConfig = MgMRNConfig()
+    loss: LossConfig = LossConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    sampling: SamplingConfig = PlainSampling()
+    cache_features: bool = False
+    """Compute a frozen backbone's maps once and train on them."""
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _cacheable(self) -> ExperimentConfig:
+        if not self.cache_features:
+            return self
+        if self.model.backbone.trainable != "none":
+            raise ValueError("cache_features needs a frozen backbone (model.backbone.trainable: none)")
+        images = self.benchmark.images
+        if images.min_crop_area < 1 or images.colour_jitter > 0:
+            raise ValueError("cache_features allows no random crops or colours (min_crop_area: 1, colour_jitter: 0)")
+        return self

@@ -1,0 +1,332 @@
+"""Training and evaluation of one network, on one process or as one rank of several.
+
+Nothing here knows of Ray, MLflow, files or the clock of an experiment: the caller feeds batches and keeps what comes back.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, fields
+from typing import Any, cast
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, OneCycleLR, StepLR
+
+from mgmrn.config import ExperimentConfig, Level, LossConfig, OptimiserConfig, ScheduleConfig
+from mgmrn.losses import LossTerms, zsl_loss
+from mgmrn.model.network import NetworkOutput, class_scores
+
+Inputs = Tensor | dict[Level, Tensor]
+"""Images `B 3 H W`, or the maps `B C h w` of every level."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """This rank's share of a global batch."""
+
+    inputs: Inputs
+    targets: Int[Tensor, " B"]
+    """Index among the *seen* classes."""
+    ids: Int[np.ndarray, " B"]
+    """Positions in the benchmark's image list, to name a culprit."""
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device; float32, images channels-last."""
+        return Batch(_to_device(self.inputs, device), self.targets.to(device, non_blocking=True), self.ids)
+
+    def split(self, parts: int) -> Iterator[Batch]:
+        """At most `parts` micro-batches of nearly equal size."""
+        for rows in np.array_split(np.arange(len(self.ids)), min(parts, len(self.ids))):
+            chosen = slice(int(rows[0]), int(rows[-1]) + 1)
+            inputs = self.inputs
+            part = inputs[chosen] if isinstance(inputs, Tensor) else {level: x[chosen] for level, x in inputs.items()}
+            yield Batch(part, self.targets[chosen], self.ids[chosen])
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became NaN or infinite; names the images of the step, since a broken picture is one cause."""
+
+    def __init__(self, step: int, ids: Sequence[int]) -> None:
+        shown = ", ".join(str(i) for i in ids[:16]) + (", …" if len(ids) > 16 else "")
+        super().__init__(
+            f"the loss became non-finite at step {step} of the epoch, on images {shown} of the benchmark's list; "
+            "lower the learning rate, set optimiser.clip_norm, or look at those images"
+        )
+        self.step = step
+        self.ids = tuple(ids)
+
+
+class TrainingObjective(nn.Module):
+    """Network and loss as one module, so that a data-parallel wrapper sees one forward per backward."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        seen_attributes: Float[Tensor, "U S"],
+        loss: LossConfig,
+        global_batch: int,
+        world_size: int,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.loss = loss
+        self.global_batch = global_batch
+        self.world_size = world_size
+        self.register_buffer("seen_attributes", seen_attributes, persistent=False)
+
+    def forward(self, inputs: Inputs, targets: Int[Tensor, " B"], level: Level | None) -> dict[str, Tensor]:
+        """Loss terms by name; of one level alone where `level` is given."""
+        output = self.network(inputs) if level is None else cast(Any, self.network).forward_level(inputs, level)
+        terms = zsl_loss(
+            output,
+            targets,
+            cast(Tensor, self.seen_attributes),
+            self.loss,
+            global_batch=self.global_batch,
+            world_size=self.world_size,
+        )
+        return {term.name: getattr(terms, term.name) for term in fields(LossTerms)}
+
+
+@dataclass(frozen=True)
+class EpochStats:
+    """What one epoch of training showed on this rank."""
+
+    loss: dict[str, float]
+    """Mean of each loss term over the steps (each summed over levels)."""
+    images: int
+    seconds: float
+    wait_seconds: float
+    """Part of `seconds` in which the step waited for data."""
+    steps: int
+
+
+@dataclass
+class Trainer:
+    """A network in training: what a checkpoint must hold to go on exactly."""
+
+    network: nn.Module
+    objective: nn.Module
+    optimiser: Optimizer
+    scheduler: LRScheduler
+    config: ExperimentConfig
+    device: torch.device
+    levels: tuple[Level, ...]
+    epoch: int = field(default=0)
+    """Epochs that are complete."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Network (the trainable part and its buffers), optimiser, scheduler and epoch."""
+        return {
+            "network": self.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "epoch": self.epoch,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on where `state_dict` was taken."""
+        self.network.load_state_dict(state["network"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.epoch = int(state["epoch"])
+
+
+def build_trainer(
+    network: nn.Module,
+    seen_attributes: Float[Tensor, "U S"],
+    config: ExperimentConfig,
+    *,
+    levels: tuple[Level, ...],
+    global_batch: int,
+    steps_per_epoch: int,
+    device: torch.device,
+    world_size: int = 1,
+) -> Trainer:
+    """Moves the network to its device and gives it loss, optimiser and schedule; wraps it when there are several ranks.
+
+    Args:
+        network: MgMRN or a baseline on maps, or ImageModel on images.
+        seen_attributes: class attributes of the classes that are trained on.
+        config: the experiment.
+        levels: levels whose losses are summed (joint) or stepped through (sequential), finest first.
+        global_batch: images of one optimiser step over all ranks.
+        steps_per_epoch: global batches of an epoch.
+        device: where to train.
+        world_size: ranks; above 1 torch.distributed must be initialised.
+    """
+    network.to(device, memory_format=torch.channels_last)
+    objective: nn.Module = TrainingObjective(network, seen_attributes, config.loss, global_batch, world_size).to(device)
+    sequential = config.schedule.order == "sequential"
+    if config.schedule.compile:
+        objective.compile()
+    if world_size > 1:
+        objective = DistributedDataParallel(
+            objective,
+            device_ids=[device] if device.type == "cuda" else None,
+            # A level's own loss reaches only its own branch.
+            find_unused_parameters=sequential,
+            gradient_as_bucket_view=True,
+            broadcast_buffers=False,
+        )
+    optimiser = build_optimiser(network, config.optimiser, fused=device.type == "cuda")
+    scheduler = build_scheduler(optimiser, config.schedule, steps_per_epoch)
+    return Trainer(network, objective, optimiser, scheduler, config, device, levels)
+
+
+def build_optimiser(network: nn.Module, config: OptimiserConfig, *, fused: bool = False) -> Optimizer:
+    """SGD or AdamW over four groups: backbone and head, each with and without weight decay.
+
+    Norms, biases and single numbers (anything with fewer than two axes) are not decayed.
+    """
+    groups: dict[tuple[bool, bool], list[Tensor]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((name.startswith("backbone."), parameter.ndim >= 2), []).append(parameter)
+    if not groups:
+        raise ValueError("the network has no trainable parameter")
+    settings = [
+        {
+            "params": parameters,
+            "lr": config.backbone_lr if backbone else config.head_lr,
+            "weight_decay": config.weight_decay if decayed else 0.0,
+        }
+        for (backbone, decayed), parameters in sorted(groups.items())
+    ]
+    if config.name == "sgd":
+        return SGD(settings, lr=config.head_lr, momentum=config.momentum, fused=fused)
+    return AdamW(settings, lr=config.head_lr, betas=(config.momentum, 0.999), fused=fused)
+
+
+def build_scheduler(optimiser: Optimizer, config: ScheduleConfig, steps_per_epoch: int) -> LRScheduler:
+    """The learning rate as a function of the global batch, torch's own schedules."""
+    total = config.epochs * steps_per_epoch
+    match config.learning_rate:
+        case "constant":
+            return ConstantLR(optimiser, factor=1.0, total_iters=1)
+        case "step":
+            return StepLR(optimiser, config.step_epochs * steps_per_epoch, config.step_factor)
+        case "cosine":
+            return CosineAnnealingLR(optimiser, total)
+        case "one-cycle":
+            peaks = [group["lr"] for group in optimiser.param_groups]
+            # total + 1: the schedule is asked for a rate once more after the last step.
+            return OneCycleLR(
+                optimiser, peaks, total_steps=total + 1, pct_start=config.warmup_fraction, cycle_momentum=False
+            )
+
+
+def train_epoch(trainer: Trainer, batches: Iterable[Batch]) -> EpochStats:
+    """One pass over this rank's shares of the epoch's global batches.
+
+    Raises:
+        NonFiniteLossError: named after the step in which the loss stopped being a number. The check trails by one step so that it
+            never makes a GPU wait; no checkpoint is taken between the two.
+    """
+    trainer.network.train()
+    schedule = trainer.config.schedule
+    passes: tuple[Level | None, ...] = trainer.levels if schedule.order == "sequential" else (None,)
+    watch = _FiniteWatch()
+    totals: dict[str, Tensor] = {}
+    images = steps = 0
+    waited = 0.0
+    start = asked = time.perf_counter()
+    for batch in batches:
+        waited += time.perf_counter() - asked
+        batch = batch.to(trainer.device)
+        step_loss: Tensor | None = None
+        for level in passes:
+            terms = _accumulate(trainer, batch, level)
+            _clip_and_step(trainer)
+            for name, value in terms.items():
+                totals[name] = totals[name] + value if name in totals else value
+            step_loss = terms["total"] if step_loss is None else step_loss + terms["total"]
+        trainer.scheduler.step()
+        assert step_loss is not None
+        watch.see(steps, step_loss, batch.ids)
+        images += len(batch.ids)
+        steps += 1
+        asked = time.perf_counter()
+    watch.settle()
+    trainer.epoch += 1
+    mean = {name: float(value) / max(steps, 1) for name, value in totals.items()}
+    return EpochStats(mean, images, time.perf_counter() - start, waited, steps)
+
+
+@torch.inference_mode()
+def evaluate(
+    network: nn.Module,
+    batches: Iterable[Inputs],
+    class_attributes: Float[Tensor, "U S"],
+    config: ExperimentConfig,
+    device: torch.device,
+) -> Float[np.ndarray, "N U"]:
+    """Scores `scale · Σ_l cos(v_l, a_u)` of every image over all classes, in the order of the batches; float32."""
+    network.eval()
+    attributes = class_attributes.to(device)
+    rows = []
+    for inputs in batches:
+        with autocast(device, config.schedule):
+            output: NetworkOutput = network(_to_device(inputs, device))
+        rows.append(class_scores(output.attributes, attributes, config.loss.scale).float().cpu())
+    return torch.cat(rows).numpy() if rows else np.zeros((0, len(attributes)), dtype=np.float32)
+
+
+def autocast(device: torch.device, schedule: ScheduleConfig) -> AbstractContextManager[object]:
+    """bfloat16 autocast where it was not turned off and the GPU computes it natively; nothing elsewhere."""
+    if schedule.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.autocast("cuda", dtype=torch.bfloat16)
+    return nullcontext()
+
+
+class _FiniteWatch:
+    """Looks at each step's loss when the next step has been queued."""
+
+    def __init__(self) -> None:
+        self._seen: tuple[int, Tensor, np.ndarray] | None = None
+
+    def see(self, step: int, loss: Tensor, ids: np.ndarray) -> None:
+        self.settle()
+        self._seen = (step, loss, ids)
+
+    def settle(self) -> None:
+        if self._seen is not None and not bool(torch.isfinite(self._seen[1])):
+            raise NonFiniteLossError(self._seen[0], self._seen[2].tolist())
+
+
+def _accumulate(trainer: Trainer, batch: Batch, level: Level | None) -> dict[str, Tensor]:
+    """Gradients of one global batch's share, in `accumulate` parts; returns the detached loss terms."""
+    trainer.optimiser.zero_grad(set_to_none=True)
+    parts = list(batch.split(trainer.config.optimiser.accumulate))
+    sums: dict[str, Tensor] = {}
+    for number, part in enumerate(parts):
+        last = number == len(parts) - 1
+        objective = trainer.objective
+        quiet = not last and isinstance(objective, DistributedDataParallel)
+        with cast(DistributedDataParallel, objective).no_sync() if quiet else nullcontext():
+            with autocast(trainer.device, trainer.config.schedule):
+                terms = objective(part.inputs, part.targets, level)
+            terms["total"].backward()
+        for name, value in terms.items():
+            sums[name] = sums[name] + value.detach() if name in sums else value.detach()
+    return sums
+
+
+def _clip_and_step(trainer: Trainer) -> None:
+    limit = trainer.config.optimiser.clip_norm
+    if limit is not None:
+        torch.nn.utils.clip_grad_norm_(trainer.network.parameters(), limit)
+    trainer.optimiser.step()
+
+
+def _to_device(inputs: Inputs, device: torch.device) -> Inputs:
+    if isinstance(inputs, Tensor):
+        return inputs.to(device, torch.float32, non_blocking=True, memory_format=torch.channels_last)
+    return {level: maps.to(device, torch.float32, non_blocking=True) for level, maps in inputs.items()}

@@ -1,0 +1,194 @@
+"""The protocol's numbers: per-class accuracy, T1, U, S, H and the exact seen–unseen curve.
+
+Letters: N images, U classes, P points of the curve. Accuracies are fractions in [0, 1]; γ is in units of the scores.
+
+Calibrated stacking (Chao et al., ECCV 2016, arXiv 1605.04253) subtracts γ from the score of every seen class. What it decides of an
+image depends on γ only through one threshold, `best seen score − best unseen score`, so one sort of the thresholds gives the
+whole curve exactly: no grid of γ, no grid error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+Scores = Float[np.ndarray, "N U"]
+Labels = Int[np.ndarray, " N"]
+SeenMask = Bool[np.ndarray, " U"]
+
+
+def harmonic_mean(unseen: Float[np.ndarray, " P"], seen: Float[np.ndarray, " P"]) -> Float[np.ndarray, " P"]:
+    """`H = 2US/(U+S)`, and 0 where both are 0."""
+    total = unseen + seen
+    return np.divide(2 * unseen * seen, total, out=np.zeros_like(total), where=total > 0)
+
+
+def per_class_accuracy(predictions: Labels, labels: Labels, class_count: int) -> Float[np.ndarray, " U"]:
+    """Top-1 accuracy of each class; NaN for a class without images."""
+    images = np.bincount(labels, minlength=class_count).astype(np.float64)
+    hits = np.bincount(labels[predictions == labels], minlength=class_count)
+    return np.divide(hits, images, out=np.full(class_count, np.nan), where=images > 0)
+
+
+def mean_class_accuracy(predictions: Labels, labels: Labels) -> float:
+    """Mean over the classes that have images of per-class top-1 accuracy; 0 without images."""
+    return float(_class_weights(labels)[predictions == labels].sum())
+
+
+def calibrated_predictions(scores: Scores, seen: SeenMask, gamma: float) -> Labels:
+    """The class of each image when γ is subtracted from every seen class.
+
+    A tie between the best seen and the best unseen class goes to the unseen one; ties within a group go to the first class.
+    """
+    sides = _split(scores, seen)
+    return np.where(sides.threshold <= gamma, sides.best_unseen, sides.best_seen)
+
+
+@dataclass(frozen=True)
+class SeenUnseenCurve:
+    """Accuracy on seen and unseen images as a step function of γ.
+
+    Point 0 holds for every γ below `gammas[1]` (its own entry is −inf), point i for `gammas[i] ≤ γ < gammas[i + 1]`, the last
+    for all larger γ.
+    """
+
+    gammas: Float[np.ndarray, " P"]
+    unseen: Float[np.ndarray, " P"]
+    """U, rises with γ from 0."""
+    seen: Float[np.ndarray, " P"]
+    """S, falls with γ to 0."""
+
+    @property
+    def harmonic(self) -> Float[np.ndarray, " P"]:
+        """H at every point."""
+        return harmonic_mean(self.unseen, self.seen)
+
+    @property
+    def ausuc(self) -> float:
+        """Area under S as a function of U (trapezoids), in [0, 1]."""
+        return float(np.sum(np.diff(self.unseen) * (self.seen[1:] + self.seen[:-1])) / 2)
+
+    @property
+    def best_harmonic(self) -> float:
+        """Largest H over all γ."""
+        return float(self.harmonic.max())
+
+    @property
+    def best_gamma(self) -> float:
+        """A γ that reaches `best_harmonic`: the middle of the interval, so that it carries over best to other images."""
+        point = int(self.harmonic.argmax())
+        lower = self.gammas[point]
+        upper = self.gammas[point + 1] if point + 1 < len(self.gammas) else np.inf
+        if np.isneginf(lower):
+            return float(upper) - 1.0 if np.isfinite(upper) else 0.0
+        return float(lower) + 1.0 if np.isinf(upper) else float((lower + upper) / 2)
+
+    def at(self, gamma: float) -> tuple[float, float, float]:
+        """(U, S, H) at a given γ."""
+        point = int(np.searchsorted(self.gammas, gamma, side="right")) - 1
+        return float(self.unseen[point]), float(self.seen[point]), float(self.harmonic[point])
+
+
+def seen_unseen_curve(
+    seen_scores: Float[np.ndarray, "N_s U"],
+    seen_labels: Int[np.ndarray, " N_s"],
+    unseen_scores: Float[np.ndarray, "N_u U"],
+    unseen_labels: Int[np.ndarray, " N_u"],
+    seen: SeenMask,
+) -> SeenUnseenCurve:
+    """The exact curve from one sort.
+
+    Args:
+        seen_scores: scores of images of seen classes over all classes.
+        seen_labels: their classes, as columns of the scores.
+        unseen_scores: scores of images of unseen classes over all classes.
+        unseen_labels: their classes.
+        seen: which columns are seen classes.
+    """
+    seen_side, unseen_side = _split(seen_scores, seen), _split(unseen_scores, seen)
+    # Raising γ past an image's threshold turns its answer from its best seen to its best unseen class.
+    lost = _class_weights(seen_labels) * (seen_side.best_seen == seen_labels)
+    won = _class_weights(unseen_labels) * (unseen_side.best_unseen == unseen_labels)
+    thresholds = np.concatenate([seen_side.threshold, unseen_side.threshold])
+    order = np.argsort(thresholds)
+    thresholds = thresholds[order]
+    last_of_ties = np.append(np.diff(thresholds) > 0, True) if len(thresholds) else np.zeros(0, dtype=bool)
+    seen_lost = np.cumsum(np.concatenate([lost, np.zeros_like(won)])[order])[last_of_ties]
+    unseen_won = np.cumsum(np.concatenate([np.zeros_like(lost), won])[order])[last_of_ties]
+    # Differences of sums leave ±1e-17 where the answer is 0.
+    return SeenUnseenCurve(
+        gammas=np.concatenate([[-np.inf], thresholds[last_of_ties]]),
+        unseen=np.concatenate([[0.0], unseen_won]),
+        seen=np.clip(lost.sum() - np.concatenate([[0.0], seen_lost]), 0.0, None),
+    )
+
+
+@dataclass(frozen=True)
+class ZSLResult:
+    """What the protocol reports of one checkpoint; fractions."""
+
+    t1: float
+    """T1: unseen images among unseen classes."""
+    u: float
+    """Unseen images among all classes, at `gamma`."""
+    s: float
+    """Seen images among all classes, at `gamma`."""
+    h: float
+    """Harmonic mean at `gamma`: the headline, when `gamma` was chosen on the `tune` split."""
+    h_oracle: float
+    """Harmonic mean at the best γ of this very curve: comparable to what papers print, not attainable without test labels."""
+    ausuc: float
+    gamma: float
+    gamma_oracle: float
+
+
+def zsl_result(
+    seen_scores: Float[np.ndarray, "N_s U"],
+    seen_labels: Int[np.ndarray, " N_s"],
+    unseen_scores: Float[np.ndarray, "N_u U"],
+    unseen_labels: Int[np.ndarray, " N_u"],
+    seen: SeenMask,
+    gamma: float | None = None,
+) -> ZSLResult:
+    """All figures of the protocol; `gamma=None` takes the curve's own best (for the `tune` split, where γ is chosen)."""
+    curve = seen_unseen_curve(seen_scores, seen_labels, unseen_scores, unseen_labels, seen)
+    chosen = curve.best_gamma if gamma is None else gamma
+    u, s, h = curve.at(chosen)
+    return ZSLResult(
+        t1=mean_class_accuracy(_split(unseen_scores, seen).best_unseen, unseen_labels),
+        u=u,
+        s=s,
+        h=h,
+        h_oracle=curve.best_harmonic,
+        ausuc=curve.ausuc,
+        gamma=chosen,
+        gamma_oracle=curve.best_gamma,
+    )
+
+
+@dataclass(frozen=True)
+class _Sides:
+    best_seen: Labels
+    best_unseen: Labels
+    threshold: Float[np.ndarray, " N"]
+
+
+def _split(scores: Scores, seen: SeenMask) -> _Sides:
+    """Each image's best seen and best unseen class, and the γ at which its answer turns from one to the other."""
+    assert 0 < seen.sum() < len(seen), "scores need columns of seen and of unseen classes"
+    rows = np.arange(len(scores))
+    seen_ids, unseen_ids = np.flatnonzero(seen), np.flatnonzero(~seen)
+    best_seen = seen_ids[scores[:, seen_ids].argmax(axis=1)]
+    best_unseen = unseen_ids[scores[:, unseen_ids].argmax(axis=1)]
+    threshold = scores[rows, best_seen].astype(np.float64) - scores[rows, best_unseen]
+    return _Sides(best_seen, best_unseen, threshold)
+
+
+def _class_weights(labels: Labels) -> Float[np.ndarray, " N"]:
+    """Weights under which a sum over images is the mean over classes of the mean over a class's images."""
+    if not len(labels):
+        return np.zeros(0)
+    images = np.bincount(labels)
+    return 1.0 / (images[labels] * np.count_nonzero(images))

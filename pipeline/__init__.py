@@ -1,0 +1,1 @@
+"""Experiments with Mg-MRN: configs, training under Ray, tracking in MLflow, the command line."""

@@ -1,0 +1,121 @@
+"""The exact seen–unseen curve against brute force, ties included."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mgmrn.metrics import (
+    SeenUnseenCurve,
+    calibrated_predictions,
+    harmonic_mean,
+    mean_class_accuracy,
+    per_class_accuracy,
+    seen_unseen_curve,
+    zsl_result,
+)
+
+SEEN = np.array([True, False, True, False, True])
+
+
+@st.composite
+def problems(draw):
+    """Scores on a coarse grid, so that ties within and between the groups are common."""
+    seen_count, unseen_count = draw(st.integers(1, 12)), draw(st.integers(1, 12))
+    levels = st.integers(-3, 3)
+    cells = draw(st.lists(levels, min_size=5 * (seen_count + unseen_count), max_size=5 * (seen_count + unseen_count)))
+    scores = np.array(cells, dtype=np.float32).reshape(-1, 5)
+    seen_labels = np.array(draw(st.lists(st.sampled_from([0, 2, 4]), min_size=seen_count, max_size=seen_count)))
+    unseen_labels = np.array(draw(st.lists(st.sampled_from([1, 3]), min_size=unseen_count, max_size=unseen_count)))
+    return scores[:seen_count], seen_labels, scores[seen_count:], unseen_labels
+
+
+def brute_force(problem, gamma: float) -> tuple[float, float]:
+    """U and S at one γ, by subtraction and argmax, class by class."""
+    seen_scores, seen_labels, unseen_scores, unseen_labels = problem
+
+    def accuracy(scores, labels):
+        calibrated = scores.astype(np.float64) - gamma * SEEN
+        predictions = calibrated.argmax(axis=1)
+        return float(np.mean([np.mean(predictions[labels == c] == c) for c in np.unique(labels)]))
+
+    return accuracy(unseen_scores, unseen_labels), accuracy(seen_scores, seen_labels)
+
+
+@given(problems())
+@settings(max_examples=200)
+def test_curve_equals_brute_force_between_all_thresholds(problem):
+    curve = seen_unseen_curve(*problem, SEEN)
+    # Thresholds are whole numbers here, so every half-integer lies strictly between two.
+    gammas = np.arange(-7.5, 8.0)
+    expected = np.array([brute_force(problem, gamma) for gamma in gammas])
+    found = np.array([curve.at(gamma)[:2] for gamma in gammas])
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    best = harmonic_mean(expected[:, 0], expected[:, 1]).max()
+    assert curve.best_harmonic == pytest.approx(best, abs=1e-12)
+    area = np.sum(np.diff(expected[:, 0]) * (expected[1:, 1] + expected[:-1, 1])) / 2
+    assert curve.ausuc == pytest.approx(area, abs=1e-12)
+    assert curve.at(curve.best_gamma)[2] == pytest.approx(curve.best_harmonic, abs=1e-12)
+
+
+@given(problems(), st.integers(-7, 7))
+def test_at_a_tie_curve_and_predictions_agree(problem, gamma):
+    seen_scores, seen_labels, unseen_scores, unseen_labels = problem
+    unseen, seen, _ = seen_unseen_curve(*problem, SEEN).at(float(gamma))
+    u = mean_class_accuracy(calibrated_predictions(unseen_scores, SEEN, float(gamma)), unseen_labels)
+    s = mean_class_accuracy(calibrated_predictions(seen_scores, SEEN, float(gamma)), seen_labels)
+    assert (unseen, seen) == pytest.approx((u, s), abs=1e-12)
+
+
+@given(problems())
+def test_curve_is_monotone_and_bounded(problem):
+    curve = seen_unseen_curve(*problem, SEEN)
+    assert np.all(np.diff(curve.gammas) > 0)
+    assert np.all(np.diff(curve.unseen) >= 0) and np.all(np.diff(curve.seen) <= 1e-12)
+    assert curve.unseen[0] == 0 and curve.seen[-1] == pytest.approx(0, abs=1e-12)
+    assert 0 <= curve.ausuc <= 1 and 0 <= curve.best_harmonic <= 1
+
+
+@given(problems())
+def test_order_of_images_and_scale_of_scores_do_not_matter(problem):
+    seen_scores, seen_labels, unseen_scores, unseen_labels = problem
+    curve = seen_unseen_curve(*problem, SEEN)
+    turned = seen_unseen_curve(4 * seen_scores[::-1], seen_labels[::-1], 4 * unseen_scores[::-1], unseen_labels[::-1], SEEN)
+    np.testing.assert_allclose(turned.unseen, curve.unseen, atol=1e-12)
+    np.testing.assert_allclose(turned.seen, curve.seen, atol=1e-12)
+    np.testing.assert_allclose(turned.gammas[1:], 4 * curve.gammas[1:])
+
+
+def test_result_of_a_case_worked_by_hand():
+    # Two seen images (classes 0, 2), two unseen (class 1): thresholds 1, 3 for seen, −1, 2 for unseen.
+    seen_scores = np.array([[5, 4, 0, 0, 0], [0, 0, 5, 2, 0]], dtype=np.float32)
+    unseen_scores = np.array([[1, 2, 0, 0, 0], [4, 2, 0, 1, 0]], dtype=np.float32)
+    result = zsl_result(seen_scores, np.array([0, 2]), unseen_scores, np.array([1, 1]), SEEN, gamma=0.0)
+    assert (result.t1, result.u, result.s) == (1.0, 0.5, 1.0)
+    assert result.h == pytest.approx(2 / 3)
+    assert result.h_oracle == pytest.approx(2 / 3)
+    # Points (U, S): (0, 1), (.5, 1), (.5, .5), (1, .5), (1, 0).
+    assert result.ausuc == pytest.approx(0.5 * 1 + 0.5 * 0.5)
+
+
+def test_classes_count_equally_however_many_images_they_have():
+    labels = np.array([0, 0, 0, 0, 1])
+    predictions = np.array([0, 0, 0, 0, 0])
+    assert mean_class_accuracy(predictions, labels) == 0.5
+    np.testing.assert_array_equal(per_class_accuracy(predictions, labels, 3), [1.0, 0.0, np.nan])
+
+
+def test_harmonic_mean_of_zeros_is_zero():
+    np.testing.assert_array_equal(harmonic_mean(np.array([0.0, 0.5]), np.array([0.0, 0.5])), [0.0, 0.5])
+
+
+def test_no_images_on_one_side_gives_zero_not_nan():
+    none = np.zeros((0, 5), dtype=np.float32)
+    labels = np.zeros(0, dtype=np.int64)
+    result = zsl_result(none, labels, np.ones((2, 5), dtype=np.float32), np.array([1, 3]), SEEN)
+    assert result.s == 0 and result.h == 0 and result.ausuc == 0
+
+
+def test_an_empty_curve_has_one_point():
+    curve = SeenUnseenCurve(np.array([-np.inf]), np.array([0.0]), np.array([0.5]))
+    assert curve.best_gamma == 0.0 and curve.at(3.0) == (0.0, 0.5, 0.0)
