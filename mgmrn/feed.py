@@ -1,0 +1,228 @@
+"""What a run trains on: batches from pictures, or from the cached maps of a frozen backbone.
+
+The two feeds answer the same questions, so that training and evaluation are written once. A rank asks for its own share only; what
+all ranks together see depends on the seed and the epoch alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mgmrn.config import BackboneConfig, EpisodicSampling, ExperimentConfig, Level
+from mgmrn.data.episodes import EpisodicBatches, PlainBatches, eval_shard
+from mgmrn.data.feature_cache import FeatureCache, ensure_cache
+from mgmrn.data.images import build_eval_loader, build_train_loader
+from mgmrn.data.prefetch import prefetch
+from mgmrn.data.splits import ClassTable, FinalData, Images, TuneData
+from mgmrn.engine import Batch, Inputs
+from mgmrn.model.backbone import Pyramid, build_backbone
+from mgmrn.model.network import ImageModel, build_head, levels_of
+
+EVALUATION_BATCH = 64
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which part of every global batch is this process's."""
+
+    rank: int = 0
+    world_size: int = 1
+
+
+class Feed(Protocol):
+    """Batches of one split for one rank."""
+
+    network: nn.Module
+    """What is trained: the head alone on cached maps, or the network with its backbone."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Global batches of an epoch."""
+
+    @property
+    def global_batch(self) -> int:
+        """Images of a global batch."""
+
+    def train_batches(self, epoch: int) -> Iterator[Batch]:
+        """This rank's share of every global batch of an epoch."""
+
+    def evaluation_inputs(self) -> Iterator[Inputs]:
+        """This rank's contiguous share of the evaluation images, seen first, never padded."""
+
+    def image_model(self) -> ImageModel:
+        """The network with its backbone."""
+
+
+def open_feed(
+    config: ExperimentConfig,
+    data: TuneData | FinalData,
+    cache_root: Path,
+    share: Share,
+    device: torch.device,
+    progress: Progress = lambda message: None,
+) -> Feed:
+    """The feed that the config asks for.
+
+    Args:
+        config: the experiment; `cache_features` decides.
+        data: one split.
+        cache_root: folder of cached features.
+        share: this rank's part.
+        device: where the backbone runs while features are cached.
+        progress: told what takes long.
+
+    Raises:
+        UserError: for an unreadable picture or weights that do not fit.
+        ResourceError: when the cache does not fit on the disk.
+    """
+    levels = levels_of(config.model)
+    backbone = build_backbone(config.model.backbone, levels)
+    head = build_head(config.model, backbone.channels, torch.from_numpy(data.word_vectors))
+    if config.cache_features:
+        return CachedFeed(config, data, cache_root, share, device, backbone, head, progress)
+    return PictureFeed(config, data, share, backbone, head)
+
+
+class CachedFeed:
+    """Maps of a frozen backbone, computed once for all runs; the head is trained alone."""
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        data: TuneData | FinalData,
+        cache_root: Path,
+        share: Share,
+        device: torch.device,
+        backbone: Pyramid,
+        head: nn.Module,
+        progress: Progress,
+    ) -> None:
+        self.network = head
+        self._backbone = backbone
+        self._config = config
+        self._share = share
+        self._train = data.train
+        self._targets = seen_targets(data.train, data.classes)
+        self._batches = _batches(config, data.train)
+        self._cache, evaluation_cache = split_caches(config, data, cache_root, device, progress)
+        self._evaluation = evaluation_cache, eval_shard(len(evaluation_images(data).ids), share.rank, share.world_size)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self._batches)
+
+    @property
+    def global_batch(self) -> int:
+        return self._batches.global_batch
+
+    def train_batches(self, epoch: int) -> Iterator[Batch]:
+        return prefetch(self._gathered(epoch))
+
+    def _gathered(self, epoch: int) -> Iterator[Batch]:
+        flips = flip_coins(self._config, epoch, len(self._train.ids))
+        for rows in self._batches.shard(epoch, self._share.rank, self._share.world_size):
+            maps: Inputs = self._cache.maps(rows, flips[rows])
+            yield Batch(maps, self._targets[torch.from_numpy(rows)], self._train.ids[rows])
+
+    def evaluation_inputs(self) -> Iterator[Inputs]:
+        cache, rows = self._evaluation
+        straight = np.zeros(EVALUATION_BATCH, dtype=bool)
+        parts = (rows[i : i + EVALUATION_BATCH] for i in range(0, len(rows), EVALUATION_BATCH))
+        return prefetch(cache.maps(part, straight[: len(part)]) for part in parts)
+
+    def image_model(self) -> ImageModel:
+        return ImageModel(self._backbone, self.network)
+
+
+class PictureFeed:
+    """Pictures, decoded and augmented by worker processes; backbone and head are trained together."""
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        data: TuneData | FinalData,
+        share: Share,
+        backbone: Pyramid,
+        head: nn.Module,
+    ) -> None:
+        self.network = ImageModel(backbone, head)
+        self._config = config
+        self._share = share
+        self._train = data.train
+        self._targets = seen_targets(data.train, data.classes)
+        self._batches = _batches(config, data.train)
+        self._evaluation = evaluation_images(data)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self._batches)
+
+    @property
+    def global_batch(self) -> int:
+        return self._batches.global_batch
+
+    def train_batches(self, epoch: int) -> Iterator[Batch]:
+        shares = self._batches.shard(epoch, self._share.rank, self._share.world_size)
+        for rows, pictures in build_train_loader(self._train, self._config.benchmark.images, shares, self._config.seed, epoch):
+            yield Batch(pictures, self._targets[torch.from_numpy(rows)], self._train.ids[rows])
+
+    def evaluation_inputs(self) -> Iterator[Inputs]:
+        rows = eval_shard(len(self._evaluation.ids), self._share.rank, self._share.world_size)
+        return iter(build_eval_loader(self._evaluation.take(rows), self._config.benchmark.images, EVALUATION_BATCH))
+
+    def image_model(self) -> ImageModel:
+        return self.network
+
+
+def split_caches(
+    config: ExperimentConfig, data: TuneData | FinalData, cache_root: Path, device: torch.device, progress: Progress
+) -> tuple[FeatureCache, FeatureCache]:
+    """Cached maps of the training and of the evaluation images; two, so that `tune` never opens a test picture."""
+
+    def cache(images: Images, flip: bool) -> FeatureCache:
+        return ensure_cache(
+            cache_root,
+            images,
+            config.benchmark.images,
+            config.model.backbone,
+            levels_of(config.model),
+            flip=flip,
+            device=device,
+            progress=progress,
+        )
+
+    return cache(data.train, config.benchmark.images.flip), cache(evaluation_images(data), False)
+
+
+def evaluation_images(data: TuneData | FinalData) -> Images:
+    """Seen evaluation images, then unseen ones: the order of all scores."""
+    return data.seen.followed_by(data.unseen)
+
+
+def seen_targets(images: Images, classes: ClassTable) -> Tensor:
+    """Labels as indices among the seen classes, which the loss classifies."""
+    return torch.from_numpy(np.searchsorted(classes.seen_ids, images.labels))
+
+
+def flip_coins(config: ExperimentConfig, epoch: int, count: int) -> np.ndarray:
+    """Which training images are mirrored in an epoch: a pure function of seed and epoch."""
+    if not config.benchmark.images.flip:
+        return np.zeros(count, dtype=bool)
+    return np.random.default_rng([config.seed, epoch, 1]).random(count) < 0.5
+
+
+def _batches(config: ExperimentConfig, images: Images) -> PlainBatches | EpisodicBatches:
+    sampling = config.sampling
+    if isinstance(sampling, EpisodicSampling):
+        return EpisodicBatches(images.labels, sampling.ways, sampling.shots, sampling.episodes, config.seed)
+    return PlainBatches(len(images.ids), sampling.batch, config.seed)

@@ -1,0 +1,1 @@
+"""Benchmarks: each prints medians over repeats and ratios within one run."""

@@ -1,0 +1,127 @@
+"""Finding Ray, and saying at once when what is asked for can never be placed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from mgmrn.errors import ResourceError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+_LOCAL_ENVIRONMENT = {
+    # A fresh instance on loopback for one command: no token, no usage report, no killing by memory on a shared machine.
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_memory_monitor_refresh_ms": "0",
+}
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    # The controller takes one report per poll; the default of 2 s would be the length of short epochs.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # Ray would hide a GPU host's devices from processes that asked for none; our driver asks for none and needs none.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Workers of one run and what each of them gets."""
+
+    workers: int
+    cpus_per_worker: int
+    gpus_per_worker: int
+
+    @property
+    def resources_per_worker(self) -> dict[str, float]:
+        """As Ray Train wants it."""
+        gpus = {"GPU": float(self.gpus_per_worker)} if self.gpus_per_worker else {}
+        return {"CPU": float(self.cpus_per_worker), **gpus}
+
+
+@dataclass(frozen=True)
+class Host:
+    """CPUs and GPUs of one host of the cluster, whether busy or not."""
+
+    cpus: int
+    gpus: int
+
+
+@contextmanager
+def ray_session(address: str | None) -> Iterator[tuple[Host, ...]]:
+    """Connects to a cluster, or starts an instance of this process's own, and yields its hosts.
+
+    Args:
+        address: as `ray.init` takes it; None: `$RAY_ADDRESS` where that is set (as in a submitted job), else a local instance.
+
+    Raises:
+        ResourceError: when no cluster answers at the address.
+    """
+    import ray
+
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    local = address == "local"
+    if local:
+        os.environ.update(_LOCAL_ENVIRONMENT)
+    options = {"include_dashboard": False, "num_cpus": available_cpus()} if local else {"runtime_env": _runtime_env()}
+    try:
+        ray.init(address=address, logging_level="WARNING", log_to_driver=False, **options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ResourceError(
+            f"no Ray cluster could be reached at {address}: {str(error).splitlines()[0]}",
+            "check --address, or leave it out to run on this machine",
+        ) from error
+    try:
+        yield tuple(
+            Host(int(node["Resources"].get("CPU", 0)), int(node["Resources"].get("GPU", 0)))
+            for node in ray.nodes()
+            if node["Alive"]
+        )
+    finally:
+        ray.shutdown()
+
+
+def available_cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def place(hosts: tuple[Host, ...], workers: int, cpus_per_worker: int | None, gpus_per_worker: int | None) -> Placement:
+    """Completes what was asked for by what the cluster has.
+
+    Without `gpus_per_worker`, each worker gets a GPU where every worker can have one. Without `cpus_per_worker`, the workers share the
+    CPUs of the hosts evenly.
+
+    Raises:
+        ResourceError: when it could not be placed even on an idle cluster.
+    """
+    if gpus_per_worker is None:
+        gpus_per_worker = int(_fits(hosts, 1, 1) >= workers)
+    if cpus_per_worker is None:
+        most = max((host.cpus for host in hosts), default=0)
+        cpus_per_worker = next((c for c in range(most, 1, -1) if _fits(hosts, c, gpus_per_worker) >= workers), 1)
+    if (room := _fits(hosts, cpus_per_worker, gpus_per_worker)) < workers:
+        cpus, gpus = sum(host.cpus for host in hosts), sum(host.gpus for host in hosts)
+        asked = f"{workers} workers × {cpus_per_worker} CPUs" + (f" and {gpus_per_worker} GPUs" if gpus_per_worker else "")
+        raise ResourceError(
+            f"{asked} were asked for, but the cluster ({len(hosts)} hosts, {cpus} CPUs, {gpus} GPUs) has room for {room} such workers",
+            "ask for fewer with --workers, --cpus-per-worker or --gpus-per-worker, or add hosts",
+        )
+    return Placement(workers, cpus_per_worker, gpus_per_worker)
+
+
+def _fits(hosts: tuple[Host, ...], cpus: int, gpus: int) -> int:
+    """How many workers of one size fit on the hosts when these are idle."""
+    return sum(min(host.cpus // cpus, host.gpus // gpus if gpus else host.cpus) for host in hosts)
+
+
+def _runtime_env() -> dict[str, object]:
+    """Ships the code to the hosts of a cluster, unless a submitted job has brought it already."""
+    if os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
+        return {}
+    return {"working_dir": str(REPOSITORY), "excludes": [".git", ".venv", ".mgmrn", "tests", "docs"]}

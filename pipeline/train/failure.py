@@ -1,0 +1,38 @@
+"""Failures that a retry cannot mend, told from those that it can.
+
+Ray Train restarts a worker group after any exception. A bad config, a broken picture, a loss that is not a number or a device
+without memory would fail again; so the worker that meets one leaves a note in the run's storage, and the restarted group reads it
+and ends at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a run ended for good."""
+
+    reason: str
+    """`bad-input`, `non-finite-loss` or `out-of-memory`; the run's `mgmrn.stop_reason`."""
+    message: str
+    where: str = ""
+    hint: str = ""
+
+
+def record_failure(path: Path, failure: Failure) -> None:
+    """Leaves the note, atomically; the first of several ranks' notes stays."""
+    if path.exists():
+        return
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(json.dumps(asdict(failure)))
+    os.replace(part, path)
+
+
+def recorded_failure(path: Path) -> Failure | None:
+    """The note, where there is one."""
+    return Failure(**json.loads(path.read_text())) if path.exists() else None

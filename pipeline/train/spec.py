@@ -1,0 +1,63 @@
+"""What one training run is: everything a worker must know, as plain values that travel to other hosts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from mgmrn.config import ExperimentConfig, Frozen
+
+Split = Literal["tune", "final"]
+
+EVALUATION_FILE = "evaluation.npz"
+"""Inside a checkpoint: the scores of the evaluation images, where the epoch was evaluated."""
+
+
+class Calibration(Frozen):
+    """What a `tune` run decides and a `final` run takes as frozen."""
+
+    epochs: int
+    """Epochs after which training stops; the learning rate follows the config's full schedule up to there."""
+    gamma: float
+    """γ of calibrated stacking."""
+    eszsl_log10: tuple[float, float] | None = None
+    """ESZSL alone: log10 of its two regularisers."""
+
+
+class RunSpec(Frozen):
+    """One run of one seed on one split."""
+
+    identity: str
+    """Names the run's science: config hash, split and calibration. Storage folder, checkpoints and tracking carry it."""
+    config: ExperimentConfig
+    split: Split
+    calibration: Calibration | None
+    """None on `tune`; on `final` None means that nothing was calibrated (γ = 0, all epochs)."""
+    data_root: Path
+    cache_root: Path
+    """Where cached features of frozen backbones stand; local to a host or shared."""
+    run_folder: Path
+    """Storage of this run, seen by every host."""
+    cpus_per_worker: int
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that this run trains."""
+        return self.calibration.epochs if self.calibration else self.config.schedule.epochs
+
+    @property
+    def gamma(self) -> float | None:
+        """γ of the evaluation: chosen on its own curve by `tune`, given to `final`."""
+        if self.split == "tune":
+            return None
+        return self.calibration.gamma if self.calibration else 0.0
+
+    @property
+    def failure_file(self) -> Path:
+        """Where a worker records a failure that a retry cannot mend."""
+        return self.run_folder / "failure.json"
+
+    @property
+    def spool_file(self) -> Path:
+        """Where the controller notes each epoch's metrics."""
+        return self.run_folder / "spool.jsonl"

@@ -1,0 +1,173 @@
+"""What every rank of a training run does, under Ray Train. Holds no tracking code and no credentials.
+
+Top to bottom: read the data of the split, build the network, train epoch by epoch, evaluate, report. `tune` is evaluated after every
+epoch, on pseudo-seen and pseudo-unseen images; `final` once, after its last epoch, on the test images.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import ray.train
+import ray.train.torch
+import torch
+from ray.train import Checkpoint
+
+from mgmrn.checkpoint import MODEL_FILE, export_model, load_checkpoint, save_checkpoint
+from mgmrn.config import ESZSLConfig
+from mgmrn.data.splits import FinalData, TuneData, load_final, load_tune
+from mgmrn.engine import EpochStats, NonFiniteLossError, Trainer, build_trainer, evaluate, train_epoch
+from mgmrn.errors import UserError
+from mgmrn.feed import Feed, Share, open_feed
+from mgmrn.model.network import levels_of
+from mgmrn.protocol import Evaluation, evaluate_split, gather_rows
+from pipeline.train.closed_form import fit_on_split
+from pipeline.train.failure import Failure, record_failure, recorded_failure
+from pipeline.train.spec import EVALUATION_FILE, RunSpec
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One process of the run."""
+
+    spec: RunSpec
+    data: TuneData | FinalData
+    share: Share
+    device: torch.device
+
+
+def train_worker(spec_json: dict[str, str]) -> None:
+    """Entry point of a rank: trains, or ends at once where an earlier attempt failed for good.
+
+    Args:
+        spec_json: `{"spec": RunSpec as JSON}`.
+    """
+    spec = RunSpec.model_validate_json(spec_json["spec"])
+    if recorded_failure(spec.failure_file):
+        return
+    try:
+        _run(spec)
+    except UserError as error:
+        record_failure(spec.failure_file, Failure("bad-input", error.message, error.where, error.hint))
+        raise
+    except NonFiniteLossError as error:
+        record_failure(spec.failure_file, Failure("non-finite-loss", str(error)))
+        raise
+    except torch.OutOfMemoryError as error:
+        hint = "use a smaller sampling batch, optimiser.accumulate, or more workers"
+        record_failure(spec.failure_file, Failure("out-of-memory", str(error).splitlines()[0], hint=hint))
+        raise
+
+
+def _run(spec: RunSpec) -> None:
+    context = ray.train.get_context()
+    torch.set_num_threads(spec.cpus_per_worker)
+    load = load_tune if spec.split == "tune" else load_final
+    rank = Rank(
+        spec,
+        load(spec.data_root, spec.config.benchmark),
+        Share(context.get_world_rank(), context.get_world_size()),
+        ray.train.torch.get_device(),
+    )
+    if isinstance(spec.config.model, ESZSLConfig):
+        evaluation, metrics = fit_on_split(spec, rank.data, rank.device)
+        _report(rank, {"epoch": 1, "epochs": 1, **metrics, **evaluation.metrics}, evaluation)
+    else:
+        _train(rank)
+
+
+def _train(rank: Rank) -> None:
+    spec, data = rank.spec, rank.data
+    torch.manual_seed(spec.config.seed)  # Every rank draws the same weights.
+    feed = open_feed(spec.config, data, spec.cache_root, rank.share, rank.device)
+    trainer = build_trainer(
+        feed.network,
+        torch.from_numpy(data.classes.attributes[data.classes.seen_ids]),
+        spec.config,
+        levels=levels_of(spec.config.model),
+        global_batch=feed.global_batch,
+        steps_per_epoch=feed.steps_per_epoch,
+        device=rank.device,
+        world_size=rank.share.world_size,
+    )
+    if checkpoint := ray.train.get_checkpoint():
+        with checkpoint.as_directory() as folder:
+            trainer.load_state_dict(load_checkpoint(Path(folder), spec.identity))
+    while trainer.epoch < spec.epochs:
+        epoch = trainer.epoch
+        _seed_epoch(spec.config.seed, epoch, rank.share.rank)
+        stats = train_epoch(trainer, feed.train_batches(epoch))
+        evaluation = None
+        if spec.split == "tune" or trainer.epoch == spec.epochs:
+            evaluation = _evaluate(rank, trainer, feed)
+        metrics = _metrics(rank, trainer, stats) | (evaluation.metrics if evaluation else {})
+        _report(rank, metrics, evaluation, trainer, feed)
+
+
+def _seed_epoch(seed: int, epoch: int, rank: int) -> None:
+    """Makes an epoch's randomness a function of its number, so that a resumed run draws what an undisturbed one draws."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1, np.uint64)[0] >> 1))
+
+
+def _evaluate(rank: Rank, trainer: Trainer, feed: Feed) -> Evaluation | None:
+    """The split's figures, on rank 0; every rank scores its share."""
+    attributes = torch.from_numpy(rank.data.classes.attributes)
+    rows = evaluate(trainer.network, feed.evaluation_inputs(), attributes, rank.spec.config, rank.device)
+    scores = gather_rows(rows)
+    return None if scores is None else evaluate_split(rank.data, scores, rank.spec.gamma)
+
+
+def _metrics(rank: Rank, trainer: Trainer, stats: EpochStats) -> dict[str, float]:
+    return {
+        "epoch": trainer.epoch,
+        "epochs": rank.spec.epochs,
+        **{f"train/{name}": value for name, value in stats.loss.items()},
+        "train/lr": trainer.scheduler.get_last_lr()[-1],
+        "perf/images_per_s": stats.images * rank.share.world_size / stats.seconds,
+        "perf/step_ms": 1000 * stats.seconds / max(stats.steps, 1),
+        "perf/wait_fraction": stats.wait_seconds / stats.seconds,
+        "perf/peak_mem_mb": _peak_memory_mb(rank.device),
+    }
+
+
+def _report(
+    rank: Rank,
+    metrics: dict[str, float],
+    evaluation: Evaluation | None,
+    trainer: Trainer | None = None,
+    feed: Feed | None = None,
+) -> None:
+    """One barrier per epoch: rank 0's metrics and checkpoint, with the evaluation and, at the end, the whole model."""
+    if rank.share.rank:
+        ray.train.report(metrics)
+        return
+    spec, classes = rank.spec, rank.data.classes
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if evaluation is not None:
+            evaluation.save(folder / EVALUATION_FILE)
+        if trainer is not None:
+            save_checkpoint(folder, trainer.state_dict(), spec.identity)
+        if feed is not None and metrics["epoch"] == spec.epochs:
+            export_model(
+                folder / MODEL_FILE,
+                feed.image_model(),
+                spec.config,
+                class_names=classes.names,
+                class_attributes=classes.attributes,
+                seen=classes.seen,
+                gamma=evaluation.result.gamma if evaluation else 0.0,
+            )
+        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(name))
+
+
+def _peak_memory_mb(device: torch.device) -> float:
+    """Largest memory so far: of the device on a GPU, of the process elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
