@@ -6,7 +6,6 @@ prediction needs (weights with backbone, class table, image size, γ) and nothin
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pickle
 import tempfile
@@ -182,8 +181,3 @@ def load_strictly(network: nn.Module, weights: Mapping[str, Tensor], path: Path)
         )
     network.load_state_dict(dict(weights))
 
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file's bytes, as hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -41,7 +41,7 @@ ATTRIBUTE_NAMES: tuple[str, ...] = tuple(name for names in TRAITS.values() for n
 """Row order of the attribute matrix: the values of each trait in turn."""
 
 _SMALL_TRAITS = tuple(trait for trait in TRAITS if trait not in LARGE_TRAITS)
-_FEWEST_DIFFERENCES = 5
+_FEWEST_DIFFERENCES = 3
 """Small traits in which any two classes differ at least in their commonest value."""
 
 _IMAGES = f"/data/{NAME}/images"

@@ -1,0 +1,95 @@
+"""The training loss: per level cross-entropy over seen classes plus weighted regularisers (arXiv 2511.08163).
+
+B images of this rank, G images of the global batch, U seen classes, S attributes.
+
+    L = Σ_l ω_l [ CE(scale · cos(v_l, a_u), y) + λ_reg ‖v̂_l − â_y‖² + λ_occ occupancy_l + λ_dec decorrelation_l ]
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mgmrn.config import LossConfig
+from mgmrn.model.output import NetworkOutput
+from mgmrn.model.regions import Regions, decorrelation, gather_images, occupancy, occupancy_loss
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """Each term summed over levels with the levels' weights, before its λ; `total` is the sum with them."""
+
+    total: Float[Tensor, ""]
+    classification: Float[Tensor, ""]
+    regression: Float[Tensor, ""]
+    occupancy: Float[Tensor, ""]
+    decorrelation: Float[Tensor, ""]
+
+
+def zsl_loss(
+    output: NetworkOutput,
+    targets: Int[Tensor, " B"],
+    class_attributes: Float[Tensor, "U S"],
+    config: LossConfig,
+    *,
+    global_batch: int,
+    world_size: int = 1,
+) -> LossTerms:
+    """Loss of this rank's images, such that the mean over ranks of its gradients is the global batch's gradient.
+
+    Terms of single images are summed here and divided by `global_batch / world_size`, which stays right when ranks hold different numbers of
+    images. Float32 also inside autocast.
+
+    Args:
+        output: of the network, for all levels or for one.
+        targets: index among the rows of `class_attributes`.
+        class_attributes: of the seen classes.
+        config: scale and weights.
+        global_batch: images of the optimiser step, over ranks and micro-batches.
+        world_size: ranks; above 1 torch.distributed must be initialised for the occupancy term.
+    """
+    zero = class_attributes.new_zeros(())
+    classification, regression, occupied, correlated = zero, zero, zero, zero
+    share = world_size / global_batch
+    with torch.autocast(targets.device.type, enabled=False):
+        classes = F.normalize(class_attributes.float(), dim=1)
+        for level, attributes in output.attributes.items():
+            weight = config.level_weights.get(level, 1.0)
+            cosines = F.normalize(attributes.float(), dim=1) @ classes.mT
+            cross_entropy = F.cross_entropy(
+                config.scale * cosines, targets, reduction="sum", label_smoothing=config.label_smoothing
+            )
+            classification = classification + weight * share * cross_entropy
+            # The squared distance of unit vectors is 2 − 2 cos.
+            distance = (2 - 2 * cosines.gather(1, targets[:, None])).sum()
+            if config.regression_reduction == "mean":
+                distance = distance / attributes.shape[1]
+            regression = regression + weight * share * distance
+        for level, regions in output.regions.items():
+            weight = config.level_weights.get(level, 1.0)
+            if config.occupancy:
+                occupied = occupied + weight * _global_occupancy(regions, global_batch, world_size)
+            if config.decorrelation:
+                correlated = correlated + weight * share * decorrelation(regions.descriptors).sum()
+    total = (
+        classification
+        + config.regression * regression
+        + config.occupancy * occupied
+        + config.decorrelation * correlated
+    )
+    return LossTerms(total, classification, regression, occupied, correlated)
+
+
+def _global_occupancy(regions: Regions, global_batch: int, world_size: int) -> Float[Tensor, ""]:
+    """Occupancy prior over the images of all ranks; its share where they are a micro-batch of the global batch."""
+    local = occupancy(regions.assignment)
+    if world_size == 1:
+        return occupancy_loss(local) * (len(local) / global_batch)
+    images = gather_images(local)
+    loss = occupancy_loss(images) * (len(images) / global_batch)
+    # Every rank has the whole value but only its own images' gradient, which averaging over ranks would shrink.
+    return loss.detach() + world_size * (loss - loss.detach())

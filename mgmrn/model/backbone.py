@@ -1,0 +1,329 @@
+"""Convolutional pyramid: torchvision trunks tapped at strides 4, 8, 16 and 32.
+
+B images, C channels of a level, H W image, h w grid of a level (`h = H / stride`, rounded as the trunk rounds).
+
+| backbone      | stem         | c2           | c3           | c4            | c5             | channels               |
+|---------------|--------------|--------------|--------------|---------------|----------------|------------------------|
+| resnet18, 34  | conv … pool  | layer1       | layer2       | layer3        | layer4         | 64, 128, 256, 512      |
+| resnet50, 101 | conv … pool  | layer1       | layer2       | layer3        | layer4         | 256, 512, 1024, 2048   |
+| mobilenet_v2  | features.0–1 | features.2–3 | features.4–6 | features.7–13 | features.14–18 | 24, 32, 96, 1280       |
+| convnext_tiny | features.0   | features.1   | features.2–3 | features.4–5  | features.6–7   | 96, 192, 384, 768      |
+| swin_t        | features.0   | features.1   | features.2–3 | features.4–5  | features.6–7   | 96, 192, 384, 768      |
+
+Sources: He et al. (arXiv 1512.03385), Sandler et al. (1801.04381), Liu et al. (2201.03545, 2103.14030), as torchvision builds them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchvision.models import WeightsEnum, get_model, get_model_weights
+
+from mgmrn.config import LEVELS, BackboneConfig, BackboneName, Level
+from mgmrn.errors import UserError
+
+Stage = Literal["stem"] | Level
+
+_RESNET: dict[Stage, tuple[str, ...]] = {
+    "stem": ("conv1", "bn1", "relu", "maxpool"),
+    "c2": ("layer1",),
+    "c3": ("layer2",),
+    "c4": ("layer3",),
+    "c5": ("layer4",),
+}
+_FOUR_STAGES: dict[Stage, tuple[str, ...]] = {
+    "stem": ("features.0",),
+    "c2": ("features.1",),
+    "c3": ("features.2", "features.3"),
+    "c4": ("features.4", "features.5"),
+    "c5": ("features.6", "features.7"),
+}
+_MOBILENET: dict[Stage, tuple[str, ...]] = {
+    "stem": ("features.0", "features.1"),
+    "c2": ("features.2", "features.3"),
+    "c3": ("features.4", "features.5", "features.6"),
+    "c4": tuple(f"features.{i}" for i in range(7, 14)),
+    "c5": tuple(f"features.{i}" for i in range(14, 19)),
+}
+
+STAGE_MODULES: dict[BackboneName, dict[Stage, tuple[str, ...]]] = {
+    "resnet18": _RESNET,
+    "resnet34": _RESNET,
+    "resnet50": _RESNET,
+    "resnet101": _RESNET,
+    "mobilenet_v2": _MOBILENET,
+    "convnext_tiny": _FOUR_STAGES,
+    "swin_t": _FOUR_STAGES,
+}
+"""Per backbone and stage: torchvision's modules that make it, in order. The last one's output is the stage's tap."""
+
+CHANNELS: dict[BackboneName, tuple[int, int, int, int]] = {
+    "resnet18": (64, 128, 256, 512),
+    "resnet34": (64, 128, 256, 512),
+    "resnet50": (256, 512, 1024, 2048),
+    "resnet101": (256, 512, 1024, 2048),
+    "mobilenet_v2": (24, 32, 96, 1280),
+    "convnext_tiny": (96, 192, 384, 768),
+    "swin_t": (96, 192, 384, 768),
+}
+"""Per backbone: C of c2, c3, c4 and c5."""
+
+_CHANNELS_LAST_OUTPUT: frozenset[BackboneName] = frozenset({"swin_t"})
+"""Backbones whose stages give B h w C."""
+
+
+class Pyramid(nn.Module):
+    """A torchvision trunk up to the deepest wanted stage, under torchvision's own parameter names.
+
+    Args:
+        name: which trunk.
+        trunk: torchvision's model of that name; its modules are taken over, not copied.
+        levels: levels that `forward` gives, finest first.
+        trained: stages that are finetuned; the others stay in evaluation mode and have no gradients.
+        batch_norm_trains: whether the batch norms of finetuned stages use and update batch statistics.
+    """
+
+    channels: dict[Level, int]
+
+    def __init__(
+        self,
+        name: BackboneName,
+        trunk: nn.Module,
+        levels: Sequence[Level],
+        *,
+        trained: frozenset[Stage] = frozenset(),
+        batch_norm_trains: bool = False,
+    ) -> None:
+        super().__init__()
+        self.levels = tuple(levels)
+        self.channels = {level: CHANNELS[name][LEVELS.index(level)] for level in self.levels}
+        self._stages: dict[Stage, tuple[str, ...]] = {
+            stage: STAGE_MODULES[name][stage] for stage in _stages_up_to(self.levels)
+        }
+        self._trained = trained
+        self._batch_norm_trains = batch_norm_trains
+        self._channels_last_output = name in _CHANNELS_LAST_OUTPUT
+        for path in (path for paths in self._stages.values() for path in paths):
+            parent, _, child = path.rpartition(".")
+            if parent and not hasattr(self, parent):
+                self.add_module(parent, nn.Sequential())
+            self.get_submodule(parent).add_module(child, trunk.get_submodule(path))
+        for stage, paths in self._stages.items():
+            for path in paths:
+                self.get_submodule(path).requires_grad_(stage in trained)
+
+    def forward(
+        self,
+        images: Float[Tensor, "B 3 H W"],
+        levels: Sequence[Level] | None = None,
+        *,
+        gradient_to: Level | None = None,
+    ) -> dict[Level, Float[Tensor, "B C h w"]]:
+        """Maps of the levels, finest first; no stage behind the deepest of them runs.
+
+        Args:
+            images: normalised images.
+            levels: which maps are wanted; all of the pyramid's where none are named.
+            gradient_to: the deepest stage whose map needs a gradient; what lies behind runs under `no_grad`.
+        """
+        wanted = self.levels if levels is None else tuple(levels)
+        x = images
+        maps: dict[Level, Tensor] = {}
+        for stage in _stages_up_to(wanted):
+            constant = gradient_to is not None and stage != "stem" and stage > gradient_to
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not constant):
+                for path in self._stages[stage]:
+                    x = self.get_submodule(path)(x)
+            if stage != "stem" and stage in wanted:
+                maps[stage] = x.permute(0, 3, 1, 2) if self._channels_last_output else x
+        return maps
+
+    def train(self, mode: bool = True) -> Pyramid:
+        """Frozen stages stay in evaluation mode (batch norm, stochastic depth), and so do frozen batch norms."""
+        super().train(mode)
+        for stage, paths in self._stages.items():
+            for path in paths:
+                module = self.get_submodule(path)
+                module.train(mode and stage in self._trained)
+                if not self._batch_norm_trains:
+                    for norm in module.modules():
+                        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+                            norm.eval()
+        return self
+
+
+def build_backbone(config: BackboneConfig, levels: Sequence[Level]) -> Pyramid:
+    """The pyramid that a config describes, with its weights, frozen where the config says so.
+
+    With `batch_norm: sync` and several ranks, batch norms of finetuned stages share their statistics.
+
+    Raises:
+        UserError: when a finetuned stage lies behind the deepest level, the weights cannot be had or belong to another network, or
+            synchronised batch norm is asked for on CPUs, for which torch has none.
+    """
+    trained = _trained_stages(config, levels)
+    trunk = get_model(config.name, weights=None)
+    if config.weights != "none":
+        _load_weights(trunk, config, _stages_up_to(levels))
+    synchronised = config.batch_norm == "sync" and _world_size() > 1
+    if synchronised and not torch.cuda.is_available():
+        raise UserError(
+            "synchronised batch norm needs GPUs", "model.backbone.batch_norm", "use 'frozen' or 'train' on CPUs"
+        )
+    pyramid = Pyramid(
+        config.name, trunk, levels, trained=trained, batch_norm_trains=config.batch_norm in ("train", "sync")
+    )
+    if synchronised:
+        for stage in pyramid._stages.keys() & trained:
+            for path in pyramid._stages[stage]:
+                parent, _, child = path.rpartition(".")
+                converted = nn.SyncBatchNorm.convert_sync_batchnorm(pyramid.get_submodule(path))
+                pyramid.get_submodule(parent).add_module(child, converted)
+    return pyramid.train()
+
+
+def weights_digest(config: BackboneConfig) -> str:
+    """What the backbone's weights are, for an experiment's identity.
+
+    Returns:
+        The sha256 of a local file, `torchvision:<enum member>`, or `none`.
+
+    Raises:
+        UserError: when the weights are neither a member of torchvision's enum nor a file.
+    """
+    if config.weights == "none":
+        return "none"
+    member = _weights_member(config)
+    if member is not None:
+        return f"torchvision:{member}"
+    with _weights_path(config).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_trunk_weights(
+    weights: Mapping[str, Tensor], name: BackboneName, levels: Sequence[Level], where: str
+) -> dict[str, Tensor]:
+    """Weights of exactly the stages that the levels need.
+
+    Args:
+        weights: torchvision's state dict of the whole model; the classifier may be missing.
+        name: the backbone that they should fit.
+        levels: levels that are wanted.
+        where: file or source, for the error.
+
+    Raises:
+        UserError: naming at most three parameters that are missing, unknown or of another shape.
+    """
+    with torch.device("meta"):
+        whole = get_model(name, weights=None).state_dict()
+    paths = tuple(f"{path}." for stage in _stages_up_to(levels) for path in STAGE_MODULES[name][stage])
+    needed = {key: value for key, value in whole.items() if key.startswith(paths)}
+    # Files older than the counter lack it; frozen norms do not read it, and torch starts it at zero.
+    counters = {key for key in needed if key.endswith(".num_batches_tracked")}
+    wrong = [f"{key} is missing" for key in needed if key not in weights and key not in counters]
+    wrong += [f"{key} is unknown" for key in weights if key not in whole]
+    wrong += [
+        f"{key} is {tuple(weights[key].shape)} instead of {tuple(value.shape)}"
+        for key, value in needed.items()
+        if key in weights and weights[key].shape != value.shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise UserError(
+            f"the weights do not fit {name}: {'; '.join(wrong[:3])}{more}",
+            where,
+            f"give a torchvision {name} state dict",
+        )
+    return {key: weights[key] if key in weights else torch.tensor(0) for key in needed}
+
+
+def _stages_up_to(levels: Sequence[Level]) -> tuple[Stage, ...]:
+    deepest = max(LEVELS.index(level) for level in levels)
+    return ("stem", *LEVELS[: deepest + 1])
+
+
+def _trained_stages(config: BackboneConfig, levels: Sequence[Level]) -> frozenset[Stage]:
+    present = _stages_up_to(levels)
+    missing = [stage for stage in config.trainable_stages if stage not in present]
+    if missing:
+        raise UserError(
+            f"stage {missing[0]} cannot be finetuned: the deepest level of the network is {present[-1]}",
+            "model.backbone.trainable_stages",
+            "name stages up to the deepest of model.levels",
+        )
+    match config.trainable:
+        case "none":
+            return frozenset()
+        case "stages":
+            return frozenset(config.trainable_stages)
+        case "all":
+            return frozenset(present)
+
+
+def _load_weights(trunk: nn.Module, config: BackboneConfig, stages: Sequence[Stage]) -> None:
+    member = _weights_member(config)
+    state = _read_file(_weights_path(config)) if member is None else _download(member)
+    levels = [stage for stage in stages if stage != "stem"]
+    where = config.weights if member is None else str(member)
+    trunk.load_state_dict(check_trunk_weights(state, config.name, levels, where), strict=False)
+
+
+def _weights_member(config: BackboneConfig) -> WeightsEnum | None:
+    """The enum member of that name (`DEFAULT` resolved), or none where the name must be a path."""
+    members = get_model_weights(config.name)
+    try:
+        return cast(WeightsEnum, members[config.weights])
+    except KeyError:
+        return None
+
+
+def _weights_path(config: BackboneConfig) -> Path:
+    path = Path(config.weights).expanduser()
+    if not path.is_file():
+        names = ", ".join(["DEFAULT", *get_model_weights(config.name).__members__])
+        raise UserError(
+            f"the backbone's weights '{config.weights}' are neither a file nor one of torchvision's for {config.name}",
+            "model.backbone.weights",
+            f"give the path of a .pth file, 'none', or one of {names}",
+        )
+    return path
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    try:
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise UserError(
+            "the weights file is cut short, or holds something other than tensors", str(path), "get it again"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(
+            "the weights file is not a state dict of tensors",
+            str(path),
+            "save model.state_dict() of torchvision's model",
+        )
+    return state
+
+
+def _download(member: WeightsEnum) -> dict[str, Tensor]:
+    try:
+        return cast(dict[str, Tensor], member.get_state_dict(progress=False, check_hash=True))
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"the weights {member} could not be downloaded ({error})",
+            "model.backbone.weights",
+            "give the path of a local .pth file instead",
+        ) from error
+
+
+def _world_size() -> int:
+    distributed = torch.distributed
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1

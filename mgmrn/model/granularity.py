@@ -1,0 +1,99 @@
+"""MgM, the multi-granularity module: one level of the pyramid to the common width D and the coarsest level's grid.
+
+B images, C channels of the stage, H W its grid, D common width, h w coarsest grid, K regions. Region mining first, then blocks of
+Conv3×3 (no bias) → GroupNorm → ReLU with one 2× bilinear reduction per step. A level that needs no reduction has one block without.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mgmrn.config import GranularityConfig, RegionConfig
+from mgmrn.model.regions import Regions, build_regions
+
+
+@dataclass(frozen=True)
+class LevelFeatures:
+    """What a level hands on."""
+
+    features: Float[Tensor, "B D h w"]
+    region_tokens: Float[Tensor, "B K D"] | None
+    """Mode `tokens`: the regions themselves, for the decoder to attend to."""
+    regions: Regions | None
+
+
+class ConvBlock(nn.Module):
+    """Conv3×3 without bias → GroupNorm → ReLU."""
+
+    def __init__(self, channels: int, width: int, groups: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        self.norm = nn.GroupNorm(groups, width)
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H W"]:
+        return F.relu(self.norm(self.conv(x)), inplace=True)
+
+
+class RegionTokens(nn.Module):
+    """The K region descriptors as tokens of the common width (mode `tokens`)."""
+
+    def __init__(self, reduced: int, width: int) -> None:
+        super().__init__()
+        # Drawn N(0, 1): unit vectors become tokens whose entries are of order 1, as those of normalised maps are.
+        self.linear = nn.Linear(reduced, width, bias=False)
+
+    def forward(self, descriptors: Float[Tensor, "B K R"]) -> Float[Tensor, "B K D"]:
+        """One token per region."""
+        tokens: Tensor = self.linear(descriptors)
+        return tokens
+
+
+class GranularityLevel(nn.Module):
+    """One granularity level.
+
+    Args:
+        channels: C of the stage.
+        width: D.
+        reductions: halvings from this level's grid to the coarsest level's.
+        regions: how regions are mined.
+        config: whether a block halves before its convolution or, as released, after it.
+    """
+
+    def __init__(
+        self, channels: int, width: int, reductions: int, regions: RegionConfig, config: GranularityConfig
+    ) -> None:
+        super().__init__()
+        self.reductions = reductions
+        self.reduce_first = config.reduce == "before"
+        self.regions = build_regions(channels, regions)
+        reduced = min(channels, regions.reduced_width)
+        self.region_tokens = RegionTokens(reduced, width) if regions.mode == "tokens" else None
+        self.blocks = nn.ModuleList(
+            ConvBlock(channels if step == 0 else width, width, config.group_norm_groups)
+            for step in range(max(1, reductions))
+        )
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> LevelFeatures:
+        """The level's features, its region tokens and its regions."""
+        mined = self.regions(x)
+        features = mined.features
+        for step, block in enumerate(self.blocks):
+            halves = step < self.reductions
+            if halves and self.reduce_first:
+                features = halve(features)
+            features = block(features)
+            if halves and not self.reduce_first:
+                features = halve(features)
+        tokens = None if self.region_tokens is None else self.region_tokens(mined.regions.descriptors)
+        return LevelFeatures(features, tokens, mined.regions)
+
+
+def halve(x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
+    """2× bilinear reduction, corners aligned as in the released code; an odd side is rounded up."""
+    height, width = x.shape[-2:]
+    size = ((height + 1) // 2, (width + 1) // 2)
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=True)

@@ -1,0 +1,185 @@
+"""Mg-MRN, the Multi-Granularity Mutual Refinement Network (arXiv 2511.08163), top to bottom.
+
+B images, C channels, h w grid, N tokens, D width, S attributes, L word-vector length, U classes.
+
+    image → pyramid → per level l: regions, MgM → F_l: B D h w → MRM: tokens [F_l ; refined] → VSD → v_l: B S
+    score of class u = scale · Σ_l cos(v_l, a_u)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mgmrn.baselines import AttributeNetwork
+from mgmrn.config import LEVELS, AttributeNetworkConfig, ESZSLConfig, Level, MgMRNConfig, ModelConfig
+from mgmrn.model.backbone import Pyramid
+from mgmrn.model.decoder import AttributeDecoder
+from mgmrn.model.granularity import GranularityLevel, LevelFeatures, RegionTokens
+from mgmrn.model.output import NeededMaps
+from mgmrn.model.output import NetworkOutput as NetworkOutput
+from mgmrn.model.refinement import MutualRefinement
+from mgmrn.model.regions import RegionMining
+
+
+class MgMRN(nn.Module):
+    """The network on a pyramid's maps.
+
+    Args:
+        config: levels, width, and one section per block.
+        channels: C of each level's map.
+        word_vectors: one word vector per attribute; a zero row is an attribute without a word.
+    """
+
+    word_vectors: Float[Tensor, "S L"]
+
+    def __init__(self, config: MgMRNConfig, channels: Mapping[Level, int], word_vectors: Float[Tensor, "S L"]) -> None:
+        super().__init__()
+        attributes, length = word_vectors.shape
+        coarsest = LEVELS.index(config.levels[-1])
+        self.levels = nn.ModuleDict(
+            {
+                level: GranularityLevel(
+                    channels[level], config.width, coarsest - LEVELS.index(level), config.regions, config.granularity
+                )
+                for level in config.levels
+            }
+        )
+        self.refinement = MutualRefinement(config.levels, config.width, config.refinement)
+        self.decoders = nn.ModuleDict(
+            {level: AttributeDecoder(config.width, attributes, length, config.decoder) for level in config.levels}
+        )
+        self.register_buffer("word_vectors", word_vectors.float().clone())
+        self._levels = config.levels
+        self._detach = config.refinement.detach
+        self.apply(init_weights)
+
+    def forward(self, maps: Mapping[Level, Float[Tensor, "B C h w"]]) -> NetworkOutput:
+        """Attribute vectors of every level."""
+        levels: dict[Level, LevelFeatures] = {level: self.levels[level](maps[level]) for level in self._levels}
+        features = {level: x.features for level, x in levels.items()}
+        attributes = {level: self._decode(level, levels[level], features) for level in self._levels}
+        return NetworkOutput(attributes, {level: x.regions for level, x in levels.items() if x.regions is not None})
+
+    def forward_level(self, maps: Mapping[Level, Float[Tensor, "B C h w"]], level: Level) -> NetworkOutput:
+        """What `forward` gives for one level, computing only what that level's loss needs (`schedule.order: sequential`).
+
+        With `detach`, the other levels are computed without gradients, and where they have no part, not at all.
+
+        Args:
+            maps: at least those that `needed_maps(level)` names.
+            level: the level.
+        """
+        own: LevelFeatures = self.levels[level](maps[level])
+        features = {level: own.features}
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._detach):
+            for source in self.refinement.sources(level):
+                features[source] = self.levels[source](maps[source]).features
+        attributes = {level: self._decode(level, own, features)}
+        return NetworkOutput(attributes, {level: own.regions} if own.regions is not None else {})
+
+    def needed_maps(self, level: Level) -> NeededMaps:
+        """Maps that `forward_level` reads, and those of them through which the level's loss has a gradient."""
+        sources = self.refinement.sources(level)
+        values = tuple(sorted((level, *sources)))
+        return NeededMaps(values, (level,) if self._detach else values)
+
+    def tokens(self, maps: Mapping[Level, Float[Tensor, "B C h w"]], level: Level) -> Float[Tensor, "B N D"]:
+        """The tokens that a level's decoder attends to: own pixels first, then refined ones, then regions. For explanations."""
+        levels: dict[Level, LevelFeatures] = {
+            needed: self.levels[needed](maps[needed]) for needed in self.needed_maps(level).values
+        }
+        return self._tokens(level, levels[level], {name: x.features for name, x in levels.items()})
+
+    def _decode(self, level: Level, own: LevelFeatures, features: Mapping[Level, Tensor]) -> Float[Tensor, "B S"]:
+        attributes: Tensor = self.decoders[level](self._tokens(level, own, features), self.word_vectors)
+        return attributes
+
+    def _tokens(self, level: Level, own: LevelFeatures, features: Mapping[Level, Tensor]) -> Float[Tensor, "B N D"]:
+        tokens: Tensor = self.refinement(level, features)
+        return tokens if own.region_tokens is None else torch.cat([tokens, own.region_tokens], dim=1)
+
+
+class ImageModel(nn.Module):
+    """Backbone and head: images to attribute vectors."""
+
+    def __init__(self, backbone: Pyramid, head: MgMRN | AttributeNetwork) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> NetworkOutput:
+        """Attribute vectors of every level."""
+        output: NetworkOutput = self.head(self.backbone(images))
+        return output
+
+    def forward_level(self, images: Float[Tensor, "B 3 H W"], level: Level) -> NetworkOutput:
+        """One level alone; stages that it does not need are not run, and those whose maps are constants for it without gradients."""
+        needed = self.head.needed_maps(level)
+        maps = self.backbone(images, needed.values, gradient_to=needed.gradient[-1])
+        return self.head.forward_level(maps, level)
+
+
+def init_weights(module: nn.Module) -> None:
+    """Every distribution that a new network is drawn from; use with `Module.apply`.
+
+    Convolutions: He normal, for the ReLU behind them. Linear maps: Xavier uniform. Biases zero, norms one and zero. Attribute vectors:
+    normal with variance 1/D. Region centres: normal, that is uniform directions on the sphere. The scatter of region descriptors: normal,
+    σ = 0.02, small beside the features and not zero, or the centres would have no gradient at the start.
+    """
+    match module:
+        case nn.Conv2d():
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        case nn.Linear():
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        case AttributeDecoder():
+            nn.init.normal_(module.attributes, std=module.attributes.shape[1] ** -0.5)
+        case RegionTokens():
+            nn.init.normal_(module.linear.weight)
+        case RegionMining():
+            nn.init.normal_(module.centres)
+            if module.scatter is not None:
+                nn.init.normal_(module.scatter.weight, std=0.02)
+        case _:
+            pass
+
+
+def class_scores(
+    attributes: Mapping[Level, Float[Tensor, "B S"]], class_attributes: Float[Tensor, "U S"], scale: float
+) -> Float[Tensor, "B U"]:
+    """`scale · Σ_l cos(v_l, a_u)`, float32."""
+    with torch.autocast(class_attributes.device.type, enabled=False):
+        classes = F.normalize(class_attributes.float(), dim=1)
+        summed = torch.stack([F.normalize(v.float(), dim=1) for v in attributes.values()]).sum(dim=0)
+        return scale * summed @ classes.mT
+
+
+def levels_of(config: ModelConfig) -> tuple[Level, ...]:
+    """Levels of the pyramid that a model reads, finest first."""
+    return config.levels if isinstance(config, MgMRNConfig) else (config.level,)
+
+
+def build_head(
+    config: ModelConfig, channels: Mapping[Level, int], word_vectors: Float[Tensor, "S L"]
+) -> MgMRN | AttributeNetwork:
+    """The trainable part that a config describes.
+
+    Raises:
+        TypeError: for ESZSL, which is solved in closed form and has no head.
+    """
+    match config:
+        case MgMRNConfig():
+            return MgMRN(config, channels, word_vectors)
+        case AttributeNetworkConfig():
+            head = AttributeNetwork(config.level, channels[config.level], word_vectors)
+            return head.apply(init_weights)
+        case ESZSLConfig():
+            raise TypeError("ESZSL is solved in closed form; see mgmrn.baselines.fit_eszsl")

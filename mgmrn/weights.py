@@ -1,0 +1,41 @@
+"""Naming pretrained weights without torch: where a file stands, and what identifies it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from mgmrn.errors import UserError
+
+
+def is_weights_file(weights: str) -> bool:
+    """Whether `weights` is a path rather than a name of torchvision's enum or `none`."""
+    return weights.endswith((".pth", ".pt")) or "/" in weights
+
+
+def find_weights(weights: str, data_root: Path) -> str:
+    """An absolute path for a weights file that is given relative to the data root or the working folder.
+
+    Names that are no paths come back as they are.
+
+    Raises:
+        UserError: when the file is in neither place.
+    """
+    if not is_weights_file(weights):
+        return weights
+    for folder in (data_root, Path.cwd()):
+        if (folder / weights).is_file():
+            return str((folder / weights).resolve())
+    raise UserError(
+        f"the weights file {weights} does not exist",
+        "model.backbone.weights",
+        f"put it below {data_root}, give an absolute path, or name torchvision weights",
+    )
+
+
+def weights_digest(weights: str) -> str:
+    """sha256 of a file's bytes as hex; a name is its own digest."""
+    if not is_weights_file(weights):
+        return weights
+    with Path(weights).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
