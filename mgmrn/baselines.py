@@ -22,7 +22,7 @@ class AttributeNetwork(nn.Module):
     Args:
         level: level that is pooled.
         channels: C of its map.
-        word_vectors: not used by the network; their number says S, and they go with it into an exported model like those of Mg-MRN.
+        word_vectors: not read; their number says S, and an exported model holds them as one of Mg-MRN does.
     """
 
     word_vectors: Float[Tensor, "S L"]
@@ -51,7 +51,7 @@ class AttributeNetwork(nn.Module):
 
 @dataclass(frozen=True)
 class ESZSLProblem:
-    """ESZSL (Romera-Paredes & Torr, ICML 2015, equation 7) with both Gram matrices diagonalised, so that a pair of regularisers costs two products.
+    """ESZSL (Romera-Paredes & Torr, ICML 2015) with both Gram matrices diagonalised: a pair of regularisers costs two products.
 
     With features X (N F), labels Y (N U, ±1) and attributes A (U S):
 
@@ -65,9 +65,9 @@ class ESZSLProblem:
     rotated: Float[np.ndarray, "F S"]
     """XᵀY A in the two eigenbases."""
 
-    def solve(self, gamma: float, lam: float) -> Float[np.ndarray, "F S"]:
+    def solve(self, gamma: float, lambda_: float) -> Float[np.ndarray, "F S"]:
         """V for one pair of regularisers, both positive."""
-        damped = self.rotated / (self.feature_values[:, None] + gamma) / (self.attribute_values + lam)
+        damped = self.rotated / (self.feature_values[:, None] + gamma) / (self.attribute_values + lambda_)
         return self.feature_vectors @ damped @ self.attribute_vectors.T
 
 
@@ -104,10 +104,10 @@ def fit_eszsl(
     labels: Int[np.ndarray, " N"],
     attributes: Float[np.ndarray, "U S"],
     gamma: float,
-    lam: float,
+    lambda_: float,
 ) -> Float[np.ndarray, "F S"]:
     """V for one pair of regularisers; for a grid of them use `prepare_eszsl` once."""
-    return prepare_eszsl(features, labels, attributes).solve(gamma, lam)
+    return prepare_eszsl(features, labels, attributes).solve(gamma, lambda_)
 
 
 def eszsl_scores(

@@ -41,8 +41,8 @@ def zsl_loss(
 ) -> LossTerms:
     """Loss of this rank's images, such that the mean over ranks of its gradients is the global batch's gradient.
 
-    Terms of single images are summed here and divided by `global_batch / world_size`, which stays right when ranks hold different numbers of
-    images. Float32 also inside autocast.
+    Terms of single images are summed here and divided by `global_batch / world_size`, which stays right when ranks hold
+    different numbers of images. Float32 also inside autocast.
 
     Args:
         output: of the network, for all levels or for one.

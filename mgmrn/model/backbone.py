@@ -10,7 +10,7 @@ B images, C channels of a level, H W image, h w grid of a level (`h = H / stride
 | convnext_tiny | features.0   | features.1   | features.2–3 | features.4–5  | features.6–7   | 96, 192, 384, 768      |
 | swin_t        | features.0   | features.1   | features.2–3 | features.4–5  | features.6–7   | 96, 192, 384, 768      |
 
-Sources: He et al. (arXiv 1512.03385), Sandler et al. (1801.04381), Liu et al. (2201.03545, 2103.14030), as torchvision builds them.
+Sources: He et al. (arXiv 1512.03385), Sandler et al. (1801.04381), Liu et al. (2201.03545, 2103.14030); built by torchvision.
 """
 
 from __future__ import annotations
@@ -166,8 +166,8 @@ def build_backbone(config: BackboneConfig, levels: Sequence[Level]) -> Pyramid:
     With `batch_norm: sync` and several ranks, batch norms of finetuned stages share their statistics.
 
     Raises:
-        UserError: when a finetuned stage lies behind the deepest level, the weights cannot be had or belong to another network, or
-            synchronised batch norm is asked for on CPUs, for which torch has none.
+        UserError: when a finetuned stage lies behind the deepest level, the weights cannot be had or belong to another
+            network, or synchronised batch norm is asked for on CPUs, for which torch has none.
     """
     trained = _trained_stages(config, levels)
     trunk = get_model(config.name, weights=None)

@@ -66,7 +66,7 @@ class MgMRN(nn.Module):
         return NetworkOutput(attributes, {level: x.regions for level, x in levels.items() if x.regions is not None})
 
     def forward_level(self, maps: Mapping[Level, Float[Tensor, "B C h w"]], level: Level) -> NetworkOutput:
-        """What `forward` gives for one level, computing only what that level's loss needs (`schedule.order: sequential`).
+        """What `forward` gives for one level, computing only what that level's loss needs (schedule `sequential`).
 
         With `detach`, the other levels are computed without gradients, and where they have no part, not at all.
 
@@ -89,7 +89,7 @@ class MgMRN(nn.Module):
         return NeededMaps(values, (level,) if self._detach else values)
 
     def tokens(self, maps: Mapping[Level, Float[Tensor, "B C h w"]], level: Level) -> Float[Tensor, "B N D"]:
-        """The tokens that a level's decoder attends to: own pixels first, then refined ones, then regions. For explanations."""
+        """What a level's decoder attends to: own pixels, then refined ones, then regions. For explanations."""
         levels: dict[Level, LevelFeatures] = {
             needed: self.levels[needed](maps[needed]) for needed in self.needed_maps(level).values
         }
@@ -118,7 +118,7 @@ class ImageModel(nn.Module):
         return output
 
     def forward_level(self, images: Float[Tensor, "B 3 H W"], level: Level) -> NetworkOutput:
-        """One level alone; stages that it does not need are not run, and those whose maps are constants for it without gradients."""
+        """One level alone: stages that it does not need are not run, and those that are constants for it have no gradients."""
         needed = self.head.needed_maps(level)
         maps = self.backbone(images, needed.values, gradient_to=needed.gradient[-1])
         return self.head.forward_level(maps, level)
@@ -127,9 +127,10 @@ class ImageModel(nn.Module):
 def init_weights(module: nn.Module) -> None:
     """Every distribution that a new network is drawn from; use with `Module.apply`.
 
-    Convolutions: He normal, for the ReLU behind them. Linear maps: Xavier uniform. Biases zero, norms one and zero. Attribute vectors:
-    normal with variance 1/D. Region centres: normal, that is uniform directions on the sphere. The scatter of region descriptors: normal,
-    σ = 0.02, small beside the features and not zero, or the centres would have no gradient at the start.
+    Convolutions: He normal, for the ReLU behind them. Linear maps: Xavier uniform. Biases zero, norms one and zero.
+    Attribute vectors: normal with variance 1/D. Region centres: normal, that is uniform directions on the sphere. The
+    scatter of region descriptors: normal, σ = 0.02, small beside the features, and not zero, or the centres would have
+    no gradient at the start. Region tokens: normal, σ = 1, since descriptors are unit vectors.
     """
     match module:
         case nn.Conv2d():

@@ -1,4 +1,4 @@
-"""Region mining: pixels grouped around K learned centres (Huang & Li, CVPR 2020, arXiv 2005.10411), and its regularisers.
+"""Region mining: pixels grouped around K learned centres (Huang & Li, CVPR 2020, arXiv 2005.10411), and regularisers.
 
 B images, C channels, H W grid, N = H·W pixels, K regions, R width of the space in which pixels are grouped.
 
@@ -59,8 +59,8 @@ class RegionOutput:
 class InertRegions(nn.Module):
     """Modes `none` and `released`: the features, divided by K as the released unit in effect does.
 
-    The released unit's centres and smoothing factors cancel exactly. They are kept under their names so that a checkpoint of the
-    authors' code has its place, and are not trained: their gradient is zero.
+    The released unit's centres and smoothing factors cancel exactly. They are kept so that a checkpoint of the authors'
+    code has its place, and are not trained: their gradient is zero.
     """
 
     def __init__(self, channels: int, config: RegionConfig) -> None:
@@ -92,7 +92,7 @@ class RegionMining(nn.Module):
         self.scatter = nn.Linear(self.width, channels, bias=False) if config.mode == "regions" else None
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> RegionOutput:
-        """Features with the regions' descriptors scattered back (`regions`), or unchanged (`tokens`); float32 inside autocast."""
+        """Features with the descriptors scattered back (`regions`), or unchanged (`tokens`); float32 inside autocast."""
         height, width = x.shape[-2:]
         reduced = self.reduce(x)
         with torch.autocast(x.device.type, enabled=False):
@@ -130,9 +130,9 @@ def occupancy(assignment: Float[Tensor, "B K H W"]) -> Float[Tensor, "B K"]:
 
 
 def occupancy_loss(occupancies: Float[Tensor, "G K"]) -> Float[Tensor, ""]:
-    """Distance of the regions' presence over a global batch of G images from the prior Beta(1, 0.001) (arXiv 2005.10411, equation 5).
+    """Distance of the regions' presence in the G images of a global batch from the prior Beta(1, 0.001) (arXiv 2005.10411).
 
-    Mean over regions and order statistics of |log(sorted occupancy) − log(quantile)|: the earth mover's distance on a log scale.
+    Mean over regions and ranks of |log(sorted occupancy) − log(quantile)|: the earth mover's distance on a log scale.
     Quantiles of Beta(1, b) in closed form: 1 − (1 − u)^(1/b) at u = (i − ½)/G.
     """
     count = len(occupancies)
@@ -152,7 +152,8 @@ def decorrelation(descriptors: Float[Tensor, "B K R"]) -> Float[Tensor, " B"]:
 def gather_images(local: Float[Tensor, "B K"]) -> Float[Tensor, "G K"]:
     """Rows of all ranks, of which this rank's own carry a gradient; ranks may hold different numbers of images.
 
-    The gradient of a function of the result, summed over ranks, is that of one process holding all rows; no communication in backward.
+    The gradient of a function of the result, summed over ranks, is that of one process holding all rows. Backward does not
+    communicate.
     """
     world_size = torch.distributed.get_world_size()
     own = torch.tensor([len(local)], device=local.device)

@@ -1,0 +1,53 @@
+"""Exit codes, and the one place that turns an error into a sentence."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from mgmrn.errors import ResourceError, UserError
+
+
+class ExitCode(IntEnum):
+    """What the process answers."""
+
+    FINE = 0
+    SOME_FAILED = 1
+    BAD_INPUT = 2
+    CANNOT_RUN_HERE = 3
+
+
+class TrackingError(RuntimeError):
+    """The tracking server cannot be reached, or refuses what it is asked.
+
+    Args:
+        message: one sentence that says what is wrong.
+        where: the tracking address.
+        hint: how to mend it.
+    """
+
+    def __init__(self, message: str, where: str = "", hint: str = "") -> None:
+        super().__init__(message, where, hint)
+        self.message = message
+        self.where = where
+        self.hint = hint
+
+    def __str__(self) -> str:
+        """Message, place and remedy in one line."""
+        place = f" [{self.where}]" if self.where else ""
+        remedy = f" ({self.hint})" if self.hint else ""
+        return f"{self.message}{place}{remedy}"
+
+
+Expected = UserError | ResourceError | TrackingError
+"""Errors that are answered with a sentence; any other is a defect and keeps its traceback."""
+
+
+def exit_code(error: Expected) -> ExitCode:
+    """The exit code for an error."""
+    return ExitCode.CANNOT_RUN_HERE if isinstance(error, ResourceError) else ExitCode.BAD_INPUT
+
+
+def error_object(error: Expected) -> dict[str, str]:
+    """What `--json` prints in place of a result."""
+    where = "" if isinstance(error, ResourceError) else error.where
+    return {"error": error.message, "where": where, "hint": error.hint}

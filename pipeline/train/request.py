@@ -1,0 +1,64 @@
+"""What `train` is asked for, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.compose import ComposedConfig
+from pipeline.train.spec import Split
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """One launch: an experiment, its seeds, and where it runs."""
+
+    experiment: str
+    composed: ComposedConfig
+    split: Split | None
+    """None: the whole protocol, `tune` and then `final`."""
+    seeds: tuple[int, ...]
+    workers: int
+    cpus_per_worker: int
+    gpus_per_worker: float
+    address: str | None
+    """Ray cluster; None starts Ray on this machine."""
+    tracking_uri: str
+    data_root: Path
+    storage: Path
+    """Folder of checkpoints and spools; on several hosts one that all of them see."""
+    force: bool = False
+    """Runs again what is finished."""
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One run of a launch."""
+
+    run_id: str
+    name: str
+    benchmark: str
+    variant: str
+    split: Split
+    seed: int
+    config_hash: str
+    status: Literal["finished", "cached", "failed", "stopped"]
+    gamma: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """`test/…`, `val/…`, `perf/…`; accuracies are fractions."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a launch came to."""
+
+    status: Literal["finished", "cached", "failed", "stopped"]
+    runs: tuple[RunSummary, ...]
+    parent_run_id: str | None
+    tracking_uri: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As `--json` prints it."""
+        return asdict(self)
