@@ -13,18 +13,19 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from mgmrn.config import BackboneConfig, EpisodicSampling, ExperimentConfig, Level
+from mgmrn.config import EpisodicSampling, ExperimentConfig
+from mgmrn.baselines import AttributeNetwork
 from mgmrn.data.episodes import EpisodicBatches, PlainBatches, eval_shard
 from mgmrn.data.feature_cache import FeatureCache, ensure_cache
-from mgmrn.data.images import build_eval_loader, build_train_loader
+from mgmrn.data.images import evaluation_loader, train_loader
 from mgmrn.data.prefetch import prefetch
 from mgmrn.data.splits import ClassTable, FinalData, Images, TuneData
 from mgmrn.engine import Batch, Inputs
 from mgmrn.model.backbone import Pyramid, build_backbone
-from mgmrn.model.network import ImageModel, build_head, levels_of
+from mgmrn.model.network import ImageModel, MgMRN, build_head, levels_of
 
 EVALUATION_BATCH = 64
 
@@ -69,6 +70,7 @@ def open_feed(
     cache_root: Path,
     share: Share,
     device: torch.device,
+    loader_workers: int = 0,
     progress: Progress = lambda message: None,
 ) -> Feed:
     """The feed that the config asks for.
@@ -79,6 +81,7 @@ def open_feed(
         cache_root: folder of cached features.
         share: this rank's part.
         device: where the backbone runs while features are cached.
+        loader_workers: processes that decode pictures; 0 decodes in a thread.
         progress: told what takes long.
 
     Raises:
@@ -90,7 +93,7 @@ def open_feed(
     head = build_head(config.model, backbone.channels, torch.from_numpy(data.word_vectors))
     if config.cache_features:
         return CachedFeed(config, data, cache_root, share, device, backbone, head, progress)
-    return PictureFeed(config, data, share, backbone, head)
+    return PictureFeed(config, data, share, loader_workers, backbone, head)
 
 
 class CachedFeed:
@@ -104,7 +107,7 @@ class CachedFeed:
         share: Share,
         device: torch.device,
         backbone: Pyramid,
-        head: nn.Module,
+        head: MgMRN | AttributeNetwork,
         progress: Progress,
     ) -> None:
         self.network = head
@@ -152,10 +155,12 @@ class PictureFeed:
         config: ExperimentConfig,
         data: TuneData | FinalData,
         share: Share,
+        loader_workers: int,
         backbone: Pyramid,
-        head: nn.Module,
+        head: MgMRN | AttributeNetwork,
     ) -> None:
         self.network = ImageModel(backbone, head)
+        self._workers = loader_workers
         self._config = config
         self._share = share
         self._train = data.train
@@ -172,13 +177,16 @@ class PictureFeed:
         return self._batches.global_batch
 
     def train_batches(self, epoch: int) -> Iterator[Batch]:
-        shares = self._batches.shard(epoch, self._share.rank, self._share.world_size)
-        for rows, pictures in build_train_loader(self._train, self._config.benchmark.images, shares, self._config.seed, epoch):
+        shares = list(self._batches.shard(epoch, self._share.rank, self._share.world_size))
+        images, seed = self._config.benchmark.images, self._config.seed
+        loader = prefetch(train_loader(self._train, images, shares, seed, epoch, self._workers))
+        for rows, pictures in zip(shares, loader, strict=True):
             yield Batch(pictures, self._targets[torch.from_numpy(rows)], self._train.ids[rows])
 
     def evaluation_inputs(self) -> Iterator[Inputs]:
         rows = eval_shard(len(self._evaluation.ids), self._share.rank, self._share.world_size)
-        return iter(build_eval_loader(self._evaluation.take(rows), self._config.benchmark.images, EVALUATION_BATCH))
+        images = self._evaluation.take(rows)
+        return prefetch(evaluation_loader(images, self._config.benchmark.images, EVALUATION_BATCH, self._workers))
 
     def image_model(self) -> ImageModel:
         return self.network
@@ -209,12 +217,12 @@ def evaluation_images(data: TuneData | FinalData) -> Images:
     return data.seen.followed_by(data.unseen)
 
 
-def seen_targets(images: Images, classes: ClassTable) -> Tensor:
+def seen_targets(images: Images, classes: ClassTable) -> Int[Tensor, " N"]:
     """Labels as indices among the seen classes, which the loss classifies."""
     return torch.from_numpy(np.searchsorted(classes.seen_ids, images.labels))
 
 
-def flip_coins(config: ExperimentConfig, epoch: int, count: int) -> np.ndarray:
+def flip_coins(config: ExperimentConfig, epoch: int, count: int) -> Bool[np.ndarray, " N"]:
     """Which training images are mirrored in an epoch: a pure function of seed and epoch."""
     if not config.benchmark.images.flip:
         return np.zeros(count, dtype=bool)

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from mgmrn.baselines import eszsl_scores, fit_eszsl
+from mgmrn.baselines import eszsl_scores, prepare_eszsl
 from mgmrn.config import ESZSLConfig, ExperimentConfig
-from mgmrn.data.images import build_eval_loader
+from mgmrn.data.images import evaluation_loader
 from mgmrn.data.splits import FinalData, Images, TuneData
 from mgmrn.feed import EVALUATION_BATCH, evaluation_images, seen_targets, split_caches
 from mgmrn.model.backbone import build_backbone
@@ -35,13 +35,14 @@ def fit_on_split(
     grid = [chosen] if chosen else list(itertools.product(model.log10_gamma, model.log10_lambda))
     if spec.split == "final" and not chosen:
         grid = [(0.0, 0.0)]
+    problem = prepare_eszsl(train, targets, attributes)
     best: tuple[Evaluation, tuple[float, float]] | None = None
-    for gamma, lambda_ in grid:
-        mapping = fit_eszsl(train, targets, attributes, gamma=10.0**gamma, lambda_=10.0**lambda_)
+    for gamma, lam in grid:
+        mapping = problem.solve(gamma=10.0**gamma, lam=10.0**lam)
         scores = eszsl_scores(evaluation, mapping, data.classes.attributes)
         found = evaluate_split(data, scores, spec.gamma)
         if best is None or found.result.ausuc > best[0].result.ausuc:
-            best = found, (gamma, lambda_)
+            best = found, (gamma, lam)
     assert best is not None
     return best[0], {"train/log10_gamma": best[1][0], "train/log10_lambda": best[1][1]}
 
@@ -66,7 +67,7 @@ def _pooled_from_pictures(config: ExperimentConfig, images: Images, device: torc
     backbone = build_backbone(config.model.backbone, (config.model.level,)).to(device).eval()
     rows = [
         backbone(pictures.to(device))[config.model.level].mean(dim=(2, 3)).cpu()
-        for pictures in build_eval_loader(images, config.benchmark.images, EVALUATION_BATCH)
+        for pictures in evaluation_loader(images, config.benchmark.images, EVALUATION_BATCH, 0)
     ]
     return torch.cat(rows).numpy()
 

@@ -1,0 +1,224 @@
+"""Maps of a frozen backbone, computed once and shared by all later runs, trials and ablations.
+
+A cache is a folder named by the digest of everything that its numbers depend on: the pictures (names, sizes, times of change) and their order,
+the transform, the backbone with its weights, and the level. It holds one memory-mapped float16 array N C h w per level, and
+one more of the mirrored pictures where flips are wanted, so that processes share pages and copy nothing. Digests are per level: two runs that
+differ in their levels share what they have in common.
+
+It is written beside its place and renamed when complete, under a file lock: of several builders one works and the others wait for
+its result, and what a killed builder leaves is never taken for a cache.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float16, Int
+from torch import Tensor
+from torchvision.transforms.v2 import functional as transforms
+
+from mgmrn.config import BackboneConfig, ImageConfig, Level
+from mgmrn.data.images import evaluation_loader
+from mgmrn.data.prefetch import prefetch
+from mgmrn.data.splits import Images
+from mgmrn.errors import ResourceError
+from mgmrn.model.backbone import Pyramid, build_backbone
+from mgmrn.weights import weights_digest
+
+FORMAT = 1
+BATCH = 32
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class LevelStore:
+    """One level's maps of all pictures."""
+
+    straight: Float16[np.ndarray, "N C h w"]
+    mirrored: Float16[np.ndarray, "N C h w"] | None
+
+
+@dataclass(frozen=True)
+class FeatureCache:
+    """Memory-mapped, read-only maps of a list of pictures."""
+
+    stores: dict[Level, LevelStore]
+
+    def maps(self, rows: Int[np.ndarray, " B"], mirrored: Bool[np.ndarray, " B"]) -> dict[Level, Tensor]:
+        """Maps `B C h w`, float16, of some pictures.
+
+        Args:
+            rows: which pictures.
+            mirrored: which of them as mirror images; needs a cache with flips.
+        """
+        return {level: torch.from_numpy(_gather(store, rows, mirrored)) for level, store in self.stores.items()}
+
+    def pooled(self, level: Level) -> Float[np.ndarray, "N C"]:
+        """Globally averaged maps of all pictures, float32."""
+        straight = self.stores[level].straight
+        return np.stack([maps.mean(axis=(1, 2), dtype=np.float32) for maps in straight])
+
+
+def ensure_cache(
+    root: Path,
+    images: Images,
+    image_config: ImageConfig,
+    backbone_config: BackboneConfig,
+    levels: Sequence[Level],
+    *,
+    flip: bool,
+    device: torch.device,
+    progress: Progress = lambda message: None,
+) -> FeatureCache:
+    """Opens the maps of `images`, computing what is not there yet.
+
+    Args:
+        root: folder of all caches; made where it is missing.
+        images: pictures, in the order of the rows.
+        image_config: their transform; always that of evaluation.
+        backbone_config: a frozen backbone; a weights file is identified by its bytes.
+        levels: which maps.
+        flip: whether mirror images are wanted too.
+        device: where the backbone runs.
+        progress: told how far it is.
+
+    Raises:
+        UserError: for a picture that cannot be decoded, or weights that do not fit.
+        ResourceError: when the disk has no room for it; nothing is left behind.
+    """
+    assert backbone_config.trainable == "none", "only a frozen backbone's maps can be kept"
+    root.mkdir(parents=True, exist_ok=True)
+    common = _common_digest(images, image_config, backbone_config)
+    folders = {level: root / _folder_name(common, level, flip) for level in levels}
+    if missing := [level for level in levels if not folders[level].is_dir()]:
+        with _lock(root / f"{common}.lock"):
+            if missing := [level for level in levels if not folders[level].is_dir()]:
+                backbone = build_backbone(backbone_config, missing).to(device).eval()
+                _build({level: folders[level] for level in missing}, images, image_config, backbone, flip, device, progress)
+    return FeatureCache({level: _open(folders[level], flip) for level in levels})
+
+
+def _common_digest(images: Images, image_config: ImageConfig, backbone_config: BackboneConfig) -> str:
+    digest = hashlib.sha256()
+    pictures = [(file, *_size_and_time(images.root / file)) for file in images.files]
+    transform = image_config.model_dump(include={"size", "mean", "std", "resize"})
+    backbone = [backbone_config.name, weights_digest(backbone_config.weights)]
+    digest.update(json.dumps([FORMAT, str(images.root.resolve()), pictures, transform, backbone], sort_keys=True).encode())
+    return digest.hexdigest()[:24]
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return (-1, -1)  # Decoding will name it.
+    return (status.st_size, status.st_mtime_ns)
+
+
+def _folder_name(common: str, level: Level, flip: bool) -> str:
+    return f"{common}-{level}-flips" if flip else f"{common}-{level}"
+
+
+def _open(folder: Path, flip: bool) -> LevelStore:
+    return LevelStore(
+        np.load(folder / "straight.npy", mmap_mode="r"),
+        np.load(folder / "mirrored.npy", mmap_mode="r") if flip else None,
+    )
+
+
+def _gather(store: LevelStore, rows: np.ndarray, mirrored: np.ndarray) -> Float16[np.ndarray, "B C h w"]:
+    if not mirrored.any():
+        return store.straight[rows]
+    assert store.mirrored is not None, "the cache holds no mirror images"
+    out = np.empty((len(rows), *store.straight.shape[1:]), dtype=np.float16)
+    for place, (row, mirror) in enumerate(zip(rows, mirrored, strict=True)):
+        out[place] = store.mirrored[row] if mirror else store.straight[row]
+    return out
+
+
+def _build(
+    folders: dict[Level, Path],
+    images: Images,
+    image_config: ImageConfig,
+    backbone: Pyramid,
+    flip: bool,
+    device: torch.device,
+    progress: Progress,
+) -> None:
+    """Computes all missing levels in one pass over the pictures; each picture is decoded once."""
+    parts = {level: folder.with_name(f".{folder.name}.part") for level, folder in folders.items()}
+    variants = ("straight", "mirrored") if flip else ("straight",)
+    try:
+        writers = _Writers(parts, variants, len(images))
+        for start, pictures in _batches(images, image_config):
+            pictures = pictures.to(device, memory_format=torch.channels_last)
+            for variant in variants:
+                seen = pictures if variant == "straight" else transforms.horizontal_flip(pictures)
+                with torch.inference_mode():
+                    writers.write(variant, start, backbone(seen))
+            progress(f"caching features: {start + len(pictures)} of {len(images)} pictures")
+        writers.close()
+        for level, part in parts.items():
+            os.replace(part, folders[level])
+    finally:
+        for part in parts.values():
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _batches(images: Images, image_config: ImageConfig) -> Iterator[tuple[int, Tensor]]:
+    pictures = prefetch(evaluation_loader(images, image_config, BATCH, workers=0))
+    return ((number * BATCH, batch) for number, batch in enumerate(pictures))
+
+
+class _Writers:
+    """Files that are filled batch by batch; made when the first batch has shown the shapes."""
+
+    def __init__(self, parts: dict[Level, Path], variants: Sequence[str], count: int) -> None:
+        self._parts, self._variants, self._count = parts, variants, count
+        self._arrays: dict[tuple[Level, str], np.memmap] = {}
+
+    def write(self, variant: str, start: int, maps: dict[Level, Tensor]) -> None:
+        if not self._arrays:
+            self._create({level: tuple(maps[level].shape[1:]) for level in self._parts})
+        for level in self._parts:
+            block = maps[level].to("cpu", torch.float16).contiguous().numpy()
+            self._arrays[level, variant][start : start + len(block)] = block
+
+    def _create(self, shapes: dict[Level, tuple[int, ...]]) -> None:
+        needed = sum(self._count * int(np.prod(shape)) * 2 * len(self._variants) for shape in shapes.values())
+        folder = next(iter(self._parts.values())).parent
+        if needed > (free := shutil.disk_usage(folder).free):
+            raise ResourceError(
+                f"the cached features take {needed / 2**30:.1f} GiB, {folder} has {free / 2**30:.1f} GiB free",
+                "make room, cache fewer levels, or set cache_features: false",
+            )
+        for level, shape in shapes.items():
+            shutil.rmtree(self._parts[level], ignore_errors=True)
+            self._parts[level].mkdir()
+            for variant in self._variants:
+                self._arrays[level, variant] = np.lib.format.open_memmap(
+                    self._parts[level] / f"{variant}.npy", mode="w+", dtype=np.float16, shape=(self._count, *shape)
+                )
+
+    def close(self) -> None:
+        for array in self._arrays.values():
+            array.flush()
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """One builder per cache on a file system; the kernel frees the lock of a process that dies."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,172 @@
+"""Pictures to tensors: decoding, transforms, loaders.
+
+An augmentation is a pure function of (run seed, epoch, image id), drawn from a generator of its own: nothing to save for an exact resume,
+and the same picture whatever the number of workers. Training and test use one scale. B images, H W pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+from torchvision.transforms.v2 import functional as transforms
+
+from mgmrn.config import ImageConfig
+from mgmrn.data.episodes import Rows
+from mgmrn.data.splits import Images
+from mgmrn.errors import UserError
+
+CROP_MARGIN = 8 / 7
+"""The shorter side before a crop, in crop sizes: 256 for 224, 512 for 448."""
+
+Picture = UInt8[Tensor, "3 h w"]
+Pixels = Float[Tensor, "3 H W"]
+
+
+def decode(path: Path) -> Picture:
+    """An image file as RGB, upright, whatever its mode.
+
+    Raises:
+        UserError: naming the file when it is missing, cut short or no image.
+    """
+    try:
+        with Image.open(path) as image:
+            pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except FileNotFoundError as error:
+        raise UserError("the picture does not exist", str(path), "`data verify` lists all that are missing") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"the picture cannot be decoded: {error}", str(path), "get the file again") from error
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def for_evaluation(picture: Picture, config: ImageConfig) -> Pixels:
+    """Resized (and cropped in the middle), scaled and normalised."""
+    resized = _resized(picture, config)
+    return _normalised(transforms.center_crop(resized, [config.size, config.size]), config)
+
+
+def for_training(picture: Picture, config: ImageConfig, rng: np.random.Generator) -> Pixels:
+    """Randomly cropped, flipped and coloured as the config says, then scaled and normalised."""
+    if config.min_crop_area < 1:
+        top, left, height, width = _random_box(picture, config.min_crop_area, rng)
+        size = [config.size, config.size]
+        picture = transforms.resized_crop(picture, top, left, height, width, size, antialias=True)
+    else:
+        picture = _resized(picture, config)
+        height, width = picture.shape[-2:]
+        top, left = rng.integers(height - config.size + 1), rng.integers(width - config.size + 1)
+        picture = transforms.crop(picture, int(top), int(left), config.size, config.size)
+    if config.flip and rng.random() < 0.5:
+        picture = transforms.horizontal_flip(picture)
+    if config.colour_jitter:
+        low, high = max(0.0, 1 - config.colour_jitter), 1 + config.colour_jitter
+        picture = transforms.adjust_brightness(picture, rng.uniform(low, high))
+        picture = transforms.adjust_contrast(picture, rng.uniform(low, high))
+        picture = transforms.adjust_saturation(picture, rng.uniform(low, high))
+    return _normalised(picture, config)
+
+
+def train_loader(
+    images: Images, config: ImageConfig, batches: list[Rows], seed: int, epoch: int, workers: int
+) -> Iterator[Float[Tensor, "B 3 H W"]]:
+    """The augmented pictures of each batch of an epoch.
+
+    Args:
+        images: what is trained on.
+        config: size and augmentation.
+        batches: rows of `images`, batch by batch.
+        seed: of the run.
+        epoch: number of the epoch.
+        workers: decoding processes; 0 decodes in the caller's.
+    """
+    return _load(_TrainingPictures(images, config, seed, epoch), batches, workers)
+
+
+def evaluation_loader(
+    images: Images, config: ImageConfig, batch: int, workers: int
+) -> Iterator[Float[Tensor, "B 3 H W"]]:
+    """All pictures in their order; the last batch is as short as it is."""
+    rows = np.arange(len(images))
+    return _load(
+        _EvaluationPictures(images, config), [rows[i : i + batch] for i in range(0, len(rows), batch)], workers
+    )
+
+
+Item = Tensor | UserError
+"""A picture, or why there is none: torch would turn an exception of a worker process into a traceback in a string."""
+
+
+class _TrainingPictures(Dataset[Item]):
+    def __init__(self, images: Images, config: ImageConfig, seed: int, epoch: int) -> None:
+        self._images, self._config, self._key = images, config, (seed, epoch)
+
+    def __getitem__(self, row: int) -> Item:
+        rng = np.random.default_rng([*self._key, int(self._images.ids[row])])
+        try:
+            return for_training(decode(self._images.path(row)), self._config, rng)
+        except UserError as error:
+            return error
+
+
+class _EvaluationPictures(Dataset[Item]):
+    def __init__(self, images: Images, config: ImageConfig) -> None:
+        self._images, self._config = images, config
+
+    def __getitem__(self, row: int) -> Item:
+        try:
+            return for_evaluation(decode(self._images.path(row)), self._config)
+        except UserError as error:
+            return error
+
+
+def _load(pictures: Dataset[Item], batches: list[Rows], workers: int) -> Iterator[Tensor]:
+    loader: DataLoader[Item] = DataLoader(
+        pictures,
+        batch_sampler=batches,  # type: ignore[arg-type]  # any iterable of index sequences serves
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=torch.cuda.is_available(),
+    )
+    for batch in loader:
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch
+
+
+def _collate(items: list[Item]) -> Item:
+    broken = next((item for item in items if isinstance(item, UserError)), None)
+    return broken if broken is not None else default_collate(items)
+
+
+def _resized(picture: Picture, config: ImageConfig) -> Picture:
+    if config.resize == "squash":
+        size = [config.size, config.size]
+    else:
+        size = [round(config.size * CROP_MARGIN)]
+    return transforms.resize(picture, size, antialias=True)
+
+
+def _random_box(picture: Picture, min_area: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of a box of a random share of the area and an aspect ratio between 3:4 and 4:3."""
+    height, width = picture.shape[-2:]
+    area = height * width * rng.uniform(min_area, 1.0)
+    ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+    box_height = min(height, max(1, round(math.sqrt(area / ratio))))
+    box_width = min(width, max(1, round(math.sqrt(area * ratio))))
+    return (
+        int(rng.integers(height - box_height + 1)),
+        int(rng.integers(width - box_width + 1)),
+        box_height,
+        box_width,
+    )
+
+
+def _normalised(picture: Picture, config: ImageConfig) -> Pixels:
+    return transforms.normalize(picture.float() / 255, list(config.mean), list(config.std))
