@@ -51,7 +51,7 @@ class AttributeNetwork(nn.Module):
 
 @dataclass(frozen=True)
 class ESZSLProblem:
-    """ESZSL (Romera-Paredes & Torr, ICML 2015) with both Gram matrices diagonalised: a pair of regularisers costs two products.
+    """ESZSL (Romera-Paredes & Torr, ICML 2015), both Gram matrices diagonalised: a pair of regularisers costs two products.
 
     With features X (N F), labels Y (N U, ±1) and attributes A (U S):
 
@@ -68,7 +68,8 @@ class ESZSLProblem:
     def solve(self, gamma: float, lambda_: float) -> Float[np.ndarray, "F S"]:
         """V for one pair of regularisers, both positive."""
         damped = self.rotated / (self.feature_values[:, None] + gamma) / (self.attribute_values + lambda_)
-        return self.feature_vectors @ damped @ self.attribute_vectors.T
+        mapping: np.ndarray = self.feature_vectors @ damped @ self.attribute_vectors.T
+        return mapping
 
 
 def prepare_eszsl(
@@ -114,4 +115,5 @@ def eszsl_scores(
     features: Float[np.ndarray, "N F"], v: Float[np.ndarray, "F S"], attributes: Float[np.ndarray, "U S"]
 ) -> Float[np.ndarray, "N U"]:
     """Compatibility `x V aᵤ` of every image with every class, float64."""
-    return np.asarray(features, dtype=np.float64) @ v @ np.asarray(attributes, dtype=np.float64).T
+    scores: np.ndarray = np.asarray(features, dtype=np.float64) @ v @ np.asarray(attributes, dtype=np.float64).T
+    return scores

@@ -13,10 +13,10 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from mgmrn.config import EpisodicSampling, ExperimentConfig
+from mgmrn.config import EpisodicSampling, ExperimentConfig, Level
 from mgmrn.baselines import AttributeNetwork
 from mgmrn.data.episodes import EpisodicBatches, PlainBatches, eval_shard
 from mgmrn.data.feature_cache import FeatureCache, ensure_cache
@@ -117,8 +117,8 @@ class CachedFeed:
         self._train = data.train
         self._targets = seen_targets(data.train, data.classes)
         self._batches = _batches(config, data.train)
-        self._cache, evaluation_cache = split_caches(config, data, cache_root, device, progress)
-        self._evaluation = evaluation_cache, eval_shard(len(evaluation_images(data).ids), share.rank, share.world_size)
+        self._maps, evaluation = cached_maps(config, data, cache_root, device, progress)
+        self._evaluation = evaluation.take(eval_shard(len(evaluation.rows), share.rank, share.world_size))
 
     @property
     def steps_per_epoch(self) -> int:
@@ -134,14 +134,12 @@ class CachedFeed:
     def _gathered(self, epoch: int) -> Iterator[Batch]:
         flips = flip_coins(self._config, epoch, len(self._train.ids))
         for rows in self._batches.shard(epoch, self._share.rank, self._share.world_size):
-            maps: Inputs = self._cache.maps(rows, flips[rows])
-            yield Batch(maps, self._targets[torch.from_numpy(rows)], self._train.ids[rows])
+            yield Batch(self._maps.take(rows).maps(flips[rows]), self._targets[torch.from_numpy(rows)], self._train.ids[rows])
 
     def evaluation_inputs(self) -> Iterator[Inputs]:
-        cache, rows = self._evaluation
-        straight = np.zeros(EVALUATION_BATCH, dtype=bool)
-        parts = (rows[i : i + EVALUATION_BATCH] for i in range(0, len(rows), EVALUATION_BATCH))
-        return prefetch(cache.maps(part, straight[: len(part)]) for part in parts)
+        rows = np.arange(len(self._evaluation.rows))
+        parts = (self._evaluation.take(rows[i : i + EVALUATION_BATCH]) for i in range(0, len(rows), EVALUATION_BATCH))
+        return prefetch(part.maps(np.zeros(len(part.rows), dtype=bool)) for part in parts)
 
     def image_model(self) -> ImageModel:
         return ImageModel(self._backbone, self.network)
@@ -192,10 +190,34 @@ class PictureFeed:
         return self.network
 
 
-def split_caches(
+@dataclass(frozen=True)
+class CachedMaps:
+    """Some rows of a feature cache."""
+
+    cache: FeatureCache
+    rows: Int[np.ndarray, " N"]
+
+    def take(self, rows: Int[np.ndarray, " M"]) -> CachedMaps:
+        """Some of these rows."""
+        return CachedMaps(self.cache, self.rows[rows])
+
+    def maps(self, mirrored: Bool[np.ndarray, " N"]) -> dict[Level, Tensor]:
+        """Maps `N C h w`, float16."""
+        return self.cache.maps(self.rows, mirrored)
+
+    def pooled(self, level: Level) -> Float[np.ndarray, "N C"]:
+        """Globally averaged maps."""
+        return self.cache.pooled(level)[self.rows]
+
+
+def cached_maps(
     config: ExperimentConfig, data: TuneData | FinalData, cache_root: Path, device: torch.device, progress: Progress
-) -> tuple[FeatureCache, FeatureCache]:
-    """Cached maps of the training and of the evaluation images; two, so that `tune` never opens a test picture."""
+) -> tuple[CachedMaps, CachedMaps]:
+    """Maps of the training and of the evaluation images.
+
+    There are two caches: all images of seen classes that may be trained on, which is all that `tune` opens and what `final` trains on, and
+    the test images.
+    """
 
     def cache(images: Images, flip: bool) -> FeatureCache:
         return ensure_cache(
@@ -209,7 +231,14 @@ def split_caches(
             progress=progress,
         )
 
-    return cache(data.train, config.benchmark.images.flip), cache(evaluation_images(data), False)
+    evaluation = evaluation_images(data)
+    pool = data.train if isinstance(data, FinalData) else data.train.followed_by(evaluation)
+    pool = pool.take(np.argsort(pool.ids))
+    pool_cache = cache(pool, config.benchmark.images.flip)
+    train = CachedMaps(pool_cache, np.searchsorted(pool.ids, data.train.ids))
+    if isinstance(data, FinalData):
+        return train, CachedMaps(cache(evaluation, False), np.arange(len(evaluation)))
+    return train, CachedMaps(pool_cache, np.searchsorted(pool.ids, evaluation.ids))
 
 
 def evaluation_images(data: TuneData | FinalData) -> Images:

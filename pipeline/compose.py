@@ -19,7 +19,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from mgmrn.config import ExperimentConfig, Frozen
+from mgmrn.config import BenchmarkConfig, ExperimentConfig, Frozen
 from mgmrn.errors import UserError
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -71,26 +71,49 @@ def load_experiment(name_or_path: str, overrides: Sequence[str] = ()) -> Compose
     Raises:
         UserError: unknown experiment (with the nearest name and the list), unreadable YAML, or any number of wrong values, one line each.
     """
-    path = _find_experiment(name_or_path)
-    problems: list[str] = []
+    path = _find("experiment", name_or_path)
+    problems: list[UserError] = []
     tree = _read_with_parents(path, ())
     for override in overrides:
         try:
             tree = _merge(tree, _parse_override(override))
         except UserError as error:
-            problems.append(str(error))
+            problems.append(error)
     tree = _with_default_kinds(tree)
     config, found = _validate(tree)
     problems += found
     if config is None or problems:
-        several = "" if len(problems) == 1 else f"{len(problems)} errors in experiment {path.stem}:\n  "
-        raise UserError(several + "\n  ".join(problems), _label(path) if several else "")
+        raise _all_at_once(problems, path)
     return ComposedConfig(path.stem, config, _provenance(config, tree))
+
+
+def load_benchmark_config(name_or_path: str) -> BenchmarkConfig:
+    """Reads the `benchmark` of a shipped benchmark file (`cub`) or of any config file.
+
+    Raises:
+        UserError: as `load_experiment`.
+    """
+    path = _find("benchmark", name_or_path)
+    config, problems = _validate(_with_default_kinds(_read_with_parents(path, ())))
+    if config is None:
+        raise _all_at_once(problems, path)
+    return config.benchmark
 
 
 def experiment_names() -> list[str]:
     """Names of the shipped experiments."""
-    return sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+    return _names("experiment")
+
+
+def _names(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+def _all_at_once(problems: Sequence[UserError], path: Path) -> UserError:
+    if len(problems) == 1:
+        return problems[0]
+    lines = "".join(f"\n  {problem}" for problem in problems)
+    return UserError(f"{len(problems)} errors in {_label(path)}:{lines}", _label(path))
 
 
 def nearest(word: str, candidates: Sequence[str]) -> str | None:
@@ -140,19 +163,18 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _find_experiment(name_or_path: str) -> Path:
+def _find(group: str, name_or_path: str) -> Path:
     if name_or_path.endswith((".yaml", ".yml")):
         path = Path(name_or_path)
         if not path.is_file():
-            raise UserError(f"the experiment file {path} does not exist")
+            raise UserError(f"the {group} file {path} does not exist")
         return path
-    path = CONFIGS / "experiment" / f"{name_or_path}.yaml"
-    if name_or_path in experiment_names():
-        return path
-    names = experiment_names()
+    names = _names(group)
+    if name_or_path in names:
+        return CONFIGS / group / f"{name_or_path}.yaml"
     close = nearest(name_or_path, names)
     meant = f"did you mean {close}? " if close else ""
-    raise UserError(f"there is no experiment '{name_or_path}'", hint=f"{meant}experiments: {', '.join(names)}")
+    raise UserError(f"there is no {group} '{name_or_path}'", hint=f"{meant}{group}s: {', '.join(names)}")
 
 
 def _label(path: Path) -> str:
@@ -214,6 +236,8 @@ def _parse(text: str, label: str, line_numbers: bool = True) -> _Tree:
     except yaml.MarkedYAMLError as error:
         where = f"{label}:{error.problem_mark.line + 1}" if error.problem_mark and line_numbers else label
         raise UserError(f"not valid YAML: {error.problem}", where) from error
+    except UserError:
+        raise
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"not valid YAML: {error}", label) from error
     except RecursionError as error:
@@ -309,29 +333,45 @@ def _plain(tree: _Tree) -> Any:
     return {name: _plain(child) for name, child in tree.children.items()}
 
 
-def _validate(tree: _Section) -> tuple[ExperimentConfig | None, list[str]]:
+def _validate(tree: _Section) -> tuple[ExperimentConfig | None, list[UserError]]:
     # In JSON, strict validation takes a list for a tuple but no text for a number.
     try:
         return ExperimentConfig.model_validate_json(json.dumps(_plain(tree)), strict=True), []
     except ValidationError as error:
-        return None, [_sentence(details, tree) for details in error.errors(include_url=False)]
+        found = error.errors(include_url=False)
+        places = [details["loc"] for details in found]
+        # A list with a wrong item is also reported as too short.
+        repeated = [any(place[:-1] == own for place in places) for own in places]
+        return None, [_problem(details, tree) for details, again in zip(found, repeated, strict=True) if not again]
 
 
-def _sentence(details: ErrorDetails, tree: _Section) -> str:
-    """One line: field, place, what is wrong, and the nearest name where a field is unknown."""
+def _problem(details: ErrorDetails, tree: _Section) -> UserError:
+    """Field, place, what is wrong, and the nearest name where a field is unknown."""
     names, node = _locate(details["loc"], tree)
     path = ".".join(names) or "config"
-    place = f" [{node.source}]"
     if details["type"] == "extra_forbidden":
-        close = nearest(path, _known_paths(tree))
-        return f"unknown field {path}{place}" + (f" (did you mean {close}?)" if close else "")
+        close = _nearest_field(path, tree)
+        return UserError(f"unknown field {path}", node.source, f"did you mean {close}?" if close else "")
     if details["type"] == "missing":
-        return f"{path} is missing{place}"
+        return UserError(f"{path} is missing", node.source)
+    if details["type"] == "union_tag_invalid":
+        context = details["ctx"]
+        message = f"{path}.kind must be one of {context['expected_tags']}, got '{context['tag']}'"
+        return UserError(message, _source(["kind"], node))
     message = details["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     if details["type"] == "value_error":
-        return f"{path}: {message}{place}"
-    given = f", got {yaml_value(details['input'])}" if _is_plain(details["input"]) else ", got a mapping"
-    return f"{path} {message[0].lower()}{message[1:]}{given}{place}"
+        return UserError(f"{path}: {message}", node.source)
+    given = yaml_value(details["input"]) if _is_plain(details["input"]) else "a mapping"
+    return UserError(f"{path} {message[0].lower()}{message[1:]}, got {given}", node.source)
+
+
+def _nearest_field(path: str, tree: _Section) -> str | None:
+    """A field of the same section if one is at all alike, else the nearest of all."""
+    known = _known_paths(tree)
+    section, _, name = path.rpartition(".")
+    siblings = {other.rpartition(".")[2]: other for other in known if other.rpartition(".")[0] == section}
+    alike = difflib.get_close_matches(name, siblings, n=1, cutoff=0.4)
+    return siblings[alike[0]] if alike else nearest(path, known)
 
 
 def _locate(location: Sequence[str | int], tree: _Section) -> tuple[list[str], _Tree]:

@@ -120,7 +120,9 @@ class Canvas:
         flat = [(float(x), float(y)) for x, y in placed]
         self.draw.polygon(flat, fill=fill)
         if outline:
-            self.draw.line([*flat, flat[0], flat[1]], fill=OUTLINE, width=max(1, round(outline * self.pose.unit)), joint="curve")
+            self.draw.line(
+                [*flat, flat[0], flat[1]], fill=OUTLINE, width=max(1, round(outline * self.pose.unit)), joint="curve"
+            )
         if part:
             self._grow(part, placed)
 
@@ -155,13 +157,16 @@ def draw_creature(creature: Creature, size: int, rng: np.random.Generator) -> Pi
     pixels = _light(np.asarray(image.reduce(OVERSAMPLING), dtype=np.float32), rng)
     limit = float(size)
     boxes = {
-        part: tuple(float(np.clip(edge / OVERSAMPLING, 0.0, limit)) for edge in box) for part, box in canvas.boxes.items()
+        part: tuple(float(np.clip(edge / OVERSAMPLING, 0.0, limit)) for edge in box)
+        for part, box in canvas.boxes.items()
     }
     boxes["habitat"] = (0.0, 0.0, limit, limit)
     return Picture(pixels, {part: boxes[part] for part in PARTS})  # type: ignore[misc]
 
 
-def ellipse(x: float, y: float, rx: float, ry: float, turn: float = 0.0, arc: tuple[float, float] = (0.0, 1.0)) -> Points:
+def ellipse(
+    x: float, y: float, rx: float, ry: float, turn: float = 0.0, arc: tuple[float, float] = (0.0, 1.0)
+) -> Points:
     """Outline of an ellipse (or of an arc of it, in turns clockwise from the right), turned by `turn` radians."""
     angle = 2 * math.pi * np.linspace(arc[0], arc[1], 40)
     px, py = rx * np.cos(angle), ry * np.sin(angle)
@@ -211,7 +216,9 @@ def _creature(canvas: Canvas, creature: Creature, rng: np.random.Generator) -> N
     _tail(canvas, creature, (body[0] - axes[0] * 0.8, body[1]), float(rng.normal(0.0, 0.15)))
     for x in (-0.12, 0.10):
         foot = body[1] + axes[1] + 0.17
-        canvas.polygon(_points((x, body[1]), (x + 0.05, body[1]), (x + 0.05, foot), (x + 0.14, foot), (x, foot)), OUTLINE)
+        canvas.polygon(
+            _points((x, body[1]), (x + 0.05, body[1]), (x + 0.05, foot), (x + 0.14, foot), (x, foot)), OUTLINE
+        )
     _body(canvas, creature, body, axes, rng)
     _wing(canvas, creature, (body[0] - 0.06, body[1] - 0.02), float(rng.normal(0.25, 0.12)))
     _head(canvas, creature, head, nod)
@@ -224,8 +231,16 @@ def _tail(canvas: Canvas, creature: Creature, root: tuple[float, float], swing: 
             _points((x + 0.1, y - 0.12), (x - 0.52, y - 0.36), (x - 0.16, y + 0.0)),
             _points((x + 0.1, y + 0.12), (x - 0.52, y + 0.36), (x - 0.16, y - 0.0)),
         ],
-        "fan": [_points((x + 0.12, y), (x - 0.36, y - 0.40), (x - 0.52, y - 0.16), (x - 0.52, y + 0.16), (x - 0.36, y + 0.40))],
-        "long": [_points((x + 0.12, y - 0.12), (x - 0.68, y - 0.13), (x - 0.78, y), (x - 0.68, y + 0.13), (x + 0.12, y + 0.12))],
+        "fan": [
+            _points(
+                (x + 0.12, y), (x - 0.36, y - 0.40), (x - 0.52, y - 0.16), (x - 0.52, y + 0.16), (x - 0.36, y + 0.40)
+            )
+        ],
+        "long": [
+            _points(
+                (x + 0.12, y - 0.12), (x - 0.68, y - 0.13), (x - 0.78, y), (x - 0.68, y + 0.13), (x + 0.12, y + 0.12)
+            )
+        ],
     }
     for shape in shapes[creature.word("tail shape")]:
         canvas.polygon(_about(shape, root, swing), creature.colour("tail"), part="tail")
@@ -250,7 +265,10 @@ def _body(
                 half = axes[1] * math.sqrt(1 - step * step) * 0.97
                 x = centre[0] + axes[0] * step
                 stripe = _points(
-                    (x - 0.04, centre[1] - half), (x + 0.04, centre[1] - half), (x + 0.04, centre[1] + half), (x - 0.04, centre[1] + half)
+                    (x - 0.04, centre[1] - half),
+                    (x + 0.04, centre[1] - half),
+                    (x + 0.04, centre[1] + half),
+                    (x - 0.04, centre[1] + half),
                 )
                 canvas.polygon(stripe, mark, outline=0.0)
 
@@ -262,7 +280,12 @@ def _wing(canvas: Canvas, creature: Creature, centre: tuple[float, float], turn:
     canvas.polygon(_about(shape, centre, -turn), colour, part="wing")
     if creature.word("wing bars") == "barred":
         for offset in (-0.16, 0.06):
-            bar = _points((x + offset, y - 0.16), (x + offset + 0.08, y - 0.16), (x + offset + 0.04, y + 0.15), (x + offset - 0.04, y + 0.15))
+            bar = _points(
+                (x + offset, y - 0.16),
+                (x + offset + 0.08, y - 0.16),
+                (x + offset + 0.04, y + 0.15),
+                (x + offset - 0.04, y + 0.15),
+            )
             canvas.polygon(_about(bar, centre, -turn), OUTLINE, outline=0.0)
 
 
@@ -271,7 +294,14 @@ def _head(canvas: Canvas, creature: Creature, head: tuple[float, float], nod: fl
     r = _HEAD_RADIUS
     tip, root = x + r, x + r * 0.80
     beaks = {
-        "hooked": _points((root, y - 0.12), (tip + 0.18, y - 0.10), (tip + 0.27, y + 0.04), (tip + 0.22, y + 0.24), (tip + 0.08, y + 0.10), (root, y + 0.14)),
+        "hooked": _points(
+            (root, y - 0.12),
+            (tip + 0.18, y - 0.10),
+            (tip + 0.27, y + 0.04),
+            (tip + 0.22, y + 0.24),
+            (tip + 0.08, y + 0.10),
+            (root, y + 0.14),
+        ),
         "long": _points((root, y - 0.10), (tip + 0.50, y + 0.03), (tip + 0.50, y + 0.07), (root, y + 0.13)),
         "short": _points((root - 0.02, y - 0.19), (tip + 0.22, y + 0.03), (root - 0.02, y + 0.22)),
     }
@@ -280,7 +310,13 @@ def _head(canvas: Canvas, creature: Creature, head: tuple[float, float], nod: fl
     cap = ellipse(x, y, r, r, arc=(0.52, 0.92))
     if creature.word("crest") == "crested":
         spikes = _points(
-            (x + 0.30, y - 0.30), (x + 0.26, y - 0.62), (x + 0.06, y - 0.38), (x - 0.08, y - 0.70), (x - 0.16, y - 0.34), (x - 0.46, y - 0.54), (x - 0.36, y - 0.08)
+            (x + 0.30, y - 0.30),
+            (x + 0.26, y - 0.62),
+            (x + 0.06, y - 0.38),
+            (x - 0.08, y - 0.70),
+            (x - 0.16, y - 0.34),
+            (x - 0.46, y - 0.54),
+            (x - 0.36, y - 0.08),
         )
         canvas.polygon(_about(spikes, head, nod), creature.colour("crown"), part="crown")
     canvas.polygon(_about(cap, head, nod), creature.colour("crown"), part="crown")
@@ -309,7 +345,11 @@ def _habitat(draw: Any, side: int, place: str, rng: np.random.Generator) -> None
         case "water":
             for y in np.linspace(horizon + side * 0.06, side, 5):
                 crests = y + side * 0.012 * np.sin(xs / side * 30)
-                draw.line([*zip(xs.tolist(), crests.tolist(), strict=True)], fill=_shade(ground, 1.25), width=max(1, side // 60))
+                draw.line(
+                    [*zip(xs.tolist(), crests.tolist(), strict=True)],
+                    fill=_shade(ground, 1.25),
+                    width=max(1, side // 60),
+                )
         case "forest":
             for x in rng.uniform(0, side, size=5):
                 width = side * float(rng.uniform(0.03, 0.06))

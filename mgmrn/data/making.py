@@ -37,9 +37,13 @@ def read_stamp(folder: Path, name: str) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
-        raise UserError("the stamp of a made folder is not readable JSON", str(path), "delete the folder and make it again") from error
+        raise UserError(
+            "the stamp of a made folder is not readable JSON", str(path), "delete the folder and make it again"
+        ) from error
     if not isinstance(stamp, dict):
-        raise UserError("the stamp of a made folder is no JSON object", str(path), "delete the folder and make it again")
+        raise UserError(
+            "the stamp of a made folder is no JSON object", str(path), "delete the folder and make it again"
+        )
     return stamp
 
 
@@ -57,12 +61,16 @@ def already_made(folder: Path, name: str, stamp: Stamp) -> bool:
         return False
     found = read_stamp(folder, name)
     if found is None:
-        raise UserError("the folder is not empty and was not made by this command", str(folder), "name a new or empty folder")
+        raise UserError(
+            "the folder is not empty and was not made by this command", str(folder), "name a new or empty folder"
+        )
     if found == dict(stamp):
         return True
     differing = sorted(key for key in {*found, *stamp} if found.get(key) != stamp.get(key))
     raise UserError(
-        f"the folder was made with other options ({', '.join(differing)})", str(folder), "delete it or name a new folder"
+        f"the folder was made with other options ({', '.join(differing)})",
+        str(folder),
+        "delete it or name a new folder",
     )
 
 

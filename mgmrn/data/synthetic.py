@@ -62,7 +62,9 @@ class SyntheticOptions:
         if self.seed < 0:
             raise UserError(f"seed must be 0 or more, got {self.seed}", "seed")
         if self.per_class < 5:
-            raise UserError(f"per_class must be at least 5, got {self.per_class}", "per_class", "a fifth of it is test_seen")
+            raise UserError(
+                f"per_class must be at least 5, got {self.per_class}", "per_class", "a fifth of it is test_seen"
+            )
         if not 32 <= self.size <= 512:
             raise UserError(f"size must be 32 to 512 pixels, got {self.size}", "size")
 
@@ -123,7 +125,14 @@ def make_synthetic(
         UserError: an option out of bounds, or a root with other files in it.
     """
     options = SyntheticOptions(seed, per_class, size)
-    stamp = {"what": "synthetic", "name": NAME, "version": GENERATOR_VERSION, "seed": seed, "per_class": per_class, "size": size}
+    stamp = {
+        "what": "synthetic",
+        "name": NAME,
+        "version": GENERATOR_VERSION,
+        "seed": seed,
+        "per_class": per_class,
+        "size": size,
+    }
     if already_made(root, STAMP, stamp):
         return root
     classes = creature_classes(seed)
@@ -283,7 +292,10 @@ def _locations(
         images = rng.permutation(np.flatnonzero(labels == label))
         test_seen.append(images[:held_out])
         trainval.append(images[held_out:])
-    lists = {"trainval_loc": rng.permutation(np.concatenate(trainval)), "test_seen_loc": rng.permutation(np.concatenate(test_seen))}
+    lists = {
+        "trainval_loc": rng.permutation(np.concatenate(trainval)),
+        "test_seen_loc": rng.permutation(np.concatenate(test_seen)),
+    }
     of_val = np.isin(labels[lists["trainval_loc"]], classes.val)
     return {
         **lists,

@@ -45,11 +45,11 @@ def write_splits(
         class_names: one per column of the attributes.
         attributes: what `att` holds, unit columns in the published files.
         original_attributes: what `original_att` holds.
-        locations: for each name of `LOCATIONS` the images' indices, from 0; stored from 1.
+        locations: by names of `LOCATIONS` the images' indices, from 0; stored from 1. Some published files lack train and val.
     """
-    assert set(locations) == set(LOCATIONS)
+    assert {"trainval_loc", "test_seen_loc", "test_unseen_loc"} <= set(locations) <= set(LOCATIONS)
     folder.mkdir(parents=True, exist_ok=True)
-    lists = {name: _column(locations[name] + 1) for name in LOCATIONS}
+    lists = {name: _column(indices + 1) for name, indices in locations.items()}
     content = {
         "att": attributes,
         "original_att": original_attributes,

@@ -10,15 +10,14 @@ B images, C channels of a level, H W image, h w grid of a level (`h = H / stride
 | convnext_tiny | features.0   | features.1   | features.2–3 | features.4–5  | features.6–7   | 96, 192, 384, 768      |
 | swin_t        | features.0   | features.1   | features.2–3 | features.4–5  | features.6–7   | 96, 192, 384, 768      |
 
-Sources: He et al. (arXiv 1512.03385), Sandler et al. (1801.04381), Liu et al. (2201.03545, 2103.14030); built by torchvision.
+Sources: arXiv 1512.03385 (ResNet), 1801.04381 (MobileNetV2), 2201.03545 (ConvNeXt), 2103.14030 (Swin); torchvision.
 """
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -185,27 +184,9 @@ def build_backbone(config: BackboneConfig, levels: Sequence[Level]) -> Pyramid:
         for stage in pyramid._stages.keys() & trained:
             for path in pyramid._stages[stage]:
                 parent, _, child = path.rpartition(".")
-                converted = nn.SyncBatchNorm.convert_sync_batchnorm(pyramid.get_submodule(path))
-                pyramid.get_submodule(parent).add_module(child, converted)
+                convert: Callable[[nn.Module], nn.Module] = nn.SyncBatchNorm.convert_sync_batchnorm
+                pyramid.get_submodule(parent).add_module(child, convert(pyramid.get_submodule(path)))
     return pyramid.train()
-
-
-def weights_digest(config: BackboneConfig) -> str:
-    """What the backbone's weights are, for an experiment's identity.
-
-    Returns:
-        The sha256 of a local file, `torchvision:<enum member>`, or `none`.
-
-    Raises:
-        UserError: when the weights are neither a member of torchvision's enum nor a file.
-    """
-    if config.weights == "none":
-        return "none"
-    member = _weights_member(config)
-    if member is not None:
-        return f"torchvision:{member}"
-    with _weights_path(config).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_trunk_weights(

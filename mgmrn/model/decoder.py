@@ -19,13 +19,13 @@ from mgmrn.config import DecoderConfig
 class AttributeDecoder(nn.Module):
     """Attends to the tokens with each attribute's word vector and reads the attribute's strength off what it finds.
 
-    Everything that does not depend on the image is folded, once per batch, into two vectors in token space per attribute,
+    What does not depend on the image is folded, once per batch, into two vectors in token space per attribute,
 
         a_s = W_kᵀ Q_s / τ  (where to look)        g_s = W_vᵀ W_oᵀ e_s  (what to read)
         v_s = Σ_n softmax_n(⟨a_s, t_n⟩) ⟨g_s, t_n⟩ + ⟨W_o b_v + b_o, e_s⟩
 
-    so that a batch costs one product of its tokens with a D × 2S matrix. The keys' bias shifts all logits of an attribute
-    alike and cancels in the softmax; it is kept for checkpoints of the authors' code and not trained.
+    so that a batch costs one product of its tokens with a D × 2S matrix. The keys' bias shifts all logits of an
+    attribute alike and cancels in the softmax; it is kept for checkpoints of the authors' code and not trained.
 
     Args:
         width: D.

@@ -43,9 +43,9 @@ class SCA(nn.Module):
 
     def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B D h w"]:
         """The gated map."""
-        u = self.conv(x)
+        u: Tensor = self.conv(x)
         channel = torch.sigmoid(self.channel_gate(u.mean(dim=(2, 3))))[:, :, None, None]
-        return u * channel * torch.sigmoid(self.spatial_gate(u))
+        return u * (channel * torch.sigmoid(self.spatial_gate(u)))
 
 
 class MutualRefinement(nn.Module):

@@ -92,7 +92,7 @@ class RegionMining(nn.Module):
         self.scatter = nn.Linear(self.width, channels, bias=False) if config.mode == "regions" else None
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> RegionOutput:
-        """Features with the descriptors scattered back (`regions`), or unchanged (`tokens`); float32 inside autocast."""
+        """Features with descriptors scattered back (`regions`), or unchanged (`tokens`); float32 inside autocast."""
         height, width = x.shape[-2:]
         reduced = self.reduce(x)
         with torch.autocast(x.device.type, enabled=False):
@@ -105,13 +105,13 @@ class RegionMining(nn.Module):
             mean = assignment @ pixels.mT / mass
             # The positive factor 1/√(β/2) falls out of the normalisation.
             descriptors = F.normalize(mean - centres, dim=2)
-            regions = Regions(assignment.unflatten(2, (height, width)), descriptors)
+            regions = Regions(assignment.reshape(*assignment.shape[:2], height, width), descriptors)
             if self.scatter is None:
                 return RegionOutput(x, regions)
             # W is applied to K vectors an image, not to N pixels.
             values = self.scatter(descriptors)
             scattered = torch.baddbmm(x.float().flatten(2).mT, assignment.mT, values)
-        return RegionOutput(scattered.mT.unflatten(2, (height, width)), regions)
+        return RegionOutput(scattered.mT.reshape(x.shape), regions)
 
 
 def build_regions(channels: int, config: RegionConfig) -> InertRegions | RegionMining:
@@ -126,11 +126,12 @@ def occupancy(assignment: Float[Tensor, "B K H W"]) -> Float[Tensor, "B K"]:
     line = line / line.sum()
     kernel = torch.outer(line, line)[None, None]
     padded = F.pad(assignment, (1, 1, 1, 1), mode="replicate")
-    return F.conv2d(padded.flatten(0, 1)[:, None], kernel).amax(dim=(1, 2, 3)).unflatten(0, assignment.shape[:2])
+    blurred = F.conv2d(padded.flatten(0, 1)[:, None], kernel)
+    return blurred.amax(dim=(1, 2, 3)).reshape(assignment.shape[:2])
 
 
 def occupancy_loss(occupancies: Float[Tensor, "G K"]) -> Float[Tensor, ""]:
-    """Distance of the regions' presence in the G images of a global batch from the prior Beta(1, 0.001) (arXiv 2005.10411).
+    """Distance of the regions' presence in a global batch of G images from the prior Beta(1, 0.001) (2005.10411).
 
     Mean over regions and ranks of |log(sorted occupancy) − log(quantile)|: the earth mover's distance on a log scale.
     Quantiles of Beta(1, b) in closed form: 1 − (1 − u)^(1/b) at u = (i − ½)/G.
@@ -152,8 +153,8 @@ def decorrelation(descriptors: Float[Tensor, "B K R"]) -> Float[Tensor, " B"]:
 def gather_images(local: Float[Tensor, "B K"]) -> Float[Tensor, "G K"]:
     """Rows of all ranks, of which this rank's own carry a gradient; ranks may hold different numbers of images.
 
-    The gradient of a function of the result, summed over ranks, is that of one process holding all rows. Backward does not
-    communicate.
+    The gradient of a function of the result, summed over ranks, is that of one process holding all rows. Backward
+    does not communicate.
     """
     world_size = torch.distributed.get_world_size()
     own = torch.tensor([len(local)], device=local.device)

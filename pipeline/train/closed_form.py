@@ -12,7 +12,7 @@ from mgmrn.baselines import eszsl_scores, prepare_eszsl
 from mgmrn.config import ESZSLConfig, ExperimentConfig
 from mgmrn.data.images import evaluation_loader
 from mgmrn.data.splits import FinalData, Images, TuneData
-from mgmrn.feed import EVALUATION_BATCH, evaluation_images, seen_targets, split_caches
+from mgmrn.feed import EVALUATION_BATCH, evaluation_images, seen_targets, cached_maps
 from mgmrn.model.backbone import build_backbone
 from mgmrn.protocol import Evaluation, evaluate_split
 from pipeline.train.spec import RunSpec
@@ -54,8 +54,8 @@ def pooled_features(
     model = spec.config.model
     assert isinstance(model, ESZSLConfig)
     if spec.config.cache_features:
-        caches = split_caches(spec.config, data, spec.cache_root, device, lambda message: None)
-        train, evaluation = (cache.pooled(model.level) for cache in caches)
+        parts = cached_maps(spec.config, data, spec.cache_root, device, lambda message: None)
+        train, evaluation = (part.pooled(model.level) for part in parts)
     else:
         train, evaluation = (_pooled_from_pictures(spec.config, images, device) for images in (data.train, evaluation_images(data)))
     return _unit(train), _unit(evaluation)

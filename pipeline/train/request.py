@@ -22,7 +22,8 @@ class TrainRequest:
     seeds: tuple[int, ...]
     workers: int
     cpus_per_worker: int
-    gpus_per_worker: float
+    gpus_per_worker: float | None
+    """None: one where the cluster has one for every worker, else none."""
     address: str | None
     """Ray cluster; None starts Ray on this machine."""
     tracking_uri: str

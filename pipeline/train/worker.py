@@ -22,6 +22,7 @@ from mgmrn.data.splits import FinalData, TuneData, load_final, load_tune
 from mgmrn.engine import EpochStats, NonFiniteLossError, Trainer, build_trainer, evaluate, train_epoch
 from mgmrn.errors import UserError
 from mgmrn.feed import Feed, Share, open_feed
+from mgmrn.memory import keep_freed_memory
 from mgmrn.model.network import levels_of
 from mgmrn.protocol import Evaluation, evaluate_split, gather_rows
 from pipeline.train.closed_form import fit_on_split
@@ -64,6 +65,7 @@ def train_worker(spec_json: dict[str, str]) -> None:
 
 def _run(spec: RunSpec) -> None:
     context = ray.train.get_context()
+    keep_freed_memory()
     torch.set_num_threads(spec.cpus_per_worker)
     load = load_tune if spec.split == "tune" else load_final
     rank = Rank(
@@ -82,7 +84,8 @@ def _run(spec: RunSpec) -> None:
 def _train(rank: Rank) -> None:
     spec, data = rank.spec, rank.data
     torch.manual_seed(spec.config.seed)  # Every rank draws the same weights.
-    feed = open_feed(spec.config, data, spec.cache_root, rank.share, rank.device)
+    loader_workers = spec.cpus_per_worker if rank.device.type == "cuda" else 0
+    feed = open_feed(spec.config, data, spec.cache_root, rank.share, rank.device, loader_workers)
     trainer = build_trainer(
         feed.network,
         torch.from_numpy(data.classes.attributes[data.classes.seen_ids]),

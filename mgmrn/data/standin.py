@@ -1,0 +1,318 @@
+"""Stand-ins for the photographs of CUB, SUN and AWA2: pictures ruled by the real class attributes, for the real lists and splits.
+
+They exercise a benchmark's 312 attributes or 717 classes where its photographs are missing. A picture is a quilt: every
+attribute owns one colour channel of one cell, brighter the stronger the class has it. It resembles no photograph, and its root
+carries a marker by which everything that is made from it is labelled; no figure measured on it is a result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from PIL import Image
+from scipy.io import loadmat
+
+from mgmrn.data.making import Progress, already_made, draw_all, read_stamp, whole_folder
+from mgmrn.data.xlsa17_writer import LOCATIONS, write_images_list, write_splits
+from mgmrn.errors import UserError
+
+STAMP = "STANDIN.json"
+GENERATOR_VERSION = 1
+"""Raised whenever the same options give other pictures or lists."""
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """Where a benchmark's images stand."""
+
+    anchor: str
+    """In the listed paths; what follows it is kept."""
+    folder: str
+    """Below the data root."""
+
+
+IMAGE_FOLDERS: Mapping[str, ImageFolder] = {
+    "CUB": ImageFolder("/CUB_200_2011/images/", "CUB/CUB_200_2011/images"),
+    "SUN": ImageFolder("/SUN/images/", "SUN/images"),
+    "AWA2": ImageFolder("/Animals_with_Attributes2//JPEGImages/", "AWA2/Animals_with_Attributes2/JPEGImages"),
+}
+
+_DISJOINT = ("trainval_loc", "test_seen_loc", "test_unseen_loc")
+"""The lists that share out the images; train and val only divide the first."""
+
+
+@dataclass(frozen=True)
+class StandinMarker:
+    """What `STANDIN.json` says of a data root."""
+
+    name: str
+    """The benchmark that is stood in for."""
+    seed: int
+    size: int
+    per_class: int | None
+    """Most images of a class in each of trainval, test_seen and test_unseen; none: all."""
+    version: int
+    sources: Mapping[str, str]
+    """File below the source root → its sha256."""
+
+
+@dataclass(frozen=True)
+class _Benchmark:
+    """The real lists, classes and attributes, indices from 0."""
+
+    image_files: tuple[str, ...]
+    labels: Int[np.ndarray, " I"]
+    class_names: tuple[str, ...]
+    attributes: Float[np.ndarray, "S U"]
+    original_attributes: Float[np.ndarray, "S U"]
+    locations: Mapping[str, Int[np.ndarray, " _"]]
+
+
+@dataclass(frozen=True)
+class _Quilting:
+    """One picture to draw: a task that any process can do alone."""
+
+    path: str
+    """Below the image folder."""
+    label: int
+    image: int
+    """In the full list, so that a picture is the same whatever else is kept."""
+
+
+def make_standin(
+    name: str,
+    source_root: Path,
+    root: Path,
+    *,
+    per_class: int | None = None,
+    size: int = 64,
+    seed: int = 0,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> Path:
+    """Makes a data root with stand-in pictures for a benchmark; returns at once when it already holds just these.
+
+    The `.mat` files keep their attributes, class names and order; image lists and locations are restricted to what is drawn.
+
+    Args:
+        name: CUB, SUN or AWA2, in any case.
+        source_root: data root with the benchmark's real `.mat` files and word vectors; its images are not needed.
+        root: folder to make; absent, empty, or made by this function with the same options.
+        per_class: most images of a class in each of trainval, test_seen and test_unseen; none: all.
+        size: side of a picture in pixels.
+        seed: decides the pictures.
+        workers: processes that draw; the result does not depend on it.
+        progress: told after every picture.
+
+    Raises:
+        UserError: an unknown benchmark, an option out of bounds, a missing or inconsistent source, a root with other files in it.
+    """
+    name = name.upper()
+    _check_options(name, per_class, size, seed)
+    sources = _sources(source_root, name)
+    stamp: dict[str, Any] = {
+        "what": "stand-in",
+        "name": name,
+        "seed": seed,
+        "size": size,
+        "per_class": per_class,
+        "version": GENERATOR_VERSION,
+        "sources": {str(path.relative_to(source_root)): _digest(path) for path in sources},
+    }
+    if already_made(root, STAMP, stamp):
+        return root
+    benchmark = _read(source_root, name)
+    kept, locations = restrict(benchmark.locations, benchmark.labels, per_class)
+    images = IMAGE_FOLDERS[name]
+    tasks = [_Quilting(_below(images, benchmark.image_files[i]), int(benchmark.labels[i]), int(i)) for i in kept]
+    strengths = attribute_strengths(benchmark.original_attributes)
+    with whole_folder(root, STAMP, stamp) as folder:
+        target = folder / images.folder
+        for parent in sorted({str(PurePosixPath(task.path).parent) for task in tasks}):
+            (target / parent).mkdir(parents=True, exist_ok=True)
+        draw_all(partial(_draw, target, strengths, size, seed), tasks, workers, progress)
+        layout = folder / "xlsa17" / "data" / name
+        write_images_list(layout, [benchmark.image_files[i] for i in kept], benchmark.labels[kept])
+        write_splits(layout, benchmark.class_names, benchmark.attributes, benchmark.original_attributes, locations)
+        _copy_words(source_root, folder, name)
+    return root
+
+
+def read_marker(root: Path) -> StandinMarker | None:
+    """The marker of a data root of stand-ins; none for any other data root.
+
+    Raises:
+        UserError: there is a marker, but not one that this package wrote.
+    """
+    stamp = read_stamp(root, STAMP)
+    if stamp is None:
+        return None
+    try:
+        return StandinMarker(
+            str(stamp["name"]), stamp["seed"], stamp["size"], stamp["per_class"], stamp["version"], stamp["sources"]
+        )
+    except KeyError as error:
+        raise UserError(
+            f"the stand-in marker lacks {error}", str(root / STAMP), "delete the folder and make it again"
+        ) from error
+
+
+def restrict(
+    locations: Mapping[str, Int[np.ndarray, " _"]], labels: Int[np.ndarray, " I"], per_class: int | None
+) -> tuple[Int[np.ndarray, " K"], dict[str, Int[np.ndarray, " _"]]]:
+    """At most so many images of each class in each of trainval, test_seen and test_unseen, the first of each list.
+
+    Returns:
+        The indices of the K images that are kept, ascending, and all given lists in their order, as indices among those K.
+    """
+    chosen = np.concatenate([_first_of_each(locations[name], labels, per_class) for name in _DISJOINT])
+    kept = np.unique(chosen)
+    place = np.full(len(labels), -1, dtype=np.int64)
+    place[kept] = np.arange(len(kept))
+    in_trainval = np.zeros(len(labels), dtype=bool)
+    in_trainval[_first_of_each(locations["trainval_loc"], labels, per_class)] = True
+    restricted = {}
+    for name, indices in locations.items():
+        if name in _DISJOINT:
+            restricted[name] = place[_first_of_each(indices, labels, per_class)]
+        else:
+            # Older files' train list strays into test_seen; what is drawn must not.
+            restricted[name] = place[indices[in_trainval[indices]]]
+    return kept, restricted
+
+
+def _first_of_each(
+    indices: Int[np.ndarray, " _"], labels: Int[np.ndarray, " I"], per_class: int | None
+) -> Int[np.ndarray, " _"]:
+    if per_class is None:
+        return indices
+    seen: dict[int, int] = {}
+    kept = []
+    for index in indices.tolist():
+        label = int(labels[index])
+        seen[label] = seen.get(label, 0) + 1
+        if seen[label] <= per_class:
+            kept.append(index)
+    return np.asarray(kept, dtype=np.int64)
+
+
+def attribute_strengths(original: Float[np.ndarray, "S U"]) -> Float[np.ndarray, "U S"]:
+    """Each class's attributes, stretched over the classes to 0..1; 0.5 where all classes are alike."""
+    low, high = original.min(axis=1, keepdims=True), original.max(axis=1, keepdims=True)
+    spread = np.where(high > low, high - low, 1.0)
+    return np.asarray(np.where(high > low, (original - low) / spread, 0.5).T)
+
+
+def draw_quilt(strengths: Float[np.ndarray, " S"], size: int, rng: np.random.Generator) -> UInt8[np.ndarray, "H W 3"]:
+    """A picture of a class with these attribute strengths (0..1): attribute s is channel s mod 3 of cell s div 3, row by row.
+
+    The generator adds what differs within a class: strengths, covered cells, shift of the quilt, exposure, sensor noise.
+    """
+    cells = math.ceil(len(strengths) / 3)
+    side = math.ceil(math.sqrt(cells))
+    shown = np.clip(strengths + rng.normal(0.0, 0.12, len(strengths)), 0.0, 1.0)
+    quilt = np.zeros(side * side * 3)
+    quilt[: len(shown)] = 40 + 215 * shown
+    quilt = quilt.reshape(side * side, 3)
+    quilt[rng.random(side * side) < 0.08] = 128
+    # Bounds of every cell, moved by up to a third of its width.
+    width = size / side
+    shift = rng.uniform(-width / 3, width / 3, size=2)
+    rows, columns = (np.clip((np.arange(size) + 0.5 + move) / width, 0, side - 1e-6).astype(int) for move in shift)
+    pixels = quilt.reshape(side, side, 3)[rows[:, None], columns[None, :]]
+    pixels = pixels * rng.uniform(0.85, 1.05) + rng.normal(0.0, 6.0, pixels.shape)
+    return np.asarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+def _draw(folder: Path, strengths: Float[np.ndarray, "U S"], size: int, seed: int, task: _Quilting) -> None:
+    rng = np.random.default_rng([seed, task.image])
+    encoded = io.BytesIO()
+    pixels = draw_quilt(strengths[task.label], size, rng)
+    Image.fromarray(pixels).save(encoded, format="JPEG", quality=92, subsampling=0)
+    (folder / task.path).write_bytes(encoded.getvalue())
+
+
+def _check_options(name: str, per_class: int | None, size: int, seed: int) -> None:
+    if name not in IMAGE_FOLDERS:
+        raise UserError(f"there are no stand-ins for {name}", "name", f"one of {', '.join(IMAGE_FOLDERS)}")
+    if per_class is not None and per_class < 1:
+        raise UserError(f"per_class must be at least 1, got {per_class}", "per_class")
+    if not 32 <= size <= 512:
+        raise UserError(f"size must be 32 to 512 pixels, got {size}", "size")
+    if seed < 0:
+        raise UserError(f"seed must be 0 or more, got {seed}", "seed")
+
+
+def _sources(source_root: Path, name: str) -> tuple[Path, ...]:
+    layout = source_root / "xlsa17" / "data" / name
+    sources = (layout / "res101.mat", layout / "att_splits.mat", source_root / "w2v" / f"{name}_attribute.pkl")
+    for path in sources:
+        if not path.is_file():
+            hint = (
+                "a stand-in is drawn from the real lists, splits and word vectors; point to a data root that has them"
+            )
+            raise UserError(f"{name} lacks {path.name}", str(path), hint)
+    return sources
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read(source_root: Path, name: str) -> _Benchmark:
+    layout = source_root / "xlsa17" / "data" / name
+    images = _load(layout / "res101.mat", ("image_files", "labels"))
+    splits = _load(layout / "att_splits.mat", ("att", "original_att", "allclasses_names", *_DISJOINT))
+    benchmark = _Benchmark(
+        image_files=tuple(str(cell[0]) for cell in images["image_files"].ravel()),
+        labels=images["labels"].ravel().astype(np.int64) - 1,
+        class_names=tuple(str(cell[0]) for cell in splits["allclasses_names"].ravel()),
+        attributes=splits["att"],
+        original_attributes=splits["original_att"],
+        locations={key: splits[key].ravel().astype(np.int64) - 1 for key in LOCATIONS if key in splits},
+    )
+    count = len(benchmark.image_files)
+    if len(benchmark.labels) != count:
+        raise UserError(f"{count} image files but {len(benchmark.labels)} labels", str(layout / "res101.mat"))
+    if not all(0 <= index < count for indices in benchmark.locations.values() for index in indices):
+        raise UserError(f"a split names an image outside 1..{count}", str(layout / "att_splits.mat"))
+    return benchmark
+
+
+def _load(path: Path, needed: tuple[str, ...]) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = loadmat(path, variable_names=[*needed, *LOCATIONS])
+    except Exception as error:
+        # scipy raises whatever a broken byte leads to.
+        raise UserError("the file is no readable MATLAB 5 file", str(path)) from error
+    missing = [key for key in needed if key not in content]
+    if missing:
+        raise UserError(f"the file lacks {', '.join(missing)}", str(path))
+    return content
+
+
+def _below(images: ImageFolder, listed: str) -> str:
+    """What follows the anchor in a listed path."""
+    _, anchor, path = listed.rpartition(images.anchor)
+    if not anchor or PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+        raise UserError(f"a listed image is not below {images.anchor}", listed)
+    return path
+
+
+def _copy_words(source_root: Path, folder: Path, name: str) -> None:
+    (folder / "w2v").mkdir()
+    shutil.copyfile(source_root / "w2v" / f"{name}_attribute.pkl", folder / "w2v" / f"{name}_attribute.pkl")
+    names = source_root / "attribute_names" / name
+    if names.is_dir():
+        shutil.copytree(names, folder / "attribute_names" / name, copy_function=shutil.copyfile)

@@ -1,0 +1,320 @@
+"""The command line: every verb parses, calls one function, prints. Nothing heavy is imported before a verb needs it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+import typer
+
+from mgmrn.errors import ResourceError, UserError
+from pipeline import places
+from pipeline.console import Console
+from pipeline.errors import ExitCode, Expected, TrackingError, error_object, exit_code
+
+if TYPE_CHECKING:
+    from pipeline.train.request import Outcome, RunSummary
+
+TRACEBACK_VARIABLE = "MGMRN_TRACEBACK"
+
+# Click's UsageError, which typer raises but does not export.
+_UsageError = cast(type[Exception], typer.BadParameter.__base__)
+
+_app_options: dict[str, Any] = {
+    "no_args_is_help": True,
+    "add_completion": False,
+    "pretty_exceptions_enable": False,
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+}
+app = typer.Typer(help="Zero-shot learning experiments with Mg-MRN.", **_app_options)
+data_app = typer.Typer(help="Benchmarks: verify, make, cache.", **_app_options)
+make_app = typer.Typer(help="Make a benchmark that can be drawn.", **_app_options)
+config_app = typer.Typer(help="Look at configs without running them.", **_app_options)
+bench_app = typer.Typer(help="Measure parts of the code.", **_app_options)
+app.add_typer(data_app, name="data")
+data_app.add_typer(make_app, name="make")
+app.add_typer(config_app, name="config")
+app.add_typer(bench_app, name="bench")
+
+Experiment = Annotated[str, typer.Argument(help="Name of a shipped experiment, or path of a YAML file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override one value; may be given often.")
+]
+DataRoot = Annotated[
+    Path, typer.Option("--data-root", envvar="MGMRN_DATA_ROOT", help="Folder of the benchmarks in the xlsa17 layout.")
+]
+TrackingUri = Annotated[
+    str, typer.Option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="MLflow server or database.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object; text for people goes to standard error.")]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs a command and answers with its exit code; a user's mistake is answered with one sentence."""
+    console = Console("--json" in arguments)
+    try:
+        return int(app(args=list(arguments), prog_name="python -m pipeline", standalone_mode=False) or ExitCode.FINE)
+    except _UsageError as error:
+        return _usage_error(error, console)
+    except (UserError, ResourceError, TrackingError) as error:
+        return _expected_error(error, console)
+    except (typer.Abort, KeyboardInterrupt):
+        console.err.write("interrupted; the same command goes on from the last checkpoint\n")
+        return 130
+
+
+def _usage_error(error: Any, console: Console) -> int:
+    if console.as_json:
+        console.result({"error": error.format_message(), "where": "command line", "hint": "see --help"})
+    else:
+        error.show(console.err)
+    return ExitCode.BAD_INPUT
+
+
+def _expected_error(error: Expected, console: Console) -> int:
+    if os.environ.get(TRACEBACK_VARIABLE, "") not in ("", "0"):
+        import traceback
+
+        console.err.write("".join(traceback.format_exception(error)))
+    console.err.write(f"error: {error}\n")
+    console.result(error_object(error))
+    return exit_code(error)
+
+
+@app.command()
+def train(
+    experiment: Experiment,
+    split: Annotated[
+        Literal["tune", "final"] | None, typer.Option(help="Run one split alone; without it, tune and then final.")
+    ] = None,
+    overrides: Overrides = None,
+    seeds: Annotated[str | None, typer.Option(metavar="0,1,2", help="Seeds; the config's own without it.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that share every batch.")] = 1,
+    cpus_per_worker: Annotated[int, typer.Option(min=1)] = 1,
+    gpus_per_worker: Annotated[
+        float | None, typer.Option(min=0, help="Without it, one if the cluster has one for every worker.")
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster; without it, Ray is started here.")] = None,
+    tracking_uri: TrackingUri = places.TRACKING_URI,
+    data_root: DataRoot = places.DATA_ROOT,
+    storage: Annotated[Path, typer.Option(help="Folder of checkpoints; on several hosts a shared one.")] = places.STORAGE,
+    force: Annotated[bool, typer.Option("--force", help="Run again what is finished.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Train and evaluate an experiment; without --split the whole protocol, with nothing chosen on test images."""
+    from pipeline.compose import load_experiment
+    from pipeline.train.request import TrainRequest
+
+    composed = load_experiment(experiment, overrides or [])
+    request = TrainRequest(
+        experiment=composed.name,
+        composed=composed,
+        split=split,
+        seeds=_parse_seeds(seeds) if seeds is not None else (composed.config.seed,),
+        workers=workers,
+        cpus_per_worker=cpus_per_worker,
+        gpus_per_worker=gpus_per_worker,
+        address=address,
+        tracking_uri=tracking_uri,
+        data_root=data_root,
+        storage=storage,
+        force=force,
+    )
+    from pipeline.train.launch import run_experiment
+
+    return _report(run_experiment(request), Console(as_json))
+
+
+@app.command()
+def demo(as_json: Json = False) -> int:
+    """Train Mg-MRN and a one-level baseline on the embedded benchmark and print both."""
+    from pipeline.demo import run_demo
+
+    return _report(run_demo(), Console(as_json))
+
+
+@data_app.command()
+def verify(
+    benchmark: Annotated[str, typer.Argument(help="Name of a shipped benchmark, or path of a YAML file.")],
+    data_root: DataRoot = places.DATA_ROOT,
+    as_json: Json = False,
+) -> int:
+    """Check a benchmark's files: everything that is wrong, in one table; exit code 2 when training could not work."""
+    from dataclasses import asdict
+
+    from mgmrn.data.doctor import verify as examine
+    from pipeline.compose import load_benchmark_config
+
+    findings = examine(data_root, load_benchmark_config(benchmark))
+    console = Console(as_json)
+    console.table(
+        ["", "check", "finding", "remedy"], [[one.level, one.check, one.detail, one.remedy] for one in findings]
+    )
+    console.result({"findings": [asdict(one) for one in findings]})
+    return ExitCode.BAD_INPUT if any(one.level == "error" for one in findings) else ExitCode.FINE
+
+
+@data_app.command()
+def cache(
+    experiment: Experiment,
+    overrides: Overrides = None,
+    data_root: DataRoot = places.DATA_ROOT,
+    as_json: Json = False,
+) -> None:
+    """Compute a frozen backbone's maps once, for every later run of the experiment."""
+    from pipeline.cache import build_caches
+    from pipeline.compose import load_experiment
+
+    console = Console(as_json)
+    folders = build_caches(load_experiment(experiment, overrides or []).config, data_root, console.line)
+    for folder in folders:
+        console.line(str(folder))
+    console.result({"caches": [str(folder) for folder in folders]})
+
+
+@make_app.command()
+def synthetic(
+    out: Annotated[Path, typer.Option(help="Folder to make; serves as a data root.")] = places.DATA_ROOT,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    per_class: Annotated[int, typer.Option(help="Pictures of each class.")] = 40,
+    size: Annotated[int, typer.Option(help="Side of a picture in pixels.")] = 64,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that draw; they do not change the result.")] = 1,
+) -> None:
+    """Draw the embedded benchmark."""
+    from mgmrn.data.synthetic import make_synthetic
+
+    console = Console()
+    made = make_synthetic(
+        out, seed=seed, per_class=per_class, size=size, workers=workers, progress=console.progress("pictures")
+    )
+    console.line(f"the synthetic benchmark is in {made}")
+
+
+@make_app.command()
+def standin(
+    name: Annotated[str, typer.Argument(help="cub, sun or awa2.")],
+    source: Annotated[Path, typer.Option(help="Data root with the real splits and attributes.")],
+    out: Annotated[Path, typer.Option(help="Folder to make; serves as a data root.")],
+    per_class: Annotated[int | None, typer.Option(help="Pictures of each class; without it, all in the list.")] = None,
+    size: Annotated[int, typer.Option(help="Side of a picture in pixels.")] = 64,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that draw; they do not change the result.")] = 1,
+) -> None:
+    """Draw pictures for a real benchmark's lists and splits; whatever is made from them is labelled a stand-in."""
+    from mgmrn.data.standin import make_standin
+
+    console = Console()
+    made = make_standin(
+        name, source, out, per_class=per_class, size=size, workers=workers, progress=console.progress("pictures")
+    )
+    console.line(f"the stand-in for {name} is in {made}; figures made from it are no results")
+
+
+@config_app.command()
+def show(experiment: Experiment, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Print the full config and where every value was written."""
+    from pipeline.compose import load_experiment
+    from pipeline.compose import show as show_config
+
+    composed = load_experiment(experiment, overrides or [])
+    console = Console(as_json)
+    if not as_json:
+        console.line(show_config(composed).rstrip())
+    console.result(
+        {
+            "name": composed.name,
+            "config": composed.config.model_dump(mode="json"),
+            "provenance": dict(composed.provenance),
+        }
+    )
+
+
+@config_app.command()
+def validate(
+    experiments: Annotated[list[str] | None, typer.Argument(help="Names or files; without any, all shipped.")] = None,
+    as_json: Json = False,
+) -> int:
+    """Check configs and report all errors of all of them."""
+    from pipeline.compose import experiment_names, load_experiment
+
+    console = Console(as_json)
+    errors = {}
+    for name in experiments or experiment_names():
+        try:
+            load_experiment(name)
+            console.line(f"{name}: fine")
+        except UserError as error:
+            errors[name] = error
+            console.line(f"{name}: {error}")
+    console.result({"errors": {name: error_object(error) for name, error in errors.items()}})
+    return ExitCode.BAD_INPUT if errors else ExitCode.FINE
+
+
+@config_app.command("diff")
+def diff_configs(before: Experiment, after: Experiment, as_json: Json = False) -> None:
+    """Print the values in which two experiments differ."""
+    from dataclasses import asdict
+
+    from pipeline.compose import diff, load_experiment, yaml_value
+
+    changes = diff(load_experiment(before).config, load_experiment(after).config)
+    console = Console(as_json)
+    rows = [[one.path, yaml_value(one.before), yaml_value(one.after)] for one in changes]
+    console.table(["field", before, after], rows)
+    console.result({"changes": [asdict(one) for one in changes]})
+
+
+@bench_app.command("eval")
+def bench_eval(as_json: Json = False) -> None:
+    """Time the exact seen–unseen curve against a sweep over γ."""
+    from pipeline.bench.eval import run
+
+    report = run()
+    console = Console(as_json)
+    rows = [[one.name, f"{one.median:.3g}", f"{one.min:.3g}", f"{one.max:.3g}", one.unit] for one in report.results]
+    console.table(["what", "median", "min", "max", "unit"], rows)
+    for name, ratio in report.ratios.items():
+        console.line(f"{name}: {ratio:.0f}×")
+    console.result(report.to_json())
+
+
+def _parse_seeds(text: str) -> tuple[int, ...]:
+    try:
+        seeds = tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise UserError(f"seeds must be whole numbers with commas between, got '{text}'", "--seeds", "like 0,1,2") from error
+    if min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise UserError(f"seeds must be different and not negative, got '{text}'", "--seeds")
+    return seeds
+
+
+_COLUMNS: dict[str, Callable[[RunSummary], float | None]] = {
+    "T1": lambda run: run.metrics.get(f"{_prefix(run)}zsl_t1"),
+    "U": lambda run: run.metrics.get(f"{_prefix(run)}gzsl_u"),
+    "S": lambda run: run.metrics.get(f"{_prefix(run)}gzsl_s"),
+    "H": lambda run: run.metrics.get(f"{_prefix(run)}gzsl_h"),
+    "H* (oracle)": lambda run: run.metrics.get(f"{_prefix(run)}gzsl_h_oracle"),
+    "AUSUC": lambda run: run.metrics.get(f"{_prefix(run)}ausuc"),
+    "γ": lambda run: run.gamma,
+}
+
+
+def _prefix(run: RunSummary) -> str:
+    return "val/" if run.split == "tune" else "test/"
+
+
+def _report(outcome: Outcome, console: Console) -> int:
+    """Prints a launch's runs; figures of `tune` are on validation images, those of `final` on test images."""
+    rows = [
+        [run.name, run.split, str(run.seed), run.status, *(_figure(column(run)) for column in _COLUMNS.values())]
+        for run in outcome.runs
+    ]
+    console.table(["run", "split", "seed", "status", *_COLUMNS], rows)
+    console.line(f"tracked in {outcome.tracking_uri}" + (f", run {outcome.parent_run_id}" if outcome.parent_run_id else ""))
+    console.result(outcome.to_json())
+    return ExitCode.SOME_FAILED if outcome.status in ("failed", "stopped") else ExitCode.FINE
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

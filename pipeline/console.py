@@ -1,0 +1,105 @@
+"""What a person or a program reads: rich tables on a terminal, plain lines elsewhere, one JSON object with `--json`.
+
+With `--json` standard output carries that object alone; everything for people goes to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+
+@dataclass(frozen=True)
+class Console:
+    """Output of one command."""
+
+    as_json: bool = False
+    out: TextIO = field(default_factory=lambda: sys.stdout)
+    err: TextIO = field(default_factory=lambda: sys.stderr)
+
+    @property
+    def people(self) -> TextIO:
+        """Where text for people goes."""
+        return self.err if self.as_json else self.out
+
+    def line(self, text: str) -> None:
+        """One line for people, at once."""
+        self.people.write(f"{text}\n")
+        self.people.flush()
+
+    def result(self, value: Mapping[str, Any]) -> None:
+        """The one object of `--json`; nothing without it. Numbers that JSON lacks (NaN, infinity) become null."""
+        if self.as_json:
+            self.out.write(json.dumps(_finite(value), allow_nan=False) + "\n")
+            self.out.flush()
+
+    def table(self, headers: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
+        """A table for people."""
+        if self.people.isatty():
+            self._rich_table(headers, rows, title)
+            return
+        if title:
+            self.line(title)
+        widths = [max(len(row[column]) for row in (headers, *rows)) for column in range(len(headers))]
+        for row in (headers, *rows):
+            self.line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+    def _rich_table(self, headers: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
+        from rich.console import Console as RichConsole
+        from rich.markup import escape
+        from rich.table import Table
+
+        table = Table(*headers, title=title or None)
+        for row in rows:
+            table.add_row(*(escape(cell) for cell in row))
+        RichConsole(file=self.people).print(table)
+
+    def progress(self, what: str) -> Callable[[int, int], None]:
+        """A function to call with (done, total): a line that renews itself on a terminal, ten lines elsewhere."""
+        return _Progress(self.people, what)
+
+
+class _Progress:
+    def __init__(self, stream: TextIO, what: str) -> None:
+        self._stream = stream
+        self._what = what
+        self._start = time.monotonic()
+        self._shown_at = -1.0
+        self._tenth = -1
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        tenth, last = 10 * done // max(total, 1), done >= total
+        terminal = self._stream.isatty()
+        if not (last or (now - self._shown_at >= 0.2 if terminal else tenth > self._tenth)):
+            return
+        self._shown_at, self._tenth = now, tenth
+        rate = done / max(now - self._start, 1e-9)
+        left = "" if last or not done else f", {duration((total - done) / rate)} left"
+        text = f"{self._what} {done}/{total}, {rate:.1f}/s{left}"
+        self._stream.write(f"\r\x1b[K{text}" + ("\n" if last else "") if terminal else f"{text}\n")
+        self._stream.flush()
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `3 min 05 s` or `2 h 10 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(child) for key, child in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(child) for child in value]
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    return value

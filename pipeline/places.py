@@ -1,0 +1,11 @@
+"""Where things stand unless a command says otherwise: everything under `.mgmrn/` of the working folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+HOME = Path(".mgmrn")
+DATA_ROOT = HOME / "data"
+STORAGE = HOME / "runs"
+CACHE = HOME / "cache"
+TRACKING_URI = f"sqlite:///{HOME / 'mlflow.db'}"

@@ -1,0 +1,18 @@
+"""Shapes in signatures are enforced in every test; real data is found beside the checkout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+install_import_hook("mgmrn", "beartype.beartype")
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    root = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not root.is_dir():
+        pytest.skip("needs the real-data bundle in ../shared/data")
+    return root

@@ -1,0 +1,235 @@
+"""Stand-ins: the real lists and attributes, restricted and drawn, and marked as what they are."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from scipy.io import loadmat
+
+from mgmrn.data.standin import (
+    IMAGE_FOLDERS,
+    STAMP,
+    attribute_strengths,
+    draw_quilt,
+    make_standin,
+    read_marker,
+    restrict,
+)
+from mgmrn.data.synthetic import make_synthetic
+from mgmrn.data.xlsa17_writer import LOCATIONS, write_images_list, write_splits, write_word_vectors
+from mgmrn.errors import UserError
+
+REAL = Path(__file__).parents[3] / "shared" / "data"
+CLASSES, PER_CLASS, ATTRIBUTES = 6, 8, 10
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A small benchmark under CUB's name: four seen classes, of which one is val, and two unseen."""
+    root = tmp_path / "source"
+    layout = root / "xlsa17" / "data" / "CUB"
+    labels = np.repeat(np.arange(CLASSES), PER_CLASS)
+    rng = np.random.default_rng(0)
+    number = np.tile(np.arange(PER_CLASS), CLASSES)
+    trainval = rng.permutation(np.flatnonzero((labels < 4) & (number < 6)))
+    original = rng.uniform(0, 100, (ATTRIBUTES, CLASSES))
+    write_images_list(
+        layout,
+        [f"/makers/CUB_200_2011/CUB_200_2011/images/{c:03d}.Bird/{i}.jpg" for c, i in zip(labels, number, strict=True)],
+        labels,
+    )
+    write_splits(
+        layout,
+        [f"{c:03d}.Bird" for c in range(CLASSES)],
+        original / np.linalg.norm(original, axis=0),
+        original,
+        {
+            "trainval_loc": trainval,
+            "train_loc": trainval[labels[trainval] < 3],
+            "val_loc": trainval[labels[trainval] == 3],
+            "test_seen_loc": np.flatnonzero((labels < 4) & (number >= 6)),
+            "test_unseen_loc": np.flatnonzero(labels >= 4),
+        },
+    )
+    write_word_vectors(root / "w2v" / "CUB_attribute.pkl", rng.normal(size=(ATTRIBUTES, 300)))
+    return root
+
+
+def paths(root: Path, folder: str) -> dict[str, list[str]]:
+    """The image files that each list names, in its order."""
+    images = [str(cell[0]) for cell in loadmat(root / folder / "res101.mat")["image_files"].ravel()]
+    splits = loadmat(root / folder / "att_splits.mat")
+    return {name: [images[int(i) - 1] for i in splits[name].ravel()] for name in LOCATIONS}
+
+
+def jpegs(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*.jpg")}
+
+
+def test_all_images_stand_where_the_real_ones_would(source: Path, tmp_path: Path) -> None:
+    root = make_standin("cub", source, tmp_path / "root", size=32)
+    listed = [str(cell[0]) for cell in loadmat(root / "xlsa17/data/CUB/res101.mat")["image_files"].ravel()]
+    expected = {"CUB/CUB_200_2011/images/" + path.split("/images/")[1] for path in listed}
+    assert set(jpegs(root)) == expected
+    assert len(expected) == CLASSES * PER_CLASS
+    assert paths(root, "xlsa17/data/CUB") == paths(source, "xlsa17/data/CUB")
+    with Image.open(root / min(expected)) as image:
+        assert image.size == (32, 32)
+
+
+def test_restricted_lists_are_the_first_images_of_every_class_and_attributes_stay(source: Path, tmp_path: Path) -> None:
+    root = make_standin("CUB", source, tmp_path / "root", per_class=2, size=32)
+    full, few = paths(source, "xlsa17/data/CUB"), paths(root, "xlsa17/data/CUB")
+    for name in LOCATIONS:
+        assert few[name] == [path for path in full[name] if path in few[name]], name
+    of_class = lambda path: path.split("/")[-2]  # noqa: E731
+    for name, classes in (("trainval_loc", 4), ("test_seen_loc", 4), ("test_unseen_loc", 2)):
+        assert len({of_class(path) for path in few[name]}) == classes
+        assert len(few[name]) == 2 * classes
+    assert sorted(few["train_loc"] + few["val_loc"]) == sorted(few["trainval_loc"])
+    real, made = (loadmat(r / "xlsa17/data/CUB/att_splits.mat") for r in (source, root))
+    for key in ("att", "original_att", "allclasses_names"):
+        np.testing.assert_array_equal(made[key], real[key])
+    assert (root / "w2v/CUB_attribute.pkl").read_bytes() == (source / "w2v/CUB_attribute.pkl").read_bytes()
+
+
+@settings(max_examples=50, deadline=None)
+@given(data=st.data(), per_class=st.one_of(st.none(), st.integers(1, 4)))
+def test_restriction_keeps_every_class_and_never_mixes_lists(data: st.DataObject, per_class: int | None) -> None:
+    count = data.draw(st.integers(3, 40))
+    labels = np.array(data.draw(st.lists(st.integers(0, 4), min_size=count, max_size=count)))
+    member = np.array(data.draw(st.lists(st.integers(0, 2), min_size=count, max_size=count)))
+    names = ("trainval_loc", "test_seen_loc", "test_unseen_loc")
+    full = {name: np.flatnonzero(member == number) for number, name in enumerate(names)}
+    stray = data.draw(st.lists(st.integers(0, count - 1), unique=True, max_size=count))
+    kept, few = restrict({**full, "train_loc": np.array(stray, dtype=int)}, labels, per_class)
+    for name in names:
+        original = kept[few[name]]
+        assert set(original) <= set(full[name])
+        assert set(labels[original]) == set(labels[full[name]])
+        assert per_class is None or all(np.bincount(labels[original], minlength=1) <= per_class)
+    assert set(few["train_loc"]) <= set(few["trainval_loc"])
+    assert sorted(np.concatenate([few[name] for name in names])) == list(range(len(kept)))
+
+
+def test_pictures_follow_the_class_attributes() -> None:
+    original = np.random.default_rng(0).uniform(-1, 100, (312, 5))
+    strengths = attribute_strengths(original)
+    assert strengths.min() == 0.0
+    assert strengths.max() == 1.0
+    pictures = {
+        (c, i): draw_quilt(strengths[c], 64, np.random.default_rng([c, i])).astype(float)
+        for c in range(5)
+        for i in range(6)
+    }
+    templates = [np.mean([pictures[c, i] for i in range(3)], axis=0) for c in range(5)]
+    for c in range(5):
+        for i in range(3, 6):
+            assert np.argmin([np.abs(pictures[c, i] - template).mean() for template in templates]) == c
+    assert not np.array_equal(pictures[0, 0], pictures[0, 1])
+
+
+def test_an_attribute_rules_its_own_cell_and_channel() -> None:
+    weak = np.full(27, 0.5)
+    strong = weak.copy()
+    weak[13], strong[13] = 0.0, 1.0
+    first, second = (draw_quilt(s, 63, np.random.default_rng(1)).astype(int) for s in (weak, strong))
+    changed = np.argwhere(np.abs(first - second) > 60)
+    assert len(changed) > 100
+    assert set(changed[:, 2]) == {13 % 3}
+    assert np.ptp(changed[:, 0]) < 21
+    assert np.ptp(changed[:, 1]) < 21
+
+
+def test_attributes_that_all_classes_share_are_not_divided_by_zero() -> None:
+    strengths = attribute_strengths(np.array([[3.0, 3.0], [0.0, 1.0]]))
+    np.testing.assert_array_equal(strengths, [[0.5, 0.0], [0.5, 1.0]])
+
+
+def test_pictures_do_not_depend_on_processes_or_on_what_else_is_kept(source: Path, tmp_path: Path) -> None:
+    alone = jpegs(make_standin("cub", source, tmp_path / "alone", size=32))
+    many = jpegs(make_standin("cub", source, tmp_path / "many", size=32, workers=2))
+    few = jpegs(make_standin("cub", source, tmp_path / "few", size=32, per_class=1))
+    other = jpegs(make_standin("cub", source, tmp_path / "other", size=32, seed=1))
+    assert many == alone
+    assert few.items() < alone.items()
+    assert not any(alone[path] == other[path] for path in alone)
+
+
+def test_the_root_is_marked(source: Path, tmp_path: Path) -> None:
+    root = make_standin("cub", source, tmp_path / "root", per_class=1, size=32, seed=5)
+    marker = read_marker(root)
+    assert marker is not None
+    assert (marker.name, marker.seed, marker.size, marker.per_class) == ("CUB", 5, 32, 1)
+    assert set(marker.sources) == {
+        "xlsa17/data/CUB/res101.mat",
+        "xlsa17/data/CUB/att_splits.mat",
+        "w2v/CUB_attribute.pkl",
+    }
+    assert read_marker(source) is None
+    assert read_marker(tmp_path / "nowhere") is None
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / STAMP).write_text("{")
+    with pytest.raises(UserError, match="not readable"):
+        read_marker(tmp_path / "broken")
+    (tmp_path / "broken" / STAMP).write_text(json.dumps({"name": "CUB"}))
+    with pytest.raises(UserError, match="lacks"):
+        read_marker(tmp_path / "broken")
+
+
+def test_made_once_and_never_over_other_files(source: Path, tmp_path: Path) -> None:
+    root = make_standin("cub", source, tmp_path / "root", per_class=1, size=32)
+    drawn = []
+    make_standin("cub", source, root, per_class=1, size=32, progress=lambda done, total: drawn.append(done))
+    assert not drawn
+    with pytest.raises(UserError, match=r"other options \(per_class\)"):
+        make_standin("cub", source, root, per_class=2, size=32)
+    with pytest.raises(UserError, match="not empty"):
+        make_standin("cub", source, source, per_class=1, size=32)
+    with pytest.raises(UserError, match="not empty"):
+        make_synthetic(root, per_class=5, size=32)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_bad_sources_and_options_are_one_sentence(source: Path, tmp_path: Path) -> None:
+    for options in ({"per_class": 0}, {"size": 8}, {"seed": -1}):
+        with pytest.raises(UserError, match=next(iter(options))):
+            make_standin("cub", source, tmp_path / "root", **options)
+    with pytest.raises(UserError, match="no stand-ins for FLO"):
+        make_standin("flo", source, tmp_path / "root")
+    with pytest.raises(UserError, match=r"SUN lacks res101\.mat"):
+        make_standin("sun", source, tmp_path / "root")
+    layout = source / "xlsa17/data/CUB"
+    write_images_list(layout, ["/elsewhere/1.jpg"] * CLASSES * PER_CLASS, np.repeat(np.arange(CLASSES), PER_CLASS))
+    with pytest.raises(UserError, match="not below"):
+        make_standin("cub", source, tmp_path / "root")
+    write_images_list(
+        layout, ["/CUB_200_2011/images/../../x.jpg"] * CLASSES * PER_CLASS, np.repeat(np.arange(CLASSES), PER_CLASS)
+    )
+    with pytest.raises(UserError, match="not below"):
+        make_standin("cub", source, tmp_path / "root")
+    (layout / "res101.mat").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="no readable MATLAB"):
+        make_standin("cub", source, tmp_path / "root")
+    assert not (tmp_path / "root").exists()
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not REAL.is_dir(), reason="no real-data bundle in ../shared/data")
+@pytest.mark.parametrize(("name", "seen", "unseen"), [("CUB", 150, 50), ("SUN", 645, 72), ("AWA2", 40, 10)])
+def test_real_lists_keep_all_classes_and_attributes(name: str, seen: int, unseen: int, tmp_path: Path) -> None:
+    root = make_standin(name, REAL, tmp_path / "root", per_class=1, size=32)
+    few = paths(root, f"xlsa17/data/{name}")
+    assert len(few["trainval_loc"]) == len(few["test_seen_loc"]) == seen
+    assert len(few["test_unseen_loc"]) == unseen
+    assert len(few["train_loc"]) + len(few["val_loc"]) == seen
+    real, made = (loadmat(r / f"xlsa17/data/{name}/att_splits.mat") for r in (REAL, root))
+    for key in ("att", "original_att", "allclasses_names"):
+        np.testing.assert_array_equal(made[key], real[key])
+    images = IMAGE_FOLDERS[name]
+    for path in few["test_unseen_loc"]:
+        assert (root / images.folder / path.rpartition(images.anchor)[2]).is_file()
