@@ -92,9 +92,11 @@ def train(
     overrides: Overrides = None,
     seeds: Annotated[str | None, typer.Option(metavar="0,1,2", help="Seeds; the config's own without it.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that share every batch.")] = 1,
-    cpus_per_worker: Annotated[int, typer.Option(min=1)] = 1,
+    cpus_per_worker: Annotated[
+        int | None, typer.Option(min=1, help="Without it, the workers share the CPUs evenly.")
+    ] = None,
     gpus_per_worker: Annotated[
-        float | None, typer.Option(min=0, help="Without it, one if the cluster has one for every worker.")
+        int | None, typer.Option(min=0, help="Without it, one if the cluster has one for every worker.")
     ] = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster; without it, Ray is started here.")] = None,
     tracking_uri: TrackingUri = places.TRACKING_URI,

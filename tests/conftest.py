@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
 
+# Tiny tensors are slower on several threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 install_import_hook("mgmrn", "beartype.beartype")
 
 

@@ -1,4 +1,4 @@
-"""Draws a creature: a made-up bird whose traits live at several scales, from the ring around its eye to the habitat behind it.
+"""Draws a creature: a made-up bird with traits at several scales, from the ring around its eye to its habitat.
 
 Pure: a `Creature` and a random generator give a picture and the boxes of its parts. What a trait's values are called is
 `TRAITS`; which class shows which of them, and how often, is `synthetic.py`.
@@ -7,7 +7,7 @@ Pure: a `Creature` and a random generator give a picture and the boxes of its pa
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,7 +115,7 @@ class Canvas:
     boxes: dict[str, Box] = field(default_factory=dict)
 
     def polygon(self, points: Points, fill: Colour, *, outline: float = 0.03, part: str = "") -> None:
-        """A filled shape in creature coordinates with an outline of the given width; the named part's box grows to hold it."""
+        """A filled, outlined shape in creature coordinates; the named part's box grows to hold it."""
         placed = self.pose.place(points)
         flat = [(float(x), float(y)) for x, y in placed]
         self.draw.polygon(flat, fill=fill)
@@ -395,10 +395,3 @@ def _light(pixels: Float[np.ndarray, "H W 3"], rng: np.random.Generator) -> UInt
     slope = 1.0 + float(rng.uniform(-0.12, 0.12)) * across[:, None] + float(rng.uniform(-0.12, 0.12)) * across[None, :]
     noise = rng.normal(0.0, 3.0, size=pixels.shape)
     return np.asarray(np.clip(pixels * exposure * tint * slope[..., None] + noise, 0, 255).round().astype(np.uint8))
-
-
-def contact_sheet(pictures: Sequence[UInt8[np.ndarray, "H W 3"]], columns: int) -> UInt8[np.ndarray, "H W 3"]:
-    """Pictures of one size side by side, row by row."""
-    rows = [np.concatenate(pictures[i : i + columns], axis=1) for i in range(0, len(pictures), columns)]
-    width = max(row.shape[1] for row in rows)
-    return np.concatenate([np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0))) for row in rows])

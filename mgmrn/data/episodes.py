@@ -13,7 +13,7 @@ from jaxtyping import Int
 
 from mgmrn.errors import UserError
 
-Rows = Int[np.ndarray, " B"]
+Rows = Int[np.ndarray, " _"]
 
 
 class PlainBatches:

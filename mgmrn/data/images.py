@@ -129,7 +129,7 @@ class _EvaluationPictures(Dataset[Item]):
 def _load(pictures: Dataset[Item], batches: list[Rows], workers: int) -> Iterator[Tensor]:
     loader: DataLoader[Item] = DataLoader(
         pictures,
-        batch_sampler=batches,  # type: ignore[arg-type]  # any iterable of index sequences serves
+        batch_sampler=[rows.tolist() for rows in batches],
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
@@ -145,7 +145,7 @@ def _collate(items: list[Item]) -> Item:
     return broken if broken is not None else default_collate(items)
 
 
-def _resized(picture: Picture, config: ImageConfig) -> Picture:
+def _resized(picture: Picture, config: ImageConfig) -> UInt8[Tensor, "3 H W"]:
     if config.resize == "squash":
         size = [config.size, config.size]
     else:

@@ -1,4 +1,4 @@
-"""Folders that this package makes: whole or not at all, stamped with how they were made, and never over somebody's files."""
+"""Folders that this package makes: whole or not at all, stamped with how they were made, never over other files."""
 
 from __future__ import annotations
 

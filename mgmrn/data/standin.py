@@ -1,8 +1,8 @@
-"""Stand-ins for the photographs of CUB, SUN and AWA2: pictures ruled by the real class attributes, for the real lists and splits.
+"""Stand-ins for the photographs of CUB, SUN and AWA2: pictures ruled by the real class attributes, for the real lists.
 
 They exercise a benchmark's 312 attributes or 717 classes where its photographs are missing. A picture is a quilt: every
-attribute owns one colour channel of one cell, brighter the stronger the class has it. It resembles no photograph, and its root
-carries a marker by which everything that is made from it is labelled; no figure measured on it is a result.
+attribute owns one colour channel of one cell, brighter the stronger the class has it. It resembles no photograph, and
+its root carries a marker by which everything that is made from it is labelled; no figure measured on it is a result.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def make_standin(
 ) -> Path:
     """Makes a data root with stand-in pictures for a benchmark; returns at once when it already holds just these.
 
-    The `.mat` files keep their attributes, class names and order; image lists and locations are restricted to what is drawn.
+    The `.mat` files keep attributes, class names and order; image lists and locations are restricted to what is drawn.
 
     Args:
         name: CUB, SUN or AWA2, in any case.
@@ -115,7 +115,7 @@ def make_standin(
         progress: told after every picture.
 
     Raises:
-        UserError: an unknown benchmark, an option out of bounds, a missing or inconsistent source, a root with other files in it.
+        UserError: an unknown benchmark, an option out of bounds, a missing or inconsistent source, a foreign root.
     """
     name = name.upper()
     _check_options(name, per_class, size, seed)
@@ -173,7 +173,7 @@ def restrict(
     """At most so many images of each class in each of trainval, test_seen and test_unseen, the first of each list.
 
     Returns:
-        The indices of the K images that are kept, ascending, and all given lists in their order, as indices among those K.
+        Indices of the K images that are kept, ascending, and all given lists in their order, as indices among those K.
     """
     chosen = np.concatenate([_first_of_each(locations[name], labels, per_class) for name in _DISJOINT])
     kept = np.unique(chosen)
@@ -214,16 +214,17 @@ def attribute_strengths(original: Float[np.ndarray, "S U"]) -> Float[np.ndarray,
 
 
 def draw_quilt(strengths: Float[np.ndarray, " S"], size: int, rng: np.random.Generator) -> UInt8[np.ndarray, "H W 3"]:
-    """A picture of a class with these attribute strengths (0..1): attribute s is channel s mod 3 of cell s div 3, row by row.
+    """A picture of a class with these attribute strengths (0..1): attribute s is channel s mod 3 of cell s div 3.
 
-    The generator adds what differs within a class: strengths, covered cells, shift of the quilt, exposure, sensor noise.
+    Cells run row by row. The generator adds what differs within a class: strengths, covered cells, shift of the quilt,
+    exposure, sensor noise.
     """
     cells = math.ceil(len(strengths) / 3)
     side = math.ceil(math.sqrt(cells))
     shown = np.clip(strengths + rng.normal(0.0, 0.12, len(strengths)), 0.0, 1.0)
-    quilt = np.zeros(side * side * 3)
-    quilt[: len(shown)] = 40 + 215 * shown
-    quilt = quilt.reshape(side * side, 3)
+    channels = np.zeros(side * side * 3)
+    channels[: len(shown)] = 40 + 215 * shown
+    quilt = channels.reshape(side * side, 3)
     quilt[rng.random(side * side) < 0.08] = 128
     # Bounds of every cell, moved by up to a third of its width.
     width = size / side

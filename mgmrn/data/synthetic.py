@@ -1,10 +1,10 @@
 """The embedded benchmark SYN: forty kinds of drawn creatures in the xlsa17 layout, deterministic by seed.
 
-What makes it a zero-shot problem: a class is a vector of probabilities over the values of every trait (`drawing.TRAITS`), a
-picture draws one value per trait from it, and the unseen classes are new combinations. What makes it one for granularity
-levels: classes come in families that share the traits that a glance gives away, so that the decision lies in parts of a few
-pixels; all parts share one palette, and berries and leaves behind the creature have it too, so that a count of colours does
-not tell whose they are.
+What makes it a zero-shot problem: a class is a vector of probabilities over the values of every trait
+(`drawing.TRAITS`), a picture draws one value per trait from it, and the unseen classes are new combinations. What makes
+it one for granularity levels: classes come in families that share the traits that a glance gives away, so that the
+decision lies in parts of a few pixels; all parts share one palette, and berries and leaves behind the creature have it
+too, so that a count of colours does not tell whose they are.
 """
 
 from __future__ import annotations
@@ -110,8 +110,8 @@ def make_synthetic(
 ) -> Path:
     """Makes the benchmark as a data root; returns at once when that root already holds just this.
 
-    Besides the layout that every loader reads, `SYN/parts.json` holds for every image file (path below `SYN/images/`) the
-    attributes that it shows and the boxes of its parts: left, top, right, bottom in pixels.
+    Besides the layout that every loader reads, `SYN/parts.json` holds for every image file (path below `SYN/images/`)
+    the attributes that it shows and the boxes of its parts: left, top, right, bottom in pixels.
 
     Args:
         root: folder to make; absent, empty, or made by this function with the same options.
@@ -149,8 +149,8 @@ def make_synthetic(
 def creature_classes(seed: int) -> CreatureClasses:
     """The classes of a seed.
 
-    Each split deals the values of each small trait evenly and independently of all other traits, so that no attribute can be
-    learned through another and none is missing where it is learned. The values of the large traits go with the family.
+    Each split deals the values of each small trait evenly and independently of all other traits, so that no attribute
+    can be learned through another and none is missing where it is learned. The large traits go with the family.
     """
     rng = np.random.default_rng([seed, 0xC1A55])
     sizes = (TRAIN_CLASSES, VAL_CLASSES, UNSEEN_CLASSES)

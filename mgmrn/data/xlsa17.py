@@ -83,11 +83,11 @@ def load_benchmark(root: Path, config: BenchmarkConfig) -> Benchmark:
             f"the data root {root} does not exist", "--data-root", "give the folder that holds xlsa17/ and the pictures"
         )
     folder = root / "xlsa17" / "data" / config.name
-    images = _read_mat(folder / "res101.mat", ("image_files", "labels"))
-    splits = _read_mat(folder / "att_splits.mat", ("att", "allclasses_names", "trainval_loc", *TEST_LISTS), LISTS)
-    labels = _indices(images["labels"], folder / "res101.mat", "labels")
-    files = tuple(relative_image_path(str(name), config.name) for name in _strings(images["image_files"]))
-    class_names = tuple(_strings(splits["allclasses_names"]))
+    images = read_mat(folder / "res101.mat", ("image_files", "labels"))
+    splits = read_mat(folder / "att_splits.mat", ("att", "allclasses_names", "trainval_loc", *TEST_LISTS), LISTS)
+    labels = read_indices(images["labels"], folder / "res101.mat", "labels")
+    files = tuple(relative_image_path(str(name), config.name) for name in read_strings(images["image_files"]))
+    class_names = tuple(read_strings(splits["allclasses_names"]))
     attributes = _class_attributes(splits["att"], class_names, folder / "att_splits.mat")
     _check_counts(files, labels, class_names, folder)
     word_vectors = load_word_vectors(word_vector_file(root, config))
@@ -98,7 +98,7 @@ def load_benchmark(root: Path, config: BenchmarkConfig) -> Benchmark:
             "one row per attribute, in the order of att_splits.mat",
         )
     lists = {
-        name: _indices(splits[name], folder / "att_splits.mat", name, below=len(labels))
+        name: read_indices(splits[name], folder / "att_splits.mat", name, below=len(labels))
         for name in LISTS
         if name in splits
     }
@@ -169,7 +169,7 @@ def with_train_and_val(
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Rebuilds numpy arrays and nothing else: a pickle can name any function, and this one refuses all but four."""
+    """Rebuilds numpy arrays and nothing else: a pickle can name any function, and this one refuses all but these."""
 
     _ALLOWED = frozenset(
         {
@@ -177,6 +177,7 @@ class _ArraysOnly(pickle.Unpickler):
             ("numpy", "dtype"),
             ("_codecs", "encode"),
             *((f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")),
+            *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
         }
     )
 
@@ -213,9 +214,10 @@ def load_word_vectors(path: Path) -> Float[np.ndarray, "S L"]:
     return np.ascontiguousarray(vectors, dtype=np.float32)
 
 
-def _read_mat(path: Path, needed: tuple[str, ...], wanted: tuple[str, ...] = ()) -> dict[str, Any]:
+def read_mat(path: Path, needed: tuple[str, ...], wanted: tuple[str, ...] = ()) -> dict[str, Any]:
     try:
-        content = loadmat(path, variable_names=[*needed, *wanted])
+        with path.open("rb") as file:
+            content = loadmat(file, variable_names=[*needed, *wanted])
     except FileNotFoundError as error:
         raise UserError(
             f"{path.name} of {path.parent.name} does not exist",
@@ -229,11 +231,11 @@ def _read_mat(path: Path, needed: tuple[str, ...], wanted: tuple[str, ...] = ())
     return content
 
 
-def _strings(cells: np.ndarray) -> list[str]:
+def read_strings(cells: np.ndarray) -> list[str]:
     return [str(cell[0]) if isinstance(cell, np.ndarray) else str(cell) for cell in cells.ravel()]
 
 
-def _indices(column: np.ndarray, path: Path, name: str, below: int | None = None) -> Int[np.ndarray, " _"]:
+def read_indices(column: np.ndarray, path: Path, name: str, below: int | None = None) -> Int[np.ndarray, " _"]:
     """Whole numbers from 1 to indices from 0."""
     values = np.asarray(column).ravel()
     indices = values.astype(np.int64) - 1

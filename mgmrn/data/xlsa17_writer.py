@@ -1,4 +1,4 @@
-"""Writes the xlsa17 "Proposed Splits" layout (Xian et al., TPAMI 2018, arXiv 1707.00600) as the published files have it."""
+"""Writes the xlsa17 "Proposed Splits" layout (Xian et al., TPAMI 2018, arXiv 1707.00600) as published."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -45,7 +45,7 @@ def write_splits(
         class_names: one per column of the attributes.
         attributes: what `att` holds, unit columns in the published files.
         original_attributes: what `original_att` holds.
-        locations: by names of `LOCATIONS` the images' indices, from 0; stored from 1. Some published files lack train and val.
+        locations: by names of `LOCATIONS` the images' indices, from 0; stored from 1. Train and val may be missing.
     """
     assert {"trainval_loc", "test_seen_loc", "test_unseen_loc"} <= set(locations) <= set(LOCATIONS)
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,8 @@ def write_word_vectors(path: Path, vectors: Float[np.ndarray, "S L"]) -> None:
 def _write_mat(path: Path, content: Mapping[str, Any]) -> None:
     """A .mat file whose bytes depend on its content alone, so that its digest can name the data."""
     buffer = io.BytesIO()
-    savemat(buffer, dict(content), do_compression=True)
+    # scipy takes open files too; its type stubs know paths alone.
+    savemat(cast(Any, buffer), dict(content), do_compression=True)
     text = b"MATLAB 5.0 MAT-file".ljust(_HEADER_TEXT)
     path.write_bytes(text + buffer.getvalue()[_HEADER_TEXT:])
 

@@ -15,8 +15,6 @@ Sources: arXiv 1512.03385 (ResNet), 1801.04381 (MobileNetV2), 2201.03545 (ConvNe
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -226,6 +224,26 @@ def check_trunk_weights(
     return {key: weights[key] if key in weights else torch.tensor(0) for key in needed}
 
 
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Reads a file of named tensors without running code that it may hold.
+
+    Raises:
+        UserError: when it is missing, cut short, or holds anything else.
+    """
+    if not path.is_file():
+        raise UserError("there is no weights file", str(path), "check the path")
+    try:
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    # On bytes that are no archive, torch's reader fails with whatever it stumbles over (IndexError, KeyError, …).
+    except Exception as error:
+        raise UserError(
+            "the weights file is cut short, or holds something other than tensors", str(path), "get it again"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError("the weights file is not a state dict of tensors", str(path), "save model.state_dict()")
+    return state
+
+
 def _stages_up_to(levels: Sequence[Level]) -> tuple[Stage, ...]:
     deepest = max(LEVELS.index(level) for level in levels)
     return ("stem", *LEVELS[: deepest + 1])
@@ -251,7 +269,7 @@ def _trained_stages(config: BackboneConfig, levels: Sequence[Level]) -> frozense
 
 def _load_weights(trunk: nn.Module, config: BackboneConfig, stages: Sequence[Stage]) -> None:
     member = _weights_member(config)
-    state = _read_file(_weights_path(config)) if member is None else _download(member)
+    state = read_state_dict(_weights_path(config)) if member is None else _download(member)
     levels = [stage for stage in stages if stage != "stem"]
     where = config.weights if member is None else str(member)
     trunk.load_state_dict(check_trunk_weights(state, config.name, levels, where), strict=False)
@@ -276,22 +294,6 @@ def _weights_path(config: BackboneConfig) -> Path:
             f"give the path of a .pth file, 'none', or one of {names}",
         )
     return path
-
-
-def _read_file(path: Path) -> dict[str, Tensor]:
-    try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise UserError(
-            "the weights file is cut short, or holds something other than tensors", str(path), "get it again"
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(
-            "the weights file is not a state dict of tensors",
-            str(path),
-            "save model.state_dict() of torchvision's model",
-        )
-    return state
 
 
 def _download(member: WeightsEnum) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """Checkpoints of the authors' code: their names and shapes mapped to ours, strictly.
 
-In that code every map has one grid, the halvings follow the convolutions, the refinement is a detached cascade, and region mining divides
-by K. `MgMRN` with `regions: released`, `reduce: after`, `topology: cascade`, `detach: true` and `temperature: none` computes the same.
+There the halvings follow the convolutions, the refinement is a detached cascade, and region mining divides by K. `MgMRN`
+with `regions: released`, `reduce: after`, `topology: cascade`, `detach: true`, `temperature: none` computes the same.
 
 | released                                    | ours, below `head.` (l = c3, c4, c5)                     |
 |---------------------------------------------|----------------------------------------------------------|
@@ -19,11 +19,8 @@ K regions, S attributes, L word-vector length, M attention width, D width.
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -39,7 +36,7 @@ from mgmrn.config import (
     RegionConfig,
 )
 from mgmrn.errors import UserError
-from mgmrn.model.backbone import build_backbone
+from mgmrn.model.backbone import build_backbone, read_state_dict
 from mgmrn.model.network import ImageModel, build_head
 
 _LEVELS: tuple[Level, ...] = ("c3", "c4", "c5")
@@ -50,12 +47,12 @@ _LATERALS = {"lateral_conv1": "c3.c4_c5", "lateral_conv2": "c4.c5"}
 def load_released(state: Mapping[str, Tensor], where: str = "") -> tuple[MgMRNConfig, dict[str, Tensor]]:
     """A config that computes what the released code does, and the weights in the names of `ImageModel`.
 
-    D, K, M, S, L and the channel gate's bottleneck are read off the shapes. The word vectors (`head.word_vectors`) are no part of such a
-    checkpoint.
+    D, K, M, S, L and the channel gate's bottleneck are read off the shapes. The word vectors (`head.word_vectors`) are no
+    part of such a checkpoint.
 
     Args:
-        state: the released state dict. Channel gates may be linear maps or 1×1 convolutions, spatial gates may have D channels or one,
-            and the refinement's biases may be missing.
+        state: the released state dict. Channel gates may be linear maps or 1×1 convolutions, spatial gates may have D
+            channels or one, and the refinement's biases may be missing.
         where: file, for the error.
 
     Raises:
@@ -97,14 +94,7 @@ def read_released(path: Path, word_vectors: Float[Tensor, "S L"]) -> tuple[MgMRN
     Raises:
         UserError: when the file is unreadable, is no such checkpoint, or was trained on another number of attributes.
     """
-    try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError("there is no checkpoint", str(path), "check the path") from error
-    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise UserError("the checkpoint is cut short, or holds something other than tensors", str(path)) from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError("the checkpoint is not a state dict of tensors", str(path), "save model.state_dict()")
+    state = read_state_dict(path)
     config, weights = load_released(state, str(path))
     shape = (weights["head.decoders.c3.attributes"].shape[0], weights["head.decoders.c3.query.weight"].shape[1])
     if word_vectors.shape != shape:

@@ -21,8 +21,9 @@ class TrainRequest:
     """None: the whole protocol, `tune` and then `final`."""
     seeds: tuple[int, ...]
     workers: int
-    cpus_per_worker: int
-    gpus_per_worker: float | None
+    cpus_per_worker: int | None
+    """None: the workers share the CPUs of the hosts evenly."""
+    gpus_per_worker: int | None
     """None: one where the cluster has one for every worker, else none."""
     address: str | None
     """Ray cluster; None starts Ray on this machine."""

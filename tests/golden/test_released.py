@@ -1,6 +1,6 @@
 """A checkpoint in the names of the authors' code, and its equations written out plainly, against our network.
 
-The state dict has the shapes of the one consistent reading of that code (c3 512, c4 1024, c5 2048 channels), at a small width.
+The state dict has the shapes of the one consistent reading of that code (c3 512, c4 1024, c5 2048), at a small width.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def test_the_head_computes_the_released_equations(trunk: State, variant: dict[st
 
 
 def test_sizes_are_read_off_the_shapes(trunk: State) -> None:
-    config, weights = load_released(make_state(trunk))
+    config, _ = load_released(make_state(trunk))
     assert (config.width, config.regions.count, config.decoder.attention_width) == (D, K, M)
     assert config.refinement.channel_reduction == D // HIDDEN
     assert (config.regions.mode, config.granularity.reduce, config.refinement.topology) == (
@@ -214,5 +214,5 @@ def test_unreadable_files_are_a_sentence(content: bytes, tmp_path: Path) -> None
     path.write_bytes(content)
     with pytest.raises(UserError, match="cut short"):
         read_released(path, torch.randn(S, L))
-    with pytest.raises(UserError, match="no checkpoint"):
+    with pytest.raises(UserError, match="no weights file"):
         read_released(tmp_path / "absent.pth", torch.randn(S, L))

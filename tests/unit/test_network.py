@@ -63,10 +63,11 @@ def loss_of(output: Any, **settings: Any) -> Tensor:
     return zsl_loss(output, torch.tensor([0, 1, 3]), classes, terms, global_batch=B).total
 
 
+TEMPERATURES = ("none", "sqrt", "learned")
 SUBSETS = [s for n in (1, 2, 3, 4) for s in itertools.combinations(("c2", "c3", "c4", "c5"), n)]
 
 
-@pytest.mark.parametrize("temperature", ["none", "sqrt", "learned"])
+@pytest.mark.parametrize("temperature", TEMPERATURES)
 @pytest.mark.parametrize("detach", [True, False])
 @pytest.mark.parametrize("topology", ["none", "cascade", "adjacent"])
 @pytest.mark.parametrize("mode", ["none", "released", "regions", "tokens"])
@@ -229,7 +230,7 @@ def test_frozen_backbone_gets_no_gradients_and_keeps_its_statistics() -> None:
 def test_sequential_with_a_trained_backbone_sums_to_joint(topology: str) -> None:
     backbone = BackboneConfig(name="resnet18", weights="none", trainable="all")
     model = image_model(config(topology=topology, backbone=backbone)).train()
-    images = torch.randn(B, 3, 64, 64)
+    images = torch.randn(B, 3, 48, 48)
     loss_of(model(images)).backward()
     joint = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()

@@ -1,0 +1,97 @@
+"""What a run was made with: code, versions, machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PACKAGES = ("torch", "torchvision", "ray", "mlflow", "numpy", "scipy", "pydantic", "optuna")
+NO_GIT = "none"
+
+
+@dataclass(frozen=True)
+class GitState:
+    """The code's commit and what was changed since."""
+
+    sha: str
+    """`none` where the code is no checkout, or has no commit yet."""
+    dirty: bool
+    diff: str
+    """Against the commit; empty when clean."""
+    untracked: tuple[str, ...]
+
+    def tags(self) -> dict[str, str]:
+        """As a run carries it."""
+        return {"mgmrn.code_sha": self.sha, "mgmrn.code_dirty": str(self.dirty).lower()}
+
+
+def git_state(repository: Path = REPOSITORY) -> GitState:
+    """State of the checkout that this code runs from."""
+    sha = _git(repository, "rev-parse", "--verify", "HEAD").strip()
+    if not sha:
+        return GitState(NO_GIT, False, "", ())
+    diff = _git(repository, "diff", "--no-ext-diff", "HEAD")
+    untracked = tuple(_git(repository, "ls-files", "--others", "--exclude-standard").splitlines())
+    return GitState(sha, bool(diff or untracked), diff, untracked)
+
+
+def environment() -> dict[str, Any]:
+    """Versions and hardware of this host, as JSON values. Loads none of the packages."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu_model(),
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpus": _gpus(),
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def _git(repository: Path, *arguments: str) -> str:
+    """Output of a git command; empty where git or the repository is missing."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(repository), *arguments], capture_output=True, text=True, errors="replace", timeout=20
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.machine())
+
+
+def _gpus() -> list[str]:
+    """Names and memory of the GPUs, from the driver's own tool: asking torch would load it."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    try:
+        query = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"]
+        done = subprocess.run(query, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [line.strip() for line in done.stdout.splitlines() if line.strip()] if done.returncode == 0 else []
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,375 @@
+"""Runs in MLflow: found, created, resumed and ended. Thin over `MlflowClient`, with our names.
+
+An experiment is a question (`mgmrn/train`), a parent run one launch, a child one (benchmark, variant, seed, split). The driver alone creates
+and ends runs. MLflow takes seconds to import, so nothing here is imported before it is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+import psutil
+
+from mgmrn.config import ExperimentConfig
+from pipeline.compose import values_of, yaml_value
+from pipeline.errors import TrackingError
+from pipeline.tracking.spool import EndStatus
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
+
+CONNECT_SECONDS = 5.0
+ATTRIBUTE_LIMIT = 100
+"""Params or tags in one request."""
+METRIC_LIMIT = 1000
+"""Metrics in one request."""
+PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+
+DRIVER_TAG = "mgmrn.driver"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """A run as the store has it."""
+
+    run_id: str
+    name: str
+    status: str
+    """RUNNING, SCHEDULED, FINISHED, FAILED or KILLED."""
+    tags: Mapping[str, str]
+    metrics: Mapping[str, float]
+    """Last value of each."""
+
+    @property
+    def parent_run_id(self) -> str | None:
+        """The launch that the run was created by."""
+        return self.tags.get("mlflow.parentRunId")
+
+
+@dataclass(frozen=True)
+class DatasetInput:
+    """The data that a run was made from."""
+
+    name: str
+    digest: str
+    split: str
+    counts: Mapping[str, int]
+    """Images and classes."""
+    standin: bool
+
+
+def run_name(benchmark: str, variant: str, seed: int, config_hash: str) -> str:
+    """Like `cub.no_mrm.s3.1f0c9a2e`."""
+    return f"{benchmark.lower()}.{variant}.s{seed}.{config_hash[:8]}"
+
+
+class TrackingStore:
+    """One tracking server or database, and one experiment in it.
+
+    Args:
+        client: connected to the store.
+        uri: its address.
+        experiment: name of the experiment, made when it does not exist.
+
+    Every method raises `TrackingError` where the store is away or refuses.
+    """
+
+    def __init__(self, client: MlflowClient, uri: str, experiment: str) -> None:
+        self.client = client
+        self.uri = uri
+        with _translated(uri):
+            self.experiment_id = _experiment_id(client, uri, experiment)
+
+    @classmethod
+    def connect(cls, uri: str, experiment: str = "mgmrn/train") -> TrackingStore:
+        """Connects, or says within ten seconds that there is nobody.
+
+        Raises:
+            TrackingError: when nothing answers, or the address is of a kind that MLflow no longer writes to.
+        """
+        _check_reachable(uri)
+        _quieten_mlflow()
+        from mlflow.tracking import MlflowClient
+
+        with _translated(uri):
+            return cls(MlflowClient(tracking_uri=uri), uri, experiment)
+
+    def find_finished(self, config_hash: str, split: str) -> TrackedRun | None:
+        """The latest finished run of a config on a split."""
+        return self._latest(config_hash, split, ("FINISHED",))
+
+    def find_resumable(self, config_hash: str, split: str) -> TrackedRun | None:
+        """The latest run of a config on a split that did not come to its end and that no living process of this host works on."""
+        return self._latest(config_hash, split, ("RUNNING", "KILLED", "FAILED"))
+
+    def create_parent(self, name: str, tags: Mapping[str, str]) -> str:
+        """A run for one launch; returns its id."""
+        return self._create(name, {**tags, DRIVER_TAG: driver_tag()})
+
+    def create_child(self, parent_run_id: str, name: str, tags: Mapping[str, str], config: ExperimentConfig) -> str:
+        """A run for one training, with its resolved config as params; returns its id."""
+        run_id = self._create(name, {**tags, "mlflow.parentRunId": parent_run_id, DRIVER_TAG: driver_tag()})
+        self._log_params(run_id, config)
+        return run_id
+
+    def resume(self, run: TrackedRun, parent_run_id: str, config: ExperimentConfig) -> None:
+        """Goes on with a run under a new driver and launch: RUNNING again, one attempt more."""
+        attempt = int(run.tags.get("mgmrn.attempt", "1")) + 1
+        tags = {"mgmrn.attempt": str(attempt), "mlflow.parentRunId": parent_run_id, DRIVER_TAG: driver_tag()}
+        self.set_tags(run.run_id, tags)
+        self._log_params(run.run_id, config)
+        with _translated(self.uri):
+            self.client.update_run(run.run_id, status="RUNNING")
+
+    def get(self, run_id: str) -> TrackedRun:
+        """A run by its id."""
+        with _translated(self.uri):
+            return _tracked(self.client.get_run(run_id))
+
+    def logged_steps(self, run_id: str, key: str) -> set[int]:
+        """The steps of a metric that the run has."""
+        with _translated(self.uri):
+            return {metric.step for metric in self.client.get_metric_history(run_id, key)}
+
+    def log_metrics(self, run_id: str, step: int, metrics: Mapping[str, float], timestamp_ms: int | None = None) -> None:
+        """Adds one value to each of some metrics; the store keeps both when it is done twice."""
+        from mlflow.entities import Metric
+
+        when = timestamp_ms if timestamp_ms is not None else int(time.time() * 1000)
+        with _translated(self.uri):
+            for part in _batched((Metric(key, value, when, step) for key, value in metrics.items()), METRIC_LIMIT):
+                self.client.log_batch(run_id, metrics=part)
+
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Sets tags; doing it again changes nothing."""
+        from mlflow.entities import RunTag
+
+        with _translated(self.uri):
+            for part in _batched((RunTag(key, value) for key, value in tags.items()), ATTRIBUTE_LIMIT):
+                self.client.log_batch(run_id, tags=part)
+
+    def log_artifacts(self, run_id: str, folder: Path) -> None:
+        """Uploads a folder's content, under the names that it has there."""
+        with _translated(self.uri):
+            self.client.log_artifacts(run_id, str(folder))
+
+    def log_dataset(self, run_id: str, dataset: DatasetInput) -> None:
+        """Records the data as the run's input; doing it again changes nothing."""
+        import json
+
+        from mlflow.entities import Dataset, InputTag
+        from mlflow.entities import DatasetInput as MlflowInput
+
+        profile = json.dumps({**dataset.counts, "standin": dataset.standin})
+        entity = Dataset(dataset.name, dataset.digest[:36], "xlsa17", json.dumps({"layout": "xlsa17"}), profile=profile)
+        tags = [InputTag("mlflow.data.context", dataset.split)]
+        with _translated(self.uri):
+            self.client.log_inputs(run_id, datasets=[MlflowInput(entity, tags)])
+
+    def finish(self, run_id: str, status: EndStatus, stop_reason: str) -> None:
+        """Ends a run and says why."""
+        self.set_tags(run_id, {"mgmrn.stop_reason": stop_reason})
+        with _translated(self.uri):
+            self.client.set_terminated(run_id, status=status)
+
+    def close_dead_runs(self, keep: Collection[str] = ()) -> list[TrackedRun]:
+        """Ends the runs of drivers of this host that are dead.
+
+        Args:
+            keep: ids of runs that are resumed now.
+
+        Returns:
+            The runs that were closed.
+        """
+        dead = [run for run in self._search("attributes.status = 'RUNNING'") if _driver_is_dead(run)]
+        closed = [run for run in dead if run.run_id not in keep]
+        for run in closed:
+            self.finish(run.run_id, "KILLED", "driver died")
+        return closed
+
+    def _create(self, name: str, tags: Mapping[str, str]) -> str:
+        first = dict(list(tags.items())[:ATTRIBUTE_LIMIT])
+        with _translated(self.uri):
+            return str(self.client.create_run(self.experiment_id, tags=first, run_name=name).info.run_id)
+
+    def _log_params(self, run_id: str, config: ExperimentConfig) -> None:
+        """The same values again are accepted, so a run whose driver died in between is completed."""
+        from mlflow.entities import Param
+
+        params = (Param(path, yaml_value(value)) for path, value in values_of(config).items())
+        with _translated(self.uri):
+            for part in _batched(params, ATTRIBUTE_LIMIT):
+                self.client.log_batch(run_id, params=part)
+
+    def _latest(self, config_hash: str, split: str, statuses: Sequence[str]) -> TrackedRun | None:
+        wanted = f"tags.`mgmrn.config_hash` = '{config_hash}' and tags.`mgmrn.split` = '{split}'"
+        runs = (run for run in self._search(wanted) if run.status in statuses)
+        return next((run for run in runs if run.status != "RUNNING" or _driver_is_dead(run)), None)
+
+    def _search(self, wanted: str) -> Iterator[TrackedRun]:
+        token = None
+        while True:
+            with _translated(self.uri):
+                page = self.client.search_runs(
+                    [self.experiment_id], wanted, order_by=["attributes.start_time DESC"], page_token=token
+                )
+            yield from map(_tracked, page)
+            token = page.token
+            if not token:
+                return
+
+
+def _batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while part := list(islice(iterator, size)):
+        yield part
+
+
+def driver_tag() -> str:
+    """Names this process among all that ever ran on any host: `host:pid:start`."""
+    return f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.2f}"
+
+
+def _driver_is_dead(run: TrackedRun) -> bool:
+    """Whether the run's driver was a process of this host and is no more; a driver elsewhere is taken to live."""
+    host, _, rest = run.tags.get(DRIVER_TAG, "").rpartition(":")[0].rpartition(":")
+    if host != socket.gethostname():
+        return False
+    started = float(run.tags[DRIVER_TAG].rpartition(":")[2])
+    try:
+        process = psutil.Process(int(rest))
+        return abs(process.create_time() - started) > 1 or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _tracked(run: Run) -> TrackedRun:
+    info = run.info
+    return TrackedRun(info.run_id, info.run_name or "", info.status, dict(run.data.tags), dict(run.data.metrics))
+
+
+def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:
+    """By name: an inherited MLFLOW_EXPERIMENT_ID would silently lead elsewhere."""
+    from mlflow.exceptions import MlflowException
+
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        with contextlib.suppress(MlflowException):  # Another driver has just made it.
+            return str(client.create_experiment(name, artifact_location=_artifact_location(uri)))
+        experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        raise TrackingError(f"the experiment {name} cannot be made", uri)
+    if experiment.lifecycle_stage != "active":
+        raise TrackingError(f"the experiment {name} was deleted", uri, "restore it, or remove it for good with mlflow gc")
+    return str(experiment.experiment_id)
+
+
+def _artifact_location(uri: str) -> str | None:
+    """Beside a sqlite database, where the server decides nothing."""
+    return (_sqlite_file(uri).parent / "mlruns").as_uri() if uri.startswith("sqlite:") else None
+
+
+def _sqlite_file(uri: str) -> Path:
+    return Path(uri.removeprefix("sqlite:///")).resolve()
+
+
+def _check_reachable(uri: str) -> None:
+    """A quick look before MLflow's own attempts, which take minutes to give up."""
+    scheme = urlsplit(uri).scheme.partition("+")[0]
+    if scheme == "sqlite":
+        _check_sqlite(uri)
+        return
+    if scheme not in PORTS:
+        hint = "use sqlite:///FILE, http(s)://HOST:PORT or postgresql://…"
+        raise TrackingError(f"'{uri}' is no tracking address", "--tracking-uri", hint)
+    try:
+        parts = urlsplit(uri)
+        address = (parts.hostname or "", parts.port or PORTS[scheme])
+        socket.create_connection(address, timeout=CONNECT_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise TrackingError(f"unreachable: nothing answers at the tracking address ({error})", _shown(uri), _START) from error
+    if scheme in ("http", "https"):
+        _check_health(uri)
+
+
+_START = "start the server, or leave out --tracking-uri to track in a local file"
+
+
+def _check_sqlite(uri: str) -> None:
+    file = _sqlite_file(uri)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrackingError(f"unreachable: the folder of the tracking database cannot be made ({error})", uri) from error
+    if not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise TrackingError("unreachable: the tracking database cannot be written", uri)
+
+
+def _check_health(uri: str) -> None:
+    import urllib.request
+
+    # No proxy: the address was given for what it is, and a loopback server is behind none.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"{uri.rstrip('/')}/health", timeout=CONNECT_SECONDS):
+            return
+    except (OSError, ValueError) as error:
+        raise TrackingError(f"unreachable: no MLflow server answers ({error})", _shown(uri), _START) from error
+
+
+def _shown(uri: str) -> str:
+    """The address without a password."""
+    parts = urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _quieten_mlflow() -> None:
+    """No telemetry, no minutes of retries, no migration messages; values that the user has set stay."""
+    for name, value in {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
+    }.items():
+        os.environ.setdefault(name, value)
+    for variable in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"):
+        os.environ.pop(variable, None)
+    for logger in ("alembic", "mlflow.store.db.utils"):
+        logging.getLogger(logger).setLevel(logging.WARNING)
+
+
+@contextlib.contextmanager
+def _translated(uri: str) -> Iterator[None]:
+    """Whatever MLflow, its HTTP client or its database raise, as a `TrackingError`."""
+    try:
+        yield
+    except TrackingError:
+        raise
+    except Exception as error:
+        if not _is_of_tracking(error):
+            raise
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise TrackingError(f"the tracking store failed: {first_line}", _shown(uri)) from error
+
+
+def _is_of_tracking(error: Exception) -> bool:
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    kinds: tuple[Any, ...] = (MlflowException, RequestException, SQLAlchemyError, OSError)
+    return isinstance(error, kinds)

@@ -1,0 +1,92 @@
+"""One run under Ray Train: from its spec to its last checkpoint.
+
+Ray Train resumes whatever it finds under the same name and storage, silently and whatever the config. So a run's name is its identity, and
+what stands there of a run that must not go on is removed first.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.exceptions import TrainingFailedError
+
+from mgmrn.protocol import Evaluation, load_evaluation
+from pipeline.train.callback import SpoolEpochs
+from pipeline.train.cluster import Placement
+from pipeline.train.failure import Failure, recorded_failure
+from pipeline.train.spec import EVALUATION_FILE, RunSpec
+from pipeline.train.worker import train_worker
+
+RETRIES = 3
+"""Restarts after lost workers; failures that a retry cannot mend end at the first."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A run that came to its end."""
+
+    checkpoint: Path
+    """The checkpoint of the epoch that counts: the best on `tune`, the last on `final`."""
+    epoch: int
+    evaluation: Evaluation
+    metrics: dict[str, float]
+    """Rank 0's report of that epoch."""
+
+
+def forget(spec: RunSpec) -> None:
+    """Removes all that is stored of a run, so that the next fit starts anew."""
+    shutil.rmtree(spec.run_folder, ignore_errors=True)
+
+
+def fit(spec: RunSpec, placement: Placement) -> Fitted | Failure:
+    """Trains until the last epoch, going on from the latest checkpoint of this very run where there is one.
+
+    Lost workers are replaced up to `RETRIES` times, each time from the latest checkpoint.
+    """
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"spec": spec.model_dump_json()},
+        torch_config=TorchConfig(backend="nccl" if placement.gpus_per_worker else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=placement.workers,
+            use_gpu=placement.gpus_per_worker > 0,
+            resources_per_worker=placement.resources_per_worker,
+        ),
+        run_config=RunConfig(
+            name=spec.run_folder.name,
+            storage_path=str(spec.run_folder.parent),
+            failure_config=FailureConfig(max_failures=RETRIES, controller_failure_limit=RETRIES),
+            checkpoint_config=_kept_checkpoints(spec),
+            callbacks=[SpoolEpochs(spec.spool_file)],
+        ),
+    )
+    try:
+        result = trainer.fit()
+    except TrainingFailedError as error:
+        return recorded_failure(spec.failure_file) or Failure("workers-lost", _last_line(error))
+    if failure := recorded_failure(spec.failure_file):
+        return failure
+    kept = result.best_checkpoints or []
+    key = "val/ausuc" if spec.split == "tune" else "epoch"
+    checkpoint, metrics = max(kept, key=lambda pair: pair[1].get(key, float("-inf")))
+    folder = Path(checkpoint.path)
+    return Fitted(folder, int(metrics["epoch"]), load_evaluation(folder / EVALUATION_FILE), metrics)
+
+
+def _kept_checkpoints(spec: RunSpec) -> CheckpointConfig:
+    """Two: on `tune` the best ones by AUSUC besides the latest, on `final` the last ones."""
+    if spec.split == "tune":
+        return CheckpointConfig(num_to_keep=2, checkpoint_score_attribute="val/ausuc", checkpoint_score_order="max")
+    return CheckpointConfig(num_to_keep=2)
+
+
+def _last_line(error: TrainingFailedError) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__
+
+

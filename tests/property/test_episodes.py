@@ -1,0 +1,82 @@
+"""Global batches are the same for any number of ranks, and ranks share them out completely."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mgmrn.data.episodes import EpisodicBatches, PlainBatches, eval_shard
+from mgmrn.errors import UserError
+
+worlds, seeds, epochs = st.integers(1, 8), st.integers(0, 5), st.integers(0, 5)
+
+
+def labels_of(classes: int, per_class: int) -> np.ndarray:
+    return np.random.default_rng(0).permutation(np.repeat(np.arange(classes), per_class))
+
+
+def assert_shares_are_a_partition(batches, epoch, world):
+    shares = [list(batches.shard(epoch, rank, world)) for rank in range(world)]
+    for step, whole in enumerate(batches.epoch(epoch)):
+        parts = [share[step] for share in shares]
+        np.testing.assert_array_equal(np.concatenate(parts), whole)
+        sizes = [len(part) for part in parts]
+        assert min(sizes) >= 1 and max(sizes) - min(sizes) <= 1
+
+
+@given(st.integers(8, 60), st.integers(8, 16), worlds, seeds, epochs)
+def test_plain_shares_are_a_partition(count, batch, world, seed, epoch):
+    if count < batch:
+        return
+    batches = PlainBatches(count, batch, seed)
+    assert_shares_are_a_partition(batches, epoch, world)
+    used = np.concatenate(list(batches.epoch(epoch)))
+    assert len(np.unique(used)) == len(used) == len(batches) * batch > count - batch
+
+
+@given(st.integers(2, 5), st.integers(1, 3), worlds, seeds, epochs)
+def test_episodes_are_distinct_images_of_distinct_classes(ways, shots, world, seed, epoch):
+    labels = labels_of(6, 3)
+    batches = EpisodicBatches(labels, ways, shots, episodes=4, seed=seed)
+    if world <= ways * shots:
+        assert_shares_are_a_partition(batches, epoch, world)
+    for rows in batches.epoch(epoch):
+        assert len(np.unique(rows)) == ways * shots == batches.global_batch
+        classes, counts = np.unique(labels[rows], return_counts=True)
+        assert len(classes) == ways and set(counts) == {shots}
+
+
+@given(seeds, epochs, st.integers(0, 5))
+def test_a_resumed_epoch_goes_on_with_the_batch_that_would_have_come(seed, epoch, start):
+    for batches in (PlainBatches(40, 8, seed), EpisodicBatches(labels_of(6, 3), 3, 2, 5, seed)):
+        whole, rest = list(batches.epoch(epoch)), list(batches.epoch(epoch, start))
+        assert len(rest) == len(whole) - start
+        assert all(np.array_equal(a, b) for a, b in zip(whole[start:], rest, strict=True))
+
+
+def test_epochs_and_seeds_differ():
+    def first(seed, epoch):
+        return next(iter(PlainBatches(100, 50, seed).epoch(epoch))).tolist()
+
+    assert len({tuple(first(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
+
+
+def test_classes_with_too_few_images_are_never_drawn():
+    labels = np.array([0, 0, 0, 1, 2, 2, 2])
+    drawn = np.concatenate(list(EpisodicBatches(labels, 2, 2, 20, 0).epoch(0)))
+    assert 1 not in labels[drawn]
+
+
+def test_what_cannot_be_drawn_is_refused():
+    with pytest.raises(UserError, match="2 classes have 2 images"):
+        EpisodicBatches(np.array([0, 0, 1, 2, 2]), 3, 2, 5, 0)
+    with pytest.raises(UserError, match="there are 5 to train on"):
+        PlainBatches(5, 6, 0)
+    with pytest.raises(UserError, match="9 workers cannot share"):
+        list(PlainBatches(20, 8, 0).shard(0, 0, 9))
+
+
+@given(st.integers(0, 50), worlds)
+def test_evaluation_shares_are_all_images_once_in_order(count, world):
+    shares = [eval_shard(count, rank, world) for rank in range(world)]
+    np.testing.assert_array_equal(np.concatenate(shares), np.arange(count))

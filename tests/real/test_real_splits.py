@@ -1,0 +1,74 @@
+"""The true split files of the benchmarks load with the published counts."""
+
+import numpy as np
+import pytest
+
+from mgmrn.config import BenchmarkConfig
+from mgmrn.data.splits import check_images_exist, load_final, load_tune
+from mgmrn.data.xlsa17 import load_benchmark
+
+pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore:.*all zeros")]
+
+# name: attributes, seen, unseen classes, trainval, test_seen, test_unseen, train (classes), val (classes)
+COUNTS = {
+    "CUB": (312, 150, 50, 7057, 1764, 2967, 4702, 100, 2355, 50),
+    "SUN": (102, 645, 72, 10320, 2580, 1440, 9280, 580, 1040, 65),
+    "AWA2": (85, 40, 10, 23527, 5882, 7913, 16187, 27, 7340, 13),
+    "CUB100": (312, 73, 27, 3432, 860, 1610, 2210, 47, 1222, 26),
+}
+
+
+def config(name: str) -> BenchmarkConfig:
+    return BenchmarkConfig(name=name, word_vectors="CUB" if name == "CUB100" else None)
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_counts(data_root, name):
+    benchmark = load_benchmark(data_root, config(name))
+    lists, labels = benchmark.lists, benchmark.labels
+    found = (
+        benchmark.attributes.shape[1],
+        len(benchmark.seen_classes),
+        len(benchmark.unseen_classes),
+        *(len(lists[f"{part}_loc"]) for part in ("trainval", "test_seen", "test_unseen")),
+        len(lists["train_loc"]),
+        len(np.unique(labels[lists["train_loc"]])),
+        len(lists["val_loc"]),
+        len(np.unique(labels[lists["val_loc"]])),
+    )
+    assert found == COUNTS[name]
+    assert not benchmark.standin
+    assert benchmark.word_vectors.shape == (COUNTS[name][0], 300)
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_the_listed_folder_names_the_class(data_root, name):
+    benchmark = load_benchmark(data_root, config(name))
+    for i in range(0, len(benchmark.labels), 97):
+        folder = benchmark.image_files[i].lower()
+        words = benchmark.class_names[benchmark.labels[i]].lower().replace("+", "_").split(".")[-1].split("_")
+        assert all(word in folder for word in words), (folder, words)
+
+
+def test_class_order_of_cub_is_not_numeric(data_root):
+    names = load_benchmark(data_root, config("CUB")).class_names
+    assert list(names) != sorted(names)
+
+
+def test_sun_has_one_attribute_without_a_word(data_root):
+    with pytest.warns(UserWarning, match=r"\[88\]"):
+        vectors = load_benchmark(data_root, config("SUN")).word_vectors
+    assert np.flatnonzero(~vectors.any(axis=1)).tolist() == [88]
+
+
+def test_the_pictures_of_cub100_are_there(data_root):
+    data = load_final(data_root, config("CUB100"))
+    for images in (data.train, data.seen, data.unseen):
+        check_images_exist(images)
+
+
+def test_tune_takes_four_fifths_of_every_train_class(data_root):
+    data = load_tune(data_root, config("CUB"))
+    kept, held = (np.bincount(part.labels, minlength=150) for part in (data.train, data.seen))
+    shares = held[data.classes.seen] / (kept + held)[data.classes.seen]
+    assert abs(shares - 0.2).max() < 0.02

@@ -1,0 +1,119 @@
+"""Decoding, transforms and loaders."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.tiny import write_benchmark
+
+from mgmrn.config import BenchmarkConfig, ImageConfig
+from mgmrn.data.images import decode, evaluation_loader, for_evaluation, for_training, train_loader
+from mgmrn.data.splits import load_final
+from mgmrn.errors import UserError
+
+RED = (200, 30, 30)
+UNIT = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+
+
+def save(path, mode="RGB", size=(24, 16), **options):
+    Image.new("RGB", size, RED).convert(mode).save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize(("mode", "suffix"), [("RGB", "jpg"), ("CMYK", "jpg"), ("P", "png"), ("RGBA", "png"), ("RGB", "bmp")])
+def test_every_mode_becomes_rgb(tmp_path, mode, suffix):
+    picture = decode(save(tmp_path / f"x.{suffix}", mode))
+    assert picture.shape == (3, 16, 24) and picture.dtype == torch.uint8
+    np.testing.assert_allclose(picture.float().mean(dim=(1, 2)), RED, atol=6)
+
+
+def test_grey_pictures_have_three_equal_channels(tmp_path):
+    picture = decode(save(tmp_path / "x.jpg", "L"))
+    assert torch.equal(picture[0], picture[1]) and torch.equal(picture[0], picture[2])
+
+
+def test_a_camera_that_was_turned_is_turned_back(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert decode(save(tmp_path / "x.jpg", exif=exif)).shape == (3, 24, 16)
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", None])
+def test_a_broken_file_is_named(tmp_path, content):
+    path = save(tmp_path / "bird.jpg", size=(64, 64))
+    path.write_bytes(path.read_bytes()[:400] if content is None else content)
+    with pytest.raises(UserError, match="bird.jpg"):
+        decode(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match="gone.jpg"):
+        decode(tmp_path / "gone.jpg")
+
+
+@pytest.mark.parametrize("resize", ["squash", "crop"])
+@pytest.mark.parametrize("transform", ["evaluation", "training", "training crops"])
+def test_pictures_get_the_size_that_was_asked_for(resize, transform):
+    config = ImageConfig(
+        size=32, resize=resize, min_crop_area=0.3 if "crops" in transform else 1.0, colour_jitter=0.2, **UNIT
+    )
+    picture = torch.randint(0, 256, (3, 50, 90), dtype=torch.uint8)
+    rng = np.random.default_rng(0)
+    pixels = for_evaluation(picture, config) if transform == "evaluation" else for_training(picture, config, rng)
+    assert pixels.shape == (3, 32, 32) and 0 <= pixels.min() and pixels.max() <= 1
+
+
+def test_normalisation_is_that_of_the_config():
+    grey = torch.full((3, 40, 40), 255, dtype=torch.uint8)
+    pixels = for_evaluation(grey, ImageConfig(size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.25, 0.125)))
+    np.testing.assert_allclose(pixels[:, 0, 0], [1, 2, 4])
+
+
+def test_squash_keeps_the_borders_and_crop_cuts_them():
+    picture = torch.zeros((3, 64, 64), dtype=torch.uint8)
+    picture[:, :2] = 255
+    squashed, cropped = (for_evaluation(picture, ImageConfig(size=32, resize=r, **UNIT)) for r in ("squash", "crop"))
+    assert squashed[:, 0].mean() > 0.5 and cropped[:, 0].mean() < 0.1
+
+
+def test_a_random_picture_is_a_function_of_the_generator_alone():
+    config = ImageConfig(size=32, min_crop_area=0.5, colour_jitter=0.5, **UNIT)
+    picture = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
+    first, again, other = (for_training(picture, config, np.random.default_rng(s)) for s in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return load_final(write_benchmark(tmp_path_factory.mktemp("data")), BenchmarkConfig(name="TINY")).train
+
+
+def test_pictures_do_not_depend_on_workers_batches_or_order(images):
+    config = ImageConfig(size=32, min_crop_area=0.5, **UNIT)
+
+    def pictures(batches, epoch, workers):
+        loaded = torch.cat(list(train_loader(images, config, batches, seed=3, epoch=epoch, workers=workers)))
+        return dict(zip(np.concatenate(batches).tolist(), loaded, strict=True))
+
+    plain = pictures([np.arange(8)], 0, 0)
+    shuffled = pictures([np.array([7, 2, 5]), np.array([0, 1]), np.array([6, 4, 3])], 0, 2)
+    assert all(torch.equal(plain[row], shuffled[row]) for row in range(8))
+    later = pictures([np.arange(8)], 1, 0)
+    assert not any(torch.equal(plain[row], later[row]) for row in range(8))
+
+
+def test_evaluation_keeps_order_and_the_short_last_batch(images):
+    batches = list(evaluation_loader(images, ImageConfig(size=32), 10, 0))
+    assert [len(batch) for batch in batches] == [10, 10, 4]
+    expected = for_evaluation(decode(images.path(23)), ImageConfig(size=32))
+    assert torch.equal(batches[2][3], expected)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_picture_in_a_loader_is_named_without_a_traceback(tmp_path, workers):
+    root = write_benchmark(tmp_path)
+    images = load_final(root, BenchmarkConfig(name="TINY")).train
+    images.path(3).write_bytes(images.path(3).read_bytes()[:100])
+    with pytest.raises(UserError) as caught:
+        list(evaluation_loader(images, ImageConfig(size=32), 8, workers))
+    assert str(images.path(3)) in str(caught.value) and "Traceback" not in str(caught.value)

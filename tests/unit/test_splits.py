@@ -1,0 +1,140 @@
+"""Two splits, two types; a tuning run cannot reach a test image by any path."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.tiny import CLASSES, PER_CLASS, SEEN, UNSEEN, VAL, lists, write_benchmark
+
+from mgmrn.config import BenchmarkConfig
+from mgmrn.data.splits import FinalData, TuneData, check_images_exist, hold_out, load_final, load_tune
+from mgmrn.data.xlsa17 import load_benchmark
+from mgmrn.errors import UserError
+
+TINY = BenchmarkConfig(name="TINY", tune_seen_fraction=0.25)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    return write_benchmark(tmp_path_factory.mktemp("data"))
+
+
+def test_final_is_trainval_against_the_test_lists(root):
+    data = load_final(root, TINY)
+    np.testing.assert_array_equal(data.train.ids, lists()["trainval_loc"])
+    np.testing.assert_array_equal(data.seen.ids, lists()["test_seen_loc"])
+    np.testing.assert_array_equal(data.unseen.ids, lists()["test_unseen_loc"])
+    assert len(data.classes.names) == CLASSES and tuple(data.classes.seen_ids) == SEEN
+
+
+def test_tune_trains_on_train_classes_and_takes_val_classes_for_unseen(root):
+    data = load_tune(root, TINY)
+    assert len(data.classes.names) == len(SEEN) and data.classes.seen.sum() == len(SEEN) - len(VAL)
+    np.testing.assert_array_equal(np.union1d(data.train.ids, data.seen.ids), np.sort(lists()["train_loc"]))
+    np.testing.assert_array_equal(data.unseen.ids, lists()["val_loc"])
+    # One of four images of each class is held out.
+    assert set(np.bincount(data.seen.labels)[data.classes.seen_ids]) == {1}
+    assert set(np.bincount(data.train.labels)[data.classes.seen_ids]) == {3}
+
+
+@pytest.mark.parametrize("load", [load_tune, load_final])
+def test_labels_are_rows_of_the_class_table(root, load):
+    data = load(root, TINY)
+    benchmark = load_benchmark(root, TINY)
+    for images, seen in ((data.train, True), (data.seen, True), (data.unseen, False)):
+        for row, (label, image) in enumerate(zip(images.labels, images.ids, strict=True)):
+            name = data.classes.names[label]
+            assert name == benchmark.class_names[benchmark.labels[image]] == images.files[row].split("/")[1]
+            assert data.classes.seen[label] == seen
+            np.testing.assert_array_equal(data.classes.attributes[label], benchmark.attributes[benchmark.labels[image]])
+
+
+def reachable(value, seen_objects: set[int]):
+    """Every object that attributes, containers, array bases and closures lead to."""
+    if id(value) in seen_objects:
+        return
+    seen_objects.add(id(value))
+    yield value
+    if isinstance(value, type):
+        children = [member for member in vars(value).values() if not callable(member)]
+    elif isinstance(value, np.ndarray):
+        children = [value.base]
+    elif isinstance(value, dict):
+        children = [*value, *value.values()]
+    elif isinstance(value, list | tuple | set | frozenset):
+        children = list(value)
+    elif dataclasses.is_dataclass(value):
+        children = [getattr(value, field.name) for field in dataclasses.fields(value)]
+        children.append(type(value))
+    elif callable(value):
+        children = [cell.cell_contents for cell in getattr(value, "__closure__", None) or ()]
+    else:
+        children = []
+    for child in children:
+        yield from reachable(child, seen_objects)
+
+
+def test_nothing_of_the_test_sets_can_be_reached_from_tune(root):
+    benchmark = load_benchmark(root, TINY)
+    forbidden_ids = set(np.concatenate([lists()["test_seen_loc"], lists()["test_unseen_loc"]]).tolist())
+    forbidden_files = {benchmark.image_files[i] for i in forbidden_ids}
+    forbidden_classes = {benchmark.class_names[c] for c in UNSEEN}
+    forbidden_attributes = benchmark.attributes[list(UNSEEN)]
+    found = list(reachable(load_tune(root, TINY), set()))
+    assert len(found) > 20
+    for value in found:
+        assert not isinstance(value, FinalData)
+        if isinstance(value, str):
+            assert value not in forbidden_files and value not in forbidden_classes
+        if isinstance(value, np.ndarray) and value.dtype == np.int64 and len(value) > 3:
+            assert len(value) < len(benchmark.labels), "an array of the whole benchmark"
+        if isinstance(value, np.ndarray) and value.ndim == 2 and value.shape[1] == forbidden_attributes.shape[1]:
+            assert not any(np.isclose(value, row).all(axis=1).any() for row in forbidden_attributes)
+    data = load_tune(root, TINY)
+    for images in (data.train, data.seen, data.unseen):
+        assert not forbidden_ids & set(images.ids.tolist())
+
+
+def test_the_same_walk_finds_the_leak_in_final(root):
+    files = {value for value in reachable(load_final(root, TINY), set()) if isinstance(value, str)}
+    assert any(file.startswith("images/008.Class_1/") for file in files), "the walk sees what is there"
+
+
+def test_the_types_are_unrelated():
+    assert not issubclass(TuneData, FinalData) and not issubclass(FinalData, TuneData)
+    assert TuneData.__mro__ == (TuneData, object)
+
+
+def test_the_tuning_split_depends_on_its_own_seed_only(root):
+    again, other = load_tune(root, TINY), load_tune(root, TINY.model_copy(update={"tune_split_seed": 1}))
+    np.testing.assert_array_equal(load_tune(root, TINY).seen.ids, again.seen.ids)
+    assert not np.array_equal(again.seen.ids, other.seen.ids)
+
+
+@pytest.mark.parametrize(("members", "fraction", "held"), [(1, 0.5, 0), (2, 0.01, 1), (2, 0.99, 1), (10, 0.2, 2)])
+def test_hold_out_leaves_something_on_both_sides(members, fraction, held):
+    kept, out = hold_out(np.arange(members), np.zeros(members, dtype=np.int64), fraction, 0)
+    assert len(out) == held and len(kept) == members - held
+
+
+def test_missing_pictures_are_counted_and_the_first_is_named(tmp_path):
+    root = write_benchmark(tmp_path)
+    images = load_final(root, TINY).train
+    check_images_exist(images)
+    for row in (5, 7):
+        images.path(row).unlink()
+    with pytest.raises(UserError, match=f"2 of {len(images)} pictures are not there, the first is {images.files[5]}"):
+        check_images_exist(images)
+
+
+def test_an_image_list_that_points_nowhere_is_one_sentence(tmp_path):
+    root = write_benchmark(tmp_path, pictures=False)
+    with pytest.raises(UserError, match="24 of 24 pictures are not there"):
+        check_images_exist(load_final(root, TINY).train)
+
+
+def test_all_images_have_the_same_number():
+    assert sum(len(v) for k, v in lists().items() if k in ("trainval_loc", "test_seen_loc", "test_unseen_loc")) == (
+        CLASSES * PER_CLASS
+    )
