@@ -51,7 +51,7 @@ class AttributeNetwork(nn.Module):
 
 @dataclass(frozen=True)
 class ESZSLProblem:
-    """ESZSL (Romera-Paredes & Torr, ICML 2015) with both Gram matrices diagonalised, so that many regularisers are cheap.
+    """ESZSL (Romera-Paredes & Torr, ICML 2015) with both Gram matrices diagonalised: many regularisers are cheap.
 
     With features X (N F), labels Y (N U, ±1) and attributes A (U S):
 

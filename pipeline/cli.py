@@ -101,7 +101,9 @@ def train(
     address: Annotated[str | None, typer.Option(help="Ray cluster; without it, Ray is started here.")] = None,
     tracking_uri: TrackingUri = places.TRACKING_URI,
     data_root: DataRoot = places.DATA_ROOT,
-    storage: Annotated[Path, typer.Option(help="Folder of checkpoints; on several hosts a shared one.")] = places.STORAGE,
+    storage: Annotated[
+        Path, typer.Option(help="Folder of checkpoints; on several hosts a shared one.")
+    ] = places.STORAGE,
     force: Annotated[bool, typer.Option("--force", help="Run again what is finished.")] = False,
     as_json: Json = False,
 ) -> int:
@@ -170,10 +172,11 @@ def cache(
     from pipeline.compose import load_experiment
 
     console = Console(as_json)
-    folders = build_caches(load_experiment(experiment, overrides or []).config, data_root, console.line)
-    for folder in folders:
-        console.line(str(folder))
-    console.result({"caches": [str(folder) for folder in folders]})
+    config = load_experiment(experiment, overrides or []).config
+    counts = build_caches(config, data_root, places.CACHE, console.line)
+    images = ", ".join(f"{count} images for {split}" for split, count in counts.items())
+    console.line(f"{images}: maps are in {places.CACHE}")
+    console.result({"cache": str(places.CACHE), "images": counts})
 
 
 @make_app.command()
@@ -285,7 +288,8 @@ def _parse_seeds(text: str) -> tuple[int, ...]:
     try:
         seeds = tuple(int(part) for part in text.split(","))
     except ValueError as error:
-        raise UserError(f"seeds must be whole numbers with commas between, got '{text}'", "--seeds", "like 0,1,2") from error
+        message = f"seeds must be whole numbers with commas between, got '{text}'"
+        raise UserError(message, "--seeds", "like 0,1,2") from error
     if min(seeds) < 0 or len(set(seeds)) < len(seeds):
         raise UserError(f"seeds must be different and not negative, got '{text}'", "--seeds")
     return seeds
@@ -313,7 +317,8 @@ def _report(outcome: Outcome, console: Console) -> int:
         for run in outcome.runs
     ]
     console.table(["run", "split", "seed", "status", *_COLUMNS], rows)
-    console.line(f"tracked in {outcome.tracking_uri}" + (f", run {outcome.parent_run_id}" if outcome.parent_run_id else ""))
+    launch = f", run {outcome.parent_run_id}" if outcome.parent_run_id else ""
+    console.line(f"tracked in {outcome.tracking_uri}{launch}")
     console.result(outcome.to_json())
     return ExitCode.SOME_FAILED if outcome.status in ("failed", "stopped") else ExitCode.FINE
 

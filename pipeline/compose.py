@@ -1,7 +1,7 @@
 """YAML files and `--set` overrides → one frozen config, with the origin of every value and every error at once.
 
-A file may say `extends: [benchmark/cub, experiment/base]`: later ones win over earlier ones, its own keys over all, mapping by mapping.
-Where a mapping's `kind` changes, what the new kind does not know is dropped.
+A file may say `extends: [benchmark/cub, experiment/base]`: later ones win over earlier ones, its own keys over all,
+mapping by mapping. Where a mapping's `kind` changes, what the new kind does not know is dropped.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pydantic_core import ErrorDetails
 
 from mgmrn.config import BenchmarkConfig, ExperimentConfig, Frozen
 from mgmrn.errors import UserError
+from mgmrn.weights import find_weights
 
 CONFIGS = Path(__file__).parent / "configs"
 COMMAND_LINE = "--set"
@@ -69,7 +70,8 @@ def load_experiment(name_or_path: str, overrides: Sequence[str] = ()) -> Compose
         overrides: `dotted.path=value` with the value in YAML; later ones win.
 
     Raises:
-        UserError: unknown experiment (with the nearest name and the list), unreadable YAML, or any number of wrong values, one line each.
+        UserError: unknown experiment (with the nearest name and the list), unreadable YAML, or any number of wrong
+            values, one line each.
     """
     path = _find("experiment", name_or_path)
     problems: list[UserError] = []
@@ -98,6 +100,17 @@ def load_benchmark_config(name_or_path: str) -> BenchmarkConfig:
     if config is None:
         raise _all_at_once(problems, path)
     return config.benchmark
+
+
+def resolve_weights(config: ExperimentConfig, data_root: Path) -> ExperimentConfig:
+    """The config with a relative weights path made absolute: below the data root, else below the working folder.
+
+    Raises:
+        UserError: when the file is in neither place.
+    """
+    backbone = config.model.backbone
+    found = backbone.model_copy(update={"weights": find_weights(backbone.weights, data_root)})
+    return config.model_copy(update={"model": config.model.model_copy(update={"backbone": found})})
 
 
 def experiment_names() -> list[str]:
@@ -130,9 +143,7 @@ def values_of(config: BaseModel) -> dict[str, Any]:
 def diff(before: ExperimentConfig, after: ExperimentConfig) -> list[Change]:
     """The values in which two configs differ, by path."""
     old, new = values_of(before), values_of(after)
-    return [
-        Change(path, old.get(path), new.get(path)) for path in sorted(old | new) if old.get(path) != new.get(path)
-    ]
+    return [Change(path, old.get(path), new.get(path)) for path in sorted(old | new) if old.get(path) != new.get(path)]
 
 
 def show(composed: ComposedConfig) -> str:
@@ -152,7 +163,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.MarkedYAMLError(problem="anchors and aliases are not allowed, use extends", problem_mark=mark)
         return super().compose_node(parent, index)
 
@@ -195,7 +206,8 @@ def _read_with_parents(path: Path, below: tuple[Path, ...]) -> _Section:
             known = sorted(_label(file).removesuffix(".yaml") for file in CONFIGS.rglob("*.yaml"))
             close = nearest(parent, known)
             where = extends.source if extends else _label(path)
-            raise UserError(f"extends names '{parent}', which does not exist", where, f"did you mean {close}?" if close else "")
+            hint = f"did you mean {close}?" if close else ""
+            raise UserError(f"extends names '{parent}', which does not exist", where, hint)
         merged = _merge(merged, _read_with_parents(parent_path, (*below, path)))
     return _merge(merged, own)
 
@@ -312,8 +324,9 @@ def _merge(base: _Section, over: _Section) -> _Section:
         children = {name: child for name, child in children.items() if name in _KINDS[new.value].model_fields}
     for name, child in over.children.items():
         below = children.get(name)
-        both = isinstance(child, _Section) and isinstance(below, _Section)
-        children[name] = _merge(below, child) if both else child
+        if isinstance(child, _Section) and isinstance(below, _Section):
+            child = _merge(below, child)
+        children[name] = child
     return _Section(children, over.source)
 
 
@@ -380,7 +393,7 @@ def _locate(location: Sequence[str | int], tree: _Section) -> tuple[list[str], _
     node: _Tree = tree
     for position, part in enumerate(location):
         child = node.children.get(str(part)) if isinstance(node, _Section) else None
-        if child is None and part in _KINDS and position < len(location) - 1 or part == "[key]":
+        if (child is None and part in _KINDS and position < len(location) - 1) or part == "[key]":
             continue
         names.append(str(part))
         node = child or node

@@ -1,7 +1,7 @@
-"""Examines a data set and lists all that is wrong with it at once, instead of stopping at the first error as loading does.
+"""Examines a data set and lists all that is wrong with it, where loading stops at the first error.
 
-An `error` keeps training from working or makes its figures wrong; a `warning` is worth knowing and is coped with. Nothing here raises
-for a broken data set. I images, U classes, S attributes, L word-vector length.
+An `error` keeps training from working or makes its figures wrong; a `warning` is worth knowing and is coped with.
+Nothing here raises for a broken data set. I images, U classes, S attributes, L word-vector length.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from mgmrn.data.xlsa17 import (
     LISTS,
     STANDIN_MARKER,
     TEST_LISTS,
-    _indices,
-    _read_mat,
-    _strings,
     load_word_vectors,
+    read_indices,
+    read_mat,
+    read_strings,
     relative_image_path,
     word_vector_file,
 )
@@ -116,10 +116,11 @@ def _guarded(check: str, examine: Callable[[], Iterable[Finding]]) -> list[Findi
     """The findings of a check up to where it broke off, and that it did."""
     found: list[Finding] = []
     try:
-        found.extend(examine())
+        with np.errstate(invalid="ignore"):  # NaN where whole numbers belong becomes a finding.
+            found.extend(examine())
     except UserError as error:
         place = f" [{error.where}]" if error.where else ""
-        found.append(Finding("error", check, error.message + place, error.hint))
+        found.append(Finding("error", check, error.message + place, error.hint or _WORKS))
     except Exception as error:  # Files of strangers break in ways that nobody lists; the other checks go on.
         found.append(Finding("error", check, f"the check broke off: {type(error).__name__}: {error}", _WORKS))
     return found
@@ -136,7 +137,7 @@ def _word_vectors(path: Path, vectors: list[Float[np.ndarray, "S L"]]) -> Iterat
             "warning",
             "word vectors",
             f"all zeros for attribute {_some(empty)} (from 0)",
-            "nothing has to be done: their attention is the same for every image",
+            "nothing has to be done: without a word, its query is the map's bias",
         )
 
 
@@ -148,14 +149,14 @@ def _read(root: Path, name: str, contents: list[_Lists]) -> Iterator[Finding]:
         ("att_splits.mat", ("att", "allclasses_names", *REQUIRED_LISTS), ("original_att", *LISTS)),
     ):
         try:
-            tables[file] = _read_mat(folder / file, needed, wanted)
+            tables[file] = read_mat(folder / file, needed, wanted)
         except UserError as error:
             yield Finding("error", file, f"{error.message} [{error.where}]", error.hint)
     if len(tables) < 2:
         return
     images, splits = tables["res101.mat"], tables["att_splits.mat"]
     files, unplaced = [], []
-    for listed in _strings(images["image_files"]):
+    for listed in read_strings(images["image_files"]):
         try:
             files.append(relative_image_path(listed, name))
         except UserError as error:
@@ -165,13 +166,13 @@ def _read(root: Path, name: str, contents: list[_Lists]) -> Iterator[Finding]:
         yield Finding(
             "error", "image paths", f"{len(unplaced)} cannot be used: {unplaced[0].message}", unplaced[0].hint
         )
-    labels = _indices(images["labels"], folder / "res101.mat", "labels")
+    labels = read_indices(images["labels"], folder / "res101.mat", "labels")
     lists: dict[str, Int[np.ndarray, " _"]] = {}
     for key in LISTS:
         if key not in splits:
             continue
         try:
-            lists[key] = _indices(splits[key], folder / "att_splits.mat", key, below=len(files))
+            lists[key] = read_indices(splits[key], folder / "att_splits.mat", key, below=len(files))
         except UserError as error:
             yield Finding("error", "split lists", error.message, error.hint or _WORKS)
     original = splits.get("original_att")
@@ -179,7 +180,7 @@ def _read(root: Path, name: str, contents: list[_Lists]) -> Iterator[Finding]:
         _Lists(
             tuple(files),
             labels,
-            tuple(_strings(splits["allclasses_names"])),
+            tuple(read_strings(splits["allclasses_names"])),
             np.asarray(splits["att"], dtype=np.float64),
             None if original is None else np.asarray(original, dtype=np.float64),
             lists,
@@ -236,9 +237,7 @@ def _class_order(content: _Lists) -> Iterator[Finding]:
             "allclasses_names and att must be in the order of the labels, which is not alphabetical or numeric",
         )
     elif agreeing:
-        yield Finding(
-            "ok", "class order", f"{agreeing} of {len(content.class_names)} classes are named like their folder"
-        )
+        yield Finding("ok", "class order", f"{agreeing} of {len(content.class_names)} classes have their folder's name")
     else:
         yield Finding(
             "warning", "class order", "no folder is named like a class, so it cannot be checked", "check it by eye"

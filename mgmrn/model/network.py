@@ -118,7 +118,7 @@ class ImageModel(nn.Module):
         return output
 
     def forward_level(self, images: Float[Tensor, "B 3 H W"], level: Level) -> NetworkOutput:
-        """One level alone: stages that it does not need are not run, and its constants are computed without gradients."""
+        """One level alone: stages that it does not need are not run, its constants are computed without gradients."""
         needed = self.head.needed_maps(level)
         maps = self.backbone(images, needed.values, gradient_to=needed.gradient[-1])
         return self.head.forward_level(maps, level)

@@ -1,7 +1,8 @@
 """Checkpoints of the authors' code: their names and shapes mapped to ours, strictly.
 
-There the halvings follow the convolutions, the refinement is a detached cascade, and region mining divides by K. `MgMRN`
-with `regions: released`, `reduce: after`, `topology: cascade`, `detach: true`, `temperature: none` computes the same.
+There the halvings follow the convolutions, the refinement is a detached cascade, and region mining divides by K.
+`MgMRN` computes the same with `regions: released`, `reduce: after`, `topology: cascade`, `detach: true` and
+`temperature: none`.
 
 | released                                    | ours, below `head.` (l = c3, c4, c5)                     |
 |---------------------------------------------|----------------------------------------------------------|
@@ -47,8 +48,8 @@ _LATERALS = {"lateral_conv1": "c3.c4_c5", "lateral_conv2": "c4.c5"}
 def load_released(state: Mapping[str, Tensor], where: str = "") -> tuple[MgMRNConfig, dict[str, Tensor]]:
     """A config that computes what the released code does, and the weights in the names of `ImageModel`.
 
-    D, K, M, S, L and the channel gate's bottleneck are read off the shapes. The word vectors (`head.word_vectors`) are no
-    part of such a checkpoint.
+    D, K, M, S, L and the channel gate's bottleneck are read off the shapes. The word vectors (`head.word_vectors`) are
+    no part of such a checkpoint.
 
     Args:
         state: the released state dict. Channel gates may be linear maps or 1×1 convolutions, spatial gates may have D

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "torchvision", "ray", "mlflow", "numpy", "scipy", "pydantic", "optuna")

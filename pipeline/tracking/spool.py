@@ -1,9 +1,10 @@
-"""What is to be tracked, on disk first: a file that training appends to and a thread that sends it to the tracking server.
+"""What is to be tracked, on disk first: a file that training appends to, and a thread that sends it to the server.
 
-Training writes a line and goes on, whether the server answers or not. The driver's `Sender` reads the lines in order, sends them, and
-notes beside the file how far it has come. A server that is away delays what is tracked and loses nothing: the rest is sent when it is back,
-at the end, or at the next start. Each (metric, step) is sent once: a resumed run reports an epoch again, and an answer that was lost on
-the way may hide a success, so the sender asks for the run's history whenever it cannot know.
+Training writes a line and goes on, whether the server answers or not. The driver's `Sender` reads the lines in order,
+sends them, and notes beside the file how far it has come. A server that is away delays what is tracked and loses nothing:
+the rest is sent when it is back, at the end, or at the next start. Each (metric, step) is sent once: a resumed run reports
+an epoch again, and an answer that was lost on the way may hide a success, so the sender asks for the run's history
+whenever it cannot know.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class Spool:
         self.path = path
 
     def append(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Adds an epoch's numbers. Names with a slash are metrics to be tracked, others only go to the progress line."""
+        """Adds an epoch's numbers. Names with a slash are metrics to be tracked, others are for the progress line."""
         numbers = {key: float(value) for key, value in metrics.items() if isinstance(value, bool | int | float)}
         self._append({"kind": "metrics", "step": step, "time_ms": int(time.time() * 1000), "metrics": numbers})
 
@@ -148,7 +149,7 @@ class Sender:
 
     Args:
         spool: what is to be sent; it may grow meanwhile.
-        run_id: the run that it belongs to. Where the spool was sent to another run before, all of it is sent to this one.
+        run_id: the run that it belongs to. Where it was sent to another run before, all of it is sent to this one.
         sink: the tracking store.
         on_epoch: told of every epoch that is appended after the start, at once, with step and numbers.
     """

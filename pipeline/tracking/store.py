@@ -1,16 +1,16 @@
 """Runs in MLflow: found, created, resumed and ended. Thin over `MlflowClient`, with our names.
 
-An experiment is a question (`mgmrn/train`), a parent run one launch, a child one (benchmark, variant, seed, split). The driver alone creates
-and ends runs. MLflow takes seconds to import, so nothing here is imported before it is needed.
+An experiment is a question (`mgmrn/train`), a parent run one launch, a child one (benchmark, variant, seed, split). The
+driver alone creates and ends runs. MLflow takes seconds to import, so it is imported where it is used.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import socket
-import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 from mgmrn.config import ExperimentConfig
 from pipeline.compose import values_of, yaml_value
@@ -112,7 +112,7 @@ class TrackingStore:
         return self._latest(config_hash, split, ("FINISHED",))
 
     def find_resumable(self, config_hash: str, split: str) -> TrackedRun | None:
-        """The latest run of a config on a split that did not come to its end and that no living process of this host works on."""
+        """The latest unfinished run of a config on a split that no living driver works on."""
         return self._latest(config_hash, split, ("RUNNING", "KILLED", "FAILED"))
 
     def create_parent(self, name: str, tags: Mapping[str, str]) -> str:
@@ -128,9 +128,14 @@ class TrackingStore:
     def resume(self, run: TrackedRun, parent_run_id: str, config: ExperimentConfig) -> None:
         """Goes on with a run under a new driver and launch: RUNNING again, one attempt more."""
         attempt = int(run.tags.get("mgmrn.attempt", "1")) + 1
-        tags = {"mgmrn.attempt": str(attempt), "mlflow.parentRunId": parent_run_id, DRIVER_TAG: driver_tag()}
+        tags = {"mgmrn.attempt": str(attempt), "mlflow.parentRunId": parent_run_id}
         self.set_tags(run.run_id, tags)
         self._log_params(run.run_id, config)
+        self.reopen(run)
+
+    def reopen(self, run: TrackedRun) -> None:
+        """Makes this process the driver of a run that another one left."""
+        self.set_tags(run.run_id, {DRIVER_TAG: driver_tag()})
         with _translated(self.uri):
             self.client.update_run(run.run_id, status="RUNNING")
 
@@ -144,13 +149,13 @@ class TrackingStore:
         with _translated(self.uri):
             return {metric.step for metric in self.client.get_metric_history(run_id, key)}
 
-    def log_metrics(self, run_id: str, step: int, metrics: Mapping[str, float], timestamp_ms: int | None = None) -> None:
+    def log_metrics(self, run_id: str, step: int, metrics: Mapping[str, float], timestamp_ms: int) -> None:
         """Adds one value to each of some metrics; the store keeps both when it is done twice."""
         from mlflow.entities import Metric
 
-        when = timestamp_ms if timestamp_ms is not None else int(time.time() * 1000)
+        entities = (Metric(key, value, timestamp_ms, step) for key, value in metrics.items())
         with _translated(self.uri):
-            for part in _batched((Metric(key, value, when, step) for key, value in metrics.items()), METRIC_LIMIT):
+            for part in _batched(entities, METRIC_LIMIT):
                 self.client.log_batch(run_id, metrics=part)
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
@@ -168,8 +173,6 @@ class TrackingStore:
 
     def log_dataset(self, run_id: str, dataset: DatasetInput) -> None:
         """Records the data as the run's input; doing it again changes nothing."""
-        import json
-
         from mlflow.entities import Dataset, InputTag
         from mlflow.entities import DatasetInput as MlflowInput
 
@@ -199,6 +202,10 @@ class TrackingStore:
         for run in closed:
             self.finish(run.run_id, "KILLED", "driver died")
         return closed
+
+    def translated(self) -> contextlib.AbstractContextManager[None]:
+        """Turns what MLflow raises inside into `TrackingError`."""
+        return _translated(self.uri)
 
     def _create(self, name: str, tags: Mapping[str, str]) -> str:
         first = dict(list(tags.items())[:ATTRIBUTE_LIMIT])
@@ -251,7 +258,7 @@ def _driver_is_dead(run: TrackedRun) -> bool:
     started = float(run.tags[DRIVER_TAG].rpartition(":")[2])
     try:
         process = psutil.Process(int(rest))
-        return abs(process.create_time() - started) > 1 or process.status() == psutil.STATUS_ZOMBIE
+        return bool(abs(process.create_time() - started) > 1 or process.status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
 
@@ -273,7 +280,8 @@ def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:
     if experiment is None:
         raise TrackingError(f"the experiment {name} cannot be made", uri)
     if experiment.lifecycle_stage != "active":
-        raise TrackingError(f"the experiment {name} was deleted", uri, "restore it, or remove it for good with mlflow gc")
+        hint = "restore it, or remove it for good with mlflow gc"
+        raise TrackingError(f"the experiment {name} was deleted", uri, hint)
     return str(experiment.experiment_id)
 
 
@@ -300,7 +308,8 @@ def _check_reachable(uri: str) -> None:
         address = (parts.hostname or "", parts.port or PORTS[scheme])
         socket.create_connection(address, timeout=CONNECT_SECONDS).close()
     except (OSError, ValueError) as error:
-        raise TrackingError(f"unreachable: nothing answers at the tracking address ({error})", _shown(uri), _START) from error
+        message = f"unreachable: nothing answers at the tracking address ({error})"
+        raise TrackingError(message, _shown(uri), _START) from error
     if scheme in ("http", "https"):
         _check_health(uri)
 
@@ -313,7 +322,8 @@ def _check_sqlite(uri: str) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise TrackingError(f"unreachable: the folder of the tracking database cannot be made ({error})", uri) from error
+        message = f"unreachable: the folder of the tracking database cannot be made ({error})"
+        raise TrackingError(message, uri) from error
     if not os.access(file if file.exists() else file.parent, os.W_OK):
         raise TrackingError("unreachable: the tracking database cannot be written", uri)
 

@@ -12,14 +12,14 @@ from mgmrn.baselines import eszsl_scores, prepare_eszsl
 from mgmrn.config import ESZSLConfig, ExperimentConfig
 from mgmrn.data.images import evaluation_loader
 from mgmrn.data.splits import FinalData, Images, TuneData
-from mgmrn.feed import EVALUATION_BATCH, evaluation_images, seen_targets, cached_maps
+from mgmrn.feed import EVALUATION_BATCH, Progress, evaluation_images, seen_targets, cached_maps
 from mgmrn.model.backbone import build_backbone
 from mgmrn.protocol import Evaluation, evaluate_split
 from pipeline.train.spec import RunSpec
 
 
 def fit_on_split(
-    spec: RunSpec, data: TuneData | FinalData, device: torch.device
+    spec: RunSpec, data: TuneData | FinalData, device: torch.device, progress: Progress
 ) -> tuple[Evaluation, dict[str, float]]:
     """Fits, scores and, on `tune`, chooses the regularisers with the largest AUSUC.
 
@@ -28,7 +28,7 @@ def fit_on_split(
     """
     model = spec.config.model
     assert isinstance(model, ESZSLConfig)
-    train, evaluation = pooled_features(spec, data, device)
+    train, evaluation = pooled_features(spec, data, device, progress)
     targets = seen_targets(data.train, data.classes).numpy()
     attributes = data.classes.attributes[data.classes.seen_ids]
     chosen = spec.calibration.eszsl_log10 if spec.calibration else None
@@ -48,13 +48,13 @@ def fit_on_split(
 
 
 def pooled_features(
-    spec: RunSpec, data: TuneData | FinalData, device: torch.device
+    spec: RunSpec, data: TuneData | FinalData, device: torch.device, progress: Progress
 ) -> tuple[Float[np.ndarray, "N C"], Float[np.ndarray, "M C"]]:
     """Globally averaged maps of the training and of the evaluation images, rows of unit length."""
     model = spec.config.model
     assert isinstance(model, ESZSLConfig)
     if spec.config.cache_features:
-        parts = cached_maps(spec.config, data, spec.cache_root, device, lambda message: None)
+        parts = cached_maps(spec.config, data, spec.cache_root, device, progress)
         train, evaluation = (part.pooled(model.level) for part in parts)
     else:
         train, evaluation = (_pooled_from_pictures(spec.config, images, device) for images in (data.train, evaluation_images(data)))

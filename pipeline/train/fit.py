@@ -19,7 +19,7 @@ from mgmrn.protocol import Evaluation, load_evaluation
 from pipeline.train.callback import SpoolEpochs
 from pipeline.train.cluster import Placement
 from pipeline.train.failure import Failure, recorded_failure
-from pipeline.train.spec import EVALUATION_FILE, RunSpec
+from pipeline.train.spec import EVALUATION_FILE, Calibration, RunSpec
 from pipeline.train.worker import train_worker
 
 RETRIES = 3
@@ -36,6 +36,21 @@ class Fitted:
     evaluation: Evaluation
     metrics: dict[str, float]
     """Rank 0's report of that epoch."""
+
+    @property
+    def reported(self) -> dict[str, float]:
+        """The figures that stand for the run."""
+        return {key: float(value) for key, value in self.metrics.items() if key.startswith(("val/", "test/", "perf/"))}
+
+    @property
+    def calibration(self) -> Calibration:
+        """What a `tune` run decides for its `final` run."""
+        eszsl = (self.metrics.get("train/log10_gamma"), self.metrics.get("train/log10_lambda"))
+        return Calibration(
+            epochs=self.epoch,
+            gamma=self.evaluation.result.gamma,
+            eszsl_log10=None if None in eszsl else eszsl,
+        )
 
 
 def forget(spec: RunSpec) -> None:

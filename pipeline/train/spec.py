@@ -58,6 +58,16 @@ class RunSpec(Frozen):
         return self.run_folder / "failure.json"
 
     @property
+    def notes_file(self) -> Path:
+        """Where rank 0 says what takes long, for the person at the driver."""
+        return self.run_folder / "notes.txt"
+
+    @property
+    def artifacts_folder(self) -> Path:
+        """Files for the tracking store; they stay until it has them."""
+        return self.run_folder / "artifacts"
+
+    @property
     def spool_file(self) -> Path:
         """Where the controller notes each epoch's metrics."""
         return self.run_folder / "spool.jsonl"

@@ -27,6 +27,7 @@ from mgmrn.model.network import levels_of
 from mgmrn.protocol import Evaluation, evaluate_split, gather_rows
 from pipeline.train.closed_form import fit_on_split
 from pipeline.train.failure import Failure, record_failure, recorded_failure
+from pipeline.train.notes import note_taker
 from pipeline.train.spec import EVALUATION_FILE, RunSpec
 
 
@@ -75,7 +76,7 @@ def _run(spec: RunSpec) -> None:
         ray.train.torch.get_device(),
     )
     if isinstance(spec.config.model, ESZSLConfig):
-        evaluation, metrics = fit_on_split(spec, rank.data, rank.device)
+        evaluation, metrics = fit_on_split(spec, rank.data, rank.device, note_taker(spec.notes_file))
         _report(rank, {"epoch": 1, "epochs": 1, **metrics, **evaluation.metrics}, evaluation)
     else:
         _train(rank)
@@ -85,7 +86,8 @@ def _train(rank: Rank) -> None:
     spec, data = rank.spec, rank.data
     torch.manual_seed(spec.config.seed)  # Every rank draws the same weights.
     loader_workers = spec.cpus_per_worker if rank.device.type == "cuda" else 0
-    feed = open_feed(spec.config, data, spec.cache_root, rank.share, rank.device, loader_workers)
+    note = note_taker(spec.notes_file)
+    feed = open_feed(spec.config, data, spec.cache_root, rank.share, rank.device, loader_workers, note)
     trainer = build_trainer(
         feed.network,
         torch.from_numpy(data.classes.attributes[data.classes.seen_ids]),
@@ -130,6 +132,7 @@ def _metrics(rank: Rank, trainer: Trainer, stats: EpochStats) -> dict[str, float
         **{f"train/{name}": value for name, value in stats.loss.items()},
         "train/lr": trainer.scheduler.get_last_lr()[-1],
         "perf/images_per_s": stats.images * rank.share.world_size / stats.seconds,
+        "perf/epoch_s": stats.seconds,
         "perf/step_ms": 1000 * stats.seconds / max(stats.steps, 1),
         "perf/wait_fraction": stats.wait_seconds / stats.seconds,
         "perf/peak_mem_mb": _peak_memory_mb(rank.device),

@@ -1,0 +1,72 @@
+"""Logs an exported model so that `mlflow.pyfunc.load_model` and `mlflow models serve` can classify pictures with it."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pipeline.tracking.environment import REPOSITORY
+from pipeline.tracking.store import TrackingStore
+
+MODEL_TAG = "mgmrn.model_uri"
+REQUIREMENTS = ("torch", "torchvision", "numpy", "scipy", "pydantic", "jaxtyping", "pillow", "pandas", "mlflow")
+
+
+def log_image_model(store: TrackingStore, run_id: str, model_file: Path, gamma: float, example: Path) -> str:
+    """Logs a model with a run; a run that has one keeps it.
+
+    Args:
+        store: where the run is.
+        run_id: the run.
+        model_file: what `mgmrn.checkpoint.export_model` wrote.
+        gamma: default of the param `gamma`, the γ that the run was evaluated at.
+        example: a picture for the input example.
+
+    Returns:
+        The model's URI (`models:/…`).
+
+    Raises:
+        TrackingError: when the store is away.
+    """
+    logged = store.get(run_id).tags.get(MODEL_TAG)
+    if logged:
+        return logged
+    import mlflow
+    import mlflow.pyfunc
+    from mlflow.models import Model
+
+    mlflow.set_tracking_uri(store.uri)
+    with store.translated():
+        info = Model.log(
+            artifact_path=None,
+            name="model",
+            flavor=mlflow.pyfunc,
+            run_id=run_id,
+            python_model=str(Path(__file__).with_name("pyfunc_model.py")),
+            code_paths=[str(REPOSITORY / "mgmrn")],
+            artifacts={"model": str(model_file)},
+            signature=_signature(gamma),
+            input_example=_input_example(example),
+            pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
+        )
+    store.set_tags(run_id, {MODEL_TAG: info.model_uri})
+    return str(info.model_uri)
+
+
+def _signature(gamma: float) -> Any:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import Array
+
+    return ModelSignature(
+        inputs=Schema([ColSpec(DataType.binary, "image")]),
+        outputs=Schema([ColSpec(Array(DataType.string), "classes"), ColSpec(Array(DataType.double), "scores")]),
+        params=ParamSchema([ParamSpec("gamma", DataType.double, gamma), ParamSpec("top_k", DataType.integer, 5)]),
+    )
+
+
+def _input_example(picture: Path) -> Any:
+    import pandas as pd
+
+    return pd.DataFrame({"image": [picture.read_bytes()]})

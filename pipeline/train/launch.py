@@ -1,0 +1,389 @@
+"""`train`, from the request to the answer: what is finished is answered, what was cut off goes on, the rest is run.
+
+Without a split each seed runs the whole honest protocol: `tune` fixes the number of epochs and γ, and `final`, with both frozen, is evaluated
+once. This process creates and ends the runs in the tracking store; the workers know nothing of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mgmrn.config import ExperimentConfig
+from mgmrn.data.splits import check_images_exist, evaluation_images, load_final, load_tune
+from mgmrn.data.xlsa17 import Benchmark, load_benchmark
+from mgmrn.errors import UserError
+from mgmrn.weights import find_weights
+from pipeline import places
+from pipeline.compose import ComposedConfig
+from pipeline.console import duration
+from pipeline.errors import TrackingError
+from pipeline.identity import config_hash, group_hash
+from pipeline.tracking.environment import git_state
+from pipeline.tracking.spool import Sender, Spool, replay_leftovers
+from pipeline.tracking.store import DatasetInput, TrackedRun, TrackingStore, run_name
+from pipeline.train.cluster import Placement, place, ray_session
+from pipeline.train.failure import Failure
+from pipeline.train.record import write_record
+from pipeline.train.request import Outcome, RunSummary, TrainRequest
+from pipeline.train.spec import Calibration, RunSpec, Split
+
+DRAIN_SECONDS = 30.0
+"""How long the end of a run waits for a tracking server that is away; what is left is sent at the next start."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run to be had: a seed on a split, with the calibration that it is given."""
+
+    composed: ComposedConfig
+    split: Split
+    calibration: Calibration | None
+    config_hash: str
+    group_hash: str
+
+    @property
+    def config(self) -> ExperimentConfig:
+        """The science, seed included."""
+        return self.composed.config
+
+    @property
+    def variant(self) -> str:
+        """The experiment's name without the benchmark's, or the kind of its model."""
+        prefix = f"{self.config.benchmark.name.lower()}-"
+        name = self.composed.name
+        return name.removeprefix(prefix) if name.startswith(prefix) else self.config.model.kind
+
+    @property
+    def name(self) -> str:
+        """As the run is called in the tracking store."""
+        return run_name(self.config.benchmark.name, self.variant, self.config.seed, self.config_hash)
+
+    @property
+    def calibration_tag(self) -> str:
+        """What a `final` run was given; part of its identity."""
+        return self.calibration.model_dump_json() if self.calibration else "none"
+
+    @property
+    def identity(self) -> str:
+        """Names the run's science."""
+        text = f"{self.config_hash} {self.split} {self.calibration_tag}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What all runs of one request share."""
+
+    request: TrainRequest
+    benchmark: Benchmark
+    store: TrackingStore
+
+    def cell(self, seed: int, split: Split, calibration: Calibration | None) -> Cell:
+        """One run of the request."""
+        config = self.request.composed.config.model_copy(update={"seed": seed})
+        return Cell(
+            replace(self.request.composed, config=config),
+            split,
+            calibration,
+            config_hash(config, self.benchmark.digest),
+            group_hash(config, self.benchmark.digest),
+        )
+
+
+def run_experiment(request: TrainRequest) -> Outcome:
+    """Runs what is asked for and not yet finished.
+
+    Raises:
+        UserError: for a bad config or data set; nothing was started.
+        ResourceError: when the cluster can never place the workers.
+        TrackingError: when the tracking store cannot be reached.
+    """
+    request = _with_found_weights(request)
+    benchmark = load_benchmark(request.data_root, request.composed.config.benchmark)
+    store = TrackingStore.connect(request.tracking_uri)
+    launch = Launch(request, benchmark, store)
+    if not request.force and (known := _all_finished(launch)):
+        return Outcome("cached", known, None, request.tracking_uri)
+    _check_pictures(request)
+    for problem in replay_leftovers(request.storage, store, DRAIN_SECONDS):
+        say(f"still waiting to be tracked: {problem}")
+    with ray_session(request.address) as hosts:
+        placement = place(hosts, request.workers, request.cpus_per_worker, request.gpus_per_worker)
+        with _parent_run(launch) as parent:
+            summaries = tuple(
+                summary for seed in request.seeds for summary in _run_seed(launch, seed, parent, placement)
+            )
+    failed = any(summary.status == "failed" for summary in summaries)
+    return Outcome("failed" if failed else "finished", summaries, parent, request.tracking_uri)
+
+
+def say(text: str) -> None:
+    """A line for the person who waits; standard output belongs to the result."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _with_found_weights(request: TrainRequest) -> TrainRequest:
+    """The request with the backbone's weights as an absolute path, so that every host and the hash see the same file."""
+    config = request.composed.config
+    found = find_weights(config.model.backbone.weights, request.data_root)
+    backbone = config.model.backbone.model_copy(update={"weights": found})
+    model = config.model.model_copy(update={"backbone": backbone})
+    composed = replace(request.composed, config=config.model_copy(update={"model": model}))
+    return replace(
+        request, composed=composed, data_root=request.data_root.resolve(), storage=request.storage.resolve()
+    )
+
+
+def _check_pictures(request: TrainRequest) -> None:
+    """All pictures that the request will open, before anything is started."""
+    benchmark = request.composed.config.benchmark
+    if request.split != "final":
+        tune = load_tune(request.data_root, benchmark)
+        check_images_exist(tune.train.followed_by(evaluation_images(tune)))
+    if request.split != "tune":
+        final = load_final(request.data_root, benchmark)
+        check_images_exist(final.train.followed_by(evaluation_images(final)))
+
+
+def _all_finished(launch: Launch) -> tuple[RunSummary, ...] | None:
+    """The answers of earlier runs, where there is one for everything."""
+    summaries: list[RunSummary] = []
+    for seed in launch.request.seeds:
+        calibration: Calibration | None = None
+        for split in _splits(launch.request):
+            if split == "final" and calibration is None:
+                calibration = _known_calibration(launch, seed)
+            cell = launch.cell(seed, split, calibration)
+            run = _finished(launch, cell)
+            if run is None:
+                return None
+            summaries.append(_cached_summary(cell, run))
+            if split == "tune":
+                calibration = Calibration.model_validate_json(run.tags["mgmrn.calibration"])
+    return tuple(summaries)
+
+
+def _splits(request: TrainRequest) -> tuple[Split, ...]:
+    return (request.split,) if request.split else ("tune", "final")
+
+
+def _known_calibration(launch: Launch, seed: int) -> Calibration | None:
+    """What an earlier `tune` run of the same config and seed decided."""
+    run = _finished(launch, launch.cell(seed, "tune", None))
+    return Calibration.model_validate_json(run.tags["mgmrn.calibration"]) if run else None
+
+
+def _finished(launch: Launch, cell: Cell) -> TrackedRun | None:
+    run = launch.store.find_finished(cell.config_hash, cell.split)
+    if run is None or (cell.split == "final" and run.tags.get("mgmrn.calibration") != cell.calibration_tag):
+        return None
+    return run
+
+
+def _run_seed(launch: Launch, seed: int, parent: str, placement: Placement) -> Iterator[RunSummary]:
+    """`tune`, then `final` with what it decided; a failure ends the seed."""
+    calibration: Calibration | None = None
+    for split in _splits(launch.request):
+        if split == "final" and calibration is None:
+            calibration = _known_calibration(launch, seed)
+            if calibration is None:
+                say("no finished tune run of this config: γ = 0 and all epochs, so H is not calibrated")
+        cell = launch.cell(seed, split, calibration)
+        known = None if launch.request.force else _finished(launch, cell)
+        summary = _cached_summary(cell, known) if known else _run_cell(launch, cell, parent, placement)
+        yield summary
+        if summary.status == "failed":
+            return
+        if split == "tune":
+            calibration = Calibration.model_validate_json(launch.store.get(summary.run_id).tags["mgmrn.calibration"])
+
+
+def _run_cell(launch: Launch, cell: Cell, parent: str, placement: Placement) -> RunSummary:
+    """One run: found or created, trained, recorded, ended."""
+    from pipeline.train.fit import fit, forget
+
+    spec = RunSpec(
+        identity=cell.identity,
+        config=cell.config,
+        split=cell.split,
+        calibration=cell.calibration,
+        data_root=launch.request.data_root,
+        cache_root=places.CACHE.resolve(),
+        run_folder=launch.request.storage / f"{cell.name}.{cell.split}",
+        cpus_per_worker=placement.cpus_per_worker,
+    )
+    run_id = _open_run(launch, cell, parent, placement)
+    if run_id is None:
+        forget(spec)
+        run_id = _create_run(launch, cell, parent, placement)
+    spec.run_folder.mkdir(parents=True, exist_ok=True)
+    spool = Spool(spec.spool_file)
+    progress = _Progress(f"{cell.name} {cell.split}")
+    sender = Sender(spool, run_id, launch.store, progress.epoch).start()
+    try:
+        with _notes(spec):
+            ended = fit(spec, placement)
+        if isinstance(ended, Failure):
+            spool.append_end("FAILED", ended.reason)
+            say(f"error: {cell.name} {cell.split}: {ended.message}" + (f" ({ended.hint})" if ended.hint else ""))
+            return _summary(cell, run_id, "failed", None, {})
+        summary = _summary(cell, run_id, "finished", ended.evaluation.result.gamma, ended.reported)
+        artifacts = write_record(spec, cell.composed, launch.benchmark, ended)
+        spool.append_tags(_result_tags(cell, summary, ended.calibration))
+        spool.append_artifacts(artifacts)
+        spool.append_end("FINISHED", "finished")
+        return summary
+    except KeyboardInterrupt:
+        spool.append_end("KILLED", "interrupted")
+        raise
+    finally:
+        if problem := sender.drain(DRAIN_SECONDS):
+            say(f"the tracking server is away, the rest is sent at the next start: {problem}")
+
+
+@contextmanager
+def _notes(spec: RunSpec) -> Iterator[None]:
+    from pipeline.train.notes import shown_notes
+
+    with shown_notes(spec.notes_file, say):
+        yield
+
+
+def _open_run(launch: Launch, cell: Cell, parent: str, placement: Placement) -> str | None:
+    """The run that a dead or interrupted driver left, taken over; None where a new one is needed."""
+    if launch.request.force:
+        return None
+    run = launch.store.find_resumable(cell.config_hash, cell.split)
+    if run is None or run.tags.get("mgmrn.run_identity") != cell.identity:
+        return None
+    if run.status == "FAILED" and run.tags.get("mgmrn.stop_reason") != "workers-lost":
+        return None
+    say(f"{cell.name} {cell.split}: going on with run {run.run_id}")
+    launch.store.resume(run, parent, cell.config)
+    return run.run_id
+
+
+def _create_run(launch: Launch, cell: Cell, parent: str, placement: Placement) -> str:
+    benchmark = launch.benchmark
+    tags = {
+        "mgmrn.kind": "run",
+        "mgmrn.study": launch.request.experiment,
+        "mgmrn.variant": cell.variant,
+        "mgmrn.benchmark": benchmark.name,
+        "mgmrn.seed": str(cell.config.seed),
+        "mgmrn.split": cell.split,
+        "mgmrn.config_hash": cell.config_hash,
+        "mgmrn.group_hash": cell.group_hash,
+        "mgmrn.run_identity": cell.identity,
+        "mgmrn.data_digest": benchmark.digest,
+        "mgmrn.standin": str(benchmark.standin).lower(),
+        "mgmrn.world_size": str(placement.workers),
+        "mgmrn.attempt": "1",
+        "mgmrn.calibration": cell.calibration_tag,
+        **git_state().tags(),
+    }
+    run_id = launch.store.create_child(parent, cell.name, tags, cell.config)
+    counts = {"images": len(benchmark.labels), "classes": len(benchmark.class_names)}
+    name = f"{benchmark.name} (stand-in)" if benchmark.standin else benchmark.name
+    launch.store.log_dataset(run_id, DatasetInput(name, benchmark.digest, cell.split, counts, benchmark.standin))
+    return run_id
+
+
+def _result_tags(cell: Cell, summary: RunSummary, calibration: Calibration | None) -> dict[str, str]:
+    """What a later launch must know of a finished run to answer in its place."""
+    tags = {"mgmrn.result": json.dumps({"gamma": summary.gamma, "metrics": dict(summary.metrics)})}
+    if cell.split == "tune":
+        assert calibration is not None
+        tags["mgmrn.calibration"] = calibration.model_dump_json()
+    return tags
+
+
+def _cached_summary(cell: Cell, run: TrackedRun) -> RunSummary:
+    result = json.loads(run.tags["mgmrn.result"])
+    return _summary(cell, run.run_id, "cached", result["gamma"], result["metrics"])
+
+
+def _summary(cell: Cell, run_id: str, status: str, gamma: float | None, metrics: Mapping[str, float]) -> RunSummary:
+    return RunSummary(
+        run_id=run_id,
+        name=cell.name,
+        benchmark=cell.config.benchmark.name,
+        variant=cell.variant,
+        split=cell.split,
+        seed=cell.config.seed,
+        config_hash=cell.config_hash,
+        status=status,  # type: ignore[arg-type]
+        gamma=gamma,
+        metrics=metrics,
+    )
+
+
+@contextmanager
+def _parent_run(launch: Launch) -> Iterator[str]:
+    """The launch's own run; that of a dead driver's launch of the same request is taken over."""
+    request, store = launch.request, launch.store
+    cell = launch.cell(0, request.split or "tune", None)
+    key = hashlib.sha256(f"{cell.group_hash} {request.split} {request.seeds}".encode()).hexdigest()[:16]
+    left = store.find_resumable(key, "launch")
+    store.close_dead_runs(keep=[left.run_id] if left else [])
+    if left:
+        store.reopen(left)
+        parent = left.run_id
+    else:
+        tags = {
+            "mgmrn.kind": "launch",
+            "mgmrn.study": request.experiment,
+            "mgmrn.benchmark": launch.benchmark.name,
+            "mgmrn.standin": str(launch.benchmark.standin).lower(),
+            "mgmrn.config_hash": key,
+            "mgmrn.group_hash": cell.group_hash,
+            "mgmrn.split": "launch",
+            **git_state().tags(),
+        }
+        parent = store.create_parent(f"{request.experiment} {request.split or 'tune → final'}", tags)
+    try:
+        yield parent
+    except KeyboardInterrupt:
+        _finish_parent(store, parent, "KILLED", "interrupted")
+        raise
+    except Exception as error:
+        _finish_parent(store, parent, "FAILED", type(error).__name__)
+        raise
+    _finish_parent(store, parent, "FINISHED", "finished")
+
+
+def _finish_parent(store: TrackingStore, parent: str, status: str, reason: str) -> None:
+    try:
+        store.finish(parent, status, reason)  # type: ignore[arg-type]
+    except TrackingError as error:
+        say(f"the launch's own run could not be ended and will be at the next start: {error}")
+
+
+class _Progress:
+    """One line per epoch."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def epoch(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Shows rank 0's view of an epoch."""
+        parts = [f"{self._name}  epoch {step}/{int(numbers['epochs'])}"]
+        if "train/total" in numbers:
+            parts.append(f"loss {numbers['train/total']:.3f}")
+        for prefix in ("val", "test"):
+            if f"{prefix}/gzsl_h" in numbers:
+                t1, h, area = (numbers[f"{prefix}/{key}"] for key in ("zsl_t1", "gzsl_h", "ausuc"))
+                parts.append(f"{prefix} T1 {t1:.3f}  H {h:.3f}  AUSUC {area:.3f}")
+        if "perf/images_per_s" in numbers:
+            parts.append(f"{numbers['perf/images_per_s']:.0f} images/s")
+            left = (numbers["epochs"] - step) * numbers["perf/epoch_s"]
+            parts.append(f"{duration(left)} left" if left else "done")
+        say("  ".join(parts))
+
+

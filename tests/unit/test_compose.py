@@ -1,0 +1,159 @@
+"""Composition of configs: merging, origins, and every mistake in one report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mgmrn.config import ESZSLConfig, MgMRNConfig
+from mgmrn.errors import UserError
+from pipeline.compose import diff, load_benchmark_config, load_experiment, resolve_weights, show, values_of
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+def error_of(*arguments: object) -> UserError:
+    with pytest.raises(UserError) as caught:
+        load_experiment(*arguments)  # type: ignore[arg-type]
+    return caught.value
+
+
+def test_own_keys_win_over_parents_and_later_parents_over_earlier_ones(tmp_path: Path) -> None:
+    write(tmp_path / "a.yaml", "benchmark: {name: A, word_vectors: WA}\nloss: {scale: 1, regression: 1}\nseed: 1\n")
+    write(tmp_path / "b.yaml", "loss:\n  scale: 2\nseed: 2\n")
+    child = write(tmp_path / "c.yaml", "extends: [./a.yaml, ./b.yaml]\nseed: 3\n")
+    composed = load_experiment(child, ["loss.label_smoothing=0.1"])
+    config = composed.config
+    assert (config.benchmark.name, config.benchmark.word_vectors) == ("A", "WA")
+    assert (config.loss.scale, config.loss.regression, config.loss.label_smoothing, config.seed) == (2, 1, 0.1, 3)
+    assert composed.provenance["loss.scale"] == f"{tmp_path / 'b.yaml'}:2"
+    assert composed.provenance["seed"] == f"{child}:2"
+    assert composed.provenance["loss.label_smoothing"] == "--set"
+    assert composed.provenance["optimiser.name"] == "default"
+    assert composed.provenance.keys() == values_of(config).keys()
+
+
+def test_an_exponent_without_a_dot_is_a_number(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.yaml", "benchmark: {name: X}\noptimiser: {head_lr: 5e-4}\n")
+    config = load_experiment(path, ["optimiser.weight_decay=1e-5", "optimiser.backbone_lr=+2E-3"]).config
+    assert (config.optimiser.head_lr, config.optimiser.weight_decay, config.optimiser.backbone_lr) == (5e-4, 1e-5, 2e-3)
+
+
+def test_another_kind_keeps_what_both_kinds_know() -> None:
+    original = load_experiment("cub100").config
+    config = load_experiment("cub100", ["model.kind=eszsl"]).config
+    assert isinstance(original.model, MgMRNConfig)
+    assert isinstance(config.model, ESZSLConfig)
+    assert config.model.backbone == original.model.backbone
+
+
+def test_a_kind_that_is_left_out_is_the_default(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.yaml", "benchmark: {name: X}\nsampling: {batch: 8}\n")
+    assert load_experiment(path).config.sampling.kind == "plain"
+
+
+def test_all_errors_come_at_once_each_with_field_place_value_and_bound(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "x.yaml",
+        "benchmark: {name: X}\nmodel:\n  widht: 64\n  levels: [c4, c9]\nschedule:\n  epochs: 0\noptimiser: {head_lr: fast}\n",
+    )
+    error = error_of(path, ["optimiser.lr=1e-3", "loss.scale=-1", "nonsense"])
+    lines = error.message.splitlines()
+    assert lines[0] == f"7 errors in {path}:"
+    for fragment in (
+        f"unknown field model.widht [{path}:3] (did you mean model.width?)",
+        f"model.levels.1 must be 'c2', 'c3', 'c4' or 'c5', got c9 [{path}:4]",
+        f"schedule.epochs must be greater than or equal to 1, got 0 [{path}:6]",
+        f"optimiser.head_lr must be a valid number, got fast [{path}:7]",
+        "unknown field optimiser.lr [--set] (did you mean optimiser.head_lr?)",
+        "loss.scale must be greater than 0, got -1 [--set]",
+        "'nonsense' is not an override [--set] (write --set section.field=value)",
+    ):
+        assert f"  {fragment}" in lines
+
+
+def test_a_single_error_names_place_and_hint_on_their_own() -> None:
+    error = error_of("cub100", ["modle.width=64"])
+    assert (error.message, error.where, error.hint) == ("unknown field modle", "--set", "did you mean model?")
+
+
+def test_rules_across_fields_are_told_too(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.yaml", "benchmark: {name: X}\nmodel:\n  width: 100\n")
+    assert "width 100 must be a multiple of" in error_of(path).message
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "line"),
+    [
+        ("seed: !!python/object/apply:os.system [true]\n", "is not allowed", 1),
+        ("seed: 1\nmodel: !custom {}\n", "the tag !custom is not allowed", 2),
+        ("a: &x 1\nb: *x\n", "anchors and aliases are not allowed", 2),
+        ("seed: 1\nseed: 2\n", "the field seed is given twice", 2),
+        ("seed: [1\n", "not valid YAML", 2),
+        ("- 1\n- 2\n", "a config must be a mapping", 1),
+        ("seed: 2026-01-01\n", "is neither a number, text", 1),
+        ("extends: [no/such]\n", "extends names 'no/such', which does not exist", 1),
+        ("extends: {a: 1}\n", "extends must be a name or a list of names", 1),
+    ],
+)
+def test_a_file_that_is_no_config_is_refused(tmp_path: Path, text: str, message: str, line: int) -> None:
+    path = write(tmp_path / "x.yaml", text)
+    error = error_of(path)
+    assert message in error.message
+    assert error.where == f"{path}:{line}"
+
+
+def test_a_circle_of_parents_is_told(tmp_path: Path) -> None:
+    write(tmp_path / "a.yaml", "extends: ./b.yaml\n")
+    error = error_of(write(tmp_path / "b.yaml", "extends: ./a.yaml\n"))
+    assert "extends runs in a circle" in error.message
+
+
+def test_text_is_no_number_and_a_number_no_flag() -> None:
+    error = error_of("cub100", ["seed='3'", "cache_features=1"])
+    assert "seed must be a valid integer" in error.message
+    assert "cache_features must be a valid boolean" in error.message
+
+
+def test_an_unknown_experiment_suggests_the_nearest_and_lists_all() -> None:
+    error = error_of("cub-relesed")
+    assert "there is no experiment 'cub-relesed'" in error.message
+    assert "did you mean cub-released?" in error.hint
+    assert "synthetic-eszsl" in error.hint
+
+
+def test_a_benchmark_is_read_from_its_own_file_or_from_an_experiment(tmp_path: Path) -> None:
+    assert load_benchmark_config("cub100").word_vectors == "CUB"
+    assert load_benchmark_config(write(tmp_path / "x.yaml", "extends: experiment/sun\n")).name == "SUN"
+    with pytest.raises(UserError, match="there is no benchmark 'cubs'"):
+        load_benchmark_config("cubs")
+
+
+def test_show_can_be_read_again_and_names_every_origin(tmp_path: Path) -> None:
+    composed = load_experiment("cub100", ["loss.level_weights={c4: 0.5}", "benchmark.word_vectors='#: x'"])
+    text = show(composed)
+    assert load_experiment(write(tmp_path / "shown.yaml", text)).config == composed.config
+    for path, source in composed.provenance.items():
+        assert any(path.rpartition(".")[2] + ":" in line and line.endswith(f"# {source}") for line in text.splitlines())
+
+
+def test_diff_names_the_values_that_differ() -> None:
+    first = load_experiment("cub100").config
+    second = load_experiment("cub100", ["seed=7", "loss.scale=25"]).config
+    assert [(one.path, one.before, one.after) for one in diff(first, second)] == [("loss.scale", 20.0, 25.0), ("seed", 0, 7)]
+
+
+def test_a_relative_weights_path_is_looked_for_below_the_data_root(tmp_path: Path) -> None:
+    config = load_experiment("cub100").config
+    weights = tmp_path / config.model.backbone.weights
+    with pytest.raises(UserError, match="does not exist"):
+        resolve_weights(config, tmp_path)
+    weights.parent.mkdir()
+    weights.write_bytes(b"")
+    assert resolve_weights(config, tmp_path).model.backbone.weights == str(weights.resolve())
+    named = load_experiment("cub").config
+    assert resolve_weights(named, tmp_path) == named
