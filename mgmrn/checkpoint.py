@@ -58,7 +58,7 @@ def load_state(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError("there is no checkpoint", str(path), "check the path, or train again") from error
-    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, LookupError, ValueError) as error:
         raise UserError(
             "the checkpoint is cut short, or holds something other than tensors and plain values",
             str(path),

@@ -329,4 +329,7 @@ def _clip_and_step(trainer: Trainer) -> None:
 def _to_device(inputs: Inputs, device: torch.device) -> Inputs:
     if isinstance(inputs, Tensor):
         return inputs.to(device, torch.float32, non_blocking=True, memory_format=torch.channels_last)
-    return {level: maps.to(device, torch.float32, non_blocking=True) for level, maps in inputs.items()}
+    return {
+        level: maps.to(device, torch.float32, non_blocking=True, memory_format=torch.channels_last)
+        for level, maps in inputs.items()
+    }

@@ -22,7 +22,7 @@ from mgmrn.data.episodes import EpisodicBatches, PlainBatches, eval_shard
 from mgmrn.data.feature_cache import FeatureCache, ensure_cache
 from mgmrn.data.images import evaluation_loader, train_loader
 from mgmrn.data.prefetch import prefetch
-from mgmrn.data.splits import ClassTable, FinalData, Images, TuneData
+from mgmrn.data.splits import ClassTable, FinalData, Images, TuneData, evaluation_images
 from mgmrn.engine import Batch, Inputs
 from mgmrn.model.backbone import Pyramid, build_backbone
 from mgmrn.model.network import ImageModel, MgMRN, build_head, levels_of
@@ -239,11 +239,6 @@ def cached_maps(
     if isinstance(data, FinalData):
         return train, CachedMaps(cache(evaluation, False), np.arange(len(evaluation)))
     return train, CachedMaps(pool_cache, np.searchsorted(pool.ids, evaluation.ids))
-
-
-def evaluation_images(data: TuneData | FinalData) -> Images:
-    """Seen evaluation images, then unseen ones: the order of all scores."""
-    return data.seen.followed_by(data.unseen)
 
 
 def seen_targets(images: Images, classes: ClassTable) -> Int[Tensor, " N"]:

@@ -31,7 +31,7 @@ def build_caches(
 
     config = resolve_weights(config, data_root)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    counts = {}
+    counts: dict[str, int] = {}
     for data in (load_tune(data_root, config.benchmark), load_final(data_root, config.benchmark)):
         train, evaluation = cached_maps(config, data, cache_root, device, progress)
         counts[data.split] = len(train.rows) + len(evaluation.rows)

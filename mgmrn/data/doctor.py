@@ -47,7 +47,7 @@ SAME_DIRECTION = 0.999
 SHOWN = 3
 """Offenders that a finding names."""
 
-_WORKS = "get the Proposed Splits of the data set again"
+_GET_AGAIN = "get the Proposed Splits of the data set again"
 
 
 @dataclass(frozen=True)
@@ -120,9 +120,9 @@ def _guarded(check: str, examine: Callable[[], Iterable[Finding]]) -> list[Findi
             found.extend(examine())
     except UserError as error:
         place = f" [{error.where}]" if error.where else ""
-        found.append(Finding("error", check, error.message + place, error.hint or _WORKS))
+        found.append(Finding("error", check, error.message + place, error.hint or _GET_AGAIN))
     except Exception as error:  # Files of strangers break in ways that nobody lists; the other checks go on.
-        found.append(Finding("error", check, f"the check broke off: {type(error).__name__}: {error}", _WORKS))
+        found.append(Finding("error", check, f"the check broke off: {type(error).__name__}: {error}", _GET_AGAIN))
     return found
 
 
@@ -163,8 +163,9 @@ def _read(root: Path, name: str, contents: list[_Lists]) -> Iterator[Finding]:
             files.append(listed)
             unplaced.append(error)
     if unplaced:
+        first = unplaced[0]
         yield Finding(
-            "error", "image paths", f"{len(unplaced)} cannot be used: {unplaced[0].message}", unplaced[0].hint
+            "error", "image paths", f"{len(unplaced)} cannot be used: {first.message}", first.hint or _GET_AGAIN
         )
     labels = read_indices(images["labels"], folder / "res101.mat", "labels")
     lists: dict[str, Int[np.ndarray, " _"]] = {}
@@ -174,7 +175,7 @@ def _read(root: Path, name: str, contents: list[_Lists]) -> Iterator[Finding]:
         try:
             lists[key] = read_indices(splits[key], folder / "att_splits.mat", key, below=len(files))
         except UserError as error:
-            yield Finding("error", "split lists", error.message, error.hint or _WORKS)
+            yield Finding("error", "split lists", error.message, error.hint or _GET_AGAIN)
     original = splits.get("original_att")
     contents.append(
         _Lists(
@@ -199,7 +200,7 @@ def _counts(content: _Lists, word_vectors: int | None) -> Iterator[Finding]:
         expected.append((word_vectors, attributes, "word vectors", "attributes", "the word vectors' file"))
     wrong = [row for row in expected if row[0] != row[1]]
     for have, want, what, of, file in wrong:
-        yield Finding("error", "counts", f"{have} {what} for {want} {of} in {file}", _WORKS)
+        yield Finding("error", "counts", f"{have} {what} for {want} {of} in {file}", _GET_AGAIN)
     if not wrong:
         yield Finding("ok", "counts", found)
 
@@ -208,7 +209,7 @@ def _labels(content: _Lists) -> Iterator[Finding]:
     classes = len(content.class_names)
     beyond = np.unique(content.labels[content.labels >= classes]) + 1
     if len(beyond):
-        yield Finding("error", "labels", f"label {_some(beyond.tolist())} is beyond the {classes} classes", _WORKS)
+        yield Finding("error", "labels", f"label {_some(beyond.tolist())} is beyond the {classes} classes", _GET_AGAIN)
     empty = [content.class_names[i] for i in np.setdiff1d(np.arange(classes), content.labels)]
     if empty:
         yield Finding("warning", "labels", f"{len(empty)} classes have no image: {_some(empty)}", "they are not scored")
@@ -248,7 +249,7 @@ def _attributes(content: _Lists) -> Iterator[Finding]:
     lengths = np.linalg.norm(content.attributes, axis=0)
     broken = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))
     if len(broken):
-        yield Finding("error", "attributes", f"all zero or not finite for class {_names(content, broken)}", _WORKS)
+        yield Finding("error", "attributes", f"all zero or not finite for class {_names(content, broken)}", _GET_AGAIN)
         return
     longer = np.flatnonzero(np.abs(lengths - 1) > UNIT_TOLERANCE)
     if len(longer):
@@ -291,7 +292,7 @@ def _duplicates(content: _Lists) -> Iterator[Finding]:
             "take one of them out",
         )
     else:
-        yield Finding("warning", "duplicates", f"{len(twice)} files are listed twice: {_some(twice)}", _WORKS)
+        yield Finding("warning", "duplicates", f"{len(twice)} files are listed twice: {_some(twice)}", _GET_AGAIN)
 
 
 def _overlaps(content: _Lists) -> Iterator[Finding]:
@@ -312,7 +313,7 @@ def _overlaps(content: _Lists) -> Iterator[Finding]:
         strangers = np.setdiff1d(classes["test_seen_loc"], classes["trainval_loc"])
         if len(strangers):
             errors.append(f"classes of test_seen_loc are not in trainval_loc: {_names(content, strangers)}")
-    yield from (Finding("error", "split lists", text, _WORKS) for text in errors)
+    yield from (Finding("error", "split lists", text, _GET_AGAIN) for text in errors)
     if not errors:
         sizes = " / ".join(str(len(lists[name])) for name in required)
         yield Finding("ok", "split lists", f"trainval / test_seen / test_unseen {sizes}, disjoint")

@@ -11,6 +11,7 @@ its result, and what a killed builder leaves is never taken for a cache.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -105,7 +106,9 @@ def ensure_cache(
         with _lock(root / f"{common}.lock"):
             if missing := [level for level in levels if not folders[level].is_dir()]:
                 backbone = build_backbone(backbone_config, missing).to(device).eval()
-                _build({level: folders[level] for level in missing}, images, image_config, backbone, flip, device, progress)
+                _build(
+                    {level: folders[level] for level in missing}, images, image_config, backbone, flip, device, progress
+                )
     return FeatureCache({level: _open(folders[level], flip) for level in levels})
 
 
@@ -114,7 +117,9 @@ def _common_digest(images: Images, image_config: ImageConfig, backbone_config: B
     pictures = [(file, *_size_and_time(images.root / file)) for file in images.files]
     transform = image_config.model_dump(include={"size", "mean", "std", "resize"})
     backbone = [backbone_config.name, weights_digest(backbone_config.weights)]
-    digest.update(json.dumps([FORMAT, str(images.root.resolve()), pictures, transform, backbone], sort_keys=True).encode())
+    digest.update(
+        json.dumps([FORMAT, str(images.root.resolve()), pictures, transform, backbone], sort_keys=True).encode()
+    )
     return digest.hexdigest()[:24]
 
 
@@ -198,22 +203,40 @@ class _Writers:
     def _create(self, shapes: dict[Level, tuple[int, ...]]) -> None:
         needed = sum(self._count * int(np.prod(shape)) * 2 * len(self._variants) for shape in shapes.values())
         folder = next(iter(self._parts.values())).parent
-        if needed > (free := shutil.disk_usage(folder).free):
-            raise ResourceError(
-                f"the cached features take {needed / 2**30:.1f} GiB, {folder} has {free / 2**30:.1f} GiB free",
-                "make room, cache fewer levels, or set cache_features: false",
-            )
+        if needed > shutil.disk_usage(folder).free:
+            raise _no_room(needed, folder)
         for level, shape in shapes.items():
             shutil.rmtree(self._parts[level], ignore_errors=True)
             self._parts[level].mkdir()
             for variant in self._variants:
-                self._arrays[level, variant] = np.lib.format.open_memmap(
-                    self._parts[level] / f"{variant}.npy", mode="w+", dtype=np.float16, shape=(self._count, *shape)
-                )
+                try:
+                    array = _allocated(self._parts[level] / f"{variant}.npy", (self._count, *shape))
+                except OSError as error:
+                    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                        raise
+                    raise _no_room(needed, folder) from error
+                self._arrays[level, variant] = array
 
     def close(self) -> None:
         for array in self._arrays.values():
             array.flush()
+
+
+def _allocated(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    """A float16 file with all its blocks: a write into a sparse one kills the process (SIGBUS) when the disk is full."""
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+    if hasattr(os, "posix_fallocate"):  # Not on macOS.
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
+
+
+def _no_room(needed: int, folder: Path) -> ResourceError:
+    free = shutil.disk_usage(folder).free
+    return ResourceError(
+        f"the cached features take {needed / 2**30:.1f} GiB, {folder} has {free / 2**30:.1f} GiB free",
+        "make room, cache fewer levels, or set cache_features: false",
+    )
 
 
 @contextmanager

@@ -142,6 +142,11 @@ def load_final(root: Path, config: BenchmarkConfig) -> FinalData:
     )
 
 
+def evaluation_images(data: TuneData | FinalData) -> Images:
+    """Seen evaluation images, then unseen ones: the order of all scores."""
+    return data.seen.followed_by(data.unseen)
+
+
 def hold_out(
     images: Int[np.ndarray, " N"], labels: Int[np.ndarray, " I"], fraction: float, seed: int
 ) -> tuple[Int[np.ndarray, " T"], Int[np.ndarray, " H"]]:

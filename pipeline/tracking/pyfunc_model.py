@@ -72,9 +72,8 @@ def _picture(value: bytes | str, row: int) -> torch.Tensor:
         with Image.open(io.BytesIO(content)) as image:
             pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except (OSError, SyntaxError, ValueError, TypeError, binascii.Error, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"the picture cannot be decoded: {error}", f"row {row}", "send an image file or base64"
-        ) from error
+        message = f"the picture cannot be decoded: {error}"
+        raise UserError(message, f"row {row}", "send the bytes of an image file, or their base64") from error
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 

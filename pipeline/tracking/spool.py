@@ -1,10 +1,10 @@
 """What is to be tracked, on disk first: a file that training appends to, and a thread that sends it to the server.
 
 Training writes a line and goes on, whether the server answers or not. The driver's `Sender` reads the lines in order,
-sends them, and notes beside the file how far it has come. A server that is away delays what is tracked and loses nothing:
-the rest is sent when it is back, at the end, or at the next start. Each (metric, step) is sent once: a resumed run reports
-an epoch again, and an answer that was lost on the way may hide a success, so the sender asks for the run's history
-whenever it cannot know.
+sends them, and notes beside the file how far it has come. A server that is away delays what is tracked and loses
+nothing: the rest is sent when it is back, at the end, or at the next start. Each (metric, step) is sent once: a resumed
+run reports an epoch again, and an answer that was lost on the way may hide a success, so the sender asks for the run's
+history whenever it cannot know.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from mgmrn.baselines import eszsl_scores, prepare_eszsl
 from mgmrn.config import ESZSLConfig, ExperimentConfig
 from mgmrn.data.images import evaluation_loader
-from mgmrn.data.splits import FinalData, Images, TuneData
-from mgmrn.feed import EVALUATION_BATCH, Progress, evaluation_images, seen_targets, cached_maps
+from mgmrn.data.splits import FinalData, Images, TuneData, evaluation_images
+from mgmrn.feed import EVALUATION_BATCH, Progress, cached_maps, seen_targets
 from mgmrn.model.backbone import build_backbone
 from mgmrn.protocol import Evaluation, evaluate_split
 from pipeline.train.spec import RunSpec
@@ -38,7 +38,7 @@ def fit_on_split(
     problem = prepare_eszsl(train, targets, attributes)
     best: tuple[Evaluation, tuple[float, float]] | None = None
     for gamma, lam in grid:
-        mapping = problem.solve(gamma=10.0**gamma, lam=10.0**lam)
+        mapping = problem.solve(gamma=10.0**gamma, lambda_=10.0**lam)
         scores = eszsl_scores(evaluation, mapping, data.classes.attributes)
         found = evaluate_split(data, scores, spec.gamma)
         if best is None or found.result.ausuc > best[0].result.ausuc:

@@ -47,6 +47,6 @@ def test_a_weights_file_must_be_found_first(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("field", ["seed", "cache_features"])
 def test_only_the_seed_is_left_out_of_a_group(field: str) -> None:
-    changed = PLAIN.model_copy(update={field: 1})
+    changed = PLAIN.model_copy(update={field: {"seed": 1, "cache_features": True}[field]})
     assert config_hash(changed, "d") != config_hash(PLAIN, "d")
     assert (group_hash(changed, "d") == group_hash(PLAIN, "d")) == (field == "seed")

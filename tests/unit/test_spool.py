@@ -1,0 +1,274 @@
+"""The spool: nothing is lost and nothing is sent twice, whatever dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import TrackingError
+from pipeline.tracking import spool as spool_module
+from pipeline.tracking.spool import Sender, Spool, replay_leftovers
+
+
+class FakeStore:
+    """Keeps what it is sent, duplicates too, and fails where it is told to."""
+
+    def __init__(self, failures: list[str] | None = None) -> None:
+        self.values: list[tuple[str, int, float]] = []
+        self.tags: dict[str, str] = {}
+        self.folders: list[Path] = []
+        self.ended: list[tuple[str, str]] = []
+        self.calls: list[str] = []
+        self.away = False
+        self.failures = failures or []
+        """For each call: `` to succeed, `before` to fail at once, `after` to do it and fail then."""
+
+    def _call(self, name: str, action: Callable[[], None]) -> None:
+        self.calls.append(name)
+        failure = self.failures.pop(0) if self.failures else ""
+        if self.away or failure == "before":
+            raise TrackingError("unreachable")
+        action()
+        if failure == "after":
+            raise TrackingError("the answer was lost")
+
+    def logged_steps(self, run_id: str, key: str) -> set[int]:
+        self._call("history", lambda: None)
+        return {step for name, step, _ in self.values if name == key}
+
+    def log_metrics(self, run_id: str, step: int, metrics: Mapping[str, float], timestamp_ms: int) -> None:
+        self._call("metrics", lambda: self.values.extend((key, step, value) for key, value in metrics.items()))
+
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        self._call("tags", lambda: self.tags.update(tags))
+
+    def log_artifacts(self, run_id: str, folder: Path) -> None:
+        self._call("artifacts", lambda: self.folders.append(folder))
+
+    def finish(self, run_id: str, status: str, stop_reason: str) -> None:
+        self._call("end", lambda: self.ended.append((status, stop_reason)))
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool_module, "POLL_SECONDS", 0.002)
+    monkeypatch.setattr(spool_module, "FIRST_PAUSE", 0.002)
+    monkeypatch.setattr(spool_module, "LONGEST_PAUSE", 0.01)
+
+
+def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.002)
+
+
+def test_metrics_tags_artifacts_and_end_arrive_in_order(tmp_path: Path) -> None:
+    spool, store = Spool(tmp_path / "run" / "spool.jsonl"), FakeStore()
+    spool.append(1, {"epoch": 1, "train/loss": 2.0})
+    spool.append_tags({"mgmrn.stop_reason": "done"})
+    spool.append_artifacts(tmp_path)
+    spool.append_end("FINISHED", "done")
+    assert Sender(spool, "r", store).start().drain(5) is None
+    assert store.calls == ["history", "metrics", "tags", "artifacts", "end"]
+    assert store.values == [("train/loss", 1, 2.0)]
+    assert (store.folders, store.ended) == ([tmp_path], [("FINISHED", "done")])
+
+
+def test_what_is_appended_while_the_sender_runs_arrives_and_is_shown_once(tmp_path: Path) -> None:
+    spool, store, shown = Spool(tmp_path / "spool.jsonl"), FakeStore(), []
+    spool.append(1, {"train/loss": 3.0})
+    sender = Sender(spool, "r", store, lambda step, metrics: shown.append((step, metrics["train/loss"]))).start()
+    spool.append(2, {"train/loss": 2.0})
+    until(lambda: len(store.values) == 2)
+    spool.append(3, {"train/loss": 1.0})
+    assert sender.drain(5) is None
+    assert store.values == [("train/loss", 1, 3.0), ("train/loss", 2, 2.0), ("train/loss", 3, 1.0)]
+    assert shown == [(2, 2.0), (3, 1.0)]
+
+
+def test_epochs_are_shown_while_the_store_is_away(tmp_path: Path) -> None:
+    spool, store, shown = Spool(tmp_path / "spool.jsonl"), FakeStore(), []
+    store.away = True
+    sender = Sender(spool, "r", store, lambda step, metrics: shown.append(step)).start()
+    for step in (1, 2, 3):
+        spool.append(step, {"train/loss": 1.0})
+    until(lambda: shown == [1, 2, 3])
+    assert store.values == []
+    store.away = False
+    assert sender.drain(5) is None
+    assert [step for _, step, _ in store.values] == [1, 2, 3]
+
+
+def test_a_resumed_run_reports_an_epoch_again_and_it_is_sent_once(tmp_path: Path) -> None:
+    spool, store = Spool(tmp_path / "spool.jsonl"), FakeStore()
+    for step in (1, 2, 2, 3):
+        spool.append(step, {"train/loss": float(step)})
+    assert Sender(spool, "r", store).start().drain(5) is None
+    spool.append(3, {"train/loss": 3.0, "val/ausuc": 0.5})
+    assert Sender(spool, "r", store).start().drain(5) is None
+    assert [step for key, step, _ in store.values if key == "train/loss"] == [1, 2, 3]
+    assert ("val/ausuc", 3, 0.5) in store.values
+
+
+def test_what_an_away_store_did_not_get_is_replayed_at_the_next_start(tmp_path: Path) -> None:
+    spool, store = Spool(tmp_path / "run-a" / "spool.jsonl"), FakeStore()
+    store.away = True
+    spool.append(1, {"train/loss": 1.0})
+    spool.append_end("FINISHED", "done")
+    problem = Sender(spool, "r", store).start().drain(0.05)
+    assert problem == "2 entries could not be sent: unreachable"
+    assert replay_leftovers(tmp_path, store, 0.05) == [f"{spool.path}: {problem}"]
+    store.away = False
+    assert replay_leftovers(tmp_path, store, 5) == []
+    assert (store.values, store.ended) == ([("train/loss", 1, 1.0)], [("FINISHED", "done")])
+    calls = len(store.calls)
+    assert replay_leftovers(tmp_path, store, 5) == []
+    assert len(store.calls) == calls
+
+
+def test_a_spool_that_is_given_to_another_run_is_sent_from_the_start(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool.jsonl")
+    spool.append(1, {"train/loss": 1.0})
+    first, second = FakeStore(), FakeStore()
+    assert Sender(spool, "first", first).start().drain(5) is None
+    assert Sender(spool, "second", second).start().drain(5) is None
+    assert first.values == second.values == [("train/loss", 1, 1.0)]
+
+
+def test_a_line_that_was_cut_short_harms_no_other(tmp_path: Path) -> None:
+    spool, store = Spool(tmp_path / "spool.jsonl"), FakeStore()
+    spool.append(1, {"train/loss": 1.0})
+    with spool.path.open("ab") as file:
+        file.write(b'{"kind": "metrics", "step": 2, "met')
+    assert len(list(spool.read())) == 1
+    spool.append(3, {"train/loss": 3.0})
+    assert Sender(spool, "r", store).start().drain(5) is None
+    assert store.values == [("train/loss", 1, 1.0), ("train/loss", 3, 3.0)]
+
+
+def test_a_defect_in_the_thread_is_not_swallowed(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool.jsonl")
+
+    def broken(step: int, metrics: Mapping[str, float]) -> None:
+        raise ZeroDivisionError
+
+    sender = Sender(spool, "r", FakeStore(), broken).start()
+    spool.append(1, {"train/loss": 1.0})
+    with pytest.raises(ZeroDivisionError):
+        sender.drain(5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    steps=st.lists(st.integers(1, 4), max_size=8),
+    failures=st.lists(st.sampled_from(["", "before", "after"]), max_size=20),
+    restarts=st.sets(st.integers(0, 8)),
+)
+def test_every_step_arrives_exactly_once(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[int], failures: list[str], restarts: set[int]
+) -> None:
+    spool, store = Spool(tmp_path_factory.mktemp("spool") / "spool.jsonl"), FakeStore(failures)
+    sender = Sender(spool, "r", store).start()
+    for position, step in enumerate(steps):
+        spool.append(step, {"train/loss": 0.0, "train/lr": 1.0})
+        if position in restarts:
+            sender.drain(0.0)
+            sender = Sender(spool, "r", store).start()
+    assert sender.drain(10) is None
+    assert sorted((key, step) for key, step, _ in store.values) == sorted(
+        (key, step) for key in ("train/loss", "train/lr") for step in set(steps)
+    )
+
+
+class Server:
+    """A real `mlflow server` that can be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.folder = folder
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        environment = {
+            **os.environ,
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        }
+        command = [
+            sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1",
+            "--backend-store-uri", f"sqlite:///{self.folder}/server.db", "--artifacts-destination", str(self.folder / "files"),
+        ]  # fmt: skip
+        with (self.folder / "server.log").open("ab") as log:
+            # A session of its own, so that killing it takes its workers along.
+            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        until(self._answers, 90)
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.uri}/health", timeout=2):
+                return True
+        except OSError:
+            return False
+
+    def kill(self) -> None:
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.mark.cluster
+def test_a_real_server_that_is_killed_and_comes_back_gets_everything_once(server: Server, tmp_path: Path) -> None:
+    from pipeline.tracking.store import TrackingStore
+
+    store = TrackingStore.connect(server.uri)
+    run_id = store.create_parent("launch", {"mgmrn.kind": "train"})
+    spool, shown = Spool(tmp_path / "run" / "spool.jsonl"), []
+    sender = Sender(spool, run_id, store, lambda step, metrics: shown.append(step)).start()
+    for step in (1, 2):
+        spool.append(step, {"train/loss": 1.0 / step, "val/ausuc": 0.1 * step})
+    until(lambda: store.logged_steps(run_id, "val/ausuc") == {1, 2})
+    server.kill()
+    for step in (3, 4, 4, 5):
+        spool.append(step, {"train/loss": 1.0 / step, "val/ausuc": 0.1 * step})
+    until(lambda: sender._problem is not None, 60)
+    until(lambda: shown == [1, 2, 3, 4, 4, 5], 60)
+    server.start()
+    (tmp_path / "files-of-run" / "eval").mkdir(parents=True)
+    (tmp_path / "files-of-run" / "eval" / "curve.csv").write_text("gamma\n")
+    spool.append_artifacts(tmp_path / "files-of-run")
+    spool.append_end("FINISHED", "done")
+    assert sender.drain(60) is None
+    for key in ("train/loss", "val/ausuc"):
+        assert [metric.step for metric in store.client.get_metric_history(run_id, key)] == [1, 2, 3, 4, 5]
+    assert store.get(run_id).status == "FINISHED"
+    assert [file.path for file in store.client.list_artifacts(run_id, "eval")] == ["eval/curve.csv"]
+    server.kill()
+    with pytest.raises(TrackingError, match="unreachable"):
+        TrackingStore.connect(server.uri)
