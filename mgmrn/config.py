@@ -97,6 +97,8 @@ class GranularityConfig(Frozen):
 
     reduce: Literal["before", "after"] = "before"
     """Halve the grid before each 3×3 convolution, or after it as released (4× the multiply-adds)."""
+    stem: Literal["project", "none"] = "project"
+    """`project`: a 1×1 convolution to the common width D before region mining; `none`: the stage's own channels, as released."""
     group_norm_groups: Count = 32
 
 
@@ -116,6 +118,8 @@ class DecoderConfig(Frozen):
 
     attention_width: Annotated[int, Field(ge=1, le=8192)] = 1024
     """M, the width of queries, keys and values."""
+    word_vectors: Literal["unit", "raw"] = "unit"
+    """Whether word vectors are scaled to unit length, or taken as they are, as released."""
     temperature: Literal["none", "sqrt", "learned"] = "none"
     """What divides the attention logits: nothing (as released), sqrt(M), or a learned positive number."""
 
@@ -254,6 +258,15 @@ class ExperimentConfig(Frozen):
     cache_features: bool = False
     """Compute a frozen backbone's maps once and train on them."""
     seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _finetunes_what_it_has(self) -> ExperimentConfig:
+        deepest = self.model.levels[-1] if isinstance(self.model, MgMRNConfig) else self.model.level
+        if behind := [stage for stage in self.model.backbone.trainable_stages if stage > deepest]:
+            raise ValueError(
+                f"model.backbone.trainable_stages names {behind[0]}, which lies behind the deepest level, {deepest}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _cacheable(self) -> ExperimentConfig:

@@ -20,6 +20,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, OneCycleLR, StepLR
 
 from mgmrn.config import ExperimentConfig, Level, LossConfig, OptimiserConfig, ScheduleConfig
+from mgmrn.errors import UserError
 from mgmrn.losses import LossTerms, zsl_loss
 from mgmrn.model.network import NetworkOutput, class_scores
 
@@ -161,7 +162,11 @@ def build_trainer(
         steps_per_epoch: global batches of an epoch.
         device: where to train.
         world_size: ranks; above 1 torch.distributed must be initialised.
+
+    Raises:
+        UserError: when a rank would have fewer images of a global batch than micro-batches.
     """
+    _check_shares(config.optimiser.accumulate, global_batch, world_size)
     network.to(device, memory_format=torch.channels_last)
     objective: nn.Module = TrainingObjective(network, seen_attributes, config.loss, global_batch, world_size).to(device)
     sequential = config.schedule.order == "sequential"
@@ -179,6 +184,18 @@ def build_trainer(
     optimiser = build_optimiser(network, config.optimiser, fused=device.type == "cuda")
     scheduler = build_scheduler(optimiser, config.schedule, steps_per_epoch)
     return Trainer(network, objective, optimiser, scheduler, config, device, levels)
+
+
+def _check_shares(accumulate: int, global_batch: int, world_size: int) -> None:
+    """Ranks with different numbers of micro-batches would wait for each other for ever."""
+    smallest = global_batch // world_size
+    if accumulate > smallest:
+        raise UserError(
+            f"{accumulate} micro-batches were asked for, but one of {world_size} workers has {smallest} images of a "
+            f"global batch of {global_batch}",
+            "optimiser.accumulate",
+            "lower it, use fewer workers, or a larger batch",
+        )
 
 
 def build_optimiser(network: nn.Module, config: OptimiserConfig, *, fused: bool = False) -> Optimizer:
@@ -255,6 +272,8 @@ def train_epoch(trainer: Trainer, batches: Iterable[Batch]) -> EpochStats:
         steps += 1
         asked = time.perf_counter()
     watch.settle()
+    if isinstance(trainer.objective, DistributedDataParallel):
+        _agree_on_statistics(trainer.network)
     trainer.epoch += 1
     mean = {name: float(value) / max(steps, 1) for name, value in totals.items()}
     return EpochStats(mean, images, time.perf_counter() - start, waited, steps)
@@ -284,6 +303,18 @@ def autocast(device: torch.device, schedule: ScheduleConfig) -> AbstractContextM
     if schedule.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.autocast("cuda", dtype=torch.bfloat16)
     return nullcontext()
+
+
+def _agree_on_statistics(network: nn.Module) -> None:
+    """Gives all ranks the mean of their batch norms' running statistics.
+
+    Each rank saw other images. One network must be evaluated by all of them, and go on from rank 0's checkpoint.
+    """
+    for norm in network.modules():
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.training and norm.running_mean is not None:
+            for statistic in (norm.running_mean, norm.running_var):
+                torch.distributed.all_reduce(statistic)
+                cast(Tensor, statistic).div_(torch.distributed.get_world_size())
 
 
 class _FiniteWatch:

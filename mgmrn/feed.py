@@ -28,6 +28,8 @@ from mgmrn.model.backbone import Pyramid, build_backbone
 from mgmrn.model.network import ImageModel, MgMRN, build_head, levels_of
 
 EVALUATION_BATCH = 64
+FLIP_STREAM = 3
+"""Keeps the random numbers of flips apart from those of sampling, which share seed and epoch."""
 
 Progress = Callable[[str], None]
 
@@ -250,7 +252,7 @@ def flip_coins(config: ExperimentConfig, epoch: int, count: int) -> Bool[np.ndar
     """Which training images are mirrored in an epoch: a pure function of seed and epoch."""
     if not config.benchmark.images.flip:
         return np.zeros(count, dtype=bool)
-    return np.random.default_rng([config.seed, epoch, 1]).random(count) < 0.5
+    return np.random.default_rng([config.seed, epoch, 0, FLIP_STREAM]).random(count) < 0.5
 
 
 def _batches(config: ExperimentConfig, images: Images) -> PlainBatches | EpisodicBatches:

@@ -13,6 +13,9 @@ from jaxtyping import Int
 
 from mgmrn.errors import UserError
 
+EPISODE_STREAM = 1
+"""Keeps the random numbers of episodes apart from those of augmentation, which share seed and epoch."""
+
 Rows = Int[np.ndarray, " _"]
 
 
@@ -83,7 +86,7 @@ class EpisodicBatches:
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Rows]:
         """Episodes of an epoch, from `start_step` on; images of one class stand together."""
         for step in range(start_step, self._episodes):
-            rng = np.random.default_rng([self._seed, epoch, step])
+            rng = np.random.default_rng([self._seed, epoch, step, EPISODE_STREAM])
             chosen = rng.choice(len(self._members), self._ways, replace=False)
             yield np.concatenate([rng.choice(self._members[i], self._shots, replace=False) for i in chosen])
 

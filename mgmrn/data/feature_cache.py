@@ -32,7 +32,7 @@ from mgmrn.config import BackboneConfig, ImageConfig, Level
 from mgmrn.data.images import evaluation_loader
 from mgmrn.data.prefetch import prefetch
 from mgmrn.data.splits import Images
-from mgmrn.errors import ResourceError
+from mgmrn.errors import ResourceError, UserError
 from mgmrn.model.backbone import Pyramid, build_backbone
 from mgmrn.weights import weights_digest
 
@@ -101,7 +101,7 @@ def ensure_cache(
     assert backbone_config.trainable == "none", "only a frozen backbone's maps can be kept"
     root.mkdir(parents=True, exist_ok=True)
     common = _common_digest(images, image_config, backbone_config)
-    folders = {level: root / _folder_name(common, level, flip) for level in levels}
+    folders = {level: _folder(root, common, level, flip) for level in levels}
     if missing := [level for level in levels if not folders[level].is_dir()]:
         with _lock(root / f"{common}.lock"):
             if missing := [level for level in levels if not folders[level].is_dir()]:
@@ -131,8 +131,10 @@ def _size_and_time(path: Path) -> tuple[int, int]:
     return (status.st_size, status.st_mtime_ns)
 
 
-def _folder_name(common: str, level: Level, flip: bool) -> str:
-    return f"{common}-{level}-flips" if flip else f"{common}-{level}"
+def _folder(root: Path, common: str, level: Level, flip: bool) -> Path:
+    """A cache with mirror images serves those who want none too."""
+    with_flips = root / f"{common}-{level}-flips"
+    return with_flips if flip or with_flips.is_dir() else root / f"{common}-{level}"
 
 
 def _open(folder: Path, flip: bool) -> LevelStore:
@@ -198,6 +200,10 @@ class _Writers:
             self._create({level: tuple(maps[level].shape[1:]) for level in self._parts})
         for level in self._parts:
             block = maps[level].to("cpu", torch.float16).contiguous().numpy()
+            if not np.isfinite(block).all():
+                raise UserError(
+                    f"the maps of {level} do not fit float16", "cache_features", "set cache_features: false"
+                )
             self._arrays[level, variant][start : start + len(block)] = block
 
     def _create(self, shapes: dict[Level, tuple[int, ...]]) -> None:
@@ -223,7 +229,7 @@ class _Writers:
 
 
 def _allocated(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    """A float16 file with all its blocks: a write into a sparse one kills the process (SIGBUS) when the disk is full."""
+    """A float16 file with all its blocks: on a full disk a write into a sparse one kills the process (SIGBUS)."""
     array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
     if hasattr(os, "posix_fallocate"):  # Not on macOS.
         with path.open("r+b") as file:

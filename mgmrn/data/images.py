@@ -26,6 +26,9 @@ from mgmrn.errors import UserError
 CROP_MARGIN = 8 / 7
 """The shorter side before a crop, in crop sizes: 256 for 224, 512 for 448."""
 
+AUGMENTATION_STREAM = 2
+"""Keeps the random numbers of augmentation apart from those of sampling, which share seed and epoch."""
+
 Picture = UInt8[Tensor, "3 h w"]
 Pixels = Float[Tensor, "3 H W"]
 
@@ -38,7 +41,10 @@ def decode(path: Path) -> Picture:
     """
     try:
         with Image.open(path) as image:
-            pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I"):  # 16-bit grey, which Pillow would cut off at 255 instead of scaling.
+                upright = Image.fromarray((np.asarray(upright, dtype=np.uint32) >> 8).clip(max=255).astype(np.uint8))
+            pixels = np.array(upright.convert("RGB"))
     except FileNotFoundError as error:
         raise UserError("the picture does not exist", str(path), "`data verify` lists all that are missing") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -108,7 +114,7 @@ class _TrainingPictures(Dataset[Item]):
         self._images, self._config, self._key = images, config, (seed, epoch)
 
     def __getitem__(self, row: int) -> Item:
-        rng = np.random.default_rng([*self._key, int(self._images.ids[row])])
+        rng = np.random.default_rng([*self._key, int(self._images.ids[row]), AUGMENTATION_STREAM])
         try:
             return for_training(decode(self._images.path(row)), self._config, rng)
         except UserError as error:

@@ -33,6 +33,9 @@ IMAGE_FOLDERS = ("images", "JPEGImages")
 STANDIN_MARKER = "STANDIN.json"
 """Lies in a data root whose pictures were drawn to stand in for a benchmark's photographs."""
 
+DRAWN_MARKERS = (STANDIN_MARKER, "SYNTHETIC.json")
+"""Stamps of pictures that were drawn, not taken."""
+
 TEST_LISTS = ("test_seen_loc", "test_unseen_loc")
 LISTS = ("trainval_loc", "train_loc", "val_loc", *TEST_LISTS)
 
@@ -113,7 +116,7 @@ def load_benchmark(root: Path, config: BenchmarkConfig) -> Benchmark:
         attributes=attributes,
         word_vectors=word_vectors,
         lists=lists,
-        digest=_digest(files, labels, class_names, attributes, word_vectors, lists),
+        digest=_digest(files, labels, class_names, attributes, word_vectors, lists, _stamps(root)),
         standin=(root / STANDIN_MARKER).exists(),
     )
 
@@ -127,7 +130,7 @@ def relative_image_path(listed: str, name: str) -> str:
     """Where a listed picture stands below `<root>/<name>`.
 
     The lists hold absolute paths of the machines that they were made on. Kept is what follows the folder above `images` or `JPEGImages`,
-    that folder included unless it is named like the data set; a path without such a folder is kept whole when it is relative.
+    the last of them, with that folder unless it is named like the data set; a path without such a folder is kept whole when it is relative.
 
     Raises:
         UserError: for an absolute path without a known folder, or one that leaves the data root.
@@ -136,8 +139,8 @@ def relative_image_path(listed: str, name: str) -> str:
     parts = path.parts
     if ".." in parts:
         raise UserError(f"the image list holds a path that leaves the data root: {listed}", "res101.mat image_files")
-    for position, part in enumerate(parts):
-        if part in IMAGE_FOLDERS:
+    for position in reversed(range(len(parts))):
+        if parts[position] in IMAGE_FOLDERS:
             keep = position if position == 0 or parts[position - 1] in (name, "/") else position - 1
             return "/".join(parts[keep:])
     if path.is_absolute():
@@ -159,7 +162,11 @@ def with_train_and_val(
     """
     trainval = lists["trainval_loc"]
     seen = np.unique(labels[trainval])
-    val_classes = np.intersect1d(labels[lists["val_loc"]], seen) if "val_loc" in lists else np.zeros(0, dtype=np.int64)
+    val_classes = np.zeros(0, dtype=np.int64)
+    if "val_loc" in lists:
+        val_classes = np.intersect1d(labels[lists["val_loc"]], seen)
+    elif "train_loc" in lists:
+        val_classes = np.setdiff1d(seen, labels[lists["train_loc"]])
     if not 0 < len(val_classes) < len(seen):
         unseen = np.unique(labels[lists["test_unseen_loc"]])
         count = max(1, min(len(unseen), len(seen) // 3))
@@ -283,6 +290,12 @@ def _check_lists(lists: Mapping[str, np.ndarray], labels: np.ndarray, path: Path
         raise UserError(f"{strangers} classes of test_seen_loc have no image in trainval_loc", str(path))
 
 
+def _stamps(root: Path) -> bytes:
+    """What a maker of drawn pictures wrote of them: lists and splits do not tell pictures of two sizes or seeds apart."""
+    files = [root / name for name in DRAWN_MARKERS if (root / name).is_file()]
+    return b"".join(file.read_bytes() for file in files)
+
+
 def _digest(
     files: tuple[str, ...],
     labels: np.ndarray,
@@ -290,8 +303,9 @@ def _digest(
     attributes: np.ndarray,
     word_vectors: np.ndarray,
     lists: Mapping[str, np.ndarray],
+    stamps: bytes,
 ) -> str:
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(stamps)
     for strings in (files, class_names):
         digest.update("\n".join(strings).encode() + b"\0")
     for array in (labels, attributes, word_vectors, *(lists[name] for name in LISTS)):

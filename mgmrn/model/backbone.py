@@ -167,7 +167,11 @@ def build_backbone(config: BackboneConfig, levels: Sequence[Level]) -> Pyramid:
             network, or synchronised batch norm is asked for on CPUs, for which torch has none.
     """
     trained = _trained_stages(config, levels)
-    trunk = get_model(config.name, weights=None)
+    with torch.random.fork_rng(devices=[], enabled=config.trainable == "none"):
+        if config.trainable == "none":
+            # A frozen trunk without weights must be the same one in every run that shares its cached maps.
+            torch.manual_seed(0)
+        trunk = get_model(config.name, weights=None)
     if config.weights != "none":
         _load_weights(trunk, config, _stages_up_to(levels))
     synchronised = config.batch_norm == "sync" and _world_size() > 1

@@ -70,6 +70,8 @@ class GranularityLevel(nn.Module):
         super().__init__()
         self.reductions = reductions
         self.reduce_first = config.reduce == "before"
+        self.stem = nn.Conv2d(channels, width, 1, bias=False) if config.stem == "project" else nn.Identity()
+        channels = width if config.stem == "project" else channels
         self.regions = build_regions(channels, regions)
         reduced = min(channels, regions.reduced_width)
         self.region_tokens = RegionTokens(reduced, width) if regions.mode == "tokens" else None
@@ -80,7 +82,7 @@ class GranularityLevel(nn.Module):
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> LevelFeatures:
         """The level's features, its region tokens and its regions."""
-        mined = self.regions(x)
+        mined = self.regions(self.stem(x))
         features = mined.features
         for step, block in enumerate(self.blocks):
             halves = step < self.reductions

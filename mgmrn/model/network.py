@@ -53,7 +53,9 @@ class MgMRN(nn.Module):
         self.decoders = nn.ModuleDict(
             {level: AttributeDecoder(config.width, attributes, length, config.decoder) for level in config.levels}
         )
-        self.register_buffer("word_vectors", word_vectors.float().clone())
+        words = word_vectors.float()
+        words = F.normalize(words, dim=1) if config.decoder.word_vectors == "unit" else words.clone()
+        self.register_buffer("word_vectors", words)
         self._levels = config.levels
         self._detach = config.refinement.detach
         self.apply(init_weights)
@@ -127,18 +129,15 @@ class ImageModel(nn.Module):
 def init_weights(module: nn.Module) -> None:
     """Every distribution that a new network is drawn from; use with `Module.apply`.
 
-    Convolutions: He normal, for the ReLU behind them. Linear maps: Xavier uniform. Biases zero, norms one and zero.
-    Attribute vectors: normal with variance 1/D. Region centres: normal, that is uniform directions on the sphere. The
-    scatter of region descriptors: normal, σ = 0.02, small beside the features, and not zero, or the centres would have
-    no gradient at the start. Region tokens: normal, σ = 1, since descriptors are unit vectors.
+    Convolutions and linear maps: uniform within ±1/√fan-in (σ = 1/√(3 fan-in)), so that attention starts soft; biases zero, norms one
+    and zero. Attribute vectors: normal with variance 1/D. Region centres: normal, that is uniform directions on the sphere. The
+    scatter of region descriptors: normal with variance 1/R, beside features of order 1; not zero, or the centres would have no
+    gradient at the start. Region tokens: normal, σ = 1, since descriptors are unit vectors.
     """
     match module:
-        case nn.Conv2d():
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        case nn.Linear():
-            nn.init.xavier_uniform_(module.weight)
+        case nn.Conv2d() | nn.Linear():
+            bound = module.weight[0].numel() ** -0.5
+            nn.init.uniform_(module.weight, -bound, bound)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         case AttributeDecoder():
@@ -148,7 +147,7 @@ def init_weights(module: nn.Module) -> None:
         case RegionMining():
             nn.init.normal_(module.centres)
             if module.scatter is not None:
-                nn.init.normal_(module.scatter.weight, std=0.02)
+                nn.init.normal_(module.scatter.weight, std=module.width**-0.5)
         case _:
             pass
 

@@ -34,8 +34,8 @@ OCCUPANCY_BLUR = 0.5
 """σ in pixels of the 3×3 Gaussian over an assignment before its maximum: one stray pixel is not a region."""
 MASS_FLOOR = 1e-5
 """Smallest mass Σ_p q_k(p) that a region's mean is divided by."""
-INITIAL_TEMPERATURE = 0.1
-"""β at the start: random centres of the unit sphere differ in ‖x − c‖²/β by about one."""
+INITIAL_TEMPERATURE = 0.37
+"""β at the start: regions overlap, and sharpen as they are learned."""
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def write_evaluation(folder: Path, data: EvaluationData) -> None:
 
 
 def write_provenance(folder: Path, composed: ComposedConfig, environment: dict[str, Any], git: GitState) -> None:
-    """Writes `config/resolved.yaml`, with the origin of every value, and `env/`: machine, git state, what is uncommitted."""
+    """Writes `config/resolved.yaml`, with every value's origin, and `env/`: machine, git state, what is uncommitted."""
     (folder / "config").mkdir(parents=True, exist_ok=True)
     (folder / "env").mkdir(exist_ok=True)
     (folder / "config" / "resolved.yaml").write_text(show(composed), encoding="utf-8")

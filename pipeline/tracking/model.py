@@ -38,11 +38,13 @@ def log_image_model(store: TrackingStore, run_id: str, model_file: Path, gamma: 
 
     mlflow.set_tracking_uri(store.uri)
     with store.translated():
+        # Made first, or MLflow would put it into the default experiment and its files into the working folder.
+        model = store.client.create_logged_model(store.experiment_id, name="model", source_run_id=run_id)
         info = Model.log(
             artifact_path=None,
-            name="model",
             flavor=mlflow.pyfunc,
             run_id=run_id,
+            model_id=model.model_id,
             python_model=str(Path(__file__).with_name("pyfunc_model.py")),
             code_paths=[str(REPOSITORY / "mgmrn")],
             artifacts={"model": str(model_file)},

@@ -12,6 +12,9 @@ from mgmrn.errors import ResourceError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
+LOCAL = "local"
+"""Ray's word for an instance of its own."""
+
 _LOCAL_ENVIRONMENT = {
     # A fresh instance on loopback for one command: no token, no usage report, no killing by memory on a shared machine.
     "RAY_AUTH_MODE": "disabled",
@@ -54,6 +57,8 @@ class Host:
 def ray_session(address: str | None) -> Iterator[tuple[Host, ...]]:
     """Connects to a cluster, or starts an instance of this process's own, and yields its hosts.
 
+    Inside another session of this process, that one serves.
+
     Args:
         address: as `ray.init` takes it; None: `$RAY_ADDRESS` where that is set (as in a submitted job), else a local instance.
 
@@ -62,10 +67,13 @@ def ray_session(address: str | None) -> Iterator[tuple[Host, ...]]:
     """
     import ray
 
+    if ray.is_initialized():
+        yield _hosts()
+        return
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
-    local = address == "local"
+    address = _address(address)
+    local = address == LOCAL
     if local:
         os.environ.update(_LOCAL_ENVIRONMENT)
     options = {"include_dashboard": False, "num_cpus": available_cpus()} if local else {"runtime_env": _runtime_env()}
@@ -77,13 +85,37 @@ def ray_session(address: str | None) -> Iterator[tuple[Host, ...]]:
             "check --address, or leave it out to run on this machine",
         ) from error
     try:
-        yield tuple(
-            Host(int(node["Resources"].get("CPU", 0)), int(node["Resources"].get("GPU", 0)))
-            for node in ray.nodes()
-            if node["Alive"]
-        )
+        yield _hosts()
     finally:
         ray.shutdown()
+
+
+def _hosts() -> tuple[Host, ...]:
+    import ray
+
+    return tuple(
+        Host(int(node["Resources"].get("CPU", 0)), int(node["Resources"].get("GPU", 0)))
+        for node in ray.nodes()
+        if node["Alive"]
+    )
+
+
+def check_room_here(address: str | None, workers: int, cpus_per_worker: int | None) -> None:
+    """Says, before Ray is started for nothing, that this machine has too few CPUs; a cluster's are known once it is reached.
+
+    Raises:
+        ResourceError: when Ray would be started here and could never place the workers.
+    """
+    wanted = workers * (cpus_per_worker or 1)
+    if _address(address) == LOCAL and wanted > available_cpus():
+        raise ResourceError(
+            f"{workers} workers × {cpus_per_worker or 1} CPUs were asked for, but this machine has {available_cpus()} CPUs",
+            "ask for fewer with --workers or --cpus-per-worker, or name a cluster with --address",
+        )
+
+
+def _address(given: str | None) -> str:
+    return given or os.environ.get("RAY_ADDRESS") or LOCAL
 
 
 def available_cpus() -> int:

@@ -12,16 +12,27 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from mgmrn.errors import ResourceError, UserError
+
 
 @dataclass(frozen=True)
 class Failure:
     """Why a run ended for good."""
 
     reason: str
-    """`bad-input`, `non-finite-loss` or `out-of-memory`; the run's `mgmrn.stop_reason`."""
+    """`bad-input`, `cannot-run-here`, `non-finite-loss`, `out-of-memory` or `workers-lost`; the run's `mgmrn.stop_reason`."""
     message: str
     where: str = ""
     hint: str = ""
+
+    @property
+    def mistake(self) -> UserError | ResourceError | None:
+        """What the user must mend before anything can run, as the error that a worker raised; None for other failures."""
+        if self.reason == "bad-input":
+            return UserError(self.message, self.where, self.hint)
+        if self.reason == "cannot-run-here":
+            return ResourceError(self.message, self.hint)
+        return None
 
 
 def record_failure(path: Path, failure: Failure) -> None:

@@ -13,25 +13,27 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mgmrn.config import ExperimentConfig
 from mgmrn.data.splits import check_images_exist, evaluation_images, load_final, load_tune
 from mgmrn.data.xlsa17 import Benchmark, load_benchmark
 from mgmrn.errors import UserError
-from mgmrn.weights import find_weights
 from pipeline import places
-from pipeline.compose import ComposedConfig
+from pipeline.compose import ComposedConfig, resolve_weights
 from pipeline.console import duration
 from pipeline.errors import TrackingError
 from pipeline.identity import config_hash, group_hash
 from pipeline.tracking.environment import git_state
 from pipeline.tracking.spool import Sender, Spool, replay_leftovers
 from pipeline.tracking.store import DatasetInput, TrackedRun, TrackingStore, run_name
-from pipeline.train.cluster import Placement, place, ray_session
-from pipeline.train.failure import Failure
-from pipeline.train.record import write_record
+from pipeline.train.cluster import Placement, check_room_here, place, ray_session
+from pipeline.train.failure import Failure, recorded_failure
 from pipeline.train.request import Outcome, RunSummary, TrainRequest
 from pipeline.train.spec import Calibration, RunSpec, Split
+
+if TYPE_CHECKING:
+    from pipeline.train.fit import Fitted
 
 DRAIN_SECONDS = 30.0
 """How long the end of a run waits for a tracking server that is away; what is left is sent at the next start."""
@@ -110,6 +112,7 @@ def run_experiment(request: TrainRequest) -> Outcome:
     launch = Launch(request, benchmark, store)
     if not request.force and (known := _all_finished(launch)):
         return Outcome("cached", known, None, request.tracking_uri)
+    check_room_here(request.address, request.workers, request.cpus_per_worker)
     _check_pictures(request)
     for problem in replay_leftovers(request.storage, store, DRAIN_SECONDS):
         say(f"still waiting to be tracked: {problem}")
@@ -130,11 +133,9 @@ def say(text: str) -> None:
 
 def _with_found_weights(request: TrainRequest) -> TrainRequest:
     """The request with the backbone's weights as an absolute path, so that every host and the hash see the same file."""
-    config = request.composed.config
-    found = find_weights(config.model.backbone.weights, request.data_root)
-    backbone = config.model.backbone.model_copy(update={"weights": found})
-    model = config.model.model_copy(update={"backbone": backbone})
-    composed = replace(request.composed, config=config.model_copy(update={"model": model}))
+    composed = replace(
+        request.composed, config=resolve_weights(request.composed.config, request.data_root.resolve())
+    )
     return replace(
         request, composed=composed, data_root=request.data_root.resolve(), storage=request.storage.resolve()
     )
@@ -207,7 +208,8 @@ def _run_seed(launch: Launch, seed: int, parent: str, placement: Placement) -> I
 def _run_cell(launch: Launch, cell: Cell, parent: str, placement: Placement) -> RunSummary:
     """One run: found or created, trained, recorded, ended."""
     from pipeline.train.fit import fit, forget
-
+    from pipeline.train.record import write_record
+    
     spec = RunSpec(
         identity=cell.identity,
         config=cell.config,
@@ -231,12 +233,16 @@ def _run_cell(launch: Launch, cell: Cell, parent: str, placement: Placement) -> 
             ended = fit(spec, placement)
         if isinstance(ended, Failure):
             spool.append_end("FAILED", ended.reason)
+            if ended.mistake:
+                raise ended.mistake
             say(f"error: {cell.name} {cell.split}: {ended.message}" + (f" ({ended.hint})" if ended.hint else ""))
             return _summary(cell, run_id, "failed", None, {})
         summary = _summary(cell, run_id, "finished", ended.evaluation.result.gamma, ended.reported)
         artifacts = write_record(spec, cell.composed, launch.benchmark, ended)
         spool.append_tags(_result_tags(cell, summary, ended.calibration))
         spool.append_artifacts(artifacts)
+        if cell.split == "final":
+            _log_model(launch, run_id, ended)
         spool.append_end("FINISHED", "finished")
         return summary
     except KeyboardInterrupt:
@@ -245,6 +251,30 @@ def _run_cell(launch: Launch, cell: Cell, parent: str, placement: Placement) -> 
     finally:
         if problem := sender.drain(DRAIN_SECONDS):
             say(f"the tracking server is away, the rest is sent at the next start: {problem}")
+        elif _never_began(spec):
+            forget(spec)
+
+
+def _log_model(launch: Launch, run_id: str, ended: Fitted) -> None:
+    """The trained network as a model of the run; ESZSL exports none."""
+    from mgmrn.checkpoint import MODEL_FILE
+    from pipeline.tracking.model import log_image_model
+
+    file = ended.checkpoint / MODEL_FILE
+    if not file.exists():
+        return
+    benchmark = launch.benchmark
+    example = benchmark.image_root / benchmark.image_files[ended.evaluation.unseen_ids[0]]
+    try:
+        log_image_model(launch.store, run_id, file, ended.evaluation.result.gamma, example)
+    except TrackingError as error:
+        say(f"the model could not be logged and stays in {file}: {error}")
+
+
+def _never_began(spec: RunSpec) -> bool:
+    """Whether a mistake of the user's ended the run before there was anything to keep."""
+    failure = recorded_failure(spec.failure_file)
+    return failure is not None and failure.mistake is not None and not any(spec.run_folder.glob("checkpoint_*"))
 
 
 @contextmanager

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from mgmrn.checkpoint import MODEL_FILE
 from mgmrn.data.xlsa17 import Benchmark
 from pipeline.compose import ComposedConfig
 from pipeline.tracking.artifacts import EvaluationData, write_evaluation, write_provenance
@@ -17,16 +16,12 @@ from pipeline.train.spec import RunSpec
 
 
 def write_record(spec: RunSpec, composed: ComposedConfig, benchmark: Benchmark, ended: Fitted) -> Path:
-    """Writes `eval/`, `config/`, `env/` and the exported model; returns their folder, made anew."""
+    """Writes `eval/`, `config/` and `env/`; returns their folder, made anew."""
     folder = spec.artifacts_folder
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     write_evaluation(folder, _evaluation_data(spec, benchmark, ended))
     write_provenance(folder, composed, environment(), git_state())
-    model = ended.checkpoint / MODEL_FILE
-    if model.exists():
-        (folder / "checkpoint").mkdir()
-        shutil.copy2(model, folder / "checkpoint" / MODEL_FILE)
     return folder
 
 

@@ -20,7 +20,7 @@ from mgmrn.checkpoint import MODEL_FILE, export_model, load_checkpoint, save_che
 from mgmrn.config import ESZSLConfig
 from mgmrn.data.splits import FinalData, TuneData, load_final, load_tune
 from mgmrn.engine import EpochStats, NonFiniteLossError, Trainer, build_trainer, evaluate, train_epoch
-from mgmrn.errors import UserError
+from mgmrn.errors import ResourceError, UserError
 from mgmrn.feed import Feed, Share, open_feed
 from mgmrn.memory import keep_freed_memory
 from mgmrn.model.network import levels_of
@@ -54,6 +54,9 @@ def train_worker(spec_json: dict[str, str]) -> None:
         _run(spec)
     except UserError as error:
         record_failure(spec.failure_file, Failure("bad-input", error.message, error.where, error.hint))
+        raise
+    except ResourceError as error:
+        record_failure(spec.failure_file, Failure("cannot-run-here", error.message, hint=error.hint))
         raise
     except NonFiniteLossError as error:
         record_failure(spec.failure_file, Failure("non-finite-loss", str(error)))

@@ -22,9 +22,17 @@ from mgmrn.config import (
     RefinementConfig,
     RegionConfig,
 )
-from pipeline.compose import CONFIGS, ComposedConfig, diff, experiment_names, load_benchmark_config, load_experiment, show
+from pipeline.compose import (
+    CONFIGS,
+    ComposedConfig,
+    diff,
+    experiment_names,
+    load_benchmark_config,
+    load_experiment,
+    show,
+    yaml_value,
+)
 from pipeline.compose import values_of as values
-from pipeline.compose import yaml_value
 from pipeline.identity import config_hash, group_hash
 
 positive = st.floats(1e-12, 1e12)
@@ -34,7 +42,9 @@ models = st.builds(
     MgMRNConfig,
     levels=levels,
     width=st.integers(1, 64).map(lambda n: 32 * n),
-    regions=st.builds(RegionConfig, mode=st.sampled_from(["none", "released", "regions", "tokens"]), count=st.integers(2, 64)),
+    regions=st.builds(
+        RegionConfig, mode=st.sampled_from(["none", "released", "regions", "tokens"]), count=st.integers(2, 64)
+    ),
     refinement=st.builds(RefinementConfig, topology=st.sampled_from(["none", "cascade"]), detach=st.booleans()),
     decoder=st.builds(DecoderConfig, temperature=st.sampled_from(["none", "sqrt", "learned"])),
 ) | st.builds(ESZSLConfig, log10_gamma=st.lists(st.floats(-5, 5), max_size=4).map(tuple))
@@ -54,7 +64,8 @@ configs = st.builds(
         level_weights=st.dictionaries(st.sampled_from(["c2", "c3", "c4", "c5"]), weight),
     ),
     optimiser=st.builds(OptimiserConfig, head_lr=positive, clip_norm=st.none() | positive),
-    sampling=st.builds(PlainSampling, batch=st.integers(2, 4096)) | st.builds(EpisodicSampling, ways=st.integers(2, 64)),
+    sampling=st.builds(PlainSampling, batch=st.integers(2, 4096))
+    | st.builds(EpisodicSampling, ways=st.integers(2, 64)),
     seed=st.integers(0, 2**53),
 )
 
@@ -84,7 +95,9 @@ def test_overriding_every_value_turns_one_config_into_another(base: ExperimentCo
 
 
 @given(configs, configs)
-def test_hashes_tell_configs_apart_and_group_hash_forgets_the_seed(one: ExperimentConfig, other: ExperimentConfig) -> None:
+def test_hashes_tell_configs_apart_and_group_hash_forgets_the_seed(
+    one: ExperimentConfig, other: ExperimentConfig
+) -> None:
     assert (config_hash(one, "d") == config_hash(other, "d")) == (one == other)
     reseeded = one.model_copy(update={"seed": one.seed + 1})
     assert config_hash(reseeded, "d") != config_hash(one, "d")
@@ -132,3 +145,4 @@ def test_released_settings(
     assert (model.levels, model.width, model.decoder.attention_width) == (("c3", "c4", "c5"), 2048, 1024)
     assert (model.regions.mode, model.regions.count, model.granularity.reduce) == ("released", 5, "after")
     assert (model.refinement.topology, model.refinement.detach, model.decoder.temperature) == ("cascade", True, "none")
+    assert (model.granularity.stem, model.decoder.word_vectors) == ("none", "raw")

@@ -102,7 +102,9 @@ def test_train_hands_over_what_was_asked(launch: Any, capsys: pytest.CaptureFixt
     assert "cub.x.s0.abc" in output.err
 
 
-def test_train_without_options(launch: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_without_options(
+    launch: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("MGMRN_DATA_ROOT", "elsewhere")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert main(["train", "cub-released"]) == 0
@@ -146,7 +148,9 @@ def test_failed_cells_are_told_by_the_exit_code(launch: Any) -> None:
     assert main(["train", "cub100"]) == 1
 
 
-@pytest.mark.parametrize("arguments", [["train"], ["train", "cub", "--wrokers", "2"], ["train", "cub", "--split", "x"], ["fly"]])
+@pytest.mark.parametrize(
+    "arguments", [["train"], ["train", "cub", "--wrokers", "2"], ["train", "cub", "--split", "x"], ["fly"]]
+)
 def test_a_wrong_command_line_answers_in_json_too(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
     assert capsys.readouterr().out == ""

@@ -59,7 +59,8 @@ def test_a_kind_that_is_left_out_is_the_default(tmp_path: Path) -> None:
 def test_all_errors_come_at_once_each_with_field_place_value_and_bound(tmp_path: Path) -> None:
     path = write(
         tmp_path / "x.yaml",
-        "benchmark: {name: X}\nmodel:\n  widht: 64\n  levels: [c4, c9]\nschedule:\n  epochs: 0\noptimiser: {head_lr: fast}\n",
+        "benchmark: {name: X}\nmodel:\n  widht: 64\n  levels: [c4, c9]\n"
+        "schedule:\n  epochs: 0\noptimiser: {head_lr: fast}\n",
     )
     error = error_of(path, ["optimiser.lr=1e-3", "loss.scale=-1", "nonsense"])
     lines = error.message.splitlines()
@@ -144,7 +145,8 @@ def test_show_can_be_read_again_and_names_every_origin(tmp_path: Path) -> None:
 def test_diff_names_the_values_that_differ() -> None:
     first = load_experiment("cub100").config
     second = load_experiment("cub100", ["seed=7", "loss.scale=25"]).config
-    assert [(one.path, one.before, one.after) for one in diff(first, second)] == [("loss.scale", 20.0, 25.0), ("seed", 0, 7)]
+    changes = [(one.path, one.before, one.after) for one in diff(first, second)]
+    assert changes == [("loss.scale", 20.0, 25.0), ("seed", 0, 7)]
 
 
 def test_a_relative_weights_path_is_looked_for_below_the_data_root(tmp_path: Path) -> None:

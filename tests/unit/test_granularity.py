@@ -23,7 +23,7 @@ def test_halve_is_the_released_interpolation_on_even_grids_and_keeps_every_secon
 @pytest.mark.parametrize("reductions", [0, 1, 2])
 def test_computes_the_equation(reduce: str, reductions: int) -> None:
     torch.manual_seed(0)
-    config = GranularityConfig(reduce=reduce, group_norm_groups=4)
+    config = GranularityConfig(reduce=reduce, stem="none", group_norm_groups=4)
     level = GranularityLevel(6, 8, reductions, RegionConfig(mode="none"), config)
     assert len(level.blocks) == max(1, reductions)
     x = torch.randn(2, 6, 13, 13)

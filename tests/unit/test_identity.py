@@ -20,11 +20,11 @@ def with_weights(weights: str) -> ExperimentConfig:
 
 
 def test_golden_hashes() -> None:
-    """When this fails after a change of `mgmrn.config`, finished runs are no longer found: is that meant? Then write the new hashes."""
-    assert config_hash(PLAIN, "data") == "46e18fe14024021f"
-    assert group_hash(PLAIN, "data") == "3da1f0a52e9f255a"
+    """When this fails, finished runs are no longer found. Where that is meant, write the new hashes here."""
+    assert config_hash(PLAIN, "data") == "d34351f9fa08a209"
+    assert group_hash(PLAIN, "data") == "83cdc7da05beb273"
     released = load_experiment("cub-released").config
-    assert config_hash(released, "data") == "7b14777dcbc977b3"
+    assert config_hash(released, "data") == "01851d72c38616ad"
 
 
 def test_a_weights_file_counts_by_its_content(tmp_path: Path) -> None:

@@ -212,7 +212,8 @@ class Server:
         }
         command = [
             sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1",
-            "--backend-store-uri", f"sqlite:///{self.folder}/server.db", "--artifacts-destination", str(self.folder / "files"),
+            "--backend-store-uri", f"sqlite:///{self.folder}/server.db",
+            "--artifacts-destination", str(self.folder / "files"),
         ]  # fmt: skip
         with (self.folder / "server.log").open("ab") as log:
             # A session of its own, so that killing it takes its workers along.

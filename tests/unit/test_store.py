@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
 import subprocess
 import sys
@@ -188,9 +189,9 @@ def evaluation(count: int = 3, images: int = 8) -> EvaluationData:
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    opened = gzip.open(path, "rt") if path.suffix == ".gz" else path.open()
-    with opened as file:
-        return list(csv.DictReader(file))
+    content = path.read_bytes()
+    text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
+    return list(csv.DictReader(io.StringIO(text)))
 
 
 def test_the_evaluation_tables_agree_with_the_scores(tmp_path: Path) -> None:
@@ -205,7 +206,8 @@ def test_the_evaluation_tables_agree_with_the_scores(tmp_path: Path) -> None:
     assert [int(row["correct"]) for row in predictions] == (scores.argmax(axis=1) == labels).astype(int).tolist()
     assert predictions[3]["image"] == "folder/3.jpg"
     ordered = np.sort(scores, axis=1)
-    np.testing.assert_allclose([float(row["margin"]) for row in predictions], ordered[:, -1] - ordered[:, -2], rtol=1e-4)
+    margins = [float(row["margin"]) for row in predictions]
+    np.testing.assert_allclose(margins, ordered[:, -1] - ordered[:, -2], rtol=1e-4)
     for index, row in enumerate(read(folder / "per_class.csv")):
         of_class = labels == index
         assert int(row["images"]) == of_class.sum()

@@ -1,4 +1,4 @@
-"""The logged model: loads as pyfunc where `pipeline` does not exist, takes pictures, and answers as the network does."""
+"""The logged model loads as pyfunc where `pipeline` does not exist, takes pictures and answers as the network does."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ def config() -> ExperimentConfig:
         {
             "benchmark": {"name": "X", "images": {"size": 64}},
             "model": {
+                "kind": "mgmrn",
                 "backbone": {"name": "resnet18", "weights": "none"},
                 "levels": ("c4", "c5"),
                 "width": 32,
@@ -83,11 +84,15 @@ def logged(
     uri = log_image_model(store, run_id, folder / "model.pt", 0.5, pictures[0])
     assert log_image_model(store, run_id, folder / "model.pt", 0.5, pictures[0]) == uri
     assert store.get(run_id).tags["mgmrn.model_uri"] == uri
+    model = store.client.get_logged_model(uri.removeprefix("models:/"))
+    assert (str(model.status), model.source_run_id, model.experiment_id) == ("READY", run_id, store.experiment_id)
     return store.uri, uri
 
 
 @pytest.fixture(scope="module")
-def answers(logged: tuple[str, str], pictures: list[Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+def answers(
+    logged: tuple[str, str], pictures: list[Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, object]:
     """What the model says in a process that knows nothing of this repository."""
     code = """
 import json, sys
@@ -146,6 +151,7 @@ def test_it_needs_nothing_of_the_pipeline(answers: dict[str, object]) -> None:
     assert answers["modules"] == []
     repository = Path(__file__).resolve().parents[2]
     assert not Path(str(answers["mgmrn"])).is_relative_to(repository)
+    assert not (repository / "mlruns").exists()
     assert answers["inputs"] == [{"type": "binary", "name": "image", "required": True}]
 
 

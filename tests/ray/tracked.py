@@ -1,0 +1,39 @@
+"""What the tracking store of a test holds, read through MLflow's own client."""
+
+from __future__ import annotations
+
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from pipeline.tracking.store import _quieten_mlflow
+from tests.ray.command import Place
+
+
+def client_of(place: Place) -> MlflowClient:
+    _quieten_mlflow()
+    return MlflowClient(tracking_uri=place.tracking_uri)
+
+
+def runs_of(client: MlflowClient) -> list[Run]:
+    """All runs of the experiment, oldest first."""
+    experiment = client.get_experiment_by_name("mgmrn/train")
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"]))
+
+
+def children_of(client: MlflowClient) -> list[Run]:
+    """Runs that a launch made, oldest first."""
+    return [run for run in runs_of(client) if "mlflow.parentRunId" in run.data.tags]
+
+
+def steps_of(client: MlflowClient, run: Run) -> dict[str, list[int]]:
+    """Steps of every metric in the order in which they were logged."""
+    return {key: [m.step for m in client.get_metric_history(run.info.run_id, key)] for key in run.data.metrics}
+
+
+def files_of(client: MlflowClient, run: Run, folder: str = "") -> set[str]:
+    """Paths of a run's artifacts."""
+    found = set()
+    for entry in client.list_artifacts(run.info.run_id, folder or None):
+        found |= files_of(client, run, entry.path) if entry.is_dir else {entry.path}
+    return found
