@@ -59,7 +59,9 @@ def install(target: Path) -> None:
     installer = [uv, "pip", "install", "--python", python] if uv else [python, "-m", "pip", "install", "-q"]
     done = subprocess.run([*map(str, installer), "-r", str(REQUIREMENTS[1])], check=False)
     if done.returncode:
-        sys.exit("the requirements could not be installed: see the message above, mend it, and run the same command again")
+        sys.exit(
+            "the requirements could not be installed: see the message above, mend it, and run the same command again"
+        )
     (target / ".complete").touch()
 
 

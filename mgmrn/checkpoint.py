@@ -180,4 +180,3 @@ def load_strictly(network: nn.Module, weights: Mapping[str, Tensor], path: Path)
             "load it with the config that it was trained with",
         )
     network.load_state_dict(dict(weights))
-

@@ -167,7 +167,7 @@ def build_trainer(
         UserError: when a rank would have fewer images of a global batch than micro-batches.
     """
     _check_shares(config.optimiser.accumulate, global_batch, world_size)
-    network.to(device, memory_format=torch.channels_last)
+    network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     objective: nn.Module = TrainingObjective(network, seen_attributes, config.loss, global_batch, world_size).to(device)
     sequential = config.schedule.order == "sequential"
     if config.schedule.compile:
@@ -300,7 +300,11 @@ def evaluate(
 
 def autocast(device: torch.device, schedule: ScheduleConfig) -> AbstractContextManager[object]:
     """bfloat16 autocast where it was not turned off and the GPU computes it natively; nothing elsewhere."""
-    if schedule.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+    if (
+        schedule.precision == "auto"
+        and device.type == "cuda"
+        and torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
         return torch.autocast("cuda", dtype=torch.bfloat16)
     return nullcontext()
 
@@ -312,9 +316,9 @@ def _agree_on_statistics(network: nn.Module) -> None:
     """
     for norm in network.modules():
         if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.training and norm.running_mean is not None:
-            for statistic in (norm.running_mean, norm.running_var):
+            for statistic in (norm.running_mean, cast(Tensor, norm.running_var)):
                 torch.distributed.all_reduce(statistic)
-                cast(Tensor, statistic).div_(torch.distributed.get_world_size())
+                statistic.div_(torch.distributed.get_world_size())
 
 
 class _FiniteWatch:

@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from mgmrn.config import EpisodicSampling, ExperimentConfig, Level
 from mgmrn.baselines import AttributeNetwork
+from mgmrn.config import EpisodicSampling, ExperimentConfig, Level
 from mgmrn.data.episodes import EpisodicBatches, PlainBatches, eval_shard
 from mgmrn.data.feature_cache import FeatureCache, ensure_cache
 from mgmrn.data.images import evaluation_loader, train_loader
@@ -45,8 +45,9 @@ class Share:
 class Feed(Protocol):
     """Batches of one split for one rank."""
 
-    network: nn.Module
-    """What is trained: the head alone on cached maps, or the network with its backbone."""
+    @property
+    def network(self) -> nn.Module:
+        """What is trained: the head alone on cached maps, or the network with its backbone."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -112,7 +113,7 @@ class CachedFeed:
         head: MgMRN | AttributeNetwork,
         progress: Progress,
     ) -> None:
-        self.network = head
+        self._head = head
         self._backbone = backbone
         self._config = config
         self._share = share
@@ -121,6 +122,10 @@ class CachedFeed:
         self._batches = _batches(config, data.train)
         self._maps, evaluation = cached_maps(config, data, cache_root, device, progress)
         self._evaluation = evaluation.take(eval_shard(len(evaluation.rows), share.rank, share.world_size))
+
+    @property
+    def network(self) -> nn.Module:
+        return self._head
 
     @property
     def steps_per_epoch(self) -> int:
@@ -136,7 +141,9 @@ class CachedFeed:
     def _gathered(self, epoch: int) -> Iterator[Batch]:
         flips = flip_coins(self._config, epoch, len(self._train.ids))
         for rows in self._batches.shard(epoch, self._share.rank, self._share.world_size):
-            yield Batch(self._maps.take(rows).maps(flips[rows]), self._targets[torch.from_numpy(rows)], self._train.ids[rows])
+            yield Batch(
+                self._maps.take(rows).maps(flips[rows]), self._targets[torch.from_numpy(rows)], self._train.ids[rows]
+            )
 
     def evaluation_inputs(self) -> Iterator[Inputs]:
         rows = np.arange(len(self._evaluation.rows))
@@ -144,7 +151,7 @@ class CachedFeed:
         return prefetch(part.maps(np.zeros(len(part.rows), dtype=bool)) for part in parts)
 
     def image_model(self) -> ImageModel:
-        return ImageModel(self._backbone, self.network)
+        return ImageModel(self._backbone, self._head)
 
 
 class PictureFeed:
@@ -159,7 +166,7 @@ class PictureFeed:
         backbone: Pyramid,
         head: MgMRN | AttributeNetwork,
     ) -> None:
-        self.network = ImageModel(backbone, head)
+        self._model = ImageModel(backbone, head)
         self._workers = loader_workers
         self._config = config
         self._share = share
@@ -167,6 +174,10 @@ class PictureFeed:
         self._targets = seen_targets(data.train, data.classes)
         self._batches = _batches(config, data.train)
         self._evaluation = evaluation_images(data)
+
+    @property
+    def network(self) -> nn.Module:
+        return self._model
 
     @property
     def steps_per_epoch(self) -> int:
@@ -189,7 +200,7 @@ class PictureFeed:
         return prefetch(evaluation_loader(images, self._config.benchmark.images, EVALUATION_BATCH, self._workers))
 
     def image_model(self) -> ImageModel:
-        return self.network
+        return self._model
 
 
 @dataclass(frozen=True)

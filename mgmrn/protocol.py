@@ -108,9 +108,7 @@ def make_evaluation(
     )
 
 
-def evaluate_split(
-    data: TuneData | FinalData, scores: Float[np.ndarray, "N U"], gamma: float | None
-) -> Evaluation:
+def evaluate_split(data: TuneData | FinalData, scores: Float[np.ndarray, "N U"], gamma: float | None) -> Evaluation:
     """The evaluation of scores whose rows are `data.seen` and then `data.unseen`."""
     count = len(data.seen.labels)
     assert len(scores) == count + len(data.unseen.labels)

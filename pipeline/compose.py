@@ -354,7 +354,7 @@ def _validate(tree: _Section) -> tuple[ExperimentConfig | None, list[UserError]]
         found = error.errors(include_url=False)
         places = [details["loc"] for details in found]
         # A list with a wrong item is also reported as too short.
-        repeated = [any(place[:-1] == own for place in places) for own in places]
+        repeated = [any(place and place[:-1] == own for place in places) for own in places]
         return None, [_problem(details, tree) for details, again in zip(found, repeated, strict=True) if not again]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from mgmrn.data.synthetic import make_synthetic
 from pipeline import places
 from pipeline.compose import load_experiment

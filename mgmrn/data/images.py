@@ -67,8 +67,8 @@ def for_training(picture: Picture, config: ImageConfig, rng: np.random.Generator
     else:
         picture = _resized(picture, config)
         height, width = picture.shape[-2:]
-        top, left = rng.integers(height - config.size + 1), rng.integers(width - config.size + 1)
-        picture = transforms.crop(picture, int(top), int(left), config.size, config.size)
+        top, left = int(rng.integers(height - config.size + 1)), int(rng.integers(width - config.size + 1))
+        picture = transforms.crop(picture, top, left, config.size, config.size)
     if config.flip and rng.random() < 0.5:
         picture = transforms.horizontal_flip(picture)
     if config.colour_jitter:
@@ -152,11 +152,9 @@ def _collate(items: list[Item]) -> Item:
 
 
 def _resized(picture: Picture, config: ImageConfig) -> UInt8[Tensor, "3 H W"]:
-    if config.resize == "squash":
-        size = [config.size, config.size]
-    else:
-        size = [round(config.size * CROP_MARGIN)]
-    return transforms.resize(picture, size, antialias=True)
+    size = [config.size, config.size] if config.resize == "squash" else [round(config.size * CROP_MARGIN)]
+    resized: Tensor = transforms.resize(picture, size, antialias=True)
+    return resized
 
 
 def _random_box(picture: Picture, min_area: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
@@ -175,4 +173,5 @@ def _random_box(picture: Picture, min_area: float, rng: np.random.Generator) -> 
 
 
 def _normalised(picture: Picture, config: ImageConfig) -> Pixels:
-    return transforms.normalize(picture.float() / 255, list(config.mean), list(config.std))
+    normalised: Tensor = transforms.normalize(picture.float() / 255, list(config.mean), list(config.std))
+    return normalised

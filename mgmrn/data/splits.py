@@ -195,9 +195,7 @@ def _images(benchmark: Benchmark, ids: Int[np.ndarray, " N"], classes: Int[np.nd
     return Images(benchmark.image_root, tuple(benchmark.image_files[i] for i in ids), labels, ids.copy())
 
 
-def _class_table(
-    benchmark: Benchmark, classes: Int[np.ndarray, " U"], *, seen: Int[np.ndarray, " U_s"]
-) -> ClassTable:
+def _class_table(benchmark: Benchmark, classes: Int[np.ndarray, " U"], *, seen: Int[np.ndarray, " U_s"]) -> ClassTable:
     table = ClassTable(
         tuple(benchmark.class_names[i] for i in classes), benchmark.attributes[classes].copy(), np.isin(classes, seen)
     )

@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -210,7 +210,9 @@ def load_word_vectors(path: Path) -> Float[np.ndarray, "S L"]:
         vectors = _ArraysOnly(io.BytesIO(content), encoding="latin1").load()
     except Exception as error:  # A malformed pickle raises almost anything.
         raise UserError(
-            f"the word vectors are not a plain pickled array: {error}", str(path), "pickle one numpy array of S×L floats"
+            f"the word vectors are not a plain pickled array: {error}",
+            str(path),
+            "pickle one numpy array of S×L floats",
         ) from error
     if not (isinstance(vectors, np.ndarray) and vectors.ndim == 2 and vectors.dtype.kind == "f"):
         raise UserError("the word vectors are not an S×L array of floats", str(path))
@@ -222,9 +224,14 @@ def load_word_vectors(path: Path) -> Float[np.ndarray, "S L"]:
 
 
 def read_mat(path: Path, needed: tuple[str, ...], wanted: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Some variables of a MATLAB 5 file: those that are needed, and those of the wanted that are there.
+
+    Raises:
+        UserError: when the file or a needed variable is missing, or it cannot be read.
+    """
     try:
         with path.open("rb") as file:
-            content = loadmat(file, variable_names=[*needed, *wanted])
+            content = loadmat(cast(Any, file), variable_names=[*needed, *wanted])
     except FileNotFoundError as error:
         raise UserError(
             f"{path.name} of {path.parent.name} does not exist",
@@ -239,6 +246,7 @@ def read_mat(path: Path, needed: tuple[str, ...], wanted: tuple[str, ...] = ()) 
 
 
 def read_strings(cells: np.ndarray) -> list[str]:
+    """The strings of a MATLAB cell array."""
     return [str(cell[0]) if isinstance(cell, np.ndarray) else str(cell) for cell in cells.ravel()]
 
 
@@ -249,7 +257,9 @@ def read_indices(column: np.ndarray, path: Path, name: str, below: int | None = 
     if not np.array_equal(indices + 1, values) or (len(indices) and indices.min() < 0):
         raise UserError(f"{name} holds something other than whole numbers from 1", str(path))
     if below is not None and len(indices) and indices.max() >= below:
-        raise UserError(f"{name} points to image {indices.max() + 1} of {below}", str(path), "the two .mat files differ")
+        raise UserError(
+            f"{name} points to image {indices.max() + 1} of {below}", str(path), "the two .mat files differ"
+        )
     return indices
 
 

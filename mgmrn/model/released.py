@@ -165,9 +165,7 @@ def _config_of(state: Mapping[str, Tensor], where: str) -> MgMRNConfig:
             regions=RegionConfig(mode="released", count=size("s3.group.weight", 0)),
             granularity=GranularityConfig(reduce="after", stem="none"),
             refinement=RefinementConfig(topology="cascade", detach=True, channel_reduction=width // hidden),
-            decoder=DecoderConfig(
-                attention_width=size("KeyW1.weight", 0), word_vectors="raw", temperature="none"
-            ),
+            decoder=DecoderConfig(attention_width=size("KeyW1.weight", 0), word_vectors="raw", temperature="none"),
         )
     except ValueError as error:
         raise UserError(f"the checkpoint describes no valid network: {error}", where) from error

@@ -88,7 +88,7 @@ def _write_curve(target: Path, curve: SeenUnseenCurve, data: EvaluationData) -> 
     axes.set(xlabel="accuracy on unseen classes, U", ylabel="accuracy on seen classes, S", xlim=(0, 1), ylim=(0, 1))
     axes.set_title(_title(f"AUSUC {curve.ausuc:.3f}", data))
     axes.legend(loc="lower left")
-    figure.savefig(target / "curve.png", dpi=120)
+    _save(figure, target / "curve.png", data)
 
 
 def _write_per_class(
@@ -122,7 +122,7 @@ def _write_confusion(
     axes.set_yticks(range(count), names, fontsize=6)
     axes.set(xlabel="predicted", ylabel="true")
     axes.set_title(_title("share of each class's images; * unseen", data))
-    figure.savefig(target / "confusion.png", dpi=120)
+    _save(figure, target / "confusion.png", data)
 
 
 def _write_predictions(
@@ -175,6 +175,11 @@ def _figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def _save(figure: Figure, path: Path, data: EvaluationData) -> None:
+    """Writes a picture that also carries the note inside, for whoever finds the file alone."""
+    figure.savefig(path, dpi=120, metadata={"Description": data.note} if data.note else None)
 
 
 def _title(text: str, data: EvaluationData) -> str:

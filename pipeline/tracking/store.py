@@ -347,13 +347,14 @@ def _shown(uri: str) -> str:
 
 
 def _quieten_mlflow() -> None:
-    """No telemetry, no minutes of retries, no migration messages; values that the user has set stay."""
+    """No telemetry, no minutes of retries, no migration messages, no progress bars; what the user has set stays."""
     for name, value in {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
         "MLFLOW_LOGGING_LEVEL": "WARNING",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     }.items():
         os.environ.setdefault(name, value)
     for variable in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"):

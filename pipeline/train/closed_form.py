@@ -57,7 +57,9 @@ def pooled_features(
         parts = cached_maps(spec.config, data, spec.cache_root, device, progress)
         train, evaluation = (part.pooled(model.level) for part in parts)
     else:
-        train, evaluation = (_pooled_from_pictures(spec.config, images, device) for images in (data.train, evaluation_images(data)))
+        train, evaluation = (
+            _pooled_from_pictures(spec.config, images, device) for images in (data.train, evaluation_images(data))
+        )
     return _unit(train), _unit(evaluation)
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
 from mgmrn.errors import ResourceError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+
+CONNECT_SECONDS = 5.0
 
 LOCAL = "local"
 """Ray's word for an instance of its own."""
@@ -78,8 +81,9 @@ def ray_session(address: str | None) -> Iterator[tuple[Host, ...]]:
         os.environ.update(_LOCAL_ENVIRONMENT)
     options = {"include_dashboard": False, "num_cpus": available_cpus()} if local else {"runtime_env": _runtime_env()}
     try:
+        _knock(address)
         ray.init(address=address, logging_level="WARNING", log_to_driver=False, **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise ResourceError(
             f"no Ray cluster could be reached at {address}: {str(error).splitlines()[0]}",
             "check --address, or leave it out to run on this machine",
@@ -100,16 +104,23 @@ def _hosts() -> tuple[Host, ...]:
     )
 
 
+def _knock(address: str) -> None:
+    """Raises an OSError where nobody listens at a HOST:PORT, for which Ray itself would wait for minutes."""
+    host, _, port = address.rpartition("//")[2].rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+
+
 def check_room_here(address: str | None, workers: int, cpus_per_worker: int | None) -> None:
-    """Says, before Ray is started for nothing, that this machine has too few CPUs; a cluster's are known once it is reached.
+    """Says, before Ray is started for nothing, that this machine has too few CPUs.
 
     Raises:
         ResourceError: when Ray would be started here and could never place the workers.
     """
-    wanted = workers * (cpus_per_worker or 1)
-    if _address(address) == LOCAL and wanted > available_cpus():
+    each, here = cpus_per_worker or 1, available_cpus()
+    if _address(address) == LOCAL and workers * each > here:
         raise ResourceError(
-            f"{workers} workers × {cpus_per_worker or 1} CPUs were asked for, but this machine has {available_cpus()} CPUs",
+            f"{workers} workers × {each} CPUs were asked for, but this machine has {here} CPUs",
             "ask for fewer with --workers or --cpus-per-worker, or name a cluster with --address",
         )
 
@@ -139,7 +150,9 @@ def place(hosts: tuple[Host, ...], workers: int, cpus_per_worker: int | None, gp
         cpus_per_worker = next((c for c in range(most, 1, -1) if _fits(hosts, c, gpus_per_worker) >= workers), 1)
     if (room := _fits(hosts, cpus_per_worker, gpus_per_worker)) < workers:
         cpus, gpus = sum(host.cpus for host in hosts), sum(host.gpus for host in hosts)
-        asked = f"{workers} workers × {cpus_per_worker} CPUs" + (f" and {gpus_per_worker} GPUs" if gpus_per_worker else "")
+        asked = f"{workers} workers × {cpus_per_worker} CPUs" + (
+            f" and {gpus_per_worker} GPUs" if gpus_per_worker else ""
+        )
         raise ResourceError(
             f"{asked} were asked for, but the cluster ({len(hosts)} hosts, {cpus} CPUs, {gpus} GPUs) has room for {room} such workers",
             "ask for fewer with --workers, --cpus-per-worker or --gpus-per-worker, or add hosts",

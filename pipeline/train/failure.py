@@ -1,8 +1,8 @@
 """Failures that a retry cannot mend, told from those that it can.
 
-Ray Train restarts a worker group after any exception. A bad config, a broken picture, a loss that is not a number or a device
-without memory would fail again; so the worker that meets one leaves a note in the run's storage, and the restarted group reads it
-and ends at once.
+Ray Train restarts a worker group after any exception. A bad config, a broken picture, a loss that is not a number or a
+device without memory would fail again; so the worker that meets one leaves a note in the run's storage, and the
+restarted group reads it and ends at once.
 """
 
 from __future__ import annotations
@@ -20,14 +20,17 @@ class Failure:
     """Why a run ended for good."""
 
     reason: str
-    """`bad-input`, `cannot-run-here`, `non-finite-loss`, `out-of-memory` or `workers-lost`; the run's `mgmrn.stop_reason`."""
+    """`bad-input`, `cannot-run-here`, `non-finite-loss`, `out-of-memory` or `workers-lost`.
+
+    The run's `mgmrn.stop_reason`.
+    """
     message: str
     where: str = ""
     hint: str = ""
 
     @property
     def mistake(self) -> UserError | ResourceError | None:
-        """What the user must mend before anything can run, as the error that a worker raised; None for other failures."""
+        """The error that a worker raised, where the user must mend something first; None for other failures."""
         if self.reason == "bad-input":
             return UserError(self.message, self.where, self.hint)
         if self.reason == "cannot-run-here":

@@ -6,7 +6,6 @@ what stands there of a run that must not go on is removed first.
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,5 +102,3 @@ def _kept_checkpoints(spec: RunSpec) -> CheckpointConfig:
 def _last_line(error: TrainingFailedError) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[-1].strip() if lines else type(error).__name__
-
-

@@ -9,16 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mgmrn.config import ExperimentConfig
 from mgmrn.data.splits import check_images_exist, evaluation_images, load_final, load_tune
 from mgmrn.data.xlsa17 import Benchmark, load_benchmark
-from mgmrn.errors import UserError
 from pipeline import places
 from pipeline.compose import ComposedConfig, resolve_weights
 from pipeline.console import duration
@@ -48,11 +47,18 @@ class Cell:
     calibration: Calibration | None
     config_hash: str
     group_hash: str
+    standin: bool
 
     @property
     def config(self) -> ExperimentConfig:
         """The science, seed included."""
         return self.composed.config
+
+    @property
+    def benchmark(self) -> str:
+        """The benchmark's name, which says where drawn pictures stand in for it."""
+        name = self.config.benchmark.name
+        return f"{name}-standin" if self.standin else name
 
     @property
     def variant(self) -> str:
@@ -64,7 +70,7 @@ class Cell:
     @property
     def name(self) -> str:
         """As the run is called in the tracking store."""
-        return run_name(self.config.benchmark.name, self.variant, self.config.seed, self.config_hash)
+        return run_name(self.benchmark, self.variant, self.config.seed, self.config_hash)
 
     @property
     def calibration_tag(self) -> str:
@@ -95,6 +101,7 @@ class Launch:
             calibration,
             config_hash(config, self.benchmark.digest),
             group_hash(config, self.benchmark.digest),
+            self.benchmark.standin,
         )
 
 
@@ -133,12 +140,8 @@ def say(text: str) -> None:
 
 def _with_found_weights(request: TrainRequest) -> TrainRequest:
     """The request with the backbone's weights as an absolute path, so that every host and the hash see the same file."""
-    composed = replace(
-        request.composed, config=resolve_weights(request.composed.config, request.data_root.resolve())
-    )
-    return replace(
-        request, composed=composed, data_root=request.data_root.resolve(), storage=request.storage.resolve()
-    )
+    composed = replace(request.composed, config=resolve_weights(request.composed.config, request.data_root.resolve()))
+    return replace(request, composed=composed, data_root=request.data_root.resolve(), storage=request.storage.resolve())
 
 
 def _check_pictures(request: TrainRequest) -> None:
@@ -209,7 +212,7 @@ def _run_cell(launch: Launch, cell: Cell, parent: str, placement: Placement) -> 
     """One run: found or created, trained, recorded, ended."""
     from pipeline.train.fit import fit, forget
     from pipeline.train.record import write_record
-    
+
     spec = RunSpec(
         identity=cell.identity,
         config=cell.config,
@@ -343,7 +346,7 @@ def _summary(cell: Cell, run_id: str, status: str, gamma: float | None, metrics:
     return RunSummary(
         run_id=run_id,
         name=cell.name,
-        benchmark=cell.config.benchmark.name,
+        benchmark=cell.benchmark,
         variant=cell.variant,
         split=cell.split,
         seed=cell.config.seed,
@@ -376,7 +379,8 @@ def _parent_run(launch: Launch) -> Iterator[str]:
             "mgmrn.split": "launch",
             **git_state().tags(),
         }
-        parent = store.create_parent(f"{request.experiment} {request.split or 'tune → final'}", tags)
+        label = " (stand-in)" if launch.benchmark.standin else ""
+        parent = store.create_parent(f"{request.experiment}{label} {request.split or 'tune → final'}", tags)
     try:
         yield parent
     except KeyboardInterrupt:
@@ -400,6 +404,7 @@ class _Progress:
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self._last_epoch_at: float | None = None
 
     def epoch(self, step: int, numbers: Mapping[str, float]) -> None:
         """Shows rank 0's view of an epoch."""
@@ -412,8 +417,13 @@ class _Progress:
                 parts.append(f"{prefix} T1 {t1:.3f}  H {h:.3f}  AUSUC {area:.3f}")
         if "perf/images_per_s" in numbers:
             parts.append(f"{numbers['perf/images_per_s']:.0f} images/s")
-            left = (numbers["epochs"] - step) * numbers["perf/epoch_s"]
+            left = (numbers["epochs"] - step) * max(numbers["perf/epoch_s"], self._seconds_since_last_epoch())
             parts.append(f"{duration(left)} left" if left else "done")
         say("  ".join(parts))
 
-
+    def _seconds_since_last_epoch(self) -> float:
+        """Reporting and evaluation take time that an epoch's own clock does not see; 0 for the first."""
+        now = time.monotonic()
+        since = now - self._last_epoch_at if self._last_epoch_at is not None else 0.0
+        self._last_epoch_at = now
+        return since

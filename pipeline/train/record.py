@@ -28,7 +28,11 @@ def write_record(spec: RunSpec, composed: ComposedConfig, benchmark: Benchmark, 
 def _evaluation_data(spec: RunSpec, benchmark: Benchmark, ended: Fitted) -> EvaluationData:
     evaluation = ended.evaluation
     lists = benchmark.lists
-    listed = lists["trainval_loc"] if spec.split == "tune" else np.concatenate([lists["trainval_loc"], lists["test_unseen_loc"]])
+    listed = (
+        lists["trainval_loc"]
+        if spec.split == "tune"
+        else np.concatenate([lists["trainval_loc"], lists["test_unseen_loc"]])
+    )
     classes = np.unique(benchmark.labels[listed])
     return EvaluationData(
         class_names=[benchmark.class_names[i] for i in classes],

@@ -133,7 +133,7 @@ def _metrics(rank: Rank, trainer: Trainer, stats: EpochStats) -> dict[str, float
         "epoch": trainer.epoch,
         "epochs": rank.spec.epochs,
         **{f"train/{name}": value for name, value in stats.loss.items()},
-        "train/lr": trainer.scheduler.get_last_lr()[-1],
+        "train/lr": float(trainer.scheduler.get_last_lr()[-1]),
         "perf/images_per_s": stats.images * rank.share.world_size / stats.seconds,
         "perf/epoch_s": stats.seconds,
         "perf/step_ms": 1000 * stats.seconds / max(stats.steps, 1),

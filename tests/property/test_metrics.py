@@ -80,7 +80,9 @@ def test_curve_is_monotone_and_bounded(problem):
 def test_order_of_images_and_scale_of_scores_do_not_matter(problem):
     seen_scores, seen_labels, unseen_scores, unseen_labels = problem
     curve = seen_unseen_curve(*problem, SEEN)
-    turned = seen_unseen_curve(4 * seen_scores[::-1], seen_labels[::-1], 4 * unseen_scores[::-1], unseen_labels[::-1], SEEN)
+    turned = seen_unseen_curve(
+        4 * seen_scores[::-1], seen_labels[::-1], 4 * unseen_scores[::-1], unseen_labels[::-1], SEEN
+    )
     np.testing.assert_allclose(turned.unseen, curve.unseen, atol=1e-12)
     np.testing.assert_allclose(turned.seen, curve.seen, atol=1e-12)
     np.testing.assert_allclose(turned.gammas[1:], 4 * curve.gammas[1:])

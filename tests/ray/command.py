@@ -62,7 +62,7 @@ class Running:
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(timeout=30)
 
-    def answer(self, timeout: float = 240) -> Answer:
+    def answer(self, timeout: float = 400) -> Answer:
         """Waits for the end."""
         code = self.process.wait(timeout)
         texts = [Path(file.name).read_text() for file in (self._out, self._err)]
@@ -107,7 +107,7 @@ class Place:
         """Starts `python -m pipeline …`."""
         return Running(self, arguments)
 
-    def run(self, *arguments: str, timeout: float = 240) -> Answer:
+    def run(self, *arguments: str, timeout: float = 400) -> Answer:
         """Runs `python -m pipeline …` to its end."""
         return self.start(*arguments).answer(timeout)
 

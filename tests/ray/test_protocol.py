@@ -14,7 +14,7 @@ from tests.ray.command import Answer, Place, a_place
 from tests.ray.small import write_small
 from tests.ray.tracked import children_of, client_of, files_of, runs_of, steps_of
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 FIGURES = {"zsl_t1", "gzsl_u", "gzsl_s", "gzsl_h", "gzsl_h_oracle", "ausuc"}
 EPOCHS = 2

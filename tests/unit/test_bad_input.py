@@ -113,9 +113,15 @@ def test_a_finetuned_stage_behind_the_deepest_level(refused: Callable[..., Answe
     assert "trainable_stages names c5, which lies behind the deepest level, c4" in answer.error
 
 
-def test_no_data_root(refused: Callable[..., Answer]) -> None:
+def test_a_rule_between_sections(refused: Callable[..., Answer]) -> None:
+    answer = refused("--set", "cache_features=true")
+    assert (answer.code, answer.where) == (2, "--set")
+    assert "cache_features needs a frozen backbone" in answer.error
+
+
+def test_no_data_root(here: Path, refused: Callable[..., Answer]) -> None:
     answer = refused("--data-root", "nowhere")
-    assert answer[:3] == (2, f"the data root nowhere does not exist", "--data-root")
+    assert answer[:3] == (2, f"the data root {here / 'nowhere'} does not exist", "--data-root")
 
 
 @pytest.mark.parametrize("name", ["res101.mat", "att_splits.mat"])
@@ -165,8 +171,9 @@ def test_no_weights_file(refused: Callable[..., Answer]) -> None:
 
 
 @pytest.fixture
-def silent_address() -> Iterator[str]:
+def silent_address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A port that takes connections and never says a word."""
+    monkeypatch.setattr("pipeline.tracking.store.CONNECT_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 

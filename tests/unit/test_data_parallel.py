@@ -75,7 +75,9 @@ CASES = {
     "sequential, three levels, mutual": experiment(
         levels=("c3", "c4", "c5"), order="sequential", refinement=RefinementConfig(channel_reduction=4, detach=False)
     ),
-    "cascade": experiment(levels=("c3", "c4", "c5"), refinement=RefinementConfig(topology="cascade", channel_reduction=4)),
+    "cascade": experiment(
+        levels=("c3", "c4", "c5"), refinement=RefinementConfig(topology="cascade", channel_reduction=4)
+    ),
     "sequential cascade": experiment(
         order="sequential", refinement=RefinementConfig(topology="cascade", channel_reduction=4)
     ),
@@ -245,7 +247,9 @@ def test_every_case_trains(name):
     config = CASES[name]
     before = new_head(config).state_dict()
     after = trained_share(config, 0, 1)
-    assert any(not torch.equal(before[key.removeprefix("weight ")], after[key]) for key in after if "weight " in key[:7])
+    assert any(
+        not torch.equal(before[key.removeprefix("weight ")], after[key]) for key in after if "weight " in key[:7]
+    )
     largest = max(float(value.abs().max()) for key, value in after.items() if key.startswith("gradient"))
     assert largest > 1e-2, "a gradient this small would be equal within 1e-5 whatever it is"
 

@@ -1,4 +1,4 @@
-"""What the shipped experiments of CUB, SUN and AWA2 hold: the authors' settings, our defaults, and baselines on the same footing."""
+"""What the experiments of CUB, SUN and AWA2 hold: released settings, our defaults, baselines on the same footing."""
 
 from __future__ import annotations
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.tiny import CLASSES, PER_CLASS, SEEN, UNSEEN, VAL, lists, write_benchmark
 
 from mgmrn.config import BenchmarkConfig
 from mgmrn.data.splits import FinalData, TuneData, check_images_exist, hold_out, load_final, load_tune
 from mgmrn.data.xlsa17 import load_benchmark
 from mgmrn.errors import UserError
+from tests.tiny import CLASSES, PER_CLASS, SEEN, UNSEEN, VAL, lists, write_benchmark
 
 TINY = BenchmarkConfig(name="TINY", tune_seen_fraction=0.25)
 

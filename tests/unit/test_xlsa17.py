@@ -7,11 +7,11 @@ import warnings
 import numpy as np
 import pytest
 from scipy.io import loadmat, savemat
-from tests.tiny import ATTRIBUTES, CLASSES, SEEN, UNSEEN, VAL, WORD_LENGTH, lists, write_benchmark
 
 from mgmrn.config import BenchmarkConfig
 from mgmrn.data.xlsa17 import load_benchmark, load_word_vectors, relative_image_path
 from mgmrn.errors import UserError
+from tests.tiny import ATTRIBUTES, CLASSES, SEEN, UNSEEN, VAL, WORD_LENGTH, lists, write_benchmark
 
 TINY = BenchmarkConfig(name="TINY")
 

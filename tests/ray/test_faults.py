@@ -1,0 +1,160 @@
+"""What dies and how the run goes on: a killed worker, a killed driver, and failures that no retry can mend."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from tests.ray.command import Answer, Place, Running, wait_until
+from tests.ray.small import long_epochs, write_small
+from tests.ray.tracked import children_of, client_of, runs_of, steps_of
+
+pytestmark = pytest.mark.ray
+
+EPOCHS = 4
+
+
+@pytest.fixture
+def arguments(place: Place) -> tuple[str, ...]:
+    """A run of four epochs of a second or more each, on `tune`, which is evaluated after every epoch."""
+    length = ("--split", "tune", "--set", f"schedule.epochs={EPOCHS}", *long_epochs(60))
+    return ("train", *write_small(place.folder), *length, "--json")
+
+
+def started_until_an_epoch_is_noted(place: Place, arguments: tuple[str, ...]) -> Running:
+    """The next epoch has begun when the controller notes one, and takes far longer than what follows here."""
+    running = place.start(*arguments)
+    wait_until(lambda: len(place.epochs_noted()) >= 1, "the first epoch was noted", 300, running)
+    assert len(place.epochs_noted()) < EPOCHS - 1, "the epochs are too short to be killed in the middle of one"
+    return running
+
+
+def only_run(client: MlflowClient) -> Run:
+    (run,) = children_of(client)
+    return run
+
+
+def assert_every_epoch_is_logged_once(client: MlflowClient, run: Run) -> None:
+    steps = steps_of(client, run)
+    for key in ("train/total", "train/lr", "val/ausuc", "perf/epoch_s"):
+        assert steps[key] == list(range(1, EPOCHS + 1)), key
+    assert all(len(set(found)) == len(found) for found in steps.values())
+
+
+def history(client: MlflowClient, run: Run, key: str) -> list[float]:
+    return [metric.value for metric in client.get_metric_history(run.info.run_id, key)]
+
+
+@pytest.mark.timeout(900)
+def test_a_killed_worker_is_replaced_and_the_run_is_the_one_it_would_have_been(
+    place: Place, arguments: tuple[str, ...]
+) -> None:
+    running = started_until_an_epoch_is_noted(place, (*arguments, "--workers", "2"))
+    first, second = place.training_workers()
+    second.kill()
+    answer = running.answer()
+    assert answer.code == 0, answer.err
+    assert answer.json["status"] == "finished"
+    assert first.pid not in {worker.pid for worker in place.training_workers()}
+    client = client_of(place)
+    run = only_run(client)
+    assert run.info.run_id == answer.json["runs"][0]["run_id"]
+    assert run.info.status == "FINISHED"
+    assert_every_epoch_is_logged_once(client, run)
+
+    undisturbed = place.run(*arguments, "--workers", "2", "--force")
+    assert undisturbed.code == 0, undisturbed.err
+    other = client.get_run(undisturbed.json["runs"][0]["run_id"])
+    for key in ("train/total", "train/lr", "val/zsl_t1", "val/ausuc"):
+        assert history(client, run, key) == pytest.approx(history(client, other, key), rel=1e-5), key
+
+
+@pytest.mark.timeout(900)
+def test_the_same_command_goes_on_after_the_driver_was_killed(place: Place, arguments: tuple[str, ...]) -> None:
+    running = started_until_an_epoch_is_noted(place, arguments)
+    running.kill()
+    place.kill_all()
+    (left,) = (one for one in runs_of(client_of(place)) if one.data.tags["mgmrn.kind"] == "run")
+    assert left.info.status == "RUNNING", "a killed driver cannot say that it ended"
+    noted = place.epochs_noted()
+    assert len(noted) < EPOCHS
+
+    answer = place.run(*arguments)
+    assert answer.code == 0, answer.err
+    assert left.info.run_id in answer.err, "the person is told which run goes on"
+    client = client_of(place)
+    run = only_run(client)
+    assert run.info.run_id == left.info.run_id
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["mgmrn.attempt"] == "2"
+    assert_every_epoch_is_logged_once(client, run)
+    # A checkpoint that was reported less than a poll before the kill may be lost; all others must not be trained again.
+    trained_again = place.epochs_noted()[len(noted) :]
+    assert trained_again[0] >= noted[-1], (noted, trained_again)
+    (parent,) = (one for one in runs_of(client) if one.data.tags["mgmrn.kind"] == "launch")
+    assert parent.info.status == "FINISHED"
+    assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+
+
+def assert_failed_for_good(place: Place, answer: Answer, reason: str) -> None:
+    """One attempt, one sentence, and the same in the store."""
+    assert answer.code == 1, answer.err
+    assert answer.json["status"] == "failed"
+    assert [run["status"] for run in answer.json["runs"]] == ["failed"]
+    assert "Traceback" not in answer.err
+    (sentence,) = (line for line in answer.err.splitlines() if line.startswith("error: "))
+    assert len(sentence) < 500
+    run = only_run(client_of(place))
+    assert run.info.status == "FAILED"
+    assert run.data.tags["mgmrn.stop_reason"] == reason
+    groups = worker_groups_started(place)
+    assert groups <= 2, f"{groups} worker groups: one that failed, and one that found the note and ended"
+
+
+def worker_groups_started(place: Place) -> int:
+    """How often the controller started the training function on rank 0, by Ray Train's own log."""
+    logs = [path.read_text(errors="replace") for path in place.ray_folder.rglob("ray-train-app-controller-*.log")]
+    assert logs, "Ray Train writes a log of its controller"
+    entries = [json.loads(line) for text in logs for line in text.splitlines() if line.startswith("{")]
+    return sum("Attempting to start training worker group" in entry.get("message", "") for entry in entries)
+
+
+@pytest.mark.timeout(600)
+def test_a_loss_that_is_no_number_ends_the_run_at_once(place: Place, arguments: tuple[str, ...]) -> None:
+    explosive = ("optimiser.name=sgd", "optimiser.head_lr=1e30", "optimiser.backbone_lr=1e30")
+    sets = tuple(part for value in (*explosive, "schedule.learning_rate=constant") for part in ("--set", value))
+    answer = place.run(*arguments, *sets)
+    assert_failed_for_good(place, answer, "non-finite-loss")
+    assert "non-finite" in answer.err
+    assert "learning rate" in answer.err
+
+
+@pytest.mark.timeout(600)
+def test_a_picture_that_cannot_be_read_ends_the_run_and_is_named(place: Place, arguments: tuple[str, ...]) -> None:
+    broken = []
+    for picture in sorted((place.folder / "data" / "TINY" / "images").rglob("*.png")):
+        picture.write_bytes(picture.read_bytes()[:200])
+        broken.append(picture.name)
+    answer = place.run(*arguments)
+    assert_failed_for_good(place, answer, "bad-input")
+    assert any(name in answer.err for name in broken)
+
+
+@pytest.mark.timeout(600)
+def test_a_run_that_failed_for_good_starts_anew_when_asked_again(place: Place, arguments: tuple[str, ...]) -> None:
+    pictures = sorted((place.folder / "data" / "TINY" / "images").rglob("*.png"))
+    whole = {picture: picture.read_bytes() for picture in pictures}
+    for picture in pictures:
+        picture.write_bytes(whole[picture][:200])
+    assert place.run(*arguments).code == 1
+    for picture in pictures:
+        picture.write_bytes(whole[picture])
+    answer = place.run(*arguments)
+    assert answer.code == 0, answer.err
+    client = client_of(place)
+    failed, finished = children_of(client)
+    assert (failed.info.status, finished.info.status) == ("FAILED", "FINISHED")
+    assert_every_epoch_is_logged_once(client, finished)
