@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -89,7 +90,9 @@ def ray_session(address: str | None) -> Iterator[tuple[Host, ...]]:
             "check --address, or leave it out to run on this machine",
         ) from error
     try:
-        yield _hosts()
+        # Ray prints the death of a worker on standard output, where nothing may stand but the result.
+        with redirect_stdout(sys.stderr):
+            yield _hosts()
     finally:
         ray.shutdown()
 

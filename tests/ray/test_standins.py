@@ -102,10 +102,3 @@ def test_cub_and_sun_on_their_final_split(place: Place, data_root: Path, name: s
     assert_labelled(client, run, name)
     groups = rows_of_the_class_table(client, run)
     assert (groups.count("seen"), len(groups)) == CLASSES[name][:2]
-
-
-@pytest.mark.parametrize("name", ["cub", "sun"])
-def test_eszsl_of_cub_and_sun(place: Place, data_root: Path, name: str) -> None:
-    draw(place, data_root, name, 1)
-    answer = train(place, f"{name}-eszsl", SMALL_PICTURES, "--split", "final")
-    assert_figures_of_the_final_split(answer, name)
