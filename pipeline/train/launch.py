@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import statistics
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -18,13 +19,14 @@ from typing import TYPE_CHECKING
 from mgmrn.config import ExperimentConfig
 from mgmrn.data.splits import check_images_exist, evaluation_images, load_final, load_tune
 from mgmrn.data.xlsa17 import Benchmark, load_benchmark
+from mgmrn.errors import ResourceError, UserError
 from pipeline import places
 from pipeline.compose import ComposedConfig, resolve_weights
 from pipeline.console import duration
 from pipeline.errors import TrackingError
 from pipeline.identity import config_hash, group_hash
 from pipeline.tracking.environment import git_state
-from pipeline.tracking.spool import Sender, Spool, replay_leftovers
+from pipeline.tracking.spool import EndStatus, Sender, Spool, replay_leftovers
 from pipeline.tracking.store import DatasetInput, TrackedRun, TrackingStore, run_name
 from pipeline.train.cluster import Placement, check_room_here, place, ray_session
 from pipeline.train.failure import Failure, recorded_failure
@@ -127,10 +129,13 @@ def run_experiment(request: TrainRequest) -> Outcome:
         placement = place(hosts, request.workers, request.cpus_per_worker, request.gpus_per_worker)
         with _parent_run(launch) as parent:
             summaries = tuple(
-                summary for seed in request.seeds for summary in _run_seed(launch, seed, parent, placement)
+                summary for seed in request.seeds for summary in _run_seed(launch, seed, parent.run_id, placement)
             )
-    failed = any(summary.status == "failed" for summary in summaries)
-    return Outcome("failed" if failed else "finished", summaries, parent, request.tracking_uri)
+            _log_aggregates(store, parent.run_id, summaries)
+            failed = any(summary.status == "failed" for summary in summaries)
+            if failed:
+                parent.status, parent.reason = "FAILED", "a run failed"
+    return Outcome("failed" if failed else "finished", summaries, parent.run_id, request.tracking_uri)
 
 
 def say(text: str) -> None:
@@ -251,6 +256,11 @@ def _run_cell(launch: Launch, cell: Cell, parent: str, placement: Placement) -> 
     except KeyboardInterrupt:
         spool.append_end("KILLED", "interrupted")
         raise
+    except (UserError, ResourceError):
+        raise
+    except Exception as error:
+        spool.append_end("KILLED", type(error).__name__)
+        raise
     finally:
         if problem := sender.drain(DRAIN_SECONDS):
             say(f"the tracking server is away, the rest is sent at the next start: {problem}")
@@ -357,8 +367,34 @@ def _summary(cell: Cell, run_id: str, status: str, gamma: float | None, metrics:
     )
 
 
+def _log_aggregates(store: TrackingStore, parent: str, summaries: Sequence[RunSummary]) -> None:
+    """Mean, standard deviation and number over the seeds of every figure, on the launch's own run."""
+    values: dict[str, list[float]] = {}
+    for summary in summaries:
+        for key, value in summary.metrics.items():
+            if key.startswith(("val/", "test/")):
+                values.setdefault(key, []).append(value)
+    aggregates = {f"{key}/mean": statistics.fmean(found) for key, found in values.items()}
+    aggregates |= {f"{key}/std": statistics.stdev(found) for key, found in values.items() if len(found) > 1}
+    aggregates |= {f"{key}/n": float(len(found)) for key, found in values.items()}
+    try:
+        if aggregates and not store.logged_steps(parent, next(iter(aggregates))):
+            store.log_metrics(parent, 0, aggregates, int(time.time() * 1000))
+    except TrackingError as error:
+        say(f"the launch's own figures could not be tracked: {error}")
+
+
+@dataclass
+class _Parent:
+    """The launch's own run and how it ends."""
+
+    run_id: str
+    status: EndStatus = "FINISHED"
+    reason: str = "finished"
+
+
 @contextmanager
-def _parent_run(launch: Launch) -> Iterator[str]:
+def _parent_run(launch: Launch) -> Iterator[_Parent]:
     """The launch's own run; that of a dead driver's launch of the same request is taken over."""
     request, store = launch.request, launch.store
     cell = launch.cell(0, request.split or "tune", None)
@@ -367,7 +403,7 @@ def _parent_run(launch: Launch) -> Iterator[str]:
     store.close_dead_runs(keep=[left.run_id] if left else [])
     if left:
         store.reopen(left)
-        parent = left.run_id
+        parent = _Parent(left.run_id)
     else:
         tags = {
             "mgmrn.kind": "launch",
@@ -380,23 +416,21 @@ def _parent_run(launch: Launch) -> Iterator[str]:
             **git_state().tags(),
         }
         label = " (stand-in)" if launch.benchmark.standin else ""
-        parent = store.create_parent(f"{request.experiment}{label} {request.split or 'tune → final'}", tags)
+        name = f"{request.experiment}{label} {request.split or 'tune → final'}"
+        parent = _Parent(store.create_parent(name, tags))
     try:
         yield parent
     except KeyboardInterrupt:
-        _finish_parent(store, parent, "KILLED", "interrupted")
+        parent.status, parent.reason = "KILLED", "interrupted"
         raise
     except Exception as error:
-        _finish_parent(store, parent, "FAILED", type(error).__name__)
+        parent.status, parent.reason = "FAILED", type(error).__name__
         raise
-    _finish_parent(store, parent, "FINISHED", "finished")
-
-
-def _finish_parent(store: TrackingStore, parent: str, status: str, reason: str) -> None:
-    try:
-        store.finish(parent, status, reason)  # type: ignore[arg-type]
-    except TrackingError as error:
-        say(f"the launch's own run could not be ended and will be at the next start: {error}")
+    finally:
+        try:
+            store.finish(parent.run_id, parent.status, parent.reason)
+        except TrackingError as error:
+            say(f"the launch's own run could not be ended and will be at the next start: {error}")
 
 
 class _Progress:

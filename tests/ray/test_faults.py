@@ -132,26 +132,20 @@ def test_a_loss_that_is_no_number_ends_the_run_at_once(place: Place, arguments: 
     assert "learning rate" in answer.err
 
 
-@pytest.mark.timeout(600)
-def test_a_picture_that_cannot_be_read_ends_the_run_and_is_named(place: Place, arguments: tuple[str, ...]) -> None:
-    broken = []
-    for picture in sorted((place.folder / "data" / "TINY" / "images").rglob("*.png")):
-        picture.write_bytes(picture.read_bytes()[:200])
-        broken.append(picture.name)
-    answer = place.run(*arguments)
-    assert_failed_for_good(place, answer, "bad-input")
-    assert answer.code == 2, "what is wrong is the input, found late"
-    assert set(answer.json) == {"error", "where", "hint"}
-    assert any(answer.json["where"].endswith(name) for name in broken)
-
-
-@pytest.mark.timeout(600)
-def test_a_run_that_failed_for_good_starts_anew_when_asked_again(place: Place, arguments: tuple[str, ...]) -> None:
+@pytest.mark.timeout(900)
+def test_a_picture_that_cannot_be_read_ends_the_run_which_starts_anew_when_it_is_mended(
+    place: Place, arguments: tuple[str, ...]
+) -> None:
     pictures = sorted((place.folder / "data" / "TINY" / "images").rglob("*.png"))
     whole = {picture: picture.read_bytes() for picture in pictures}
     for picture in pictures:
         picture.write_bytes(whole[picture][:200])
-    assert place.run(*arguments).code == 2
+    answer = place.run(*arguments)
+    assert_failed_for_good(place, answer, "bad-input")
+    assert answer.code == 2, "what is wrong is the input, found late"
+    assert set(answer.json) == {"error", "where", "hint"}
+    assert any(answer.json["where"].endswith(picture.name) for picture in pictures)
+
     for picture in pictures:
         picture.write_bytes(whole[picture])
     answer = place.run(*arguments)

@@ -116,5 +116,5 @@ def test_every_shipped_experiment_is_valid_and_says_what_it_asks_costs_and_how_i
         load_experiment(name)
         text = (CONFIGS / "experiment" / f"{name}.yaml").read_text()
         head = text[: text.index("\nextends:")]
-        assert head.startswith("# Question: ") and "\n# Cost: " in head
+        assert head.startswith("# Question: ") and "Cost: " in head
         assert f"python -m pipeline train {name}" in head
