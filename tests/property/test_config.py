@@ -117,32 +117,3 @@ def test_every_shipped_experiment_loads_and_says_what_it_is_for(name: str) -> No
 @pytest.mark.parametrize("path", sorted((CONFIGS / "benchmark").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_benchmark_loads(path: Path) -> None:
     assert load_benchmark_config(path.stem).name
-
-
-@pytest.mark.parametrize(
-    ("name", "ways", "rate", "factor", "regression", "scale", "seed"),
-    [
-        ("cub-released", 8, 5e-4, 0.1, 0.1, 20, 214),
-        ("sun-released", 8, 5e-4, 0.5, 1, 25, 214),
-        ("awa2-released", 16, 5e-5, 0.5, 1, 20, 1514),
-    ],
-)
-def test_released_settings(
-    name: str, ways: int, rate: float, factor: float, regression: float, scale: float, seed: int
-) -> None:
-    config = load_experiment(name).config
-    model, sampling = config.model, config.sampling
-    assert isinstance(model, MgMRNConfig)
-    assert isinstance(sampling, EpisodicSampling)
-    assert (sampling.ways, sampling.shots, sampling.episodes, config.schedule.epochs) == (ways, 2, 300, 30)
-    assert (config.optimiser.name, config.optimiser.momentum, config.optimiser.weight_decay) == ("sgd", 0.9, 1e-5)
-    assert (config.optimiser.head_lr, config.optimiser.backbone_lr) == (rate, rate)
-    assert (config.schedule.learning_rate, config.schedule.step_epochs) == ("step", 10)
-    assert (config.schedule.step_factor, config.schedule.order) == (factor, "sequential")
-    assert (config.loss.regression, config.loss.regression_reduction, config.loss.scale) == (regression, "mean", scale)
-    assert (config.seed, config.benchmark.images.size) == (seed, 448)
-    assert (model.backbone.name, model.backbone.trainable) == ("resnet101", "all")
-    assert (model.levels, model.width, model.decoder.attention_width) == (("c3", "c4", "c5"), 2048, 1024)
-    assert (model.regions.mode, model.regions.count, model.granularity.reduce) == ("released", 5, "after")
-    assert (model.refinement.topology, model.refinement.detach, model.decoder.temperature) == ("cascade", True, "none")
-    assert (model.granularity.stem, model.decoder.word_vectors) == ("none", "raw")
