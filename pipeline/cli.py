@@ -261,7 +261,8 @@ def diff_configs(before: Experiment, after: Experiment, as_json: Json = False) -
     """Print the values in which two experiments differ."""
     from dataclasses import asdict
 
-    from pipeline.compose import diff, load_experiment, yaml_value
+    from pipeline.compose import diff, load_experiment
+    from pipeline.yaml_tree import yaml_value
 
     changes = diff(load_experiment(before).config, load_experiment(after).config)
     console = Console(as_json)

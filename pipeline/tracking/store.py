@@ -21,9 +21,10 @@ from urllib.parse import urlsplit
 import psutil  # type: ignore[import-untyped]
 
 from mgmrn.config import ExperimentConfig
-from pipeline.compose import values_of, yaml_value
+from pipeline.compose import values_of
 from pipeline.errors import TrackingError
 from pipeline.tracking.spool import EndStatus
+from pipeline.yaml_tree import yaml_value
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -23,17 +23,17 @@ from mgmrn.config import (
     RegionConfig,
 )
 from pipeline.compose import (
-    CONFIGS,
     ComposedConfig,
     diff,
     experiment_names,
     load_benchmark_config,
     load_experiment,
     show,
-    yaml_value,
 )
 from pipeline.compose import values_of as values
+from pipeline.config_files import CONFIGS
 from pipeline.identity import config_hash, group_hash
+from pipeline.yaml_tree import yaml_value
 
 positive = st.floats(1e-12, 1e12)
 weight = st.just(0.0) | st.floats(1e-300, 1e6)

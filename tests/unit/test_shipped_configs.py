@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from mgmrn.config import AttributeNetworkConfig, EpisodicSampling, ESZSLConfig, ExperimentConfig, MgMRNConfig
-from pipeline.compose import CONFIGS, experiment_names, load_experiment, values_of
+from pipeline.compose import experiment_names, load_experiment, values_of
+from pipeline.config_files import CONFIGS
 
 BENCHMARKS = ("cub", "sun", "awa2")
 
