@@ -9,7 +9,7 @@ import numpy as np
 
 from mgmrn.data.xlsa17 import Benchmark
 from pipeline.compose import ComposedConfig
-from pipeline.tracking.artifacts import EvaluationData, write_evaluation, write_provenance
+from pipeline.tracking.artifacts import EvaluationNames, write_evaluation, write_provenance
 from pipeline.tracking.environment import environment, git_state
 from pipeline.train.fit import Fitted
 from pipeline.train.spec import RunSpec
@@ -20,30 +20,20 @@ def write_record(spec: RunSpec, composed: ComposedConfig, benchmark: Benchmark, 
     folder = spec.artifacts_folder
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    write_evaluation(folder, _evaluation_data(spec, benchmark, ended))
+    write_evaluation(folder, ended.evaluation, _names(spec, benchmark))
     write_provenance(folder, composed, environment(), git_state())
     return folder
 
 
-def _evaluation_data(spec: RunSpec, benchmark: Benchmark, ended: Fitted) -> EvaluationData:
-    evaluation = ended.evaluation
+def _names(spec: RunSpec, benchmark: Benchmark) -> EvaluationNames:
     lists = benchmark.lists
     listed = (
         lists["trainval_loc"]
         if spec.split == "tune"
         else np.concatenate([lists["trainval_loc"], lists["test_unseen_loc"]])
     )
-    classes = np.unique(benchmark.labels[listed])
-    return EvaluationData(
-        class_names=[benchmark.class_names[i] for i in classes],
-        seen_classes=evaluation.seen_classes,
-        seen_scores=evaluation.seen_scores,
-        seen_labels=evaluation.seen_labels,
-        seen_ids=evaluation.seen_ids,
-        unseen_scores=evaluation.unseen_scores,
-        unseen_labels=evaluation.unseen_labels,
-        unseen_ids=evaluation.unseen_ids,
-        image_names=benchmark.image_files,
-        gamma=evaluation.result.gamma,
+    return EvaluationNames(
+        classes=[benchmark.class_names[i] for i in np.unique(benchmark.labels[listed])],
+        images=benchmark.image_files,
         note="drawn stand-in pictures: no result" if benchmark.standin else "",
     )

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 import yaml
 
+from mgmrn.protocol import Evaluation, Labelled, make_evaluation
 from pipeline.compose import load_experiment, values_of
 from pipeline.errors import TrackingError
 from pipeline.tracking import artifacts
-from pipeline.tracking.artifacts import EvaluationData, write_evaluation, write_provenance
+from pipeline.tracking.artifacts import EvaluationNames, write_evaluation, write_provenance
 from pipeline.tracking.environment import GitState, environment, git_state
 from pipeline.tracking.store import DRIVER_TAG, DatasetInput, TrackingStore, driver_tag, run_name
 
@@ -170,22 +171,22 @@ def test_a_database_that_cannot_be_made(tmp_path: Path) -> None:
         TrackingStore.connect(f"sqlite:///{tmp_path}/file/mlflow.db")
 
 
-def evaluation(count: int = 3, images: int = 8) -> EvaluationData:
+def evaluation(count: int = 3, images: int = 8) -> Evaluation:
     rng = np.random.default_rng(0)
-    seen = np.arange(count) < count - 1
-    return EvaluationData(
-        class_names=[f"class {i}" for i in range(count)],
-        seen_classes=seen,
-        seen_scores=rng.normal(size=(images, count)).astype(np.float32),
-        seen_labels=rng.integers(count - 1, size=images),
-        seen_ids=np.arange(images),
-        unseen_scores=rng.normal(size=(images, count)).astype(np.float32),
-        unseen_labels=np.full(images, count - 1),
-        unseen_ids=images + np.arange(images),
-        image_names=[f"folder/{i}.jpg" for i in range(2 * images)],
+    return make_evaluation(
+        "final",
+        rng.normal(size=(images, count)).astype(np.float32),
+        rng.normal(size=(images, count)).astype(np.float32),
+        Labelled(rng.integers(count - 1, size=images), np.arange(images)),
+        Labelled(np.full(images, count - 1), images + np.arange(images)),
+        np.arange(count) < count - 1,
         gamma=0.25,
-        note="STAND-IN",
     )
+
+
+def names(count: int = 3, images: int = 8) -> EvaluationNames:
+    classes = [f"class {i}" for i in range(count)]
+    return EvaluationNames(classes, [f"folder/{i}.jpg" for i in range(2 * images)], note="STAND-IN")
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -196,9 +197,9 @@ def read(path: Path) -> list[dict[str, str]]:
 
 def test_the_evaluation_tables_agree_with_the_scores(tmp_path: Path) -> None:
     data = evaluation()
-    write_evaluation(tmp_path, data)
+    write_evaluation(tmp_path, data, names())
     folder = tmp_path / "eval"
-    scores = np.concatenate([data.seen_scores, data.unseen_scores]) - data.gamma * data.seen_classes
+    scores = np.concatenate([data.seen_scores, data.unseen_scores]) - data.result.gamma * data.seen_classes
     labels = np.concatenate([data.seen_labels, data.unseen_labels])
     predictions = read(folder / "predictions.csv")
     assert [row["prediction"] for row in predictions] == [f"class {i}" for i in scores.argmax(axis=1)]
@@ -225,7 +226,7 @@ def test_large_tables_are_compressed_and_large_confusions_not_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(artifacts, "LARGEST_PLAIN_TABLE", 10)
-    write_evaluation(tmp_path, evaluation(count=61))
+    write_evaluation(tmp_path, evaluation(count=61), names(count=61))
     assert len(read(tmp_path / "eval" / "predictions.csv.gz")) == 16
     assert not (tmp_path / "eval" / "confusion.png").exists()
     assert not (tmp_path / "eval" / "predictions.csv").exists()
