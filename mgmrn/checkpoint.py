@@ -7,9 +7,7 @@ prediction needs (weights with backbone, class table, image size, γ) and nothin
 from __future__ import annotations
 
 import os
-import pickle
 import tempfile
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +22,7 @@ from mgmrn.config import ExperimentConfig, ModelConfig
 from mgmrn.errors import UserError
 from mgmrn.model.backbone import build_backbone
 from mgmrn.model.network import ImageModel, build_head, levels_of
+from mgmrn.tensor_files import misfits, read_plain, refuse
 
 CHECKPOINT_FILE = "state.pt"
 MODEL_FILE = "model.pt"
@@ -49,24 +48,8 @@ def save_atomically(state: Mapping[str, Any], path: Path) -> None:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Reads a state of tensors and plain values.
-
-    Raises:
-        UserError: when the file is missing, cut short, or holds anything but tensors and plain values.
-    """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError("there is no checkpoint", str(path), "check the path, or train again") from error
-    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, LookupError, ValueError) as error:
-        raise UserError(
-            "the checkpoint is cut short, or holds something other than tensors and plain values",
-            str(path),
-            "delete it; training goes on from the one before",
-        ) from error
-    if not isinstance(state, dict):
-        raise UserError("the file is not a checkpoint of this project", str(path))
-    return state
+    """Reads a state of tensors and plain values; the errors are those of `read_plain`."""
+    return read_plain(path, "checkpoint", "delete it; training goes on from the one before")
 
 
 def save_checkpoint(folder: Path, trainer_state: Mapping[str, Any], run_identity: str) -> None:
@@ -162,21 +145,12 @@ def load_strictly(network: nn.Module, weights: Mapping[str, Tensor], path: Path)
     """Loads weights whose names and shapes must all fit.
 
     Raises:
-        UserError: with at most three of the names that do not.
+        UserError: with the first of the names that do not.
     """
-    own = network.state_dict()
-    wrong = [f"{name} is missing" for name in own if name not in weights]
-    wrong += [f"{name} is unknown" for name in weights if name not in own]
-    wrong += [
-        f"{name} is {tuple(weights[name].shape)}, the network has {tuple(value.shape)}"
-        for name, value in own.items()
-        if name in weights and weights[name].shape != value.shape
-    ]
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise UserError(
-            f"the checkpoint is of another architecture: {'; '.join(wrong[:3])}{more}",
-            str(path),
-            "load it with the config that it was trained with",
-        )
+    refuse(
+        misfits(weights, {name: value.shape for name, value in network.state_dict().items()}),
+        "the checkpoint is of another architecture",
+        str(path),
+        "load it with the config that it was trained with",
+    )
     network.load_state_dict(dict(weights))

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -26,6 +26,7 @@ from torchvision.models import WeightsEnum, get_model, get_model_weights
 
 from mgmrn.config import LEVELS, BackboneConfig, BackboneName, Level
 from mgmrn.errors import UserError
+from mgmrn.tensor_files import misfits, read_state_dict, refuse
 
 Stage = Literal["stem"] | Level
 
@@ -203,7 +204,7 @@ def check_trunk_weights(
         where: file or source, for the error.
 
     Raises:
-        UserError: naming at most three parameters that are missing, unknown or of another shape.
+        UserError: naming the first of the parameters that are missing, unknown or of another shape.
     """
     with torch.device("meta"):
         whole = get_model(name, weights=None).state_dict()
@@ -211,41 +212,14 @@ def check_trunk_weights(
     needed = {key: value for key, value in whole.items() if key.startswith(paths)}
     # Files older than the counter lack it; frozen norms do not read it, and torch starts it at zero.
     counters = {key for key in needed if key.endswith(".num_batches_tracked")}
-    wrong = [f"{key} is missing" for key in needed if key not in weights and key not in counters]
-    wrong += [f"{key} is unknown" for key in weights if key not in whole]
-    wrong += [
-        f"{key} is {tuple(weights[key].shape)} instead of {tuple(value.shape)}"
-        for key, value in needed.items()
-        if key in weights and weights[key].shape != value.shape
-    ]
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise UserError(
-            f"the weights do not fit {name}: {'; '.join(wrong[:3])}{more}",
-            where,
-            f"give a torchvision {name} state dict",
-        )
+    wanted = {key: value.shape for key, value in needed.items()}
+    refuse(
+        misfits(weights, wanted, optional=counters, ignored=whole.keys()),
+        f"the weights do not fit {name}",
+        where,
+        f"give a torchvision {name} state dict",
+    )
     return {key: weights[key] if key in weights else torch.tensor(0) for key in needed}
-
-
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Reads a file of named tensors without running code that it may hold.
-
-    Raises:
-        UserError: when it is missing, cut short, or holds anything else.
-    """
-    if not path.is_file():
-        raise UserError("there is no weights file", str(path), "check the path")
-    try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    # On bytes that are no archive, torch's reader fails with whatever it stumbles over (IndexError, KeyError, …).
-    except Exception as error:
-        raise UserError(
-            "the weights file is cut short, or holds something other than tensors", str(path), "get it again"
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError("the weights file is not a state dict of tensors", str(path), "save model.state_dict()")
-    return state
 
 
 def _stages_up_to(levels: Sequence[Level]) -> tuple[Stage, ...]:

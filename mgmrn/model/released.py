@@ -37,8 +37,9 @@ from mgmrn.config import (
     RegionConfig,
 )
 from mgmrn.errors import UserError
-from mgmrn.model.backbone import build_backbone, read_state_dict
+from mgmrn.model.backbone import build_backbone
 from mgmrn.model.network import ImageModel, build_head
+from mgmrn.tensor_files import misfits, read_state_dict, refuse
 
 _LEVELS: tuple[Level, ...] = ("c3", "c4", "c5")
 _BLOCKS = {"c3": 2, "c4": 1, "c5": 1}
@@ -57,14 +58,13 @@ def load_released(state: Mapping[str, Tensor], where: str = "") -> tuple[MgMRNCo
         where: file, for the error.
 
     Raises:
-        UserError: naming the parameters that are missing, unknown or of a shape that does not fit.
+        UserError: naming the first of the parameters that are missing, unknown or of a shape that does not fit.
     """
     names, optional = _head_names()
     trunk = {f"backbone.{name}" for name in _trunk_names()}
     counters = {name for name in trunk if name.endswith(".num_batches_tracked")}
-    wrong = [f"{name} is missing" for name in sorted((names.keys() | trunk) - optional - counters - state.keys())]
-    wrong += [f"{name} is unknown" for name in sorted(state.keys() - names.keys() - trunk)]
-    _refuse(wrong, where)
+    any_shape = dict.fromkeys(sorted(names.keys() | trunk))
+    _refuse(misfits(state, any_shape, optional=optional | counters), where)
     config = _config_of(state, where)
     expected = _expected_shapes(config, state["QueryW1.weight"].shape[1], state["V_att_final_branch1"].shape[0])
     ours = {ours: state[theirs] for theirs, ours in names.items() if theirs in state}
@@ -73,13 +73,12 @@ def load_released(state: Mapping[str, Tensor], where: str = "") -> tuple[MgMRNCo
         name: _fit(ours[name], shape) if name in ours else torch.zeros(shape, dtype=_dtype(name))
         for name, shape in expected.items()
     }
-    theirs = {ours: theirs for theirs, ours in names.items()}
+    theirs = {name: name for name in expected} | {ours: theirs for theirs, ours in names.items()}
     _refuse(
-        [
-            f"{theirs.get(name, name)} is {tuple(weights[name].shape)} instead of {tuple(shape)}"
-            for name, shape in expected.items()
-            if weights[name].shape != shape
-        ],
+        misfits(
+            {theirs[name]: value for name, value in weights.items()},
+            {theirs[name]: shape for name, shape in expected.items()},
+        ),
         where,
     )
     return config, weights
@@ -192,10 +191,9 @@ def _dtype(name: str) -> torch.dtype:
 
 
 def _refuse(wrong: list[str], where: str) -> None:
-    if wrong:
-        more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
-        raise UserError(
-            f"the checkpoint is not one of the released code: {'; '.join(wrong[:10])}{more}",
-            where,
-            "give the state dict of a three-level network on ResNet-101",
-        )
+    refuse(
+        wrong,
+        "the checkpoint is not one of the released code",
+        where,
+        "give the state dict of a three-level network on ResNet-101",
+    )
