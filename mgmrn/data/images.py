@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from io import BufferedIOBase
 from pathlib import Path
 
 import numpy as np
@@ -33,22 +34,28 @@ Picture = UInt8[Tensor, "3 h w"]
 Pixels = Float[Tensor, "3 H W"]
 
 
-def decode(path: Path) -> Picture:
+def decode(source: Path | BufferedIOBase, where: str = "", remedy: str = "get the file again") -> Picture:
     """An image file as RGB, upright, whatever its mode.
 
+    Args:
+        source: the file, or a stream of its bytes.
+        where: what an error calls it; a file is called by its path.
+        remedy: what an error advises where the picture is broken.
+
     Raises:
-        UserError: naming the file when it is missing, cut short or no image.
+        UserError: naming the picture when it is missing, cut short or no image.
     """
+    where = where or (str(source) if isinstance(source, Path) else "")
     try:
-        with Image.open(path) as image:
+        with Image.open(source) as image:
             upright = ImageOps.exif_transpose(image)
             if upright.mode.startswith("I"):  # 16-bit grey, which Pillow would cut off at 255 instead of scaling.
                 upright = Image.fromarray((np.asarray(upright, dtype=np.uint32) >> 8).clip(max=255).astype(np.uint8))
             pixels = np.array(upright.convert("RGB"))
     except FileNotFoundError as error:
-        raise UserError("the picture does not exist", str(path), "`data verify` lists all that are missing") from error
+        raise UserError("the picture does not exist", where, "`data verify` lists all that are missing") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"the picture cannot be decoded: {error}", str(path), "get the file again") from error
+        raise UserError(f"the picture cannot be decoded: {error}", where, remedy) from error
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 

@@ -6,7 +6,6 @@ MLflow runs this file when the model is loaded, beside a copy of `mgmrn`; nothin
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,9 @@ import numpy as np
 import pandas as pd
 import torch
 from mlflow.pyfunc import PythonModel, PythonModelContext
-from PIL import Image, ImageOps
 
 from mgmrn.checkpoint import load_model
-from mgmrn.data.images import for_evaluation
+from mgmrn.data.images import decode, for_evaluation
 from mgmrn.errors import UserError
 from mgmrn.model.network import class_scores
 
@@ -67,14 +65,12 @@ class ImageClassifier(PythonModel):
 
 def _picture(value: bytes | str, row: int) -> torch.Tensor:
     """A picture as `3 H W`, RGB, upright."""
+    where, remedy = f"row {row}", "send the bytes of an image file, or their base64"
     try:
         content = base64.b64decode(value, validate=True) if isinstance(value, str) else bytes(value)
-        with Image.open(io.BytesIO(content)) as image:
-            pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, SyntaxError, ValueError, TypeError, binascii.Error, Image.DecompressionBombError) as error:
-        message = f"the picture cannot be decoded: {error}"
-        raise UserError(message, f"row {row}", "send the bytes of an image file, or their base64") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"the picture cannot be decoded: {error}", where, remedy) from error
+    return decode(io.BytesIO(content), where, remedy)
 
 
 mlflow.models.set_model(ImageClassifier())

@@ -1,5 +1,7 @@
 """Decoding, transforms and loaders."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -38,6 +40,25 @@ def test_a_camera_that_was_turned_is_turned_back(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     assert decode(save(tmp_path / "x.jpg", exif=exif)).shape == (3, 24, 16)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_16_bit_grey_is_scaled(tmp_path, suffix):
+    path = tmp_path / f"x.{suffix}"
+    Image.fromarray(np.array([[0, 300], [32768, 65535]], dtype=np.uint16)).save(path)
+    assert torch.equal(decode(path), torch.tensor([[0, 1], [128, 255]], dtype=torch.uint8).expand(3, 2, 2))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "I;16"])
+def test_bytes_are_decoded_as_their_file_is(tmp_path, mode):
+    path = tmp_path / "x.png"
+    Image.radial_gradient("L").convert(mode).save(path)
+    assert torch.equal(decode(io.BytesIO(path.read_bytes())), decode(path))
+
+
+def test_broken_bytes_are_named_as_the_caller_says():
+    with pytest.raises(UserError, match=r"cannot be decoded.*\[row 3\] \(send another\)"):
+        decode(io.BytesIO(b"no picture"), "row 3", "send another")
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", None])

@@ -171,3 +171,5 @@ def test_base64_and_broken_pictures(
     assert len(model.predict(pd.DataFrame({"image": [grey.getvalue()]}))) == 1
     with pytest.raises(ValueError, match=r"cannot be decoded.*row 1"):
         model.predict(pd.DataFrame({"image": [content, content[:60]]}))
+    with pytest.raises(ValueError, match=r"cannot be decoded.*row 0"):
+        model.predict(pd.DataFrame({"image": ["no base64!"]}))
