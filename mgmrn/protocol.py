@@ -15,6 +15,7 @@ import numpy as np
 import torch.distributed as dist
 from jaxtyping import Bool, Float, Int
 
+from mgmrn.data.seal import check_open
 from mgmrn.data.splits import FinalData, Images, TuneData
 from mgmrn.metrics import ZSLResult, zsl_result
 
@@ -70,8 +71,14 @@ class Evaluation:
 
 
 def load_evaluation(path: Path) -> Evaluation:
-    """Reads what `Evaluation.save` wrote and works the figures out again."""
+    """Reads what `Evaluation.save` wrote and works the figures out again.
+
+    Raises:
+        SealedError: in a sealed process, for scores of test images.
+    """
     with np.load(path, allow_pickle=False) as arrays:
+        if str(arrays["split"]) == "final":
+            check_open(str(path))
         return make_evaluation(
             str(arrays["split"]),
             arrays["seen_scores"],

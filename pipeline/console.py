@@ -13,6 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 
+def say(text: str) -> None:
+    """A line for the person who waits; standard output belongs to the result."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
 @dataclass(frozen=True)
 class Console:
     """Output of one command."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from mgmrn.data.synthetic import make_synthetic
 from pipeline import places
 from pipeline.compose import load_experiment
+from pipeline.console import say
 from pipeline.train.cluster import available_cpus, ray_session
-from pipeline.train.launch import run_experiment, say
+from pipeline.train.launch import run_experiment
 from pipeline.train.request import Outcome, TrainRequest
 
 EXPERIMENTS = ("synthetic", "synthetic-attribute-network")

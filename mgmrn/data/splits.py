@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from mgmrn.config import BenchmarkConfig
+from mgmrn.data.seal import check_open
 from mgmrn.data.xlsa17 import Benchmark, load_benchmark
 from mgmrn.errors import UserError
 
@@ -73,6 +74,8 @@ class TuneData:
 
     split: ClassVar[Literal["tune"]] = "tune"
     benchmark: str
+    digest: str
+    """Of the whole data set's lists, labels and attributes."""
     standin: bool
     train: Images
     seen: Images
@@ -89,6 +92,8 @@ class FinalData:
 
     split: ClassVar[Literal["final"]] = "final"
     benchmark: str
+    digest: str
+    """Of the whole data set's lists, labels and attributes."""
     standin: bool
     train: Images
     """trainval."""
@@ -100,13 +105,31 @@ class FinalData:
     word_vectors: Float[np.ndarray, "S L"]
 
 
+SplitData = TuneData | FinalData
+
+
 def load_tune(root: Path, config: BenchmarkConfig) -> TuneData:
     """The tuning split.
 
     Raises:
         UserError: for a broken data set.
     """
-    benchmark = load_benchmark(root, config)
+    return tune_data(load_benchmark(root, config), config)
+
+
+def load_final(root: Path, config: BenchmarkConfig) -> FinalData:
+    """The final split.
+
+    Raises:
+        UserError: for a broken data set.
+        SealedError: in a sealed process.
+    """
+    check_open("the final split")
+    return final_data(load_benchmark(root, config))
+
+
+def tune_data(benchmark: Benchmark, config: BenchmarkConfig) -> TuneData:
+    """The tuning split of a data set that was read; copies, so that nothing of it leads back to the rest."""
     train, held_out = hold_out(
         benchmark.lists["train_loc"], benchmark.labels, config.tune_seen_fraction, config.tune_split_seed
     )
@@ -114,6 +137,7 @@ def load_tune(root: Path, config: BenchmarkConfig) -> TuneData:
     classes = np.unique(benchmark.labels[np.concatenate([train, val])])
     return TuneData(
         benchmark=benchmark.name,
+        digest=benchmark.digest,
         standin=benchmark.standin,
         train=_images(benchmark, train, classes),
         seen=_images(benchmark, held_out, classes),
@@ -123,16 +147,17 @@ def load_tune(root: Path, config: BenchmarkConfig) -> TuneData:
     )
 
 
-def load_final(root: Path, config: BenchmarkConfig) -> FinalData:
-    """The sealed split.
+def final_data(benchmark: Benchmark) -> FinalData:
+    """The final split of a data set that was read.
 
     Raises:
-        UserError: for a broken data set.
+        SealedError: in a sealed process.
     """
-    benchmark = load_benchmark(root, config)
+    check_open("the final split")
     classes = np.union1d(benchmark.seen_classes, benchmark.unseen_classes)
     return FinalData(
         benchmark=benchmark.name,
+        digest=benchmark.digest,
         standin=benchmark.standin,
         train=_images(benchmark, benchmark.lists["trainval_loc"], classes),
         seen=_images(benchmark, benchmark.lists["test_seen_loc"], classes),
@@ -142,7 +167,7 @@ def load_final(root: Path, config: BenchmarkConfig) -> FinalData:
     )
 
 
-def evaluation_images(data: TuneData | FinalData) -> Images:
+def evaluation_images(data: SplitData) -> Images:
     """Seen evaluation images, then unseen ones: the order of all scores."""
     return data.seen.followed_by(data.unseen)
 

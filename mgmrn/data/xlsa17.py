@@ -15,7 +15,7 @@ import io
 import pickle
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
@@ -25,6 +25,7 @@ from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
 from mgmrn.config import BenchmarkConfig
+from mgmrn.data.seal import check_open, is_sealed
 from mgmrn.errors import UserError
 
 IMAGE_FOLDERS = ("images", "JPEGImages")
@@ -77,6 +78,7 @@ def load_benchmark(root: Path, config: BenchmarkConfig) -> Benchmark:
     """Reads and checks a data set's lists, attributes and word vectors.
 
     Image lists `train_loc` and `val_loc` that are missing, or overlap the test images as in early releases, are rebuilt from `trainval_loc`.
+    In a sealed process (see `mgmrn.data.seal`) what comes back is `without_test_sets`.
 
     Raises:
         UserError: naming the file and what is wrong in it.
@@ -86,8 +88,8 @@ def load_benchmark(root: Path, config: BenchmarkConfig) -> Benchmark:
             f"the data root {root} does not exist", "--data-root", "give the folder that holds xlsa17/ and the pictures"
         )
     folder = root / "xlsa17" / "data" / config.name
-    images = read_mat(folder / "res101.mat", ("image_files", "labels"))
-    splits = read_mat(folder / "att_splits.mat", ("att", "allclasses_names", "trainval_loc", *TEST_LISTS), LISTS)
+    images = _read_mat(folder / "res101.mat", ("image_files", "labels"))
+    splits = _read_mat(folder / "att_splits.mat", ("att", "allclasses_names", "trainval_loc", *TEST_LISTS), LISTS)
     labels = read_indices(images["labels"], folder / "res101.mat", "labels")
     files = tuple(relative_image_path(str(name), config.name) for name in read_strings(images["image_files"]))
     class_names = tuple(read_strings(splits["allclasses_names"]))
@@ -107,7 +109,7 @@ def load_benchmark(root: Path, config: BenchmarkConfig) -> Benchmark:
     }
     lists = with_train_and_val(lists, labels, config.tune_split_seed)
     _check_lists(lists, labels, folder / "att_splits.mat")
-    return Benchmark(
+    benchmark = Benchmark(
         name=config.name,
         image_root=root / config.name,
         image_files=files,
@@ -118,6 +120,23 @@ def load_benchmark(root: Path, config: BenchmarkConfig) -> Benchmark:
         lists=lists,
         digest=_digest(files, labels, class_names, attributes, word_vectors, lists, _stamps(root)),
         standin=(root / STANDIN_MARKER).exists(),
+    )
+    return without_test_sets(benchmark) if is_sealed() else benchmark
+
+
+def without_test_sets(benchmark: Benchmark) -> Benchmark:
+    """The data set with empty test lists; all that is known of other images than trainval's, and of their classes, is blanked."""
+    known = np.zeros(len(benchmark.labels), dtype=bool)
+    known[benchmark.lists["trainval_loc"]] = True
+    classes = np.isin(np.arange(len(benchmark.class_names)), benchmark.labels[known])
+    nothing = np.zeros(0, dtype=np.int64)
+    return replace(
+        benchmark,
+        image_files=tuple(file if kept else "" for file, kept in zip(benchmark.image_files, known, strict=True)),
+        labels=np.where(known, benchmark.labels, -1),
+        class_names=tuple(name if kept else "" for name, kept in zip(benchmark.class_names, classes, strict=True)),
+        attributes=np.where(classes[:, None], benchmark.attributes, 0),
+        lists={name: nothing if name in TEST_LISTS else ids for name, ids in benchmark.lists.items()},
     )
 
 
@@ -228,7 +247,13 @@ def read_mat(path: Path, needed: tuple[str, ...], wanted: tuple[str, ...] = ()) 
 
     Raises:
         UserError: when the file or a needed variable is missing, or it cannot be read.
+        SealedError: in a sealed process, since these files hold the test labels.
     """
+    check_open(path.name)
+    return _read_mat(path, needed, wanted)
+
+
+def _read_mat(path: Path, needed: tuple[str, ...], wanted: tuple[str, ...] = ()) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             content = loadmat(cast(Any, file), variable_names=[*needed, *wanted])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
@@ -33,8 +33,8 @@ class EvaluationNames:
 
     classes: Sequence[str]
     """Of the U classes that the scores are over, in their order."""
-    images: Sequence[str]
-    """Of every image of the benchmark; an evaluation's ids are positions here."""
+    images: Mapping[int, str]
+    """By the evaluation's ids."""
     note: str = ""
     """Written over every picture, such as that the images are stand-ins."""
 

@@ -6,11 +6,11 @@ what stands there of a run that must not go on is removed first.
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
@@ -36,6 +36,11 @@ class Fitted:
     metrics: dict[str, float]
     """Rank 0's report of that epoch."""
 
+    @classmethod
+    def from_checkpoint(cls, folder: Path, metrics: Mapping[str, float]) -> Fitted:
+        """What a run came to, from the checkpoint that counts and its report."""
+        return cls(folder, int(metrics["epoch"]), load_evaluation(folder / EVALUATION_FILE), dict(metrics))
+
     @property
     def reported(self) -> dict[str, float]:
         """The figures that stand for the run."""
@@ -52,15 +57,15 @@ class Fitted:
         )
 
 
-def forget(spec: RunSpec) -> None:
-    """Removes all that is stored of a run, so that the next fit starts anew."""
-    shutil.rmtree(spec.run_folder, ignore_errors=True)
-
-
-def fit(spec: RunSpec, placement: Placement) -> Fitted | Failure:
+def fit(spec: RunSpec, placement: Placement, callbacks: Sequence[UserCallback] = ()) -> Fitted | Failure:
     """Trains until the last epoch, going on from the latest checkpoint of this very run where there is one.
 
     Lost workers are replaced up to `RETRIES` times, each time from the latest checkpoint.
+
+    Args:
+        spec: what is trained.
+        placement: workers and their resources.
+        callbacks: told of every epoch after the spool was, in the controller.
     """
     trainer = TorchTrainer(
         train_worker,
@@ -76,7 +81,7 @@ def fit(spec: RunSpec, placement: Placement) -> Fitted | Failure:
             storage_path=str(spec.run_folder.parent),
             failure_config=FailureConfig(max_failures=RETRIES, controller_failure_limit=RETRIES),
             checkpoint_config=_kept_checkpoints(spec),
-            callbacks=[SpoolEpochs(spec.spool_file)],
+            callbacks=[SpoolEpochs(spec.spool_file), *callbacks],
         ),
     )
     try:
@@ -88,8 +93,7 @@ def fit(spec: RunSpec, placement: Placement) -> Fitted | Failure:
     kept = result.best_checkpoints or []
     key = "val/ausuc" if spec.split == "tune" else "epoch"
     checkpoint, metrics = max(kept, key=lambda pair: pair[1].get(key, float("-inf")))
-    folder = Path(checkpoint.path)
-    return Fitted(folder, int(metrics["epoch"]), load_evaluation(folder / EVALUATION_FILE), metrics)
+    return Fitted.from_checkpoint(Path(checkpoint.path), metrics)
 
 
 def _kept_checkpoints(spec: RunSpec) -> CheckpointConfig:

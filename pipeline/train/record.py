@@ -5,35 +5,28 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import numpy as np
-
-from mgmrn.data.xlsa17 import Benchmark
-from pipeline.compose import ComposedConfig
+from mgmrn.data.splits import SplitData, evaluation_images
 from pipeline.tracking.artifacts import EvaluationNames, write_evaluation, write_provenance
 from pipeline.tracking.environment import environment, git_state
+from pipeline.train.cell import Cell
 from pipeline.train.fit import Fitted
 from pipeline.train.spec import RunSpec
 
 
-def write_record(spec: RunSpec, composed: ComposedConfig, benchmark: Benchmark, ended: Fitted) -> Path:
+def write_record(spec: RunSpec, cell: Cell, ended: Fitted) -> Path:
     """Writes `eval/`, `config/` and `env/`; returns their folder, made anew."""
     folder = spec.artifacts_folder
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    write_evaluation(folder, ended.evaluation, _names(spec, benchmark))
-    write_provenance(folder, composed, environment(), git_state())
+    write_evaluation(folder, ended.evaluation, _names(cell.data))
+    write_provenance(folder, cell.composed, environment(), git_state())
     return folder
 
 
-def _names(spec: RunSpec, benchmark: Benchmark) -> EvaluationNames:
-    lists = benchmark.lists
-    listed = (
-        lists["trainval_loc"]
-        if spec.split == "tune"
-        else np.concatenate([lists["trainval_loc"], lists["test_unseen_loc"]])
-    )
+def _names(data: SplitData) -> EvaluationNames:
+    images = evaluation_images(data)
     return EvaluationNames(
-        classes=[benchmark.class_names[i] for i in np.unique(benchmark.labels[listed])],
-        images=benchmark.image_files,
-        note="drawn stand-in pictures: no result" if benchmark.standin else "",
+        classes=data.classes.names,
+        images=dict(zip(images.ids.tolist(), images.files, strict=True)),
+        note="drawn stand-in pictures: no result" if data.standin else "",
     )

@@ -18,6 +18,7 @@ from ray.train import Checkpoint
 
 from mgmrn.checkpoint import MODEL_FILE, export_model, load_checkpoint, save_checkpoint
 from mgmrn.config import ESZSLConfig
+from mgmrn.data.seal import close_seal
 from mgmrn.data.splits import FinalData, TuneData, load_final, load_tune
 from mgmrn.engine import EpochStats, NonFiniteLossError, Trainer, build_trainer, evaluate, train_epoch
 from mgmrn.errors import ResourceError, UserError
@@ -71,6 +72,8 @@ def _run(spec: RunSpec) -> None:
     context = ray.train.get_context()
     keep_freed_memory()
     torch.set_num_threads(spec.cpus_per_worker)
+    if spec.split == "tune":
+        close_seal()
     load = load_tune if spec.split == "tune" else load_final
     rank = Rank(
         spec,
@@ -139,6 +142,7 @@ def _metrics(rank: Rank, trainer: Trainer, stats: EpochStats) -> dict[str, float
         "perf/step_ms": 1000 * stats.seconds / max(stats.steps, 1),
         "perf/wait_fraction": stats.wait_seconds / stats.seconds,
         "perf/peak_mem_mb": _peak_memory_mb(rank.device),
+        "perf/parameters": sum(p.numel() for p in trainer.network.parameters() if p.requires_grad),
     }
 
 

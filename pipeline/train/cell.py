@@ -1,0 +1,136 @@
+"""One run to be had: a seed on a split, with the calibration that it is given, and everything that it is called."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mgmrn.config import ExperimentConfig
+from mgmrn.data.splits import SplitData
+from pipeline import places
+from pipeline.compose import ComposedConfig
+from pipeline.identity import config_hash, group_hash
+from pipeline.tracking.environment import git_state
+from pipeline.tracking.store import DatasetInput, run_name
+from pipeline.train.cluster import Placement
+from pipeline.train.spec import Calibration, RunSpec, Split
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run to be had; make it with `make_cell`."""
+
+    composed: ComposedConfig
+    split: Split
+    calibration: Calibration | None
+    variant: str
+    config_hash: str
+    group_hash: str
+    data: SplitData
+
+    @property
+    def config(self) -> ExperimentConfig:
+        """The science, seed included."""
+        return self.composed.config
+
+    @property
+    def benchmark(self) -> str:
+        """The benchmark's name, which says where drawn pictures stand in for it."""
+        name = self.config.benchmark.name
+        return f"{name}-standin" if self.data.standin else name
+
+    @property
+    def name(self) -> str:
+        """As the run is called in the tracking store."""
+        return run_name(self.benchmark, self.variant, self.config.seed, self.config_hash)
+
+    @property
+    def calibration_tag(self) -> str:
+        """What a `final` run was given; part of its identity."""
+        return self.calibration.model_dump_json() if self.calibration else "none"
+
+    @property
+    def identity(self) -> str:
+        """Names the run's science."""
+        text = f"{self.config_hash} {self.split} {self.calibration_tag}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def dataset(self) -> DatasetInput:
+        """The data as the tracking store records it."""
+        data = self.data
+        counts = {"train": len(data.train), "seen": len(data.seen), "unseen": len(data.unseen)}
+        counts["classes"] = len(data.classes.names)
+        name = f"{data.benchmark} (stand-in)" if data.standin else data.benchmark
+        return DatasetInput(name, data.digest, data.split, counts, data.standin)
+
+    def spec(self, data_root: Path, storage: Path, cpus_per_worker: int) -> RunSpec:
+        """What the workers are told.
+
+        Args:
+            data_root: folder of the benchmarks, absolute.
+            storage: folder of run folders, absolute.
+            cpus_per_worker: threads of each rank.
+        """
+        return RunSpec(
+            identity=self.identity,
+            config=self.config,
+            split=self.split,
+            calibration=self.calibration,
+            data_root=data_root,
+            cache_root=places.CACHE.resolve(),
+            run_folder=storage / f"{self.name}.{self.split}",
+            cpus_per_worker=cpus_per_worker,
+        )
+
+    def tags(self, study: str, placement: Placement) -> Mapping[str, str]:
+        """As the run carries them from its start."""
+        return {
+            "mgmrn.kind": "run",
+            "mgmrn.study": study,
+            "mgmrn.variant": self.variant,
+            "mgmrn.benchmark": self.data.benchmark,
+            "mgmrn.seed": str(self.config.seed),
+            "mgmrn.split": self.split,
+            "mgmrn.config_hash": self.config_hash,
+            "mgmrn.group_hash": self.group_hash,
+            "mgmrn.run_identity": self.identity,
+            "mgmrn.data_digest": self.data.digest,
+            "mgmrn.standin": str(self.data.standin).lower(),
+            "mgmrn.world_size": str(placement.workers),
+            "mgmrn.attempt": "1",
+            "mgmrn.calibration": self.calibration_tag,
+            **git_state().tags(),
+        }
+
+
+def make_cell(
+    composed: ComposedConfig, seed: int, data: SplitData, calibration: Calibration | None, variant: str
+) -> Cell:
+    """The cell of a config with another seed.
+
+    Args:
+        composed: the experiment, with its weights found.
+        seed: takes the place of the config's own.
+        data: the split.
+        calibration: what `tune` decided, for `final`.
+        variant: what the run is called beside its benchmark.
+    """
+    config = composed.config.model_copy(update={"seed": seed})
+    return Cell(
+        replace(composed, config=config),
+        data.split,
+        calibration,
+        variant,
+        config_hash(config, data.digest),
+        group_hash(config, data.digest),
+        data,
+    )
+
+
+def variant_of(composed: ComposedConfig) -> str:
+    """The experiment's name without the benchmark's, or the kind of its model."""
+    prefix = f"{composed.config.benchmark.name.lower()}-"
+    return composed.name.removeprefix(prefix) if composed.name.startswith(prefix) else composed.config.model.kind

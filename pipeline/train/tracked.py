@@ -1,0 +1,183 @@
+"""The driver's side of one run: opened in the tracking store, followed while it trains, and ended with what it came to.
+
+Workers know nothing of the store: the controller notes epochs in the run's spool, and what is noted is sent from here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from pipeline.console import say
+from pipeline.errors import TrackingError
+from pipeline.tracking.spool import OnEpoch, Sender, Spool
+from pipeline.tracking.store import TrackedRun, TrackingStore
+from pipeline.train.cell import Cell
+from pipeline.train.cluster import Placement
+from pipeline.train.failure import Failure, recorded_failure
+from pipeline.train.request import RunSummary
+from pipeline.train.spec import RunSpec
+
+if TYPE_CHECKING:
+    from pipeline.train.fit import Fitted
+
+DRAIN_SECONDS = 30.0
+"""How long the end of a run waits for a tracking server that is away; what is left is sent at the next start."""
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What a new or resumed run is opened with, besides its cell."""
+
+    study: str
+    parent_run_id: str
+    placement: Placement
+    anew: bool = False
+    """Leaves what an earlier driver left, and starts again."""
+
+
+class RunTracker:
+    """One run in the tracking store, from `open_run` to `close`."""
+
+    def __init__(self, store: TrackingStore, cell: Cell, spec: RunSpec, run_id: str, on_epoch: OnEpoch) -> None:
+        self.cell = cell
+        self.spec = spec
+        self.run_id = run_id
+        self._store = store
+        self._spool = Spool(spec.spool_file)
+        self._sender = Sender(self._spool, run_id, store, on_epoch).start()
+
+    def finished(self, ended: Fitted) -> RunSummary:
+        """Records figures, tables and plots, and on `final` the model."""
+        from pipeline.train.record import write_record
+
+        summary = summarise(self.cell, self.run_id, "finished", ended.evaluation.result.gamma, ended.reported)
+        tags = {"mgmrn.result": json.dumps({"gamma": summary.gamma, "metrics": dict(summary.metrics)})}
+        if self.cell.split == "tune":
+            tags["mgmrn.calibration"] = ended.calibration.model_dump_json()
+        artifacts = write_record(self.spec, self.cell, ended)
+        self._spool.append_tags(tags)
+        self._spool.append_artifacts(artifacts)
+        if self.cell.split == "final":
+            self._log_model(ended)
+        self._spool.append_end("FINISHED", "finished")
+        return summary
+
+    def failed(self, failure: Failure) -> RunSummary:
+        """Ends the run as failed, with the reason."""
+        self._spool.append_end("FAILED", failure.reason)
+        return summarise(self.cell, self.run_id, "failed", None, {})
+
+    def killed(self, reason: str) -> None:
+        """Ends the run as stopped from outside; what it had reported stays."""
+        self._spool.append_end("KILLED", reason)
+
+    def close(self) -> None:
+        """Sends what is left, or says that it will be sent at the next start; a run that never began leaves nothing."""
+        if problem := self._sender.drain(DRAIN_SECONDS):
+            say(f"the tracking server is away, the rest is sent at the next start: {problem}")
+        elif _never_began(self.spec):
+            forget(self.spec)
+
+    def _log_model(self, ended: Fitted) -> None:
+        """The trained network as a model of the run; ESZSL exports none."""
+        from mgmrn.checkpoint import MODEL_FILE
+        from pipeline.tracking.model import log_image_model
+
+        file = ended.checkpoint / MODEL_FILE
+        if not file.exists():
+            return
+        try:
+            example = self.cell.data.unseen.path(0)
+            log_image_model(self._store, self.run_id, file, ended.evaluation.result.gamma, example)
+        except TrackingError as error:
+            say(f"the model could not be logged and stays in {file}: {error}")
+
+
+def open_run(
+    store: TrackingStore, cell: Cell, spec: RunSpec, opening: Opening, on_epoch: OnEpoch = lambda step, numbers: None
+) -> RunTracker:
+    """Takes over the run that a dead or interrupted driver left, or makes a new one in an empty folder.
+
+    Args:
+        store: where it is tracked.
+        cell: what is run.
+        spec: as the workers are told it.
+        opening: study, parent, placement.
+        on_epoch: told of every epoch at once.
+
+    Raises:
+        TrackingError: when the store cannot be reached.
+    """
+    left = None if opening.anew else _left_run(store, cell)
+    if left:
+        say(f"{cell.name} {cell.split}: going on with run {left.run_id}")
+        store.resume(left, opening.parent_run_id, cell.config)
+        run_id = left.run_id
+    else:
+        forget(spec)
+        tags = cell.tags(opening.study, opening.placement)
+        run_id = store.create_child(opening.parent_run_id, cell.name, tags, cell.config)
+        store.log_dataset(run_id, cell.dataset)
+    spec.run_folder.mkdir(parents=True, exist_ok=True)
+    return RunTracker(store, cell, spec, run_id, on_epoch)
+
+
+def forget(spec: RunSpec) -> None:
+    """Removes all that is stored of a run, so that the next fit starts anew."""
+    import shutil
+
+    shutil.rmtree(spec.run_folder, ignore_errors=True)
+
+
+def finished_run(store: TrackingStore, cell: Cell) -> TrackedRun | None:
+    """The latest finished run of exactly this cell."""
+    run = store.find_finished(cell.config_hash, cell.split)
+    if run is None or (cell.split == "final" and run.tags.get("mgmrn.calibration") != cell.calibration_tag):
+        return None
+    return run
+
+
+def cached_summary(cell: Cell, run: TrackedRun) -> RunSummary:
+    """The answer of an earlier run."""
+    result = json.loads(run.tags["mgmrn.result"])
+    return summarise(cell, run.run_id, "cached", result["gamma"], result["metrics"])
+
+
+def summarise(
+    cell: Cell,
+    run_id: str,
+    status: Literal["finished", "cached", "failed", "stopped"],
+    gamma: float | None,
+    metrics: Mapping[str, float],
+) -> RunSummary:
+    """What a run came to."""
+    return RunSummary(
+        run_id=run_id,
+        name=cell.name,
+        benchmark=cell.benchmark,
+        variant=cell.variant,
+        split=cell.split,
+        seed=cell.config.seed,
+        config_hash=cell.config_hash,
+        status=status,
+        gamma=gamma,
+        metrics=metrics,
+    )
+
+
+def _left_run(store: TrackingStore, cell: Cell) -> TrackedRun | None:
+    run = store.find_resumable(cell.config_hash, cell.split)
+    if run is None or run.tags.get("mgmrn.run_identity") != cell.identity:
+        return None
+    if run.status == "FAILED" and run.tags.get("mgmrn.stop_reason") != "workers-lost":
+        return None
+    return run
+
+
+def _never_began(spec: RunSpec) -> bool:
+    """Whether a mistake of the user's ended the run before there was anything to keep."""
+    failure = recorded_failure(spec.failure_file)
+    return failure is not None and failure.mistake is not None and not any(spec.run_folder.glob("checkpoint_*"))
