@@ -1,12 +1,12 @@
-"""The one exception that means "the input is wrong", so that a command line can answer it with a sentence."""
+"""Exceptions that a command line answers with a sentence: the input is wrong, or this machine is too small for it."""
 
 
-class UserError(ValueError):
-    """A mistake in a config, a data set, an image, a checkpoint or a word-vector file.
+class Explained(Exception):
+    """An error that a sentence answers.
 
     Args:
         message: one sentence that says what is wrong.
-        where: file, line or field that is wrong; empty when the sentence says it.
+        where: file, line, field or address that is wrong; empty when the sentence says it.
         hint: how to mend it; empty when it is obvious.
     """
 
@@ -21,6 +21,10 @@ class UserError(ValueError):
         place = f" [{self.where}]" if self.where else ""
         remedy = f" ({self.hint})" if self.hint else ""
         return f"{self.message}{place}{remedy}"
+
+
+class UserError(Explained, ValueError):
+    """A mistake in a config, a data set, an image, a checkpoint or a word-vector file."""
 
 
 class ResourceError(RuntimeError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from mgmrn.errors import ResourceError, UserError
+from mgmrn.errors import Explained, ResourceError, UserError
 
 
 class ExitCode(IntEnum):
@@ -16,26 +16,8 @@ class ExitCode(IntEnum):
     CANNOT_RUN_HERE = 3
 
 
-class TrackingError(RuntimeError):
-    """The tracking server cannot be reached, or refuses what it is asked.
-
-    Args:
-        message: one sentence that says what is wrong.
-        where: the tracking address.
-        hint: how to mend it.
-    """
-
-    def __init__(self, message: str, where: str = "", hint: str = "") -> None:
-        super().__init__(message, where, hint)
-        self.message = message
-        self.where = where
-        self.hint = hint
-
-    def __str__(self) -> str:
-        """Message, place and remedy in one line."""
-        place = f" [{self.where}]" if self.where else ""
-        remedy = f" ({self.hint})" if self.hint else ""
-        return f"{self.message}{place}{remedy}"
+class TrackingError(Explained, RuntimeError):
+    """The tracking server, at the address `where`, cannot be reached or refuses what it is asked."""
 
 
 Expected = UserError | ResourceError | TrackingError

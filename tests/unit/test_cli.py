@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -135,6 +136,12 @@ def test_an_expected_error_is_one_sentence(
     monkeypatch.setenv("MGMRN_TRACEBACK", "1")
     assert main(["train", "cub100"]) == code
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_store_that_is_away_is_no_mistake_of_the_user() -> None:
+    error = TrackingError("unreachable: nobody", "http://x", "start it")
+    assert not isinstance(error, UserError)
+    assert str(pickle.loads(pickle.dumps(error))) == str(error) == "unreachable: nobody [http://x] (start it)"
 
 
 def test_a_defect_keeps_its_traceback(launch: Any) -> None:
