@@ -1,7 +1,7 @@
 """What a run trains on: batches from pictures, or from the cached maps of a frozen backbone.
 
-The two feeds answer the same questions, so that training and evaluation are written once. A rank asks for its own share only; what
-all ranks together see depends on the seed and the epoch alone.
+Training and evaluation know the feed alone; its source is pictures or maps. A rank asks for its own share only; what all ranks together
+see depends on the seed and the epoch alone.
 """
 
 from __future__ import annotations
@@ -9,23 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from mgmrn.baselines import AttributeNetwork
 from mgmrn.config import EpisodicSampling, ExperimentConfig, Level
-from mgmrn.data.episodes import EpisodicBatches, PlainBatches, eval_shard
+from mgmrn.data.episodes import EpisodicBatches, PlainBatches, Rows, eval_shard
 from mgmrn.data.feature_cache import FeatureCache, ensure_cache
 from mgmrn.data.images import evaluation_loader, train_loader
 from mgmrn.data.prefetch import prefetch
 from mgmrn.data.splits import ClassTable, FinalData, Images, TuneData, evaluation_images
 from mgmrn.engine import Batch, Inputs
-from mgmrn.model.backbone import Pyramid, build_backbone
-from mgmrn.model.network import ImageModel, MgMRN, build_head, levels_of
+from mgmrn.model.backbone import build_backbone
+from mgmrn.model.network import ImageModel, build_head, levels_of
 
 EVALUATION_BATCH = 64
 FLIP_STREAM = 3
@@ -42,29 +41,62 @@ class Share:
     world_size: int = 1
 
 
-class Feed(Protocol):
-    """Batches of one split for one rank."""
+@runtime_checkable
+class Source(Protocol):
+    """What the network is given for the images of one split."""
 
-    @property
-    def network(self) -> nn.Module:
-        """What is trained: the head alone on cached maps, or the network with its backbone."""
+    def training(self, epoch: int, batches: list[Rows]) -> Iterator[Inputs]:
+        """Inputs of batches of training images, augmented for an epoch."""
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Global batches of an epoch."""
+    def evaluation(self, rows: Rows) -> Iterator[Inputs]:
+        """Inputs of some evaluation images, `EVALUATION_BATCH` at a time."""
 
-    @property
-    def global_batch(self) -> int:
-        """Images of a global batch."""
+
+class Feed:
+    """Batches of one split for one rank.
+
+    Args:
+        data: one split.
+        batches: rows of the training images, batch by batch.
+        share: this rank's part.
+        source: where the network's inputs come from.
+        network: what is trained: the head alone on cached maps, or the network with its backbone.
+        image_model: the network with its backbone.
+    """
+
+    def __init__(
+        self,
+        data: TuneData | FinalData,
+        batches: PlainBatches | EpisodicBatches,
+        share: Share,
+        source: Source,
+        network: nn.Module,
+        image_model: ImageModel,
+    ) -> None:
+        self.network = network
+        self._image_model = image_model
+        self.steps_per_epoch = len(batches)
+        self.global_batch = batches.global_batch
+        self._batches = batches
+        self._share = share
+        self._source = source
+        self._ids = data.train.ids
+        self._targets = seen_targets(data.train, data.classes)
+        self._evaluation = eval_shard(len(data.seen) + len(data.unseen), share.rank, share.world_size)
 
     def train_batches(self, epoch: int) -> Iterator[Batch]:
         """This rank's share of every global batch of an epoch."""
+        shares = list(self._batches.shard(epoch, self._share.rank, self._share.world_size))
+        for rows, inputs in zip(shares, prefetch(self._source.training(epoch, shares)), strict=True):
+            yield Batch(inputs, self._targets[torch.from_numpy(rows)], self._ids[rows])
 
     def evaluation_inputs(self) -> Iterator[Inputs]:
         """This rank's contiguous share of the evaluation images, seen first, never padded."""
+        return prefetch(self._source.evaluation(self._evaluation))
 
     def image_model(self) -> ImageModel:
         """The network with its backbone."""
+        return self._image_model
 
 
 def open_feed(
@@ -91,116 +123,54 @@ def open_feed(
         UserError: for an unreadable picture or weights that do not fit.
         ResourceError: when the cache does not fit on the disk.
     """
-    levels = levels_of(config.model)
-    backbone = build_backbone(config.model.backbone, levels)
+    backbone = build_backbone(config.model.backbone, levels_of(config.model))
     head = build_head(config.model, backbone.channels, torch.from_numpy(data.word_vectors))
+    model = ImageModel(backbone, head)
+    batches = _batches(config, data.train)  # Its errors come before features are cached, which takes long.
     if config.cache_features:
-        return CachedFeed(config, data, cache_root, share, device, backbone, head, progress)
-    return PictureFeed(config, data, share, loader_workers, backbone, head)
+        maps = MapSource(config, *cached_maps(config, data, cache_root, device, progress))
+        return Feed(data, batches, share, maps, head, model)
+    pictures = PictureSource(config, data.train, evaluation_images(data), loader_workers)
+    return Feed(data, batches, share, pictures, model, model)
 
 
-class CachedFeed:
-    """Maps of a frozen backbone, computed once for all runs; the head is trained alone."""
+@dataclass(frozen=True)
+class MapSource:
+    """Maps of a frozen backbone, computed once for all runs."""
 
-    def __init__(
-        self,
-        config: ExperimentConfig,
-        data: TuneData | FinalData,
-        cache_root: Path,
-        share: Share,
-        device: torch.device,
-        backbone: Pyramid,
-        head: MgMRN | AttributeNetwork,
-        progress: Progress,
-    ) -> None:
-        self._head = head
-        self._backbone = backbone
-        self._config = config
-        self._share = share
-        self._train = data.train
-        self._targets = seen_targets(data.train, data.classes)
-        self._batches = _batches(config, data.train)
-        self._maps, evaluation = cached_maps(config, data, cache_root, device, progress)
-        self._evaluation = evaluation.take(eval_shard(len(evaluation.rows), share.rank, share.world_size))
+    config: ExperimentConfig
+    train: CachedMaps
+    held_out: CachedMaps
 
-    @property
-    def network(self) -> nn.Module:
-        return self._head
+    def training(self, epoch: int, batches: list[Rows]) -> Iterator[Inputs]:
+        """Maps, some of them of the mirrored picture."""
+        flips = flip_coins(self.config, epoch, len(self.train.rows))
+        return (self.train.take(rows).maps(flips[rows]) for rows in batches)
 
-    @property
-    def steps_per_epoch(self) -> int:
-        return len(self._batches)
-
-    @property
-    def global_batch(self) -> int:
-        return self._batches.global_batch
-
-    def train_batches(self, epoch: int) -> Iterator[Batch]:
-        return prefetch(self._gathered(epoch))
-
-    def _gathered(self, epoch: int) -> Iterator[Batch]:
-        flips = flip_coins(self._config, epoch, len(self._train.ids))
-        for rows in self._batches.shard(epoch, self._share.rank, self._share.world_size):
-            yield Batch(
-                self._maps.take(rows).maps(flips[rows]), self._targets[torch.from_numpy(rows)], self._train.ids[rows]
-            )
-
-    def evaluation_inputs(self) -> Iterator[Inputs]:
-        rows = np.arange(len(self._evaluation.rows))
-        parts = (self._evaluation.take(rows[i : i + EVALUATION_BATCH]) for i in range(0, len(rows), EVALUATION_BATCH))
-        return prefetch(part.maps(np.zeros(len(part.rows), dtype=bool)) for part in parts)
-
-    def image_model(self) -> ImageModel:
-        return ImageModel(self._backbone, self._head)
+    def evaluation(self, rows: Rows) -> Iterator[Inputs]:
+        """Maps of the upright pictures."""
+        parts = (self.held_out.take(rows[i : i + EVALUATION_BATCH]) for i in range(0, len(rows), EVALUATION_BATCH))
+        return (part.maps(np.zeros(len(part.rows), dtype=bool)) for part in parts)
 
 
-class PictureFeed:
-    """Pictures, decoded and augmented by worker processes; backbone and head are trained together."""
+@dataclass(frozen=True)
+class PictureSource:
+    """Pictures, decoded and augmented by worker processes."""
 
-    def __init__(
-        self,
-        config: ExperimentConfig,
-        data: TuneData | FinalData,
-        share: Share,
-        loader_workers: int,
-        backbone: Pyramid,
-        head: MgMRN | AttributeNetwork,
-    ) -> None:
-        self._model = ImageModel(backbone, head)
-        self._workers = loader_workers
-        self._config = config
-        self._share = share
-        self._train = data.train
-        self._targets = seen_targets(data.train, data.classes)
-        self._batches = _batches(config, data.train)
-        self._evaluation = evaluation_images(data)
+    config: ExperimentConfig
+    train: Images
+    held_out: Images
+    loader_workers: int
 
-    @property
-    def network(self) -> nn.Module:
-        return self._model
+    def training(self, epoch: int, batches: list[Rows]) -> Iterator[Inputs]:
+        """Augmented pictures."""
+        images, seed = self.config.benchmark.images, self.config.seed
+        return train_loader(self.train, images, batches, seed, epoch, self.loader_workers)
 
-    @property
-    def steps_per_epoch(self) -> int:
-        return len(self._batches)
-
-    @property
-    def global_batch(self) -> int:
-        return self._batches.global_batch
-
-    def train_batches(self, epoch: int) -> Iterator[Batch]:
-        shares = list(self._batches.shard(epoch, self._share.rank, self._share.world_size))
-        images, seed = self._config.benchmark.images, self._config.seed
-        loader = prefetch(train_loader(self._train, images, shares, seed, epoch, self._workers))
-        for rows, pictures in zip(shares, loader, strict=True):
-            yield Batch(pictures, self._targets[torch.from_numpy(rows)], self._train.ids[rows])
-
-    def evaluation_inputs(self) -> Iterator[Inputs]:
-        rows = eval_shard(len(self._evaluation.ids), self._share.rank, self._share.world_size)
-        images = self._evaluation.take(rows)
-        return prefetch(evaluation_loader(images, self._config.benchmark.images, EVALUATION_BATCH, self._workers))
-
-    def image_model(self) -> ImageModel:
-        return self._model
+    def evaluation(self, rows: Rows) -> Iterator[Inputs]:
+        """Pictures, resized and cropped in the middle."""
+        images = self.config.benchmark.images
+        return evaluation_loader(self.held_out.take(rows), images, EVALUATION_BATCH, self.loader_workers)
 
 
 @dataclass(frozen=True)
