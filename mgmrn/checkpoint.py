@@ -6,8 +6,6 @@ prediction needs (weights with backbone, class table, image size, γ) and nothin
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from mgmrn.atomic_file import replacing
 from mgmrn.config import ExperimentConfig, ModelConfig
 from mgmrn.errors import UserError
 from mgmrn.model.backbone import build_backbone
@@ -29,22 +28,9 @@ MODEL_FILE = "model.pt"
 
 
 def save_atomically(state: Mapping[str, Any], path: Path) -> None:
-    """Writes a state beside its place and renames it: a reader sees the old file or the new one, never a part.
-
-    Raises:
-        OSError: when it cannot be written; nothing is left behind.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save(dict(state), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    """Writes a state; the errors are those of `replacing`."""
+    with replacing(path) as file:
+        torch.save(dict(state), file)
 
 
 def load_state(path: Path) -> dict[str, Any]:

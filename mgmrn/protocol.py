@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import numpy as np
 import torch.distributed as dist
 from jaxtyping import Bool, Float, Int
 
+from mgmrn.atomic_file import replacing
 from mgmrn.data.seal import check_open
 from mgmrn.data.splits import FinalData, Images, TuneData
 from mgmrn.metrics import ZSLResult, zsl_result
@@ -53,8 +52,7 @@ class Evaluation:
 
     def save(self, path: Path) -> None:
         """Writes everything but the result (which follows from it and γ), atomically, without pickles."""
-        handle, name = tempfile.mkstemp(dir=path.parent, suffix=".npz")
-        with os.fdopen(handle, "wb") as file:
+        with replacing(path) as file:
             np.savez(
                 file,
                 split=np.array(self.split),
@@ -67,7 +65,6 @@ class Evaluation:
                 seen_classes=self.seen_classes,
                 gamma=np.array(self.result.gamma),
             )
-        os.replace(name, path)
 
 
 def load_evaluation(path: Path) -> Evaluation:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from mgmrn.atomic_file import replacing
 from pipeline.errors import TrackingError
 
 EndStatus = Literal["FINISHED", "FAILED", "KILLED"]
@@ -137,11 +138,8 @@ class _Sent:
             return None
 
     def save(self, spool: Spool) -> None:
-        file = self.file(spool)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}")
-        part.write_text(json.dumps({"run_id": self.run_id, "offset": self.offset}))
-        os.replace(part, file)
+        with replacing(self.file(spool)) as file:
+            file.write(json.dumps({"run_id": self.run_id, "offset": self.offset}).encode())
 
 
 class Sender:

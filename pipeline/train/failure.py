@@ -8,10 +8,10 @@ restarted group reads it and ends at once.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from mgmrn.atomic_file import replacing
 from mgmrn.errors import ResourceError, UserError
 
 
@@ -42,9 +42,8 @@ def record_failure(path: Path, failure: Failure) -> None:
     """Leaves the note, atomically; the first of several ranks' notes stays."""
     if path.exists():
         return
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(json.dumps(asdict(failure)))
-    os.replace(part, path)
+    with replacing(path) as file:
+        file.write(json.dumps(asdict(failure)).encode())
 
 
 def recorded_failure(path: Path) -> Failure | None:
