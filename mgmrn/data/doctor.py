@@ -28,6 +28,7 @@ from mgmrn.data.xlsa17 import (
     LISTS,
     STANDIN_MARKER,
     TEST_LISTS,
+    lists_folder,
     load_word_vectors,
     read_indices,
     read_mat,
@@ -142,7 +143,7 @@ def _word_vectors(path: Path, vectors: list[Float[np.ndarray, "S L"]]) -> Iterat
 
 
 def _read(root: Path, name: str, contents: list[_Lists]) -> Iterator[Finding]:
-    folder = root / "xlsa17" / "data" / name
+    folder = lists_folder(root, name)
     tables: dict[str, dict[str, Any]] = {}
     for file, needed, wanted in (
         ("res101.mat", ("image_files", "labels"), ()),

@@ -20,13 +20,21 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
-from scipy.io import loadmat
 
 from mgmrn.data.making import Progress, already_made, draw_all, read_stamp, whole_folder
-from mgmrn.data.xlsa17_writer import LOCATIONS, write_images_list, write_splits
+from mgmrn.data.xlsa17 import (
+    LISTS,
+    STANDIN_MARKER,
+    TEST_LISTS,
+    check_counts,
+    lists_folder,
+    read_indices,
+    read_mat,
+    read_strings,
+)
+from mgmrn.data.xlsa17_writer import write_images_list, write_splits
 from mgmrn.errors import UserError
 
-STAMP = "STANDIN.json"
 GENERATOR_VERSION = 1
 """Raised whenever the same options give other pictures or lists."""
 
@@ -47,7 +55,7 @@ IMAGE_FOLDERS: Mapping[str, ImageFolder] = {
     "AWA2": ImageFolder("/Animals_with_Attributes2//JPEGImages/", "AWA2/Animals_with_Attributes2/JPEGImages"),
 }
 
-_DISJOINT = ("trainval_loc", "test_seen_loc", "test_unseen_loc")
+_DISJOINT = ("trainval_loc", *TEST_LISTS)
 """The lists that share out the images; train and val only divide the first."""
 
 
@@ -129,19 +137,19 @@ def make_standin(
         "version": GENERATOR_VERSION,
         "sources": {str(path.relative_to(source_root)): _digest(path) for path in sources},
     }
-    if already_made(root, STAMP, stamp):
+    if already_made(root, STANDIN_MARKER, stamp):
         return root
     benchmark = _read(source_root, name)
     kept, locations = restrict(benchmark.locations, benchmark.labels, per_class)
     images = IMAGE_FOLDERS[name]
     tasks = [_Quilting(_below(images, benchmark.image_files[i]), int(benchmark.labels[i]), int(i)) for i in kept]
     strengths = attribute_strengths(benchmark.original_attributes)
-    with whole_folder(root, STAMP, stamp) as folder:
+    with whole_folder(root, STANDIN_MARKER, stamp) as folder:
         target = folder / images.folder
         for parent in sorted({str(PurePosixPath(task.path).parent) for task in tasks}):
             (target / parent).mkdir(parents=True, exist_ok=True)
         draw_all(partial(_draw, target, strengths, size, seed), tasks, workers, progress)
-        layout = folder / "xlsa17" / "data" / name
+        layout = lists_folder(folder, name)
         write_images_list(layout, [benchmark.image_files[i] for i in kept], benchmark.labels[kept])
         write_splits(layout, benchmark.class_names, benchmark.attributes, benchmark.original_attributes, locations)
         _copy_words(source_root, folder, name)
@@ -154,7 +162,7 @@ def read_marker(root: Path) -> StandinMarker | None:
     Raises:
         UserError: there is a marker, but not one that this package wrote.
     """
-    stamp = read_stamp(root, STAMP)
+    stamp = read_stamp(root, STANDIN_MARKER)
     if stamp is None:
         return None
     try:
@@ -163,7 +171,7 @@ def read_marker(root: Path) -> StandinMarker | None:
         )
     except KeyError as error:
         raise UserError(
-            f"the stand-in marker lacks {error}", str(root / STAMP), "delete the folder and make it again"
+            f"the stand-in marker lacks {error}", str(root / STANDIN_MARKER), "delete the folder and make it again"
         ) from error
 
 
@@ -255,7 +263,7 @@ def _check_options(name: str, per_class: int | None, size: int, seed: int) -> No
 
 
 def _sources(source_root: Path, name: str) -> tuple[Path, ...]:
-    layout = source_root / "xlsa17" / "data" / name
+    layout = lists_folder(source_root, name)
     sources = (layout / "res101.mat", layout / "att_splits.mat", source_root / "w2v" / f"{name}_attribute.pkl")
     for path in sources:
         if not path.is_file():
@@ -272,35 +280,25 @@ def _digest(path: Path) -> str:
 
 
 def _read(source_root: Path, name: str) -> _Benchmark:
-    layout = source_root / "xlsa17" / "data" / name
-    images = _load(layout / "res101.mat", ("image_files", "labels"))
-    splits = _load(layout / "att_splits.mat", ("att", "original_att", "allclasses_names", *_DISJOINT))
-    benchmark = _Benchmark(
-        image_files=tuple(str(cell[0]) for cell in images["image_files"].ravel()),
-        labels=images["labels"].ravel().astype(np.int64) - 1,
-        class_names=tuple(str(cell[0]) for cell in splits["allclasses_names"].ravel()),
+    folder = lists_folder(source_root, name)
+    images = read_mat(folder / "res101.mat", ("image_files", "labels"))
+    splits = read_mat(folder / "att_splits.mat", ("att", "original_att", "allclasses_names", *_DISJOINT), LISTS)
+    files = tuple(read_strings(images["image_files"]))
+    labels = read_indices(images["labels"], folder / "res101.mat", "labels")
+    class_names = tuple(read_strings(splits["allclasses_names"]))
+    check_counts(files, labels, class_names, folder)
+    return _Benchmark(
+        image_files=files,
+        labels=labels,
+        class_names=class_names,
         attributes=splits["att"],
         original_attributes=splits["original_att"],
-        locations={key: splits[key].ravel().astype(np.int64) - 1 for key in LOCATIONS if key in splits},
+        locations={
+            key: read_indices(splits[key], folder / "att_splits.mat", key, below=len(files))
+            for key in LISTS
+            if key in splits
+        },
     )
-    count = len(benchmark.image_files)
-    if len(benchmark.labels) != count:
-        raise UserError(f"{count} image files but {len(benchmark.labels)} labels", str(layout / "res101.mat"))
-    if not all(0 <= index < count for indices in benchmark.locations.values() for index in indices):
-        raise UserError(f"a split names an image outside 1..{count}", str(layout / "att_splits.mat"))
-    return benchmark
-
-
-def _load(path: Path, needed: tuple[str, ...]) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = loadmat(path, variable_names=[*needed, *LOCATIONS])
-    except Exception as error:
-        # scipy raises whatever a broken byte leads to.
-        raise UserError("the file is no readable MATLAB 5 file", str(path)) from error
-    missing = [key for key in needed if key not in content]
-    if missing:
-        raise UserError(f"the file lacks {', '.join(missing)}", str(path))
-    return content
 
 
 def _below(images: ImageFolder, listed: str) -> str:

@@ -23,11 +23,11 @@ from PIL import Image
 
 from mgmrn.data.drawing import LARGE_TRAITS, TRAITS, Box, Creature, draw_creature
 from mgmrn.data.making import Progress, already_made, draw_all, whole_folder
+from mgmrn.data.xlsa17 import SYNTHETIC_MARKER, lists_folder
 from mgmrn.data.xlsa17_writer import write_images_list, write_splits, write_word_vectors
 from mgmrn.errors import UserError
 
 NAME = "SYN"
-STAMP = "SYNTHETIC.json"
 GENERATOR_VERSION = 1
 """Raised whenever the same options give other pictures or classes."""
 
@@ -133,11 +133,11 @@ def make_synthetic(
         "per_class": per_class,
         "size": size,
     }
-    if already_made(root, STAMP, stamp):
+    if already_made(root, SYNTHETIC_MARKER, stamp):
         return root
     classes = creature_classes(seed)
     drawings = _drawings(classes, per_class)
-    with whole_folder(root, STAMP, stamp) as folder:
+    with whole_folder(root, SYNTHETIC_MARKER, stamp) as folder:
         for name in classes.names:
             (folder / NAME / "images" / name).mkdir(parents=True)
         drawn = draw_all(partial(_draw, folder, options), drawings, workers, progress)
@@ -270,7 +270,7 @@ def _write_layout(
     folder: Path, classes: CreatureClasses, drawings: Sequence[_Drawing], options: SyntheticOptions
 ) -> None:
     labels = np.array([drawing.label for drawing in drawings])
-    location = folder / "xlsa17" / "data" / NAME
+    location = lists_folder(folder, NAME)
     write_images_list(location, [f"{_IMAGES}/{drawing.path}" for drawing in drawings], labels)
     raw = classes.probabilities
     write_splits(location, classes.names, raw / np.linalg.norm(raw, axis=0), raw, _locations(classes, labels, options))

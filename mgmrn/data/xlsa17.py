@@ -22,7 +22,6 @@ from typing import Any, cast
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
 from mgmrn.config import BenchmarkConfig
 from mgmrn.data.seal import check_open, is_sealed
@@ -34,7 +33,10 @@ IMAGE_FOLDERS = ("images", "JPEGImages")
 STANDIN_MARKER = "STANDIN.json"
 """Lies in a data root whose pictures were drawn to stand in for a benchmark's photographs."""
 
-DRAWN_MARKERS = (STANDIN_MARKER, "SYNTHETIC.json")
+SYNTHETIC_MARKER = "SYNTHETIC.json"
+"""Lies in a data root that holds the embedded benchmark."""
+
+DRAWN_MARKERS = (STANDIN_MARKER, SYNTHETIC_MARKER)
 """Stamps of pictures that were drawn, not taken."""
 
 TEST_LISTS = ("test_seen_loc", "test_unseen_loc")
@@ -87,14 +89,14 @@ def load_benchmark(root: Path, config: BenchmarkConfig) -> Benchmark:
         raise UserError(
             f"the data root {root} does not exist", "--data-root", "give the folder that holds xlsa17/ and the pictures"
         )
-    folder = root / "xlsa17" / "data" / config.name
+    folder = lists_folder(root, config.name)
     images = _read_mat(folder / "res101.mat", ("image_files", "labels"))
     splits = _read_mat(folder / "att_splits.mat", ("att", "allclasses_names", "trainval_loc", *TEST_LISTS), LISTS)
     labels = read_indices(images["labels"], folder / "res101.mat", "labels")
     files = tuple(relative_image_path(str(name), config.name) for name in read_strings(images["image_files"]))
     class_names = tuple(read_strings(splits["allclasses_names"]))
     attributes = _class_attributes(splits["att"], class_names, folder / "att_splits.mat")
-    _check_counts(files, labels, class_names, folder)
+    check_counts(files, labels, class_names, folder)
     word_vectors = load_word_vectors(word_vector_file(root, config))
     if len(word_vectors) != attributes.shape[1]:
         raise UserError(
@@ -138,6 +140,11 @@ def without_test_sets(benchmark: Benchmark) -> Benchmark:
         attributes=np.where(classes[:, None], benchmark.attributes, 0),
         lists={name: nothing if name in TEST_LISTS else ids for name, ids in benchmark.lists.items()},
     )
+
+
+def lists_folder(root: Path, name: str) -> Path:
+    """Where a data set's two `.mat` files stand."""
+    return root / "xlsa17" / "data" / name
 
 
 def word_vector_file(root: Path, config: BenchmarkConfig) -> Path:
@@ -263,7 +270,7 @@ def _read_mat(path: Path, needed: tuple[str, ...], wanted: tuple[str, ...] = ())
             str(path),
             "put the xlsa17 Proposed Splits below the data root, or check --data-root and benchmark.name",
         ) from error
-    except (MatReadError, ValueError, TypeError, OSError, NotImplementedError, EOFError) as error:
+    except Exception as error:  # scipy raises whatever a broken byte leads to.
         raise UserError(f"{path.name} is not a readable MATLAB 5 file: {error}", str(path), "get it again") from error
     if missing := [name for name in needed if name not in content]:
         raise UserError(f"{path.name} lacks {', '.join(missing)}", str(path), "get the Proposed Splits version of it")
@@ -298,7 +305,14 @@ def _class_attributes(att: np.ndarray, class_names: tuple[str, ...], path: Path)
     return np.ascontiguousarray((att / lengths).T, dtype=np.float32)
 
 
-def _check_counts(files: tuple[str, ...], labels: np.ndarray, class_names: tuple[str, ...], folder: Path) -> None:
+def check_counts(
+    files: tuple[str, ...], labels: Int[np.ndarray, " _"], class_names: tuple[str, ...], folder: Path
+) -> None:
+    """Passes where every image has a label, and every label a class.
+
+    Raises:
+        UserError: naming the file in `folder` that does not fit.
+    """
     if len(files) != len(labels):
         raise UserError(f"{len(files)} image files but {len(labels)} labels", str(folder / "res101.mat"))
     if len(labels) and labels.max() >= len(class_names):

@@ -12,8 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.io import savemat
 
-LOCATIONS: tuple[str, ...] = ("trainval_loc", "train_loc", "val_loc", "test_seen_loc", "test_unseen_loc")
-"""The image lists of `att_splits.mat`; train and val share out trainval by classes."""
+from mgmrn.data.xlsa17 import LISTS, TEST_LISTS
 
 _HEADER_TEXT = 116
 """Bytes of free text at the head of a MATLAB 5 file, into which scipy puts the time of day."""
@@ -45,9 +44,9 @@ def write_splits(
         class_names: one per column of the attributes.
         attributes: what `att` holds, unit columns in the published files.
         original_attributes: what `original_att` holds.
-        locations: by names of `LOCATIONS` the images' indices, from 0; stored from 1. Train and val may be missing.
+        locations: by names of `LISTS` the images' indices, from 0; stored from 1. Train and val may be missing.
     """
-    assert {"trainval_loc", "test_seen_loc", "test_unseen_loc"} <= set(locations) <= set(LOCATIONS)
+    assert {"trainval_loc", *TEST_LISTS} <= set(locations) <= set(LISTS)
     folder.mkdir(parents=True, exist_ok=True)
     lists = {name: _column(indices + 1) for name, indices in locations.items()}
     content = {

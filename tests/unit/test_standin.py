@@ -12,7 +12,6 @@ from scipy.io import loadmat
 
 from mgmrn.data.standin import (
     IMAGE_FOLDERS,
-    STAMP,
     attribute_strengths,
     draw_quilt,
     make_standin,
@@ -20,7 +19,8 @@ from mgmrn.data.standin import (
     restrict,
 )
 from mgmrn.data.synthetic import make_synthetic
-from mgmrn.data.xlsa17_writer import LOCATIONS, write_images_list, write_splits, write_word_vectors
+from mgmrn.data.xlsa17 import LISTS, STANDIN_MARKER
+from mgmrn.data.xlsa17_writer import write_images_list, write_splits, write_word_vectors
 from mgmrn.errors import UserError
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
@@ -63,7 +63,7 @@ def paths(root: Path, folder: str) -> dict[str, list[str]]:
     """The image files that each list names, in its order."""
     images = [str(cell[0]) for cell in loadmat(root / folder / "res101.mat")["image_files"].ravel()]
     splits = loadmat(root / folder / "att_splits.mat")
-    return {name: [images[int(i) - 1] for i in splits[name].ravel()] for name in LOCATIONS}
+    return {name: [images[int(i) - 1] for i in splits[name].ravel()] for name in LISTS}
 
 
 def jpegs(root: Path) -> dict[str, bytes]:
@@ -84,7 +84,7 @@ def test_all_images_stand_where_the_real_ones_would(source: Path, tmp_path: Path
 def test_restricted_lists_are_the_first_images_of_every_class_and_attributes_stay(source: Path, tmp_path: Path) -> None:
     root = make_standin("CUB", source, tmp_path / "root", per_class=2, size=32)
     full, few = paths(source, "xlsa17/data/CUB"), paths(root, "xlsa17/data/CUB")
-    for name in LOCATIONS:
+    for name in LISTS:
         assert few[name] == [path for path in full[name] if path in few[name]], name
     of_class = lambda path: path.split("/")[-2]  # noqa: E731
     for name, classes in (("trainval_loc", 4), ("test_seen_loc", 4), ("test_unseen_loc", 2)):
@@ -173,10 +173,10 @@ def test_the_root_is_marked(source: Path, tmp_path: Path) -> None:
     assert read_marker(source) is None
     assert read_marker(tmp_path / "nowhere") is None
     (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / STAMP).write_text("{")
+    (tmp_path / "broken" / STANDIN_MARKER).write_text("{")
     with pytest.raises(UserError, match="not readable"):
         read_marker(tmp_path / "broken")
-    (tmp_path / "broken" / STAMP).write_text(json.dumps({"name": "CUB"}))
+    (tmp_path / "broken" / STANDIN_MARKER).write_text(json.dumps({"name": "CUB"}))
     with pytest.raises(UserError, match="lacks"):
         read_marker(tmp_path / "broken")
 
@@ -213,7 +213,7 @@ def test_bad_sources_and_options_are_one_sentence(source: Path, tmp_path: Path) 
     with pytest.raises(UserError, match="not below"):
         make_standin("cub", source, tmp_path / "root")
     (layout / "res101.mat").write_bytes(b"nothing")
-    with pytest.raises(UserError, match="no readable MATLAB"):
+    with pytest.raises(UserError, match="not a readable MATLAB"):
         make_standin("cub", source, tmp_path / "root")
     assert not (tmp_path / "root").exists()
 
