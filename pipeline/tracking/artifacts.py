@@ -43,13 +43,11 @@ def write_evaluation(folder: Path, evaluation: Evaluation, names: EvaluationName
     """Writes `eval/`: curve, per-class table, confusion and per-image predictions at the evaluation's γ."""
     target = folder / "eval"
     target.mkdir(parents=True, exist_ok=True)
-    scores = np.concatenate([evaluation.seen_scores, evaluation.unseen_scores])
-    labels = np.concatenate([evaluation.seen_labels, evaluation.unseen_labels])
-    predictions = calibrated_predictions(scores, evaluation.seen_classes, evaluation.result.gamma)
+    answers = _answers(evaluation)
     _write_curve(target, evaluation, names)
-    _write_per_class(target / "per_class.csv", evaluation, names, labels, predictions)
-    _write_confusion(target, evaluation, names, labels, predictions)
-    _write_predictions(target, evaluation, names, scores, labels, predictions)
+    _write_per_class(target / "per_class.csv", evaluation, names, answers)
+    _write_confusion(target, evaluation, names, answers)
+    _write_predictions(target, evaluation, names, answers)
 
 
 def write_provenance(folder: Path, composed: ComposedConfig, environment: dict[str, Any], git: GitState) -> None:
@@ -62,6 +60,28 @@ def write_provenance(folder: Path, composed: ComposedConfig, environment: dict[s
     (folder / "env" / "git.json").write_text(json.dumps(state, indent=1))
     if git.diff:
         (folder / "env" / "git.diff").write_text(git.diff, encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """What became of the evaluation images, seen ones first."""
+
+    ids: Int[np.ndarray, " N"]
+    calibrated: Float[np.ndarray, "N U"]
+    """Scores less γ for seen classes."""
+    labels: Int[np.ndarray, " N"]
+    predictions: Int[np.ndarray, " N"]
+
+
+def _answers(evaluation: Evaluation) -> _Answers:
+    scores = np.concatenate([evaluation.seen_scores, evaluation.unseen_scores])
+    gamma = evaluation.result.gamma
+    return _Answers(
+        np.concatenate([evaluation.seen_ids, evaluation.unseen_ids]),
+        scores - gamma * evaluation.seen_classes,
+        np.concatenate([evaluation.seen_labels, evaluation.unseen_labels]),
+        calibrated_predictions(scores, evaluation.seen_classes, gamma),
+    )
 
 
 def _write_curve(target: Path, evaluation: Evaluation, names: EvaluationNames) -> None:
@@ -88,31 +108,20 @@ def _write_curve(target: Path, evaluation: Evaluation, names: EvaluationNames) -
     _save(figure, target / "curve.png", names)
 
 
-def _write_per_class(
-    path: Path,
-    evaluation: Evaluation,
-    names: EvaluationNames,
-    labels: Int[np.ndarray, " N"],
-    predictions: Int[np.ndarray, " N"],
-) -> None:
+def _write_per_class(path: Path, evaluation: Evaluation, names: EvaluationNames, answers: _Answers) -> None:
     count = len(names.classes)
-    accuracy = per_class_accuracy(predictions, labels, count)
-    images = np.bincount(labels, minlength=count)
+    accuracy = per_class_accuracy(answers.predictions, answers.labels, count)
+    images = np.bincount(answers.labels, minlength=count)
     groups = np.where(evaluation.seen_classes, "seen", "unseen")
     rows = zip(names.classes, groups, images, accuracy, strict=True)
     _write_table(path, ("class", "group", "images", "accuracy"), rows)
 
 
-def _write_confusion(
-    target: Path,
-    evaluation: Evaluation,
-    names: EvaluationNames,
-    labels: Int[np.ndarray, " N"],
-    predictions: Int[np.ndarray, " N"],
-) -> None:
+def _write_confusion(target: Path, evaluation: Evaluation, names: EvaluationNames, answers: _Answers) -> None:
     """Counts; a row is a true class, a column a predicted one."""
     count = len(names.classes)
-    confusion = np.bincount(labels * count + predictions, minlength=count * count).reshape(count, count)
+    cells = answers.labels * count + answers.predictions
+    confusion = np.bincount(cells, minlength=count * count).reshape(count, count)
     rows = ([name, *row] for name, row in zip(names.classes, confusion, strict=True))
     _write_table(target / "confusion.csv", ("class", *names.classes), rows)
     if count > LARGEST_PLOTTED_CONFUSION:
@@ -130,18 +139,10 @@ def _write_confusion(
     _save(figure, target / "confusion.png", names)
 
 
-def _write_predictions(
-    target: Path,
-    evaluation: Evaluation,
-    names: EvaluationNames,
-    scores: Float[np.ndarray, "N U"],
-    labels: Int[np.ndarray, " N"],
-    predictions: Int[np.ndarray, " N"],
-) -> None:
+def _write_predictions(target: Path, evaluation: Evaluation, names: EvaluationNames, answers: _Answers) -> None:
     """One row per image: margin is the calibrated score of the prediction less the next best one's."""
-    ids = np.concatenate([evaluation.seen_ids, evaluation.unseen_ids])
-    calibrated = scores - evaluation.result.gamma * evaluation.seen_classes
-    two_best = np.partition(calibrated, -2, axis=1)[:, -2:]
+    two_best = np.partition(answers.calibrated, -2, axis=1)[:, -2:]
+    margins = two_best[:, 1] - two_best[:, 0]
     rows = (
         [
             image,
@@ -153,10 +154,10 @@ def _write_predictions(
             f"{margin:.6g}",
         ]
         for image, label, prediction, margin in zip(
-            ids, labels, predictions, two_best[:, 1] - two_best[:, 0], strict=True
+            answers.ids, answers.labels, answers.predictions, margins, strict=True
         )
     )
-    file_name = "predictions.csv" if len(ids) <= LARGEST_PLAIN_TABLE else "predictions.csv.gz"
+    file_name = "predictions.csv" if len(answers.ids) <= LARGEST_PLAIN_TABLE else "predictions.csv.gz"
     _write_table(target / file_name, ("id", "image", "label", "prediction", "group", "correct", "margin"), rows)
 
 
