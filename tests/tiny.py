@@ -1,4 +1,4 @@
-"""A data set of a few small pictures in the xlsa17 layout, for tests that want a real folder."""
+"""A data set of a few small pictures in the xlsa17 layout, for tests that want a real folder, and a network of few numbers."""
 
 import pickle
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mgmrn.config import DecoderConfig, GranularityConfig, MgMRNConfig, RegionConfig
 from mgmrn.data.xlsa17_writer import write_images_list, write_splits
 
 CLASSES, PER_CLASS, ATTRIBUTES, WORD_LENGTH = 9, 6, 7, 5
@@ -48,3 +49,14 @@ def write_benchmark(root: Path, name: str = "TINY", *, size: int = 40, pictures:
         pixels[:, : size // 4] = 255 - pixels[:, : size // 4]
         Image.fromarray(pixels).save(path)
     return root
+
+
+def small_network(*, width=8, regions="regions", attention_width=8, temperature="none", **settings) -> MgMRNConfig:
+    """The network with few channels; `settings` are further fields of its config."""
+    return MgMRNConfig(
+        width=width,
+        regions=RegionConfig(mode=regions, count=3, reduced_width=8),
+        granularity=GranularityConfig(group_norm_groups=4),
+        decoder=DecoderConfig(attention_width=attention_width, temperature=temperature),
+        **settings,
+    )

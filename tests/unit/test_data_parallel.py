@@ -13,20 +13,17 @@ from torch import Tensor, nn
 from mgmrn.config import (
     AttributeNetworkConfig,
     BenchmarkConfig,
-    DecoderConfig,
     ExperimentConfig,
-    GranularityConfig,
     LossConfig,
-    MgMRNConfig,
     OptimiserConfig,
     RefinementConfig,
-    RegionConfig,
     ScheduleConfig,
 )
 from mgmrn.data.episodes import eval_shard
 from mgmrn.engine import Batch, build_trainer, train_epoch
 from mgmrn.errors import UserError
 from mgmrn.model.network import build_head, levels_of
+from tests.tiny import small_network
 
 CHANNELS, SIDES = {"c3": 8, "c4": 12, "c5": 16}, {"c3": 8, "c4": 4, "c5": 2}
 GLOBAL_BATCH, STEPS, SEEN, ATTRIBUTES = 7, 2, 5, 9
@@ -43,14 +40,7 @@ def experiment(
     order="joint",
     accumulate=1,
 ) -> ExperimentConfig:
-    model = MgMRNConfig(
-        levels=levels,
-        width=8,
-        regions=RegionConfig(mode=regions, count=3, reduced_width=8),
-        granularity=GranularityConfig(group_norm_groups=4),
-        refinement=refinement,
-        decoder=DecoderConfig(attention_width=8, temperature=temperature),
-    )
+    model = small_network(levels=levels, regions=regions, refinement=refinement, temperature=temperature)
     return trained(model, loss, order, accumulate)
 
 

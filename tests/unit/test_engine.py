@@ -8,18 +8,15 @@ import torch
 
 from mgmrn.config import (
     BenchmarkConfig,
-    DecoderConfig,
     ExperimentConfig,
-    GranularityConfig,
     LossConfig,
-    MgMRNConfig,
     OptimiserConfig,
     RefinementConfig,
-    RegionConfig,
     ScheduleConfig,
 )
 from mgmrn.engine import Batch, NonFiniteLossError, Trainer, build_optimiser, build_trainer, evaluate, train_epoch
 from mgmrn.model.network import MgMRN
+from tests.tiny import small_network
 
 CHANNELS = {"c4": 12, "c5": 16}
 SEEN, ATTRIBUTES, STEPS = 5, 9, 4
@@ -27,14 +24,7 @@ CPU = torch.device("cpu")
 
 
 def experiment(**parts) -> ExperimentConfig:
-    model = MgMRNConfig(
-        levels=("c4", "c5"),
-        width=16,
-        regions=RegionConfig(count=3, reduced_width=8),
-        granularity=GranularityConfig(group_norm_groups=4),
-        refinement=parts.pop("refinement", RefinementConfig()),
-        decoder=DecoderConfig(attention_width=8),
-    )
+    model = small_network(levels=("c4", "c5"), width=16, refinement=parts.pop("refinement", RefinementConfig()))
     return ExperimentConfig(benchmark=BenchmarkConfig(name="TINY"), model=model, **parts)
 
 

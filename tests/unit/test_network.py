@@ -10,17 +10,16 @@ from torch import Tensor, nn
 from mgmrn.config import (
     AttributeNetworkConfig,
     BackboneConfig,
-    DecoderConfig,
     ESZSLConfig,
     GranularityConfig,
     LossConfig,
     MgMRNConfig,
     RefinementConfig,
-    RegionConfig,
 )
 from mgmrn.losses import zsl_loss
 from mgmrn.model.backbone import build_backbone
 from mgmrn.model.network import ImageModel, MgMRN, build_head, class_scores, levels_of
+from tests.tiny import small_network
 
 CHANNELS = {"c2": 6, "c3": 10, "c4": 12, "c5": 20}
 SIDES = {"c2": 15, "c3": 8, "c4": 4, "c5": 2}
@@ -35,14 +34,9 @@ def config(
     temperature: str = "none",
     **settings: Any,
 ) -> MgMRNConfig:
-    return MgMRNConfig(
-        levels=levels,
-        width=8,
-        regions=RegionConfig(mode=mode, count=3, reduced_width=8),
-        granularity=GranularityConfig(group_norm_groups=4),
-        refinement=RefinementConfig(topology=topology, detach=detach, channel_reduction=4),
-        decoder=DecoderConfig(attention_width=6, temperature=temperature),
-        **settings,
+    refinement = RefinementConfig(topology=topology, detach=detach, channel_reduction=4)
+    return small_network(
+        levels=levels, regions=mode, refinement=refinement, attention_width=6, temperature=temperature, **settings
     )
 
 
