@@ -6,7 +6,7 @@ see depends on the seed and the epoch alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mgmrn.config import EpisodicSampling, ExperimentConfig, Level
 from mgmrn.data.episodes import EpisodicBatches, PlainBatches, Rows, eval_shard
-from mgmrn.data.feature_cache import FeatureCache, ensure_cache
+from mgmrn.data.feature_cache import FeatureCache, Progress, ensure_cache
 from mgmrn.data.images import evaluation_loader, train_loader
 from mgmrn.data.prefetch import prefetch
 from mgmrn.data.splits import ClassTable, FinalData, Images, TuneData, evaluation_images
@@ -29,8 +29,6 @@ from mgmrn.model.network import ImageModel, build_head, levels_of
 EVALUATION_BATCH = 64
 FLIP_STREAM = 3
 """Keeps the random numbers of flips apart from those of sampling, which share seed and epoch."""
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -194,9 +192,14 @@ class CachedMaps:
 
 
 def cached_maps(
-    config: ExperimentConfig, data: TuneData | FinalData, cache_root: Path, device: torch.device, progress: Progress
+    config: ExperimentConfig,
+    data: TuneData | FinalData,
+    cache_root: Path,
+    device: torch.device,
+    progress: Progress,
+    levels: Sequence[Level] | None = None,
 ) -> tuple[CachedMaps, CachedMaps]:
-    """Maps of the training and of the evaluation images.
+    """Maps of the training and of the evaluation images; of the model's levels, or of others.
 
     There are two caches: all images of seen classes that may be trained on, which is all that `tune` opens and what `final` trains on, and
     the test images.
@@ -208,7 +211,7 @@ def cached_maps(
             images,
             config.benchmark.images,
             config.model.backbone,
-            levels_of(config.model),
+            levels or levels_of(config.model),
             flip=flip,
             device=device,
             progress=progress,

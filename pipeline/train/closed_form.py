@@ -10,9 +10,10 @@ from jaxtyping import Float
 
 from mgmrn.baselines import eszsl_scores, prepare_eszsl
 from mgmrn.config import ESZSLConfig, ExperimentConfig
+from mgmrn.data.feature_cache import Progress
 from mgmrn.data.images import evaluation_loader
 from mgmrn.data.splits import FinalData, Images, TuneData, evaluation_images
-from mgmrn.feed import EVALUATION_BATCH, Progress, cached_maps, seen_targets
+from mgmrn.feed import EVALUATION_BATCH, cached_maps, seen_targets
 from mgmrn.model.backbone import build_backbone
 from mgmrn.protocol import Evaluation, evaluate_split
 from pipeline.train.spec import RunSpec
