@@ -15,6 +15,7 @@ from pipeline.console import Console
 from pipeline.errors import ExitCode, Expected, TrackingError, error_object, exit_code
 
 if TYPE_CHECKING:
+    from pipeline.search.request import SearchRequest
     from pipeline.train.request import Outcome, RunSummary
 
 TRACEBACK_VARIABLE = "MGMRN_TRACEBACK"
@@ -48,6 +49,8 @@ DataRoot = Annotated[
 TrackingUri = Annotated[
     str, typer.Option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="MLflow server or database.")
 ]
+Address = Annotated[str | None, typer.Option(help="Ray cluster; without it, Ray is started here.")]
+Storage = Annotated[Path, typer.Option(help="Folder of checkpoints; on several hosts a shared one.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object; text for people goes to standard error.")]
 
 
@@ -98,12 +101,10 @@ def train(
     gpus_per_worker: Annotated[
         int | None, typer.Option(min=0, help="Without it, one if the cluster has one for every worker.")
     ] = None,
-    address: Annotated[str | None, typer.Option(help="Ray cluster; without it, Ray is started here.")] = None,
+    address: Address = None,
     tracking_uri: TrackingUri = places.TRACKING_URI,
     data_root: DataRoot = places.DATA_ROOT,
-    storage: Annotated[
-        Path, typer.Option(help="Folder of checkpoints; on several hosts a shared one.")
-    ] = places.STORAGE,
+    storage: Storage = places.STORAGE,
     force: Annotated[bool, typer.Option("--force", help="Run again what is finished.")] = False,
     as_json: Json = False,
 ) -> int:
@@ -129,6 +130,94 @@ def train(
     from pipeline.train.launch import run_experiment
 
     return _report(run_experiment(request), Console(as_json))
+
+
+@app.command()
+def search(
+    name: Annotated[str, typer.Argument(metavar="SEARCH", help="Name of a shipped search, or path of a YAML file.")],
+    trials: Annotated[int | None, typer.Option(min=1, help="Without it, as many as the file says.")] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Trials at once; without it, as many as there is room for.")
+    ] = None,
+    budget_hours: Annotated[
+        float | None, typer.Option(min=0.0, help="Hours after which no new trial starts; those that run are finished.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a search that was cut off.")] = False,
+    final: Annotated[
+        bool, typer.Option("--final", help="Then run the sealed protocol once with the best config.")
+    ] = False,
+    cpus_per_worker: Annotated[
+        int | None, typer.Option(min=1, help="Without it, the trials share the CPUs evenly.")
+    ] = None,
+    gpus_per_worker: Annotated[
+        int | None, typer.Option(min=0, help="Without it, one if the cluster has one for every worker.")
+    ] = None,
+    address: Address = None,
+    tracking_uri: TrackingUri = places.TRACKING_URI,
+    study_storage: Annotated[
+        str, typer.Option(envvar="MGMRN_STUDY_STORAGE", help="Database of studies: sqlite:///FILE or postgresql://….")
+    ] = places.STUDY_STORAGE,
+    data_root: DataRoot = places.DATA_ROOT,
+    storage: Storage = places.STORAGE,
+    force: Annotated[bool, typer.Option("--force", help="Forget an earlier search of the same space.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Search a space for the best config, on the tune split alone, and compare the winner with the base."""
+    from pipeline.search.config import load_search
+    from pipeline.search.request import SearchRequest
+
+    request = SearchRequest(
+        search=load_search(name),
+        trials=trials,
+        concurrency=concurrency,
+        budget_hours=budget_hours,
+        resume=resume,
+        cpus_per_worker=cpus_per_worker,
+        gpus_per_worker=gpus_per_worker,
+        address=address,
+        tracking_uri=tracking_uri,
+        study_storage=study_storage,
+        data_root=data_root,
+        storage=storage,
+        force=force,
+    )
+    from pipeline.search.launch import run_search
+    from pipeline.search.show import show_outcome
+
+    console = Console(as_json)
+    outcome = run_search(request)
+    show_outcome(outcome, console)
+    sealed = _sealed(outcome.best_configs, request) if final else []
+    for one in sealed:
+        _show_runs(one, console)
+    console.result(outcome.to_json() | ({"final": [one.to_json() for one in sealed]} if final else {}))
+    failed = "failed" in {outcome.status, *(one.status for one in sealed)}
+    return ExitCode.SOME_FAILED if failed else ExitCode.FINE
+
+
+def _sealed(configs: Sequence[str], request: SearchRequest) -> list[Outcome]:
+    """The protocol of `train` on each best config: its own tune runs, then one evaluation on the test images per seed."""
+    from pipeline.compose import load_experiment
+    from pipeline.train.launch import run_experiment
+    from pipeline.train.request import TrainRequest
+
+    requests = [
+        TrainRequest(
+            experiment=request.search.name,
+            composed=load_experiment(config),
+            split=None,
+            seeds=tuple(range(request.search.config.confirm_seeds)),
+            workers=request.search.config.workers,
+            cpus_per_worker=request.cpus_per_worker,
+            gpus_per_worker=request.gpus_per_worker,
+            address=request.address,
+            tracking_uri=request.tracking_uri,
+            data_root=request.data_root,
+            storage=request.storage,
+        )
+        for config in configs
+    ]
+    return [run_experiment(one) for one in requests]
 
 
 @app.command()
@@ -312,7 +401,14 @@ def _prefix(run: RunSummary) -> str:
 
 
 def _report(outcome: Outcome, console: Console) -> int:
-    """Prints a launch's runs; figures of `tune` are on validation images, those of `final` on test images."""
+    """Prints a launch and answers with its exit code."""
+    _show_runs(outcome, console)
+    console.result(outcome.to_json())
+    return ExitCode.SOME_FAILED if outcome.status in ("failed", "stopped") else ExitCode.FINE
+
+
+def _show_runs(outcome: Outcome, console: Console) -> None:
+    """A launch's runs as a table; figures of `tune` are on validation images, those of `final` on test images."""
     rows = [
         [run.name, run.split, str(run.seed), run.status, *(_figure(column(run)) for column in _COLUMNS.values())]
         for run in outcome.runs
@@ -320,8 +416,6 @@ def _report(outcome: Outcome, console: Console) -> int:
     console.table(["run", "split", "seed", "status", *_COLUMNS], rows)
     launch = f", run {outcome.parent_run_id}" if outcome.parent_run_id else ""
     console.line(f"tracked in {outcome.tracking_uri}{launch}")
-    console.result(outcome.to_json())
-    return ExitCode.SOME_FAILED if outcome.status in ("failed", "stopped") else ExitCode.FINE
 
 
 def _figure(value: float | None) -> str:

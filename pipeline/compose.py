@@ -38,12 +38,15 @@ class Change:
     after: object
 
 
-def load_experiment(name_or_path: str, overrides: Sequence[str] = ()) -> ComposedConfig:
+def load_experiment(
+    name_or_path: str, overrides: Sequence[str] = (), *, benchmark: str | None = None
+) -> ComposedConfig:
     """Reads an experiment, applies overrides and validates it.
 
     Args:
         name_or_path: name of a shipped experiment (`cub`), or path of a `.yaml` file.
         overrides: `dotted.path=value` with the value in YAML; later ones win.
+        benchmark: name or file of a benchmark that takes the place of the experiment's own.
 
     Raises:
         UserError: unknown experiment (with the nearest name and the list), unreadable YAML, or any number of wrong
@@ -52,6 +55,8 @@ def load_experiment(name_or_path: str, overrides: Sequence[str] = ()) -> Compose
     path = find_config("experiment", name_or_path)
     problems: list[UserError] = []
     tree = read_config(path)
+    if benchmark is not None:
+        tree = merge(tree, read_config(find_config("benchmark", benchmark)))
     for override in overrides:
         try:
             tree = merge(tree, _parse_override(override))

@@ -8,4 +8,5 @@ HOME = Path(".mgmrn")
 DATA_ROOT = HOME / "data"
 STORAGE = HOME / "runs"
 CACHE = HOME / "cache"
+STUDY_STORAGE = f"sqlite:///{HOME / 'studies.db'}"
 TRACKING_URI = f"sqlite:///{HOME / 'mlflow.db'}"

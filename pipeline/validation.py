@@ -64,6 +64,8 @@ def _problem(details: ErrorDetails, tree: Section, model: type[Frozen]) -> UserE
     if details["type"] == "extra_forbidden":
         close = _nearest_field(path, tree, model)
         return UserError(f"unknown field {path}", node.source, f"did you mean {close}?" if close else "")
+    if details["type"] == "union_tag_not_found":
+        return UserError(f"{path}.kind is missing", node.source)
     if details["type"] == "missing":
         return UserError(f"{path} is missing", node.source)
     if details["type"] == "union_tag_invalid":
@@ -92,11 +94,18 @@ def _locate(location: Sequence[str | int], tree: Section) -> tuple[list[str], Tr
     node: Tree = tree
     for position, part in enumerate(location):
         child = node.children.get(str(part)) if isinstance(node, Section) else None
-        if (child is None and part in KINDS and position < len(location) - 1) or part == "[key]":
+        tag = child is None and (part in KINDS or part == _kind(node)) and position < len(location) - 1
+        if tag or part == "[key]":
             continue
         names.append(str(part))
         node = child or node
     return names, node
+
+
+def _kind(node: Tree) -> object:
+    """What a mapping says that it is."""
+    kind = node.children.get("kind") if isinstance(node, Section) else None
+    return kind.value if isinstance(kind, Leaf) else None
 
 
 def _known_paths(tree: Section, model: type[Frozen]) -> list[str]:

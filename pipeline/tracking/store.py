@@ -198,7 +198,9 @@ class TrackingStore:
         Returns:
             The runs that were closed.
         """
-        dead = [run for run in self._search("attributes.status = 'RUNNING'") if _driver_is_dead(run)]
+        dead = [
+            run for run in self._search("attributes.status = 'RUNNING'") if driver_is_dead(run.tags.get(DRIVER_TAG, ""))
+        ]
         closed = [run for run in dead if run.run_id not in keep]
         for run in closed:
             self.finish(run.run_id, "KILLED", "driver died")
@@ -225,7 +227,9 @@ class TrackingStore:
     def _latest(self, config_hash: str, split: str, statuses: Sequence[str]) -> TrackedRun | None:
         wanted = f"tags.`mgmrn.config_hash` = '{config_hash}' and tags.`mgmrn.split` = '{split}'"
         runs = (run for run in self._search(wanted) if run.status in statuses)
-        return next((run for run in runs if run.status != "RUNNING" or _driver_is_dead(run)), None)
+        return next(
+            (run for run in runs if run.status != "RUNNING" or driver_is_dead(run.tags.get(DRIVER_TAG, ""))), None
+        )
 
     def _search(self, wanted: str) -> Iterator[TrackedRun]:
         token = None
@@ -251,12 +255,12 @@ def driver_tag() -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.2f}"
 
 
-def _driver_is_dead(run: TrackedRun) -> bool:
-    """Whether the run's driver was a process of this host and is no more; a driver elsewhere is taken to live."""
-    host, _, rest = run.tags.get(DRIVER_TAG, "").rpartition(":")[0].rpartition(":")
+def driver_is_dead(tag: str) -> bool:
+    """Whether a driver, by its `driver_tag`, was a process of this host and is no more; one elsewhere is taken to live."""
+    host, _, rest = tag.rpartition(":")[0].rpartition(":")
     if host != socket.gethostname():
         return False
-    started = float(run.tags[DRIVER_TAG].rpartition(":")[2])
+    started = float(tag.rpartition(":")[2])
     try:
         process = psutil.Process(int(rest))
         return bool(abs(process.create_time() - started) > 1 or process.status() == psutil.STATUS_ZOMBIE)

@@ -58,13 +58,15 @@ class Host:
 
 
 @contextmanager
-def ray_session(address: str | None) -> Iterator[tuple[Host, ...]]:
+def ray_session(address: str | None, *, dashboard: bool = False) -> Iterator[tuple[Host, ...]]:
     """Connects to a cluster, or starts an instance of this process's own, and yields its hosts.
 
     Inside another session of this process, that one serves.
 
     Args:
         address: as `ray.init` takes it; None: `$RAY_ADDRESS` where that is set (as in a submitted job), else a local instance.
+        dashboard: whether an instance of this process's own serves Ray's state: without it, what Ray Tune stops early would
+            keep its resources.
 
     Raises:
         ResourceError: when no cluster answers at the address.
@@ -80,7 +82,9 @@ def ray_session(address: str | None) -> Iterator[tuple[Host, ...]]:
     local = address == LOCAL
     if local:
         os.environ.update(_LOCAL_ENVIRONMENT)
-    options = {"include_dashboard": False, "num_cpus": available_cpus()} if local else {"runtime_env": _runtime_env()}
+    options = (
+        {"include_dashboard": dashboard, "num_cpus": available_cpus()} if local else {"runtime_env": _runtime_env()}
+    )
     try:
         _knock(address)
         ray.init(address=address, logging_level="WARNING", log_to_driver=False, **options)
@@ -147,11 +151,11 @@ def place(hosts: tuple[Host, ...], workers: int, cpus_per_worker: int | None, gp
         ResourceError: when it could not be placed even on an idle cluster.
     """
     if gpus_per_worker is None:
-        gpus_per_worker = int(_fits(hosts, 1, 1) >= workers)
+        gpus_per_worker = int(rooms(hosts, 1, 1) >= workers)
     if cpus_per_worker is None:
         most = max((host.cpus for host in hosts), default=0)
-        cpus_per_worker = next((c for c in range(most, 1, -1) if _fits(hosts, c, gpus_per_worker) >= workers), 1)
-    if (room := _fits(hosts, cpus_per_worker, gpus_per_worker)) < workers:
+        cpus_per_worker = next((c for c in range(most, 1, -1) if rooms(hosts, c, gpus_per_worker) >= workers), 1)
+    if (room := rooms(hosts, cpus_per_worker, gpus_per_worker)) < workers:
         cpus, gpus = sum(host.cpus for host in hosts), sum(host.gpus for host in hosts)
         asked = f"{workers} workers × {cpus_per_worker} CPUs" + (
             f" and {gpus_per_worker} GPUs" if gpus_per_worker else ""
@@ -163,7 +167,7 @@ def place(hosts: tuple[Host, ...], workers: int, cpus_per_worker: int | None, gp
     return Placement(workers, cpus_per_worker, gpus_per_worker)
 
 
-def _fits(hosts: tuple[Host, ...], cpus: int, gpus: int) -> int:
+def rooms(hosts: tuple[Host, ...], cpus: int, gpus: int) -> int:
     """How many workers of one size fit on the hosts when these are idle."""
     return sum(min(host.cpus // cpus, host.gpus // gpus if gpus else host.cpus) for host in hosts)
 

@@ -1,0 +1,1 @@
+"""What runs say together: pure functions from their figures to statistics."""

@@ -1,0 +1,176 @@
+"""What a search is: a base experiment, benchmarks, a space, and how it is searched. Read from `configs/search/*.yaml`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from mgmrn.config import Count, Frozen
+from pipeline.config_files import find_config, label_of, read_config
+from pipeline.validation import all_at_once, validate
+from pipeline.yaml_tree import Section, source_of
+
+Choice = bool | int | float | str | None | list[Any]
+
+
+class _Parameter(Frozen):
+    when: dict[str, tuple[Choice, ...]] = Field(default_factory=dict)
+    """Searched only where each of these other parameters has one of these values."""
+
+
+class Categorical(_Parameter):
+    """One of several values."""
+
+    kind: Literal["categorical"] = "categorical"
+    choices: Annotated[tuple[Choice, ...], Field(min_length=1)]
+
+
+class Subsets(_Parameter):
+    """Every non-empty subset of some values, each in the order in which they are given."""
+
+    kind: Literal["subsets"] = "subsets"
+    of: Annotated[tuple[str, ...], Field(min_length=1, max_length=8)]
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """Small subsets first."""
+        return tuple(list(part) for size in range(1, len(self.of) + 1) for part in combinations(self.of, size))
+
+
+class _Range(_Parameter):
+    log: bool = False
+    """Drawn evenly on a logarithmic scale."""
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> _Range:
+        low, high = getattr(self, "low"), getattr(self, "high")  # noqa: B009 - declared by the two kinds of range
+        if low >= high:
+            raise ValueError(f"low must be below high, got {low} and {high}")
+        if self.log and low <= 0:
+            raise ValueError(f"a logarithmic range must be above 0, got low {low}")
+        return self
+
+
+class IntRange(_Range):
+    """A whole number from low to high, both included."""
+
+    kind: Literal["int"] = "int"
+    low: int
+    high: int
+
+
+class FloatRange(_Range):
+    """A number from low to high."""
+
+    kind: Literal["float"] = "float"
+    low: float
+    high: float
+
+
+Parameter = Annotated[Categorical | Subsets | IntRange | FloatRange, Field(discriminator="kind")]
+
+
+class Objective(Frozen):
+    """What is searched for; always on the `tune` split."""
+
+    metric: Literal["ausuc", "h"] = "ausuc"
+    """AUSUC, or the harmonic mean at the best γ, of the epoch that counts (the best by AUSUC)."""
+    combine: Literal["mean_normalised", "mean_rank"] = "mean_normalised"
+    """Several benchmarks: the mean of score / base's score, or of the share of trials that score no better."""
+    cost: Literal["none", "step_ms", "parameters"] = "none"
+    """A second objective to be small: milliseconds of a training step, or trained parameters. `none`: one objective."""
+
+    @field_validator("metric", mode="before")
+    @classmethod
+    def _never_of_the_test_set(cls, value: object) -> object:
+        if isinstance(value, str) and value.removeprefix("test_").removeprefix("test/") != value:
+            raise ValueError(f"a search may not read the test set, got '{value}'; name ausuc or h, of the tune split")
+        return value
+
+
+class Sampler(Frozen):
+    """How the next trial's values are proposed (Optuna's samplers)."""
+
+    name: Literal["tpe", "random", "cmaes", "nsga2", "nsga3"] = "tpe"
+    seed: Annotated[int, Field(ge=0)] = 0
+    startup_trials: Count = 8
+    """TPE: trials that are drawn at random before the model is used."""
+
+
+class Scheduler(Frozen):
+    """When a trial that does badly is stopped (Optuna's pruners; steps are epochs over all runs of a trial)."""
+
+    name: Literal["asha", "median", "none"] = "asha"
+    grace_epochs: Count = 1
+    """No trial is stopped before."""
+    reduction: Annotated[int, Field(ge=2)] = 3
+    """asha: one of so many trials goes on at each rung."""
+
+
+class SearchConfig(Frozen):
+    """One search."""
+
+    base: str
+    """A shipped experiment or a YAML file; relative to the working folder."""
+    benchmarks: tuple[str, ...] = ()
+    """Shipped benchmarks that each trial is run on; the base's own where none is named."""
+    fixed: dict[str, Choice] = Field(default_factory=dict)
+    """Dotted path → value, for all trials and for the base that they are compared with."""
+    space: Annotated[dict[str, Parameter], Field(min_length=1)]
+    """Dotted path of a config field → what is tried."""
+    objective: Objective = Objective()
+    sampler: Sampler = Sampler()
+    scheduler: Scheduler = Scheduler()
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    """Each trial is run once per seed, on each benchmark."""
+    trials: Count = 24
+    workers: Count = 1
+    """Ranks of each training run."""
+    confirm_seeds: Annotated[int, Field(ge=3)] = 3
+    """Fresh seeds over which the best config is compared with the base at the end."""
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> SearchConfig:
+        if self.objective.cost != "none" and self.scheduler.name != "none":
+            raise ValueError("two objectives (objective.cost) allow no early stopping: set scheduler.name: none")
+        if self.objective.cost != "none" and self.sampler.name == "cmaes":
+            raise ValueError("cmaes knows one objective: use nsga2, nsga3, tpe or random with objective.cost")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must be different, got {list(self.seeds)}")
+        return self
+
+
+@dataclass(frozen=True)
+class SearchFile:
+    """A search as it was written."""
+
+    name: str
+    label: str
+    config: SearchConfig
+    sources: Mapping[str, str]
+    """Path of the space, or of `fixed` → `file:line`."""
+
+
+def load_search(name_or_path: str) -> SearchFile:
+    """Reads a shipped search (`cub100-quick`) or a YAML file.
+
+    Raises:
+        UserError: unknown search, unreadable YAML, or any number of wrong values at once.
+    """
+    path = find_config("search", name_or_path)
+    tree = read_config(path)
+    config, problems = validate(tree, SearchConfig)
+    if config is None:
+        raise all_at_once(problems, label_of(path))
+    sections = [section for section in (tree.children.get("space"), tree.children.get("fixed")) if section]
+    sources = {
+        name: source_of([name], section)
+        for section in sections
+        if isinstance(section, Section)
+        for name in section.children
+    }
+    return SearchFile(path.stem, label_of(path), config, sources)

@@ -1,0 +1,56 @@
+"""What the driver hands to a trial, and what a trial reports back: plain values that travel between hosts."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from mgmrn.config import Frozen
+from pipeline.train.spec import RunSpec
+
+STEPS = "steps"
+"""What Ray Tune counts a trial's progress in."""
+
+
+class TuneSpec(RunSpec):
+    """A run on the `tune` split; the only kind that a trial can be given."""
+
+    split: Literal["tune"] = "tune"
+    calibration: None = None
+
+
+class TrialPlan(Frozen):
+    """One trial: its training runs, done one after another, each by `workers` ranks."""
+
+    number: int
+    """Of the trial in its study."""
+    runs: tuple[TuneSpec, ...]
+    """On each benchmark and seed; all trials of a study have them in the same order."""
+    workers: int
+    cpus_per_worker: int
+    gpus_per_worker: int
+
+
+class TrialReport(Frozen):
+    """What a trial says after an epoch, and once more when a run or the trial is over."""
+
+    run: int
+    """Which of the trial's runs."""
+    steps: int
+    """Epochs since the trial's start, over all its runs: what early stopping counts."""
+    metrics: dict[str, float] = Field(default_factory=dict)
+    """Of the epoch; with `checkpoint`, of the epoch that counts."""
+    checkpoint: str | None = None
+    """Where the run that has ended left what it came to."""
+    failure: dict[str, str] | None = None
+    """The `Failure` that ended the trial for good."""
+
+    def to_tune(self) -> dict[str, Any]:
+        """As Ray Tune carries it."""
+        return {STEPS: self.steps, "report": self.model_dump_json()}
+
+    @classmethod
+    def from_tune(cls, result: dict[str, Any]) -> TrialReport | None:
+        """The report in one of Tune's results; None where the result holds none."""
+        return cls.model_validate_json(result["report"]) if "report" in result else None

@@ -1,0 +1,140 @@
+"""Ray Tune as the engine of trials: it places them, keeps at most so many at once, stops them, and starts lost ones again.
+
+Which trial comes next, which is stopped and what is remembered is decided by a `Director`; Tune's own search state is not used, so
+there is one truth, and it is the director's.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from pipeline.search.plan import STEPS, TrialPlan, TrialReport
+from pipeline.search.trial import run_trial
+
+TRIAL_MEMORY = 2**20
+"""Bytes that a trial's own process asks for: it must ask for something, and a CPU would be missing for its workers."""
+TRIAL_RETRIES = 2
+"""Starts of a trial whose process or workers were lost, besides the first."""
+
+_ENVIRONMENT = {
+    # The board shows how the search goes.
+    "RAY_AIR_NEW_OUTPUT": "0",
+    # Results go to the study and the tracking store; Tune's own logs and pictures of them are nobody's.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_RESULT_BUFFER_LENGTH": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    # A stopped trial that does not end by itself is killed after so many seconds.
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "5",
+}
+
+
+class Director(Protocol):
+    """Decides over trials. All calls come from one thread, that of `run_trials`."""
+
+    def next_trial(self) -> TrialPlan | None:
+        """The next trial, ready to start; None when there is none any more."""
+
+    def reported(self, number: int, report: TrialReport) -> bool:
+        """Takes a report in; whether the trial is to be stopped."""
+
+    def ended(self, number: int, error: str | None) -> None:
+        """Called once per trial: it came to its end, was stopped, or was lost for good, with the last error."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Room for trials."""
+
+    concurrency: int
+    workers: int
+    cpus_per_worker: int
+    gpus_per_worker: int
+
+
+def run_trials(director: Director, pool: Pool, folder: Path) -> None:
+    """Runs trials until the director has none any more and all have ended.
+
+    Args:
+        director: decides.
+        pool: how many trials at once.
+        folder: Ray Tune's own files; they are of no use afterwards.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    glue = _Glue(director)
+    tuner = tune.Tuner(
+        tune.with_resources(run_trial, {"memory": TRIAL_MEMORY}),
+        tune_config=tune.TuneConfig(
+            search_alg=_Proposals(glue),
+            scheduler=_Stops(glue),
+            num_samples=-1,
+            max_concurrent_trials=pool.concurrency,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(folder),
+            failure_config=tune.FailureConfig(max_failures=TRIAL_RETRIES),
+            verbose=0,
+        ),
+    )
+    tuner.fit()
+
+
+class _Glue:
+    """Ray Tune's names of trials, and the director's numbers."""
+
+    def __init__(self, director: Director) -> None:
+        self.director = director
+        self.numbers: dict[str, int] = {}
+
+    def __reduce__(self) -> Any:
+        # Tune pickles its scheduler and searcher to be able to restore a tuner, which is never done here.
+        return (_Glue, (None,))
+
+
+class _Proposals(Searcher):
+    """Ray Tune asks for trials."""
+
+    def __init__(self, glue: _Glue) -> None:
+        super().__init__(metric=STEPS, mode="max")
+        self._glue = glue
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        plan = self._glue.director.next_trial()
+        if plan is None:
+            return Searcher.FINISHED
+        self._glue.numbers[trial_id] = plan.number
+        return {"plan": plan.model_dump_json()}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        if trial_id in self._glue.numbers:
+            self._glue.director.ended(
+                self._glue.numbers.pop(trial_id), "the trial's process was lost" if error else None
+            )
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the director remembers."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the director remembers."""
+
+
+class _Stops(FIFOScheduler):
+    """Ray Tune hands on reports and asks whether to go on."""
+
+    def __init__(self, glue: _Glue) -> None:
+        super().__init__()
+        self._glue = glue
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        report = TrialReport.from_tune(result)
+        stop = report is not None and self._glue.director.reported(self._glue.numbers[trial.trial_id], report)
+        return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE

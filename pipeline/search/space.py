@@ -1,0 +1,162 @@
+"""The space of a search: conditions between parameters, the check against the config's schema, and one drawn point."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
+from typing import TYPE_CHECKING, Any
+
+from mgmrn.errors import UserError
+from pipeline.compose import ComposedConfig, load_experiment
+from pipeline.search.config import Categorical, FloatRange, IntRange, SearchFile, Subsets, _Parameter
+from pipeline.validation import all_at_once, nearest
+from pipeline.yaml_tree import yaml_value
+
+if TYPE_CHECKING:
+    from optuna.trial import BaseTrial
+
+Point = Mapping[str, Any]
+"""Dotted path → value, of the parameters whose conditions hold."""
+
+
+class Space:
+    """The parameters of a search in an order in which every condition is known before it is asked.
+
+    Args:
+        search: the search; its base must exist.
+
+    Raises:
+        UserError: all that is wrong at once: conditions on what is not searched or can never hold, unknown paths, values
+            outside the schema.
+    """
+
+    def __init__(self, search: SearchFile) -> None:
+        self._search = search
+        self._parameters: dict[str, _Parameter] = dict(search.config.space)
+        problems = list(self._wrong_conditions())
+        if problems:
+            raise all_at_once(problems, search.label)
+        self.order = self._ordered()
+        if problems := list(self._outside_the_schema()):
+            raise all_at_once(problems, search.label)
+
+    def draw(self, trial: BaseTrial) -> dict[str, Any]:
+        """The next point, as the trial's sampler proposes it."""
+        point: dict[str, Any] = {}
+        for path in self.order:
+            if self._holds(path, point):
+                point[path] = _draw(trial, path, self._parameters[path])
+        return point
+
+    def compose(self, point: Point, benchmark: str | None) -> ComposedConfig:
+        """The experiment at a point.
+
+        Raises:
+            UserError: when its values do not fit together.
+        """
+        values = {**self._search.config.fixed, **point}
+        overrides = [f"{path}={yaml_value(value)}" for path, value in values.items()]
+        return load_experiment(self._search.config.base, overrides, benchmark=benchmark)
+
+    @property
+    def levels(self) -> frozenset[str]:
+        """Every level of the pyramid that a point may ask for besides the base's own."""
+        asked = [
+            _choices(self._parameters[path]) for path in ("model.levels", "model.level") if path in self._parameters
+        ]
+        return frozenset(
+            str(level)
+            for choices in asked
+            for choice in choices or ()
+            for level in (choice if isinstance(choice, list) else [choice])
+        )
+
+    def _holds(self, path: str, point: Point) -> bool:
+        return all(
+            parent in point and point[parent] in allowed for parent, allowed in self._parameters[path].when.items()
+        )
+
+    def _wrong_conditions(self) -> Iterator[UserError]:
+        for path, parameter in self._parameters.items():
+            where = self._search.sources.get(path, self._search.label)
+            choices = _choices(parameter) or ()
+            if len({yaml_value(choice) for choice in choices}) < len(choices):
+                yield UserError(f"the choices of {path} hold one twice", where)
+            if path in self._search.config.fixed:
+                yield UserError(f"{path} is both searched and fixed", where)
+            for parent, allowed in parameter.when.items():
+                if parent not in self._parameters:
+                    close = nearest(parent, list(self._parameters))
+                    hint = f"did you mean {close}?" if close else "search it too, or leave the condition out"
+                    yield UserError(f"{path} depends on {parent}, which is not searched", where, hint)
+                    continue
+                known = _choices(self._parameters[parent])
+                if known is None:
+                    yield UserError(f"{path} depends on {parent}, which is a range", where, "depend on a choice")
+                elif strange := [value for value in allowed if value not in known]:
+                    yield UserError(
+                        f"{path} depends on {parent} being {yaml_value(strange[0])}, which is none of its choices",
+                        where,
+                    )
+
+    def _ordered(self) -> tuple[str, ...]:
+        graph = TopologicalSorter({path: list(one.when) for path, one in self._parameters.items()})
+        try:
+            return tuple(graph.static_order())
+        except CycleError as error:
+            circle = " → ".join(error.args[1])
+            raise UserError(f"conditions run in a circle: {circle}", self._search.label) from error
+
+    def _outside_the_schema(self) -> Iterator[UserError]:
+        """Composes the base with each parameter at its ends, its conditions met, and the rest as the base has it."""
+        benchmarks = self._search.config.benchmarks or (None,)
+        self.compose({}, benchmarks[0])
+        for path in self.order:
+            reached = self._conditions_met(path)
+            if reached is None:
+                yield UserError(f"the conditions of {path} can never hold together", self._search.sources[path])
+                continue
+            for value in _ends(self._parameters[path]):
+                try:
+                    self.compose({**reached, path: value}, benchmarks[0])
+                except UserError as error:
+                    yield UserError(error.message, self._search.sources[path], error.hint)
+                    break
+
+    def _conditions_met(self, path: str) -> dict[str, Any] | None:
+        """A point at which a parameter is searched: the first allowed value of each parent, and of theirs."""
+        point: dict[str, Any] = {}
+        wanted = dict(self._parameters[path].when)
+        while wanted:
+            parent, allowed = wanted.popitem()
+            if parent in point:
+                if point[parent] not in allowed:
+                    return None
+                continue
+            point[parent] = allowed[0]
+            wanted.update(self._parameters[parent].when)
+        return {name: point[name] for name in self.order if name in point}
+
+
+def _choices(parameter: _Parameter) -> tuple[Any, ...] | None:
+    return parameter.choices if isinstance(parameter, Categorical | Subsets) else None
+
+
+def _ends(parameter: _Parameter) -> tuple[Any, ...]:
+    if isinstance(parameter, IntRange | FloatRange):
+        return (parameter.low, parameter.high)
+    return _choices(parameter) or ()
+
+
+def _draw(trial: BaseTrial, path: str, parameter: _Parameter) -> Any:
+    match parameter:
+        case IntRange():
+            return trial.suggest_int(path, parameter.low, parameter.high, log=parameter.log)
+        case FloatRange():
+            return trial.suggest_float(path, parameter.low, parameter.high, log=parameter.log)
+        case Categorical() | Subsets():
+            # A database keeps choices as plain text: lists are none of the types that Optuna stores.
+            by_name = {yaml_value(choice): choice for choice in parameter.choices}
+            return by_name[trial.suggest_categorical(path, list(by_name))]
+        case _:
+            raise TypeError(f"no such parameter: {parameter}")

@@ -1,0 +1,286 @@
+"""The memory of a search: an Optuna study in a database, which says what was tried, what it came to, and what to try next.
+
+It is the one truth about a search. A driver that was killed is followed by one that finds there which trials are over, which were
+running, and what the sampler and the early stopping have seen. What Optuna's own fields do not hold is kept in a trial's attributes.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from mgmrn.errors import UserError
+from pipeline.search.config import SearchConfig
+from pipeline.search.space import Space
+
+if TYPE_CHECKING:
+    from optuna.pruners import BasePruner
+    from optuna.samplers import BaseSampler
+
+State = Literal["running", "finished", "stopped", "failed", "repeated"]
+
+_POINT, _SCORES, _REASON, _TWIN = "point", "scores", "reason", "repeats"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the study knows of a trial."""
+
+    number: int
+    state: State
+    point: Mapping[str, Any]
+    """Values of the space, by dotted path."""
+    values: tuple[float, ...]
+    """Objectives of a finished trial: the score, and the cost where there is one."""
+    scores: Mapping[int, tuple[float, ...]]
+    """Step → score on each run begun so far."""
+    reason: str
+    """Why it failed."""
+
+
+class Study:
+    """A search's study.
+
+    Args:
+        name: of the study; the same name goes on.
+        storage: `sqlite:///FILE` or a PostgreSQL URL.
+        config: sampler, scheduler, objective.
+        space: what is drawn from.
+
+    Raises:
+        UserError: when the database cannot be reached.
+    """
+
+    def __init__(self, name: str, storage: str, config: SearchConfig, space: Space) -> None:
+        self._space = space
+        self._several = config.objective.cost != "none"
+        with _quiet():
+            self._study = _opened(name, storage, config)
+            known = len(self._study.get_trials(deepcopy=False))
+            # Sampler seeds are not stored: after a restart it would propose again what it proposed at the start.
+            self._study.sampler = _sampler(config, known)
+            self._study.pruner = _pruner(config)
+
+    def left_running(self) -> list[Record]:
+        """Trials that a dead driver left."""
+        return [record for record in self.records() if record.state == "running"]
+
+    def propose(self) -> Record:
+        """A new trial with the values that the sampler proposes; running from now on."""
+        with _quiet():
+            trial = self._study.ask()
+            point = self._space.draw(trial)
+            trial.set_user_attr(_POINT, point)
+        return Record(trial.number, "running", point, (), {}, "")
+
+    def report(self, number: int, step: int, score: float, scores: Sequence[float]) -> bool:
+        """Takes a step's score in; whether the trial should be stopped. A step that is reported again changes nothing."""
+        frozen = self._frozen(number)
+        trial = self._live(number)
+        with _quiet():
+            if step not in frozen.intermediate_values:
+                trial.set_user_attr(f"{_SCORES}/{step}", [float(one) for one in scores])
+                if self._several:
+                    return False  # Optuna knows no intermediate values of several objectives.
+                trial.report(score, step)
+            elif step < max(frozen.intermediate_values):
+                return False
+            return not self._several and trial.should_prune()
+
+    def finish(self, number: int, values: Sequence[float]) -> None:
+        """The trial came to its end."""
+        self._tell(number, TrialState.COMPLETE, values)
+
+    def stop(self, number: int) -> None:
+        """The trial was stopped early; the sampler knows its last score."""
+        self._tell(number, TrialState.PRUNED, None)
+
+    def fail(self, number: int, reason: str) -> None:
+        """The trial failed for good."""
+        self._live(number).set_user_attr(_REASON, reason)
+        self._tell(number, TrialState.FAIL, None)
+
+    def repeat(self, number: int, twin: int) -> None:
+        """The trial's values are those of an earlier one, which it takes over without being run."""
+        earlier = self._frozen(twin)
+        self._live(number).set_user_attr(_TWIN, twin)
+        values = earlier.values if earlier.state == TrialState.COMPLETE else None
+        self._tell(number, TrialState.COMPLETE if values else TrialState.FAIL, values)
+
+    def records(self) -> list[Record]:
+        """All trials in their order."""
+        return [_record(trial) for trial in self._study.get_trials(deepcopy=False)]
+
+    @property
+    def optuna(self) -> optuna.Study:
+        """The study itself, for plots."""
+        return self._study
+
+    def remember(self, key: str, value: str) -> None:
+        """Keeps a word about the whole study."""
+        self._study.set_user_attr(key, value)
+
+    def remembered(self, key: str) -> str | None:
+        """What `remember` kept."""
+        value = self._study.user_attrs.get(key)
+        return None if value is None else str(value)
+
+    def _tell(self, number: int, state: TrialState, values: Sequence[float] | None) -> None:
+        with _quiet():
+            self._study.tell(number, values, state=state, skip_if_finished=True)
+
+    def _frozen(self, number: int) -> FrozenTrial:
+        return self._study.get_trials(deepcopy=False)[number]
+
+    def _live(self, number: int) -> Trial:
+        return Trial(self._study, self._frozen(number)._trial_id)
+
+
+def forget_study(name: str, storage: str) -> None:
+    """Deletes a study, where there is one, so that the search starts anew.
+
+    Raises:
+        UserError: when the database cannot be reached.
+    """
+    with _quiet(), _reaching(storage):
+        if name in optuna.get_all_study_names(_storage(storage)):
+            optuna.delete_study(study_name=name, storage=_storage(storage))
+
+
+def study_size(name: str, storage: str) -> int | None:
+    """Trials of a study, repeated ones not counted; None where there is no such study.
+
+    Raises:
+        UserError: when the database cannot be reached.
+    """
+    with _quiet(), _reaching(storage):
+        if name not in optuna.get_all_study_names(_storage(storage)):
+            return None
+        study = optuna.load_study(study_name=name, storage=_storage(storage))
+        return sum(_record(trial).state != "repeated" for trial in study.get_trials(deepcopy=False))
+
+
+def _opened(name: str, storage: str, config: SearchConfig) -> optuna.Study:
+    directions: list[Literal["maximize", "minimize"]] = (
+        ["maximize"] if config.objective.cost == "none" else ["maximize", "minimize"]
+    )
+    with _reaching(storage):
+        return optuna.create_study(
+            study_name=name, storage=_storage(storage), directions=directions, load_if_exists=True
+        )
+
+
+def _storage(url: str) -> optuna.storages.RDBStorage:
+    if url.startswith("sqlite:///"):
+        Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    return optuna.storages.RDBStorage(url)
+
+
+class _reaching:
+    """Turns what Optuna and SQLAlchemy raise for a database that is away into one sentence."""
+
+    def __init__(self, storage: str) -> None:
+        self._storage = storage
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        from sqlalchemy.engine import make_url
+        from sqlalchemy.exc import SQLAlchemyError
+
+        if isinstance(error, OSError | SQLAlchemyError | ModuleNotFoundError | optuna.exceptions.StorageInternalError):
+            try:
+                shown = make_url(self._storage).render_as_string(hide_password=True)
+            except SQLAlchemyError:
+                shown = "--study-storage"
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(
+                f"the study's database cannot be reached: {reason}", shown, "check --study-storage and the server"
+            ) from error
+
+
+class _quiet:
+    """Optuna's experimental warnings and its log of every trial say nothing to a user of this command."""
+
+    def __enter__(self) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        self._caught = warnings.catch_warnings()
+        self._caught.__enter__()
+        warnings.simplefilter("ignore")
+
+    def __exit__(self, *about: object) -> None:
+        self._caught.__exit__(None, None, None)
+
+
+def _sampler(config: SearchConfig, known: int) -> BaseSampler:
+    seed = config.sampler.seed + 7919 * known
+    match config.sampler.name:
+        case "tpe":
+            return optuna.samplers.TPESampler(
+                seed=seed,
+                n_startup_trials=config.sampler.startup_trials,
+                # Conditions make groups of parameters; running trials are taken for bad ones, so that neighbours differ.
+                multivariate=True,
+                group=True,
+                constant_liar=True,
+            )
+        case "random":
+            return optuna.samplers.RandomSampler(seed=seed)
+        case "cmaes":
+            return optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
+        case "nsga2":
+            return optuna.samplers.NSGAIISampler(seed=seed, population_size=_population(config.trials))
+        case "nsga3":
+            return optuna.samplers.NSGAIIISampler(seed=seed, population_size=_population(config.trials))
+
+
+def _population(trials: int) -> int:
+    """Several generations within the trials of the search."""
+    return max(4, min(50, round(math.sqrt(2 * trials))))
+
+
+def _pruner(config: SearchConfig) -> BasePruner:
+    scheduler = config.scheduler
+    match scheduler.name:
+        case "asha":
+            return optuna.pruners.SuccessiveHalvingPruner(
+                min_resource=scheduler.grace_epochs, reduction_factor=scheduler.reduction
+            )
+        case "median":
+            return optuna.pruners.MedianPruner(n_warmup_steps=scheduler.grace_epochs)
+        case "none":
+            return optuna.pruners.NopPruner()
+
+
+_STATES: Mapping[TrialState, State] = {
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "running",
+    TrialState.COMPLETE: "finished",
+    TrialState.PRUNED: "stopped",
+    TrialState.FAIL: "failed",
+}
+
+
+def _record(trial: FrozenTrial) -> Record:
+    attributes = trial.user_attrs
+    scores = {
+        int(key.partition("/")[2]): tuple(value) for key, value in attributes.items() if key.startswith(f"{_SCORES}/")
+    }
+    return Record(
+        number=trial.number,
+        state="repeated" if _TWIN in attributes else _STATES[trial.state],
+        point=attributes.get(_POINT, {}),
+        values=tuple(trial.values or ()),
+        scores=scores,
+        reason=attributes.get(_REASON, ""),
+    )

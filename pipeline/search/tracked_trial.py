@@ -1,0 +1,133 @@
+"""The runs of one trial in the tracking store: opened one after another, each an ordinary run below the search's parent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from pipeline.search.plan import TrialPlan, TrialReport, TuneSpec
+from pipeline.search.runner import Pool
+from pipeline.tracking.store import TrackingStore
+from pipeline.train.cell import Cell
+from pipeline.train.failure import Failure
+from pipeline.train.fit import Fitted
+from pipeline.train.tracked import Opening, RunTracker, open_run
+
+
+class Clerk:
+    """Does in a thread of its own, one thing after another, what would make Ray Tune's loop wait: plots, uploads, the end of a run."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="clerk")
+        self._errands: list[Future[Any]] = []
+
+    def do(self, errand: Callable[[], Any]) -> None:
+        """Queues an errand."""
+        self._errands.append(self._pool.submit(errand))
+
+    def finish(self) -> None:
+        """Waits for all errands.
+
+        Raises:
+            Exception: what the first of them that failed raised.
+        """
+        self._pool.shutdown(wait=True)
+        for errand in self._errands:
+            errand.result()
+
+
+class TrackedTrial:
+    """One trial: its cells, and the run that is open now.
+
+    Args:
+        number: of the trial.
+        cells: its runs, in their order.
+        store: where they are tracked.
+        opening: study, parent and placement of each.
+        data_root: folder of the benchmarks, absolute.
+        storage: folder of run folders.
+        clerk: does what takes long.
+        finished: positions of runs that an earlier driver has brought to their end.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        cells: Sequence[Cell],
+        store: TrackingStore,
+        opening: Opening,
+        data_root: Path,
+        storage: Path,
+        clerk: Clerk,
+        finished: Sequence[int] = (),
+    ) -> None:
+        self.number = number
+        self.cells = cells
+        self.over = False
+        self.run_ids: dict[int, str] = {}
+        self.scores: list[float] = []
+        """Of each run begun so far."""
+        self._store = store
+        self._opening = opening
+        placement = opening.placement
+        self._specs = [TuneSpec(**dict(cell.spec(data_root, storage, placement.cpus_per_worker))) for cell in cells]
+        self._clerk = clerk
+        self._finished = set(finished)
+        self._tracker: RunTracker | None = None
+        self._open(0)
+
+    def plan(self, pool: Pool) -> TrialPlan:
+        """As the trial is told it."""
+        return TrialPlan(
+            number=self.number,
+            runs=tuple(self._specs),
+            workers=pool.workers,
+            cpus_per_worker=pool.cpus_per_worker,
+            gpus_per_worker=pool.gpus_per_worker,
+        )
+
+    def score(self, run: int, value: float) -> None:
+        """Takes in the score of the run that is on, or the final one of the run that has ended."""
+        del self.scores[run:]
+        self.scores.append(value)
+
+    def run_finished(self, report: TrialReport) -> None:
+        """Records a run, and opens the trial's next one."""
+        assert report.checkpoint is not None
+        if (tracker := self._tracker) is not None:
+            folder, metrics = Path(report.checkpoint), report.metrics
+            self._clerk.do(lambda: tracker.finished(Fitted.from_checkpoint(folder, metrics)))
+            self._clerk.do(tracker.close)
+            self._tracker = None
+        if report.run + 1 < len(self.cells):
+            self._open(report.run + 1)
+
+    def fail(self, failure: Failure) -> None:
+        """Ends the trial as failed."""
+        if (tracker := self._tracker) is not None:
+            self._clerk.do(lambda: tracker.failed(failure))
+        self._close()
+
+    def kill(self, reason: str) -> None:
+        """Ends the trial as stopped; what was reported stays."""
+        if (tracker := self._tracker) is not None:
+            self._clerk.do(lambda: tracker.killed(reason))
+        self._close()
+
+    def done(self) -> None:
+        """The trial came to its end."""
+        self._close()
+
+    def _open(self, run: int) -> None:
+        if run in self._finished:
+            return
+        self._tracker = open_run(self._store, self.cells[run], self._specs[run], self._opening)
+        self.run_ids[run] = self._tracker.run_id
+
+    def _close(self) -> None:
+        self.over = True
+        if (tracker := self._tracker) is not None:
+            self._clerk.do(tracker.close)
+            self._tracker = None
