@@ -17,9 +17,15 @@ from pipeline.yaml_tree import Section, source_of
 Choice = bool | int | float | str | None | list[Any]
 
 
+class Has(Frozen):
+    """A condition on a list-valued parameter, such as the levels: it holds this item."""
+
+    has: str
+
+
 class _Parameter(Frozen):
-    when: dict[str, tuple[Choice, ...]] = Field(default_factory=dict)
-    """Searched only where each of these other parameters has one of these values."""
+    when: dict[str, tuple[Choice, ...] | Has] = Field(default_factory=dict)
+    """Searched only where each of these other parameters has one of these values, or a list with this item."""
 
 
 class Categorical(_Parameter):

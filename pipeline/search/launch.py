@@ -72,6 +72,7 @@ def run_search(request: SearchRequest) -> SearchOutcome:
     for problem in replay_leftovers(folder, store, DRAIN_SECONDS):
         say(f"still waiting to be tracked: {problem}")
     study = Study(name, request.study_storage, config, space)
+    study.begin_with(space.encoded(next(iter(bases.values())).config))
     study.remember(_DRIVER, driver_tag())
     clerk = Clerk()
     with ray_session(request.address, dashboard=True) as hosts:

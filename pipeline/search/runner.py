@@ -6,6 +6,7 @@ there is one truth, and it is the director's.
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,8 @@ def run_trials(director: Director, pool: Pool, folder: Path) -> None:
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # Nobody writes the files of results that Tune looks for in the end.
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     glue = _Glue(director)
     tuner = tune.Tuner(
         tune.with_resources(run_trial, {"memory": TRIAL_MEMORY}),
@@ -77,6 +80,7 @@ def run_trials(director: Director, pool: Pool, folder: Path) -> None:
             scheduler=_Stops(glue),
             num_samples=-1,
             max_concurrent_trials=pool.concurrency,
+            trial_dirname_creator=lambda trial: str(trial.trial_id),
         ),
         run_config=tune.RunConfig(
             name="tune",

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING, Any
 
+from mgmrn.config import LEVELS, ExperimentConfig
 from mgmrn.errors import UserError
-from pipeline.compose import ComposedConfig, load_experiment
-from pipeline.search.config import Categorical, FloatRange, IntRange, SearchFile, Subsets, _Parameter
+from pipeline.compose import ComposedConfig, load_experiment, values_of
+from pipeline.search.config import Categorical, FloatRange, Has, IntRange, SearchFile, Subsets, _Parameter
 from pipeline.validation import all_at_once, nearest
 from pipeline.yaml_tree import yaml_value
 
@@ -48,6 +49,20 @@ class Space:
                 point[path] = _draw(trial, path, self._parameters[path])
         return point
 
+    def encoded(self, config: ExperimentConfig) -> dict[str, Any]:
+        """A config's own values as the study's database holds them; without those that the space does not reach."""
+        weights = {f"loss.level_weights.{level}": config.loss.level_weights.get(level, 1.0) for level in LEVELS}
+        values = values_of(config) | weights
+        found: dict[str, Any] = {}
+        for path in self.order:
+            value, parameter = values.get(path), self._parameters[path]
+            if isinstance(parameter, IntRange | FloatRange):
+                if isinstance(value, int | float) and parameter.low <= value <= parameter.high:
+                    found[path] = value
+            elif path in values and value in (_choices(parameter) or ()):
+                found[path] = yaml_value(value)
+        return found
+
     def compose(self, point: Point, benchmark: str | None) -> ComposedConfig:
         """The experiment at a point.
 
@@ -72,9 +87,8 @@ class Space:
         )
 
     def _holds(self, path: str, point: Point) -> bool:
-        return all(
-            parent in point and point[parent] in allowed for parent, allowed in self._parameters[path].when.items()
-        )
+        conditions = self._parameters[path].when.items()
+        return all(parent in point and _meets(point[parent], condition) for parent, condition in conditions)
 
     def _wrong_conditions(self) -> Iterator[UserError]:
         for path, parameter in self._parameters.items():
@@ -84,7 +98,7 @@ class Space:
                 yield UserError(f"the choices of {path} hold one twice", where)
             if path in self._search.config.fixed:
                 yield UserError(f"{path} is both searched and fixed", where)
-            for parent, allowed in parameter.when.items():
+            for parent, condition in parameter.when.items():
                 if parent not in self._parameters:
                     close = nearest(parent, list(self._parameters))
                     hint = f"did you mean {close}?" if close else "search it too, or leave the condition out"
@@ -93,7 +107,7 @@ class Space:
                 known = _choices(self._parameters[parent])
                 if known is None:
                     yield UserError(f"{path} depends on {parent}, which is a range", where, "depend on a choice")
-                elif strange := [value for value in allowed if value not in known]:
+                elif strange := [value for value in condition if value not in known]:
                     yield UserError(
                         f"{path} depends on {parent} being {yaml_value(strange[0])}, which is none of its choices",
                         where,
@@ -124,18 +138,23 @@ class Space:
                     break
 
     def _conditions_met(self, path: str) -> dict[str, Any] | None:
-        """A point at which a parameter is searched: the first allowed value of each parent, and of theirs."""
+        """A point at which a parameter is searched: the first fitting choice of each parent, and of theirs."""
         point: dict[str, Any] = {}
         wanted = dict(self._parameters[path].when)
         while wanted:
-            parent, allowed = wanted.popitem()
+            parent, condition = wanted.popitem()
             if parent in point:
-                if point[parent] not in allowed:
+                if not _meets(point[parent], condition):
                     return None
                 continue
-            point[parent] = allowed[0]
+            choices = _choices(self._parameters[parent]) or ()
+            point[parent] = next(choice for choice in choices if _meets(choice, condition))
             wanted.update(self._parameters[parent].when)
         return {name: point[name] for name in self.order if name in point}
+
+
+def _meets(value: Any, condition: tuple[Any, ...] | Has) -> bool:
+    return isinstance(value, list) and condition.has in value if isinstance(condition, Has) else value in condition
 
 
 def _choices(parameter: _Parameter) -> tuple[Any, ...] | None:

@@ -73,6 +73,12 @@ class Study:
         """Trials that a dead driver left."""
         return [record for record in self.records() if record.state == "running"]
 
+    def begin_with(self, values: Mapping[str, Any]) -> None:
+        """Makes these the first trial's values (what they lack is drawn); nothing in a study that has begun."""
+        with _quiet():
+            if not self._study.get_trials(deepcopy=False):
+                self._study.enqueue_trial(dict(values))
+
     def propose(self) -> Record:
         """A new trial with the values that the sampler proposes; running from now on."""
         with _quiet():
@@ -117,7 +123,7 @@ class Study:
 
     def records(self) -> list[Record]:
         """All trials in their order."""
-        return [_record(trial) for trial in self._study.get_trials(deepcopy=False)]
+        return _records(self._study)
 
     @property
     def optuna(self) -> optuna.Study:
@@ -165,7 +171,7 @@ def study_size(name: str, storage: str) -> int | None:
         if name not in optuna.get_all_study_names(_storage(storage)):
             return None
         study = optuna.load_study(study_name=name, storage=_storage(storage))
-        return sum(_record(trial).state != "repeated" for trial in study.get_trials(deepcopy=False))
+        return sum(record.state != "repeated" for record in _records(study))
 
 
 def _opened(name: str, storage: str, config: SearchConfig) -> optuna.Study:
@@ -264,11 +270,19 @@ def _pruner(config: SearchConfig) -> BasePruner:
 
 _STATES: Mapping[TrialState, State] = {
     TrialState.RUNNING: "running",
-    TrialState.WAITING: "running",
     TrialState.COMPLETE: "finished",
     TrialState.PRUNED: "stopped",
     TrialState.FAIL: "failed",
 }
+
+
+def _records(study: optuna.Study) -> list[Record]:
+    """All trials but those that never began: what waits to be proposed, and what a driver died over before it had a point."""
+    return [
+        _record(trial)
+        for trial in study.get_trials(deepcopy=False)
+        if trial.state != TrialState.WAITING and (trial.state != TrialState.RUNNING or _POINT in trial.user_attrs)
+    ]
 
 
 def _record(trial: FrozenTrial) -> Record:
