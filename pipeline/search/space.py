@@ -107,6 +107,9 @@ class Space:
                 known = _choices(self._parameters[parent])
                 if known is None:
                     yield UserError(f"{path} depends on {parent}, which is a range", where, "depend on a choice")
+                elif isinstance(condition, Has):
+                    if not any(_meets(value, condition) for value in known):
+                        yield UserError(f"{path} depends on {parent} with {condition.has}, which no choice has", where)
                 elif strange := [value for value in condition if value not in known]:
                     yield UserError(
                         f"{path} depends on {parent} being {yaml_value(strange[0])}, which is none of its choices",
