@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel
@@ -39,7 +40,11 @@ class Change:
 
 
 def load_experiment(
-    name_or_path: str, overrides: Sequence[str] = (), *, benchmark: str | None = None
+    name_or_path: str,
+    overrides: Sequence[str] = (),
+    *,
+    benchmark: str | None = None,
+    origins: Mapping[str, str] = MappingProxyType({}),
 ) -> ComposedConfig:
     """Reads an experiment, applies overrides and validates it.
 
@@ -47,6 +52,7 @@ def load_experiment(
         name_or_path: name of a shipped experiment (`cub`), or path of a `.yaml` file.
         overrides: `dotted.path=value` with the value in YAML; later ones win.
         benchmark: name or file of a benchmark that takes the place of the experiment's own.
+        origins: dotted path → where its override was written; on the command line where nothing is said.
 
     Raises:
         UserError: unknown experiment (with the nearest name and the list), unreadable YAML, or any number of wrong
@@ -59,7 +65,7 @@ def load_experiment(
         tree = merge(tree, read_config(find_config("benchmark", benchmark)))
     for override in overrides:
         try:
-            tree = merge(tree, _parse_override(override))
+            tree = merge(tree, _parse_override(override, origins))
         except UserError as error:
             problems.append(error)
     config, found = validate(tree, ExperimentConfig)
@@ -116,14 +122,15 @@ def show(composed: ComposedConfig) -> str:
     return "".join(f"{line:{width}}  # {source}\n" if source else f"{line}\n" for line, source in lines)
 
 
-def _parse_override(override: str) -> Section:
+def _parse_override(override: str, origins: Mapping[str, str]) -> Section:
     path, equals, text = override.partition("=")
     names = path.strip().split(".")
+    origin = origins.get(path, COMMAND_LINE)
     if not equals or not all(names):
-        raise UserError(f"'{override}' is not an override", COMMAND_LINE, "write --set section.field=value")
-    tree = parse_yaml(text, COMMAND_LINE, line_numbers=False)
+        raise UserError(f"'{override}' is not an override", origin, "write --set section.field=value")
+    tree = parse_yaml(text, origin, line_numbers=False)
     for name in reversed(names):
-        tree = Section({name: tree}, COMMAND_LINE)
+        tree = Section({name: tree}, origin)
     assert isinstance(tree, Section)
     return tree
 

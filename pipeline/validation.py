@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from mgmrn.config import ExperimentConfig, Frozen
@@ -92,9 +93,9 @@ def _locate(location: Sequence[str | int], tree: Section) -> tuple[list[str], Tr
     """The field that pydantic means: it also names the kind of a union, and what is not there."""
     names: list[str] = []
     node: Tree = tree
-    for position, part in enumerate(location):
+    for part in location:
         child = node.children.get(str(part)) if isinstance(node, Section) else None
-        tag = child is None and (part in KINDS or part == _kind(node)) and position < len(location) - 1
+        tag = child is None and (part in KINDS or part == _kind(node))
         if tag or part == "[key]":
             continue
         names.append(str(part))
@@ -102,7 +103,7 @@ def _locate(location: Sequence[str | int], tree: Section) -> tuple[list[str], Tr
     return names, node
 
 
-def _kind(node: Tree) -> object:
+def _kind(node: Tree | None) -> object:
     """What a mapping says that it is."""
     kind = node.children.get("kind") if isinstance(node, Section) else None
     return kind.value if isinstance(kind, Leaf) else None
@@ -117,14 +118,22 @@ def _known_paths(tree: Section, model: type[Frozen]) -> list[str]:
 def _field_paths(model: type[Frozen], prefix: str, tree: Tree | None) -> Iterator[str]:
     for name, field in model.model_fields.items():
         child = tree.children.get(name) if isinstance(tree, Section) else None
-        options = list(_models_in(field.annotation))
-        if len(options) > 1:
-            kind = child.children.get("kind") if isinstance(child, Section) else None
-            chosen = kind.value if isinstance(kind, Leaf) else getattr(field.default, "kind", None)
-            options = [option for option in options if option.model_fields["kind"].default == chosen] or options
         yield f"{prefix}{name}"
-        for option in options:
-            yield from _field_paths(option, f"{prefix}{name}.", child)
+        if get_origin(field.annotation) is not dict:
+            yield from _paths_in(field, f"{prefix}{name}.", child)
+        elif isinstance(child, Section):
+            for key, entry in child.children.items():
+                yield from _paths_in(field, f"{prefix}{name}.{key}.", entry)
+
+
+def _paths_in(field: FieldInfo, prefix: str, tree: Tree | None) -> Iterator[str]:
+    """The fields of a section: of the kind that was chosen, where there are several."""
+    options = list(_models_in(field.annotation))
+    if len(options) > 1:
+        chosen = _kind(tree) or getattr(field.default, "kind", None)
+        options = [option for option in options if option.model_fields["kind"].default == chosen] or options
+    for option in options:
+        yield from _field_paths(option, prefix, tree)
 
 
 def _sections(model: type[Frozen]) -> Iterator[type[Frozen]]:

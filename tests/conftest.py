@@ -6,11 +6,15 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 # Tiny tensors are slower on several threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 install_import_hook("mgmrn", "beartype.beartype")
+# How long an example takes says how busy the machine is.
+settings.register_profile("any-machine", deadline=None)
+settings.load_profile("any-machine")
 
 
 @pytest.fixture(scope="session")

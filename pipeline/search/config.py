@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from mgmrn.config import Count, Frozen
+from mgmrn.errors import UserError
 from pipeline.config_files import find_config, label_of, read_config
 from pipeline.validation import all_at_once, validate
 from pipeline.yaml_tree import Section, source_of
@@ -23,8 +24,19 @@ class Has(Frozen):
     has: str
 
 
+def _condition(value: object) -> object:
+    match value:
+        case tuple() | Has():
+            return value
+        case [_, *_]:
+            return tuple(value)
+        case {"has": str(item), **others} if not others:
+            return Has(has=item)
+    raise ValueError("a condition is a list of values, or {has: item}")
+
+
 class _Parameter(Frozen):
-    when: dict[str, tuple[Choice, ...] | Has] = Field(default_factory=dict)
+    when: dict[str, Annotated[tuple[Choice, ...] | Has, BeforeValidator(_condition)]] = Field(default_factory=dict)
     """Searched only where each of these other parameters has one of these values, or a list with this item."""
 
 
@@ -139,14 +151,22 @@ class SearchConfig(Frozen):
     confirm_seeds: Annotated[int, Field(ge=3)] = 3
     """Fresh seeds over which the best config is compared with the base at the end."""
 
+    @field_validator("benchmarks", "seeds")
+    @classmethod
+    def _all_different(cls, values: tuple[str, ...] | tuple[int, ...]) -> tuple[str, ...] | tuple[int, ...]:
+        if len(set(values)) < len(values):
+            raise ValueError(f"one is given twice, got {list(values)}")
+        return values
+
     @model_validator(mode="after")
     def _fit_together(self) -> SearchConfig:
+        problems = []
         if self.objective.cost != "none" and self.scheduler.name != "none":
-            raise ValueError("two objectives (objective.cost) allow no early stopping: set scheduler.name: none")
+            problems.append("two objectives (objective.cost) allow no early stopping: set scheduler.name: none")
         if self.objective.cost != "none" and self.sampler.name == "cmaes":
-            raise ValueError("cmaes knows one objective: use nsga2, nsga3, tpe or random with objective.cost")
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds must be different, got {list(self.seeds)}")
+            problems.append("cmaes knows one objective: use nsga2, nsga3, tpe or random with objective.cost")
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
 
 
@@ -170,7 +190,9 @@ def load_search(name_or_path: str) -> SearchFile:
     path = find_config("search", name_or_path)
     tree = read_config(path)
     config, problems = validate(tree, SearchConfig)
-    if config is None:
+    if config is not None:
+        problems = list(_unknown_files(config, tree))
+    if config is None or problems:
         raise all_at_once(problems, label_of(path))
     sections = [section for section in (tree.children.get("space"), tree.children.get("fixed")) if section]
     sources = {
@@ -180,3 +202,12 @@ def load_search(name_or_path: str) -> SearchFile:
         for name in section.children
     }
     return SearchFile(path.stem, label_of(path), config, sources)
+
+
+def _unknown_files(config: SearchConfig, tree: Section) -> Iterator[UserError]:
+    named = [("base", "experiment", config.base), *(("benchmarks", "benchmark", name) for name in config.benchmarks)]
+    for field, group, name in named:
+        try:
+            find_config(group, name)
+        except UserError as error:
+            yield UserError(error.message, source_of([field], tree), error.hint)

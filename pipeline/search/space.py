@@ -71,7 +71,8 @@ class Space:
         """
         values = {**self._search.config.fixed, **point}
         overrides = [f"{path}={yaml_value(value)}" for path, value in values.items()]
-        return load_experiment(self._search.config.base, overrides, benchmark=benchmark)
+        origins = self._search.sources
+        return load_experiment(self._search.config.base, overrides, benchmark=benchmark, origins=origins)
 
     @property
     def levels(self) -> frozenset[str]:
@@ -98,6 +99,11 @@ class Space:
                 yield UserError(f"the choices of {path} hold one twice", where)
             if path in self._search.config.fixed:
                 yield UserError(f"{path} is both searched and fixed", where)
+            if path == "seed":
+                yield UserError("seed is no parameter of a search", where, "each trial is run with every seed of seeds")
+            if path.startswith("benchmark.") and not path.startswith("benchmark.images."):
+                hint = "name several data sets under benchmarks"
+                yield UserError(f"{path} may not be searched: all trials are judged on the same images", where, hint)
             for parent, condition in parameter.when.items():
                 if parent not in self._parameters:
                     close = nearest(parent, list(self._parameters))
@@ -122,38 +128,52 @@ class Space:
             return tuple(graph.static_order())
         except CycleError as error:
             circle = " → ".join(error.args[1])
-            raise UserError(f"conditions run in a circle: {circle}", self._search.label) from error
+            raise UserError(f"conditions run in a circle: {circle}", self._search.sources[error.args[1][0]]) from error
 
     def _outside_the_schema(self) -> Iterator[UserError]:
         """Composes the base with each parameter at its ends, its conditions met, and the rest as the base has it."""
         benchmarks = self._search.config.benchmarks or (None,)
-        self.compose({}, benchmarks[0])
+        for benchmark in benchmarks:
+            self.compose({}, benchmark)
         for path in self.order:
             reached = self._conditions_met(path)
             if reached is None:
                 yield UserError(f"the conditions of {path} can never hold together", self._search.sources[path])
                 continue
             for value in _ends(self._parameters[path]):
-                try:
-                    self.compose({**reached, path: value}, benchmarks[0])
-                except UserError as error:
+                point = {**reached, path: value}
+                if (error := self._misfit(point)) and self._misfit(self._with_dependants(point)):
                     yield UserError(error.message, self._search.sources[path], error.hint)
                     break
 
+    def _misfit(self, point: Point) -> UserError | None:
+        try:
+            self.compose(point, next(iter(self._search.config.benchmarks), None))
+        except UserError as error:
+            return error
+        return None
+
     def _conditions_met(self, path: str) -> dict[str, Any] | None:
-        """A point at which a parameter is searched: the first fitting choice of each parent, and of theirs."""
-        point: dict[str, Any] = {}
-        wanted = dict(self._parameters[path].when)
-        while wanted:
-            parent, condition = wanted.popitem()
-            if parent in point:
-                if not _meets(point[parent], condition):
-                    return None
-                continue
-            choices = _choices(self._parameters[parent]) or ()
-            point[parent] = next(choice for choice in choices if _meets(choice, condition))
-            wanted.update(self._parameters[parent].when)
-        return {name: point[name] for name in self.order if name in point}
+        """A point at which a parameter is searched: the first choice of each parent, and of theirs, that all of them allow."""
+        allowed: dict[str, list[Any]] = {}
+        waiting = [path]
+        while waiting:
+            for parent, condition in self._parameters[waiting.pop()].when.items():
+                if parent not in allowed:
+                    waiting.append(parent)
+                    allowed[parent] = list(_choices(self._parameters[parent]) or ())
+                allowed[parent] = [choice for choice in allowed[parent] if _meets(choice, condition)]
+        if not all(allowed.values()):
+            return None
+        return {name: allowed[name][0] for name in self.order if name in allowed}
+
+    def _with_dependants(self, point: Point) -> dict[str, Any]:
+        """A point with the parameters that are searched because of it: some values cannot do without."""
+        full = dict(point)
+        for path in self.order:
+            if path not in full and self._parameters[path].when and self._holds(path, full):
+                full[path] = _ends(self._parameters[path])[0]
+        return full
 
 
 def _meets(value: Any, condition: tuple[Any, ...] | Has) -> bool:
