@@ -1,0 +1,204 @@
+"""Spaces: conditions decide what is drawn, and what is drawn composes or says why not."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from typing import Any
+from unittest import mock
+
+import optuna
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mgmrn.errors import UserError
+from pipeline.compose import ComposedConfig, values_of
+from pipeline.config_files import config_names
+from pipeline.search.config import (
+    Categorical,
+    FloatRange,
+    Has,
+    IntRange,
+    SearchConfig,
+    SearchFile,
+    Subsets,
+    load_search,
+)
+from pipeline.search.space import Space
+from pipeline.yaml_tree import yaml_value
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+SEARCHES = config_names("search")
+seeds = st.integers(0, 2**32 - 1)
+shipped = st.sampled_from(SEARCHES)
+
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "model.levels": (["c4"], ["c5"], ["c4", "c5"]),
+    "model.regions.mode": ("none", "regions", "tokens"),
+    "model.refinement.topology": ("none", "cascade", "adjacent"),
+    "model.refinement.detach": (True, False),
+    "model.decoder.temperature": ("none", "sqrt"),
+}
+
+
+@functools.cache
+def opened(name: str) -> tuple[SearchFile, Space]:
+    search = load_search(name)
+    return search, Space(search)
+
+
+def drawn(space: Space, seed: int, count: int = 1) -> list[dict[str, Any]]:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed))
+    return [space.draw(study.ask()) for _ in range(count)]
+
+
+def holds(search: SearchConfig, path: str, point: dict[str, Any]) -> bool:
+    """Said another way than in the code: a parameter is there where all its parents are, with a value that is allowed."""
+    for parent, condition in search.space[path].when.items():
+        if parent not in point:
+            return False
+        if isinstance(condition, Has):
+            if condition.has not in point[parent]:
+                return False
+        elif not any(point[parent] == value for value in condition):
+            return False
+    return True
+
+
+@st.composite
+def conditional(draw: st.DrawFn) -> SearchConfig:
+    """A space of a few choices that depend on each other at random, without circles."""
+    paths = draw(st.permutations(list(CHOICES)))
+    space = {}
+    for position, path in enumerate(paths):
+        when: dict[str, Any] = {}
+        for parent in draw(st.lists(st.sampled_from(paths[:position]), unique=True)) if position else []:
+            choices = CHOICES[parent]
+            some = st.lists(st.sampled_from(choices), min_size=1, unique_by=repr).map(tuple)
+            when[parent] = draw(some | st.just(Has(has="c4")) if parent == "model.levels" else some)
+        space[path] = Categorical(choices=CHOICES[path], when=when)
+    return SearchConfig(base="cub100", space=space)
+
+
+def file_of(config: SearchConfig) -> SearchFile:
+    return SearchFile("x", "x.yaml", config, {path: f"x.yaml:{path}" for path in config.space})
+
+
+def reachable(config: SearchConfig) -> set[str]:
+    """The parameters that are there at some point, by trying every one."""
+    found: set[str] = set()
+    for values in itertools.product(*CHOICES.values()):
+        wanted, point = dict(zip(CHOICES, values, strict=True)), {}
+        while new := {path: wanted[path] for path in CHOICES if path not in point and holds(config, path, point)}:
+            point |= new
+        found |= point.keys()
+    return found
+
+
+@given(shipped, seeds)
+def test_conditional_parameters_are_there_exactly_when_their_conditions_hold(name: str, seed: int) -> None:
+    search, space = opened(name)
+    for point in drawn(space, seed, count=5):
+        assert point.keys() == {path for path in search.config.space if holds(search.config, path, point)}
+
+
+@given(shipped, seeds)
+def test_values_are_those_of_the_file_lists_as_lists(name: str, seed: int) -> None:
+    search, space = opened(name)
+    (point,) = drawn(space, seed)
+    for path, value in point.items():
+        match search.config.space[path]:
+            case IntRange(low=low, high=high):
+                assert type(value) is int and low <= value <= high
+            case FloatRange(low=low, high=high):
+                assert type(value) is float and low <= value <= high
+            case Categorical(choices=choices) | Subsets(choices=choices):
+                assert any(type(value) is type(choice) and value == choice for choice in choices)
+    if "model.levels" in point:
+        assert isinstance(point["model.levels"], list)
+
+
+@given(shipped, seeds, st.data())
+@settings(max_examples=40)
+def test_every_drawn_point_composes_or_says_why_not(name: str, seed: int, data: st.DataObject) -> None:
+    search, space = opened(name)
+    benchmark = data.draw(st.sampled_from(search.config.benchmarks or (None, *config_names("benchmark"))))
+    (point,) = drawn(space, seed)
+    try:
+        composed = space.compose(point, benchmark)
+    except UserError as error:
+        assert error.message
+        return
+    found = values_of(composed.config)
+    for path, value in point.items():
+        assert found[path] == value
+        assert composed.provenance[path] == search.sources[path]
+
+
+@given(shipped, seeds)
+@settings(max_examples=20)
+def test_drawing_is_reproducible_by_its_seed(name: str, seed: int) -> None:
+    _, space = opened(name)
+    first, again, other = drawn(space, seed, 3), drawn(space, seed, 3), drawn(space, seed + 1, 3)
+    assert first == again
+    assert first != other
+
+
+@given(shipped, seeds)
+@settings(max_examples=20)
+def test_a_fixed_trial_gets_just_the_values_that_it_names(name: str, seed: int) -> None:
+    search, space = opened(name)
+    (point,) = drawn(space, seed)
+    ranges = {path for path, parameter in search.config.space.items() if isinstance(parameter, IntRange | FloatRange)}
+    encoded = {path: value if path in ranges else yaml_value(value) for path, value in point.items()}
+    assert space.draw(optuna.trial.FixedTrial(encoded)) == point
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_the_base_itself_is_a_point_as_far_as_the_space_reaches(name: str) -> None:
+    search, space = opened(name)
+    base = space.compose({}, next(iter(search.config.benchmarks), None))
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
+    encoded = space.encoded(base.config)
+    study.enqueue_trial(encoded)
+    point = space.draw(study.ask())
+    own = values_of(base.config)
+    for path in point.keys() & encoded.keys():
+        if path in own:
+            assert point[path] == own[path]
+    assert len(point.keys() & encoded.keys()) >= len(point) // 2
+
+
+@given(st.lists(st.sampled_from(["a", "b", "c", "d", "e", "f"]), min_size=1, max_size=6, unique=True))
+def test_subsets_are_all_but_the_empty_one_small_ones_first_in_the_given_order(names: list[str]) -> None:
+    choices = Subsets(of=tuple(names)).choices
+    assert len(choices) == len({tuple(choice) for choice in choices}) == 2 ** len(names) - 1
+    assert [len(choice) for choice in choices] == sorted(len(choice) for choice in choices)
+    for choice in choices:
+        assert choice == sorted(choice, key=names.index)
+
+
+@given(conditional())
+def test_conditions_are_refused_exactly_where_no_point_meets_them(config: SearchConfig) -> None:
+    never = CHOICES.keys() - reachable(config)
+    fine = mock.Mock(spec=ComposedConfig)
+    with mock.patch("pipeline.search.space.load_experiment", return_value=fine):
+        if never:
+            with pytest.raises(UserError) as caught:
+                Space(file_of(config))
+            assert all(f"the conditions of {path} can never hold together" in str(caught.value) for path in never)
+            assert str(caught.value).count("can never hold") == len(never)
+        else:
+            Space(file_of(config))
+
+
+@given(conditional(), seeds)
+def test_drawing_respects_any_conditions(config: SearchConfig, seed: int) -> None:
+    with mock.patch("pipeline.search.space.load_experiment"):
+        try:
+            space = Space(file_of(config))
+        except UserError:
+            return
+    for point in drawn(space, seed, count=3):
+        assert point.keys() == {path for path in config.space if holds(config, path, point)}
