@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING, Any
 
-from mgmrn.config import LEVELS, ExperimentConfig
+from mgmrn.config import LEVELS, ExperimentConfig, Level
 from mgmrn.errors import UserError
 from pipeline.compose import ComposedConfig, load_experiment, values_of
 from pipeline.search.config import Categorical, FloatRange, Has, IntRange, SearchFile, Subsets, _Parameter
@@ -74,18 +74,15 @@ class Space:
         origins = self._search.sources
         return load_experiment(self._search.config.base, overrides, benchmark=benchmark, origins=origins)
 
-    @property
-    def levels(self) -> frozenset[str]:
-        """Every level of the pyramid that a point may ask for besides the base's own."""
-        asked = [
-            _choices(self._parameters[path]) for path in ("model.levels", "model.level") if path in self._parameters
-        ]
-        return frozenset(
-            str(level)
-            for choices in asked
-            for choice in choices or ()
-            for level in (choice if isinstance(choice, list) else [choice])
-        )
+    def may_be(self, path: str, value: Any) -> bool:
+        """Whether a parameter has this value among its choices."""
+        return path in self._parameters and value in (_choices(self._parameters[path]) or ())
+
+    def may_read(self, level: Level) -> bool:
+        """Whether a point may ask for a level of the pyramid."""
+        levels = self._parameters.get("model.levels")
+        chosen = any(level in choice for choice in _choices(levels) or ()) if levels else False
+        return chosen or self.may_be("model.level", level)
 
     def _holds(self, path: str, point: Point) -> bool:
         conditions = self._parameters[path].when.items()

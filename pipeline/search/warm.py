@@ -38,7 +38,9 @@ def warm_cache(space: Space, bases: Mapping[str | None, ComposedConfig], data_ro
         config = resolve_weights(base.config, data_root)
         if not config.cache_features:
             continue
-        levels = tuple(level for level in LEVELS if level in space.levels | _own_levels(config))
+        if space.may_be("benchmark.images.flip", True):
+            config = _with_flips(config)
+        levels = tuple(level for level in LEVELS if space.may_read(level) or level in _own_levels(config))
         say(f"caching the maps of {', '.join(levels)} of {config.benchmark.name}, unless they are there")
         task = ray.remote(num_cpus=cpus, num_gpus=gpus)(_warm)
         mistake = ray.get(task.remote(config.model_dump_json(), levels, str(data_root), str(places.CACHE.resolve())))
@@ -48,6 +50,12 @@ def warm_cache(space: Space, bases: Mapping[str | None, ComposedConfig], data_ro
 
 def _own_levels(config: ExperimentConfig) -> set[Level]:
     return set(config.model.levels) if isinstance(config.model, MgMRNConfig) else {config.model.level}
+
+
+def _with_flips(config: ExperimentConfig) -> ExperimentConfig:
+    """A cache with mirror images serves trials that want none too."""
+    images = config.benchmark.images.model_copy(update={"flip": True})
+    return config.model_copy(update={"benchmark": config.benchmark.model_copy(update={"images": images})})
 
 
 def _warm(

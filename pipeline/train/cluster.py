@@ -16,6 +16,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 CONNECT_SECONDS = 5.0
 
+START_ATTEMPTS = 2
+LOOPBACK = "127.0.0.1"
+
 LOCAL = "local"
 """Ray's word for an instance of its own."""
 
@@ -82,12 +85,14 @@ def ray_session(address: str | None, *, dashboard: bool = False) -> Iterator[tup
     local = address == LOCAL
     if local:
         os.environ.update(_LOCAL_ENVIRONMENT)
-    options = (
-        {"include_dashboard": dashboard, "num_cpus": available_cpus()} if local else {"runtime_env": _runtime_env()}
-    )
     try:
-        _knock(address)
-        ray.init(address=address, logging_level="WARNING", log_to_driver=False, **options)
+        if local:
+            _start_here(dashboard)
+        else:
+            _knock(address)
+            ray.init(address=address, logging_level="WARNING", log_to_driver=False, runtime_env=_runtime_env())
+    except ResourceError:
+        raise
     except (OSError, RuntimeError, ValueError) as error:
         raise ResourceError(
             f"no Ray cluster could be reached at {address}: {str(error).splitlines()[0]}",
@@ -99,6 +104,53 @@ def ray_session(address: str | None, *, dashboard: bool = False) -> Iterator[tup
             yield _hosts()
     finally:
         ray.shutdown()
+        if local:
+            os.environ.pop("RAY_ADDRESS", None)
+
+
+def _start_here(dashboard: bool) -> None:
+    """Starts an instance on loopback; once more where a busy machine did not bring it up within Ray's own half minute.
+
+    Raises:
+        ResourceError: when it did not come up the second time either.
+    """
+    import ray
+
+    for attempt in range(START_ATTEMPTS):
+        # Its processes must be told which instance they belong to: where another one runs on this machine, what Ray Tune
+        # stops would else ask the wrong one for its state, and keep its resources for ever.
+        port = _free_port()
+        os.environ["RAY_GCS_SERVER_PORT"], os.environ["RAY_ADDRESS"] = str(port), f"{LOOPBACK}:{port}"
+        try:
+            ray.init(
+                address=LOCAL,
+                num_cpus=available_cpus(),
+                include_dashboard=dashboard,
+                logging_level="WARNING",
+                log_to_driver=False,
+                _node_ip_address=LOOPBACK,
+            )
+            return
+        except Exception as error:
+            # Ray raises a bare Exception here.
+            if "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+            if attempt == START_ATTEMPTS - 1:
+                raise ResourceError(
+                    "Ray did not come up on this machine within half a minute, twice",
+                    "the machine is too busy: try again later, or name a cluster with --address",
+                ) from error
+        finally:
+            del os.environ["RAY_GCS_SERVER_PORT"]
+            if not ray.is_initialized():
+                del os.environ["RAY_ADDRESS"]
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind((LOOPBACK, 0))
+        return int(listener.getsockname()[1])
 
 
 def _hosts() -> tuple[Host, ...]:

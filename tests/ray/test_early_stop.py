@@ -1,0 +1,35 @@
+"""What an early stop gives back: the CPUs, the placement group, and every actor."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.ray.command import REPOSITORY, Place
+from tests.ray.small import write_small
+
+pytestmark = pytest.mark.ray
+
+SCRIPT = REPOSITORY / "tests" / "ray" / "stop_a_trial.py"
+
+
+@pytest.mark.timeout(300)
+def test_a_stopped_trial_leaves_nothing_behind(place: Place) -> None:
+    write_small(place.folder)
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT)],
+        cwd=place.folder,
+        env=place.environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["reports"] == [1], "it was stopped at its first report"
+    assert found["seconds_until_free"] < 10
+    assert found["placement_groups"] == []
+    assert found["actors"] == []

@@ -1,0 +1,229 @@
+"""A search on a tiny benchmark: what it tracks, what becomes of stopped and failed trials, and what survives a kill -9."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from pipeline.compose import load_experiment
+from tests.ray.command import Answer, Place, a_place, wait_until
+from tests.ray.small import write_small
+from tests.ray.tracked import client_of, files_of, steps_of
+
+pytestmark = pytest.mark.ray
+
+EPOCHS = 3
+SEARCH = """\
+# Question: does the machinery work? Cost: seconds.
+base: small.yaml
+fixed:
+  schedule.epochs: {epochs}
+  schedule.learning_rate: constant
+  optimiser.name: sgd
+{fixed}
+space:
+  optimiser.head_lr: {{kind: categorical, choices: [{rates}]}}
+  loss.regression: {{kind: float, low: 0.01, high: 1, log: true}}
+sampler: {{name: random, seed: 3}}
+scheduler: {{name: asha, grace_epochs: 1, reduction: 2}}
+trials: {trials}
+"""
+
+
+def write_search(place: Place, *, trials: int, rates: str = "0.001, 0.01", fixed: str = "") -> tuple[str, ...]:
+    """Writes data, base and search; returns the arguments that run it."""
+    _, *data = write_small(place.folder)
+    text = SEARCH.format(epochs=EPOCHS, rates=rates, trials=trials, fixed=fixed)
+    (place.folder / "tiny-search.yaml").write_text(text)
+    return ("search", "tiny-search.yaml", *data, "--json")
+
+
+def runs_of_search(client: MlflowClient) -> list[Run]:
+    experiment = client.get_experiment_by_name("mgmrn/search/tiny-search")
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"]))
+
+
+def trials_of(runs: list[Run]) -> list[Run]:
+    """Runs of trials, without parent and comparison."""
+    return [run for run in runs if run.data.tags.get("mgmrn.variant", "").startswith("t0")]
+
+
+def the_parent(runs: list[Run]) -> Run:
+    (parent,) = (run for run in runs if run.data.tags["mgmrn.kind"] == "search")
+    return parent
+
+
+@dataclass(frozen=True)
+class Searched:
+    place: Place
+    arguments: tuple[str, ...]
+    answer: Answer
+    client: MlflowClient
+    runs: list[Run]
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Searched]:
+    """Six trials, one of which has a learning rate at which the loss is no number."""
+    with a_place(tmp_path_factory.mktemp("search") / "here") as place:
+        rates = "0.001, 0.01, 1e30"
+        arguments = write_search(place, trials=6, rates=rates, fixed="  optimiser.backbone_lr: 1e-3")
+        answer = place.run(*arguments, timeout=590)
+        assert answer.code == 0, answer.err
+        client = client_of(place)
+        yield Searched(place, arguments, answer, client, runs_of_search(client))
+
+
+@pytest.mark.timeout(600)
+def test_every_trial_is_told_apart_and_counted(searched: Searched) -> None:
+    counts = searched.answer.json["trials"]
+    assert sum(counts[state] for state in ("finished", "stopped", "failed")) == 6
+    assert counts["finished"] >= 1 and counts["stopped"] >= 1 and counts["failed"] >= 1
+    statuses = Counter(run.info.status for run in trials_of(searched.runs))
+    assert statuses == {"FINISHED": counts["finished"], "KILLED": counts["stopped"], "FAILED": counts["failed"]}
+    parent = the_parent(searched.runs)
+    assert parent.info.run_id == searched.answer.json["parent_run_id"]
+    assert {run.data.tags["mlflow.parentRunId"] for run in searched.runs if run is not parent} == {parent.info.run_id}
+
+
+def test_a_stopped_trial_keeps_its_partial_curve(searched: Searched) -> None:
+    for run in trials_of(searched.runs):
+        if run.info.status == "KILLED":
+            assert run.data.tags["mgmrn.stop_reason"] == "stopped early"
+            steps = steps_of(searched.client, run)["val/ausuc"]
+            assert 1 <= steps[0] <= steps[-1] < EPOCHS
+
+
+def test_a_trial_whose_loss_is_no_number_is_told_as_failed(searched: Searched) -> None:
+    failed = [run for run in trials_of(searched.runs) if run.info.status == "FAILED"]
+    assert {run.data.tags["mgmrn.stop_reason"] for run in failed} == {"non-finite-loss"}
+    assert all(float(run.data.params["optimiser.head_lr"]) == 1e30 for run in failed)
+    study = study_of(searched.place)
+    states = Counter(trial.state.name for trial in study.get_trials())
+    assert states["FAIL"] == len(failed)
+    assert all("non-finite" in trial.user_attrs["reason"] for trial in study.get_trials() if trial.state.name == "FAIL")
+
+
+def study_of(place: Place) -> optuna.Study:
+    storage = f"sqlite:///{place.folder / '.mgmrn' / 'studies.db'}"
+    (name,) = optuna.get_all_study_names(storage)
+    return optuna.load_study(study_name=name, storage=storage)
+
+
+def test_no_figure_of_the_test_images_anywhere(searched: Searched) -> None:
+    assert not [key for run in searched.runs for key in run.data.metrics if key.startswith("test/")]
+    assert {run.data.tags["mgmrn.split"] for run in searched.runs} == {"tune", "launch"}
+
+
+def test_the_winner_is_compared_with_the_base_over_fresh_seeds(searched: Searched) -> None:
+    (comparison,) = searched.answer.json["comparisons"]
+    assert comparison["best"]["n"] == comparison["base"]["n"] == comparison["difference"]["n"] == 3
+    by_variant = {
+        name: [run for run in searched.runs if run.data.tags.get("mgmrn.variant") == name] for name in ("best", "base")
+    }
+    for variant, runs in by_variant.items():
+        assert {run.data.tags["mgmrn.seed"] for run in runs} == {"1000", "1001", "1002"}
+        scores = [
+            max(metric.value for metric in searched.client.get_metric_history(run.info.run_id, "val/ausuc"))
+            for run in runs
+        ]
+        assert comparison[variant]["mean"] == pytest.approx(sum(scores) / 3)
+    logged = the_parent(searched.runs).data.metrics
+    assert logged["confirm/difference/mean"] == pytest.approx(comparison["difference"]["mean"])
+
+
+def test_the_best_config_is_one_that_train_accepts(searched: Searched) -> None:
+    (path,) = searched.answer.json["best_configs"]
+    config = load_experiment(path).config
+    assert config.optimiser.head_lr == searched.answer.json["best"]["point"]["optimiser.head_lr"]
+    assert config.schedule.epochs == EPOCHS
+
+
+def test_plots_and_tables_are_artifacts_of_the_parent(searched: Searched) -> None:
+    files = files_of(searched.client, the_parent(searched.runs))
+    assert {"study.html", "trials.csv", "importances.json", "best.yaml"} <= files
+
+
+def test_a_search_that_has_ended_is_answered_without_starting_ray(searched: Searched) -> None:
+    sessions = searched.place.ray_sessions
+    again = searched.place.run(*searched.arguments)
+    assert again.code == 0, again.err
+    assert again.json == searched.answer.json | {"status": "cached"}
+    assert searched.place.ray_sessions == sessions
+
+
+@pytest.mark.timeout(900)
+def test_a_killed_worker_and_a_killed_driver_cost_no_trial(place: Place) -> None:
+    """The worker's trial recovers; after the driver's death `--resume` finishes the search, nothing twice."""
+    episodes = "  sampling.kind: episodic\n  sampling.ways: 2\n  sampling.shots: 2\n  sampling.episodes: 60"
+    arguments = write_search(place, trials=3, fixed=episodes)
+    running = place.start(*arguments, "--concurrency", "1")
+    wait_until(lambda: len(epochs_noted(place)) >= 1, "an epoch was noted", 200, running)
+    (worker,) = place.training_workers()
+    worker.kill()
+    noted = len(epochs_noted(place))
+    wait_until(lambda: len(epochs_noted(place)) > noted, "the trial went on after its worker's death", 200, running)
+    wait_until(
+        lambda: "begins" in running.errors_so_far().split("trial 0 ")[-1].split("\n", 1)[-1],
+        "the second trial began",
+        200,
+        running,
+    )
+    wait_until(
+        lambda: any(path.parent.name.startswith("tiny.t001") for path in spools(place) if path.stat().st_size),
+        "it noted an epoch",
+        200,
+        running,
+    )
+    running.kill()
+    place.kill_all()
+
+    refused = place.run(*arguments)
+    assert refused.code == 2
+    assert "--resume" in refused.json["hint"]
+
+    answer = place.run(*arguments, "--resume", "--concurrency", "2", timeout=590)
+    assert answer.code == 0, answer.err
+    counts = answer.json["trials"]
+    assert sum(counts.values()) == 3 and "failed" not in counts
+    client = client_of(place)
+    runs = runs_of_search(client)
+    trials = trials_of(runs)
+    assert sorted(run.data.tags["mgmrn.variant"] for run in trials) == ["t000", "t001", "t002"]
+    assert the_parent(runs).info.status == "FINISHED"
+    assert {run.data.tags["mlflow.parentRunId"] for run in trials} == {the_parent(runs).info.run_id}
+    for run in trials:
+        steps = steps_of(client, run)
+        assert all(len(set(found)) == len(found) for found in steps.values()), "no step is logged twice"
+        if run.info.status == "FINISHED":
+            assert steps["val/ausuc"] == list(range(1, EPOCHS + 1))
+    states = Counter(trial.state.name for trial in study_of(place).get_trials())
+    assert states["RUNNING"] == 0 and sum(states.values()) == 3
+
+
+def spools(place: Place) -> list[Path]:
+    return sorted(place.folder.glob(".mgmrn/runs/search/*/*/spool.jsonl"))
+
+
+def epochs_noted(place: Place) -> list[str]:
+    return [line for path in spools(place) for line in path.read_text().splitlines() if '"metrics"' in line]
+
+
+@pytest.mark.timeout(120)
+def test_a_trial_that_can_never_be_placed(place: Place) -> None:
+    arguments = write_search(place, trials=3)
+    text = (place.folder / "tiny-search.yaml").read_text()
+    (place.folder / "tiny-search.yaml").write_text(text + "workers: 500\n")
+    answer = place.run(*arguments)
+    assert answer.code == 3, answer.err
+    assert answer.seconds < 20
+    assert "500 workers" in answer.json["error"]
+    assert not list(place.folder.glob(".mgmrn/runs/search/*"))
