@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 State = Literal["running", "finished", "stopped", "failed", "repeated"]
 
+CONNECT_SECONDS = 10
+"""How long a database server may take to answer."""
+
 _POINT, _SCORES, _REASON, _TWIN = "point", "scores", "reason", "repeats"
 
 
@@ -185,9 +188,24 @@ def _opened(name: str, storage: str, config: SearchConfig) -> optuna.Study:
 
 
 def _storage(url: str) -> optuna.storages.RDBStorage:
-    if url.startswith("sqlite:///"):
-        Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    return optuna.storages.RDBStorage(url)
+    scheme, _, place = url.partition("://")
+    if scheme == "sqlite" and place.strip("/") not in ("", ":memory:"):
+        Path(place.removeprefix("/")).parent.mkdir(parents=True, exist_ok=True)
+        return optuna.storages.RDBStorage(url)
+    if scheme.partition("+")[0] not in ("postgresql", "postgres"):
+        hint = "use sqlite:///FILE or postgresql://USER@HOST/NAME"
+        raise UserError(f"'{_shown(url)}' names no database that keeps a study", "--study-storage", hint)
+    # Named, or SQLAlchemy would look for a driver that is not installed. A trial may leave the connection idle for hours.
+    url = f"postgresql+psycopg2://{place}"
+    waiting = {"connect_args": {"connect_timeout": CONNECT_SECONDS}, "pool_pre_ping": True}
+    return optuna.storages.RDBStorage(url, engine_kwargs=waiting)
+
+
+def _shown(url: str) -> str:
+    """The address without user and password, readable or not."""
+    scheme = url.partition(":")[0].partition("/")[0]
+    place = url.partition("?")[0]  # What follows may hold a password too.
+    return f"{scheme}://…@{place.rpartition('@')[2]}" if "@" in place else place
 
 
 class _reaching:
@@ -200,17 +218,17 @@ class _reaching:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        from sqlalchemy.engine import make_url
         from sqlalchemy.exc import SQLAlchemyError
 
-        if isinstance(error, OSError | SQLAlchemyError | ModuleNotFoundError | optuna.exceptions.StorageInternalError):
-            try:
-                shown = make_url(self._storage).render_as_string(hide_password=True)
-            except SQLAlchemyError:
-                shown = "--study-storage"
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        known = OSError | SQLAlchemyError | ValueError | optuna.exceptions.StorageInternalError
+        if isinstance(error, known) and not isinstance(error, UserError):
+            # The complaint about an address that cannot be read quotes it, and with it a password.
+            unreadable = isinstance(error, ValueError)
+            reason = "no address" if unreadable else (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(
-                f"the study's database cannot be reached: {reason}", shown, "check --study-storage and the server"
+                f"the study's database cannot be reached: {reason}",
+                _shown(self._storage),
+                "check --study-storage and the server",
             ) from error
 
 
