@@ -7,7 +7,7 @@ for the comparison at the end.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -160,6 +160,9 @@ class SearchDirector:
             self._study.fail(number, f"{failure.reason}: {failure.message}")
             self._board.failed(number, failure.message)
 
+    def interrupted(self) -> None:
+        _interrupt(self._trials.values(), self._bench.clerk)
+
     def _begin(self, record: Record, cells: Sequence[Cell], *, resumed: bool) -> TrialPlan:
         trial = self._bench.track(record.number, cells, resumed)
         self._trials[record.number] = trial
@@ -274,6 +277,17 @@ class ListDirector:
         if not trial.over:
             trial.fail(Failure("workers-lost", error or "the run ended without a result"))
             self._board.say(f"error: {trial.cells[0].name}: its workers were lost")
+
+    def interrupted(self) -> None:
+        _interrupt(self._trials.values(), self._bench.clerk)
+
+
+def _interrupt(trials: Iterable[TrackedTrial], clerk: Clerk) -> None:
+    """Ends the open runs, which the next call resumes."""
+    for trial in trials:
+        if not trial.over:
+            trial.kill("interrupted")
+    clerk.finish()
 
 
 def _val(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -49,6 +49,9 @@ class Director(Protocol):
     def ended(self, number: int, error: str | None) -> None:
         """Called once per trial: it came to its end, was stopped, or was lost for good, with the last error."""
 
+    def interrupted(self) -> None:
+        """The user ended the search; called once, while trials are still on."""
+
 
 @dataclass(frozen=True)
 class Pool:
@@ -67,6 +70,9 @@ def run_trials(director: Director, pool: Pool, folder: Path) -> None:
         director: decides.
         pool: how many trials at once.
         folder: Ray Tune's own files; they are of no use afterwards.
+
+    Raises:
+        KeyboardInterrupt: when the user ended it.
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -90,6 +96,10 @@ def run_trials(director: Director, pool: Pool, folder: Path) -> None:
         ),
     )
     tuner.fit()
+    if not glue.exhausted or glue.numbers:
+        # Ray Tune takes Ctrl+C in and returns as if all were done.
+        director.interrupted()
+        raise KeyboardInterrupt
 
 
 class _Glue:
@@ -98,6 +108,9 @@ class _Glue:
     def __init__(self, director: Director) -> None:
         self.director = director
         self.numbers: dict[str, int] = {}
+        """Of trials that are not over."""
+        self.exhausted = False
+        """Whether the director has no trial any more."""
 
     def __reduce__(self) -> Any:
         # Tune pickles its scheduler and searcher to be able to restore a tuner, which is never done here.
@@ -114,6 +127,7 @@ class _Proposals(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         plan = self._glue.director.next_trial()
         if plan is None:
+            self._glue.exhausted = True
             return Searcher.FINISHED
         self._glue.numbers[trial_id] = plan.number
         return {"plan": plan.model_dump_json()}

@@ -41,6 +41,9 @@ class OneTrial:
     def ended(self, number: int, error: str | None) -> None:
         assert error is None, error
 
+    def interrupted(self) -> None:
+        raise AssertionError("nobody interrupts this")
+
 
 def main() -> None:
     here = Path.cwd()
