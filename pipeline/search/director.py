@@ -100,32 +100,30 @@ class SearchDirector:
         self._deadline = deadline
         self._left = study.left_running()
         self._trials: dict[int, TrackedTrial] = {}
-        self._twins = {
-            key: record.number for record in study.records() if record.state != "failed" and (key := self._key(record))
-        }
+        self._twins: dict[tuple[str, ...], int] = {}
+        for record in study.records():
+            if record.state not in ("failed", "repeated") and (key := self._key(record)):
+                self._twins.setdefault(key, record.number)
 
     def next_trial(self) -> TrialPlan | None:
         streak = 0
         while True:
-            if self._left:
-                record = self._left.pop(0)
-                return self._begin(record, self._cells(record), resumed=True)
-            if self._is_enough() or streak >= LARGEST_STREAK:
+            resumed = bool(self._left)
+            if not resumed and (self._is_enough() or streak >= LARGEST_STREAK):
                 return None
-            record = self._study.propose()
+            record = self._left.pop(0) if resumed else self._study.propose()
             try:
                 cells = self._cells(record)
             except UserError as error:
                 self._study.fail(record.number, f"bad-input: {error}")
                 self._board.failed(record.number, str(error))
                 continue
-            twin = self._twins.get(key := _key(cells))
-            if twin is not None:
+            twin = self._twins.setdefault(_key(cells), record.number)
+            if twin != record.number:
                 self._study.repeat(record.number, twin)
                 streak += 1
                 continue
-            self._twins[key] = record.number
-            return self._begin(record, cells, resumed=False)
+            return self._begin(record, cells, resumed=resumed)
 
     def reported(self, number: int, report: TrialReport) -> bool:
         trial = self._trials[number]
@@ -138,14 +136,15 @@ class SearchDirector:
             self._board.failed(number, failure.message)
             return False
         trial.score(report.run, report.metrics[METRIC_KEYS[self._config.objective.metric]])
-        score = self._combined(report.steps, trial.scores)
+        score = self._combined(number, report.steps, trial.scores)
         if report.checkpoint is not None:
             trial.run_finished(report)
             if report.run + 1 == len(trial.cells):
                 self._finish(trial, score, report)
             return False
         self._board.epoch(number, report.steps, score)
-        if not self._study.report(number, report.steps, score, trial.scores):
+        stop = self._study.report(number, report.steps, score, trial.scores)
+        if not stop or report.steps >= trial.epochs:  # There is nothing to be saved any more.
             return False
         trial.kill("stopped early")
         self._study.stop(number)
@@ -166,11 +165,12 @@ class SearchDirector:
     def _begin(self, record: Record, cells: Sequence[Cell], *, resumed: bool) -> TrialPlan:
         trial = self._bench.track(record.number, cells, resumed)
         self._trials[record.number] = trial
-        self._board.began(record.number, record.point, sum(cell.config.schedule.epochs for cell in cells))
+        self._board.began(record.number, record.point, trial.epochs)
         return trial.plan(self._bench.pool)
 
     def _finish(self, trial: TrackedTrial, score: float, report: TrialReport) -> None:
         trial.done()
+        self._study.settle(trial.number, report.steps, trial.scores)
         cost = self._config.objective.cost
         values = [score] if cost == "none" else [score, report.metrics[COST_KEYS[cost]]]
         self._study.finish(trial.number, values)
@@ -188,10 +188,10 @@ class SearchDirector:
             return True
         return sum(record.state != "repeated" for record in self._study.records()) >= self._config.trials
 
-    def _combined(self, steps: int, scores: Sequence[float]) -> float:
+    def _combined(self, number: int, steps: int, scores: Sequence[float]) -> float:
         if len(self._bench.data) > 1 and self._config.objective.combine == "mean_rank":
-            others = [record.scores[steps] for record in self._study.records() if steps in record.scores]
-            return mean_rank(scores, others)
+            others = (record for record in self._study.records() if record.number != number)
+            return mean_rank(scores, [other.scores[steps] for other in others if steps in other.scores])
         return mean_normalised(scores, self._references)
 
     def _cells(self, record: Record) -> list[Cell]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -71,13 +70,13 @@ def run_search(request: SearchRequest) -> SearchOutcome:
         check_images_exist(split.train.followed_by(evaluation_images(split)))
     for problem in replay_leftovers(folder, store, DRAIN_SECONDS):
         say(f"still waiting to be tracked: {problem}")
-    study = Study(name, request.study_storage, config, space)
-    study.begin_with(space.encoded(next(iter(bases.values())).config))
-    study.remember(_DRIVER, driver_tag())
     clerk = Clerk()
     with ray_session(request.address, dashboard=True) as hosts:
         pool = _pool(request, config, hosts)
-        with parent_run(store, *_parent(search, name, data)) as parent:
+        study = Study(name, request.study_storage, config, space)
+        study.begin_with(space.encoded(next(iter(bases.values())).config))
+        study.remember(_DRIVER, driver_tag())
+        with parent_run(store, *_parent(search, name, data), anew=request.force) as parent:
             bench = Bench(name, parent.run_id, store, data, request.data_root, folder, pool, clerk)
             slots = min(pool.concurrency * pool.workers, max(host.cpus for host in hosts) // pool.cpus_per_worker)
             warm_cache(space, bases, request.data_root, max(1, slots) * pool.cpus_per_worker, pool.gpus_per_worker)
@@ -97,7 +96,7 @@ def _check_beginning(request: SearchRequest, name: str, trials: int, folder: Pat
         shutil.rmtree(folder, ignore_errors=True)
         return
     size = study_size(name, request.study_storage)
-    if size is None or size >= trials or request.resume:
+    if not size or size >= trials or request.resume:
         return
     raise UserError(
         f"the search {request.search.name} was begun and has {size} of {trials} trials",
@@ -135,7 +134,7 @@ def _search(
     bases: Mapping[str | None, ComposedConfig],
 ) -> SearchOutcome:
     """Trials, then the winner against the base."""
-    tune_folder = Path(os.environ.get("RAY_TMPDIR") or bench.storage) / "tune"
+    tune_folder = bench.storage / "tune"
     metric = config.objective.metric.upper()
     deadline = None if request.budget_hours is None else time.monotonic() + 3600 * request.budget_hours
     with Board(request.search.name, config.trials, metric) as board:

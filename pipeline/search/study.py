@@ -104,6 +104,10 @@ class Study:
                 return False
             return not self._several and trial.should_prune()
 
+    def settle(self, number: int, step: int, scores: Sequence[float]) -> None:
+        """Puts the scores of the epochs that count in the place of those of the last epoch: what ranks compare."""
+        self._live(number).set_user_attr(f"{_SCORES}/{step}", [float(one) for one in scores])
+
     def finish(self, number: int, values: Sequence[float]) -> None:
         """The trial came to its end."""
         self._tell(number, TrialState.COMPLETE, values)

@@ -78,6 +78,11 @@ class TrackedTrial:
         self._tracker: RunTracker | None = None
         self._open(0)
 
+    @property
+    def epochs(self) -> int:
+        """Of all its runs."""
+        return sum(spec.epochs for spec in self._specs)
+
     def plan(self, pool: Pool) -> TrialPlan:
         """As the trial is told it."""
         return TrialPlan(
@@ -94,8 +99,10 @@ class TrackedTrial:
         self.scores.append(value)
 
     def run_finished(self, report: TrialReport) -> None:
-        """Records a run, and opens the trial's next one."""
+        """Records a run, and opens the trial's next one; a trial that was started again tells of recorded runs once more."""
         assert report.checkpoint is not None
+        if report.run < self._run:
+            return
         if (tracker := self._tracker) is not None:
             folder, metrics = Path(report.checkpoint), report.metrics
             self._clerk.do(lambda: tracker.finished(Fitted.from_checkpoint(folder, metrics)))
@@ -121,6 +128,7 @@ class TrackedTrial:
         self._close()
 
     def _open(self, run: int) -> None:
+        self._run = run
         if run in self._finished:
             return
         self._tracker = open_run(self._store, self.cells[run], self._specs[run], self._opening)

@@ -225,7 +225,12 @@ def rooms(hosts: tuple[Host, ...], cpus: int, gpus: int) -> int:
 
 
 def _runtime_env() -> dict[str, object]:
-    """Ships the code to the hosts of a cluster, unless a submitted job has brought it already."""
+    """Ships settings to a cluster's hosts, and the code, unless a submitted job has brought it already."""
+    settings = {name: os.environ[name] for name in _ENVIRONMENT}
     if os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
-        return {}
-    return {"working_dir": str(REPOSITORY), "excludes": [".git", ".venv", ".mgmrn", "tests", "docs"]}
+        return {"env_vars": settings}
+    return {
+        "env_vars": settings,
+        "working_dir": str(REPOSITORY),
+        "excludes": [".git", ".venv", ".mgmrn", "tests", "docs"],
+    }

@@ -67,7 +67,7 @@ def run_experiment(request: TrainRequest) -> Outcome:
         say(f"still waiting to be tracked: {problem}")
     with ray_session(request.address) as hosts:
         placement = place(hosts, request.workers, request.cpus_per_worker, request.gpus_per_worker)
-        with parent_run(launch.store, *_parent(launch)) as parent:
+        with parent_run(launch.store, *_parent(launch), anew=request.force) as parent:
             summaries = tuple(
                 summary for seed in request.seeds for summary in _run_seed(launch, seed, parent.run_id, placement)
             )

@@ -29,7 +29,9 @@ class ParentRun:
 
 
 @contextmanager
-def parent_run(store: TrackingStore, key: str, name: str, tags: Mapping[str, str]) -> Iterator[ParentRun]:
+def parent_run(
+    store: TrackingStore, key: str, name: str, tags: Mapping[str, str], *, anew: bool = False
+) -> Iterator[ParentRun]:
     """A parent for as long as the context lasts; that of a dead or interrupted driver is taken over.
 
     Args:
@@ -37,11 +39,12 @@ def parent_run(store: TrackingStore, key: str, name: str, tags: Mapping[str, str
         key: what tells this parent from others; the same command gives the same key.
         name: shown in the store.
         tags: besides key and code state.
+        anew: makes a new one all the same.
 
     Raises:
         TrackingError: when the store cannot be reached at the start.
     """
-    left = store.find_resumable(key, PARENT_SPLIT)
+    left = None if anew else store.find_resumable(key, PARENT_SPLIT)
     store.close_dead_runs(keep=[left.run_id] if left else [])
     if left:
         store.reopen(left)
