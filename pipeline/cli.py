@@ -327,17 +327,29 @@ def show(experiment: Experiment, overrides: Overrides = None, as_json: Json = Fa
 
 @config_app.command()
 def validate(
-    experiments: Annotated[list[str] | None, typer.Argument(help="Names or files; without any, all shipped.")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Experiments, or searches as search/NAME, or files of experiments; without any, all shipped."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Check configs and report all errors of all of them."""
-    from pipeline.compose import experiment_names, load_experiment
+    from pipeline.compose import load_experiment
+    from pipeline.config_files import config_names
+    from pipeline.search.config import load_search
+    from pipeline.search.space import Space
 
     console = Console(as_json)
     errors = {}
-    for name in experiments or experiment_names():
+    shipped = [*config_names("experiment"), *(f"search/{name}" for name in config_names("search"))]
+    for name in names or shipped:
         try:
-            load_experiment(name)
+            if name.startswith("search/"):
+                Space(load_search(name.removeprefix("search/")))
+            else:
+                load_experiment(name)
             console.line(f"{name}: fine")
         except UserError as error:
             errors[name] = error

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from mgmrn.config import BenchmarkConfig, ExperimentConfig
 from mgmrn.errors import UserError
 from mgmrn.weights import find_weights
-from pipeline.config_files import config_names, find_config, label_of, merge, read_config
+from pipeline.config_files import find_config, label_of, merge, read_config
 from pipeline.validation import all_at_once, validate
 from pipeline.yaml_tree import DEFAULT, Section, parse_yaml, source_of, yaml_value
 
@@ -97,11 +97,6 @@ def resolve_weights(config: ExperimentConfig, data_root: Path) -> ExperimentConf
     backbone = config.model.backbone
     found = backbone.model_copy(update={"weights": find_weights(backbone.weights, data_root)})
     return config.model_copy(update={"model": config.model.model_copy(update={"backbone": found})})
-
-
-def experiment_names() -> list[str]:
-    """Names of the shipped experiments."""
-    return config_names("experiment")
 
 
 def values_of(config: BaseModel) -> dict[str, Any]:

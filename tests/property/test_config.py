@@ -25,13 +25,12 @@ from mgmrn.config import (
 from pipeline.compose import (
     ComposedConfig,
     diff,
-    experiment_names,
     load_benchmark_config,
     load_experiment,
     show,
 )
 from pipeline.compose import values_of as values
-from pipeline.config_files import CONFIGS
+from pipeline.config_files import CONFIGS, config_names
 from pipeline.identity import config_hash, group_hash
 from pipeline.yaml_tree import yaml_value
 
@@ -105,7 +104,7 @@ def test_hashes_tell_configs_apart_and_group_hash_forgets_the_seed(
     assert config_hash(one, "d") != config_hash(one, "e")
 
 
-@pytest.mark.parametrize("name", experiment_names())
+@pytest.mark.parametrize("name", config_names("experiment"))
 def test_every_shipped_experiment_loads_and_says_what_it_is_for(name: str) -> None:
     config = load_experiment(name).config
     assert config.benchmark.name

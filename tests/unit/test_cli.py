@@ -23,15 +23,20 @@ SURFACE = {
         "EXPERIMENT", "--address", "--cpus-per-worker", "--data-root", "--force", "--gpus-per-worker", "--json",
         "--seeds", "--set", "--split", "--storage", "--tracking-uri", "--workers",
     ],
+    "search": [
+        "NAME", "--address", "--budget-hours", "--concurrency", "--cpus-per-worker", "--data-root", "--final", "--force",
+        "--gpus-per-worker", "--json", "--resume", "--storage", "--study-storage", "--tracking-uri", "--trials",
+    ],
     "demo": ["--json"],
     "data verify": ["BENCHMARK", "--data-root", "--json"],
     "data cache": ["EXPERIMENT", "--data-root", "--json", "--set"],
     "data make synthetic": ["--out", "--per-class", "--seed", "--size", "--workers"],
     "data make standin": ["NAME", "--out", "--per-class", "--size", "--source", "--workers"],
     "config show": ["EXPERIMENT", "--json", "--set"],
-    "config validate": ["EXPERIMENTS", "--json"],
+    "config validate": ["NAMES", "--json"],
     "config diff": ["BEFORE", "AFTER", "--json"],
     "bench eval": ["--json"],
+    "bench cache": ["EXPERIMENT", "--data-root", "--json", "--set"],
 }  # fmt: skip
 
 
@@ -56,7 +61,7 @@ def test_the_surface_is_frozen() -> None:
 def test_help_loads_nothing_heavy() -> None:
     code = (
         "import sys; from pipeline.cli import main; main(['--help']);"
-        "print([name for name in ('torch', 'ray', 'mlflow', 'pandas', 'scipy', 'numpy') if name in sys.modules])"
+        "print([name for name in ('torch', 'ray', 'mlflow', 'pandas', 'scipy', 'numpy', 'optuna', 'plotly') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"

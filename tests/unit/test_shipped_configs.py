@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from mgmrn.config import AttributeNetworkConfig, EpisodicSampling, ESZSLConfig, ExperimentConfig, MgMRNConfig
-from pipeline.compose import experiment_names, load_experiment, values_of
-from pipeline.config_files import CONFIGS
+from pipeline.compose import load_experiment, values_of
+from pipeline.config_files import CONFIGS, config_names
 
 BENCHMARKS = ("cub", "sun", "awa2")
 
@@ -113,7 +113,7 @@ def test_baselines_see_the_same_pictures_through_the_same_backbone(name: str) ->
 
 
 def test_every_shipped_experiment_is_valid_and_says_what_it_asks_costs_and_how_it_is_run() -> None:
-    for name in experiment_names():
+    for name in config_names("experiment"):
         load_experiment(name)
         text = (CONFIGS / "experiment" / f"{name}.yaml").read_text()
         head = text[: text.index("\nextends:")]
