@@ -13,8 +13,8 @@ from pipeline.console import duration
 from pipeline.yaml_tree import yaml_value
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from rich.live import Live
-    from rich.table import Table
 
 SHOWN = 12
 """Rows of the live table: running trials first, then the best."""
@@ -136,10 +136,13 @@ class Board:
             left = f"; {duration(each * (self._total - over))} left"
         return f"{counts} of {self._total}{best}{left}"
 
-    def _table(self) -> Table:
+    def _table(self) -> Group:
+        from rich.console import Group
+        from rich.markup import escape
         from rich.table import Table
+        from rich.text import Text
 
-        table = Table(title=f"{self._name}: {self._summary()}", title_justify="left")
+        table = Table()
         for header in ("trial", "state", "epoch", self._metric, "values"):
             table.add_column(header)
         running = [item for item in self._rows.items() if item[1].state == "running"]
@@ -149,8 +152,10 @@ class Board:
         )
         for number, row in (running + others)[:SHOWN]:
             score = "–" if row.score is None else f"{row.score:.4f}"
-            table.add_row(str(number), row.state, f"{row.steps}/{row.total}" if row.total else "", score, row.point)
-        return table
+            table.add_row(
+                str(number), row.state, f"{row.steps}/{row.total}" if row.total else "", score, escape(row.point)
+            )
+        return Group(Text(f"{self._name}: {self._summary()}"), table)
 
 
 def _shown(point: Mapping[str, Any]) -> str:
