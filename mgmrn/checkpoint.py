@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mgmrn.atomic_file import replacing
 from mgmrn.config import ExperimentConfig, ModelConfig
+from mgmrn.data.seal import check_open
 from mgmrn.errors import UserError
 from mgmrn.model.backbone import build_backbone
 from mgmrn.model.network import ImageModel, build_head, levels_of
@@ -34,8 +35,15 @@ def save_atomically(state: Mapping[str, Any], path: Path) -> None:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Reads a state of tensors and plain values; the errors are those of `read_plain`."""
-    return read_plain(path, "checkpoint", "delete it; training goes on from the one before")
+    """Reads a state of tensors and plain values; the errors are those of `read_plain`.
+
+    Raises:
+        SealedError: in a sealed process, for an exported model, which names the unseen classes.
+    """
+    state = read_plain(path, "checkpoint", "delete it; training goes on from the one before")
+    if "class_attributes" in state:
+        check_open(f"the class table of {path.name}")
+    return state
 
 
 def save_checkpoint(folder: Path, trainer_state: Mapping[str, Any], run_identity: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -103,6 +103,13 @@ class FinalData:
     """test_unseen."""
     classes: ClassTable
     word_vectors: Float[np.ndarray, "S L"]
+
+    def __post_init__(self) -> None:
+        check_open("the final split")
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        check_open("the final split")  # What another process has read could be sent here.
+        self.__dict__.update(state)
 
 
 SplitData = TuneData | FinalData

@@ -23,6 +23,7 @@ from PIL import Image
 
 from mgmrn.data.drawing import LARGE_TRAITS, TRAITS, Box, Creature, draw_creature
 from mgmrn.data.making import Progress, already_made, draw_all, whole_folder
+from mgmrn.data.seal import check_open
 from mgmrn.data.xlsa17 import SYNTHETIC_MARKER, lists_folder
 from mgmrn.data.xlsa17_writer import write_images_list, write_splits, write_word_vectors
 from mgmrn.errors import UserError
@@ -151,7 +152,11 @@ def creature_classes(seed: int) -> CreatureClasses:
 
     Each split deals the values of each small trait evenly and independently of all other traits, so that no attribute
     can be learned through another and none is missing where it is learned. The large traits go with the family.
+
+    Raises:
+        SealedError: in a sealed process, since the unseen classes are among them.
     """
+    check_open("the synthetic benchmark's classes")
     rng = np.random.default_rng([seed, 0xC1A55])
     sizes = (TRAIN_CLASSES, VAL_CLASSES, UNSEEN_CLASSES)
     families = np.concatenate([np.arange(size) % FAMILIES for size in sizes])

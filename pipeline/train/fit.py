@@ -14,6 +14,7 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig,
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
+from mgmrn.data.seal import check_open
 from mgmrn.protocol import Evaluation, load_evaluation
 from pipeline.train.callback import SpoolEpochs
 from pipeline.train.cluster import Placement
@@ -66,7 +67,12 @@ def fit(spec: RunSpec, placement: Placement, callbacks: Sequence[UserCallback] =
         spec: what is trained.
         placement: workers and their resources.
         callbacks: told of every epoch after the spool was, in the controller.
+
+    Raises:
+        SealedError: for a `final` run, in a sealed process; the workers would not be sealed.
     """
+    if spec.split == "final":
+        check_open("a final run")
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"spec": spec.model_dump_json()},

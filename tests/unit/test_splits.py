@@ -1,6 +1,5 @@
 """Two splits, two types; a tuning run cannot reach a test image by any path."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from mgmrn.config import BenchmarkConfig
 from mgmrn.data.splits import FinalData, TuneData, check_images_exist, hold_out, load_final, load_tune
 from mgmrn.data.xlsa17 import load_benchmark
 from mgmrn.errors import UserError
+from tests.sealed import reachable
 from tests.tiny import CLASSES, PER_CLASS, SEEN, UNSEEN, VAL, lists, write_benchmark
 
 TINY = BenchmarkConfig(name="TINY", tune_seen_fraction=0.25)
@@ -48,31 +48,6 @@ def test_labels_are_rows_of_the_class_table(root, load):
             assert name == benchmark.class_names[benchmark.labels[image]] == images.files[row].split("/")[1]
             assert data.classes.seen[label] == seen
             np.testing.assert_array_equal(data.classes.attributes[label], benchmark.attributes[benchmark.labels[image]])
-
-
-def reachable(value, seen_objects: set[int]):
-    """Every object that attributes, containers, array bases and closures lead to."""
-    if id(value) in seen_objects:
-        return
-    seen_objects.add(id(value))
-    yield value
-    if isinstance(value, type):
-        children = [member for member in vars(value).values() if not callable(member)]
-    elif isinstance(value, np.ndarray):
-        children = [value.base]
-    elif isinstance(value, dict):
-        children = [*value, *value.values()]
-    elif isinstance(value, list | tuple | set | frozenset):
-        children = list(value)
-    elif dataclasses.is_dataclass(value):
-        children = [getattr(value, field.name) for field in dataclasses.fields(value)]
-        children.append(type(value))
-    elif callable(value):
-        children = [cell.cell_contents for cell in getattr(value, "__closure__", None) or ()]
-    else:
-        children = []
-    for child in children:
-        yield from reachable(child, seen_objects)
 
 
 def test_nothing_of_the_test_sets_can_be_reached_from_tune(root):

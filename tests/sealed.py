@@ -1,0 +1,345 @@
+"""What a sealed process tries in order to reach the test sets; run in a process of its own, since no seal is opened again.
+
+    python -m tests.sealed FOLDER      the folder that `tests/unit/test_seal.py` has prepared
+
+prints for each attempt the exception that it met, and what of the test sets its answer led to.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pickle
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.io import loadmat
+
+from mgmrn.config import BenchmarkConfig, ExperimentConfig
+from tests.tiny import UNSEEN, lists
+
+CONFIG = ExperimentConfig.model_validate(
+    {
+        "benchmark": {
+            "name": "TINY",
+            "tune_seen_fraction": 0.25,
+            "images": {"size": 32, "resize": "squash", "flip": False},
+        },
+        "model": {"kind": "mgmrn", "backbone": {"name": "resnet18", "weights": "none"}, "levels": ["c2"], "width": 32},
+        "cache_features": True,
+    }
+)
+TINY: BenchmarkConfig = CONFIG.benchmark
+TEST_IDS = np.concatenate([lists()["test_seen_loc"], lists()["test_unseen_loc"]])
+
+
+def reachable(value: Any, met: set[int]) -> Iterator[Any]:
+    """Every object that attributes, containers, array bases and closures lead to."""
+    if id(value) in met:
+        return
+    met.add(id(value))
+    yield value
+    if isinstance(value, type):
+        children = [member for member in vars(value).values() if not callable(member)]
+    elif isinstance(value, np.ndarray):
+        children = [value.base, *(value.tolist() if value.dtype == object else ())]
+    elif isinstance(value, dict):
+        children = [*value, *value.values()]
+    elif isinstance(value, list | tuple | set | frozenset):
+        children = list(value)
+    elif dataclasses.is_dataclass(value):
+        children = [getattr(value, field.name) for field in dataclasses.fields(value)]
+        children.append(type(value))
+    elif callable(value):
+        children = [cell.cell_contents for cell in getattr(value, "__closure__", None) or ()]
+    else:
+        children = list(getattr(value, "__dict__", {}).values())
+    for child in children:
+        yield from reachable(child, met)
+
+
+@dataclasses.dataclass(frozen=True)
+class Secrets:
+    """What nobody may learn of the test sets, read from the files themselves."""
+
+    words: frozenset[str]
+    """Unseen classes, and where test images stand."""
+    attributes: np.ndarray
+    """Unit rows of the unseen classes."""
+    labels: np.ndarray
+    """Of all images."""
+
+    @classmethod
+    def of(cls, root: Path) -> Secrets:
+        folder = root / "xlsa17" / "data" / "TINY"
+        images, splits = loadmat(folder / "res101.mat"), loadmat(folder / "att_splits.mat")
+        names = [str(cell[0]) for cell in splits["allclasses_names"].ravel()]
+        files = [str(cell[0]).partition("/TINY/")[2] for cell in images["image_files"].ravel()]
+        attributes = (splits["att"] / np.linalg.norm(splits["att"], axis=0)).T[list(UNSEEN)]
+        words = {names[label] for label in UNSEEN} | {files[image] for image in TEST_IDS}
+        return cls(frozenset(words), attributes, images["labels"].ravel().astype(int) - 1)
+
+    def found_in(self, answer: Any) -> list[str]:
+        """What of them an answer leads to."""
+        from mgmrn.data.splits import FinalData, Images
+        from mgmrn.data.xlsa17 import Benchmark
+
+        found = []
+        for value in reachable(answer, set()):
+            if isinstance(value, FinalData):
+                found.append("the final split")
+            if isinstance(value, str):
+                found += [word for word in self.words if word in value]
+            if isinstance(value, Images) and np.isin(value.ids, TEST_IDS).any():
+                found.append("a test image's position")
+            if isinstance(value, Benchmark) and any(np.isin(ids, TEST_IDS).any() for ids in value.lists.values()):
+                found.append("a test list")
+            if isinstance(value, np.ndarray) and value.dtype.kind in "iuf":
+                found += self._numbers_in(value)
+        return found
+
+    def _numbers_in(self, array: np.ndarray) -> Iterator[str]:
+        if array.shape == self.labels.shape and (array[TEST_IDS] == self.labels[TEST_IDS]).any():
+            yield "a test image's label"
+        for rows in (array, array.T) if array.ndim == 2 else ():
+            if rows.shape[1] == self.attributes.shape[1]:
+                with np.errstate(invalid="ignore", divide="ignore"):
+                    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+                if any(np.isclose(unit, row, atol=1e-4).all(axis=1).any() for row in self.attributes):
+                    yield "an unseen class's attributes"
+
+
+def load_tune(folder: Path) -> Any:
+    from mgmrn.data import splits
+
+    return splits.load_tune(folder / "data", TINY)
+
+
+def load_tune_with_other_options(folder: Path) -> Any:
+    from mgmrn.data import splits
+
+    fractions = (TINY.model_copy(update={"tune_seen_fraction": 0.9, "tune_split_seed": seed}) for seed in range(3))
+    return [splits.load_tune(folder / "data", config) for config in fractions]
+
+
+def load_benchmark(folder: Path) -> Any:
+    from mgmrn.data import xlsa17
+
+    return xlsa17.load_benchmark(folder / "data", TINY)
+
+
+def classes_of_a_benchmark(folder: Path) -> Any:
+    benchmark = load_benchmark(folder)
+    return [benchmark.seen_classes, [benchmark.class_names[label] for label in benchmark.unseen_classes], benchmark]
+
+
+def load_final(folder: Path) -> Any:
+    from mgmrn.data import splits
+
+    return splits.load_final(folder / "data", TINY)
+
+
+def final_data_of_a_benchmark(folder: Path) -> Any:
+    from mgmrn.data.splits import final_data
+
+    return final_data(load_benchmark(folder))
+
+
+def final_data_made_by_hand(folder: Path) -> Any:
+    from mgmrn.data.splits import FinalData
+
+    tune = load_tune(folder)
+    return FinalData(**{field.name: getattr(tune, field.name) for field in dataclasses.fields(tune)})
+
+
+def final_data_from_another_process(folder: Path) -> Any:
+    return pickle.loads((folder / "final.pickle").read_bytes())
+
+
+def read_the_image_list(folder: Path) -> Any:
+    from mgmrn.data.xlsa17 import read_mat
+
+    return read_mat(folder / "data/xlsa17/data/TINY/res101.mat", ("image_files", "labels"))
+
+
+def read_the_splits(folder: Path) -> Any:
+    from mgmrn.data.xlsa17 import read_mat
+
+    return read_mat(folder / "data/xlsa17/data/TINY/att_splits.mat", ("att",), ("original_att", "test_seen_loc"))
+
+
+def verify(folder: Path) -> Any:
+    from mgmrn.data import doctor
+
+    return doctor.verify(folder / "data", TINY, threads=1)
+
+
+def make_a_standin(folder: Path) -> Any:
+    from mgmrn.data.standin import make_standin
+
+    return make_standin("cub", folder / "cub", folder / "standin", per_class=1, size=32)
+
+
+def draw_the_synthetic_benchmark(folder: Path) -> Any:
+    from mgmrn.data.synthetic import make_synthetic
+
+    return make_synthetic(folder / "synthetic", per_class=5, size=32)
+
+
+def classes_of_the_synthetic_benchmark(folder: Path) -> Any:
+    from mgmrn.data.synthetic import creature_classes
+
+    return creature_classes(0)
+
+
+def evaluation_of_a_final_run(folder: Path) -> Any:
+    from mgmrn.protocol import load_evaluation
+
+    return load_evaluation(folder / "final" / "evaluation.npz")
+
+
+def what_a_final_run_came_to(folder: Path) -> Any:
+    from pipeline.train.fit import Fitted
+
+    return Fitted.from_checkpoint(folder / "final", {"epoch": 1})
+
+
+def evaluation_of_a_tune_run(folder: Path) -> Any:
+    from mgmrn.protocol import load_evaluation
+
+    return load_evaluation(folder / "tune" / "evaluation.npz")
+
+
+def model_of_a_final_run(folder: Path) -> Any:
+    from mgmrn.checkpoint import load_model
+
+    return load_model(folder / "final" / "model.pt")
+
+
+def state_of_that_model(folder: Path) -> Any:
+    from mgmrn.checkpoint import load_state
+
+    return load_state(folder / "final" / "model.pt")
+
+
+def cached_maps(folder: Path) -> Any:
+    import torch
+
+    from mgmrn import feed
+
+    maps = feed.cached_maps(CONFIG, load_tune(folder), folder / "cache", torch.device("cpu"), lambda message: None)
+    for part in maps:
+        assert len(part.cache.pooled("c2")) == len(lists()["trainval_loc"]), "one row for each image of trainval"
+        assert part.rows.max() < len(lists()["trainval_loc"])
+    return maps
+
+
+def caches_of_both_splits(folder: Path) -> Any:
+    from pipeline.cache import build_caches
+
+    return build_caches(CONFIG, folder / "data", folder / "cache", lambda message: None)
+
+
+def final_spec(folder: Path) -> Any:
+    from pipeline.train.spec import RunSpec
+
+    return RunSpec.model_validate_json((folder / "final.json").read_text())
+
+
+def final_spec_for_a_trial(folder: Path) -> Any:
+    from pipeline.search.plan import TuneSpec
+
+    return TuneSpec.model_validate_json((folder / "final.json").read_text())
+
+
+def final_spec_in_a_plan(folder: Path) -> Any:
+    from pipeline.search.plan import TrialPlan
+
+    runs = [json.loads((folder / "final.json").read_text())]
+    plan = {"number": 0, "runs": runs, "workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 0}
+    return TrialPlan.model_validate_json(json.dumps(plan))
+
+
+def train_on_final(folder: Path) -> Any:
+    """Its workers would be processes of their own, which nobody has sealed."""
+    from pipeline.train.cluster import Placement
+    from pipeline.train.fit import fit
+
+    return fit(final_spec(folder), Placement(1, 1, 0))
+
+
+def train_as_the_command_does(folder: Path) -> Any:
+    from pipeline.compose import ComposedConfig
+    from pipeline.train.launch import run_experiment
+    from pipeline.train.request import TrainRequest
+
+    request = TrainRequest(
+        experiment="x",
+        composed=ComposedConfig("x", CONFIG, {}),
+        split=None,
+        seeds=(0,),
+        workers=1,
+        cpus_per_worker=1,
+        gpus_per_worker=0,
+        address=None,
+        tracking_uri=f"sqlite:///{folder}/mlflow.db",
+        data_root=folder / "data",
+        storage=folder / "runs",
+    )
+    return run_experiment(request)
+
+
+ATTEMPTS: dict[str, Callable[[Path], Any]] = {
+    attempt.__name__: attempt
+    for attempt in (
+        load_tune,
+        load_tune_with_other_options,
+        load_benchmark,
+        classes_of_a_benchmark,
+        load_final,
+        final_data_of_a_benchmark,
+        final_data_made_by_hand,
+        final_data_from_another_process,
+        read_the_image_list,
+        read_the_splits,
+        verify,
+        make_a_standin,
+        draw_the_synthetic_benchmark,
+        classes_of_the_synthetic_benchmark,
+        evaluation_of_a_final_run,
+        what_a_final_run_came_to,
+        evaluation_of_a_tune_run,
+        model_of_a_final_run,
+        state_of_that_model,
+        cached_maps,
+        caches_of_both_splits,
+        final_spec_for_a_trial,
+        final_spec_in_a_plan,
+        train_on_final,
+        train_as_the_command_does,
+    )
+}
+
+
+def main(folder: Path) -> None:
+    """Closes the seal and tries everything."""
+    from mgmrn.data.seal import close_seal
+
+    secrets = Secrets.of(folder / "data")
+    close_seal()
+    close_seal()  # Twice is as good as once.
+    met = {}
+    for name, attempt in ATTEMPTS.items():
+        try:
+            met[name] = {"raised": "", "found": secrets.found_in(attempt(folder))}
+        except Exception as error:
+            met[name] = {"raised": type(error).__name__, "found": [], "message": str(error)[:200]}
+    (folder / "sealed_tune.pickle").write_bytes(pickle.dumps(load_tune(folder)))
+    json.dump(met, sys.stdout)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

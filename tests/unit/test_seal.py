@@ -1,0 +1,184 @@
+"""The leak guard: in a sealed process every way of this project to the test sets raises or comes back empty."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pipeline
+from mgmrn.checkpoint import export_model
+from mgmrn.data.seal import SealedError, check_open, is_sealed
+from mgmrn.data.splits import FinalData, TuneData, load_final, load_tune
+from mgmrn.data.xlsa17 import load_benchmark
+from mgmrn.model.backbone import build_backbone
+from mgmrn.model.network import ImageModel, build_head, levels_of
+from mgmrn.protocol import evaluate_split
+from pipeline.train.spec import EVALUATION_FILE, RunSpec
+from tests.sealed import ATTEMPTS, CONFIG, TINY, Secrets
+from tests.tiny import write_benchmark
+
+REPOSITORY = Path(pipeline.__file__).parents[1]
+REFUSED = {
+    "load_final": "SealedError",
+    "final_data_of_a_benchmark": "SealedError",
+    "final_data_made_by_hand": "SealedError",
+    "final_data_from_another_process": "SealedError",
+    "read_the_image_list": "SealedError",
+    "read_the_splits": "SealedError",
+    "make_a_standin": "SealedError",
+    "draw_the_synthetic_benchmark": "SealedError",
+    "classes_of_the_synthetic_benchmark": "SealedError",
+    "evaluation_of_a_final_run": "SealedError",
+    "what_a_final_run_came_to": "SealedError",
+    "model_of_a_final_run": "SealedError",
+    "state_of_that_model": "SealedError",
+    "caches_of_both_splits": "SealedError",
+    "final_spec_for_a_trial": "ValidationError",
+    "final_spec_in_a_plan": "ValidationError",
+    "train_on_final": "SealedError",
+    "train_as_the_command_does": "SealedError",
+}
+
+
+def export(path: Path, data: TuneData | FinalData) -> None:
+    import torch
+
+    backbone = build_backbone(CONFIG.model.backbone, levels_of(CONFIG.model))
+    head = build_head(CONFIG.model, backbone.channels, torch.from_numpy(data.word_vectors))
+    classes = data.classes
+    export_model(
+        path,
+        ImageModel(backbone, head),
+        CONFIG,
+        class_names=classes.names,
+        class_attributes=classes.attributes,
+        seen=classes.seen,
+        gamma=0.0,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What earlier runs, which nobody sealed, have left where a trial could look."""
+    folder = tmp_path_factory.mktemp("sealed")
+    (folder / "data").mkdir()
+    root = write_benchmark(folder / "data")
+    (folder / "cub").mkdir()
+    write_benchmark(folder / "cub", "CUB", pictures=False)
+    rng = np.random.default_rng(0)
+    for data in (load_tune(root, TINY), load_final(root, TINY)):
+        scores = rng.normal(size=(len(data.seen) + len(data.unseen), len(data.classes.names))).astype(np.float32)
+        (folder / data.split).mkdir()
+        evaluate_split(data, scores, 0.0).save(folder / data.split / EVALUATION_FILE)
+        (folder / f"{data.split}.pickle").write_bytes(pickle.dumps(data))
+    export(folder / "final" / "model.pt", data)
+    spec = RunSpec(
+        identity="x",
+        config=CONFIG,
+        split="final",
+        calibration=None,
+        data_root=root,
+        cache_root=folder / "cache",
+        run_folder=folder / "runs" / "x",
+        cpus_per_worker=1,
+    )
+    (folder / "final.json").write_text(spec.model_dump_json())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def met(folder: Path) -> dict[str, dict[str, Any]]:
+    """What a sealed process met in each of its attempts; should one of them start Ray, it finds none."""
+    environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:9", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tests.sealed", str(folder)]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, env=environment, timeout=300)
+    assert run.returncode == 0, run.stderr
+    answer: dict[str, dict[str, Any]] = json.loads(run.stdout)
+    return answer
+
+
+@pytest.mark.parametrize("attempt", ATTEMPTS)
+def test_no_way_leads_to_the_test_sets(met: dict[str, dict[str, Any]], attempt: str) -> None:
+    assert met[attempt]["found"] == []
+    assert met[attempt]["raised"] == REFUSED.get(attempt, ""), met[attempt]
+    if met[attempt]["raised"] == "SealedError":
+        assert "out of reach" in met[attempt]["message"]
+
+
+def test_tuning_gets_the_same_as_ever(met: dict[str, dict[str, Any]], folder: Path) -> None:
+    before, sealed = (pickle.loads((folder / f"{name}.pickle").read_bytes()) for name in ("tune", "sealed_tune"))
+    same(before, sealed)
+    assert isinstance(sealed, TuneData) and sealed.digest == load_benchmark(folder / "data", TINY).digest
+
+
+def same(one: Any, other: Any) -> None:
+    """Equal down to the arrays."""
+    assert type(one) is type(other)
+    if isinstance(one, np.ndarray):
+        np.testing.assert_array_equal(one, other)
+    elif dataclasses.is_dataclass(one):
+        for field in dataclasses.fields(one):
+            same(getattr(one, field.name), getattr(other, field.name))
+    else:
+        assert one == other
+
+
+def test_the_same_search_for_secrets_finds_them_where_no_seal_is_closed(folder: Path) -> None:
+    """Else the test above would pass by looking nowhere."""
+    secrets = Secrets.of(folder / "data")
+    root = folder / "data"
+    final, benchmark = load_final(root, TINY), load_benchmark(root, TINY)
+    for leak in (final, benchmark, [{"x": (lambda: final)}], benchmark.attributes.T, benchmark.labels):
+        assert secrets.found_in(leak)
+    assert "a test list" in secrets.found_in(benchmark) and "a test image's label" in secrets.found_in(benchmark)
+    assert "an unseen class's attributes" in secrets.found_in(final.classes.attributes[:, ::-1][:, ::-1])
+    assert "a test image's position" in secrets.found_in(final.unseen)
+    assert not secrets.found_in(load_tune(root, TINY))
+
+
+def test_this_process_is_open() -> None:
+    assert not is_sealed()
+    check_open("anything")
+    assert issubclass(SealedError, RuntimeError)
+
+
+FORBIDDEN = {"load_final", "final_data", "FinalData", "load_benchmark", "read_mat", "run_experiment", "SplitData"}
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "pipeline" / "search").glob("*.py")), ids=lambda path: path.name)
+def test_a_search_names_nothing_that_leads_to_the_test_sets(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        names = (
+            {alias.name.rpartition(".")[2] for alias in node.names}
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            else set()
+        )
+        names |= {node.id} if isinstance(node, ast.Name) else set()
+        names |= {node.attr} if isinstance(node, ast.Attribute) else set()
+        assert not names & FORBIDDEN, f"{path.name}:{getattr(node, 'lineno', 0)}"
+
+
+@pytest.mark.parametrize(("module", "function"), [("trial", "run_trial"), ("warm", "_warm")])
+def test_what_runs_on_the_cluster_closes_the_seal_before_all_else(module: str, function: str) -> None:
+    tree = ast.parse((REPOSITORY / "pipeline" / "search" / f"{module}.py").read_text())
+    (body,) = (node.body for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function)
+    first = next(statement for statement in body[1:] if not isinstance(statement, ast.Import | ast.ImportFrom))
+    assert ast.unparse(first) == "close_seal()"
+
+
+def test_a_worker_of_a_tune_run_closes_the_seal_before_it_reads() -> None:
+    source = (REPOSITORY / "pipeline" / "train" / "worker.py").read_text()
+    run = source[source.index("def _run(") :]
+    assert run.index("close_seal()") < run.index("load(")
+    assert 'if spec.split == "tune":\n        close_seal()' in run
