@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
+from optuna.trial import TrialState
 
 from pipeline.search.study import Record
 from pipeline.yaml_tree import yaml_value
@@ -37,17 +38,29 @@ def write_study(
 
 
 def importances(study: optuna.Study, objectives: int = 1) -> dict[str, float]:
-    """Share of the score's variance that each parameter explains (fANOVA); empty where too few trials have ended."""
+    """Share of the score's variance that each parameter explains (fANOVA); empty where no two finished trials differ.
+
+    Parameters that not every finished trial has are left out.
+    """
+    if len({_first(trial) for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}) < 2:
+        return {}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             target = None if objectives == 1 else _first
             return {
                 key: float(value)
-                for key, value in optuna.importance.get_param_importances(study, target=target).items()
+                for key, value in optuna.importance.get_param_importances(
+                    study, evaluator=_fanova(), target=target
+                ).items()
             }
     except (ValueError, RuntimeError):
         return {}
+
+
+def _fanova() -> optuna.importance.BaseImportanceEvaluator:
+    """Not Optuna's own choice, PED-ANOVA, which takes a second objective's score for one to be small."""
+    return optuna.importance.FanovaImportanceEvaluator(seed=0)
 
 
 def _first(trial: optuna.trial.FrozenTrial) -> float:
@@ -93,7 +106,7 @@ def _plots(objectives: int) -> list[tuple[str, Callable[[optuna.Study], Figure]]
             ("Pareto front", draw.plot_pareto_front),
             (
                 "Importance for the score",
-                lambda study: draw.plot_param_importances(study, target=_first, target_name="score"),
+                lambda study: draw.plot_param_importances(study, _fanova(), target=_first, target_name="score"),
             ),
             (
                 "Parallel coordinates",
@@ -103,7 +116,7 @@ def _plots(objectives: int) -> list[tuple[str, Callable[[optuna.Study], Figure]]
         ]
     return [
         ("Optimisation history", draw.plot_optimization_history),
-        ("Parameter importances", draw.plot_param_importances),
+        ("Parameter importances", lambda study: draw.plot_param_importances(study, _fanova())),
         ("Parallel coordinates", draw.plot_parallel_coordinate),
         ("Slices", draw.plot_slice),
         ("Curves of the trials", draw.plot_intermediate_values),
