@@ -17,8 +17,7 @@ from pipeline.compose import ComposedConfig, resolve_weights
 from pipeline.search.board import Board
 from pipeline.search.config import SearchConfig
 from pipeline.search.objective import COST_KEYS, METRIC_KEYS, mean_normalised, mean_rank
-from pipeline.search.plan import TrialPlan, TrialReport
-from pipeline.search.runner import Pool
+from pipeline.search.plan import Pool, TrialPlan, TrialReport
 from pipeline.search.space import Space
 from pipeline.search.study import Record, Study
 from pipeline.search.tracked_trial import Clerk, TrackedTrial

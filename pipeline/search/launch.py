@@ -24,9 +24,10 @@ from pipeline.search.board import Board
 from pipeline.search.config import SearchConfig, SearchFile
 from pipeline.search.director import Bench, ListDirector, SearchDirector
 from pipeline.search.objective import METRIC_KEYS, final_ranks
+from pipeline.search.plan import Pool
 from pipeline.search.report import importances, write_study
 from pipeline.search.request import Comparison, SearchOutcome, SearchRequest
-from pipeline.search.runner import Pool, run_trials
+from pipeline.search.runner import run_trials
 from pipeline.search.space import Space
 from pipeline.search.study import Record, Study, forget_study, study_size
 from pipeline.search.tracked_trial import Clerk

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import Field
@@ -11,6 +12,16 @@ from pipeline.train.spec import RunSpec
 
 STEPS = "steps"
 """What Ray Tune counts a trial's progress in."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Room for trials."""
+
+    concurrency: int
+    workers: int
+    cpus_per_worker: int
+    gpus_per_worker: int
 
 
 class TuneSpec(RunSpec):

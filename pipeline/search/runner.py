@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +16,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from pipeline.search.plan import STEPS, TrialPlan, TrialReport
+from pipeline.search.plan import STEPS, Pool, TrialPlan, TrialReport
 from pipeline.search.trial import run_trial
 
 TRIAL_MEMORY = 2**20
@@ -51,16 +50,6 @@ class Director(Protocol):
 
     def interrupted(self) -> None:
         """The user ended the search; called once, while trials are still on."""
-
-
-@dataclass(frozen=True)
-class Pool:
-    """Room for trials."""
-
-    concurrency: int
-    workers: int
-    cpus_per_worker: int
-    gpus_per_worker: int
 
 
 def run_trials(director: Director, pool: Pool, folder: Path) -> None:

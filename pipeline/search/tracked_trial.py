@@ -7,8 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from pipeline.search.plan import TrialPlan, TrialReport, TuneSpec
-from pipeline.search.runner import Pool
+from pipeline.search.plan import Pool, TrialPlan, TrialReport, TuneSpec
 from pipeline.tracking.store import TrackingStore
 from pipeline.train.cell import Cell
 from pipeline.train.failure import Failure

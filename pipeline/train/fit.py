@@ -18,9 +18,9 @@ from mgmrn.data.seal import check_open
 from mgmrn.protocol import Evaluation, load_evaluation
 from pipeline.train.callback import SpoolEpochs
 from pipeline.train.cluster import Placement
+from pipeline.train.entry import train_worker
 from pipeline.train.failure import Failure, recorded_failure
 from pipeline.train.spec import EVALUATION_FILE, Calibration, RunSpec
-from pipeline.train.worker import train_worker
 
 RETRIES = 3
 """Restarts after lost workers; failures that a retry cannot mend end at the first."""

@@ -42,13 +42,13 @@ class Rank:
     device: torch.device
 
 
-def train_worker(spec_json: dict[str, str]) -> None:
-    """Entry point of a rank: trains, or ends at once where an earlier attempt failed for good.
+def run_rank(spec_json: str) -> None:
+    """Trains, or ends at once where an earlier attempt failed for good.
 
     Args:
-        spec_json: `{"spec": RunSpec as JSON}`.
+        spec_json: the `RunSpec`.
     """
-    spec = RunSpec.model_validate_json(spec_json["spec"])
+    spec = RunSpec.model_validate_json(spec_json)
     if recorded_failure(spec.failure_file):
         return
     try:

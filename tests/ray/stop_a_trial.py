@@ -11,8 +11,8 @@ from ray.util.state import list_actors, list_placement_groups
 
 from mgmrn.data.splits import load_tune
 from pipeline.compose import load_experiment
-from pipeline.search.plan import TrialPlan, TrialReport, TuneSpec
-from pipeline.search.runner import Pool, run_trials
+from pipeline.search.plan import Pool, TrialPlan, TrialReport, TuneSpec
+from pipeline.search.runner import run_trials
 from pipeline.train.cell import make_cell
 from pipeline.train.cluster import ray_session
 

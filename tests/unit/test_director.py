@@ -20,8 +20,7 @@ from pipeline.search.board import Board
 from pipeline.search.config import Categorical, FloatRange, Objective, Sampler, Scheduler, SearchConfig, SearchFile
 from pipeline.search.director import Bench, ListDirector, SearchDirector
 from pipeline.search.launch import best_record
-from pipeline.search.plan import TrialPlan, TrialReport
-from pipeline.search.runner import Pool
+from pipeline.search.plan import Pool, TrialPlan, TrialReport
 from pipeline.search.space import Space
 from pipeline.search.study import Study
 from pipeline.search.tracked_trial import Clerk
