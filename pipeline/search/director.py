@@ -6,6 +6,7 @@ for the comparison at the end.
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -45,6 +46,11 @@ class Bench:
     """Folder of run folders of this search."""
     pool: Pool
     clerk: Clerk
+
+    @property
+    def tune_folder(self) -> Path:
+        """Ray Tune's own files, which are thrown away."""
+        return self.storage / "tune"
 
     @property
     def placement(self) -> Placement:
@@ -97,6 +103,7 @@ class SearchDirector:
         self._references = [references[name] for name in bench.data for _ in config.seeds]
         self._board = board
         self._deadline = deadline
+        self._cost = COST_KEYS.get(config.objective.cost)
         self._left = study.left_running()
         self._trials: dict[int, TrackedTrial] = {}
         self._twins: dict[tuple[str, ...], int] = {}
@@ -137,9 +144,11 @@ class SearchDirector:
         trial.score(report.run, report.metrics[METRIC_KEYS[self._config.objective.metric]])
         score = self._combined(number, report.steps, trial.scores)
         if report.checkpoint is not None:
+            if self._cost is not None:
+                trial.costs.append(report.metrics[self._cost])
             trial.run_finished(report)
             if report.run + 1 == len(trial.cells):
-                self._finish(trial, score, report)
+                self._finish(trial, score, report.steps)
             return False
         self._board.epoch(number, report.steps, score)
         stop = self._study.report(number, report.steps, score, trial.scores)
@@ -167,11 +176,10 @@ class SearchDirector:
         self._board.began(record.number, record.point, trial.epochs)
         return trial.plan(self._bench.pool)
 
-    def _finish(self, trial: TrackedTrial, score: float, report: TrialReport) -> None:
+    def _finish(self, trial: TrackedTrial, score: float, steps: int) -> None:
         trial.done()
-        self._study.settle(trial.number, report.steps, trial.scores)
-        cost = self._config.objective.cost
-        values = [score] if cost == "none" else [score, report.metrics[COST_KEYS[cost]]]
+        self._study.settle(trial.number, steps, trial.scores)
+        values = [score] if self._cost is None else [score, statistics.fmean(trial.costs)]
         self._study.finish(trial.number, values)
         self._board.finished(trial.number, score)
         best = self._board.best

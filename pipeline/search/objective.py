@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 METRIC_KEYS = {"ausuc": "val/ausuc", "h": "val/gzsl_h"}
 """Name of an objective in a search's file → the tracked metric, of the `tune` split."""
-COST_KEYS = {"step_ms": "perf/step_ms", "parameters": "perf/parameters"}
+COST_KEYS: Mapping[str, str] = {"step_ms": "perf/step_ms", "parameters": "perf/parameters"}
 
 
 def mean_normalised(scores: Sequence[float], references: Sequence[float]) -> float:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from ray import tune
 from ray.tune.experiment import Trial
@@ -18,6 +20,8 @@ from ray.tune.search import Searcher
 
 from pipeline.search.plan import STEPS, Pool, TrialPlan, TrialReport
 from pipeline.search.trial import run_trial
+
+Answer = TypeVar("Answer")
 
 TRIAL_MEMORY = 2**20
 """Bytes that a trial's own process asks for: it must ask for something, and a CPU would be missing for its workers."""
@@ -62,6 +66,7 @@ def run_trials(director: Director, pool: Pool, folder: Path) -> None:
 
     Raises:
         KeyboardInterrupt: when the user ended it.
+        Exception: what the director raised; all trials are stopped.
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -85,6 +90,10 @@ def run_trials(director: Director, pool: Pool, folder: Path) -> None:
         ),
     )
     tuner.fit()
+    if glue.error is not None:
+        with suppress(Exception):
+            director.interrupted()
+        raise glue.error
     if not glue.exhausted or glue.numbers:
         # Ray Tune takes Ctrl+C in and returns as if all were done.
         director.interrupted()
@@ -100,6 +109,17 @@ class _Glue:
         """Of trials that are not over."""
         self.exhausted = False
         """Whether the director has no trial any more."""
+        self.error: Exception | None = None
+        """What the director raised; Ray Tune would hand it on as a text of its own."""
+
+    def ask(self, question: Callable[[], Answer], otherwise: Answer) -> Answer:
+        """The director's answer, or another one once it has failed."""
+        if self.error is None:
+            try:
+                return question()
+            except Exception as error:
+                self.error = error
+        return otherwise
 
     def __reduce__(self) -> Any:
         # Tune pickles its scheduler and searcher to be able to restore a tuner, which is never done here.
@@ -114,7 +134,7 @@ class _Proposals(Searcher):
         self._glue = glue
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        plan = self._glue.director.next_trial()
+        plan = self._glue.ask(self._glue.director.next_trial, None)
         if plan is None:
             self._glue.exhausted = True
             return Searcher.FINISHED
@@ -123,9 +143,8 @@ class _Proposals(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if trial_id in self._glue.numbers:
-            self._glue.director.ended(
-                self._glue.numbers.pop(trial_id), "the trial's process was lost" if error else None
-            )
+            number, why = self._glue.numbers.pop(trial_id), "the trial's process was lost" if error else None
+            self._glue.ask(lambda: self._glue.director.ended(number, why), None)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the director remembers."""
@@ -143,5 +162,8 @@ class _Stops(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         report = TrialReport.from_tune(result)
-        stop = report is not None and self._glue.director.reported(self._glue.numbers[trial.trial_id], report)
+        if report is None:
+            return TrialScheduler.CONTINUE
+        number = self._glue.numbers[trial.trial_id]
+        stop = self._glue.ask(lambda: self._glue.director.reported(number, report), True)
         return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE

@@ -89,6 +89,8 @@ class Space:
         return all(parent in point and _meets(point[parent], condition) for parent, condition in conditions)
 
     def _wrong_conditions(self) -> Iterator[UserError]:
+        if "seed" in self._search.config.fixed:
+            yield UserError("seed may not be fixed", self._search.sources["seed"], "name seeds of the search")
         for path, parameter in self._parameters.items():
             where = self._search.sources.get(path, self._search.label)
             choices = _choices(parameter) or ()

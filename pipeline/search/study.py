@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from mgmrn.errors import UserError
 from pipeline.search.config import SearchConfig
@@ -157,6 +158,16 @@ class Study:
         return Trial(self._study, self._frozen(number)._trial_id)
 
 
+DATABASE_ERRORS = (optuna.exceptions.StorageInternalError, SQLAlchemyError)
+
+
+def lost(storage: str, error: Exception) -> UserError:
+    """What to say when the database went away in mid-search."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    hint = "see to it, then go on with --resume"
+    return UserError(f"the study's database was lost: {reason}", _shown(storage), hint)
+
+
 def forget_study(name: str, storage: str) -> None:
     """Deletes a study, where there is one, so that the search starts anew.
 
@@ -222,8 +233,6 @@ class _reaching:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        from sqlalchemy.exc import SQLAlchemyError
-
         known = OSError | SQLAlchemyError | ValueError | optuna.exceptions.StorageInternalError
         if isinstance(error, known) and not isinstance(error, UserError):
             # The complaint about an address that cannot be read quotes it, and with it a password.

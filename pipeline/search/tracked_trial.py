@@ -68,6 +68,8 @@ class TrackedTrial:
         self.run_ids: dict[int, str] = {}
         self.scores: list[float] = []
         """Of each run begun so far."""
+        self.costs: list[float] = []
+        """Of each run that has ended."""
         self._store = store
         self._opening = opening
         placement = opening.placement

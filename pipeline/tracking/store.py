@@ -102,6 +102,7 @@ class TrackingStore:
             TrackingError: when nothing answers, or the address is of a kind that MLflow no longer writes to.
         """
         _check_reachable(uri)
+        uri = _with_installed_driver(uri)
         _quieten_mlflow()
         from mlflow.tracking import MlflowClient
 
@@ -293,6 +294,12 @@ def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:
 def _artifact_location(uri: str) -> str | None:
     """Beside a sqlite database, where the server decides nothing."""
     return (_sqlite_file(uri).parent / "mlruns").as_uri() if uri.startswith("sqlite:") else None
+
+
+def _with_installed_driver(uri: str) -> str:
+    """PostgreSQL by the driver that requirements.txt brings; SQLAlchemy's own choice is another one."""
+    scheme, separator, place = uri.partition("://")
+    return f"postgresql+psycopg2{separator}{place}" if scheme in ("postgresql", "postgres") else uri
 
 
 def _sqlite_file(uri: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from mgmrn.config import ExperimentConfig, Frozen
+from mgmrn.config import ESZSLConfig, ExperimentConfig, Frozen
 
 Split = Literal["tune", "final"]
 
@@ -42,7 +42,9 @@ class RunSpec(Frozen):
 
     @property
     def epochs(self) -> int:
-        """Epochs that this run trains."""
+        """Epochs that this run trains; a closed form takes one."""
+        if isinstance(self.config.model, ESZSLConfig):
+            return 1
         return self.calibration.epochs if self.calibration else self.config.schedule.epochs
 
     @property

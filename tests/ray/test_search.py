@@ -1,4 +1,7 @@
-"""A search on a tiny benchmark: what it tracks, what becomes of stopped and failed trials, and what survives a kill -9."""
+"""A search on a tiny benchmark, disturbed on its way: a worker is killed, then the driver; `--resume` brings it to its end.
+
+All tests look at the same search, since each run under Ray costs some twenty seconds of a core.
+"""
 
 from __future__ import annotations
 
@@ -20,27 +23,33 @@ from tests.ray.tracked import client_of, files_of, steps_of
 pytestmark = pytest.mark.ray
 
 EPOCHS = 3
-SEARCH = """\
+TRIALS = 5
+SEARCH = f"""\
 # Question: does the machinery work? Cost: seconds.
 base: small.yaml
 fixed:
-  schedule.epochs: {epochs}
+  schedule.epochs: {EPOCHS}
   schedule.learning_rate: constant
   optimiser.name: sgd
-{fixed}
+  optimiser.backbone_lr: 1e-3
+  sampling.kind: episodic
+  sampling.ways: 2
+  sampling.shots: 2
+  sampling.episodes: 40
 space:
-  optimiser.head_lr: {{kind: categorical, choices: [{rates}]}}
+  # At the last of these the loss is no number.
+  optimiser.head_lr: {{kind: categorical, choices: [0.001, 0.01, 1e30]}}
   loss.regression: {{kind: float, low: 0.01, high: 1, log: true}}
-sampler: {{name: random, seed: 3}}
+# With this seed the first two trials, which are disturbed, do not fail, and one of the others does.
+sampler: {{name: random, seed: 22}}
 scheduler: {{name: asha, grace_epochs: 1, reduction: 2}}
-trials: {trials}
+trials: {TRIALS}
 """
 
 
-def write_search(place: Place, *, trials: int, rates: str = "0.001, 0.01", fixed: str = "") -> tuple[str, ...]:
+def write_search(place: Place, text: str = SEARCH) -> tuple[str, ...]:
     """Writes data, base and search; returns the arguments that run it."""
     _, *data = write_small(place.folder)
-    text = SEARCH.format(epochs=EPOCHS, rates=rates, trials=trials, fixed=fixed)
     (place.folder / "tiny-search.yaml").write_text(text)
     return ("search", "tiny-search.yaml", *data, "--json")
 
@@ -65,6 +74,8 @@ def the_parent(runs: list[Run]) -> Run:
 class Searched:
     place: Place
     arguments: tuple[str, ...]
+    refused: Answer
+    """Of the same command without `--resume`, after the driver's death."""
     answer: Answer
     client: MlflowClient
     runs: list[Run]
@@ -72,26 +83,63 @@ class Searched:
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Searched]:
-    """Six trials, one of which has a learning rate at which the loss is no number."""
     with a_place(tmp_path_factory.mktemp("search") / "here") as place:
-        rates = "0.001, 0.01, 1e30"
-        arguments = write_search(place, trials=6, rates=rates, fixed="  optimiser.backbone_lr: 1e-3")
-        answer = place.run(*arguments, timeout=590)
+        arguments = write_search(place)
+        running = place.start(*arguments, "--concurrency", "1")
+        wait_until(lambda: len(epochs_noted(place)) >= 1, "an epoch was noted", 300, running)
+        (worker,) = place.training_workers()
+        worker.kill()
+        wait_until(lambda: len(epochs_noted(place, "t001")) >= 1, "the next trial noted an epoch", 300, running)
+        running.kill()
+        place.kill_all()
+        refused = place.run(*arguments)
+        answer = place.run(*arguments, "--resume", "--concurrency", "2", timeout=590)
         assert answer.code == 0, answer.err
         client = client_of(place)
-        yield Searched(place, arguments, answer, client, runs_of_search(client))
+        yield Searched(place, arguments, refused, answer, client, runs_of_search(client))
 
 
-@pytest.mark.timeout(600)
-def test_every_trial_is_told_apart_and_counted(searched: Searched) -> None:
+def spools(place: Place, trial: str = "t0") -> list[Path]:
+    return sorted(place.folder.glob(f".mgmrn/runs/search/*/tiny.{trial}*/spool.jsonl"))
+
+
+def epochs_noted(place: Place, trial: str = "t0") -> list[str]:
+    return [line for path in spools(place, trial) for line in path.read_text().splitlines() if '"metrics"' in line]
+
+
+@pytest.mark.timeout(1200)
+def test_every_trial_is_run_once_and_told_apart(searched: Searched) -> None:
     counts = searched.answer.json["trials"]
-    assert sum(counts[state] for state in ("finished", "stopped", "failed")) == 6
-    assert counts["finished"] >= 1 and counts["stopped"] >= 1 and counts["failed"] >= 1
-    statuses = Counter(run.info.status for run in trials_of(searched.runs))
+    assert sum(counts[state] for state in ("finished", "stopped", "failed")) == TRIALS
+    assert counts["finished"] >= 1 and counts["stopped"] >= 1 and counts["failed"] == 1
+    trials = trials_of(searched.runs)
+    assert sorted(run.data.tags["mgmrn.variant"] for run in trials) == [f"t{number:03d}" for number in range(TRIALS)]
+    statuses = Counter(run.info.status for run in trials)
     assert statuses == {"FINISHED": counts["finished"], "KILLED": counts["stopped"], "FAILED": counts["failed"]}
+    states = Counter(trial.state.name for trial in study_of(searched.place).get_trials())
+    assert states == {"COMPLETE": counts["finished"], "PRUNED": counts["stopped"], "FAIL": counts["failed"]}
+
+
+def test_a_killed_worker_and_a_killed_driver_leave_no_gap_and_no_double(searched: Searched) -> None:
+    for run in trials_of(searched.runs):
+        steps = steps_of(searched.client, run)
+        assert all(len(set(found)) == len(found) for found in steps.values()), "no step is logged twice"
+        if run.info.status == "FINISHED":
+            assert steps["val/ausuc"] == list(range(1, EPOCHS + 1))
+    attempts = {run.data.tags["mgmrn.variant"]: run.data.tags["mgmrn.attempt"] for run in trials_of(searched.runs)}
+    assert attempts["t001"] == "2", "the trial that the driver left was gone on with"
+
+
+def test_one_parent_holds_all_runs(searched: Searched) -> None:
     parent = the_parent(searched.runs)
     assert parent.info.run_id == searched.answer.json["parent_run_id"]
+    assert parent.info.status == "FINISHED"
     assert {run.data.tags["mlflow.parentRunId"] for run in searched.runs if run is not parent} == {parent.info.run_id}
+
+
+def test_going_on_must_be_asked_for(searched: Searched) -> None:
+    assert searched.refused.code == 2
+    assert "--resume" in searched.refused.json["hint"]
 
 
 def test_a_stopped_trial_keeps_its_partial_curve(searched: Searched) -> None:
@@ -160,68 +208,9 @@ def test_a_search_that_has_ended_is_answered_without_starting_ray(searched: Sear
     assert searched.place.ray_sessions == sessions
 
 
-@pytest.mark.timeout(900)
-def test_a_killed_worker_and_a_killed_driver_cost_no_trial(place: Place) -> None:
-    """The worker's trial recovers; after the driver's death `--resume` finishes the search, nothing twice."""
-    episodes = "  sampling.kind: episodic\n  sampling.ways: 2\n  sampling.shots: 2\n  sampling.episodes: 60"
-    arguments = write_search(place, trials=3, fixed=episodes)
-    running = place.start(*arguments, "--concurrency", "1")
-    wait_until(lambda: len(epochs_noted(place)) >= 1, "an epoch was noted", 200, running)
-    (worker,) = place.training_workers()
-    worker.kill()
-    noted = len(epochs_noted(place))
-    wait_until(lambda: len(epochs_noted(place)) > noted, "the trial went on after its worker's death", 200, running)
-    wait_until(
-        lambda: "begins" in running.errors_so_far().split("trial 0 ")[-1].split("\n", 1)[-1],
-        "the second trial began",
-        200,
-        running,
-    )
-    wait_until(
-        lambda: any(path.parent.name.startswith("tiny.t001") for path in spools(place) if path.stat().st_size),
-        "it noted an epoch",
-        200,
-        running,
-    )
-    running.kill()
-    place.kill_all()
-
-    refused = place.run(*arguments)
-    assert refused.code == 2
-    assert "--resume" in refused.json["hint"]
-
-    answer = place.run(*arguments, "--resume", "--concurrency", "2", timeout=590)
-    assert answer.code == 0, answer.err
-    counts = answer.json["trials"]
-    assert sum(counts.values()) == 3 and "failed" not in counts
-    client = client_of(place)
-    runs = runs_of_search(client)
-    trials = trials_of(runs)
-    assert sorted(run.data.tags["mgmrn.variant"] for run in trials) == ["t000", "t001", "t002"]
-    assert the_parent(runs).info.status == "FINISHED"
-    assert {run.data.tags["mlflow.parentRunId"] for run in trials} == {the_parent(runs).info.run_id}
-    for run in trials:
-        steps = steps_of(client, run)
-        assert all(len(set(found)) == len(found) for found in steps.values()), "no step is logged twice"
-        if run.info.status == "FINISHED":
-            assert steps["val/ausuc"] == list(range(1, EPOCHS + 1))
-    states = Counter(trial.state.name for trial in study_of(place).get_trials())
-    assert states["RUNNING"] == 0 and sum(states.values()) == 3
-
-
-def spools(place: Place) -> list[Path]:
-    return sorted(place.folder.glob(".mgmrn/runs/search/*/*/spool.jsonl"))
-
-
-def epochs_noted(place: Place) -> list[str]:
-    return [line for path in spools(place) for line in path.read_text().splitlines() if '"metrics"' in line]
-
-
 @pytest.mark.timeout(120)
 def test_a_trial_that_can_never_be_placed(place: Place) -> None:
-    arguments = write_search(place, trials=3)
-    text = (place.folder / "tiny-search.yaml").read_text()
-    (place.folder / "tiny-search.yaml").write_text(text + "workers: 500\n")
+    arguments = write_search(place, SEARCH + "workers: 500\n")
     answer = place.run(*arguments)
     assert answer.code == 3, answer.err
     assert answer.seconds < 20
