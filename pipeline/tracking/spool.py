@@ -103,6 +103,11 @@ class Spool:
                 value = json.loads(line)
                 yield Entry(value["kind"], value, offset)
 
+    def epoch_seconds(self) -> list[float]:
+        """Training time of every epoch noted, those that were trained again after a crash included."""
+        metrics = (entry.content["metrics"] for entry in self.read() if entry.kind == "metrics")
+        return [float(numbers["perf/epoch_s"]) for numbers in metrics if "perf/epoch_s" in numbers]
+
     def size(self) -> int:
         """Bytes in the file."""
         return self.path.stat().st_size if self.path.exists() else 0

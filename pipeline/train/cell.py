@@ -14,7 +14,7 @@ from pipeline.compose import ComposedConfig
 from pipeline.identity import config_hash, group_hash
 from pipeline.tracking.environment import git_state
 from pipeline.tracking.store import DatasetInput, run_name
-from pipeline.train.cluster import Placement
+from pipeline.train.cluster import Placement, submission_id
 from pipeline.train.spec import Calibration, RunSpec, Split
 
 
@@ -102,6 +102,7 @@ class Cell:
             "mgmrn.world_size": str(placement.workers),
             "mgmrn.attempt": "1",
             "mgmrn.calibration": self.calibration_tag,
+            **({"mgmrn.ray_submission_id": submission} if (submission := submission_id()) else {}),
             **git_state().tags(),
         }
 

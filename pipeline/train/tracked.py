@@ -41,11 +41,14 @@ class Opening:
 class RunTracker:
     """One run in the tracking store, from `open_run` to `close`."""
 
-    def __init__(self, store: TrackingStore, cell: Cell, spec: RunSpec, run_id: str, on_epoch: OnEpoch) -> None:
+    def __init__(
+        self, store: TrackingStore, cell: Cell, spec: RunSpec, run_id: str, gpus: int, on_epoch: OnEpoch
+    ) -> None:
         self.cell = cell
         self.spec = spec
         self.run_id = run_id
         self._store = store
+        self._gpus = gpus
         self._spool = Spool(spec.spool_file)
         self._sender = Sender(self._spool, run_id, store, on_epoch).start()
 
@@ -54,7 +57,11 @@ class RunTracker:
         from pipeline.train.record import write_record
 
         summary = summarise(self.cell, self.run_id, "finished", ended.evaluation.result.gamma, ended.reported)
-        tags = {"mgmrn.result": json.dumps({"gamma": summary.gamma, "metrics": dict(summary.metrics)})}
+        tags = {
+            "mgmrn.result": json.dumps({"gamma": summary.gamma, "metrics": dict(summary.metrics)}),
+            "mgmrn.checkpoint_uri": str(ended.checkpoint),
+            "mgmrn.gpu_seconds": f"{self._gpus * sum(self._spool.epoch_seconds()):.1f}",
+        }
         if self.cell.split == "tune":
             tags["mgmrn.calibration"] = ended.calibration.model_dump_json()
         artifacts = write_record(self.spec, self.cell, ended)
@@ -122,7 +129,8 @@ def open_run(
         run_id = store.create_child(opening.parent_run_id, cell.name, tags, cell.config)
         store.log_dataset(run_id, cell.dataset)
     spec.run_folder.mkdir(parents=True, exist_ok=True)
-    return RunTracker(store, cell, spec, run_id, on_epoch)
+    gpus = opening.placement.workers * opening.placement.gpus_per_worker
+    return RunTracker(store, cell, spec, run_id, gpus, on_epoch)
 
 
 def forget(spec: RunSpec) -> None:

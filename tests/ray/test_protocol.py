@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from mlflow.entities import Run
@@ -107,8 +108,10 @@ def test_tags_of_a_run(protocol: Protocol, split: str) -> None:
         "world_size": "1",
         "attempt": "1",
         "stop_reason": "finished",
+        "gpu_seconds": "0.0",
     }
     assert {key: tags.get(f"mgmrn.{key}") for key in expected} == expected
+    assert (Path(tags["mgmrn.checkpoint_uri"]) / "state.pt").is_file()
     assert {"mgmrn.group_hash", "mgmrn.data_digest", "mgmrn.code_sha", "mgmrn.code_dirty"} <= set(tags)
 
 

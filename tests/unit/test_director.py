@@ -18,8 +18,8 @@ from pipeline.search import study as study_module
 from pipeline.search import tracked_trial
 from pipeline.search.board import Board
 from pipeline.search.config import Categorical, FloatRange, Objective, Sampler, Scheduler, SearchConfig, SearchFile
+from pipeline.search.course import best_record
 from pipeline.search.director import Bench, ListDirector, SearchDirector
-from pipeline.search.launch import best_record
 from pipeline.search.plan import Pool, TrialPlan, TrialReport
 from pipeline.search.space import Space
 from pipeline.search.study import Study
