@@ -145,7 +145,7 @@ class SearchDirector:
         score = self._combined(number, report.steps, trial.scores)
         if report.checkpoint is not None:
             if self._cost is not None:
-                trial.costs.append(report.metrics[self._cost])
+                trial.cost(report.run, report.metrics[self._cost])
             trial.run_finished(report)
             if report.run + 1 == len(trial.cells):
                 self._finish(trial, score, report.steps)

@@ -99,6 +99,11 @@ class TrackedTrial:
         del self.scores[run:]
         self.scores.append(value)
 
+    def cost(self, run: int, value: float) -> None:
+        """Takes in the cost of a run that has ended."""
+        del self.costs[run:]
+        self.costs.append(value)
+
     def run_finished(self, report: TrialReport) -> None:
         """Records a run, and opens the trial's next one; a trial that was started again tells of recorded runs once more."""
         assert report.checkpoint is not None

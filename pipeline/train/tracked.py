@@ -6,7 +6,8 @@ Workers know nothing of the store: the controller notes epochs in the run's spoo
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -23,6 +24,9 @@ from pipeline.train.spec import RunSpec
 if TYPE_CHECKING:
     from pipeline.train.fit import Fitted
 
+PATIENCE_SECONDS = 300.0
+"""How long a run that is to be opened waits for a tracking server that is away."""
+PAUSE_SECONDS = 5.0
 DRAIN_SECONDS = 30.0
 """How long the end of a run waits for a tracking server that is away; what is left is sent at the next start."""
 
@@ -116,21 +120,41 @@ def open_run(
         on_epoch: told of every epoch at once.
 
     Raises:
-        TrackingError: when the store cannot be reached.
+        TrackingError: when the store stays away for `PATIENCE_SECONDS`.
     """
+    run_id = _patiently(lambda: _opened(store, cell, spec, opening))
+    spec.run_folder.mkdir(parents=True, exist_ok=True)
+    gpus = opening.placement.workers * opening.placement.gpus_per_worker
+    return RunTracker(store, cell, spec, run_id, gpus, on_epoch)
+
+
+def _opened(store: TrackingStore, cell: Cell, spec: RunSpec, opening: Opening) -> str:
     left = None if opening.anew else _left_run(store, cell)
     if left:
         say(f"{cell.name} {cell.split}: going on with run {left.run_id}")
         store.resume(left, opening.parent_run_id, cell.config)
-        run_id = left.run_id
-    else:
-        forget(spec)
-        tags = cell.tags(opening.study, opening.placement)
-        run_id = store.create_child(opening.parent_run_id, cell.name, tags, cell.config)
-        store.log_dataset(run_id, cell.dataset)
-    spec.run_folder.mkdir(parents=True, exist_ok=True)
-    gpus = opening.placement.workers * opening.placement.gpus_per_worker
-    return RunTracker(store, cell, spec, run_id, gpus, on_epoch)
+        return left.run_id
+    forget(spec)
+    run_id = store.create_child(
+        opening.parent_run_id, cell.name, cell.tags(opening.study, opening.placement), cell.config
+    )
+    store.log_dataset(run_id, cell.dataset)
+    return run_id
+
+
+def _patiently(attempt: Callable[[], str]) -> str:
+    """Tries again while the store is away: in the middle of a launch or a search it is worth waiting for."""
+    deadline, told = time.monotonic() + PATIENCE_SECONDS, False
+    while True:
+        try:
+            return attempt()
+        except TrackingError as error:
+            if time.monotonic() >= deadline:
+                raise
+            if not told:
+                say(f"the tracking server is away, waiting for it before the next run: {error}")
+            told = True
+            time.sleep(PAUSE_SECONDS)
 
 
 def forget(spec: RunSpec) -> None:

@@ -1,0 +1,77 @@
+"""Opening a run while the tracking server is away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mgmrn.data.splits import load_tune
+from pipeline.compose import load_experiment
+from pipeline.errors import TrackingError
+from pipeline.tracking.store import TrackingStore
+from pipeline.train import tracked
+from pipeline.train.cell import Cell, make_cell
+from pipeline.train.cluster import Placement
+from pipeline.train.tracked import Opening, open_run
+from tests.ray.small import write_small
+
+AWAY = TrackingError("the tracking store failed: connection refused", "http://127.0.0.1:5000")
+
+
+@pytest.fixture
+def cell(tmp_path: Path) -> Cell:
+    write_small(tmp_path)
+    composed = load_experiment(str(tmp_path / "small.yaml"))
+    return make_cell(composed, 0, load_tune(tmp_path / "data", composed.config.benchmark), None, "mgmrn")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> TrackingStore:
+    return TrackingStore.connect(f"sqlite:///{tmp_path}/mlflow.db")
+
+
+def refuse(store: TrackingStore, times: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Makes the store fail at its next attempts to make a run; returns a list that grows with each attempt."""
+    attempts: list[int] = []
+    create = store.create_child
+
+    def sometimes(*arguments: object) -> str:
+        attempts.append(1)
+        if len(attempts) <= times:
+            raise AWAY
+        return create(*arguments)
+
+    monkeypatch.setattr(store, "create_child", sometimes)
+    monkeypatch.setattr(tracked, "PAUSE_SECONDS", 0.0)
+    return attempts
+
+
+def opening(store: TrackingStore) -> Opening:
+    return Opening("study", store.create_parent("launch", {}), Placement(1, 1, 0))
+
+
+def test_a_run_waits_for_a_server_that_comes_back(
+    tmp_path: Path,
+    cell: Cell,
+    store: TrackingStore,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    attempts = refuse(store, 3, monkeypatch)
+    spec = cell.spec(tmp_path / "data", tmp_path / "runs", 1)
+    tracker = open_run(store, cell, spec, opening(store))
+    tracker.killed("test")
+    tracker.close()
+    assert len(attempts) == 4
+    assert capsys.readouterr().err.count("the tracking server is away") == 1, "it is said once"
+    assert store.get(tracker.run_id).status == "KILLED"
+
+
+def test_it_does_not_wait_for_ever(
+    tmp_path: Path, cell: Cell, store: TrackingStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse(store, 10**9, monkeypatch)
+    monkeypatch.setattr(tracked, "PATIENCE_SECONDS", 0.05)
+    with pytest.raises(TrackingError, match="connection refused"):
+        open_run(store, cell, cell.spec(tmp_path / "data", tmp_path / "runs", 1), opening(store))
