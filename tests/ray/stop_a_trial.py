@@ -56,14 +56,16 @@ def main() -> None:
         total = ray.cluster_resources()["CPU"]
         director = OneTrial(plan)
         run_trials(director, Pool(1, 1, 1, 0), here / "tune")
-        while ray.available_resources().get("CPU", 0) < total and time.monotonic() < director.stopped_at + 30:
+        while ray.available_resources().get("CPU", 0) < total and time.monotonic() < director.stopped_at + 90:
             time.sleep(0.1)
-        free = time.monotonic() - director.stopped_at
+        seconds = time.monotonic() - director.stopped_at
+        is_free = ray.available_resources().get("CPU", 0) == total
         groups = [group.state for group in list_placement_groups() if group.state != "REMOVED"]
         alive = [actor.class_name for actor in list_actors() if actor.state != "DEAD"]
     found = {
         "reports": director.reports,
-        "seconds_until_free": free,
+        "is_free": is_free,
+        "seconds_until_free": seconds,
         "placement_groups": groups,
         "actors": [name for name in alive if name not in OF_THE_CLUSTER],
     }

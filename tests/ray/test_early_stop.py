@@ -30,6 +30,6 @@ def test_a_stopped_trial_leaves_nothing_behind(place: Place) -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["reports"] == [1], "it was stopped at its first report"
-    assert found["seconds_until_free"] < 10
+    assert found["is_free"], found
     assert found["placement_groups"] == []
     assert found["actors"] == []
