@@ -76,6 +76,8 @@ class TuneData:
     benchmark: str
     digest: str
     """Of the whole data set's lists, labels and attributes."""
+    listed: tuple[int, int]
+    """Images and classes of the whole data set."""
     standin: bool
     train: Images
     seen: Images
@@ -94,6 +96,8 @@ class FinalData:
     benchmark: str
     digest: str
     """Of the whole data set's lists, labels and attributes."""
+    listed: tuple[int, int]
+    """Images and classes of the whole data set."""
     standin: bool
     train: Images
     """trainval."""
@@ -145,6 +149,7 @@ def tune_data(benchmark: Benchmark, config: BenchmarkConfig) -> TuneData:
     return TuneData(
         benchmark=benchmark.name,
         digest=benchmark.digest,
+        listed=(len(benchmark.labels), len(benchmark.class_names)),
         standin=benchmark.standin,
         train=_images(benchmark, train, classes),
         seen=_images(benchmark, held_out, classes),
@@ -165,6 +170,7 @@ def final_data(benchmark: Benchmark) -> FinalData:
     return FinalData(
         benchmark=benchmark.name,
         digest=benchmark.digest,
+        listed=(len(benchmark.labels), len(benchmark.class_names)),
         standin=benchmark.standin,
         train=_images(benchmark, benchmark.lists["trainval_loc"], classes),
         seen=_images(benchmark, benchmark.lists["test_seen_loc"], classes),

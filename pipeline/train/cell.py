@@ -61,8 +61,8 @@ class Cell:
     def dataset(self) -> DatasetInput:
         """The data as the tracking store records it."""
         data = self.data
-        counts = {"train": len(data.train), "seen": len(data.seen), "unseen": len(data.unseen)}
-        counts["classes"] = len(data.classes.names)
+        # Of the whole data set: MLflow keeps one profile for a name and digest, whichever split comes first.
+        counts = dict(zip(("images", "classes"), data.listed, strict=True))
         name = f"{data.benchmark} (stand-in)" if data.standin else data.benchmark
         return DatasetInput(name, data.digest, data.split, counts, data.standin)
 
