@@ -50,6 +50,9 @@ DataRoot = Annotated[
 TrackingUri = Annotated[
     str, typer.Option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="MLflow server or database.")
 ]
+GpusPerWorker = Annotated[
+    int | None, typer.Option(min=0, help="Without it, one if the cluster has one for every worker.")
+]
 Address = Annotated[str | None, typer.Option(help="Ray cluster; without it, Ray is started here.")]
 Storage = Annotated[Path, typer.Option(help="Folder of checkpoints; on several hosts a shared one.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object; text for people goes to standard error.")]
@@ -99,9 +102,7 @@ def train(
     cpus_per_worker: Annotated[
         int | None, typer.Option(min=1, help="Without it, the workers share the CPUs evenly.")
     ] = None,
-    gpus_per_worker: Annotated[
-        int | None, typer.Option(min=0, help="Without it, one if the cluster has one for every worker.")
-    ] = None,
+    gpus_per_worker: GpusPerWorker = None,
     address: Address = None,
     tracking_uri: TrackingUri = places.TRACKING_URI,
     data_root: DataRoot = places.DATA_ROOT,
@@ -150,9 +151,7 @@ def search(
     cpus_per_worker: Annotated[
         int | None, typer.Option(min=1, help="Without it, the trials share the CPUs evenly.")
     ] = None,
-    gpus_per_worker: Annotated[
-        int | None, typer.Option(min=0, help="Without it, one if the cluster has one for every worker.")
-    ] = None,
+    gpus_per_worker: GpusPerWorker = None,
     address: Address = None,
     tracking_uri: TrackingUri = places.TRACKING_URI,
     study_storage: Annotated[

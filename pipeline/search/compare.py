@@ -9,12 +9,13 @@ from pipeline.analysis.paired import paired_difference, summarise
 from pipeline.compose import ComposedConfig
 from pipeline.search.board import Board
 from pipeline.search.config import SearchConfig
-from pipeline.search.director import Bench, ListDirector
+from pipeline.search.director import Bench, ListDirector, ListedRun
 from pipeline.search.objective import METRIC_KEYS
 from pipeline.search.request import Comparison
 from pipeline.search.runner import run_trials
 from pipeline.search.space import Space
 from pipeline.search.study import Record
+from pipeline.train.cell import Cell
 
 FRESH_SEEDS_FROM = 1000
 """Searches use small seeds."""
@@ -37,13 +38,11 @@ def compare(
         for seed in seeds
         for variant, composed in (("best", space.compose(best.point, name)), ("base", base))
     ]
-    director = ListDirector(cells, bench, board)
-    if director.is_needed:
-        run_trials(director, bench.pool, bench.tune_folder)
+    listed = run_cells(cells, bench, board)
     key = METRIC_KEYS[config.objective.metric]
     comparisons = []
     for position, name in enumerate(bases):
-        runs = director.runs[2 * len(seeds) * position : 2 * len(seeds) * (position + 1)]
+        runs = listed[2 * len(seeds) * position : 2 * len(seeds) * (position + 1)]
         pairs = [
             (first.figures[key], second.figures[key])
             for first, second in zip(runs[::2], runs[1::2], strict=True)
@@ -63,6 +62,14 @@ def compare(
     figures = _figures(comparisons)
     bench.clerk.do(lambda: bench.store.log_metrics(bench.parent_run_id, 0, figures, int(time.time() * 1000)))
     return tuple(comparisons)
+
+
+def run_cells(cells: Sequence[Cell], bench: Bench, board: Board) -> list[ListedRun]:
+    """What each cell comes to, in their order; Ray Tune is started only where one was not finished before."""
+    director = ListDirector(cells, bench, board)
+    if director.is_needed:
+        run_trials(director, bench.pool, bench.tune_folder)
+    return director.runs
 
 
 def _figures(comparisons: Sequence[Comparison]) -> dict[str, float]:

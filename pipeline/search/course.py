@@ -10,11 +10,11 @@ from pathlib import Path
 from mgmrn.errors import UserError
 from pipeline.compose import ComposedConfig, show
 from pipeline.search.board import Board
-from pipeline.search.compare import compare
+from pipeline.search.compare import compare, run_cells
 from pipeline.search.config import SearchConfig
-from pipeline.search.director import Bench, ListDirector, SearchDirector
+from pipeline.search.director import Bench, SearchDirector
 from pipeline.search.objective import METRIC_KEYS, final_ranks
-from pipeline.search.report import importances, write_study
+from pipeline.search.report import write_study
 from pipeline.search.request import Comparison, SearchOutcome, SearchRequest
 from pipeline.search.runner import run_trials
 from pipeline.search.space import Space
@@ -47,7 +47,7 @@ def run_course(
     shutil.rmtree(bench.tune_folder, ignore_errors=True)
     report = bench.storage / "report"
     targets = [config.objective.metric] + ([] if config.objective.cost == "none" else [config.objective.cost])
-    write_study(report, study.optuna, study.records(), f"Search {request.search.name}", targets)
+    shares = write_study(report, study.optuna, study.records(), f"Search {request.search.name}", targets)
     best_configs = () if best is None else _write_best(report, space, best, bases)
     return SearchOutcome(
         status="finished" if best else "failed",
@@ -55,7 +55,7 @@ def run_course(
         trials=_counts(study.records()),
         best=None if best is None else {"trial": best.number, "values": list(best.values), "point": dict(best.point)},
         comparisons=comparisons,
-        importances=importances(study.optuna, len(targets)),
+        importances=shares,
         best_configs=best_configs,
         parent_run_id=bench.parent_run_id,
         tracking_uri=request.tracking_uri,
@@ -83,11 +83,8 @@ def _references(
     if len(bases) == 1 or config.objective.combine == "mean_rank":
         return dict.fromkeys(bases, 1.0)
     cells = [bench.cell(base, name, config.seeds[0], "base") for name, base in bases.items()]
-    director = ListDirector(cells, bench, board)
-    if director.is_needed:
-        run_trials(director, bench.pool, bench.tune_folder)
     scores = {}
-    for name, run in zip(bases, director.runs, strict=True):
+    for name, run in zip(bases, run_cells(cells, bench, board), strict=True):
         score = run.figures.get(METRIC_KEYS[config.objective.metric], 0.0)
         if score <= 0:
             raise UserError(

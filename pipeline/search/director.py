@@ -136,10 +136,7 @@ class SearchDirector:
         if trial.over:
             return False
         if report.failure is not None:
-            failure = Failure(**report.failure)
-            trial.fail(failure)
-            self._study.fail(number, f"{failure.reason}: {failure.message}")
-            self._board.failed(number, failure.message)
+            self._fail(trial, Failure(**report.failure))
             return False
         trial.score(report.run, report.metrics[METRIC_KEYS[self._config.objective.metric]])
         score = self._combined(number, report.steps, trial.scores)
@@ -162,10 +159,7 @@ class SearchDirector:
     def ended(self, number: int, error: str | None) -> None:
         trial = self._trials[number]
         if not trial.over:
-            failure = Failure("workers-lost", error or "the trial ended without a result")
-            trial.fail(failure)
-            self._study.fail(number, f"{failure.reason}: {failure.message}")
-            self._board.failed(number, failure.message)
+            self._fail(trial, Failure("workers-lost", error or "the trial ended without a result"))
 
     def interrupted(self) -> None:
         _interrupt(self._trials.values(), self._bench.clerk)
@@ -175,6 +169,11 @@ class SearchDirector:
         self._trials[record.number] = trial
         self._board.began(record.number, record.point, trial.epochs)
         return trial.plan(self._bench.pool)
+
+    def _fail(self, trial: TrackedTrial, failure: Failure) -> None:
+        trial.fail(failure)
+        self._study.fail(trial.number, f"{failure.reason}: {failure.message}")
+        self._board.failed(trial.number, failure.message)
 
     def _finish(self, trial: TrackedTrial, score: float, steps: int) -> None:
         trial.done()

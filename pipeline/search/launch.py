@@ -56,12 +56,13 @@ def run_search(request: SearchRequest) -> SearchOutcome:
     store = TrackingStore.connect(request.tracking_uri, f"mgmrn/search/{search.name}")
     size = study_size(name, request.study_storage)
     if size is not None:
-        _check_nobody_runs_it(Study(name, request.study_storage, config, space), search)
-    if size is not None and not request.force:
-        known = Study(name, request.study_storage, config, space).remembered(_OUTCOME)
-        if known is not None and size >= config.trials:
-            return SearchOutcome.from_json(json.loads(known), "cached")
-        _check_resumption_is_meant(request, size, config.trials)
+        earlier = Study(name, request.study_storage, config, space)
+        _check_nobody_runs_it(earlier, search)
+        if not request.force:
+            known = earlier.remembered(_OUTCOME)
+            if known is not None and size >= config.trials:
+                return SearchOutcome.from_json(json.loads(known), "cached")
+            _check_resumption_is_meant(request, size, config.trials)
     check_room_here(request.address, config.workers * (request.concurrency or 1), request.cpus_per_worker)
     for split in data.values():
         check_images_exist(split.train.followed_by(evaluation_images(split)))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def write_study(
     folder: Path, study: optuna.Study, records: Sequence[Record], title: str, targets: Sequence[str]
-) -> None:
+) -> dict[str, float]:
     """Writes `trials.csv`, `importances.json` and `study.html`.
 
     Args:
@@ -30,11 +30,16 @@ def write_study(
         records: the trials.
         title: of the page.
         targets: what the objectives are called, the score first.
+
+    Returns:
+        The importances.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _write_trials(folder / "trials.csv", records, targets)
-    (folder / "importances.json").write_text(json.dumps(importances(study, len(targets)), indent=1))
+    shares = importances(study, len(targets))
+    (folder / "importances.json").write_text(json.dumps(shares, indent=1))
     (folder / "study.html").write_text(_page(study, title, targets), encoding="utf-8")
+    return shares
 
 
 def importances(study: optuna.Study, objectives: int = 1) -> dict[str, float]:

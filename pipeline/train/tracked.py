@@ -6,6 +6,7 @@ Workers know nothing of the store: the controller notes epochs in the run's spoo
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -159,8 +160,6 @@ def _patiently(attempt: Callable[[], str]) -> str:
 
 def forget(spec: RunSpec) -> None:
     """Removes all that is stored of a run, so that the next fit starts anew."""
-    import shutil
-
     shutil.rmtree(spec.run_folder, ignore_errors=True)
 
 
