@@ -260,7 +260,7 @@ class _quiet:
 
 
 def _sampler(config: SearchConfig, known: int) -> BaseSampler:
-    seed = config.sampler.seed + 7919 * known
+    seed = (config.sampler.seed + 7919 * known) % 2**32  # numpy takes no more.
     match config.sampler.name:
         case "tpe":
             return optuna.samplers.TPESampler(

@@ -290,3 +290,13 @@ def test_a_database_out_of_reach_is_one_sentence_without_a_password(tmp_path: Pa
         text = str(caught.value)
         assert "secret" not in text and "\n" not in text
         assert "--study-storage" in text and ("database" in text)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes", "nsga2", "nsga3"])
+def test_the_largest_seeds_also_follow_a_killed_driver(storage: str, sampler: str) -> None:
+    """numpy takes 32 bits; the seed is moved on by what the study holds, and a config may hold any seed from 0 on."""
+    for seed in (2**32 - 1, 2**40):
+        chosen = Sampler(name=sampler, seed=seed)
+        opened(storage, sampler=chosen).propose()
+        opened(storage, sampler=chosen).propose()
+    assert len(opened(storage).records()) == 4
