@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -20,6 +21,7 @@ from ray.tune.search import Searcher
 
 from pipeline.search.plan import STEPS, Pool, TrialPlan, TrialReport
 from pipeline.search.trial import run_trial
+from pipeline.train.leftover import give_back
 
 Answer = TypeVar("Answer")
 
@@ -27,6 +29,8 @@ TRIAL_MEMORY = 2**20
 """Bytes that a trial's own process asks for: it must ask for something, and a CPU would be missing for its workers."""
 TRIAL_RETRIES = 2
 """Starts of a trial whose process or workers were lost, besides the first."""
+STOP_SECONDS = 5
+"""What a stopped trial gets to end by itself before it is killed, and then Ray to give back its resources before we do."""
 
 _ENVIRONMENT = {
     # The board shows how the search goes.
@@ -35,8 +39,7 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_RESULT_BUFFER_LENGTH": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    # A stopped trial that does not end by itself is killed after so many seconds.
-    "TUNE_FORCE_TRIAL_CLEANUP_S": "5",
+    "TUNE_FORCE_TRIAL_CLEANUP_S": str(STOP_SECONDS),
 }
 
 
@@ -72,7 +75,11 @@ def run_trials(director: Director, pool: Pool, folder: Path) -> None:
         os.environ.setdefault(name, value)
     # Nobody writes the files of results that Tune looks for in the end.
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
-    glue = _Glue(director)
+    with ThreadPoolExecutor(pool.concurrency, thread_name_prefix="leftovers") as leftovers:
+        _run(_Glue(director, leftovers), pool, folder)
+
+
+def _run(glue: _Glue, pool: Pool, folder: Path) -> None:
     tuner = tune.Tuner(
         tune.with_resources(run_trial, {"memory": TRIAL_MEMORY}),
         tune_config=tune.TuneConfig(
@@ -92,21 +99,22 @@ def run_trials(director: Director, pool: Pool, folder: Path) -> None:
     tuner.fit()
     if glue.error is not None:
         with suppress(Exception):
-            director.interrupted()
+            glue.director.interrupted()
         raise glue.error
-    if not glue.exhausted or glue.numbers:
+    if not glue.exhausted or glue.plans:
         # Ray Tune takes Ctrl+C in and returns as if all were done.
-        director.interrupted()
+        glue.director.interrupted()
         raise KeyboardInterrupt
 
 
 class _Glue:
-    """Ray Tune's names of trials, and the director's numbers."""
+    """Ray Tune's names of trials, and the director's plans."""
 
-    def __init__(self, director: Director) -> None:
+    def __init__(self, director: Director, leftovers: ThreadPoolExecutor) -> None:
         self.director = director
-        self.numbers: dict[str, int] = {}
+        self.plans: dict[str, TrialPlan] = {}
         """Of trials that are not over."""
+        self._leftovers = leftovers
         self.exhausted = False
         """Whether the director has no trial any more."""
         self.error: Exception | None = None
@@ -121,9 +129,14 @@ class _Glue:
                 self.error = error
         return otherwise
 
+    def give_back(self, plan: TrialPlan) -> None:
+        """Sees to it that nothing of a trial that is over keeps its CPUs and GPUs."""
+        for spec in plan.runs:
+            self._leftovers.submit(give_back, spec.placement_file, STOP_SECONDS)
+
     def __reduce__(self) -> Any:
         # Tune pickles its scheduler and searcher to be able to restore a tuner, which is never done here.
-        return (_Glue, (None,))
+        return (_Glue, (None, None))
 
 
 class _Proposals(Searcher):
@@ -138,13 +151,14 @@ class _Proposals(Searcher):
         if plan is None:
             self._glue.exhausted = True
             return Searcher.FINISHED
-        self._glue.numbers[trial_id] = plan.number
+        self._glue.plans[trial_id] = plan
         return {"plan": plan.model_dump_json()}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        if trial_id in self._glue.numbers:
-            number, why = self._glue.numbers.pop(trial_id), "the trial's process was lost" if error else None
-            self._glue.ask(lambda: self._glue.director.ended(number, why), None)
+        if trial_id in self._glue.plans:
+            plan, why = self._glue.plans.pop(trial_id), "the trial's process was lost" if error else None
+            self._glue.give_back(plan)
+            self._glue.ask(lambda: self._glue.director.ended(plan.number, why), None)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the director remembers."""
@@ -164,6 +178,6 @@ class _Stops(FIFOScheduler):
         report = TrialReport.from_tune(result)
         if report is None:
             return TrialScheduler.CONTINUE
-        number = self._glue.numbers[trial.trial_id]
+        number = self._glue.plans[trial.trial_id].number
         stop = self._glue.ask(lambda: self._glue.director.reported(number, report), True)
         return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE

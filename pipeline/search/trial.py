@@ -19,6 +19,7 @@ from pipeline.tracking.spool import Spool
 from pipeline.train.cluster import Placement
 from pipeline.train.failure import Failure
 from pipeline.train.fit import Fitted, fit
+from pipeline.train.leftover import give_back
 
 FOLLOW_SECONDS = 0.2
 
@@ -90,6 +91,7 @@ class _Training:
 
     def _fit(self, spec: TuneSpec, placement: Placement) -> None:
         try:
+            give_back(spec.placement_file)  # Of a process of this trial that was lost.
             self._ended = fit(spec, placement)
         except BaseException as error:  # Handed to the caller of `result`.
             self._error = error

@@ -65,6 +65,11 @@ class RunSpec(Frozen):
         return self.run_folder / "notes.txt"
 
     @property
+    def placement_file(self) -> Path:
+        """Where rank 0 notes the placement group, for who ends the run from outside."""
+        return self.run_folder / "placement_group"
+
+    @property
     def artifacts_folder(self) -> Path:
         """Files for the tracking store; they stay until it has them."""
         return self.run_folder / "artifacts"

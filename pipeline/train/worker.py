@@ -28,6 +28,7 @@ from mgmrn.model.network import levels_of
 from mgmrn.protocol import Evaluation, evaluate_split, gather_rows
 from pipeline.train.closed_form import fit_on_split
 from pipeline.train.failure import Failure, record_failure, recorded_failure
+from pipeline.train.leftover import note_placement_group
 from pipeline.train.notes import note_taker
 from pipeline.train.spec import EVALUATION_FILE, RunSpec
 
@@ -70,6 +71,8 @@ def run_rank(spec_json: str) -> None:
 
 def _run(spec: RunSpec) -> None:
     context = ray.train.get_context()
+    if context.get_world_rank() == 0:
+        note_placement_group(spec.placement_file)
     keep_freed_memory()
     torch.set_num_threads(spec.cpus_per_worker)
     if spec.split == "tune":
