@@ -1,6 +1,5 @@
 """A global batch gives the same gradients on one process and cut over two or three, whose shares differ in size."""
 
-import socket
 from datetime import timedelta
 from pathlib import Path
 
@@ -159,15 +158,15 @@ def trained_statistics(rank: int, world_size: int) -> dict[str, Tensor]:
     return dict(network.norm.named_buffers())
 
 
-def train_all_cases(rank: int, world_size: int, port: int, folder: str) -> None:
+def train_all_cases(rank: int, world_size: int, folder: str) -> None:
     """One rank of a world; runs in a process of its own."""
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo",
-        init_method=f"tcp://127.0.0.1:{port}",
+        init_method=f"file://{folder}/{world_size}.store",
         rank=rank,
         world_size=world_size,
-        timeout=timedelta(seconds=60),
+        timeout=timedelta(seconds=180),
     )
     try:
         results = {name: trained_share(config, rank, world_size) for name, config in CASES.items()}
@@ -175,12 +174,6 @@ def train_all_cases(rank: int, world_size: int, port: int, folder: str) -> None:
         torch.save(results, Path(folder) / f"{world_size}-{rank}.pt")
     finally:
         dist.destroy_process_group()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -192,15 +185,14 @@ def worlds(tmp_path_factory) -> dict[tuple[int, int], dict[str, dict[str, Tensor
     context.set_forkserver_preload(["mgmrn.engine", "mgmrn.model.network"])
     processes = []
     for world_size in (2, 3):
-        port = free_port()
         for rank in range(world_size):
-            arguments = (rank, world_size, port, str(folder))
+            arguments = (rank, world_size, str(folder))
             processes.append(context.Process(target=train_all_cases, args=arguments, daemon=True))
     for process in processes:
         process.start()
     try:
         for process in processes:
-            process.join(timeout=120)
+            process.join(timeout=240)
         assert [process.exitcode for process in processes] == [0] * len(processes)
     finally:
         for process in processes:

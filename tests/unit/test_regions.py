@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +18,6 @@ from mgmrn.model.regions import (
     RegionMining,
     build_regions,
     decorrelation,
-    gather_images,
     occupancy,
     occupancy_loss,
 )
@@ -166,28 +164,3 @@ def test_decorrelation_is_the_mean_squared_cosine_of_pairs() -> None:
     pairs = torch.stack([cosines[:, i, j] ** 2 for i in range(K) for j in range(K) if i != j])
     torch.testing.assert_close(decorrelation(z), pairs.mean(dim=0))
     assert float(decorrelation(torch.eye(K)[None]).abs()) == pytest.approx(0)
-
-
-def _rank_gradient(rank: int, counts: tuple[int, ...], folder: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=len(counts))
-    everything = torch.load(f"{folder}/all.pt")
-    local = everything.split(list(counts))[rank].clone().requires_grad_()
-    loss = occupancy_loss(gather_images(local))
-    loss.backward()
-    torch.save((loss.detach(), local.grad), f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
-def test_occupancy_gradient_over_two_processes_is_that_of_one(tmp_path: Path) -> None:
-    counts = (3, 2)
-    everything = torch.rand(sum(counts), K, generator=torch.Generator().manual_seed(0))
-    torch.save(everything, tmp_path / "all.pt")
-    torch.multiprocessing.spawn(_rank_gradient, (counts, str(tmp_path)), nprocs=2)
-    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
-    everything.requires_grad_()
-    loss = occupancy_loss(everything)
-    loss.backward()
-    for value, _ in ranks:
-        torch.testing.assert_close(value, loss.detach())
-    torch.testing.assert_close(torch.cat([gradient for _, gradient in ranks]), everything.grad)
