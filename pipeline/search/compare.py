@@ -29,34 +29,34 @@ def compare(
     best: Record,
     board: Board,
 ) -> tuple[Comparison, ...]:
-    """Best and base on every benchmark over fresh seeds, paired by seed."""
+    """Best and base on every benchmark over fresh seeds, paired by seed; a winner that is the base is trained once."""
     board.say(f"comparing trial {best.number} with the base over {config.confirm_seeds} fresh seeds")
     seeds = range(FRESH_SEEDS_FROM, FRESH_SEEDS_FROM + config.confirm_seeds)
-    cells = [
-        bench.cell(composed, name, seed, variant)
+    variants = [
+        (bench.cell(base, name, seed, "base"), bench.cell(space.compose(best.point, name), name, seed, "best"))
         for name, base in bases.items()
         for seed in seeds
-        for variant, composed in (("best", space.compose(best.point, name)), ("base", base))
     ]
-    listed = run_cells(cells, bench, board)
+    # By science, not by name: what is the same is run once.
+    cells = {cell.identity: cell for pair in variants for cell in reversed(pair)}
+    figures_of = dict(zip(cells, (run.figures for run in run_cells(list(cells.values()), bench, board)), strict=True))
     key = METRIC_KEYS[config.objective.metric]
     comparisons = []
     for position, name in enumerate(bases):
-        runs = listed[2 * len(seeds) * position : 2 * len(seeds) * (position + 1)]
-        pairs = [
-            (first.figures[key], second.figures[key])
-            for first, second in zip(runs[::2], runs[1::2], strict=True)
-            if first.figures and second.figures
-        ]
-        ours = [run.figures[key] for run in runs[::2] if run.figures]
-        theirs = [run.figures[key] for run in runs[1::2] if run.figures]
+        pairs = variants[len(seeds) * position : len(seeds) * (position + 1)]
+        scores = [[figures_of[cell.identity].get(key) for cell in pair] for pair in pairs]
+        theirs = [base for base, _ in scores if base is not None]
+        ours = [best_score for _, best_score in scores if best_score is not None]
+        both = [(best_score, base) for base, best_score in scores if base is not None and best_score is not None]
+        is_base = all(base.identity == winner.identity for base, winner in pairs)
         comparisons.append(
             Comparison(
                 benchmark=bench.data[name].benchmark,
                 metric=key,
                 best=summarise(ours) if ours else None,
                 base=summarise(theirs) if theirs else None,
-                difference=paired_difference(*zip(*pairs, strict=True)) if pairs else None,
+                difference=paired_difference(*zip(*both, strict=True)) if both and not is_base else None,
+                is_base=is_base,
             )
         )
     figures = _figures(comparisons)

@@ -44,7 +44,16 @@ class Comparison:
     base: Summary | None
     """None where every run failed."""
     difference: PairedDifference | None
-    """Over the seeds that both have."""
+    """Over the seeds that both have; None where there are none, or nothing to compare."""
+    is_base: bool
+    """Whether the best config is the base itself."""
+
+    @property
+    def verdict(self) -> str:
+        """Of the paired difference, `the base is the best`, or `failed`."""
+        if self.is_base:
+            return "the base is the best"
+        return self.difference.verdict if self.difference else "failed"
 
 
 @dataclass(frozen=True)
@@ -74,6 +83,7 @@ class SearchOutcome:
                 Summary(**one["best"]) if one["best"] else None,
                 Summary(**one["base"]) if one["base"] else None,
                 PairedDifference(**one["difference"]) if one["difference"] else None,
+                one["is_base"],
             )
             for one in value["comparisons"]
         )
@@ -82,8 +92,7 @@ class SearchOutcome:
 
     def to_json(self) -> dict[str, Any]:
         """As `--json` prints it."""
-        verdicts = [one.difference.verdict if one.difference else "insufficient seeds" for one in self.comparisons]
         value = asdict(self)
-        for comparison, verdict in zip(value["comparisons"], verdicts, strict=True):
-            comparison["verdict"] = verdict
+        for described, comparison in zip(value["comparisons"], self.comparisons, strict=True):
+            described["verdict"] = comparison.verdict
         return value

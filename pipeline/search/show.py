@@ -22,7 +22,7 @@ def show_outcome(outcome: SearchOutcome, console: Console) -> None:
         f"trial {outcome.best['trial']}",
     )
     rows = [
-        [one.benchmark, one.metric, _shown(one.best), _shown(one.base), *_difference(one.difference)]
+        [one.benchmark, one.metric, _shown(one.best), _shown(one.base), *_difference(one.difference), one.verdict]
         for one in outcome.comparisons
     ]
     title = "best against base over fresh seeds of the tune split (mean ± std)"
@@ -43,8 +43,8 @@ def _shown(summary: Summary | None) -> str:
     return f"{summary.mean:.4f}{spread} (n = {summary.n})"
 
 
-def _difference(difference: PairedDifference | None) -> tuple[str, str, str]:
+def _difference(difference: PairedDifference | None) -> tuple[str, str]:
     if difference is None:
-        return "–", "–", "failed"
+        return "–", "–"
     interval = "–" if difference.low is None else f"{difference.low:+.4f} … {difference.high:+.4f}"
-    return f"{difference.mean:+.4f}", interval, difference.verdict
+    return f"{difference.mean:+.4f}", interval

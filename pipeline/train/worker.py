@@ -54,19 +54,23 @@ def run_rank(spec_json: str) -> None:
         return
     try:
         _run(spec)
-    except UserError as error:
-        record_failure(spec.failure_file, Failure("bad-input", error.message, error.where, error.hint))
-        raise
-    except ResourceError as error:
-        record_failure(spec.failure_file, Failure("cannot-run-here", error.message, hint=error.hint))
-        raise
-    except NonFiniteLossError as error:
-        record_failure(spec.failure_file, Failure("non-finite-loss", str(error)))
-        raise
-    except torch.OutOfMemoryError as error:
-        hint = "use a smaller sampling batch, optimiser.accumulate, or more workers"
-        record_failure(spec.failure_file, Failure("out-of-memory", str(error).splitlines()[0], hint=hint))
-        raise
+    except (UserError, ResourceError, NonFiniteLossError, torch.OutOfMemoryError) as error:
+        record_failure(spec.failure_file, _failure(error))
+        # Ranks that wait for this one must be torn down; alone, it ends the run without a worker group that only reads the note.
+        if ray.train.get_context().get_world_size() > 1:
+            raise
+
+
+def _failure(error: UserError | ResourceError | NonFiniteLossError | torch.OutOfMemoryError) -> Failure:
+    match error:
+        case UserError():
+            return Failure("bad-input", error.message, error.where, error.hint)
+        case ResourceError():
+            return Failure("cannot-run-here", error.message, hint=error.hint)
+        case NonFiniteLossError():
+            return Failure("non-finite-loss", str(error))
+    hint = "use a smaller sampling batch, optimiser.accumulate, or more workers"
+    return Failure("out-of-memory", str(error).splitlines()[0], hint=hint)
 
 
 def _run(spec: RunSpec) -> None:

@@ -46,17 +46,15 @@ def statuses(place: Place) -> dict[str, str]:
     return {run.data.tags["mgmrn.kind"]: run.info.status for run in runs_of(client_of(place))}
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    [(), ("--set", "cache_features=true", "--set", "model.backbone={trainable: none, batch_norm: frozen}")],
-    ids=["pictures", "cached features"],
-)
-def test_a_truncated_picture(place: Place, overrides: tuple[str, ...]) -> None:
+CACHED = ("--set", "cache_features=true", "--set", "model.backbone={trainable: none, batch_norm: frozen}")
+
+
+def test_a_truncated_picture_among_those_whose_maps_are_cached(place: Place) -> None:
     arguments = write_small(place.folder)
     picture = place.folder / "data" / "TINY" / "images" / "009.Class_0" / "0.png"
     Image.open(picture).save(picture, format="JPEG")
     picture.write_bytes(picture.read_bytes()[:-200])
-    answer = place.run("train", *arguments, "--json", *overrides)
+    answer = place.run("train", *arguments, "--json", *CACHED)
     assert_refused(place, answer, 2, "the picture cannot be decoded")
     assert answer.json["where"] == str(picture)
     assert statuses(place) == {"launch": "FAILED", "run": "FAILED"}

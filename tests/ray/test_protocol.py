@@ -14,7 +14,7 @@ from pipeline.compose import load_experiment, values_of
 from pipeline.yaml_tree import yaml_value
 from tests.ray.command import Answer, Place, a_place
 from tests.ray.small import write_small
-from tests.ray.tracked import children_of, client_of, files_of, runs_of, steps_of
+from tests.ray.tracked import client_of, files_of, runs_of, steps_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -166,18 +166,3 @@ def test_a_finished_config_is_answered_without_starting_ray(protocol: Protocol) 
     assert answer.json["runs"] == [run | {"status": "cached"} for run in first]
     assert protocol.place.ray_sessions == sessions
     assert len(runs_of(protocol.client)) == 3
-
-
-def test_force_runs_again(protocol: Protocol) -> None:
-    again = protocol.place.run(*protocol.arguments, "--split", "tune", "--force")
-    assert again.code == 0, again.err
-    (run,) = again.json["runs"]
-    before = protocol.answer.json["runs"][0]
-    assert run["status"] == "finished"
-    assert run["run_id"] != before["run_id"]
-    assert run["config_hash"] == before["config_hash"]
-    tunes = [one for one in children_of(protocol.client) if one.data.tags["mgmrn.split"] == "tune"]
-    assert [one.info.run_id for one in tunes] == [before["run_id"], run["run_id"]]
-    figures = {key: value for key, value in before["metrics"].items() if key.startswith("val/")}
-    assert {key: run["metrics"][key] for key in figures} == figures, "the same seed gives the same figures"
-    assert steps_of(protocol.client, tunes[1])["val/ausuc"] == list(range(1, EPOCHS + 1))
