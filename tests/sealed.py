@@ -250,17 +250,18 @@ def final_spec(folder: Path) -> Any:
 
 
 def final_spec_for_a_trial(folder: Path) -> Any:
-    from pipeline.search.plan import TuneSpec
+    from pipeline.trials.plan import TuneSpec
 
     return TuneSpec.model_validate_json((folder / "final.json").read_text())
 
 
 def final_spec_in_a_plan(folder: Path) -> Any:
-    from pipeline.search.plan import TrialPlan
+    from pipeline.trials.plan import SealedPlan
 
     runs = [json.loads((folder / "final.json").read_text())]
-    plan = {"number": 0, "runs": runs, "workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 0}
-    return TrialPlan.model_validate_json(json.dumps(plan))
+    placement = {"workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 0}
+    plan = {"number": 0, "runs": runs, "placement": placement}
+    return SealedPlan.model_validate_json(json.dumps(plan))
 
 
 def train_on_final(folder: Path) -> Any:

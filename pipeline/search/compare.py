@@ -12,10 +12,10 @@ from pipeline.search.config import SearchConfig
 from pipeline.search.director import Bench, ListDirector, ListedRun
 from pipeline.search.objective import METRIC_KEYS
 from pipeline.search.request import Comparison
-from pipeline.search.runner import run_trials
 from pipeline.search.space import Space
 from pipeline.search.study import Record
 from pipeline.train.cell import Cell
+from pipeline.trials.runner import run_trials
 
 FRESH_SEEDS_FROM = 1000
 """Searches use small seeds."""

@@ -16,9 +16,9 @@ from pipeline.search.director import Bench, SearchDirector
 from pipeline.search.objective import METRIC_KEYS, final_ranks
 from pipeline.search.report import write_study
 from pipeline.search.request import Comparison, SearchOutcome, SearchRequest
-from pipeline.search.runner import run_trials
 from pipeline.search.space import Space
 from pipeline.search.study import Record, Study
+from pipeline.trials.runner import run_trials
 
 
 def run_course(

@@ -18,15 +18,16 @@ from pipeline.compose import ComposedConfig, resolve_weights
 from pipeline.search.board import Board
 from pipeline.search.config import SearchConfig
 from pipeline.search.objective import COST_KEYS, METRIC_KEYS, mean_normalised, mean_rank
-from pipeline.search.plan import Pool, TrialPlan, TrialReport
 from pipeline.search.space import Space
 from pipeline.search.study import Record, Study
-from pipeline.search.tracked_trial import Clerk, TrackedTrial
+from pipeline.search.tracked_trial import TrackedTrial
 from pipeline.tracking.store import TrackingStore
 from pipeline.train.cell import Cell, make_cell
 from pipeline.train.cluster import Placement
 from pipeline.train.failure import Failure
 from pipeline.train.tracked import Opening, finished_run
+from pipeline.trials.clerk import Clerk
+from pipeline.trials.plan import Pool, TrialPlan, TrialReport
 
 LARGEST_STREAK = 50
 """Proposals in a row that only repeat earlier trials, after which the space is taken for exhausted."""
@@ -55,7 +56,7 @@ class Bench:
     @property
     def placement(self) -> Placement:
         """Of each run."""
-        return Placement(self.pool.workers, self.pool.cpus_per_worker, self.pool.gpus_per_worker)
+        return self.pool.placement
 
     def cell(self, composed: ComposedConfig, benchmark: str | None, seed: int, variant: str) -> Cell:
         """One run of a config."""
@@ -168,7 +169,7 @@ class SearchDirector:
         trial = self._bench.track(record.number, cells, resumed)
         self._trials[record.number] = trial
         self._board.began(record.number, record.point, trial.epochs)
-        return trial.plan(self._bench.pool)
+        return trial.plan()
 
     def _fail(self, trial: TrackedTrial, failure: Failure) -> None:
         trial.fail(failure)
@@ -263,7 +264,7 @@ class ListDirector:
         trial = self._bench.track(number, [cell], resumed=True)
         self._trials[number] = trial
         self._board.say(f"{cell.name}: begins")
-        return trial.plan(self._bench.pool)
+        return trial.plan()
 
     def reported(self, number: int, report: TrialReport) -> bool:
         trial = self._trials[number]

@@ -19,16 +19,16 @@ from mgmrn.errors import UserError
 from pipeline.compose import ComposedConfig, resolve_weights
 from pipeline.console import say
 from pipeline.identity import group_hash
-from pipeline.search.config import SearchConfig, SearchFile
-from pipeline.search.plan import Pool
+from pipeline.search.config import SearchFile
 from pipeline.search.request import SearchOutcome, SearchRequest
 from pipeline.search.space import Space
 from pipeline.search.study import DATABASE_ERRORS, Study, forget_study, lost, study_size
 from pipeline.tracking.spool import replay_leftovers
 from pipeline.tracking.store import TrackingStore, driver_is_dead, driver_tag
-from pipeline.train.cluster import Host, check_room_here, place, ray_session, rooms
+from pipeline.train.cluster import check_room_here, ray_session
 from pipeline.train.parent import parent_run
 from pipeline.train.tracked import DRAIN_SECONDS
+from pipeline.trials.pool import make_pool
 
 _DRIVER, _OUTCOME = "driver", "outcome"
 
@@ -69,7 +69,14 @@ def run_search(request: SearchRequest) -> SearchOutcome:
     for problem in replay_leftovers(folder, store, DRAIN_SECONDS):
         say(f"still waiting to be tracked: {problem}")
     with ray_session(request.address, dashboard=True) as hosts:
-        pool = _pool(request, config, hosts)
+        pool = make_pool(
+            hosts,
+            config.trials,
+            config.workers,
+            request.concurrency,
+            request.cpus_per_worker,
+            request.gpus_per_worker,
+        )
         if request.force:
             forget_study(name, request.study_storage)
             shutil.rmtree(folder, ignore_errors=True)
@@ -80,11 +87,12 @@ def run_search(request: SearchRequest) -> SearchOutcome:
             # Loading what runs trials takes seconds, which a search that has ended is not to wait for.
             from pipeline.search.course import run_course
             from pipeline.search.director import Bench
-            from pipeline.search.tracked_trial import Clerk
             from pipeline.search.warm import warm_cache
+            from pipeline.trials.clerk import Clerk
 
-            slots = min(pool.concurrency * pool.workers, max(host.cpus for host in hosts) // pool.cpus_per_worker)
-            warm_cache(space, bases, request.data_root, max(1, slots) * pool.cpus_per_worker, pool.gpus_per_worker)
+            placed = pool.placement
+            slots = min(pool.concurrency * placed.workers, max(host.cpus for host in hosts) // placed.cpus_per_worker)
+            warm_cache(space, bases, request.data_root, max(1, slots) * placed.cpus_per_worker, placed.gpus_per_worker)
             bench = Bench(name, parent.run_id, store, data, request.data_root, folder, pool, Clerk())
             try:
                 outcome = run_course(request, config, study, space, bench, bases)
@@ -116,19 +124,6 @@ def _check_resumption_is_meant(request: SearchRequest, size: int, trials: int) -
             request.search.label,
             "add --resume to go on with it, or --force to start anew",
         )
-
-
-def _pool(request: SearchRequest, config: SearchConfig, hosts: tuple[Host, ...]) -> Pool:
-    """As many trials at once as fit, one CPU for each worker unless more is asked for; never more than the cluster has."""
-    if request.concurrency is not None:
-        placed = place(hosts, request.concurrency * config.workers, request.cpus_per_worker, request.gpus_per_worker)
-        return Pool(request.concurrency, config.workers, placed.cpus_per_worker, placed.gpus_per_worker)
-    one = place(hosts, config.workers, request.cpus_per_worker or 1, request.gpus_per_worker)
-    room = rooms(hosts, one.cpus_per_worker, one.gpus_per_worker)
-    concurrency = max(1, min(room // config.workers, config.trials))
-    if request.cpus_per_worker is None:
-        one = place(hosts, concurrency * config.workers, None, one.gpus_per_worker)
-    return Pool(concurrency, config.workers, one.cpus_per_worker, one.gpus_per_worker)
 
 
 def _study_name(

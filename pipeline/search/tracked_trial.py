@@ -2,39 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from pipeline.search.plan import Pool, TrialPlan, TrialReport, TuneSpec
 from pipeline.tracking.store import TrackingStore
 from pipeline.train.cell import Cell
 from pipeline.train.failure import Failure
 from pipeline.train.fit import Fitted
 from pipeline.train.tracked import Opening, RunTracker, open_run
-
-
-class Clerk:
-    """Does in a thread of its own, one thing after another, what would make Ray Tune's loop wait: plots, uploads, the end of a run."""
-
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="clerk")
-        self._errands: list[Future[Any]] = []
-
-    def do(self, errand: Callable[[], Any]) -> None:
-        """Queues an errand."""
-        self._errands.append(self._pool.submit(errand))
-
-    def finish(self) -> None:
-        """Waits for all errands.
-
-        Raises:
-            Exception: what the first of them that failed raised.
-        """
-        self._pool.shutdown(wait=True)
-        for errand in self._errands:
-            errand.result()
+from pipeline.trials.clerk import Clerk
+from pipeline.trials.plan import SealedPlan, TrialReport, TuneSpec
 
 
 class TrackedTrial:
@@ -84,15 +61,9 @@ class TrackedTrial:
         """Of all its runs."""
         return sum(spec.epochs for spec in self._specs)
 
-    def plan(self, pool: Pool) -> TrialPlan:
+    def plan(self) -> SealedPlan:
         """As the trial is told it."""
-        return TrialPlan(
-            number=self.number,
-            runs=tuple(self._specs),
-            workers=pool.workers,
-            cpus_per_worker=pool.cpus_per_worker,
-            gpus_per_worker=pool.gpus_per_worker,
-        )
+        return SealedPlan(number=self.number, runs=tuple(self._specs), placement=self._opening.placement)
 
     def score(self, run: int, value: float) -> None:
         """Takes in the score of the run that is on, or the final one of the run that has ended."""

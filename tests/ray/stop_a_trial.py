@@ -15,12 +15,13 @@ from ray.util.state import list_actors
 
 from mgmrn.data.splits import load_tune
 from pipeline.compose import load_experiment
-from pipeline.search.plan import Pool, TrialPlan, TrialReport, TuneSpec
-from pipeline.search.runner import run_trials
 from pipeline.train.cell import make_cell
-from pipeline.train.cluster import ray_session
+from pipeline.train.cluster import Placement, ray_session
+from pipeline.trials.plan import Pool, SealedPlan, TrialPlan, TrialReport, TuneSpec
+from pipeline.trials.runner import run_trials
 
 EPOCHS = 500
+ALONE = Placement(workers=1, cpus_per_worker=1, gpus_per_worker=0)
 OF_THE_CLUSTER = ("_AutoscalingCoordinatorActor",)
 """Ray Train has one in every cluster."""
 
@@ -56,9 +57,9 @@ def stop_one(number: int) -> dict[str, Any]:
     data = load_tune(here / "data", composed.config.benchmark)
     cell = make_cell(composed, number, data, None, f"t{number:03d}")
     spec = TuneSpec(**dict(cell.spec(here / "data", here / "runs", 1)))
-    plan = TrialPlan(number=number, runs=(spec,), workers=1, cpus_per_worker=1, gpus_per_worker=0)
+    plan = SealedPlan(number=number, runs=(spec,), placement=ALONE)
     director = OneTrial(plan)
-    run_trials(director, Pool(1, 1, 1, 0), here / "tune")
+    run_trials(director, Pool(1, ALONE), here / "tune")
     total = ray.cluster_resources()["CPU"]
     while ray.available_resources().get("CPU", 0) < total and time.monotonic() < director.stopped_at + 30:
         time.sleep(0.1)

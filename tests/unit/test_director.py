@@ -20,11 +20,12 @@ from pipeline.search.board import Board
 from pipeline.search.config import Categorical, FloatRange, Objective, Sampler, Scheduler, SearchConfig, SearchFile
 from pipeline.search.course import best_record
 from pipeline.search.director import Bench, ListDirector, SearchDirector
-from pipeline.search.plan import Pool, TrialPlan, TrialReport
 from pipeline.search.space import Space
 from pipeline.search.study import Study
-from pipeline.search.tracked_trial import Clerk
+from pipeline.train.cluster import Placement
 from pipeline.train.failure import Failure
+from pipeline.trials.clerk import Clerk
+from pipeline.trials.plan import Pool, TrialPlan, TrialReport
 
 RATE = {"optimiser.head_lr": FloatRange(low=1e-4, high=1e-2, log=True)}
 TEMPERATURE = {"model.decoder.temperature": Categorical(choices=("none", "sqrt"))}
@@ -72,7 +73,7 @@ class Lab:
             name: SimpleNamespace(split="tune", digest=f"of {name}", benchmark=name or "SYN", standin=False)
             for name in config.benchmarks or (None,)
         }
-        pool = Pool(concurrency=2, workers=1, cpus_per_worker=1, gpus_per_worker=0)
+        pool = Pool(2, Placement(workers=1, cpus_per_worker=1, gpus_per_worker=0))
         return Bench(
             "s", "parent", cast(Any, self.store), cast(Any, data), Path("/data"), Path("/runs"), pool, self.clerk
         )

@@ -14,12 +14,13 @@ from typing import Any
 from ray import tune
 
 from mgmrn.data.seal import close_seal
-from pipeline.search.plan import TrialPlan, TrialReport, TuneSpec
 from pipeline.tracking.spool import Spool
 from pipeline.train.cluster import Placement
 from pipeline.train.failure import Failure
 from pipeline.train.fit import Fitted, fit
 from pipeline.train.leftover import give_back
+from pipeline.train.spec import RunSpec
+from pipeline.trials.plan import SealedPlan, TrialPlan, TrialReport
 
 FOLLOW_SECONDS = 0.2
 
@@ -28,8 +29,21 @@ class WorkersLostError(RuntimeError):
     """Workers died more often than Ray Train replaces them; Ray Tune starts the trial again, which goes on."""
 
 
+def run_sealed_trial(config: dict[str, Any]) -> None:
+    """The trainable of a search: test sets are out of its reach.
+
+    Args:
+        config: `{"plan": SealedPlan as JSON}`.
+
+    Raises:
+        WorkersLostError: as `run_trial`.
+    """
+    close_seal()
+    _run(SealedPlan.model_validate_json(config["plan"]))
+
+
 def run_trial(config: dict[str, Any]) -> None:
-    """The trainable of Ray Tune.
+    """The trainable of a grid, whose runs are also on the `final` split.
 
     Args:
         config: `{"plan": TrialPlan as JSON}`.
@@ -37,12 +51,13 @@ def run_trial(config: dict[str, Any]) -> None:
     Raises:
         WorkersLostError: for a failure that another attempt may mend; all others are reported and end the trial.
     """
-    close_seal()
-    plan = TrialPlan.model_validate_json(config["plan"])
-    placement = Placement(plan.workers, plan.cpus_per_worker, plan.gpus_per_worker)
+    _run(TrialPlan.model_validate_json(config["plan"]))
+
+
+def _run(plan: TrialPlan) -> None:
     steps = 0
     for run, spec in enumerate(plan.runs):
-        training = _Training(spec, placement)
+        training = _Training(spec, plan.placement)
         for metrics in training.epochs():
             tune.report(TrialReport(run=run, steps=steps + int(metrics["epoch"]), metrics=metrics).to_tune())
         ended = training.result()
@@ -60,7 +75,7 @@ def run_trial(config: dict[str, Any]) -> None:
 class _Training:
     """One `fit` in a thread, and the epochs that its controller notes meanwhile."""
 
-    def __init__(self, spec: TuneSpec, placement: Placement) -> None:
+    def __init__(self, spec: RunSpec, placement: Placement) -> None:
         self._spool = Spool(spec.spool_file)
         self._ended: Fitted | Failure | None = None
         self._error: BaseException | None = None
@@ -89,7 +104,7 @@ class _Training:
         assert self._ended is not None
         return self._ended
 
-    def _fit(self, spec: TuneSpec, placement: Placement) -> None:
+    def _fit(self, spec: RunSpec, placement: Placement) -> None:
         try:
             give_back(spec.placement_file)  # Of a process of this trial that was lost.
             self._ended = fit(spec, placement)

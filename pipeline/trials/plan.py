@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from mgmrn.config import Frozen
+from pipeline.train.cluster import Placement
 from pipeline.train.spec import RunSpec
 
 STEPS = "steps"
@@ -19,28 +20,33 @@ class Pool:
     """Room for trials."""
 
     concurrency: int
-    workers: int
-    cpus_per_worker: int
-    gpus_per_worker: int
+    """Trials at once."""
+    placement: Placement
+    """Of each of their runs."""
 
 
 class TuneSpec(RunSpec):
-    """A run on the `tune` split; the only kind that a trial can be given."""
+    """A run on the `tune` split; the only kind that a trial of a search can be given."""
 
     split: Literal["tune"] = "tune"
     calibration: None = None
 
 
 class TrialPlan(Frozen):
-    """One trial: its training runs, done one after another, each by `workers` ranks."""
+    """One trial: its training runs, done one after another."""
 
     number: int
     """Of the trial in its study."""
-    runs: tuple[TuneSpec, ...]
+    runs: tuple[RunSpec, ...]
     """On each benchmark and seed; all trials of a study have them in the same order."""
-    workers: int
-    cpus_per_worker: int
-    gpus_per_worker: int
+    placement: Placement
+    """Of each run."""
+
+
+class SealedPlan(TrialPlan):
+    """A trial that decides about hyper-parameters; its process cannot reach the test sets."""
+
+    runs: tuple[TuneSpec, ...]
 
 
 class TrialReport(Frozen):

@@ -12,18 +12,19 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from pipeline.search.plan import STEPS, Pool, TrialPlan, TrialReport
-from pipeline.search.trial import run_trial
 from pipeline.train.leftover import give_back
+from pipeline.trials.plan import STEPS, Pool, TrialPlan, TrialReport
+from pipeline.trials.trial import run_sealed_trial
 
 Answer = TypeVar("Answer")
+Trainable = Callable[[dict[str, Any]], None]
 
 TRIAL_MEMORY = 2**20
 """Bytes that a trial's own process asks for: it must ask for something, and a CPU would be missing for its workers."""
@@ -46,8 +47,8 @@ _ENVIRONMENT = {
 class Director(Protocol):
     """Decides over trials. All calls come from one thread, that of `run_trials`."""
 
-    def next_trial(self) -> TrialPlan | None:
-        """The next trial, ready to start; None when there is none any more."""
+    def next_trial(self) -> TrialPlan | Literal["later"] | None:
+        """The next trial, ready to start; `later` when it waits for one that is on; None when there is none any more."""
 
     def reported(self, number: int, report: TrialReport) -> bool:
         """Takes a report in; whether the trial is to be stopped."""
@@ -59,13 +60,14 @@ class Director(Protocol):
         """The user ended the search; called once, while trials are still on."""
 
 
-def run_trials(director: Director, pool: Pool, folder: Path) -> None:
+def run_trials(director: Director, pool: Pool, folder: Path, trainable: Trainable = run_sealed_trial) -> None:
     """Runs trials until the director has none any more and all have ended.
 
     Args:
         director: decides.
         pool: how many trials at once.
         folder: Ray Tune's own files; they are of no use afterwards.
+        trainable: what a trial does; sealed unless told otherwise.
 
     Raises:
         KeyboardInterrupt: when the user ended it.
@@ -76,12 +78,12 @@ def run_trials(director: Director, pool: Pool, folder: Path) -> None:
     # Nobody writes the files of results that Tune looks for in the end.
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     with ThreadPoolExecutor(pool.concurrency, thread_name_prefix="leftovers") as leftovers:
-        _run(_Glue(director, leftovers), pool, folder)
+        _run(_Glue(director, leftovers), pool, folder, trainable)
 
 
-def _run(glue: _Glue, pool: Pool, folder: Path) -> None:
+def _run(glue: _Glue, pool: Pool, folder: Path, trainable: Trainable) -> None:
     tuner = tune.Tuner(
-        tune.with_resources(run_trial, {"memory": TRIAL_MEMORY}),
+        tune.with_resources(trainable, {"memory": TRIAL_MEMORY}),
         tune_config=tune.TuneConfig(
             search_alg=_Proposals(glue),
             scheduler=_Stops(glue),
@@ -146,11 +148,13 @@ class _Proposals(Searcher):
         super().__init__(metric=STEPS, mode="max")
         self._glue = glue
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         plan = self._glue.ask(self._glue.director.next_trial, None)
         if plan is None:
             self._glue.exhausted = True
             return Searcher.FINISHED
+        if plan == "later":
+            return None
         self._glue.plans[trial_id] = plan
         return {"plan": plan.model_dump_json()}
 
