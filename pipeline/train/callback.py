@@ -1,7 +1,8 @@
-"""What the controller of a run does when all workers have reported an epoch: notes rank 0's metrics in the run's spool."""
+"""What the controller of a run does besides: notes each epoch in the run's spool, and thinks twice before it replaces workers."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,3 +24,17 @@ class SpoolEpochs(UserCallback):
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
         """Called in the controller process, once per `ray.train.report` of all workers."""
         Spool(self._path).append(int(metrics[0]["epoch"]), metrics[0])
+
+
+class NoHaste(UserCallback):
+    """Waits before lost workers are replaced, for the controller of a trial.
+
+    The end of a trial's process takes workers and controller with it, in any order. A controller that sees its workers gone and is still
+    there asks for new resources at once; nobody gives those back, since they are not noted yet.
+    """
+
+    SECONDS = 3.0
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Called in the controller process, before it decides what to do about the workers."""
+        time.sleep(self.SECONDS)

@@ -11,8 +11,8 @@ from mgmrn.config import ExperimentConfig
 from mgmrn.data.splits import SplitData
 from pipeline import places
 from pipeline.compose import ComposedConfig
-from pipeline.identity import config_hash, group_hash
-from pipeline.tracking.environment import git_state
+from pipeline.identity import code_digest, config_hash, group_hash, science_hash, shape_hash
+from pipeline.tracking.environment import git_state, numerics
 from pipeline.tracking.store import DatasetInput, run_name
 from pipeline.train.cluster import Placement, submission_id
 from pipeline.train.spec import Calibration, RunSpec, Split
@@ -58,6 +58,16 @@ class Cell:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
+    def science_hash(self) -> str:
+        """Of the config alone, whatever the data."""
+        return science_hash(self.config)
+
+    @property
+    def shape_hash(self) -> str:
+        """Shared by runs that take about the same time."""
+        return shape_hash(self.config, self.data.digest)
+
+    @property
     def dataset(self) -> DatasetInput:
         """The data as the tracking store records it."""
         data = self.data
@@ -97,6 +107,10 @@ class Cell:
             "mgmrn.config_hash": self.config_hash,
             "mgmrn.group_hash": self.group_hash,
             "mgmrn.run_identity": self.identity,
+            "mgmrn.science_hash": self.science_hash,
+            "mgmrn.shape_hash": self.shape_hash,
+            "mgmrn.code_digest": code_digest(),
+            "mgmrn.numerics": numerics(),
             "mgmrn.data_digest": self.data.digest,
             "mgmrn.standin": str(self.data.standin).lower(),
             "mgmrn.world_size": str(placement.workers),

@@ -15,6 +15,7 @@ from ray import tune
 
 from mgmrn.data.seal import close_seal
 from pipeline.tracking.spool import Spool
+from pipeline.train.callback import NoHaste
 from pipeline.train.cluster import Placement
 from pipeline.train.failure import Failure
 from pipeline.train.fit import Fitted, fit
@@ -107,6 +108,6 @@ class _Training:
     def _fit(self, spec: RunSpec, placement: Placement) -> None:
         try:
             give_back(spec.placement_file)  # Of a process of this trial that was lost.
-            self._ended = fit(spec, placement)
+            self._ended = fit(spec, placement, [NoHaste()])
         except BaseException as error:  # Handed to the caller of `result`.
             self._error = error
