@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from mgmrn.config import SCHEMA_VERSION, ExperimentConfig
 from mgmrn.weights import is_weights_file, weights_digest
 
 HASH_LENGTH = 16
+REPOSITORY = Path(__file__).resolve().parents[1]
+SCIENCE = ("mgmrn/**/*.py", "pipeline/train/worker.py", "pipeline/train/closed_form.py")
+"""The code that a run's figures come from."""
 
 
 def config_hash(config: ExperimentConfig, data_digest: str) -> str:
@@ -27,6 +32,27 @@ def config_hash(config: ExperimentConfig, data_digest: str) -> str:
 def group_hash(config: ExperimentConfig, data_digest: str) -> str:
     """The same with the seed left out: runs that differ by their seed alone share it."""
     return _hash(config.model_dump(mode="json", exclude={"seed"}), config.model.backbone.weights, data_digest)
+
+
+def science_hash(config: ExperimentConfig) -> str:
+    """The same as `config_hash` whatever the data: what tells a run on other data from a run of another config."""
+    return config_hash(config, "any")
+
+
+def shape_hash(config: ExperimentConfig, data_digest: str) -> str:
+    """Runs that share it take about the same time: seed, loss and optimiser are left out."""
+    values = config.model_dump(mode="json", exclude={"seed", "loss", "optimiser"})
+    return _hash(values, config.model.backbone.weights, data_digest)
+
+
+@cache
+def code_digest() -> str:
+    """First 16 hex digits of the sha256 of all code of which a run's figures depend."""
+    digest = hashlib.sha256()
+    for path in sorted({path for pattern in SCIENCE for path in REPOSITORY.glob(pattern)}):
+        digest.update(f"{path.relative_to(REPOSITORY)}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:HASH_LENGTH]
 
 
 def _hash(values: dict[str, Any], weights: str, data_digest: str) -> str:

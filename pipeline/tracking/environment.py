@@ -15,6 +15,8 @@ import psutil  # type: ignore[import-untyped]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "torchvision", "ray", "mlflow", "numpy", "scipy", "pydantic", "optuna")
+NUMERICS = ("torch", "torchvision", "numpy", "scipy")
+"""Packages whose version may change a figure."""
 NO_GIT = "none"
 
 
@@ -55,6 +57,12 @@ def environment() -> dict[str, Any]:
         "gpus": _gpus(),
         "packages": {name: _version(name) for name in PACKAGES},
     }
+
+
+def numerics() -> str:
+    """Versions of what computes, like `python 3.11, torch 2.9.1, …`; a run made with others may come to other figures."""
+    python = ".".join(platform.python_version_tuple()[:2])
+    return ", ".join([f"python {python}", *(f"{name} {_version(name)}" for name in NUMERICS)])
 
 
 def _git(repository: Path, *arguments: str) -> str:

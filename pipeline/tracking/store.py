@@ -53,6 +53,9 @@ class TrackedRun:
     tags: Mapping[str, str]
     metrics: Mapping[str, float]
     """Last value of each."""
+    experiment_id: str = ""
+    seconds: float | None = None
+    """Wall-clock seconds from its start to its end; None while it is on."""
 
     @property
     def parent_run_id(self) -> str | None:
@@ -116,6 +119,20 @@ class TrackingStore:
     def find_resumable(self, config_hash: str, split: str) -> TrackedRun | None:
         """The latest unfinished run of a config on a split that no living driver works on."""
         return self._latest(config_hash, split, ("RUNNING", "KILLED", "FAILED"))
+
+    def runs_of(self, patterns: Sequence[str], wanted: str) -> list[TrackedRun]:
+        """Runs of all experiments whose names are like one of the patterns (`mgmrn/ablation/%`), the latest first.
+
+        Args:
+            patterns: of experiment names, as SQL's LIKE takes them.
+            wanted: a filter as MLflow's search takes it.
+        """
+        with _translated(self.uri):
+            found = [
+                one for like in patterns for one in self.client.search_experiments(filter_string=f"name LIKE '{like}'")
+            ]
+        experiments = [str(one.experiment_id) for one in found]
+        return list(self._search(wanted, experiments)) if experiments else []
 
     def create_parent(self, name: str, tags: Mapping[str, str]) -> str:
         """A run for one launch; returns its id."""
@@ -232,12 +249,16 @@ class TrackingStore:
             (run for run in runs if run.status != "RUNNING" or driver_is_dead(run.tags.get(DRIVER_TAG, ""))), None
         )
 
-    def _search(self, wanted: str) -> Iterator[TrackedRun]:
+    def _search(self, wanted: str, experiments: Sequence[str] = ()) -> Iterator[TrackedRun]:
+        """In this experiment unless others are named."""
         token = None
         while True:
             with _translated(self.uri):
                 page = self.client.search_runs(
-                    [self.experiment_id], wanted, order_by=["attributes.start_time DESC"], page_token=token
+                    list(experiments) or [self.experiment_id],
+                    wanted,
+                    order_by=["attributes.start_time DESC"],
+                    page_token=token,
                 )
             yield from map(_tracked, page)
             token = page.token
@@ -271,7 +292,9 @@ def driver_is_dead(tag: str) -> bool:
 
 def _tracked(run: Run) -> TrackedRun:
     info = run.info
-    return TrackedRun(info.run_id, info.run_name or "", info.status, dict(run.data.tags), dict(run.data.metrics))
+    seconds = (info.end_time - info.start_time) / 1000 if info.end_time and info.start_time else None
+    tags, metrics = dict(run.data.tags), dict(run.data.metrics)
+    return TrackedRun(info.run_id, info.run_name or "", info.status, tags, metrics, str(info.experiment_id), seconds)
 
 
 def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:

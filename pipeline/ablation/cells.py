@@ -1,0 +1,83 @@
+"""The cells of a grid on the data at hand: each a `tune` run, and a `final` run with what that decides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mgmrn.data.splits import FinalData, TuneData, final_data, tune_data
+from mgmrn.data.xlsa17 import load_benchmark
+from mgmrn.errors import UserError
+from pipeline.ablation.grid import Grid
+from pipeline.compose import resolve_weights
+from pipeline.train.cell import Cell, make_cell
+from pipeline.train.spec import Calibration
+
+
+@dataclass(frozen=True)
+class GridCell:
+    """A variant on a benchmark with a seed, whose data are at hand."""
+
+    benchmark: str
+    """As shown, like `CUB` or `CUB-standin`."""
+    variant: str
+    seed: int
+    tune: Cell
+    final_data: FinalData | None
+    """None where the grid is scored on the `tune` split."""
+
+    @property
+    def name(self) -> str:
+        """As its runs are called."""
+        return self.tune.name
+
+    def final(self, calibration: Calibration) -> Cell:
+        """The sealed run, with what the tune run decided."""
+        assert self.final_data is not None
+        return make_cell(self.tune.composed, self.seed, self.final_data, calibration, self.variant)
+
+
+@dataclass(frozen=True)
+class MissingCell:
+    """A cell whose benchmark is not at hand."""
+
+    benchmark: str
+    variant: str
+    seed: int
+    reason: str
+
+
+def make_cells(grid: Grid, data_root: Path) -> list[GridCell | MissingCell]:
+    """All cells, benchmark by benchmark within a variant, seed by seed within a benchmark.
+
+    Args:
+        grid: variants, benchmarks, seeds.
+        data_root: folder of the benchmarks, absolute.
+
+    Raises:
+        UserError: for a config whose weights are not there.
+    """
+    data = {name: _load(grid, name, data_root) for name in grid.benchmarks}
+    cells: list[GridCell | MissingCell] = []
+    for variant in grid.variants:
+        for name in grid.benchmarks:
+            found, composed = data[name], variant.configs[name]
+            for seed in grid.file.config.seeds:
+                if isinstance(found, str):
+                    cells.append(MissingCell(composed.config.benchmark.name, variant.name, seed, found))
+                    continue
+                tune, final = found
+                resolved = replace(composed, config=resolve_weights(composed.config, data_root))
+                cell = make_cell(resolved, seed, tune, None, variant.name)
+                cells.append(GridCell(cell.benchmark, variant.name, seed, cell, final))
+    return cells
+
+
+def _load(grid: Grid, benchmark: str | None, data_root: Path) -> tuple[TuneData, FinalData | None] | str:
+    """Both splits from one reading, or why there is none."""
+    config = grid.base.configs[benchmark].config.benchmark
+    try:
+        read = load_benchmark(data_root, config)
+        return tune_data(read, config), final_data(read) if grid.file.config.split == "protocol" else None
+    except UserError as error:
+        return str(error)

@@ -1,0 +1,216 @@
+"""What is there of a grid and what is not: every cell joined with the tracking store. Nothing runs."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.ablation.cells import GridCell, MissingCell
+from pipeline.analysis.scores import CellState
+from pipeline.identity import code_digest
+from pipeline.tracking.environment import numerics
+from pipeline.tracking.store import DRIVER_TAG, TrackedRun, TrackingStore, driver_is_dead
+from pipeline.train.cell import Cell
+from pipeline.train.spec import Calibration
+
+SHARED_WITH = ("mgmrn/train", "mgmrn/ablation/%")
+"""Experiments whose runs count for every grid."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of runs, measured or predicted."""
+
+    seconds: float
+    """By the clock."""
+    gpu_seconds: float
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell, and what the store knows of it."""
+
+    cell: GridCell | MissingCell
+    state: CellState
+    reason: str = ""
+    tune: TrackedRun | None = None
+    """Its finished tune run."""
+    evaluated: TrackedRun | None = None
+    """The finished run that its scores are from."""
+    cost: Cost | None = None
+    """Of what is left to be run, by runs of the same shape; None where none was measured."""
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What its tune run decided."""
+        return Calibration.model_validate_json(self.tune.tags["mgmrn.calibration"]) if self.tune else None
+
+    def to_json(self) -> dict[str, Any]:
+        """As `plan --json` prints it."""
+        cell = self.cell
+        return {
+            "benchmark": cell.benchmark,
+            "variant": cell.variant,
+            "seed": cell.seed,
+            "config_hash": cell.tune.config_hash if isinstance(cell, GridCell) else None,
+            "state": self.state,
+            "reason": self.reason,
+            "run_id": self.evaluated.run_id if self.evaluated else None,
+            "predicted_gpu_hours": self.cost.gpu_seconds / 3600 if self.cost else None,
+            "predicted_hours": self.cost.seconds / 3600 if self.cost else None,
+        }
+
+
+class KnownRuns:
+    """All runs that may answer for a cell, read once.
+
+    Args:
+        runs: the latest first.
+    """
+
+    def __init__(self, runs: Iterable[TrackedRun]) -> None:
+        self._runs = [run for run in runs if run.tags.get("mgmrn.kind") == "run"]
+        self._by_config: dict[tuple[str, str], list[TrackedRun]] = {}
+        for run in self._runs:
+            key = run.tags.get("mgmrn.config_hash", ""), run.tags.get("mgmrn.split", "")
+            self._by_config.setdefault(key, []).append(run)
+
+    @classmethod
+    def read(cls, store: TrackingStore) -> KnownRuns:
+        """From the store's experiments of trainings and grids."""
+        return cls(store.runs_of(SHARED_WITH, "tags.`mgmrn.kind` = 'run'"))
+
+    def finished(self, cell: Cell) -> TrackedRun | None:
+        """The latest finished run of exactly this cell."""
+        return next((run for run in self._of(cell) if run.status == "FINISHED"), None)
+
+    def latest(self, cell: Cell) -> TrackedRun | None:
+        """The latest run of exactly this cell, whatever became of it."""
+        return next(iter(self._of(cell)), None)
+
+    def on_other_data(self, cell: Cell) -> TrackedRun | None:
+        """The latest finished run of the same science on a benchmark of the same name whose content was another."""
+        wanted = {"mgmrn.science_hash": cell.science_hash, "mgmrn.split": cell.split}
+        return next(
+            (
+                run
+                for run in self._runs
+                if run.status == "FINISHED"
+                and all(run.tags.get(tag) == value for tag, value in wanted.items())
+                and run.tags.get("mgmrn.data_digest") != cell.data.digest
+            ),
+            None,
+        )
+
+    def cost(self, cell: Cell) -> Cost | None:
+        """Median of finished runs of the same shape on the same split; None without any."""
+        shape = cell.shape_hash
+        same = [
+            run
+            for run in self._runs
+            if run.status == "FINISHED"
+            and run.seconds is not None
+            and (run.tags.get("mgmrn.shape_hash"), run.tags.get("mgmrn.split")) == (shape, cell.split)
+        ]
+        if not same:
+            return None
+        return Cost(
+            statistics.median(run.seconds or 0.0 for run in same),
+            statistics.median(float(run.tags.get("mgmrn.gpu_seconds", 0)) for run in same),
+        )
+
+    def _of(self, cell: Cell) -> list[TrackedRun]:
+        runs = self._by_config.get((cell.config_hash, cell.split), [])
+        return [
+            run for run in runs if run.tags.get("mgmrn.calibration") == cell.calibration_tag or cell.split == "tune"
+        ]
+
+
+def plan_cells(cells: Sequence[GridCell | MissingCell], known: KnownRuns) -> list[PlannedCell]:
+    """Every cell with its state, in their order."""
+    return [_missing(cell) if isinstance(cell, MissingCell) else _plan(cell, known) for cell in cells]
+
+
+def _missing(cell: MissingCell) -> PlannedCell:
+    return PlannedCell(cell, "missing", cell.reason)
+
+
+def _plan(cell: GridCell, known: KnownRuns) -> PlannedCell:
+    tune = known.finished(cell.tune)
+    if tune is None:
+        state, reason = _unfinished(cell.tune, known)
+        return PlannedCell(cell, state, reason, cost=_left(cell, known))
+    if cell.final_data is None:
+        changed = _changes([tune])
+        return PlannedCell(cell, "stale" if changed else "cached", changed, tune, tune, _left(cell, known, changed))
+    final_cell = cell.final(Calibration.model_validate_json(tune.tags["mgmrn.calibration"]))
+    final = known.finished(final_cell)
+    if final is None:
+        state, reason = _unfinished(final_cell, known)
+        left = known.cost(final_cell)
+        return PlannedCell(cell, state, reason or "its tune run is done", tune, cost=left)
+    changed = _changes([tune, final])
+    return PlannedCell(cell, "stale" if changed else "cached", changed, tune, final, _left(cell, known, changed))
+
+
+def _unfinished(cell: Cell, known: KnownRuns) -> tuple[CellState, str]:
+    run = known.latest(cell)
+    if run is None:
+        other = known.on_other_data(cell)
+        if other is None:
+            return "new", ""
+        return "stale", f"the data changed: digest {other.tags['mgmrn.data_digest'][:8]}, now {cell.data.digest[:8]}"
+    if run.status == "FAILED" and run.tags.get("mgmrn.stop_reason") != "workers-lost":
+        return "failed", run.tags.get("mgmrn.stop_reason", "")
+    if run.status == "RUNNING" and not driver_is_dead(run.tags.get(DRIVER_TAG, "")):
+        return "running", f"{cell.split} run {run.run_id}"
+    return "new", "was cut off and goes on from its checkpoint"
+
+
+def _changes(runs: Sequence[TrackedRun]) -> str:
+    """What is not as it was when the runs were made; empty where all is."""
+    for run in runs:
+        then = run.tags.get("mgmrn.code_digest")
+        if then is None:
+            return "made before runs recorded their code"
+        if then != code_digest():
+            return f"the code changed: digest {then[:8]}, now {code_digest()[:8]}"
+        versions = run.tags.get("mgmrn.numerics", "")
+        if versions != numerics():
+            return f"the environment changed: {_versions_that_differ(versions, numerics())}"
+    return ""
+
+
+def _versions_that_differ(then: str, now: str) -> str:
+    before, after = set(then.split(", ")), now.split(", ")
+    return (
+        ", ".join(sorted(before - set(after)))
+        + " then, "
+        + ", ".join(one for one in after if one not in before)
+        + " now"
+    )
+
+
+def _left(cell: GridCell, known: KnownRuns, changed: str = "again") -> Cost | None:
+    """Of running a cell from its start; nothing for one that is as it should be."""
+    if not changed:
+        return Cost(0.0, 0.0)
+    parts = [known.cost(cell.tune)]
+    if cell.final_data is not None:
+        # Cost does not depend on what is calibrated, but for the number of epochs.
+        parts.append(known.cost(cell.final(Calibration(epochs=cell.tune.config.schedule.epochs, gamma=0.0))))
+    if any(part is None for part in parts):
+        return None
+    known_parts = [part for part in parts if part is not None]
+    return Cost(sum(part.seconds for part in known_parts), sum(part.gpu_seconds for part in known_parts))
+
+
+def total_cost(cells: Iterable[PlannedCell]) -> Cost | None:
+    """Of all of them; None where that of one is unknown."""
+    costs = [cell.cost for cell in cells]
+    if any(cost is None for cost in costs):
+        return None
+    found = [cost for cost in costs if cost is not None]
+    return Cost(sum(cost.seconds for cost in found), sum(cost.gpu_seconds for cost in found))
