@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+from random import Random
 
 import numpy as np
 import pandas as pd
@@ -12,7 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from pipeline.analysis.paired import PairedDifference, paired_difference, summarise
+from pipeline.analysis.paired import (
+    PairedDifference,
+    bootstrap_interval,
+    bootstrapped_difference,
+    holm,
+    paired_difference,
+    summarise,
+)
 
 scores = st.floats(0, 1).map(lambda value: round(value, 4))
 
@@ -121,3 +130,90 @@ def test_a_summary_is_mean_sample_deviation_and_number(values: list[float]) -> N
         assert summary.std is None
     else:
         assert summary.std == pytest.approx(series.std(), abs=1e-12)
+
+
+@given(pairs(2))
+def test_a_bootstrapped_difference_has_the_bootstraps_interval_and_the_t_tests_p(
+    found: list[tuple[float, float]],
+) -> None:
+    first, second = zip(*found, strict=True)
+    plain, ours = paired_difference(first, second), bootstrapped_difference(first, second)
+    assert (ours.mean, ours.p, ours.n) == (plain.mean, plain.p, plain.n)
+    differences = [a - b for a, b in found]
+    assert ours.low is not None and ours.high is not None
+    assert (ours.low, ours.high) == bootstrap_interval(differences)
+    assert min(differences) - 1e-12 <= ours.low <= ours.mean + 1e-12
+    assert ours.mean - 1e-12 <= ours.high <= max(differences) + 1e-12
+
+
+def test_the_bootstrap_is_the_percentile_bootstrap_of_the_mean() -> None:
+    differences = np.random.default_rng(1).normal(0.02, 0.03, 60)
+    drawn = np.random.default_rng(2).choice(differences, (20_000, 60)).mean(axis=1)
+    for level in (0.8, 0.95):
+        interval = bootstrap_interval(differences.tolist(), level)
+        assert interval == pytest.approx(np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]), abs=4e-4)
+
+
+def test_the_bootstrap_is_the_same_at_every_call_and_in_every_order() -> None:
+    differences = [0.013, -0.002, 0.021, 0.004, 0.009]
+    assert len({bootstrap_interval(order) for order in itertools.permutations(differences)}) == 1
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("n", [2, 3, 10])
+def test_equal_differences_have_a_bootstrap_interval_without_width(n: int) -> None:
+    mean = paired_difference([0.1] * n, [0.0] * n).mean
+    assert bootstrap_interval([0.1] * n) == (mean, mean)
+
+
+def test_fewer_than_two_differences_have_no_bootstrap_interval() -> None:
+    assert bootstrap_interval([]) is None and bootstrap_interval([0.1]) is None
+    assert bootstrapped_difference([0.5], [0.25]) == PairedDifference(0.25, None, None, None, 1)
+    with pytest.raises(ValueError):
+        bootstrapped_difference([], [])
+
+
+@pytest.mark.parametrize(
+    ("raw", "corrected"),
+    [
+        # By hand: 4·0.005, 3·0.01, 2·0.03, then 0.04 may not fall below the 0.06 before it.
+        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),
+        ([0.04], [0.04]),
+        ([0.5, 0.6, 0.7], [1.0, 1.0, 1.0]),
+        ([0.02, 0.02, 0.02], [0.06, 0.06, 0.06]),
+        ([0.0, 0.03], [0.0, 0.03]),
+        ([], []),
+    ],
+)
+def test_holm_by_hand(raw: list[float], corrected: list[float]) -> None:
+    assert holm(raw) == pytest.approx(corrected)
+
+
+p_values = st.lists(st.floats(0, 1), max_size=8)
+
+
+@given(p_values)
+def test_holm_is_the_closed_test_of_bonferroni(raw: list[float]) -> None:
+    subsets = [
+        [raw[index] for index in chosen]
+        for size in range(1, len(raw) + 1)
+        for chosen in itertools.combinations(range(len(raw)), size)
+    ]
+    rejected_at = [max(min(1.0, len(one) * min(one)) for one in subsets if p in one) for p in raw]
+    assert holm(raw) == pytest.approx(rejected_at)
+
+
+@given(p_values, st.randoms())
+def test_holm_never_helps_keeps_the_order_and_goes_with_any_order(raw: list[float], random: Random) -> None:
+    corrected = holm(raw)
+    assert all(p <= after <= 1 for p, after in zip(raw, corrected, strict=True))
+    in_order = [after for _, after in sorted(zip(raw, corrected, strict=True))]
+    assert in_order == sorted(corrected)
+    order = random.sample(range(len(raw)), len(raw))
+    assert holm([raw[index] for index in order]) == tuple(corrected[index] for index in order)
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.1, math.nan])
+def test_holm_refuses_what_is_no_p_value(p: float) -> None:
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        holm([0.5, p])
