@@ -11,8 +11,10 @@ import typer
 
 from mgmrn.errors import ResourceError, UserError
 from pipeline import places
+from pipeline.cli_ablation import ablation_app
 from pipeline.console import Console
 from pipeline.errors import ExitCode, Expected, TrackingError, error_object, exit_code
+from pipeline.options import Address, DataRoot, Experiment, GpusPerWorker, Json, Overrides, Storage, TrackingUri
 
 if TYPE_CHECKING:
     from pipeline.bench.report import BenchReport
@@ -39,23 +41,7 @@ app.add_typer(data_app, name="data")
 data_app.add_typer(make_app, name="make")
 app.add_typer(config_app, name="config")
 app.add_typer(bench_app, name="bench")
-
-Experiment = Annotated[str, typer.Argument(help="Name of a shipped experiment, or path of a YAML file.")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override one value; may be given often.")
-]
-DataRoot = Annotated[
-    Path, typer.Option("--data-root", envvar="MGMRN_DATA_ROOT", help="Folder of the benchmarks in the xlsa17 layout.")
-]
-TrackingUri = Annotated[
-    str, typer.Option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="MLflow server or database.")
-]
-GpusPerWorker = Annotated[
-    int | None, typer.Option(min=0, help="Without it, one if the cluster has one for every worker.")
-]
-Address = Annotated[str | None, typer.Option(help="Ray cluster; without it, Ray is started here.")]
-Storage = Annotated[Path, typer.Option(help="Folder of checkpoints; on several hosts a shared one.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object; text for people goes to standard error.")]
+app.add_typer(ablation_app)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -329,12 +315,14 @@ def validate(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Experiments, or searches as search/NAME, or files of experiments; without any, all shipped."
+            help="Experiments, searches as search/NAME, ablations as ablation/NAME, or files of experiments; without any, all."
         ),
     ] = None,
     as_json: Json = False,
 ) -> int:
     """Check configs and report all errors of all of them."""
+    from pipeline.ablation.config import load_ablation
+    from pipeline.ablation.grid import make_grid
     from pipeline.compose import load_experiment
     from pipeline.config_files import config_names
     from pipeline.search.config import load_search
@@ -342,11 +330,14 @@ def validate(
 
     console = Console(as_json)
     errors = {}
-    shipped = [*config_names("experiment"), *(f"search/{name}" for name in config_names("search"))]
+    groups = ("search", "ablation")
+    shipped = [*config_names("experiment"), *(f"{group}/{name}" for group in groups for name in config_names(group))]
     for name in names or shipped:
         try:
             if name.startswith("search/"):
                 Space(load_search(name.removeprefix("search/")))
+            elif name.startswith("ablation/"):
+                make_grid(load_ablation(name))
             else:
                 load_experiment(name)
             console.line(f"{name}: fine")

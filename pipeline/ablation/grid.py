@@ -58,6 +58,9 @@ def make_grid(file: AblationFile) -> Grid:
             variants.append(Variant(name, overrides, source, _composed(file, overrides, source)))
         except UserError as error:
             problems.append(error)
+    if file.config.mode == "grid" and not problems:
+        # The combination of settings that change nothing is the base.
+        variants = [variants[0], *(one for one in variants[1:] if not _same(one, variants[0]))]
     problems = problems or list(_twins(variants))
     if problems:
         raise all_at_once(problems, file.label)
@@ -74,9 +77,7 @@ def _named(file: AblationFile) -> Iterator[tuple[str, Overrides, str]]:
     if config.mode == "grid":
         for settings in product(*(factor.items() for factor in config.factors.values())):
             overrides = {path: value for _, one in settings for path, value in one.items()}
-            # A combination of settings that change nothing is the base, which is there already.
-            if overrides:
-                yield "-".join(name for name, _ in settings), overrides, source_of(["factors"], tree)
+            yield "-".join(name for name, _ in settings), overrides, source_of(["factors"], tree)
 
 
 def _composed(file: AblationFile, overrides: Overrides, source: str) -> dict[str | None, ComposedConfig]:
@@ -105,7 +106,7 @@ def _twins(variants: list[Variant]) -> Iterator[UserError]:
     first = variants[0]
     for position, later in enumerate(variants):
         for earlier in variants[:position]:
-            if all(earlier.configs[name].config == later.configs[name].config for name in earlier.configs):
+            if _same(earlier, later):
                 what = (
                     f"changes nothing: it is {first.name}"
                     if earlier is first
@@ -114,3 +115,7 @@ def _twins(variants: list[Variant]) -> Iterator[UserError]:
                 hint = "remove it, or change what it overrides"
                 yield UserError(f"the variant {later.name} {what}", later.source, hint)
                 break
+
+
+def _same(one: Variant, other: Variant) -> bool:
+    return all(one.configs[name].config == other.configs[name].config for name in one.configs)

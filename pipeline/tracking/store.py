@@ -144,6 +144,14 @@ class TrackingStore:
         self._log_params(run_id, config)
         return run_id
 
+    def create_link(self, parent_run_id: str, name: str, tags: Mapping[str, str]) -> str:
+        """A run that stands for one below another parent; returns its id."""
+        return self._create(name, {**tags, "mlflow.parentRunId": parent_run_id, DRIVER_TAG: driver_tag()})
+
+    def own_runs(self, wanted: str) -> list[TrackedRun]:
+        """Runs of this experiment that a filter finds, the latest first."""
+        return list(self._search(wanted))
+
     def resume(self, run: TrackedRun, parent_run_id: str, config: ExperimentConfig) -> None:
         """Goes on with a run under a new driver and launch: RUNNING again, one attempt more."""
         attempt = int(run.tags.get("mgmrn.attempt", "1")) + 1

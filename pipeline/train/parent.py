@@ -12,7 +12,7 @@ from pipeline.console import say
 from pipeline.errors import TrackingError
 from pipeline.tracking.environment import git_state
 from pipeline.tracking.spool import EndStatus
-from pipeline.tracking.store import TrackingStore
+from pipeline.tracking.store import TrackedRun, TrackingStore
 from pipeline.train.request import RunSummary
 
 PARENT_SPLIT = "launch"
@@ -30,7 +30,13 @@ class ParentRun:
 
 @contextmanager
 def parent_run(
-    store: TrackingStore, key: str, name: str, tags: Mapping[str, str], *, anew: bool = False
+    store: TrackingStore,
+    key: str,
+    name: str,
+    tags: Mapping[str, str],
+    *,
+    anew: bool = False,
+    again: TrackedRun | None = None,
 ) -> Iterator[ParentRun]:
     """A parent for as long as the context lasts; that of a dead or interrupted driver is taken over.
 
@@ -40,11 +46,12 @@ def parent_run(
         name: shown in the store.
         tags: besides key and code state.
         anew: makes a new one all the same.
+        again: a finished one that is gone on with.
 
     Raises:
         TrackingError: when the store cannot be reached at the start.
     """
-    left = None if anew else store.find_resumable(key, PARENT_SPLIT)
+    left = again or (None if anew else store.find_resumable(key, PARENT_SPLIT))
     store.close_dead_runs(keep=[left.run_id] if left else [])
     if left:
         store.reopen(left)

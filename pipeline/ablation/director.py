@@ -1,0 +1,136 @@
+"""The course of a grid: each cell's tune run, then its final run with what that decided, as many at once as fit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from pipeline.ablation.cells import GridCell
+from pipeline.console import say
+from pipeline.tracking.store import TrackingStore
+from pipeline.train.cell import Cell
+from pipeline.train.failure import Failure
+from pipeline.train.fit import Fitted
+from pipeline.train.progress import EpochLines
+from pipeline.train.spec import Calibration
+from pipeline.train.tracked import Opening, RunTracker, open_run
+from pipeline.trials.clerk import Clerk
+from pipeline.trials.plan import TrialPlan, TrialReport
+
+
+@dataclass(frozen=True)
+class Task:
+    """A cell that is to be run."""
+
+    cell: GridCell
+    calibration: Calibration | None
+    """What a finished tune run decided; None where that is to be run first."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where the runs of a grid are tracked and stored."""
+
+    store: TrackingStore
+    opening: Opening
+    data_root: Path
+    storage: Path
+    """Folder of run folders."""
+    clerk: Clerk
+
+
+@dataclass
+class _Running:
+    cell: GridCell
+    tracker: RunTracker
+    over: bool = False
+
+
+class GridDirector:
+    """Runs cells to their ends.
+
+    Args:
+        tasks: in the order in which they are begun.
+        site: shared by all runs.
+        deadline: `time.monotonic()` after which no new cell is begun; those that were are brought to their end.
+    """
+
+    def __init__(self, tasks: Sequence[Task], site: Site, deadline: float | None) -> None:
+        self._waiting = list(tasks)
+        self._tuned: list[tuple[GridCell, Calibration]] = []
+        """Cells whose final run can start."""
+        self._runs: dict[int, _Running] = {}
+        self._site = site
+        self._deadline = deadline
+        self.failed = 0
+
+    @property
+    def left(self) -> int:
+        """Cells that were not begun."""
+        return len(self._waiting)
+
+    def next_trial(self) -> TrialPlan | Literal["later"] | None:
+        # Final runs first: should all be cut off, most of what was begun is whole.
+        if self._tuned:
+            cell, calibration = self._tuned.pop(0)
+            return self._begin(cell, cell.final(calibration))
+        if self._waiting and not self._is_over_budget():
+            task = self._waiting.pop(0)
+            run = task.cell.final(task.calibration) if task.calibration else task.cell.tune
+            return self._begin(task.cell, run)
+        return "later" if any(self._leads_on(run) for run in self._runs.values()) else None
+
+    def reported(self, number: int, report: TrialReport) -> bool:
+        run = self._runs[number]
+        if report.failure is not None:
+            self._fail(run, Failure(**report.failure))
+        elif report.checkpoint is not None:
+            ended = Fitted.from_checkpoint(Path(report.checkpoint), report.metrics)
+            self._site.clerk.do(lambda: run.tracker.finished(ended))
+            if self._leads_on(run):
+                self._tuned.append((run.cell, ended.calibration))
+            self._close(run)
+        return False
+
+    def ended(self, number: int, error: str | None) -> None:
+        run = self._runs[number]
+        if not run.over:
+            self._fail(run, Failure("workers-lost", error or "the run ended without a result"))
+
+    def interrupted(self) -> None:
+        for run in self._runs.values():
+            if not run.over:
+                self._site.clerk.do(partial(run.tracker.killed, "interrupted"))
+                self._close(run)
+        self._site.clerk.finish()
+
+    def _begin(self, cell: GridCell, run: Cell) -> TrialPlan:
+        site = self._site
+        placement = site.opening.placement
+        spec = run.spec(site.data_root, site.storage, placement.cpus_per_worker)
+        lines = EpochLines(f"{run.name} {run.split}")
+        number = len(self._runs)
+        self._runs[number] = _Running(cell, open_run(site.store, run, spec, site.opening, lines.epoch))
+        return TrialPlan(number=number, runs=(spec,), placement=placement)
+
+    def _leads_on(self, run: _Running) -> bool:
+        """Whether a run's end lets another one start."""
+        return not run.over and run.tracker.cell.split == "tune" and run.cell.final_data is not None
+
+    def _is_over_budget(self) -> bool:
+        return self._deadline is not None and time.monotonic() >= self._deadline
+
+    def _fail(self, run: _Running, failure: Failure) -> None:
+        self.failed += 1
+        cell = run.tracker.cell
+        say(f"error: {cell.name} {cell.split}: {failure.message}" + (f" ({failure.hint})" if failure.hint else ""))
+        self._site.clerk.do(lambda: run.tracker.failed(failure))
+        self._close(run)
+
+    def _close(self, run: _Running) -> None:
+        run.over = True
+        self._site.clerk.do(run.tracker.close)

@@ -1,0 +1,73 @@
+"""What `ablate` is asked for, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.ablation.config import AblationFile
+from pipeline.ablation.plan import PlannedCell
+from pipeline.analysis.comparison import Comparison
+from pipeline.analysis.scores import CellState
+
+Mode = Literal["missing", "retry", "force"]
+Status = Literal["finished", "cached", "failed", "stopped"]
+
+RUN_BY: Mapping[Mode, frozenset[CellState]] = {
+    "missing": frozenset({"new"}),
+    "retry": frozenset({"new", "failed", "stale"}),
+    "force": frozenset({"new", "failed", "stale", "cached"}),
+}
+"""Which cells each mode runs; one that is running elsewhere or whose benchmark is not at hand never is."""
+
+
+@dataclass(frozen=True)
+class AblationRequest:
+    """One launch of a grid, and where it runs."""
+
+    file: AblationFile
+    mode: Mode
+    concurrency: int | None
+    """None: as many runs at once as the cluster has room for."""
+    budget_hours: float | None
+    """None: what the file says, if anything."""
+    cpus_per_worker: int | None
+    gpus_per_worker: int | None
+    address: str | None
+    tracking_uri: str
+    data_root: Path
+    storage: Path
+
+
+@dataclass(frozen=True)
+class AblationOutcome:
+    """What a launch came to."""
+
+    status: Status
+    """stopped: the budget ended before all cells were begun."""
+    launched: int
+    """Cells that were begun."""
+    cells: tuple[PlannedCell, ...]
+    """Of the whole grid, after the launch."""
+    comparison: Comparison | None
+    """By the primary figure; None where the base has no cell."""
+    parent_run_id: str | None
+    tracking_uri: str
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """State → number of cells."""
+        return totals(self.cells)
+
+
+def totals(cells: tuple[PlannedCell, ...] | list[PlannedCell]) -> dict[str, int]:
+    """State → number of cells."""
+    states = [cell.state for cell in cells]
+    return {state: states.count(state) for state in sorted(set(states))}
+
+
+def plan_to_json(cells: tuple[PlannedCell, ...] | list[PlannedCell]) -> dict[str, Any]:
+    """As `plan --json` prints it."""
+    return {"cells": [cell.to_json() for cell in cells], "totals": totals(cells)}

@@ -1,0 +1,67 @@
+"""Plans and outcomes of grids as a person reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline.ablation.plan import Cost, PlannedCell, total_cost
+from pipeline.ablation.request import AblationOutcome, plan_to_json, totals
+from pipeline.analysis.export import as_dict
+from pipeline.analysis.render import tables
+from pipeline.console import Console, duration
+
+TO_RUN = ("new", "failed", "stale")
+
+
+def show_plan(cells: Sequence[PlannedCell], console: Console) -> None:
+    """Every cell, and what is left to be run."""
+    rows = [
+        [
+            one.cell.benchmark,
+            one.cell.variant,
+            str(one.cell.seed),
+            one.state,
+            _cost(one.cost) if one.state in TO_RUN else "–",
+            one.evaluated.run_id if one.evaluated else "–",
+            one.reason,
+        ]
+        for one in cells
+    ]
+    console.table(["benchmark", "variant", "seed", "state", "predicted", "run", "reason"], rows)
+    counts = ", ".join(f"{count} {state}" for state, count in totals(list(cells)).items())
+    left = [one for one in cells if one.state in TO_RUN]
+    cost = total_cost(left)
+    predicted = f"; the rest would take {_cost(cost)}, one run at a time" if left and cost else ""
+    console.line(f"{len(cells)} cells: {counts}{predicted}")
+
+
+def show_outcome(outcome: AblationOutcome, console: Console) -> None:
+    """What was launched, and the variants side by side."""
+    if outcome.comparison is not None:
+        for table in tables([outcome.comparison]):
+            console.table(table.headers, table.rows, table.title)
+            for note in table.notes:
+                console.line(note)
+    counts = ", ".join(f"{count} {state}" for state, count in outcome.totals.items())
+    console.line(f"{outcome.launched} cells launched; now {counts}")
+    console.line(f"tracked in {outcome.tracking_uri}, run {outcome.parent_run_id}")
+
+
+def outcome_to_json(outcome: AblationOutcome) -> dict[str, Any]:
+    """As `ablate --json` prints it."""
+    return {
+        "status": outcome.status,
+        "launched": outcome.launched,
+        **plan_to_json(outcome.cells),
+        "comparison": as_dict([outcome.comparison]) if outcome.comparison else None,
+        "parent_run_id": outcome.parent_run_id,
+        "tracking_uri": outcome.tracking_uri,
+    }
+
+
+def _cost(cost: Cost | None) -> str:
+    if cost is None:
+        return "unknown"
+    gpu = f", {cost.gpu_seconds / 3600:.2f} GPU hours" if cost.gpu_seconds else ""
+    return f"{duration(cost.seconds)}{gpu}"

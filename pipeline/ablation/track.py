@@ -1,0 +1,83 @@
+"""What a grid leaves in the tracking store besides its runs: links to runs of other launches, aggregates, tables."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pipeline.ablation.plan import PlannedCell
+from pipeline.ablation.results import figures_of
+from pipeline.analysis.comparison import Comparison
+from pipeline.analysis.export import as_csv, as_dict
+from pipeline.tracking.store import TrackedRun, TrackingStore
+
+PARENT_KIND = "ablation"
+LINK_KIND = "link"
+COPIED = ("variant", "benchmark", "seed", "split", "config_hash", "group_hash", "data_digest", "standin")
+"""Tags of a run that its links carry too."""
+
+
+def log_grid(
+    store: TrackingStore, parent_run_id: str, cells: Sequence[PlannedCell], compared: Sequence[Comparison]
+) -> None:
+    """Completes the parent: a link for each run that stands below another one, the figures, the tables.
+
+    Raises:
+        TrackingError: when the store is away.
+    """
+    _link(store, parent_run_id, cells)
+    scored = sum(cell.evaluated is not None for cell in cells)
+    # A later launch of the same grid adds a step, and the figures of the last step count.
+    store.log_metrics(parent_run_id, scored, aggregates(compared), int(time.time() * 1000))
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "comparison.csv").write_text(as_csv(compared), encoding="utf-8")
+        (Path(folder) / "comparison.json").write_text(json.dumps(as_dict(compared), indent=1), encoding="utf-8")
+        store.log_artifacts(parent_run_id, Path(folder))
+
+
+def aggregates(compared: Sequence[Comparison]) -> dict[str, float]:
+    """`benchmark/variant/figure/mean|std|n|difference|low|high|p_holm` of everything that there is."""
+    found: dict[str, float | None] = {}
+    for comparison in compared:
+        for entry in comparison.entries:
+            key = f"{entry.benchmark}/{entry.variant}/{comparison.metric}"
+            if entry.summary is not None:
+                found |= {
+                    f"{key}/mean": entry.summary.mean,
+                    f"{key}/std": entry.summary.std,
+                    f"{key}/n": float(entry.summary.n),
+                }
+            if entry.difference is not None:
+                found |= {
+                    f"{key}/difference": entry.difference.mean,
+                    f"{key}/low": entry.difference.low,
+                    f"{key}/high": entry.difference.high,
+                    f"{key}/p_holm": entry.p_holm,
+                }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _link(store: TrackingStore, parent_run_id: str, cells: Sequence[PlannedCell]) -> None:
+    """A run has one parent; below others it is linked, so that each grid is whole in the store's own tables."""
+    wanted = f"tags.`mlflow.parentRunId` = '{parent_run_id}' and tags.`mgmrn.kind` = '{LINK_KIND}'"
+    linked = {run.tags["mgmrn.linked_run_id"] for run in store.own_runs(wanted)}
+    for planned in cells:
+        run = planned.evaluated
+        if run is None or run.parent_run_id == parent_run_id or run.run_id in linked:
+            continue
+        link = store.create_link(parent_run_id, run.name, _tags(run, planned))
+        prefix = "val/" if run.tags["mgmrn.split"] == "tune" else "test/"
+        figures = {prefix + key: value for key, value in figures_of(run).items()}
+        store.log_metrics(link, 0, figures, int(time.time() * 1000))
+        store.finish(link, "FINISHED", "linked")
+        linked.add(run.run_id)
+
+
+def _tags(run: TrackedRun, planned: PlannedCell) -> Mapping[str, str]:
+    copied = {f"mgmrn.{tag}": run.tags[f"mgmrn.{tag}"] for tag in COPIED if f"mgmrn.{tag}" in run.tags}
+    # The same run may be called otherwise in another grid.
+    own = {"mgmrn.kind": LINK_KIND, "mgmrn.variant": planned.cell.variant, "mgmrn.linked_run_id": run.run_id}
+    return copied | own

@@ -1,0 +1,25 @@
+"""Arguments and options that several verbs share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Experiment = Annotated[str, typer.Argument(help="Name of a shipped experiment, or path of a YAML file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override one value; may be given often.")
+]
+DataRoot = Annotated[
+    Path, typer.Option("--data-root", envvar="MGMRN_DATA_ROOT", help="Folder of the benchmarks in the xlsa17 layout.")
+]
+TrackingUri = Annotated[
+    str, typer.Option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="MLflow server or database.")
+]
+GpusPerWorker = Annotated[
+    int | None, typer.Option(min=0, help="Without it, one if the cluster has one for every worker.")
+]
+Address = Annotated[str | None, typer.Option(help="Ray cluster; without it, Ray is started here.")]
+Storage = Annotated[Path, typer.Option(help="Folder of checkpoints; on several hosts a shared one.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object; text for people goes to standard error.")]
