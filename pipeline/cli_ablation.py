@@ -140,6 +140,33 @@ def compare(
     console.result(as_dict(compared, published))
 
 
+@ablation_app.command()
+def report(
+    name: Ablation,
+    out: Annotated[Path | None, typer.Option(help="The page; without it .mgmrn/reports/NAME.html.")] = None,
+    ui: Annotated[
+        str | None, typer.Option(metavar="URL", help="Address of the MLflow UI that run ids link to.")
+    ] = None,
+    benchmarks: Benchmarks = None,
+    tracking_uri: TrackingUri = places.TRACKING_URI,
+    data_root: DataRoot = places.DATA_ROOT,
+    as_json: Json = False,
+) -> None:
+    """Write one self-contained HTML page of a grid, and log it to the grid's run."""
+    from pipeline.ablation.report import make_report
+
+    request = _request(name, benchmarks, tracking_uri, data_root)
+    path = out or places.REPORTS / f"{request.file.name}.html"
+    command = f"python -m pipeline report {name}" + (f" --benchmarks {benchmarks}" if benchmarks else "")
+    made = make_report(request, path, ui, command)
+    console = Console(as_json)
+    console.line(
+        f"the page is {made.path}" + (f", and an artifact of run {made.parent_run_id}" if made.parent_run_id else "")
+    )
+    runs = [card.run_id for card in made.content.runs if card.run_id]
+    console.result({"report": str(made.path), "parent_run_id": made.parent_run_id, "runs": runs})
+
+
 def _is_ablation(names: Sequence[str]) -> bool:
     """A run's id is 32 hex digits; anything else names a grid."""
     return len(names) == 1 and not (len(names[0]) == 32 and set(names[0]) <= set("0123456789abcdef"))

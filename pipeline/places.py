@@ -8,5 +8,6 @@ HOME = Path(".mgmrn")
 DATA_ROOT = HOME / "data"
 STORAGE = HOME / "runs"
 CACHE = HOME / "cache"
+REPORTS = HOME / "reports"
 STUDY_STORAGE = f"sqlite:///{HOME / 'studies.db'}"
 TRACKING_URI = f"sqlite:///{HOME / 'mlflow.db'}"

@@ -62,7 +62,7 @@ def run_ablation(request: AblationRequest) -> AblationOutcome:
     surveyed = survey(request)
     planned = surveyed.plan()
     todo = [one for one in planned if one.state in RUN_BY[request.mode]]
-    key = _key(surveyed)
+    key = parent_key(surveyed)
     known = surveyed.store.find_finished(key, PARENT_SPLIT)
     if not todo and known is not None:
         return _outcome(request, surveyed, planned, known.run_id, "cached", 0)
@@ -159,7 +159,7 @@ def _outcome(
     )
 
 
-def _key(surveyed: Survey) -> str:
+def parent_key(surveyed: Survey) -> str:
     """Changes with every cell of the grid: a grid that was changed gets a parent of its own."""
     parts = [
         f"{one.benchmark} {one.variant} {one.seed} {one.tune.config_hash if isinstance(one, GridCell) else 'missing'}"

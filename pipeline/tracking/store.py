@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import socket
+import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -197,6 +198,16 @@ class TrackingStore:
         """Uploads a folder's content, under the names that it has there."""
         with _translated(self.uri):
             self.client.log_artifacts(run_id, str(folder))
+
+    def log_file(self, run_id: str, path: Path, folder: str) -> None:
+        """Uploads one file into a folder of the run's artifacts."""
+        with _translated(self.uri):
+            self.client.log_artifact(run_id, str(path), folder)
+
+    def read_text(self, run_id: str, path: str) -> str:
+        """The text of an artifact."""
+        with _translated(self.uri), tempfile.TemporaryDirectory() as folder:
+            return Path(self.client.download_artifacts(run_id, path, folder)).read_text(encoding="utf-8")
 
     def log_dataset(self, run_id: str, dataset: DatasetInput) -> None:
         """Records the data as the run's input; doing it again changes nothing."""

@@ -169,9 +169,9 @@ def test_a_search_names_nothing_that_leads_to_the_test_sets(path: Path) -> None:
         assert not names & FORBIDDEN, f"{path.name}:{getattr(node, 'lineno', 0)}"
 
 
-@pytest.mark.parametrize(("module", "function"), [("trial", "run_trial"), ("warm", "_warm")])
+@pytest.mark.parametrize(("module", "function"), [("trials/trial", "run_sealed_trial"), ("search/warm", "_warm")])
 def test_what_runs_on_the_cluster_closes_the_seal_before_all_else(module: str, function: str) -> None:
-    tree = ast.parse((REPOSITORY / "pipeline" / "search" / f"{module}.py").read_text())
+    tree = ast.parse((REPOSITORY / "pipeline" / f"{module}.py").read_text())
     (body,) = (node.body for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function)
     first = next(statement for statement in body[1:] if not isinstance(statement, ast.Import | ast.ImportFrom))
     assert ast.unparse(first) == "close_seal()"

@@ -1,0 +1,155 @@
+"""A grid on a tiny benchmark: its driver is killed on the way, the next call ends it, and then there is nothing left to do.
+
+All tests look at the same grid, since each run under Ray costs some twenty seconds of a core.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from tests.ray.command import Answer, Place, a_place, wait_until
+from tests.ray.small import write_small
+from tests.ray.tracked import client_of, files_of, steps_of
+
+pytestmark = pytest.mark.ray
+
+GRID = """\
+# Question: does the machinery work?
+base: small.yaml
+fixed: {{sampling.kind: episodic, sampling.ways: 2, sampling.shots: 2, sampling.episodes: 40}}
+variants:
+{variants}
+seeds: [0]
+"""
+SMOOTH = "  smooth: {loss.label_smoothing: 0.1}"
+SAME_AS_SMOOTH = "  alike: {loss.label_smoothing: 0.1}"
+
+
+def write_grid(place: Place, name: str, *variants: str) -> tuple[str, ...]:
+    """Writes data, base and grid; returns what names them to a verb."""
+    _, *data = write_small(place.folder)
+    (place.folder / f"{name}.yaml").write_text(GRID.format(variants="\n".join(variants)))
+    return (f"{name}.yaml", *data, "--json")
+
+
+@dataclass(frozen=True)
+class Ablated:
+    place: Place
+    grid: tuple[str, ...]
+    planned: Answer
+    """Before anything ran."""
+    answer: Answer
+    """Of the call after the driver's death."""
+    client: MlflowClient
+
+    def runs(self, kind: str) -> list[Run]:
+        experiments = [one.experiment_id for one in self.client.search_experiments() if "ablation" in one.name]
+        found = self.client.search_runs(experiments, f"tags.`mgmrn.kind` = '{kind}'")
+        return list(found)
+
+
+@pytest.fixture(scope="module")
+def ablated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ablated]:
+    with a_place(tmp_path_factory.mktemp("ablation") / "here") as place:
+        grid = write_grid(place, "tiny-grid", SMOOTH)
+        planned = place.run("plan", *grid)
+        running = place.start("ablate", *grid, "--concurrency", "1")
+        spools = place.folder / ".mgmrn" / "runs" / "ablation"
+        wait_until(lambda: any(spools.glob("*/checkpoint_*")), "a first checkpoint", 300, running)
+        running.kill()
+        place.kill_all()
+        answer = place.run("ablate", *grid, "--concurrency", "2", timeout=590)
+        assert answer.code == 0, answer.err
+        yield Ablated(place, grid, planned, answer, client_of(place))
+
+
+@pytest.mark.timeout(1200)
+def test_a_plan_starts_nothing(ablated: Ablated) -> None:
+    assert ablated.planned.json["totals"] == {"new": 2}
+    assert {cell["variant"] for cell in ablated.planned.json["cells"]} == {"base", "smooth"}
+
+
+def test_after_a_killed_driver_nothing_is_run_twice(ablated: Ablated) -> None:
+    runs = ablated.runs("run")
+    assert Counter((run.data.tags["mgmrn.variant"], run.data.tags["mgmrn.split"]) for run in runs) == {
+        (variant, split): 1 for variant in ("base", "smooth") for split in ("tune", "final")
+    }
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    for run in runs:
+        assert all(len(set(steps)) == len(steps) for steps in steps_of(ablated.client, run).values())
+    (parent,) = ablated.runs("ablation")
+    assert parent.info.status == "FINISHED"
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs} == {parent.info.run_id}
+
+
+def test_a_second_launch_starts_nothing(ablated: Ablated) -> None:
+    sessions = ablated.place.ray_sessions
+    again = ablated.place.run("ablate", *ablated.grid)
+    assert again.code == 0, again.err
+    assert (again.json["status"], again.json["launched"]) == ("cached", 0)
+    assert again.json["totals"] == {"cached": 2}
+    assert ablated.place.ray_sessions == sessions
+
+
+def test_another_grid_links_what_is_there_already(ablated: Ablated) -> None:
+    sessions = ablated.place.ray_sessions
+    other = ablated.place.run("ablate", *write_grid(ablated.place, "other-grid", SAME_AS_SMOOTH))
+    assert other.code == 0, other.err
+    assert (other.json["launched"], other.json["totals"]) == (0, {"cached": 2})
+    assert ablated.place.ray_sessions == sessions
+    linked = {run.data.tags["mgmrn.variant"]: run for run in ablated.runs("link")}
+    assert linked.keys() == {"base", "alike"}
+    ran = {run.info.run_id: run for run in ablated.runs("run")}
+    for link in linked.values():
+        assert link.data.tags["mlflow.parentRunId"] == other.json["parent_run_id"]
+        original = ran[link.data.tags["mgmrn.linked_run_id"]]
+        assert link.data.metrics["test/gzsl_h"] == original.data.metrics["test/gzsl_h"]
+
+
+def test_every_number_of_a_comparison_is_that_of_the_runs_it_cites(ablated: Ablated) -> None:
+    place, grid = ablated.place, ablated.grid[:-1]
+    table = place.run("compare", *grid, "--csv")
+    assert table.code == 0, table.err
+    rows = list(csv.DictReader(io.StringIO(table.out)))
+    assert {row["metric"] for row in rows} >= {"zsl_t1", "gzsl_h", "ausuc"}
+    for row in rows:
+        cited = [ablated.client.get_run(run_id) for run_id in row["run_ids"].split()]
+        assert len(cited) == int(row["n"]) == 1
+        values = [run.data.metrics[f"test/{row['metric']}"] for run in cited]
+        assert float(row["mean"]) == pytest.approx(statistics.fmean(values))
+        if row["variant"] != "base":
+            assert row["verdict"] == "insufficient seeds"
+    parent = ablated.client.get_run(ablated.answer.json["parent_run_id"])
+    for row in rows:
+        assert parent.data.metrics[f"TINY/{row['variant']}/{row['metric']}/mean"] == pytest.approx(float(row["mean"]))
+
+
+def test_the_page_is_an_artifact_of_the_parent_and_cites_its_runs(ablated: Ablated) -> None:
+    made = ablated.place.run("report", *ablated.grid)
+    assert made.code == 0, made.err
+    page = (ablated.place.folder / made.json["report"]).read_text()
+    finals = {run.info.run_id for run in ablated.runs("run") if run.data.tags["mgmrn.split"] == "final"}
+    assert set(made.json["runs"]) == finals
+    assert all(run_id in page for run_id in finals)
+    parent = ablated.client.get_run(ablated.answer.json["parent_run_id"])
+    assert made.json["parent_run_id"] == parent.info.run_id
+    assert {"report/tiny-grid.html", "comparison.csv", "comparison.json"} <= files_of(ablated.client, parent)
+
+
+def test_touched_model_code_makes_cells_stale(ablated: Ablated) -> None:
+    for run in ablated.runs("run"):
+        if run.data.tags["mgmrn.variant"] == "smooth":
+            ablated.client.set_tag(run.info.run_id, "mgmrn.code_digest", "of-other-code")
+    planned = ablated.place.run("plan", *ablated.grid)
+    states = {cell["variant"]: (cell["state"], cell["reason"]) for cell in planned.json["cells"]}
+    assert states["base"] == ("cached", "")
+    assert states["smooth"][0] == "stale" and "the code changed" in states["smooth"][1]
