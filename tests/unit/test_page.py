@@ -1,0 +1,456 @@
+"""The page of an ablation: what it says, that it says what the comparison says, and that names cannot break it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.analysis.comparison import Comparison, Entry
+from pipeline.analysis.page import svg, words
+from pipeline.analysis.page.bars import bar_chart
+from pipeline.analysis.page.content import ClassChange, ClassChanges, ConfigChange, VariantConfig
+from pipeline.analysis.page.costs import cost_chart, costs
+from pipeline.analysis.page.curves import TOLERANCE, curve_panels, simplified
+from pipeline.analysis.page.page import render_page, top_changes
+from pipeline.analysis.paired import PairedDifference, Summary
+from tests.browser.made_up import GAINS, made_up, many, with_scores_in
+
+VOID = {"meta", "link", "br", "hr", "img", "input"}
+CONTENT = made_up()
+MANY = many()
+UI = "http://127.0.0.1:5000"
+
+
+@dataclass
+class Node:
+    """An element of a page."""
+
+    tag: str
+    attributes: dict[str, str]
+    children: list[Node | str] = field(default_factory=list)
+
+    def all(self, tag: str, **attributes: str) -> Iterator[Node]:
+        for child in self.children:
+            if isinstance(child, Node):
+                wanted = {key.rstrip("_").replace("_", "-"): value for key, value in attributes.items()}
+                if child.tag == tag and wanted.items() <= child.attributes.items():
+                    yield child
+                yield from child.all(tag, **attributes)
+
+    def one(self, tag: str, **attributes: str) -> Node:
+        return next(self.all(tag, **attributes))
+
+    @property
+    def text(self) -> str:
+        parts = (child if isinstance(child, str) else child.text for child in self.children)
+        return " ".join(" ".join(parts).split())
+
+
+class Page(HTMLParser):
+    """A page as a tree; elements that are not closed as they were opened are refused."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.root = Node("", {})
+        self._open = [self.root]
+        self.feed(text)
+        assert self._open == [self.root]
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        node = Node(tag, {key: value or "" for key, value in attributes})
+        assert len(node.attributes) == len(attributes)
+        self._open[-1].children.append(node)
+        if tag not in VOID:
+            self._open.append(node)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop().tag == tag
+
+    def handle_data(self, data: str) -> None:
+        self._open[-1].children.append(data)
+
+
+def page_of(content=CONTENT) -> Node:
+    return Page(render_page(content)).root
+
+
+def row_of(page: Node, metric: str, variant: str) -> list[Node]:
+    """A row's cells: three per benchmark."""
+    table = page.one("table", data_metric=metric)
+    row = next(row for row in table.one("tbody").all("tr") if row.one("th").text == variant)
+    return list(row.all("td"))
+
+
+# --- what it says -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("comparison", CONTENT.comparisons, ids=lambda one: one.metric)
+def test_every_number_of_the_table_is_that_of_the_comparison(comparison: Comparison) -> None:
+    page = page_of()
+    for variant in comparison.variants:
+        cells = row_of(page, comparison.metric, variant)
+        assert len(cells) == 3 * len(comparison.benchmarks)
+        for position, benchmark in enumerate(comparison.benchmarks):
+            entry = comparison.entry(variant, benchmark)
+            score, difference, verdict = cells[3 * position : 3 * position + 3]
+            assert entry.verdict in verdict.text
+            assert verdict.attributes["data-value"] == ("" if entry.p_holm is None else str(entry.p_holm))
+            if entry.summary is None:
+                assert score.attributes["data-value"] == "" and "no score" in score.text
+            else:
+                assert float(score.attributes["data-value"]) == entry.summary.mean
+                assert (
+                    f"{100 * entry.summary.mean:.1f} ± {100 * entry.summary.std:.1f} ({entry.summary.n})" in score.text
+                )
+            if entry.difference is None:
+                assert difference.attributes["data-value"] == ""
+            else:
+                found = entry.difference
+                assert float(difference.attributes["data-value"]) == found.mean
+                shown = [f"{100 * value:+z.1f}".replace("-", "−") for value in (found.mean, found.low, found.high)]
+                assert difference.text.startswith("{} [{}, {}]".format(*shown))
+
+
+def test_the_answer_names_every_variant_under_its_verdict() -> None:
+    answer = page_of().one("dl")
+    found = {block.one("dt").text: [line.text for line in block.all("dd")] for block in answer.all("div")}
+    assert found["CUB"] == ["▲ better wider", "▼ worse no_mrm, one_level", "○ no difference shown broken, deeper"]
+    assert found["AWA2"] == [
+        "▼ worse no_mrm, one_level",
+        "○ no difference shown deeper",
+        "? insufficient seeds wider",
+        "× no score broken",
+    ]
+
+
+def test_the_answer_says_how_many_and_by_which_rule() -> None:
+    text = page_of().text
+    assert "AUSUC (area under the seen–unseen curve), measured on test classes, compared with full" in text
+    assert "1 better, 4 worse, 3 no difference shown, 1 insufficient seeds, 1 no score" in text
+    assert "corrected by Holm (differences: 9)" in text
+
+
+def test_a_tuning_split_is_called_no_test_result() -> None:
+    comparisons = tuple(replace(one, split="tune") for one in CONTENT.comparisons)
+    assert "validation classes, not a test result" in page_of(replace(CONTENT, comparisons=comparisons)).text
+
+
+def test_cells_that_failed_are_stale_or_were_not_run_are_shown_with_their_reason() -> None:
+    page = page_of()
+    assert "1 stale (seed 1: the code changed since)" in row_of(page, "ausuc", "no_mrm")[0].text
+    assert "1 failed (seed 0: out of memory at step 120)" in row_of(page, "ausuc", "one_level")[3].text
+    assert "4 missing (seeds 0, 1, 2, 3: no folder DATA/AWA2)" in row_of(page, "gzsl_h", "broken")[3].text
+    runs = page.one("table", class_="sortable runs").one("tbody")
+    states = [row.one("b").text for row in runs.all("tr")]
+    assert len(states) == len(CONTENT.runs)
+    assert {state: states.count(state) for state in set(states)} == {
+        "finished": 40,
+        "stale": 1,
+        "failed": 1,
+        "benchmark missing": 4,
+        "not run yet": 1,
+        "running": 1,
+    }
+
+
+def test_an_ablation_without_any_score_has_a_page() -> None:
+    page = page_of(with_scores_in(CONTENT, "failed", "no space left"))
+    assert "10 no score" in page.text
+    assert not list(page.all("h2", id="cost")) and not list(page.all("h2", id="curves"))
+    assert page.text.count("4 failed (seeds 0, 1, 2, 3: no space left)") == 3 * len(CONTENT.primary.entries)
+
+
+def test_a_base_alone_has_a_page() -> None:
+    page = page_of(made_up({"full": 0.0}))
+    assert "compared with full : nothing to compare" in page.text
+    assert "no variant but the base" in page.text
+
+
+def test_a_number_of_runs_leads_to_them() -> None:
+    page = page_of()
+    link = row_of(page, "ausuc", "one_level")[3].one("a").attributes["href"]
+    row = page.one("tr", id=link.removeprefix("#"))
+    assert [cell.text for cell in row.all("th")] == ["one_level"] and next(row.all("td")).text == "AWA2"
+
+
+def test_every_run_is_named_with_its_figures() -> None:
+    rows = list(page_of().one("table", class_="sortable runs").one("tbody").all("tr"))
+    for card, row in zip(CONTENT.runs, rows, strict=True):
+        cells = list(row.all("td"))
+        assert cells[-1].text == (card.run_id or "")
+        for comparison, cell in zip(CONTENT.comparisons, cells[3:], strict=False):
+            assert cell.attributes["data-value"] == str(card.metrics.get(comparison.metric, ""))
+
+
+@pytest.mark.parametrize("address", [UI, f"{UI}/"])
+def test_runs_link_into_the_tracking_ui(address: str) -> None:
+    page = page_of(replace(CONTENT, ui=address))
+    card = CONTENT.runs[0]
+    assert page.one("a", href=f"{UI}/#/experiments/7/runs/{card.run_id}").text == card.run_id
+
+
+@pytest.mark.parametrize("address", [None, "", "javascript:alert(1)//", "sqlite:///mlflow.db"])
+def test_other_addresses_do_not_become_links(address: str | None) -> None:
+    page = page_of(replace(CONTENT, ui=address))
+    assert all(link.attributes["href"].startswith("#") for link in page.all("a"))
+    assert CONTENT.runs[0].run_id in page.text
+
+
+def test_stand_ins_are_labelled_at_the_top_and_at_every_heading_and_others_not_at_all() -> None:
+    page = page_of(replace(CONTENT, standin=True))
+    assert page.one("title").text == "[stand-ins] refinement"
+    own = [heading for heading in page.all("h2") if heading.attributes["id"] != "published"]
+    assert len(own) == 8 and all("stand-ins: no results" in heading.text for heading in own)
+    assert page.one("p", class_="standin").text.startswith("Stand-ins: no results.")
+    assert "tand-in" not in page_of().text
+
+
+def test_published_numbers_stand_apart_under_their_label() -> None:
+    block = page_of().one("section", class_="published")
+    assert "Published by their authors, not rerun here" in block.text
+    assert [cell.text for cell in block.one("tbody").all("td")][-4:] == ["72.1", "–", "–", "67.2"]
+    assert "APN" not in page_of(replace(CONTENT, published=())).text
+
+
+def test_the_classes_that_change_most_are_listed_each_way() -> None:
+    changes = [ClassChange(f"c{number:02d}", "seen", (number - 12) / 100) for number in range(30)]
+    top = top_changes(ClassChanges("CUB", "no_mrm", tuple(changes)))
+    assert [one.name for one in top.gains] == [f"c{number}" for number in range(29, 19, -1)]
+    assert [one.name for one in top.losses] == [f"c{number:02d}" for number in range(10)]
+    few = top_changes(ClassChanges("CUB", "no_mrm", (ClassChange("same", "unseen", 0.0),)))
+    assert few.gains == few.losses == ()
+
+
+def test_config_differences_are_shown_and_their_absence_too() -> None:
+    configs = (
+        VariantConfig("no_mrm", (ConfigChange("model.refinement", "adjacent", "none"),)),
+        VariantConfig("wider", ()),
+    )
+    table = page_of(replace(CONTENT, configs=configs)).one("table", class_="configs")
+    assert [body.text for body in table.all("tbody")] == ["no_mrm model.refinement adjacent none", "wider nothing"]
+
+
+# --- that it stands alone ---------------------------------------------------------------------------------------------
+
+
+def test_the_same_content_makes_the_same_text() -> None:
+    assert render_page(CONTENT) == render_page(made_up())
+
+
+def test_nothing_is_loaded_from_anywhere() -> None:
+    text = render_page(CONTENT)
+    assert "http://" not in text and "https://" not in text and "//cdn" not in text
+    assert "@import" not in text and "url(" not in text
+    nodes = [
+        node for tag in ("script", "link", "img", "iframe", "object", "a", "use") for node in Page(text).root.all(tag)
+    ]
+    addresses = [node.attributes.get(name, "") for node in nodes for name in ("src", "href", "data")]
+    assert {address for address in addresses if not address.startswith("#")} == {"", "data:,"}
+
+
+def test_no_script_but_the_pages_own_may_run() -> None:
+    page = page_of()
+    policy = page.one("meta", http_equiv="Content-Security-Policy").attributes["content"]
+    (script,) = page.all("script")
+    own = base64.b64encode(hashlib.sha256("".join(map(str, script.children)).encode()).digest()).decode()
+    assert f"script-src 'sha256-{own}'" in policy and "default-src 'none'" in policy
+
+
+HOSTILE = """</script></style></title></svg>"'><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}&amp;"""
+
+
+def hostile_content():
+    content = made_up({HOSTILE: 0.0, f"{HOSTILE}2": 0.03}, (HOSTILE,))
+    cards = [
+        replace(one, state="failed", reason=HOSTILE, run_id=HOSTILE, experiment_id=HOSTILE) for one in content.runs
+    ]
+    entries = tuple(replace(one, cards=tuple(cards[:2])) for one in content.primary.entries)
+    published = tuple(replace(one, method=HOSTILE, source=HOSTILE) for one in content.published)
+    return replace(
+        content,
+        title=HOSTILE,
+        question=HOSTILE,
+        command=HOSTILE,
+        made_at=HOSTILE,
+        commit=HOSTILE,
+        comparisons=(replace(content.primary, entries=entries), *content.comparisons[1:]),
+        classes=(ClassChanges(HOSTILE, HOSTILE, (ClassChange(HOSTILE, "seen", 0.1),)),),
+        configs=(VariantConfig(HOSTILE, (ConfigChange(HOSTILE, HOSTILE, HOSTILE),)),),
+        published=published,
+        ui=f"{UI}/{HOSTILE}",
+    )
+
+
+def test_names_are_text_and_nothing_else() -> None:
+    page = page_of(hostile_content())
+    assert len(list(page.all("script"))) == 1 and not list(page.all("img"))
+    assert page.one("h1").text == page.one("title").text == HOSTILE
+    for tag in ("dt", "dd", "caption", "figcaption", "summary", "code", "li"):
+        for node in page.all(tag):
+            assert "<script>" in node.text or HOSTILE[:8] not in node.text
+    assert HOSTILE in page.one("svg").one("title").text
+    tags = {"svg", "td", "th", "tr", "a", "p", "section", "h2", "title"}
+    assert not [node for tag in tags for node in page.all(tag) if "onerror" in node.attributes]
+
+
+# --- charts -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("content", [CONTENT, MANY, hostile_content()], ids=["few", "many", "hostile"])
+def test_charts_are_whole_drawings_with_a_title(content) -> None:
+    comparison, benchmark = content.primary, content.primary.benchmarks[0]
+    drawn = [
+        bar_chart(comparison, benchmark),
+        cost_chart(comparison, costs(comparison, benchmark)),
+        *(panel for _, panel in curve_panels(content, benchmark)),
+    ]
+    for chart in drawn:
+        root = ElementTree.fromstring(str(chart))
+        assert root.tag == "svg" and root.attrib["role"] == "img" and "viewBox" in root.attrib
+        assert root[0].tag == "title" and benchmark in (root[0].text or "")
+        assert "nan" not in str(chart) and "inf" not in str(chart)
+
+
+def test_bars_reach_as_far_as_the_differences_and_intervals() -> None:
+    entries = (
+        entry_of("full", None, "base"),
+        entry_of("up", PairedDifference(0.02, 0.01, 0.04, 0.01, 3), "better"),
+        entry_of("down", PairedDifference(-0.02, -0.02, -0.02, 0.0, 3), "worse"),
+        entry_of("gone", None, "no score"),
+    )
+    comparison = Comparison("ausuc", "final", "full", ("full", "up", "down", "gone"), ("CUB",), entries)
+    root = ElementTree.fromstring(str(bar_chart(comparison, "CUB")))
+    ticks = {text.text: float(text.attrib["x"]) for text in root.iter("text") if text.text in ("−2", "0", "+2", "+4")}
+    up, down = root.iter("rect")
+    assert float(up.attrib["x"]) == pytest.approx(ticks["0"], abs=0.2)
+    assert float(up.attrib["x"]) + float(up.attrib["width"]) == pytest.approx(ticks["+2"], abs=0.2)
+    assert float(down.attrib["x"]) == pytest.approx(ticks["−2"], abs=0.2)
+    reach = [(float(line.attrib["x1"]), float(line.attrib["x2"])) for line in root.iter("line")
+             if line.attrib["class"] == "interval" and line.attrib["y1"] == line.attrib["y2"]]  # fmt: skip
+    assert reach[0] == pytest.approx(((ticks["0"] + ticks["+2"]) / 2, ticks["+4"]), abs=0.2)
+    labels = [text.text for text in root.iter("text")]
+    assert "▲ +2.0" in labels and "▼ −2.0" in labels and "× no score" in labels
+
+
+def entry_of(variant: str, difference: PairedDifference | None, verdict: str) -> Entry:
+    return Entry("CUB", variant, Summary(0.5, 0.1, 3), difference, None, verdict, ())
+
+
+def test_long_names_stand_above_their_bars_in_full_and_short_ones_beside_them() -> None:
+    def places(content) -> dict[str | None, tuple[str, float]]:
+        root = ElementTree.fromstring(str(bar_chart(content.primary, "CUB")))
+        return {text.text: (text.attrib["text-anchor"], float(text.attrib["x"])) for text in root.iter("text")}
+
+    variants = MANY.primary.variants
+    assert {places(MANY)[name] for name in variants[1:]} == {("start", 0.0)}
+    few = {places(CONTENT)[name] for name in list(GAINS)[1:]}
+    assert len(few) == 1 and next(iter(few))[0] == "end"
+
+
+@given(st.text(max_size=60), st.integers(3, 30))
+def test_short_words_stay_and_long_ones_fill_the_limit(name: str, limit: int) -> None:
+    assert svg.shortened(name, limit) == name if len(name) <= limit else len(svg.shortened(name, limit)) == limit
+
+
+def test_many_variants_are_numbered_in_the_cost_chart_and_few_are_named() -> None:
+    page = page_of(MANY)
+    assert [item.text for item in page.one("ol").all("li")] == list(MANY.primary.variants)
+    chart = next(one for one in page.all("svg") if "against wall-clock time" in one.one("title").text)
+    assert [label.text for label in chart.all("text", class_="name")] == [str(number) for number in range(1, 31)]
+    few = cost_chart(CONTENT.primary, costs(CONTENT.primary, "CUB"))
+    root = ElementTree.fromstring(str(few))
+    assert {label.text for label in root.iter("text") if label.attrib["class"] == "name"} == set(GAINS)
+
+
+def test_cost_is_gpu_time_where_all_runs_have_some() -> None:
+    def with_gpu(times: dict[str, float]) -> Comparison:
+        entries = tuple(
+            replace(one, cards=tuple(replace(card, gpu_seconds=times.get(card.variant)) for card in one.cards))
+            for one in CONTENT.primary.entries
+        )
+        return replace(CONTENT.primary, entries=entries)
+
+    every = costs(with_gpu(dict.fromkeys(GAINS, 60.0)), "CUB")
+    assert every.unit == "GPU time" and {one.seconds for one in every.points} == {60.0}
+    some = costs(with_gpu({"full": 60.0}), "CUB")
+    assert some.unit == "wall-clock time" and min(one.seconds for one in some.points) >= 300
+
+
+def test_costs_far_apart_get_a_logarithmic_axis() -> None:
+    found = costs(CONTENT.primary, "CUB")
+    apart = replace(found, points=(replace(found.points[0], seconds=0.02), *found.points[1:]))
+    root = ElementTree.fromstring(str(cost_chart(CONTENT.primary, apart)))
+    assert {"0.001", "1", "10"} & {text.text for text in root.iter("text")}
+
+
+def test_points_chosen_by_gamma_are_marked_for_every_seed() -> None:
+    panels = dict(curve_panels(CONTENT, "CUB"))
+    assert list(panels) == list(GAINS)
+    root = ElementTree.fromstring(str(panels["wider"]))
+    assert len(list(root.iter("circle"))) == len(list(root.iter("rect"))) == 4
+    assert sum(path.attrib["class"] == "curve own" for path in root.iter("path")) == 4
+    assert not list(ElementTree.fromstring(str(panels["full"])).iter("rect"))
+    assert "broken" not in dict(curve_panels(CONTENT, "AWA2"))
+
+
+@given(st.lists(st.tuples(st.floats(0, 200), st.floats(0, 200)), max_size=12))
+def test_a_simplified_curve_is_hardly_off(points: list[tuple[float, float]]) -> None:
+    kept = simplified(points)
+    assert len(kept) <= len(points) and set(kept) <= set(points)
+    for point in points:
+        ends = zip(kept, kept[1:] or kept, strict=False)
+        assert min(distance(point, *pair) for pair in ends) <= 2 * TOLERANCE + 1e-9
+
+
+def distance(point: tuple[float, float], start: tuple[float, float], end: tuple[float, float]) -> float:
+    """By search along the stretch."""
+    steps = 100 if start != end else 1
+    spots = [
+        (start[0] + (end[0] - start[0]) * k / steps, start[1] + (end[1] - start[1]) * k / steps)
+        for k in range(steps + 1)
+    ]
+    return min(math.dist(point, spot) for spot in spots) - math.dist(start, end) / steps
+
+
+def test_a_straight_line_needs_its_ends_alone_and_stairs_all_their_corners() -> None:
+    line = [(float(x), 2.0 * x) for x in range(100)]
+    assert simplified(line) == [line[0], line[-1]]
+    stairs = [(10.0 * (step // 2 + step % 2), 10.0 * (step // 2)) for step in range(20)]
+    assert simplified(stairs) == stairs
+
+
+@given(st.lists(st.floats(-300, 300), min_size=1, max_size=20), st.integers(2, 6))
+def test_ticks_are_round_even_and_around_all_values(values: list[float], count: int) -> None:
+    axis = svg.linear(values, 0, 100, count)
+    assert axis.low <= min(values) + 1e-6 and max(values) - 1e-6 <= axis.high
+    assert 2 <= len(axis.ticks) <= count + 3
+    gaps = [after - before for before, after in zip(axis.ticks, axis.ticks[1:], strict=False)]
+    assert max(gaps) == pytest.approx(min(gaps), rel=1e-6)
+    labels = [f"{tick:.{axis.decimals}f}" for tick in axis.ticks]
+    assert len(set(labels)) == len(labels)
+
+
+@given(st.lists(st.floats(1e-3, 1e6), min_size=1, max_size=10))
+def test_powers_of_ten_are_around_all_values(values: list[float]) -> None:
+    axis = svg.logarithmic(values, 0, 100)
+    assert axis.low <= min(values) * (1 + 1e-9) and max(values) <= axis.high * (1 + 1e-9)
+    assert axis.at(axis.low) == 0 and axis.at(axis.high) == pytest.approx(100)
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+def test_numbers_as_they_are_written() -> None:
+    assert words.percent(0.54849) == "54.8"
+    assert [words.points(value) for value in (0.012, -0.012, -0.0001, 0.0)] == ["+1.2", "−1.2", "+0.0", "+0.0"]
+    assert [words.probability(value) for value in (0.0312, 0.0009, 1.0)] == ["p = 0.031", "p < 0.001", "p = 1.000"]
+    assert [words.time(value) for value in (0.254, 45.2, 7800)] == ["0.25 s", "45 s", "2 h 10 min"]
