@@ -91,7 +91,7 @@ def _launch(
     storage = request.storage / "ablation"
     for problem in replay_leftovers(storage, surveyed.store, DRAIN_SECONDS):
         say(f"still waiting to be tracked: {problem}")
-    with ray_session(request.address, dashboard=True) as hosts:
+    with ray_session(request.address) as hosts:
         # What leads cells through Ray Tune takes seconds to load, which a launch with nothing to do is not to wait for.
         from pipeline.ablation.director import GridDirector, Site, Task
         from pipeline.trials.clerk import Clerk
