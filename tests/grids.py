@@ -1,0 +1,86 @@
+"""Grids on the data set of `tests.tiny`, and runs as launches would have left them, with nothing trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from pipeline.ablation.cells import GridCell, MissingCell, make_cells
+from pipeline.ablation.config import AblationFile, load_ablation
+from pipeline.ablation.grid import make_grid
+from pipeline.ablation.plan import KnownRuns, PlannedCell, plan_cells
+from pipeline.analysis.scores import FIGURES
+from pipeline.tracking.environment import GitState
+from pipeline.tracking.store import TrackedRun, TrackingStore
+from pipeline.train.cell import Cell
+from pipeline.train.cluster import Placement
+from pipeline.train.spec import Calibration
+from tests.ray.small import EXPERIMENT
+from tests.tiny import write_benchmark
+
+DECIDED = Calibration(epochs=2, gamma=0.25)
+"""By every tune run here that is said to have come to its end."""
+SMOOTH = "variants:\n  smooth: {loss.label_smoothing: 0.1}\n"
+
+_numbers = count()
+
+
+def write_data(root: Path, **changed: Any) -> Path:
+    """Lists and attributes; nobody looks for the pictures."""
+    return write_benchmark(root, pictures=False, **changed)
+
+
+def write_grid(folder: Path, text: str = SMOOTH, name: str = "grid") -> AblationFile:
+    """An ablation of `small.yaml`, which stands beside it, with the seed 0 unless the text names others."""
+    (folder / "small.yaml").write_text(EXPERIMENT)
+    seeds = "" if "seeds:" in text else "seeds: [0]\n"
+    path = folder / f"{name}.yaml"
+    path.write_text(f"base: {folder}/small.yaml\n{seeds}{text}")
+    return load_ablation(str(path))
+
+
+def cells_of(file: AblationFile, data_root: Path) -> list[GridCell]:
+    """The cells of a grid whose data are all there."""
+    cells = make_cells(make_grid(file), data_root)
+    return [cell for cell in cells if isinstance(cell, GridCell)]
+
+
+def plan_of(cells: Sequence[GridCell | MissingCell], *runs: TrackedRun) -> list[PlannedCell]:
+    """What the cells' states are with these runs in the store, the latest of which is named last."""
+    return plan_cells(cells, KnownRuns(reversed(runs)))
+
+
+def tags_of(cell: Cell, score: float | None = None, decided: Calibration = DECIDED, **more: str) -> dict[str, str]:
+    """As a run carries them; with a score also what it came to. `more` are further tags, without `mgmrn.`."""
+    with mock.patch("pipeline.train.cell.git_state", lambda: GitState("none", False, "", ())):
+        tags = dict(cell.tags("study", Placement(1, 1, 0)))
+    if score is not None:
+        tags["mgmrn.result"] = json.dumps({"gamma": 0.25, "metrics": figures(cell, score)})
+        if cell.split == "tune":
+            tags["mgmrn.calibration"] = decided.model_dump_json()
+    return tags | {f"mgmrn.{name}": value for name, value in more.items()}
+
+
+def figures(cell: Cell, score: float) -> dict[str, float]:
+    """Every figure of a run, each another one, as the store names them."""
+    prefix = "val/" if cell.split == "tune" else "test/"
+    return {prefix + key: score + position / 100 for position, key in enumerate(FIGURES)}
+
+
+def a_run(cell: Cell, status: str = "FINISHED", *, seconds: float | None = 10.0, **more: Any) -> TrackedRun:
+    """A run without a store; `more` as `tags_of` takes it."""
+    if status == "FINISHED":
+        more.setdefault("score", 0.5)
+    return TrackedRun(f"r{next(_numbers)}", cell.name, status, tags_of(cell, **more), {}, "1", seconds)
+
+
+def run_in(store: TrackingStore, parent_run_id: str, cell: Cell, score: float, **more: Any) -> str:
+    """A finished run in a store; returns its id."""
+    run_id = store.create_child(parent_run_id, cell.name, tags_of(cell, score, **more), cell.config)
+    store.log_metrics(run_id, 2, figures(cell, score), 0)
+    store.finish(run_id, "FINISHED", "finished")
+    return run_id
