@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mgmrn.config import BenchmarkConfig, ImageConfig
 from mgmrn.data.splits import FinalData, TuneData, final_data, tune_data
 from mgmrn.data.xlsa17 import load_benchmark
 from mgmrn.errors import UserError
+from pipeline.ablation.config import AblationConfig
 from pipeline.ablation.grid import Grid
 from pipeline.compose import resolve_weights
 from pipeline.train.cell import Cell, make_cell
@@ -57,12 +59,18 @@ def make_cells(grid: Grid, data_root: Path) -> list[GridCell | MissingCell]:
     Raises:
         UserError: for a config whose weights are not there.
     """
-    data = {name: _load(grid, name, data_root) for name in grid.benchmarks}
+    config = grid.file.config
+    data: dict[BenchmarkConfig, _Data | str] = {}
     cells: list[GridCell | MissingCell] = []
     for variant in grid.variants:
         for name in grid.benchmarks:
-            found, composed = data[name], variant.configs[name]
-            for seed in grid.file.config.seeds:
+            composed = variant.configs[name]
+            # How pictures become tensors is no matter of lists and attributes.
+            described = composed.config.benchmark.model_copy(update={"images": ImageConfig()})
+            if described not in data:
+                data[described] = _load(config, described, data_root)
+            found = data[described]
+            for seed in config.seeds:
                 if isinstance(found, str):
                     cells.append(MissingCell(composed.config.benchmark.name, variant.name, seed, found))
                     continue
@@ -73,11 +81,13 @@ def make_cells(grid: Grid, data_root: Path) -> list[GridCell | MissingCell]:
     return cells
 
 
-def _load(grid: Grid, benchmark: str | None, data_root: Path) -> tuple[TuneData, FinalData | None] | str:
+_Data = tuple[TuneData, FinalData | None]
+
+
+def _load(config: AblationConfig, benchmark: BenchmarkConfig, data_root: Path) -> _Data | str:
     """Both splits from one reading, or why there is none."""
-    config = grid.base.configs[benchmark].config.benchmark
     try:
-        read = load_benchmark(data_root, config)
-        return tune_data(read, config), final_data(read) if grid.file.config.split == "protocol" else None
+        read = load_benchmark(data_root, benchmark)
+        return tune_data(read, benchmark), final_data(read) if config.split == "protocol" else None
     except UserError as error:
         return str(error)

@@ -8,20 +8,34 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from mgmrn.config import Count, Frozen
 from mgmrn.errors import UserError
 from pipeline.analysis.scores import FIGURES
 from pipeline.config_files import find_config, label_of, read_config
 from pipeline.validation import all_at_once, validate
-from pipeline.yaml_tree import Section, source_of
+from pipeline.yaml_tree import DEFAULT, Section, source_of
 
-Value = bool | int | float | str | None | list[Any]
-Overrides = dict[str, Value]
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+"""Variants are parts of run names, folders and names of metrics."""
+
+
+def _one_value(value: Any) -> Any:
+    if isinstance(value, dict):
+        raise ValueError("a mapping overrides nothing: write the whole path of each value, like loss.scale: 10")
+    return value
+
+
+def _name(value: str) -> str:
+    if not NAME.fullmatch(value):
+        raise ValueError(f"'{value}' cannot name a variant: use letters, digits, _ and -")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_name)]
+Overrides = dict[str, Annotated[Any, AfterValidator(_one_value)]]
 """Dotted path → value."""
-
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]*")
 
 
 class AblationConfig(Frozen):
@@ -37,11 +51,11 @@ class AblationConfig(Frozen):
     mode: Literal["one_at_a_time", "grid", "list"] = "one_at_a_time"
     """one_at_a_time: the base, and each variant on top of it. grid: the base, and every combination of one setting of each
     factor. list: the variants alone, the first of which the others are compared with."""
-    base_name: str = "base"
+    base_name: Name = "base"
     """What the base is called in tables."""
-    variants: dict[str, Overrides] = Field(default_factory=dict)
+    variants: dict[Name, Overrides] = Field(default_factory=dict)
     """Name → what it changes; not for `grid`."""
-    factors: dict[str, dict[str, Overrides]] = Field(default_factory=dict)
+    factors: dict[Name, Annotated[dict[Name, Overrides], Field(min_length=1)]] = Field(default_factory=dict)
     """Factor → setting → what it changes; for `grid` alone."""
     split: Literal["protocol", "tune"] = "protocol"
     """protocol: each cell is a `tune` and a `final` run, scored on test images. tune: scored on validation images."""
@@ -66,29 +80,6 @@ class AblationConfig(Frozen):
             raise ValueError(f"'{value}' is no figure: name one of {', '.join(FIGURES)}")
         return value
 
-    @field_validator("base_name", "variants", "factors")
-    @classmethod
-    def _can_be_names(cls, value: Any, info: ValidationInfo) -> Any:
-        names = [value] if isinstance(value, str) else list(value)
-        if info.field_name == "factors":
-            names += [setting for factor in value.values() for setting in factor]
-        for name in names:
-            if not NAME.fullmatch(name):
-                raise ValueError(f"'{name}' cannot name a variant: use letters, digits, _, + and -")
-        return value
-
-    @model_validator(mode="after")
-    def _fit_together(self) -> AblationConfig:
-        if self.mode == "grid" and (self.variants or not self.factors):
-            raise ValueError("a grid has factors and no variants")
-        if self.mode != "grid" and (self.factors or not self.variants):
-            raise ValueError(f"mode {self.mode} has variants and no factors")
-        if self.mode == "list" and len(self.variants) < 2:
-            raise ValueError("a list needs two variants to compare")
-        if self.mode != "list" and self.base_name in self.variants:
-            raise ValueError(f"'{self.base_name}' names the base and a variant: rename one, or set base_name")
-        return self
-
 
 @dataclass(frozen=True)
 class AblationFile:
@@ -102,6 +93,11 @@ class AblationFile:
     tree: Section
     """With the line of every value."""
 
+    def place(self, *names: str) -> str:
+        """Where a value was written, as `file:line`; the file where nobody wrote it."""
+        source = source_of(names, self.tree)
+        return self.label if source == DEFAULT else source
+
 
 def load_ablation(name_or_path: str) -> AblationFile:
     """Reads a shipped ablation (`components`, or `ablation/components`) or a YAML file.
@@ -109,16 +105,18 @@ def load_ablation(name_or_path: str) -> AblationFile:
     Raises:
         UserError: unknown ablation, unreadable YAML, or any number of wrong values at once.
     """
-    path = find_config("ablation", name_or_path.removeprefix("ablation/"))
+    is_file = name_or_path.endswith((".yaml", ".yml"))
+    path = find_config("ablation", name_or_path if is_file else name_or_path.removeprefix("ablation/"))
     tree = read_config(path)
     config, problems = validate(tree, AblationConfig)
-    if config is not None:
-        problems = list(_unknown_files(config, tree))
-    if config is None or problems:
+    if config is None:
         raise all_at_once(problems, label_of(path))
     lines = path.read_text(encoding="utf-8").splitlines()
     comment = [line.lstrip("# ") for line in takewhile(lambda line: line.startswith("#"), lines)]
-    return AblationFile(path.stem, label_of(path), "\n".join(comment), config, tree)
+    file = AblationFile(path.stem, label_of(path), "\n".join(comment), config, tree)
+    if problems := [*_unknown_files(file), *_misfits(file)]:
+        raise all_at_once(problems, file.label)
+    return file
 
 
 def with_benchmarks(file: AblationFile, names: tuple[str, ...]) -> AblationFile:
@@ -138,10 +136,23 @@ def with_benchmarks(file: AblationFile, names: tuple[str, ...]) -> AblationFile:
     return AblationFile(file.name, file.label, file.question, config, file.tree)
 
 
-def _unknown_files(config: AblationConfig, tree: Section) -> Iterator[UserError]:
+def _unknown_files(file: AblationFile) -> Iterator[UserError]:
+    config = file.config
     named = [("base", "experiment", config.base), *(("benchmarks", "benchmark", name) for name in config.benchmarks)]
     for field, group, name in named:
         try:
             find_config(group, name)
         except UserError as error:
-            yield UserError(error.message, source_of([field], tree), error.hint)
+            yield UserError(error.message, file.place(field), error.hint)
+
+
+def _misfits(file: AblationFile) -> Iterator[UserError]:
+    """What does not belong to the mode, and what the mode lacks."""
+    config, mode = file.config, file.config.mode
+    wanted, other = ("factors", "variants") if mode == "grid" else ("variants", "factors")
+    if getattr(config, other):
+        yield UserError(f"mode {mode} has {wanted} and no {other}", file.place(other))
+    if not getattr(config, wanted):
+        yield UserError(f"mode {mode} needs {wanted}", file.place("mode"))
+    elif mode == "list" and len(config.variants) < 2:
+        yield UserError("a list needs two variants to compare", file.place("variants"))
