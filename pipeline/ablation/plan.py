@@ -92,7 +92,12 @@ class KnownRuns:
 
     def on_other_data(self, cell: Cell) -> TrackedRun | None:
         """The latest finished run of the same science on a benchmark of the same name whose content was another."""
-        wanted = {"mgmrn.science_hash": cell.science_hash, "mgmrn.split": cell.split}
+        wanted = {
+            "mgmrn.science_hash": cell.science_hash,
+            "mgmrn.split": cell.split,
+            # A stand-in and what it stands for are two benchmarks.
+            "mgmrn.standin": str(cell.data.standin).lower(),
+        }
         return next(
             (
                 run
@@ -149,7 +154,9 @@ def _plan(cell: GridCell, known: KnownRuns) -> PlannedCell:
     final = known.finished(final_cell)
     if final is None:
         state, reason = _unfinished(final_cell, known)
-        left = known.cost(final_cell)
+        if state in ("new", "failed") and (changed := _changes([tune])):
+            state, reason = "stale", changed
+        left = _left(cell, known) if state == "stale" else known.cost(final_cell)
         return PlannedCell(cell, state, reason or "its tune run is done", tune, cost=left)
     changed = _changes([tune, final])
     return PlannedCell(cell, "stale" if changed else "cached", changed, tune, final, _left(cell, known, changed))
@@ -158,7 +165,8 @@ def _plan(cell: GridCell, known: KnownRuns) -> PlannedCell:
 def _unfinished(cell: Cell, known: KnownRuns) -> tuple[CellState, str]:
     run = known.latest(cell)
     if run is None:
-        other = known.on_other_data(cell)
+        # Where a final run is asked for, its tune run is of these data.
+        other = known.on_other_data(cell) if cell.split == "tune" else None
         if other is None:
             return "new", ""
         return "stale", f"the data changed: digest {other.tags['mgmrn.data_digest'][:8]}, now {cell.data.digest[:8]}"
@@ -166,18 +174,19 @@ def _unfinished(cell: Cell, known: KnownRuns) -> tuple[CellState, str]:
         return "failed", run.tags.get("mgmrn.stop_reason", "")
     if run.status == "RUNNING" and not driver_is_dead(run.tags.get(DRIVER_TAG, "")):
         return "running", f"{cell.split} run {run.run_id}"
+    if changed := _changes([run]):
+        return "stale", f"was cut off, and {changed}"
     return "new", "was cut off and goes on from its checkpoint"
 
 
 def _changes(runs: Sequence[TrackedRun]) -> str:
     """What is not as it was when the runs were made; empty where all is."""
     for run in runs:
-        then = run.tags.get("mgmrn.code_digest")
-        if then is None:
-            return "made before runs recorded their code"
+        then, versions = run.tags.get("mgmrn.code_digest"), run.tags.get("mgmrn.numerics")
+        if then is None or versions is None:
+            return "was made before runs recorded their code"
         if then != code_digest():
             return f"the code changed: digest {then[:8]}, now {code_digest()[:8]}"
-        versions = run.tags.get("mgmrn.numerics", "")
         if versions != numerics():
             return f"the environment changed: {_versions_that_differ(versions, numerics())}"
     return ""
@@ -208,9 +217,9 @@ def _left(cell: GridCell, known: KnownRuns, changed: str = "again") -> Cost | No
 
 
 def total_cost(cells: Iterable[PlannedCell]) -> Cost | None:
-    """Of all of them; None where that of one is unknown."""
-    costs = [cell.cost for cell in cells]
-    if any(cost is None for cost in costs):
+    """Of all that can be run, a config that two variants share counted once; None where that of one is unknown."""
+    costs = {one.cell.tune.config_hash: one.cost for one in cells if isinstance(one.cell, GridCell)}
+    found = [cost for cost in costs.values() if cost is not None]
+    if len(found) < len(costs):
         return None
-    found = [cost for cost in costs if cost is not None]
     return Cost(sum(cost.seconds for cost in found), sum(cost.gpu_seconds for cost in found))

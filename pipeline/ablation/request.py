@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.ablation.config import AblationFile
-from pipeline.ablation.plan import PlannedCell
+from pipeline.ablation.plan import PlannedCell, total_cost
 from pipeline.analysis.comparison import Comparison
 from pipeline.analysis.scores import CellState
 
@@ -21,6 +21,9 @@ RUN_BY: Mapping[Mode, frozenset[CellState]] = {
     "force": frozenset({"new", "failed", "stale", "cached"}),
 }
 """Which cells each mode runs; one that is running elsewhere or whose benchmark is not at hand never is."""
+
+TO_RUN = RUN_BY["retry"]
+"""States of what is neither there as it should be, nor on, nor out of reach."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +65,23 @@ class AblationOutcome:
         return totals(self.cells)
 
 
-def totals(cells: tuple[PlannedCell, ...] | list[PlannedCell]) -> dict[str, int]:
+def totals(cells: Sequence[PlannedCell]) -> dict[str, int]:
     """State → number of cells."""
     states = [cell.state for cell in cells]
     return {state: states.count(state) for state in sorted(set(states))}
 
 
-def plan_to_json(cells: tuple[PlannedCell, ...] | list[PlannedCell]) -> dict[str, Any]:
+def to_be_run(cells: Sequence[PlannedCell]) -> list[PlannedCell]:
+    """What is left of a grid."""
+    return [cell for cell in cells if cell.state in TO_RUN]
+
+
+def plan_to_json(cells: Sequence[PlannedCell]) -> dict[str, Any]:
     """As `plan --json` prints it."""
-    return {"cells": [cell.to_json() for cell in cells], "totals": totals(cells)}
+    cost = total_cost(to_be_run(cells))
+    return {
+        "cells": [cell.to_json() for cell in cells],
+        "totals": totals(cells),
+        "predicted_gpu_hours": cost.gpu_seconds / 3600 if cost else None,
+        "predicted_hours": cost.seconds / 3600 if cost else None,
+    }

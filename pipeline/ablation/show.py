@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.ablation.plan import Cost, PlannedCell, total_cost
-from pipeline.ablation.request import AblationOutcome, plan_to_json, totals
+from pipeline.ablation.request import TO_RUN, AblationOutcome, plan_to_json, to_be_run, totals
 from pipeline.analysis.export import as_dict
 from pipeline.analysis.render import tables
 from pipeline.console import Console, duration
-
-TO_RUN = ("new", "failed", "stale")
 
 
 def show_plan(cells: Sequence[PlannedCell], console: Console) -> None:
@@ -29,11 +27,11 @@ def show_plan(cells: Sequence[PlannedCell], console: Console) -> None:
         for one in cells
     ]
     console.table(["benchmark", "variant", "seed", "state", "predicted", "run", "reason"], rows)
-    counts = ", ".join(f"{count} {state}" for state, count in totals(list(cells)).items())
-    left = [one for one in cells if one.state in TO_RUN]
+    counts = ", ".join(f"{count} {state}" for state, count in totals(cells).items())
+    left = to_be_run(cells)
     cost = total_cost(left)
-    predicted = f"; the rest would take {_cost(cost)}, one run at a time" if left and cost else ""
-    console.line(f"{len(cells)} cells: {counts}{predicted}")
+    rest = f"{_cost(cost)}, one run at a time" if cost else "an unknown time"
+    console.line(f"{len(cells)} cells: {counts}" + (f"; the rest would take {rest}" if left else ""))
 
 
 def show_outcome(outcome: AblationOutcome, console: Console) -> None:
