@@ -80,12 +80,15 @@ class GridDirector:
             return self._begin(cell, cell.final(calibration))
         if self._waiting and not self._is_over_budget():
             task = self._waiting.pop(0)
-            run = task.cell.final(task.calibration) if task.calibration else task.cell.tune
+            run = task.cell.final(task.calibration) if task.calibration is not None else task.cell.tune
             return self._begin(task.cell, run)
         return "later" if any(self._leads_on(run) for run in self._runs.values()) else None
 
     def reported(self, number: int, report: TrialReport) -> bool:
         run = self._runs[number]
+        if run.over:
+            # Its process was lost after it had told all, and tells it again.
+            return False
         if report.failure is not None:
             self._fail(run, Failure(**report.failure))
         elif report.checkpoint is not None:

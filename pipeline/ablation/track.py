@@ -16,6 +16,8 @@ from pipeline.tracking.store import TrackedRun, TrackingStore
 
 PARENT_KIND = "ablation"
 LINK_KIND = "link"
+SCORED = "grid/scored"
+"""Metric of the parent: cells with a score; each launch adds a step to it."""
 COPIED = ("variant", "benchmark", "seed", "split", "config_hash", "group_hash", "data_digest", "standin")
 """Tags of a run that its links carry too."""
 
@@ -29,9 +31,10 @@ def log_grid(
         TrackingError: when the store is away.
     """
     _link(store, parent_run_id, cells)
-    scored = sum(cell.evaluated is not None for cell in cells)
     # A later launch of the same grid adds a step, and the figures of the last step count.
-    store.log_metrics(parent_run_id, scored, aggregates(compared), int(time.time() * 1000))
+    step = max(store.logged_steps(parent_run_id, SCORED), default=-1) + 1
+    scored = float(sum(cell.evaluated is not None for cell in cells))
+    store.log_metrics(parent_run_id, step, {SCORED: scored, **aggregates(compared)}, int(time.time() * 1000))
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "comparison.csv").write_text(as_csv(compared), encoding="utf-8")
         (Path(folder) / "comparison.json").write_text(json.dumps(as_dict(compared), indent=1), encoding="utf-8")
@@ -61,19 +64,24 @@ def aggregates(compared: Sequence[Comparison]) -> dict[str, float]:
 
 
 def _link(store: TrackingStore, parent_run_id: str, cells: Sequence[PlannedCell]) -> None:
-    """A run has one parent; below others it is linked, so that each grid is whole in the store's own tables."""
+    """A run has one parent and one name; for others it is linked, so that each grid is whole in the store's own tables."""
     wanted = f"tags.`mlflow.parentRunId` = '{parent_run_id}' and tags.`mgmrn.kind` = '{LINK_KIND}'"
-    linked = {run.tags["mgmrn.linked_run_id"] for run in store.own_runs(wanted)}
+    # One that is not finished was left by a driver that died over it.
+    finished = store.own_runs(f"{wanted} and attributes.status = 'FINISHED'")
+    linked = {(run.tags["mgmrn.linked_run_id"], run.tags["mgmrn.variant"]) for run in finished}
     for planned in cells:
         run = planned.evaluated
-        if run is None or run.parent_run_id == parent_run_id or run.run_id in linked:
+        if run is None or (run.run_id, planned.cell.variant) in linked:
+            continue
+        # Two variants may be one config on some benchmark, which is run under the first one's name.
+        if run.parent_run_id == parent_run_id and run.tags["mgmrn.variant"] == planned.cell.variant:
             continue
         link = store.create_link(parent_run_id, run.name, _tags(run, planned))
         prefix = "val/" if run.tags["mgmrn.split"] == "tune" else "test/"
         figures = {prefix + key: value for key, value in figures_of(run).items()}
         store.log_metrics(link, 0, figures, int(time.time() * 1000))
         store.finish(link, "FINISHED", "linked")
-        linked.add(run.run_id)
+        linked.add((run.run_id, planned.cell.variant))
 
 
 def _tags(run: TrackedRun, planned: PlannedCell) -> Mapping[str, str]:
