@@ -39,7 +39,8 @@ def compare_runs(run_ids: Sequence[str], base: str | None, metric: str | None, t
         tracking_uri: of the store.
 
     Raises:
-        UserError: for a run that is not finished or stands for something else, runs of two splits, or an unknown base.
+        UserError: for a run that is not finished or stands for something else, runs of two splits, two runs of one
+            config and seed, or an unknown base.
         TrackingError: when the store cannot be reached or knows no such run.
     """
     _check(metric)
@@ -50,17 +51,17 @@ def compare_runs(run_ids: Sequence[str], base: str | None, metric: str | None, t
             raise UserError(
                 f"{run.run_id} is no finished training run", "RUN", "name runs that `train` or `ablate` printed"
             )
-    splits = {run.tags["mgmrn.split"] for run in runs}
-    if len(splits) > 1:
+    split, *others = {run.tags["mgmrn.split"] for run in runs}
+    if others:
         hint = "name runs of one split: their figures are of different images"
         raise UserError("some runs are scored on validation images and some on test images", "RUN", hint)
-    cards = [_card(run) for run in runs]
+    cards = _cards(runs)
     variants = list(dict.fromkeys(card.variant for card in cards))
     base = base or variants[0]
     if base not in variants:
         raise UserError(f"no run is of the variant '{base}'", "--base", f"name one of {', '.join(variants)}")
     ordered = sorted(cards, key=lambda card: card.variant != base)
-    return _chosen([compare(ordered, base, key, splits.copy().pop()) for key in FIGURES], metric)
+    return _chosen([compare(ordered, base, key, split) for key in FIGURES], metric)
 
 
 def _check(metric: str | None) -> None:
@@ -72,11 +73,31 @@ def _chosen(found: Sequence[Comparison], metric: str | None) -> list[Comparison]
     return [one for one in found if metric in (None, one.metric)]
 
 
-def _card(run: TrackedRun) -> ScoreCard:
-    suffix = "-standin" if run.tags.get("mgmrn.standin") == "true" else ""
+def _cards(runs: Sequence[TrackedRun]) -> list[ScoreCard]:
+    """One per run; configs that go by one name, as `train` with other overrides does, are told apart by their hashes."""
+    configs: dict[tuple[str, str], set[str]] = {}
+    for run in runs:
+        configs.setdefault((run.tags["mgmrn.variant"], _benchmark(run)), set()).add(run.tags["mgmrn.group_hash"])
+    shared = {variant for (variant, _), hashes in configs.items() if len(hashes) > 1}
+    cards: dict[tuple[str, str, int], ScoreCard] = {}
+    for run in runs:
+        variant = run.tags["mgmrn.variant"]
+        card = _card(run, f"{variant}.{run.tags['mgmrn.group_hash'][:8]}" if variant in shared else variant)
+        earlier = cards.setdefault((card.variant, card.benchmark, card.seed), card)
+        if earlier is not card:
+            what = f"{card.variant} on {card.benchmark} with seed {card.seed}"
+            raise UserError(f"{earlier.run_id} and {card.run_id} are both of {what}", "RUN", "name one of them")
+    return list(cards.values())
+
+
+def _benchmark(run: TrackedRun) -> str:
+    return run.tags["mgmrn.benchmark"] + ("-standin" if run.tags.get("mgmrn.standin") == "true" else "")
+
+
+def _card(run: TrackedRun, variant: str) -> ScoreCard:
     return ScoreCard(
-        benchmark=run.tags["mgmrn.benchmark"] + suffix,
-        variant=run.tags["mgmrn.variant"],
+        benchmark=_benchmark(run),
+        variant=variant,
         seed=int(run.tags["mgmrn.seed"]),
         state="cached",
         run_id=run.run_id,
