@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 
 from mgmrn.config import AttributeNetworkConfig, EpisodicSampling, ESZSLConfig, ExperimentConfig, MgMRNConfig
+from pipeline.ablation.config import load_ablation
+from pipeline.ablation.grid import make_grid
+from pipeline.analysis.paired import LEAST_PAIRS
 from pipeline.compose import load_experiment, values_of
 from pipeline.config_files import CONFIGS, config_names
 
@@ -119,3 +122,17 @@ def test_every_shipped_experiment_is_valid_and_says_what_it_asks_costs_and_how_i
         head = text[: text.index("\nextends:")]
         assert head.startswith("# Question: ") and "Cost: " in head
         assert f"python -m pipeline train {name}" in head
+
+
+@pytest.mark.parametrize("name", config_names("ablation"))
+def test_every_shipped_ablation_fits_its_base_and_says_what_it_asks_costs_and_how_it_is_run(name: str) -> None:
+    grid = make_grid(load_ablation(f"ablation/{name}"))
+    assert len(grid.variants) > 1 and len(grid.file.config.seeds) >= LEAST_PAIRS, "a winner can be named"
+    head = grid.file.question
+    assert head.startswith("Question: ")
+    assert all(word in head for word in ("Cost: ", "Found: ", "Command: ", f"python -m pipeline ablate {name}"))
+
+
+def test_shipped_grids_have_the_variants_that_they_are_about() -> None:
+    numbers = {name: len(make_grid(load_ablation(name)).variants) for name in ("levels", "regions", "components")}
+    assert numbers == {"levels": 2**4 - 1, "regions": 3 * 4, "components": 10}
