@@ -24,6 +24,8 @@ from tests.tiny import write_benchmark
 
 DECIDED = Calibration(epochs=2, gamma=0.25)
 """By every tune run here that is said to have come to its end."""
+OWN = "1"
+"""Experiment of the grid, and of all runs that `a_run` makes."""
 SMOOTH = "variants:\n  smooth: {loss.label_smoothing: 0.1}\n"
 
 _numbers = count()
@@ -51,7 +53,7 @@ def cells_of(file: AblationFile, data_root: Path) -> list[GridCell]:
 
 def plan_of(cells: Sequence[GridCell | MissingCell], *runs: TrackedRun) -> list[PlannedCell]:
     """What the cells' states are with these runs in the store, the latest of which is named last."""
-    return plan_cells(cells, KnownRuns(reversed(runs)))
+    return plan_cells(cells, KnownRuns(reversed(runs), OWN))
 
 
 def tags_of(cell: Cell, score: float | None = None, decided: Calibration = DECIDED, **more: str) -> dict[str, str]:
@@ -75,7 +77,7 @@ def a_run(cell: Cell, status: str = "FINISHED", *, seconds: float | None = 10.0,
     """A run without a store; `more` as `tags_of` takes it."""
     if status == "FINISHED":
         more.setdefault("score", 0.5)
-    return TrackedRun(f"r{next(_numbers)}", cell.name, status, tags_of(cell, **more), {}, "1", seconds)
+    return TrackedRun(f"r{next(_numbers)}", cell.name, status, tags_of(cell, **more), {}, OWN, seconds)
 
 
 def run_in(store: TrackingStore, parent_run_id: str, cell: Cell, score: float, **more: Any) -> str:

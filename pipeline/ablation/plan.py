@@ -68,10 +68,12 @@ class KnownRuns:
 
     Args:
         runs: the latest first.
+        experiment_id: the grid's own; a run that was cut off elsewhere is not gone on with here.
     """
 
-    def __init__(self, runs: Iterable[TrackedRun]) -> None:
+    def __init__(self, runs: Iterable[TrackedRun], experiment_id: str) -> None:
         self._runs = [run for run in runs if run.tags.get("mgmrn.kind") == "run"]
+        self._experiment_id = experiment_id
         self._by_config: dict[tuple[str, str], list[TrackedRun]] = {}
         for run in self._runs:
             key = run.tags.get("mgmrn.config_hash", ""), run.tags.get("mgmrn.split", "")
@@ -80,15 +82,16 @@ class KnownRuns:
     @classmethod
     def read(cls, store: TrackingStore) -> KnownRuns:
         """From the store's experiments of trainings and grids."""
-        return cls(store.runs_of(SHARED_WITH, "tags.`mgmrn.kind` = 'run'"))
+        return cls(store.runs_of(SHARED_WITH, "tags.`mgmrn.kind` = 'run'"), store.experiment_id)
 
     def finished(self, cell: Cell) -> TrackedRun | None:
         """The latest finished run of exactly this cell."""
         return next((run for run in self._of(cell) if run.status == "FINISHED"), None)
 
     def latest(self, cell: Cell) -> TrackedRun | None:
-        """The latest run of exactly this cell, whatever became of it."""
-        return next(iter(self._of(cell)), None)
+        """The latest run of exactly this cell, whatever became of it, unless it was cut off elsewhere."""
+        runs = (run for run in self._of(cell) if run.experiment_id == self._experiment_id or not _is_cut_off(run))
+        return next(runs, None)
 
     def on_other_data(self, cell: Cell) -> TrackedRun | None:
         """The latest finished run of the same science on a benchmark of the same name whose content was another."""
@@ -170,13 +173,20 @@ def _unfinished(cell: Cell, known: KnownRuns) -> tuple[CellState, str]:
         if other is None:
             return "new", ""
         return "stale", f"the data changed: digest {other.tags['mgmrn.data_digest'][:8]}, now {cell.data.digest[:8]}"
-    if run.status == "FAILED" and run.tags.get("mgmrn.stop_reason") != "workers-lost":
+    if _is_cut_off(run):
+        if changed := _changes([run]):
+            return "stale", f"was cut off, and {changed}"
+        return "new", "was cut off and goes on from its checkpoint"
+    if run.status == "FAILED":
         return "failed", run.tags.get("mgmrn.stop_reason", "")
-    if run.status == "RUNNING" and not driver_is_dead(run.tags.get(DRIVER_TAG, "")):
-        return "running", f"{cell.split} run {run.run_id}"
-    if changed := _changes([run]):
-        return "stale", f"was cut off, and {changed}"
-    return "new", "was cut off and goes on from its checkpoint"
+    return "running", f"{cell.split} run {run.run_id}"
+
+
+def _is_cut_off(run: TrackedRun) -> bool:
+    """Whether a run has neither an end of its own nor a driver that leads it there."""
+    if run.status == "FAILED":
+        return run.tags.get("mgmrn.stop_reason") == "workers-lost"
+    return run.status == "KILLED" or (run.status == "RUNNING" and driver_is_dead(run.tags.get(DRIVER_TAG, "")))
 
 
 def _changes(runs: Sequence[TrackedRun]) -> str:

@@ -57,7 +57,7 @@ class Lab:
         self.runs += [self.store.get(run_in(self.store, parent, one, score, **more)) for one in cells]
 
     def plan(self) -> list[PlannedCell]:
-        return plan_cells(self.cells, KnownRuns(reversed(self.runs)))
+        return plan_cells(self.cells, KnownRuns(reversed(self.runs), self.store.experiment_id))
 
     def log(self) -> tuple[list[PlannedCell], list[Comparison]]:
         """As the end of a launch does; answers with what was logged."""

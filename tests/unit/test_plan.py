@@ -219,6 +219,18 @@ def test_a_run_that_was_cut_off_does_not_go_on_with_other_code(cell: GridCell) -
     assert state == "stale" and reason.startswith("was cut off, and the code changed: digest of old c")
 
 
+def test_a_run_that_was_cut_off_elsewhere_is_left_there(cell: GridCell) -> None:
+    """It may have been so by `train` or by another grid: its checkpoints are not at hand."""
+    elsewhere = replace(a_run(cell.tune, "KILLED", code_digest="of old code"), experiment_id="2")
+    assert state_of(cell, elsewhere) == ("new", "")
+    own = a_run(cell.tune, "KILLED")
+    assert state_of(cell, own, elsewhere) == ("new", "was cut off and goes on from its checkpoint")
+    failed = replace(a_run(cell.tune, "FAILED", stop_reason="out-of-memory"), experiment_id="2")
+    assert state_of(cell, own, failed) == ("failed", "out-of-memory")
+    running = replace(a_run(cell.tune, "RUNNING", driver=driver_tag()), experiment_id="2")
+    assert state_of(cell, own, running) == ("running", f"tune run {running.run_id}")
+
+
 def test_a_run_of_a_living_driver_is_running(cell: GridCell) -> None:
     running = a_run(cell.tune, "RUNNING", seconds=None, driver=driver_tag())
     assert state_of(cell, running) == ("running", f"tune run {running.run_id}")
