@@ -13,6 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mgmrn.atomic_file import replacing
 from mgmrn.errors import UserError
 
 Progress = Callable[[int, int], None]
@@ -64,28 +65,71 @@ def already_made(folder: Path, name: str, stamp: Stamp) -> bool:
         raise UserError(
             "the folder is not empty and was not made by this command", str(folder), "name a new or empty folder"
         )
-    if found == dict(stamp):
-        return True
-    differing = sorted(key for key in {*found, *stamp} if found.get(key) != stamp.get(key))
-    raise UserError(
-        f"the folder was made with other options ({', '.join(differing)})",
-        str(folder),
-        "delete it or name a new folder",
-    )
+    check_same(found, stamp, folder)
+    return True
+
+
+def check_same(found: Stamp, wanted: Stamp, folder: Path) -> None:
+    """Refuses what was made otherwise.
+
+    Raises:
+        UserError: the stamps differ; names in what.
+    """
+    differing = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+    if differing:
+        raise UserError(
+            f"the folder was made with other options ({', '.join(differing)})",
+            str(folder),
+            "delete it or name a new folder",
+        )
 
 
 @contextmanager
 def whole_folder(folder: Path, name: str, stamp: Stamp) -> Iterator[Path]:
     """Gives a temporary folder beside `folder`; it takes that name, stamped, when the block ends without an error."""
+    with _building(folder) as building:
+        yield building
+        (building / name).write_text(_as_text(stamp), encoding="utf-8")
+        building.chmod(0o755)
+        _put_in_place(building, folder, name, stamp)
+
+
+@contextmanager
+def more_of_a_folder(folder: Path, name: str, stamp: Stamp, parts: Sequence[str]) -> Iterator[Path]:
+    """Gives a temporary folder, of which some parts move into one that is there when the block ends without an error.
+
+    Args:
+        folder: made before by `whole_folder`.
+        name: of the stamp's file.
+        stamp: of the folder with the parts; written last, so that parts without it are leftovers, which are replaced.
+        parts: files and folders, relative; those that the block did not make are left out.
+    """
+    with _building(folder) as building:
+        yield building
+        for part in parts:
+            if not (building / part).exists():
+                continue
+            target = folder / part
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.is_dir():
+                shutil.rmtree(target)
+            os.replace(building / part, target)
+        with replacing(folder / name) as file:
+            file.write(_as_text(stamp).encode())
+
+
+@contextmanager
+def _building(folder: Path) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".making", dir=folder.parent))
     try:
         yield building
-        (building / name).write_text(json.dumps(stamp, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        building.chmod(0o755)
-        _put_in_place(building, folder, name, stamp)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def _as_text(stamp: Stamp) -> str:
+    return json.dumps(stamp, indent=2, sort_keys=True) + "\n"
 
 
 def _put_in_place(building: Path, folder: Path, name: str, stamp: Stamp) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
-from mgmrn.data.making import Progress, already_made, draw_all, read_stamp, whole_folder
+from mgmrn.data.making import Progress, Stamp, check_same, draw_all, more_of_a_folder, read_stamp, whole_folder
 from mgmrn.data.xlsa17 import (
     LISTS,
     STANDIN_MARKER,
@@ -60,21 +60,6 @@ _DISJOINT = ("trainval_loc", *TEST_LISTS)
 
 
 @dataclass(frozen=True)
-class StandinMarker:
-    """What `STANDIN.json` says of a data root."""
-
-    name: str
-    """The benchmark that is stood in for."""
-    seed: int
-    size: int
-    per_class: int | None
-    """Most images of a class in each of trainval, test_seen and test_unseen; none: all."""
-    version: int
-    sources: Mapping[str, str]
-    """File below the source root → its sha256."""
-
-
-@dataclass(frozen=True)
 class _Benchmark:
     """The real lists, classes and attributes, indices from 0."""
 
@@ -108,14 +93,14 @@ def make_standin(
     workers: int = 1,
     progress: Progress | None = None,
 ) -> Path:
-    """Makes a data root with stand-in pictures for a benchmark; returns at once when it already holds just these.
+    """Makes a data root with stand-in pictures for a benchmark, or adds them to one; returns at once when it holds just these.
 
     The `.mat` files keep attributes, class names and order; image lists and locations are restricted to what is drawn.
 
     Args:
         name: CUB, SUN or AWA2, in any case.
         source_root: data root with the benchmark's real `.mat` files and word vectors; its images are not needed.
-        root: folder to make; absent, empty, or made by this function with the same options.
+        root: folder to make; absent, empty, or made by this function: for this benchmark with the same options.
         per_class: most images of a class in each of trainval, test_seen and test_unseen; none: all.
         size: side of a picture in pixels.
         seed: decides the pictures.
@@ -129,22 +114,28 @@ def make_standin(
     _check_options(name, per_class, size, seed)
     sources = _sources(source_root, name)
     stamp: dict[str, Any] = {
-        "what": "stand-in",
-        "name": name,
         "seed": seed,
         "size": size,
         "per_class": per_class,
         "version": GENERATOR_VERSION,
         "sources": {str(path.relative_to(source_root)): _digest(path) for path in sources},
     }
-    if already_made(root, STANDIN_MARKER, stamp):
+    made = standins(root)
+    if name in made:
+        check_same(made[name], stamp, root)
         return root
     benchmark = _read(source_root, name)
     kept, locations = restrict(benchmark.locations, benchmark.labels, per_class)
     images = IMAGE_FOLDERS[name]
     tasks = [_Quilting(_below(images, benchmark.image_files[i]), int(benchmark.labels[i]), int(i)) for i in kept]
     strengths = attribute_strengths(benchmark.original_attributes)
-    with whole_folder(root, STANDIN_MARKER, stamp) as folder:
+    everything = {"what": "stand-in", "benchmarks": {**made, name: stamp}}
+    making = (
+        more_of_a_folder(root, STANDIN_MARKER, everything, _parts(name))
+        if made
+        else whole_folder(root, STANDIN_MARKER, everything)
+    )
+    with making as folder:
         target = folder / images.folder
         for parent in sorted({str(PurePosixPath(task.path).parent) for task in tasks}):
             (target / parent).mkdir(parents=True, exist_ok=True)
@@ -156,23 +147,32 @@ def make_standin(
     return root
 
 
-def read_marker(root: Path) -> StandinMarker | None:
-    """The marker of a data root of stand-ins; none for any other data root.
+def standins(root: Path) -> dict[str, Stamp]:
+    """Benchmark → how its stand-ins in a data root were made; empty for a root that is yet to be made.
 
     Raises:
-        UserError: there is a marker, but not one that this package wrote.
+        UserError: the folder holds something else, or a marker that this package did not write.
     """
-    stamp = read_stamp(root, STANDIN_MARKER)
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return {}
+    stamp = read_stamp(root, STANDIN_MARKER) if root.is_dir() else None
     if stamp is None:
-        return None
-    try:
-        return StandinMarker(
-            str(stamp["name"]), stamp["seed"], stamp["size"], stamp["per_class"], stamp["version"], stamp["sources"]
-        )
-    except KeyError as error:
         raise UserError(
-            f"the stand-in marker lacks {error}", str(root / STANDIN_MARKER), "delete the folder and make it again"
-        ) from error
+            "the data root to make is a file, or holds what was not made by this command",
+            str(root),
+            "name a new or empty folder",
+        )
+    found = stamp.get("benchmarks")
+    if not isinstance(found, dict):
+        place = str(root / STANDIN_MARKER)
+        raise UserError("the marker of a stand-in names no benchmarks", place, "delete the folder and make it again")
+    return found
+
+
+def _parts(name: str) -> list[str]:
+    """Where a benchmark's files stand in a data root, which it may share; its lists last."""
+    images = PurePosixPath(IMAGE_FOLDERS[name].folder).parts[0]
+    return [images, f"w2v/{name}_attribute.pkl", f"attribute_names/{name}", f"xlsa17/data/{name}"]
 
 
 def restrict(

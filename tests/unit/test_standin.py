@@ -1,6 +1,7 @@
 """Stand-ins: the real lists and attributes, restricted and drawn, and marked as what they are."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,8 @@ from mgmrn.data.standin import (
     attribute_strengths,
     draw_quilt,
     make_standin,
-    read_marker,
     restrict,
+    standins,
 )
 from mgmrn.data.synthetic import make_synthetic
 from mgmrn.data.xlsa17 import LISTS, STANDIN_MARKER
@@ -25,6 +26,7 @@ from mgmrn.errors import UserError
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 CLASSES, PER_CLASS, ATTRIBUTES = 6, 8, 10
+ANCHORS = (IMAGE_FOLDERS["CUB"].anchor, IMAGE_FOLDERS["AWA2"].anchor)
 
 
 @pytest.fixture
@@ -162,23 +164,43 @@ def test_pictures_do_not_depend_on_processes_or_on_what_else_is_kept(source: Pat
 
 def test_the_root_is_marked(source: Path, tmp_path: Path) -> None:
     root = make_standin("cub", source, tmp_path / "root", per_class=1, size=32, seed=5)
-    marker = read_marker(root)
-    assert marker is not None
-    assert (marker.name, marker.seed, marker.size, marker.per_class) == ("CUB", 5, 32, 1)
-    assert set(marker.sources) == {
+    (marker,) = standins(root).values()
+    assert {key: marker[key] for key in ("seed", "size", "per_class")} == {"seed": 5, "size": 32, "per_class": 1}
+    assert set(marker["sources"]) == {
         "xlsa17/data/CUB/res101.mat",
         "xlsa17/data/CUB/att_splits.mat",
         "w2v/CUB_attribute.pkl",
     }
-    assert read_marker(source) is None
-    assert read_marker(tmp_path / "nowhere") is None
+    assert standins(tmp_path / "nowhere") == {}
+    with pytest.raises(UserError, match="not made by this command"):
+        standins(source)
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / STANDIN_MARKER).write_text("{")
     with pytest.raises(UserError, match="not readable"):
-        read_marker(tmp_path / "broken")
+        standins(tmp_path / "broken")
     (tmp_path / "broken" / STANDIN_MARKER).write_text(json.dumps({"name": "CUB"}))
-    with pytest.raises(UserError, match="lacks"):
-        read_marker(tmp_path / "broken")
+    with pytest.raises(UserError, match="names no benchmarks"):
+        standins(tmp_path / "broken")
+
+
+def test_benchmarks_share_a_root_and_each_is_as_if_it_were_alone(source: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other-source"
+    shutil.copytree(source / "xlsa17" / "data" / "CUB", other / "xlsa17" / "data" / "AWA2")
+    listed = loadmat(other / "xlsa17/data/AWA2/res101.mat")
+    animals = [str(cell[0]).replace(*ANCHORS) for cell in listed["image_files"].ravel()]
+    write_images_list(other / "xlsa17/data/AWA2", animals, listed["labels"].ravel().astype(int) - 1)
+    (other / "w2v").mkdir()
+    shutil.copy(source / "w2v/CUB_attribute.pkl", other / "w2v/AWA2_attribute.pkl")
+    alone = {name: tmp_path / name for name in ("cub", "awa2")}
+    shared = tmp_path / "shared"
+    for name, its_source in (("cub", source), ("awa2", other)):
+        make_standin(name, its_source, alone[name], per_class=1, size=32)
+        make_standin(name, its_source, shared, per_class=1, size=32)
+    assert standins(shared) == standins(alone["cub"]) | standins(alone["awa2"])
+    assert jpegs(shared) == jpegs(alone["cub"]) | jpegs(alone["awa2"])
+    for name, folder in (("cub", "xlsa17/data/CUB"), ("awa2", "xlsa17/data/AWA2")):
+        assert paths(shared, folder) == paths(alone[name], folder)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 def test_made_once_and_never_over_other_files(source: Path, tmp_path: Path) -> None:
@@ -188,7 +210,7 @@ def test_made_once_and_never_over_other_files(source: Path, tmp_path: Path) -> N
     assert not drawn
     with pytest.raises(UserError, match=r"other options \(per_class\)"):
         make_standin("cub", source, root, per_class=2, size=32)
-    with pytest.raises(UserError, match="not empty"):
+    with pytest.raises(UserError, match="not made by this command"):
         make_standin("cub", source, source, per_class=1, size=32)
     with pytest.raises(UserError, match="not empty"):
         make_synthetic(root, per_class=5, size=32)
