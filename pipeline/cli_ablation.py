@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from mgmrn.errors import UserError
 from pipeline import places
 from pipeline.console import Console
 from pipeline.errors import ExitCode
@@ -120,10 +121,12 @@ def compare(
     from pipeline.analysis.published import published_on
     from pipeline.analysis.render import as_latex, as_markdown, tables
 
-    if _is_ablation(names):
-        compared = compare_grid(_request(names[0], benchmarks, tracking_uri, data_root), metric)
-    else:
+    if _name_runs(names):
+        _refuse("--benchmarks", benchmarks, "the runs say themselves which benchmarks they are of")
         compared = compare_runs(names, base, metric, tracking_uri)
+    else:
+        _refuse("--base", base, "a grid has its base")
+        compared = compare_grid(_request(names[0], benchmarks, tracking_uri, data_root), metric)
     console = Console(as_json)
     published = published_on(compared[0].benchmarks)
     if csv:
@@ -167,9 +170,17 @@ def report(
     console.result({"report": str(made.path), "parent_run_id": made.parent_run_id, "runs": runs})
 
 
-def _is_ablation(names: Sequence[str]) -> bool:
-    """A run's id is 32 hex digits; anything else names a grid."""
-    return len(names) == 1 and not (len(names[0]) == 32 and set(names[0]) <= set("0123456789abcdef"))
+def _name_runs(names: Sequence[str]) -> bool:
+    """A run's id is 32 hex digits; anything else names a grid, of which there may be one."""
+    runs = [len(name) == 32 and set(name) <= set("0123456789abcdef") for name in names]
+    if not all(runs) and len(names) > 1:
+        raise UserError(f"cannot compare {', '.join(names)}", "NAME|RUN…", "name one ablation, or ids of runs alone")
+    return all(runs)
+
+
+def _refuse(option: str, value: str | None, why: str) -> None:
+    if value is not None:
+        raise UserError(f"{option} says nothing here: {why}", option, "leave it out")
 
 
 def _request(name: str, benchmarks: str | None, tracking_uri: str, data_root: Path) -> AblationRequest:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -29,6 +29,8 @@ class Task:
     cell: GridCell
     calibration: Calibration | None
     """What a finished tune run decided; None where that is to be run first."""
+    anew: bool = False
+    """Leaves what earlier launches left of its runs, and starts them again."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Site:
 
 @dataclass
 class _Running:
-    cell: GridCell
+    task: Task
     tracker: RunTracker
     over: bool = False
 
@@ -61,8 +63,8 @@ class GridDirector:
 
     def __init__(self, tasks: Sequence[Task], site: Site, deadline: float | None) -> None:
         self._waiting = list(tasks)
-        self._tuned: list[tuple[GridCell, Calibration]] = []
-        """Cells whose final run can start."""
+        self._tuned: list[tuple[Task, Calibration]] = []
+        """Those whose final run can start."""
         self._runs: dict[int, _Running] = {}
         self._site = site
         self._deadline = deadline
@@ -76,12 +78,12 @@ class GridDirector:
     def next_trial(self) -> TrialPlan | Literal["later"] | None:
         # Final runs first: should all be cut off, most of what was begun is whole.
         if self._tuned:
-            cell, calibration = self._tuned.pop(0)
-            return self._begin(cell, cell.final(calibration))
+            task, calibration = self._tuned.pop(0)
+            return self._begin(task, task.cell.final(calibration))
         if self._waiting and not self._is_over_budget():
             task = self._waiting.pop(0)
             run = task.cell.final(task.calibration) if task.calibration is not None else task.cell.tune
-            return self._begin(task.cell, run)
+            return self._begin(task, run)
         return "later" if any(self._leads_on(run) for run in self._runs.values()) else None
 
     def reported(self, number: int, report: TrialReport) -> bool:
@@ -95,7 +97,7 @@ class GridDirector:
             ended = Fitted.from_checkpoint(Path(report.checkpoint), report.metrics)
             self._site.clerk.do(lambda: run.tracker.finished(ended))
             if self._leads_on(run):
-                self._tuned.append((run.cell, ended.calibration))
+                self._tuned.append((run.task, ended.calibration))
             self._close(run)
         return False
 
@@ -111,18 +113,19 @@ class GridDirector:
                 self._close(run)
         self._site.clerk.finish()
 
-    def _begin(self, cell: GridCell, run: Cell) -> TrialPlan:
+    def _begin(self, task: Task, run: Cell) -> TrialPlan:
         site = self._site
-        placement = site.opening.placement
+        opening = replace(site.opening, anew=task.anew)
+        placement = opening.placement
         spec = run.spec(site.data_root, site.storage, placement.cpus_per_worker)
         lines = EpochLines(f"{run.name} {run.split}")
         number = len(self._runs)
-        self._runs[number] = _Running(cell, open_run(site.store, run, spec, site.opening, lines.epoch))
+        self._runs[number] = _Running(task, open_run(site.store, run, spec, opening, lines.epoch))
         return TrialPlan(number=number, runs=(spec,), placement=placement)
 
     def _leads_on(self, run: _Running) -> bool:
         """Whether a run's end lets another one start."""
-        return not run.over and run.tracker.cell.split == "tune" and run.cell.final_data is not None
+        return not run.over and run.tracker.cell.split == "tune" and run.task.cell.final_data is not None
 
     def _is_over_budget(self) -> bool:
         return self._deadline is not None and time.monotonic() >= self._deadline

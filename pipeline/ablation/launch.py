@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from mgmrn.data.splits import check_images_exist, evaluation_images
+from mgmrn.data.splits import SplitData, check_images_exist, evaluation_images
 from mgmrn.errors import ResourceError
 from pipeline.ablation.cells import GridCell, MissingCell, make_cells
 from pipeline.ablation.grid import Grid, make_grid
-from pipeline.ablation.plan import KnownRuns, PlannedCell, plan_cells, total_cost
-from pipeline.ablation.request import RUN_BY, AblationOutcome, AblationRequest, Status
+from pipeline.ablation.plan import KnownRuns, PlannedCell, plan_cells
+from pipeline.ablation.request import RUN_BY, AblationOutcome, AblationRequest, Mode, Status
 from pipeline.ablation.results import comparisons
 from pipeline.ablation.track import PARENT_KIND, log_grid
 from pipeline.console import duration, say
 from pipeline.tracking.spool import replay_leftovers
 from pipeline.tracking.store import TrackingStore
-from pipeline.train.cluster import check_room_here, ray_session
+from pipeline.train.cluster import Host, check_room_here, ray_session
 from pipeline.train.parent import PARENT_SPLIT, ParentRun, parent_run
 from pipeline.train.tracked import DRAIN_SECONDS, Opening
 from pipeline.trials.plan import Pool
@@ -58,69 +60,85 @@ def run_ablation(request: AblationRequest) -> AblationOutcome:
         ResourceError: when no run can ever be placed, or the predicted time is over the budget.
         TrackingError: when the tracking store cannot be reached.
     """
-    request = replace(request, data_root=request.data_root.resolve(), storage=request.storage.resolve())
+    request = replace(request, data_root=request.data_root.resolve(), storage=_storage(request))
     surveyed = survey(request)
+    for problem in replay_leftovers(request.storage, surveyed.store, DRAIN_SECONDS):
+        say(f"still waiting to be tracked: {problem}")
     planned = surveyed.plan()
-    todo = [one for one in planned if one.state in RUN_BY[request.mode]]
+    todo = _once_each([one for one in planned if one.state in RUN_BY[request.mode]])
     key = parent_key(surveyed)
     known = surveyed.store.find_finished(key, PARENT_SPLIT)
     if not todo and known is not None:
         return _outcome(request, surveyed, planned, known.run_id, "cached", 0)
-    for cell in {one.cell.benchmark: one.cell for one in todo}.values():
-        assert isinstance(cell, GridCell)
-        splits = [cell.tune.data, *([cell.final_data] if cell.final_data else [])]
-        for split in splits:
-            check_images_exist(split.train.followed_by(evaluation_images(split)))
-    label = " (stand-in)" if _is_standin(surveyed) else ""
-    name = f"ablation {request.file.name}{label}"
-    with parent_run(surveyed.store, key, name, _tags(surveyed), again=known) as parent:
-        launched, status = _launch(request, surveyed, todo, parent)
+    for split in _splits(todo):
+        check_images_exist(split.train.followed_by(evaluation_images(split)))
+    if todo:
+        workers = request.file.config.workers * (request.concurrency or 1)
+        check_room_here(request.address, workers, request.cpus_per_worker)
+    with ExitStack() as stack:
+        pool = _pool(request, todo, stack.enter_context(ray_session(request.address))) if todo else None
+        parent = stack.enter_context(parent_run(surveyed.store, key, *_names(surveyed), again=known))
+        launched, status = _launch(request, surveyed, todo, pool, parent) if pool else (0, "finished")
         planned = surveyed.plan()
+        if any(one.state == "failed" for one in planned):
+            parent.status, parent.reason, status = "FAILED", "a run failed", "failed"
         log_grid(surveyed.store, parent.run_id, planned, comparisons(surveyed.grid, planned))
     return _outcome(request, surveyed, planned, parent.run_id, status, launched)
 
 
+def _storage(request: AblationRequest) -> Path:
+    """Folder of the run folders of all grids."""
+    return request.storage.resolve() / "ablation"
+
+
+def _splits(todo: Sequence[PlannedCell]) -> Iterator[SplitData]:
+    """The data that the cells will read, once each."""
+    cells = {one.cell.benchmark: one.cell for one in todo if isinstance(one.cell, GridCell)}
+    for cell in cells.values():
+        yield cell.tune.data
+        if cell.final_data is not None:
+            yield cell.final_data
+
+
+def _pool(request: AblationRequest, todo: Sequence[PlannedCell], hosts: tuple[Host, ...]) -> Pool:
+    """Room for the cells, checked against the budget."""
+    workers, cpus, gpus = request.file.config.workers, request.cpus_per_worker, request.gpus_per_worker
+    pool = make_pool(hosts, len(todo), workers, request.concurrency, cpus, gpus)
+    _check_budget(_budget(request), todo, pool)
+    return pool
+
+
+def _budget(request: AblationRequest) -> float | None:
+    """Hours of the launch."""
+    return request.budget_hours if request.budget_hours is not None else request.file.config.budget_hours
+
+
 def _launch(
-    request: AblationRequest, surveyed: Survey, todo: Sequence[PlannedCell], parent: ParentRun
+    request: AblationRequest, surveyed: Survey, todo: Sequence[PlannedCell], pool: Pool, parent: ParentRun
 ) -> tuple[int, Status]:
     """Runs the cells; answers with how many were begun, and the launch's status."""
-    if not todo:
-        return 0, "finished"
-    config = request.file.config
-    check_room_here(request.address, config.workers * (request.concurrency or 1), request.cpus_per_worker)
-    storage = request.storage / "ablation"
-    for problem in replay_leftovers(storage, surveyed.store, DRAIN_SECONDS):
-        say(f"still waiting to be tracked: {problem}")
-    with ray_session(request.address) as hosts:
-        # What leads cells through Ray Tune takes seconds to load, which a launch with nothing to do is not to wait for.
-        from pipeline.ablation.director import GridDirector, Site, Task
-        from pipeline.trials.clerk import Clerk
-        from pipeline.trials.runner import run_trials
-        from pipeline.trials.trial import run_trial
+    # What leads cells through Ray Tune takes seconds to load, which a launch with nothing to do is not to wait for.
+    from pipeline.ablation.director import GridDirector, Site, Task
+    from pipeline.trials.clerk import Clerk
+    from pipeline.trials.runner import run_trials
+    from pipeline.trials.trial import run_trial
 
-        pool = make_pool(
-            hosts, len(todo), config.workers, request.concurrency, request.cpus_per_worker, request.gpus_per_worker
-        )
-        budget = request.budget_hours if request.budget_hours is not None else config.budget_hours
-        _check_budget(budget, todo, pool)
-        opening = Opening(request.file.name, parent.run_id, pool.placement, anew=request.mode != "missing")
-        site = Site(surveyed.store, opening, request.data_root, storage, Clerk())
-        tasks = [
-            Task(one.cell, one.calibration if one.state == "new" else None)
-            for one in _once_each(todo)
-            if isinstance(one.cell, GridCell)
-        ]
-        director = GridDirector(tasks, site, None if budget is None else time.monotonic() + 3600 * budget)
-        run_trials(director, pool, storage / f"tune-{parent.run_id}", run_trial)
-        site.clerk.finish()
-    if director.failed:
-        parent.status, parent.reason = "FAILED", "a run failed"
-        return len(tasks) - director.left, "failed"
-    if director.left:
-        say(f"the budget is used up: {director.left} cells were not begun; the same command goes on with them")
-        parent.status, parent.reason = "KILLED", "budget"
-        return len(tasks) - director.left, "stopped"
-    return len(tasks), "finished"
+    opening = Opening(request.file.name, parent.run_id, pool.placement)
+    site = Site(surveyed.store, opening, request.data_root, request.storage, Clerk())
+    tasks = [
+        Task(one.cell, None if _starts_anew(one, request.mode) else one.calibration, _starts_anew(one, request.mode))
+        for one in todo
+        if isinstance(one.cell, GridCell)
+    ]
+    hours = _budget(request)
+    director = GridDirector(tasks, site, None if hours is None else time.monotonic() + 3600 * hours)
+    run_trials(director, pool, request.storage / f"tune-{parent.run_id}", run_trial)
+    site.clerk.finish()
+    if not director.left:
+        return len(tasks), "finished"
+    say(f"the budget is used up: {director.left} cells were not begun; the same command goes on with them")
+    parent.status, parent.reason = "KILLED", "budget"
+    return len(tasks) - director.left, "stopped"
 
 
 def _once_each(todo: Sequence[PlannedCell]) -> list[PlannedCell]:
@@ -129,14 +147,19 @@ def _once_each(todo: Sequence[PlannedCell]) -> list[PlannedCell]:
     return [one for one in todo if one in found.values()]
 
 
+def _starts_anew(planned: PlannedCell, mode: Mode) -> bool:
+    """Whether nothing of a cell's earlier runs is gone on with."""
+    return mode == "force" or planned.state == "stale"
+
+
 def _check_budget(hours: float | None, todo: Sequence[PlannedCell], pool: Pool) -> None:
-    cost = total_cost(todo)
-    if hours is None or cost is None:
-        return
-    predicted = cost.seconds / pool.concurrency
-    if predicted > 3600 * hours:
+    """By the cells whose cost is known; the others may only add to it."""
+    costs = [one.cost.seconds for one in todo if one.cost is not None]
+    predicted = sum(costs) / pool.concurrency
+    if hours is not None and predicted > 3600 * hours:
         raise ResourceError(
-            f"{len(todo)} cells would take about {duration(predicted)}, more than the budget of {duration(3600 * hours)}",
+            f"{len(costs)} of {len(todo)} cells would take about {duration(predicted)}, "
+            f"more than the budget of {duration(3600 * hours)}",
             "raise --budget-hours, or run fewer variants, benchmarks or seeds",
         )
 
@@ -172,8 +195,10 @@ def _is_standin(surveyed: Survey) -> bool:
     return any(isinstance(one, GridCell) and one.tune.data.standin for one in surveyed.cells)
 
 
-def _tags(surveyed: Survey) -> dict[str, str]:
-    return {
+def _names(surveyed: Survey) -> tuple[str, dict[str, str]]:
+    """Name and tags of the grid's own run."""
+    label = " (stand-in)" if _is_standin(surveyed) else ""
+    return f"ablation {surveyed.grid.file.name}{label}", {
         "mgmrn.kind": PARENT_KIND,
         "mgmrn.study": surveyed.grid.file.name,
         "mgmrn.benchmark": ",".join(dict.fromkeys(one.benchmark for one in surveyed.cells)),

@@ -27,6 +27,16 @@ SURFACE = {
         "NAME", "--address", "--budget-hours", "--concurrency", "--cpus-per-worker", "--data-root", "--final", "--force",
         "--gpus-per-worker", "--json", "--resume", "--storage", "--study-storage", "--tracking-uri", "--trials",
     ],
+    "plan": ["NAME", "--benchmarks", "--data-root", "--json", "--tracking-uri"],
+    "ablate": [
+        "NAME", "--address", "--benchmarks", "--budget-hours", "--concurrency", "--cpus-per-worker", "--data-root",
+        "--gpus-per-worker", "--json", "--mode", "--storage", "--tracking-uri",
+    ],
+    "compare": [
+        "NAMES", "--base", "--benchmarks", "--csv", "--data-root", "--json", "--latex", "--markdown", "--metric",
+        "--tracking-uri",
+    ],
+    "report": ["NAME", "--benchmarks", "--data-root", "--json", "--out", "--tracking-uri", "--ui"],
     "demo": ["--json"],
     "data verify": ["BENCHMARK", "--data-root", "--json"],
     "data cache": ["EXPERIMENT", "--data-root", "--json", "--set"],

@@ -27,7 +27,7 @@ def bar_chart(comparison: Comparison, benchmark: str) -> Markup:
     widest = max((svg.width_of(one.variant) for one in entries), default=0)
     above = widest > WIDEST_NAME
     row = ROW + NAME_ROW * above
-    axis = svg.linear(_points(comparison), 24 if above else widest + 8, WIDTH - VALUE)
+    axis = svg.linear(_points(comparison), 24 if above else widest + 8, WIDTH - VALUE, 0.04)
     bottom = 6 + row * len(entries)
     parts = [svg.line(axis.at(tick), 4, axis.at(tick), bottom, "grid") for tick in axis.ticks]
     for index, entry in enumerate(entries):

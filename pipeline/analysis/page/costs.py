@@ -67,8 +67,8 @@ def cost_chart(comparison: Comparison, found: Costs) -> Markup:
     times = [one.seconds / size for one in found.points]
     start, end = LEFT, WIDTH - RIGHT
     wide = max(times) > WIDE * min(times)
-    across = svg.logarithmic(times, start, end) if wide else svg.linear([0, *times], start, end)
-    up = svg.linear([100 * one.score for one in found.points], HEIGHT - BOTTOM, TOP)
+    across = svg.logarithmic(times, start, end) if wide else svg.linear([0, *times], start, end - 10)
+    up = svg.linear([100 * one.score for one in found.points], HEIGHT - BOTTOM, TOP, 0.1)
     parts: list[Markup] = []
     for tick in up.ticks:
         parts.append(svg.line(start, up.at(tick), end, up.at(tick), "grid"))

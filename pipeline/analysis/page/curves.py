@@ -24,8 +24,8 @@ def curve_panels(content: PageContent, benchmark: str) -> list[tuple[str, Markup
     """A panel per variant that has a curve there, all on one scale: every seed's curve, and the point that γ chose."""
     here = [one for one in content.curves if one.benchmark == benchmark and one.points]
     top = 100 * max((value for one in here for point in one.points for value in point), default=1.0)
-    across = svg.linear([0, top], LEFT, SIZE - MARGIN, 3)
-    up = svg.linear([0, top], SIZE - BOTTOM, MARGIN, 3)
+    across = svg.linear([0, top], LEFT, SIZE - MARGIN)
+    up = svg.linear([0, top], SIZE - BOTTOM, MARGIN)
     grid = [*_grid(across, up)]
     chosen = {card.run_id: _chosen(card) for card in content.runs}
 

@@ -11,6 +11,8 @@ from markupsafe import Markup, escape
 
 CHARACTER = 6.8
 """Estimated width of a letter of the charts' 12-pixel text."""
+MOST_STEPS = 5
+"""Between ticks."""
 
 
 def element(name: str, *children: str, **attributes: object) -> Markup:
@@ -78,17 +80,18 @@ class Axis:
         return self.start + share * (self.end - self.start)
 
 
-def linear(values: Iterable[float], start: float, end: float, count: int = 4) -> Axis:
-    """An axis over values, from tick to tick, with about so many of them."""
+def linear(values: Iterable[float], start: float, end: float, margin: float = 0.0) -> Axis:
+    """An axis over values, with at most six round ticks; the margin is a share of their span, left on both sides."""
     found = list(values)
     low, high = min(found), max(found)
     if high - low < 1e-9:
         low, high = low - 0.5, high + 0.5
-    step = _round_step((high - low) / count)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    step = _round_step((high - low) / MOST_STEPS)
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     ticks = tuple(round(index * step, decimals) for index in range(first, last + 1))
-    return Axis(ticks[0], ticks[-1], start, end, ticks, decimals)
+    room = margin * (high - low)
+    return Axis(low - room, high + room, start, end, ticks, decimals)
 
 
 def logarithmic(values: Iterable[float], start: float, end: float) -> Axis:
