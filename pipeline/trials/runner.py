@@ -73,10 +73,11 @@ def run_trials(director: Director, pool: Pool, folder: Path, trainable: Trainabl
         KeyboardInterrupt: when the user ended it.
         Exception: what the director raised; all trials are stopped.
     """
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    # Nobody writes the files of results that Tune looks for in the end.
-    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
+    for variable, value in _ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
+    # Nobody writes the files of results that Tune looks for in the end, and what was cut off is gone on with otherwise than it says.
+    for name in ("ray.tune.analysis.experiment_analysis", "ray.tune.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     with ThreadPoolExecutor(pool.concurrency, thread_name_prefix="leftovers") as leftovers:
         _run(_Glue(director, leftovers), pool, folder, trainable)
 

@@ -30,13 +30,13 @@ def bar_chart(comparison: Comparison, benchmark: str) -> Markup:
     axis = svg.linear(_points(comparison), 24 if above else widest + 8, WIDTH - VALUE, 0.04)
     bottom = 6 + row * len(entries)
     parts = [svg.line(axis.at(tick), 4, axis.at(tick), bottom, "grid") for tick in axis.ticks]
+    parts.append(svg.line(axis.at(0), 4, axis.at(0), bottom, "zero"))
     for index, entry in enumerate(entries):
         top = 6 + row * index
         name = svg.shortened(entry.variant, LONGEST_NAME)
-        y = top + row - ROW / 2
-        label = svg.text(0, top + NAME_ROW / 2, name, "name") if above else svg.text(axis.start - 8, y, name, "", "end")
+        y = top + row - ROW / 2 - 2 * above
+        label = svg.text(0, top + NAME_ROW - 5, name, "name") if above else svg.text(axis.start - 8, y, name, "", "end")
         parts.append(svg.element("g", *_described(entry, label, axis, y)))
-    parts.append(svg.line(axis.at(0), 4, axis.at(0), bottom, "zero"))
     parts += [_tick(axis, tick, bottom + 10) for tick in axis.ticks]
     parts.append(svg.text((axis.start + axis.end) / 2, bottom + 26, "difference to base, points", "muted", "middle"))
     title = f"{benchmark}: {words.symbol(comparison.metric)} of each variant less that of {comparison.base}"
