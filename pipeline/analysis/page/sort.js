@@ -1,7 +1,7 @@
 "use strict";
-// Tables work without this script; it makes their headers buttons that sort, and opens everything for the printer.
+// Tables work without this script; it lets their headers sort, and opens everything for the printer.
 
-function sorted(table, header) {
+function sort(table, header) {
   const column = Number(header.dataset.column);
   const numeric = header.dataset.sort === "number";
   const first = numeric ? "descending" : "ascending";
@@ -28,12 +28,13 @@ function sorted(table, header) {
 for (const table of document.querySelectorAll("table.sortable")) {
   [...table.tBodies[0].rows].forEach((row, index) => (row.dataset.order = index));
   for (const header of table.querySelectorAll("th[data-sort]")) {
+    // Beside the words and not around them: headers that are repeated on paper lose what is in a button.
     const button = document.createElement("button");
     button.type = "button";
-    button.append(...header.childNodes);
-    header.append(button);
+    button.setAttribute("aria-label", `Sort by ${header.textContent.trim()}`);
+    header.append(" ", button);
     header.setAttribute("aria-sort", "none");
-    button.addEventListener("click", () => sorted(table, header));
+    header.addEventListener("click", () => sort(table, header));
   }
 }
 
