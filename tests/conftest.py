@@ -23,3 +23,13 @@ def data_root() -> Path:
     if not root.is_dir():
         pytest.skip("needs the real-data bundle in ../shared/data")
     return root
+
+
+@pytest.fixture(scope="session")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tracking database without experiments, to be copied: making its tables takes seconds."""
+    from mlflow.tracking import MlflowClient
+
+    file = tmp_path_factory.mktemp("tables") / "mlflow.db"
+    MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,9 +67,9 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """One database for the module: making its tables takes seconds."""
+def place(tmp_path_factory: pytest.TempPathFactory, tables: Path) -> Place:
     folder = tmp_path_factory.mktemp("compare")
+    shutil.copy(tables, folder / "mlflow.db")
     store = TrackingStore.connect(f"sqlite:///{folder}/mlflow.db")
     write_data(folder / "data")
     file = write_grid(folder, TEXT.format(small=folder / "small.yaml"))

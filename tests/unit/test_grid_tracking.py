@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,11 +28,10 @@ SCORES = {"base": (0.5, 0.6, 0.7), "smooth": (0.61, 0.7, 0.82)}
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One database for the module: making its tables takes seconds."""
-    uri = f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
-    TrackingStore.connect(uri)
-    return uri
+def database(tmp_path_factory: pytest.TempPathFactory, tables: Path) -> str:
+    file = tmp_path_factory.mktemp("store") / "mlflow.db"
+    shutil.copy(tables, file)
+    return f"sqlite:///{file}"
 
 
 @pytest.fixture(scope="module")

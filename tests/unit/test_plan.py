@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -343,8 +344,9 @@ def test_a_plan_as_json(cells: list[GridCell]) -> None:
 
 
 def test_plan_reads_the_runs_of_train_and_of_other_grids_and_starts_nothing(
-    folder: Path, cells: list[GridCell], capsys: pytest.CaptureFixture[str]
+    folder: Path, tables: Path, cells: list[GridCell], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    shutil.copy(tables, folder / "mlflow.db")
     uri = f"sqlite:///{folder}/mlflow.db"
     base, smooth = cells
     by_train = TrackingStore.connect(uri)

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,11 +27,10 @@ CONFIG = load_experiment("cub100").config
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One database for the module: making its tables takes seconds."""
-    uri = f"sqlite:///{tmp_path_factory.mktemp('store')}/deep/mlflow.db"
-    TrackingStore.connect(uri)
-    return uri
+def database(tmp_path_factory: pytest.TempPathFactory, tables: Path) -> str:
+    file = tmp_path_factory.mktemp("store") / "mlflow.db"
+    shutil.copy(tables, file)
+    return f"sqlite:///{file}"
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,8 @@ def cell(tmp_path: Path) -> Cell:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> TrackingStore:
+def store(tmp_path: Path, tables: Path) -> TrackingStore:
+    shutil.copy(tables, tmp_path / "mlflow.db")
     return TrackingStore.connect(f"sqlite:///{tmp_path}/mlflow.db")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -73,9 +74,11 @@ def logged(
     network: ImageModel,
     class_attributes: np.ndarray,
     pictures: list[Path],
+    tables: Path,
 ) -> tuple[str, str]:
     """The store's address and the model's."""
     folder = tmp_path_factory.mktemp("model")
+    shutil.copy(tables, folder / "mlflow.db")
     export_model(
         folder / "model.pt", network, config, class_names=NAMES, class_attributes=class_attributes, seen=SEEN, gamma=0.5
     )
