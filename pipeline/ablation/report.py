@@ -103,12 +103,12 @@ def _runs(planned: Sequence[PlannedCell]) -> Variants:
 
 
 def _curves(store: TrackingStore, runs: Variants) -> Iterator[Curve]:
-    """Of each variant's first seed: curves over several seeds have no common points."""
     for (variant, benchmark), by_seed in runs.items():
-        run = by_seed[min(by_seed)]
-        rows = _table(store, run, "eval/curve.csv")
-        points = tuple((float(row["seen"]), float(row["unseen"])) for row in rows)
-        yield Curve(benchmark, variant, run.run_id, points)
+        for run in by_seed.values():
+            rows = _table(store, run, "eval/curve.csv")
+            yield Curve(
+                benchmark, variant, run.run_id, tuple((float(row["seen"]), float(row["unseen"])) for row in rows)
+            )
 
 
 def _class_changes(store: TrackingStore, runs: Variants, base: str) -> Iterator[ClassChanges]:
