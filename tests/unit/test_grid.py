@@ -15,7 +15,7 @@ from pipeline.cli import main
 from pipeline.errors import ExitCode, exit_code
 from tests.grids import DECIDED, cells_of, write_data, write_grid
 
-# Of the base, cub100: loss.scale 20, loss.regression 0.1, levels c4 and c5.
+# Of the base, cub: loss.scale 20, loss.regression 0.1, levels c4 and c5.
 FACTORS = (
     "mode: grid\n"
     "factors:\n"
@@ -28,13 +28,13 @@ FACTORS = (
 )
 
 
-def made(folder: Path, text: str, base: str = "base: cub100\n") -> Grid:
+def made(folder: Path, text: str, base: str = "base: cub\n") -> Grid:
     path = folder / "x.yaml"
     path.write_text(base + text)
     return make_grid(load_ablation(str(path)))
 
 
-def error_of(folder: Path, text: str, base: str = "base: cub100\n") -> UserError:
+def error_of(folder: Path, text: str, base: str = "base: cub\n") -> UserError:
     with pytest.raises(UserError) as caught:
         made(folder, text, base)
     assert exit_code(caught.value) == ExitCode.BAD_INPUT
@@ -62,7 +62,7 @@ LOW, HIGH = "low: {loss.scale: 10}", "high: {loss.scale: 40}"
         (variants(LOW, "x: {loss.scale: .nan}"), 4, "loss.scale must be a finite number, got .nan", ""),
         (variants(LOW, "x: {model.width: 100}"), 4, "model: width 100 must be a multiple of", ""),
         (variants(LOW, "x: {model.levels: [c5, c4]}"), 4, "model: levels must be distinct and finest first", ""),
-        (variants(LOW, "x: {benchmark.images.colour_jitter: 1}"), 4, "config: cache_features allows no random", ""),
+        (variants(LOW, "x: {cache_features: true}"), 4, "config: cache_features needs a frozen backbone", ""),
         ("fixed:\n  model.width: 64\n  loss.scal: 3\n" + variants(LOW), 4, "unknown field loss.scal", None),
         ("fixed:\n  seed: 3\n" + variants(LOW), 3, "seed may not be overridden", None),
         ("fixed:\n  benchmark.name: SUN\n" + variants(LOW), 3, "benchmark.name may not be overridden", None),
@@ -126,7 +126,7 @@ def test_a_bad_grid_ends_every_verb_before_anything_is_made(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str
 ) -> None:
     path = tmp_path / "x.yaml"
-    path.write_text("base: cub100\n" + variants(LOW, "x: {loss.scal: 3}"))
+    path.write_text("base: cub\n" + variants(LOW, "x: {loss.scal: 3}"))
     store = tmp_path / "mlflow.db"
     assert main([verb, str(path), "--tracking-uri", f"sqlite:///{store}", "--json"]) == 2
     said = capsys.readouterr()
@@ -173,7 +173,7 @@ def test_every_value_says_where_it_was_written(tmp_path: Path) -> None:
     assert provenance["model.width"] == f"{tmp_path}/x.yaml:2"
     assert provenance["loss.scale"] == f"{tmp_path}/x.yaml:6"
     assert provenance["loss.regression"] == f"{tmp_path}/x.yaml:9"
-    assert provenance["model.backbone.name"].startswith("experiment/cub100.yaml:")
+    assert provenance["model.backbone.name"].startswith("experiment/cub.yaml:")
 
 
 def test_variants_are_composed_on_every_benchmark_that_is_named(tmp_path: Path) -> None:
