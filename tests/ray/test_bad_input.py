@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from PIL import Image
-from torchvision.models import get_model
 
 from mgmrn.checkpoint import CHECKPOINT_FILE, load_state, save_atomically
 from tests.ray.command import Answer, Place
@@ -60,16 +58,6 @@ def test_a_truncated_picture_among_those_whose_maps_are_cached(place: Place) -> 
     assert statuses(place) == {"launch": "FAILED", "run": "FAILED"}
     (run,) = children_of(client_of(place))
     assert run.data.tags["mgmrn.stop_reason"] == "bad-input"
-    assert_no_files(place)
-
-
-def test_weights_of_another_architecture(place: Place) -> None:
-    arguments = write_small(place.folder)
-    torch.save(get_model("mobilenet_v2", weights=None).state_dict(), place.folder / "other.pth")
-    weights = ("--set", "model.backbone.weights=./other.pth")
-    answer = place.run("train", *arguments, "--json", "--split", "final", *weights)
-    assert_refused(place, answer, 2, "the weights do not fit resnet18", "other.pth")
-    assert statuses(place) == {"launch": "FAILED", "run": "FAILED"}
     assert_no_files(place)
 
 
