@@ -127,7 +127,9 @@ def test_every_shipped_experiment_is_valid_and_says_what_it_asks_costs_and_how_i
 @pytest.mark.parametrize("name", config_names("ablation"))
 def test_every_shipped_ablation_fits_its_base_and_says_what_it_asks_costs_and_how_it_is_run(name: str) -> None:
     grid = make_grid(load_ablation(f"ablation/{name}"))
-    assert len(grid.variants) > 1 and len(grid.file.config.seeds) >= LEAST_PAIRS, "a winner can be named"
+    assert len(grid.variants) > 1
+    # The README's grid is there to be run once by a newcomer; its table says that one seed names no winner.
+    assert name == "synthetic-quick" or len(grid.file.config.seeds) >= LEAST_PAIRS, "a winner can be named"
     head = grid.file.question
     assert head.startswith("Question: ")
     assert all(word in head for word in ("Cost: ", "Found: ", "Command: ", f"python -m pipeline ablate {name}"))
