@@ -417,7 +417,9 @@ _COLUMNS: dict[str, Callable[[RunSummary], float | None]] = {
 
 
 def _prefix(run: RunSummary) -> str:
-    return "val/" if run.split == "tune" else "test/"
+    from pipeline.analysis.scores import prefix_of
+
+    return prefix_of(run.split)
 
 
 def _report(outcome: Outcome, console: Console) -> int:

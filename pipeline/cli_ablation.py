@@ -117,6 +117,7 @@ def compare(
 ) -> None:
     """Compare the variants of a grid, or single runs: mean ± std over seeds, differences paired by seed."""
     from pipeline.ablation.compare import compare_grid, compare_runs
+    from pipeline.ablation.show import show_tables
     from pipeline.analysis.export import as_csv, as_dict
     from pipeline.analysis.published import published_on
     from pipeline.analysis.render import as_latex, as_markdown, tables
@@ -136,10 +137,7 @@ def compare(
     elif markdown:
         console.line(as_markdown(compared, published).rstrip())
     else:
-        for table in tables(compared, published):
-            console.table(table.headers, table.rows, table.title)
-            for note in table.notes:
-                console.line(note)
+        show_tables(tables(compared, published), console)
     console.result(as_dict(compared, published))
 
 

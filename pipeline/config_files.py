@@ -6,6 +6,7 @@ mapping by mapping. Where a mapping's `kind` changes, what the new kind does not
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from mgmrn.errors import UserError
@@ -37,6 +38,21 @@ def find_config(group: str, name_or_path: str) -> Path:
 def config_names(group: str) -> list[str]:
     """Names of the shipped files of a group."""
     return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+def unknown_files(base: str, benchmarks: Sequence[str], place: Callable[[str], str]) -> Iterator[UserError]:
+    """Which of the files that a search or an ablation names are not there.
+
+    Args:
+        base: an experiment.
+        benchmarks: of each run.
+        place: field (`base`, `benchmarks`) → where it was written.
+    """
+    for field, group, name in [("base", "experiment", base), *(("benchmarks", "benchmark", one) for one in benchmarks)]:
+        try:
+            find_config(group, name)
+        except UserError as error:
+            yield UserError(error.message, place(field), error.hint)
 
 
 def label_of(path: Path) -> str:

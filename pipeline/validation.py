@@ -42,6 +42,17 @@ def all_at_once(problems: Sequence[UserError], label: str) -> UserError:
     return UserError(f"{len(problems)} errors in {label}:{lines}", label)
 
 
+def all_different(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Of a field that lists what must not be there twice.
+
+    Raises:
+        ValueError: when something is.
+    """
+    if len(set(values)) < len(values):
+        raise ValueError(f"one is given twice, got {list(values)}")
+    return values
+
+
 def nearest(word: str, candidates: Sequence[str]) -> str | None:
     """The candidate that was probably meant, or none that is near."""
     found = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)

@@ -48,23 +48,35 @@ def read_stamp(folder: Path, name: str) -> dict[str, Any] | None:
     return stamp
 
 
+def stamp_to_build_on(folder: Path, name: str) -> dict[str, Any] | None:
+    """The stamp of a folder that this package may make or add to; none where it is absent or empty.
+
+    Raises:
+        UserError: the folder is a file, or holds what was not made by the command that leaves this stamp.
+    """
+    if not folder.exists():
+        return None
+    if not folder.is_dir():
+        raise UserError("the data root to make is a file", str(folder), "name a new folder")
+    if not any(folder.iterdir()):
+        return None
+    found = read_stamp(folder, name)
+    if found is None:
+        raise UserError(
+            "the folder is not empty and was not made by this command", str(folder), "name a new or empty folder"
+        )
+    return found
+
+
 def already_made(folder: Path, name: str, stamp: Stamp) -> bool:
     """Whether the folder holds just what the stamp describes, so that nothing is left to do.
 
     Raises:
         UserError: the folder holds something else: other files, or the same kind made with other options.
     """
-    if not folder.exists():
-        return False
-    if not folder.is_dir():
-        raise UserError("the data root to make is a file", str(folder), "name a new folder")
-    if not any(folder.iterdir()):
-        return False
-    found = read_stamp(folder, name)
+    found = stamp_to_build_on(folder, name)
     if found is None:
-        raise UserError(
-            "the folder is not empty and was not made by this command", str(folder), "name a new or empty folder"
-        )
+        return False
     check_same(found, stamp, folder)
     return True
 

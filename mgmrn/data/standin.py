@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
-from mgmrn.data.making import Progress, Stamp, check_same, draw_all, more_of_a_folder, read_stamp, whole_folder
+from mgmrn.data.making import Progress, Stamp, check_same, draw_all, more_of_a_folder, stamp_to_build_on, whole_folder
 from mgmrn.data.xlsa17 import (
     LISTS,
     STANDIN_MARKER,
@@ -153,15 +153,9 @@ def standins(root: Path) -> dict[str, Stamp]:
     Raises:
         UserError: the folder holds something else, or a marker that this package did not write.
     """
-    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
-        return {}
-    stamp = read_stamp(root, STANDIN_MARKER) if root.is_dir() else None
+    stamp = stamp_to_build_on(root, STANDIN_MARKER)
     if stamp is None:
-        raise UserError(
-            "the data root to make is a file, or holds what was not made by this command",
-            str(root),
-            "name a new or empty folder",
-        )
+        return {}
     found = stamp.get("benchmarks")
     if not isinstance(found, dict):
         place = str(root / STANDIN_MARKER)

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from mgmrn.errors import UserError
 from pipeline.ablation.launch import survey
 from pipeline.ablation.request import AblationRequest
-from pipeline.ablation.results import comparisons, figures_of
+from pipeline.ablation.results import comparison_by, comparisons, figures_of
 from pipeline.analysis.comparison import Comparison, compare
 from pipeline.analysis.scores import FIGURES, ScoreCard
 from pipeline.tracking.store import TrackedRun, TrackingStore
+from pipeline.train.cell import shown_benchmark
 
 
 def compare_grid(request: AblationRequest, metric: str | None) -> list[Comparison]:
@@ -26,7 +27,8 @@ def compare_grid(request: AblationRequest, metric: str | None) -> list[Compariso
     """
     _check(metric)
     surveyed = survey(request)
-    return _chosen(comparisons(surveyed.grid, surveyed.plan()), metric)
+    grid, planned = surveyed.grid, surveyed.plan()
+    return comparisons(grid, planned) if metric is None else [comparison_by(metric, grid, planned)]
 
 
 def compare_runs(run_ids: Sequence[str], base: str | None, metric: str | None, tracking_uri: str) -> list[Comparison]:
@@ -61,16 +63,12 @@ def compare_runs(run_ids: Sequence[str], base: str | None, metric: str | None, t
     if base not in variants:
         raise UserError(f"no run is of the variant '{base}'", "--base", f"name one of {', '.join(variants)}")
     ordered = sorted(cards, key=lambda card: card.variant != base)
-    return _chosen([compare(ordered, base, key, split) for key in FIGURES], metric)
+    return [compare(ordered, base, key, split) for key in ([metric] if metric else FIGURES)]
 
 
 def _check(metric: str | None) -> None:
     if metric is not None and metric not in FIGURES:
         raise UserError(f"'{metric}' is no figure", "--metric", f"name one of {', '.join(FIGURES)}")
-
-
-def _chosen(found: Sequence[Comparison], metric: str | None) -> list[Comparison]:
-    return [one for one in found if metric in (None, one.metric)]
 
 
 def _cards(runs: Sequence[TrackedRun]) -> list[ScoreCard]:
@@ -91,7 +89,7 @@ def _cards(runs: Sequence[TrackedRun]) -> list[ScoreCard]:
 
 
 def _benchmark(run: TrackedRun) -> str:
-    return run.tags["mgmrn.benchmark"] + ("-standin" if run.tags.get("mgmrn.standin") == "true" else "")
+    return shown_benchmark(run.tags["mgmrn.benchmark"], standin=run.tags.get("mgmrn.standin") == "true")
 
 
 def _card(run: TrackedRun, variant: str) -> ScoreCard:
@@ -104,5 +102,5 @@ def _card(run: TrackedRun, variant: str) -> ScoreCard:
         experiment_id=run.experiment_id,
         metrics=figures_of(run),
         seconds=run.seconds,
-        gpu_seconds=float(run.tags.get("mgmrn.gpu_seconds", 0)),
+        gpu_seconds=run.gpu_seconds,
     )

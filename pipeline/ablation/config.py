@@ -13,8 +13,8 @@ from pydantic import AfterValidator, Field, field_validator
 from mgmrn.config import Count, Frozen
 from mgmrn.errors import UserError
 from pipeline.analysis.scores import FIGURES
-from pipeline.config_files import find_config, label_of, read_config
-from pipeline.validation import all_at_once, validate
+from pipeline.config_files import find_config, label_of, read_config, unknown_files
+from pipeline.validation import all_at_once, all_different, validate
 from pipeline.yaml_tree import DEFAULT, Section, source_of
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -66,12 +66,7 @@ class AblationConfig(Frozen):
     workers: Count = 1
     """Ranks of each run."""
 
-    @field_validator("benchmarks", "seeds")
-    @classmethod
-    def _all_different(cls, values: tuple[str, ...] | tuple[int, ...]) -> tuple[str, ...] | tuple[int, ...]:
-        if len(set(values)) < len(values):
-            raise ValueError(f"one is given twice, got {list(values)}")
-        return values
+    _no_repeats = field_validator("benchmarks", "seeds")(all_different)
 
     @field_validator("primary")
     @classmethod
@@ -114,7 +109,7 @@ def load_ablation(name_or_path: str) -> AblationFile:
     lines = path.read_text(encoding="utf-8").splitlines()
     comment = [line.lstrip("# ") for line in takewhile(lambda line: line.startswith("#"), lines)]
     file = AblationFile(path.stem, label_of(path), "\n".join(comment), config, tree)
-    if problems := [*_unknown_files(file), *_misfits(file)]:
+    if problems := [*unknown_files(config.base, config.benchmarks, file.place), *_misfits(file)]:
         raise all_at_once(problems, file.label)
     return file
 
@@ -134,16 +129,6 @@ def with_benchmarks(file: AblationFile, names: tuple[str, ...]) -> AblationFile:
             raise UserError(error.message, "--benchmarks", error.hint) from error
     config = file.config.model_copy(update={"benchmarks": names})
     return AblationFile(file.name, file.label, file.question, config, file.tree)
-
-
-def _unknown_files(file: AblationFile) -> Iterator[UserError]:
-    config = file.config
-    named = [("base", "experiment", config.base), *(("benchmarks", "benchmark", name) for name in config.benchmarks)]
-    for field, group, name in named:
-        try:
-            find_config(group, name)
-        except UserError as error:
-            yield UserError(error.message, file.place(field), error.hint)
 
 
 def _misfits(file: AblationFile) -> Iterator[UserError]:

@@ -15,7 +15,7 @@ from pipeline.ablation.cells import GridCell, MissingCell, make_cells
 from pipeline.ablation.grid import Grid, make_grid
 from pipeline.ablation.plan import KnownRuns, PlannedCell, plan_cells
 from pipeline.ablation.request import RUN_BY, AblationOutcome, AblationRequest, Mode, Status
-from pipeline.ablation.results import comparisons
+from pipeline.ablation.results import comparison_by, comparisons
 from pipeline.ablation.track import PARENT_KIND, log_grid
 from pipeline.console import duration, say
 from pipeline.tracking.spool import replay_leftovers
@@ -69,7 +69,8 @@ def run_ablation(request: AblationRequest) -> AblationOutcome:
     key = parent_key(surveyed)
     known = surveyed.store.find_finished(key, PARENT_SPLIT)
     if not todo and known is not None:
-        return _outcome(request, surveyed, planned, known.run_id, "cached", 0)
+        primary = comparison_by(request.file.config.primary, surveyed.grid, planned)
+        return AblationOutcome("cached", 0, tuple(planned), primary, known.run_id, request.tracking_uri)
     for split in _splits(todo):
         check_images_exist(split.train.followed_by(evaluation_images(split)))
     if todo:
@@ -82,8 +83,9 @@ def run_ablation(request: AblationRequest) -> AblationOutcome:
         planned = surveyed.plan()
         if any(one.state == "failed" for one in planned):
             parent.status, parent.reason, status = "FAILED", "a run failed", "failed"
-        log_grid(surveyed.store, parent.run_id, planned, comparisons(surveyed.grid, planned))
-    return _outcome(request, surveyed, planned, parent.run_id, status, launched)
+        compared = comparisons(surveyed.grid, planned)
+        log_grid(surveyed.store, parent.run_id, planned, compared)
+    return AblationOutcome(status, launched, tuple(planned), compared[0], parent.run_id, request.tracking_uri)
 
 
 def _storage(request: AblationRequest) -> Path:
@@ -162,24 +164,6 @@ def _check_budget(hours: float | None, todo: Sequence[PlannedCell], pool: Pool) 
             f"more than the budget of {duration(3600 * hours)}",
             "raise --budget-hours, or run fewer variants, benchmarks or seeds",
         )
-
-
-def _outcome(
-    request: AblationRequest,
-    surveyed: Survey,
-    planned: Sequence[PlannedCell],
-    parent_run_id: str,
-    status: Status,
-    launched: int,
-) -> AblationOutcome:
-    return AblationOutcome(
-        status=status,
-        launched=launched,
-        cells=tuple(planned),
-        comparison=comparisons(surveyed.grid, planned)[0],
-        parent_run_id=parent_run_id,
-        tracking_uri=request.tracking_uri,
-    )
 
 
 def parent_key(surveyed: Survey) -> str:

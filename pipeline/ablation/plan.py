@@ -11,7 +11,7 @@ from pipeline.ablation.cells import GridCell, MissingCell
 from pipeline.analysis.scores import CellState
 from pipeline.identity import code_digest
 from pipeline.tracking.environment import numerics
-from pipeline.tracking.store import DRIVER_TAG, TrackedRun, TrackingStore, driver_is_dead
+from pipeline.tracking.store import TrackedRun, TrackingStore
 from pipeline.train.cell import Cell
 from pipeline.train.spec import Calibration
 
@@ -90,7 +90,7 @@ class KnownRuns:
 
     def latest(self, cell: Cell) -> TrackedRun | None:
         """The latest run of exactly this cell, whatever became of it, unless it was cut off elsewhere."""
-        runs = (run for run in self._of(cell) if run.experiment_id == self._experiment_id or not _is_cut_off(run))
+        runs = (run for run in self._of(cell) if run.experiment_id == self._experiment_id or not run.is_cut_off)
         return next(runs, None)
 
     def on_other_data(self, cell: Cell) -> TrackedRun | None:
@@ -126,7 +126,7 @@ class KnownRuns:
             return None
         return Cost(
             statistics.median(run.seconds or 0.0 for run in same),
-            statistics.median(float(run.tags.get("mgmrn.gpu_seconds", 0)) for run in same),
+            statistics.median(run.gpu_seconds for run in same),
         )
 
     def _of(self, cell: Cell) -> list[TrackedRun]:
@@ -149,20 +149,25 @@ def _plan(cell: GridCell, known: KnownRuns) -> PlannedCell:
     tune = known.finished(cell.tune)
     if tune is None:
         state, reason = _unfinished(cell.tune, known)
-        return PlannedCell(cell, state, reason, cost=_left(cell, known))
+        return PlannedCell(cell, state, reason, cost=_from_the_start(cell, known))
     if cell.final_data is None:
-        changed = _changes([tune])
-        return PlannedCell(cell, "stale" if changed else "cached", changed, tune, tune, _left(cell, known, changed))
+        return _scored(cell, known, tune, tune)
     final_cell = cell.final(Calibration.model_validate_json(tune.tags["mgmrn.calibration"]))
     final = known.finished(final_cell)
     if final is None:
         state, reason = _unfinished(final_cell, known)
         if state in ("new", "failed") and (changed := _changes([tune])):
             state, reason = "stale", changed
-        left = _left(cell, known) if state == "stale" else known.cost(final_cell)
+        left = _from_the_start(cell, known) if state == "stale" else known.cost(final_cell)
         return PlannedCell(cell, state, reason or "its tune run is done", tune, cost=left)
-    changed = _changes([tune, final])
-    return PlannedCell(cell, "stale" if changed else "cached", changed, tune, final, _left(cell, known, changed))
+    return _scored(cell, known, tune, final)
+
+
+def _scored(cell: GridCell, known: KnownRuns, tune: TrackedRun, evaluated: TrackedRun) -> PlannedCell:
+    """A cell with a score: as it should be, or in need of another one."""
+    if changed := _changes([tune, evaluated]):
+        return PlannedCell(cell, "stale", changed, tune, evaluated, _from_the_start(cell, known))
+    return PlannedCell(cell, "cached", "", tune, evaluated, Cost(0.0, 0.0))
 
 
 def _unfinished(cell: Cell, known: KnownRuns) -> tuple[CellState, str]:
@@ -173,20 +178,13 @@ def _unfinished(cell: Cell, known: KnownRuns) -> tuple[CellState, str]:
         if other is None:
             return "new", ""
         return "stale", f"the data changed: digest {other.tags['mgmrn.data_digest'][:8]}, now {cell.data.digest[:8]}"
-    if _is_cut_off(run):
+    if run.is_cut_off:
         if changed := _changes([run]):
             return "stale", f"was cut off, and {changed}"
         return "new", "was cut off and goes on from its checkpoint"
     if run.status == "FAILED":
         return "failed", run.tags.get("mgmrn.stop_reason", "")
     return "running", f"{cell.split} run {run.run_id}"
-
-
-def _is_cut_off(run: TrackedRun) -> bool:
-    """Whether a run has neither an end of its own nor a driver that leads it there."""
-    if run.status == "FAILED":
-        return run.tags.get("mgmrn.stop_reason") == "workers-lost"
-    return run.status == "KILLED" or (run.status == "RUNNING" and driver_is_dead(run.tags.get(DRIVER_TAG, "")))
 
 
 def _changes(runs: Sequence[TrackedRun]) -> str:
@@ -212,24 +210,26 @@ def _versions_that_differ(then: str, now: str) -> str:
     )
 
 
-def _left(cell: GridCell, known: KnownRuns, changed: str = "again") -> Cost | None:
-    """Of running a cell from its start; nothing for one that is as it should be."""
-    if not changed:
-        return Cost(0.0, 0.0)
+def _from_the_start(cell: GridCell, known: KnownRuns) -> Cost | None:
+    """Of all runs of a cell."""
     parts = [known.cost(cell.tune)]
     if cell.final_data is not None:
         # Cost does not depend on what is calibrated, but for the number of epochs.
         parts.append(known.cost(cell.final(Calibration(epochs=cell.tune.config.schedule.epochs, gamma=0.0))))
-    if any(part is None for part in parts):
-        return None
-    known_parts = [part for part in parts if part is not None]
-    return Cost(sum(part.seconds for part in known_parts), sum(part.gpu_seconds for part in known_parts))
+    return _sum(parts)
+
+
+def _sum(costs: Iterable[Cost | None]) -> Cost | None:
+    """None where one is unknown."""
+    total = Cost(0.0, 0.0)
+    for cost in costs:
+        if cost is None:
+            return None
+        total = Cost(total.seconds + cost.seconds, total.gpu_seconds + cost.gpu_seconds)
+    return total
 
 
 def total_cost(cells: Iterable[PlannedCell]) -> Cost | None:
     """Of all that can be run, a config that two variants share counted once; None where that of one is unknown."""
     costs = {one.cell.tune.config_hash: one.cost for one in cells if isinstance(one.cell, GridCell)}
-    found = [cost for cost in costs.values() if cost is not None]
-    if len(found) < len(costs):
-        return None
-    return Cost(sum(cost.seconds for cost in found), sum(cost.gpu_seconds for cost in found))
+    return _sum(costs.values())

@@ -54,9 +54,9 @@ class AblationOutcome:
     """Cells that were begun."""
     cells: tuple[PlannedCell, ...]
     """Of the whole grid, after the launch."""
-    comparison: Comparison | None
-    """By the primary figure; None where the base has no cell."""
-    parent_run_id: str | None
+    comparison: Comparison
+    """By the primary figure."""
+    parent_run_id: str
     tracking_uri: str
 
     @property

@@ -9,7 +9,7 @@ from pipeline.ablation.cells import GridCell
 from pipeline.ablation.grid import Grid
 from pipeline.ablation.plan import PlannedCell
 from pipeline.analysis.comparison import Comparison, compare
-from pipeline.analysis.scores import FIGURES, ScoreCard
+from pipeline.analysis.scores import FIGURES, ScoreCard, prefix_of
 from pipeline.tracking.store import TrackedRun
 
 
@@ -20,16 +20,20 @@ def cards_of(cells: Sequence[PlannedCell]) -> list[ScoreCard]:
 
 def comparisons(grid: Grid, cells: Sequence[PlannedCell]) -> list[Comparison]:
     """By every figure, the primary one first."""
-    cards = cards_of(cells)
     primary = grid.file.config.primary
+    return [comparison_by(key, grid, cells) for key in sorted(FIGURES, key=lambda key: key != primary)]
+
+
+def comparison_by(metric: str, grid: Grid, cells: Sequence[PlannedCell]) -> Comparison:
+    """By one figure, a key of `FIGURES`."""
     split = "tune" if grid.file.config.split == "tune" else "final"
-    return [compare(cards, grid.base.name, key, split) for key in sorted(FIGURES, key=lambda key: key != primary)]
+    return compare(cards_of(cells), grid.base.name, metric, split)
 
 
 def figures_of(run: TrackedRun) -> dict[str, float]:
     """What a finished run is recorded to have come to, by the keys of `FIGURES`."""
     metrics = json.loads(run.tags["mgmrn.result"])["metrics"]
-    prefix = "val/" if run.tags["mgmrn.split"] == "tune" else "test/"
+    prefix = prefix_of(run.tags["mgmrn.split"])
     return {key: float(metrics[prefix + key]) for key in FIGURES if prefix + key in metrics}
 
 
@@ -49,5 +53,5 @@ def _card(planned: PlannedCell) -> ScoreCard:
         experiment_id=run.experiment_id,
         metrics=figures_of(run),
         seconds=sum(one.seconds or 0.0 for one in runs),
-        gpu_seconds=sum(float(one.tags.get("mgmrn.gpu_seconds", 0)) for one in runs),
+        gpu_seconds=sum(one.gpu_seconds for one in runs),
     )

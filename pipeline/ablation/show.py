@@ -9,6 +9,7 @@ from pipeline.ablation.plan import Cost, PlannedCell, total_cost
 from pipeline.ablation.request import TO_RUN, AblationOutcome, plan_to_json, to_be_run, totals
 from pipeline.analysis.export import as_dict
 from pipeline.analysis.render import tables
+from pipeline.analysis.table import Table
 from pipeline.console import Console, duration
 
 
@@ -36,14 +37,18 @@ def show_plan(cells: Sequence[PlannedCell], console: Console) -> None:
 
 def show_outcome(outcome: AblationOutcome, console: Console) -> None:
     """What was launched, and the variants side by side."""
-    if outcome.comparison is not None:
-        for table in tables([outcome.comparison]):
-            console.table(table.headers, table.rows, table.title)
-            for note in table.notes:
-                console.line(note)
+    show_tables(tables([outcome.comparison]), console)
     counts = ", ".join(f"{count} {state}" for state, count in outcome.totals.items())
     console.line(f"{outcome.launched} cells launched; now {counts}")
     console.line(f"tracked in {outcome.tracking_uri}, run {outcome.parent_run_id}")
+
+
+def show_tables(found: Sequence[Table], console: Console) -> None:
+    """Each with the lines below it."""
+    for table in found:
+        console.table(table.headers, table.rows, table.title)
+        for note in table.notes:
+            console.line(note)
 
 
 def outcome_to_json(outcome: AblationOutcome) -> dict[str, Any]:
@@ -52,7 +57,7 @@ def outcome_to_json(outcome: AblationOutcome) -> dict[str, Any]:
         "status": outcome.status,
         "launched": outcome.launched,
         **plan_to_json(outcome.cells),
-        "comparison": as_dict([outcome.comparison]) if outcome.comparison else None,
+        "comparison": as_dict([outcome.comparison]),
         "parent_run_id": outcome.parent_run_id,
         "tracking_uri": outcome.tracking_uri,
     }

@@ -12,6 +12,7 @@ from pipeline.ablation.plan import PlannedCell
 from pipeline.ablation.results import figures_of
 from pipeline.analysis.comparison import Comparison
 from pipeline.analysis.export import as_csv, as_dict
+from pipeline.analysis.scores import prefix_of
 from pipeline.tracking.store import TrackedRun, TrackingStore
 
 PARENT_KIND = "ablation"
@@ -77,7 +78,7 @@ def _link(store: TrackingStore, parent_run_id: str, cells: Sequence[PlannedCell]
         if run.parent_run_id == parent_run_id and run.tags["mgmrn.variant"] == planned.cell.variant:
             continue
         link = store.create_link(parent_run_id, run.name, _tags(run, planned))
-        prefix = "val/" if run.tags["mgmrn.split"] == "tune" else "test/"
+        prefix = prefix_of(run.tags["mgmrn.split"])
         figures = {prefix + key: value for key, value in figures_of(run).items()}
         store.log_metrics(link, 0, figures, int(time.time() * 1000))
         store.finish(link, "FINISHED", "linked")

@@ -117,8 +117,4 @@ def _verdict(summary: Summary | None, difference: PairedDifference | None, p_hol
     if difference is None or difference.n < LEAST_PAIRS:
         return "insufficient seeds"
     # Few seeds make a bootstrap interval too narrow, and the t-test trusts in a normal distribution: a claim needs both.
-    if p_holm is None or p_holm >= SIGNIFICANCE or difference.low is None or difference.high is None:
-        return "no difference shown"
-    if difference.low > 0:
-        return "better"
-    return "worse" if difference.high < 0 else "no difference shown"
+    return difference.verdict if p_holm is not None and p_holm < SIGNIFICANCE else "no difference shown"

@@ -6,6 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+
+def prefix_of(split: str) -> str:
+    """Of figures in the tracking store: `tune` is scored on validation images, `final` on test images."""
+    return "val/" if split == "tune" else "test/"
+
+
 CellState = Literal["cached", "stale", "running", "failed", "new", "missing"]
 """Finished; finished with other code, data or environment; on now; failed; not run yet; benchmark not at hand."""
 

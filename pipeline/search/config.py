@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Annotated, Any, Literal
@@ -10,9 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from mgmrn.config import Count, Frozen
-from mgmrn.errors import UserError
-from pipeline.config_files import find_config, label_of, read_config
-from pipeline.validation import all_at_once, validate
+from pipeline.config_files import find_config, label_of, read_config, unknown_files
+from pipeline.validation import all_at_once, all_different, validate
 from pipeline.yaml_tree import Section, source_of
 
 Choice = bool | int | float | str | None | list[Any]
@@ -151,12 +150,7 @@ class SearchConfig(Frozen):
     confirm_seeds: Annotated[int, Field(ge=3)] = 3
     """Fresh seeds over which the best config is compared with the base at the end."""
 
-    @field_validator("benchmarks", "seeds")
-    @classmethod
-    def _all_different(cls, values: tuple[str, ...] | tuple[int, ...]) -> tuple[str, ...] | tuple[int, ...]:
-        if len(set(values)) < len(values):
-            raise ValueError(f"one is given twice, got {list(values)}")
-        return values
+    _no_repeats = field_validator("benchmarks", "seeds")(all_different)
 
     @model_validator(mode="after")
     def _fit_together(self) -> SearchConfig:
@@ -191,7 +185,7 @@ def load_search(name_or_path: str) -> SearchFile:
     tree = read_config(path)
     config, problems = validate(tree, SearchConfig)
     if config is not None:
-        problems = list(_unknown_files(config, tree))
+        problems = list(unknown_files(config.base, config.benchmarks, lambda field: source_of([field], tree)))
     if config is None or problems:
         raise all_at_once(problems, label_of(path))
     sections = [section for section in (tree.children.get("space"), tree.children.get("fixed")) if section]
@@ -202,12 +196,3 @@ def load_search(name_or_path: str) -> SearchFile:
         for name in section.children
     }
     return SearchFile(path.stem, label_of(path), config, sources)
-
-
-def _unknown_files(config: SearchConfig, tree: Section) -> Iterator[UserError]:
-    named = [("base", "experiment", config.base), *(("benchmarks", "benchmark", name) for name in config.benchmarks)]
-    for field, group, name in named:
-        try:
-            find_config(group, name)
-        except UserError as error:
-            yield UserError(error.message, source_of([field], tree), error.hint)

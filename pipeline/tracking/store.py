@@ -59,6 +59,18 @@ class TrackedRun:
     """Wall-clock seconds from its start to its end; None while it is on."""
 
     @property
+    def gpu_seconds(self) -> float:
+        """As recorded at its end; 0 without GPUs, or where it did not get there."""
+        return float(self.tags.get("mgmrn.gpu_seconds", 0))
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether it has neither an end of its own nor a driver that leads it there, so that it can be gone on with."""
+        if self.status == "FAILED":
+            return self.tags.get("mgmrn.stop_reason") == "workers-lost"
+        return self.status == "KILLED" or (self.status == "RUNNING" and driver_is_dead(self.tags.get(DRIVER_TAG, "")))
+
+    @property
     def parent_run_id(self) -> str | None:
         """The launch that the run was created by."""
         return self.tags.get("mlflow.parentRunId")

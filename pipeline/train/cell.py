@@ -38,8 +38,7 @@ class Cell:
     @property
     def benchmark(self) -> str:
         """The benchmark's name, which says where drawn pictures stand in for it."""
-        name = self.config.benchmark.name
-        return f"{name}-standin" if self.data.standin else name
+        return shown_benchmark(self.config.benchmark.name, standin=self.data.standin)
 
     @property
     def name(self) -> str:
@@ -119,6 +118,11 @@ class Cell:
             **({"mgmrn.ray_submission_id": submission} if (submission := submission_id()) else {}),
             **git_state().tags(),
         }
+
+
+def shown_benchmark(name: str, *, standin: bool) -> str:
+    """A benchmark's name as tables and runs show it."""
+    return f"{name}-standin" if standin else name
 
 
 def make_cell(

@@ -203,9 +203,7 @@ def _left_run(store: TrackingStore, cell: Cell) -> TrackedRun | None:
     run = store.find_resumable(cell.config_hash, cell.split)
     if run is None or run.tags.get("mgmrn.run_identity") != cell.identity:
         return None
-    if run.status == "FAILED" and run.tags.get("mgmrn.stop_reason") != "workers-lost":
-        return None
-    return run
+    return run if run.is_cut_off else None
 
 
 def _never_began(spec: RunSpec) -> bool:
