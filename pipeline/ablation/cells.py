@@ -28,11 +28,6 @@ class GridCell:
     final_data: FinalData | None
     """None where the grid is scored on the `tune` split."""
 
-    @property
-    def name(self) -> str:
-        """As its runs are called."""
-        return self.tune.name
-
     def final(self, calibration: Calibration) -> Cell:
         """The sealed run, with what the tune run decided."""
         assert self.final_data is not None

@@ -203,7 +203,7 @@ def test_cells_are_variant_by_variant_and_seed_by_seed(tmp_path: Path) -> None:
     assert len({one.tune.config_hash for one in cells}) == 4
     final = cells[2].final(DECIDED)
     assert (final.split, final.calibration, final.config_hash) == ("final", DECIDED, cells[2].tune.config_hash)
-    assert cells[2].name == final.name and ".smooth.s3." in final.name
+    assert cells[2].tune.name == final.name and ".smooth.s3." in final.name
 
 
 def test_a_grid_on_the_tune_split_has_nothing_of_the_test_images(tmp_path: Path) -> None:

@@ -236,7 +236,7 @@ def test_after_a_failed_tune_run_there_is_no_final_run(
     director.ended(plan.number, None)
     assert lab.of("base tune") == ["opened", "failed out-of-memory", "closed"]
     assert (director.failed, director.left) == (1, 0)
-    name = tasks[0].cell.name
+    name = tasks[0].cell.tune.name
     assert f"error: {name} tune: the device is full (take a smaller batch)\n" in capsys.readouterr().err
 
 
