@@ -1,0 +1,28 @@
+"""Addresses without the secrets in them, for whatever is printed, logged or recorded."""
+
+from __future__ import annotations
+
+import re
+
+HIDDEN = "***"
+
+_PASSWORD = re.compile(r'(//[^\s/?#":@\[]*:)(?!\d*(?:[/?#\s]|$))[^\s"]*@')
+"""`//user:password@`, up to the last @ of the word, since a password may hold one; a port before a path is none."""
+_TOKEN = re.compile(r'(https?://)[^\s/?#":@]+@')
+"""A server's whole user part is a credential where no password follows; a database's is a name."""
+_PARAMETER = re.compile(
+    r'([?&;][\w.-]*(?:passw(?:or)?d|pwd|secret|token|signature|credential|api_?key)[\w.-]*=)[^\s"&;#]+', re.IGNORECASE
+)
+
+
+def redact(text: str) -> str:
+    """A text with `***` for every password and token in the addresses that it holds; whatever else stays.
+
+    What comes back unchanged carried no secret, and what was redacted once stays as it is.
+
+    Args:
+        text: an address (`postgresql://me:word@host/db`), or a sentence or log line that quotes some.
+    """
+    for pattern, replacement in ((_PASSWORD, rf"\1{HIDDEN}@"), (_TOKEN, rf"\1{HIDDEN}@"), (_PARAMETER, rf"\1{HIDDEN}")):
+        text = pattern.sub(replacement, text)
+    return text
