@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
@@ -12,9 +11,20 @@ import typer
 from mgmrn.errors import ResourceError, UserError
 from pipeline import places
 from pipeline.cli_ablation import ablation_app
+from pipeline.cli_data import data_app
 from pipeline.console import Console
 from pipeline.errors import ExitCode, Expected, TrackingError, error_object, exit_code
-from pipeline.options import Address, DataRoot, Experiment, GpusPerWorker, Json, Overrides, Storage, TrackingUri
+from pipeline.options import (
+    APP_OPTIONS,
+    Address,
+    DataRoot,
+    Experiment,
+    GpusPerWorker,
+    Json,
+    Overrides,
+    Storage,
+    TrackingUri,
+)
 
 if TYPE_CHECKING:
     from pipeline.bench.report import BenchReport
@@ -26,19 +36,10 @@ TRACEBACK_VARIABLE = "MGMRN_TRACEBACK"
 # Click's UsageError, which typer raises but does not export.
 _UsageError = cast(type[Exception], typer.BadParameter.__base__)
 
-_app_options: dict[str, Any] = {
-    "no_args_is_help": True,
-    "add_completion": False,
-    "pretty_exceptions_enable": False,
-    "context_settings": {"help_option_names": ["-h", "--help"]},
-}
-app = typer.Typer(help="Zero-shot learning experiments with Mg-MRN.", **_app_options)
-data_app = typer.Typer(help="Benchmarks: verify, make, cache.", **_app_options)
-make_app = typer.Typer(help="Make a benchmark that can be drawn.", **_app_options)
-config_app = typer.Typer(help="Look at configs without running them.", **_app_options)
-bench_app = typer.Typer(help="Measure parts of the code.", **_app_options)
+app = typer.Typer(help="Zero-shot learning experiments with Mg-MRN.", **APP_OPTIONS)
+config_app = typer.Typer(help="Look at configs without running them.", **APP_OPTIONS)
+bench_app = typer.Typer(help="Measure parts of the code.", **APP_OPTIONS)
 app.add_typer(data_app, name="data")
-data_app.add_typer(make_app, name="make")
 app.add_typer(config_app, name="config")
 app.add_typer(bench_app, name="bench")
 app.add_typer(ablation_app)
@@ -212,83 +213,6 @@ def demo(as_json: Json = False) -> int:
     from pipeline.demo import run_demo
 
     return _report(run_demo(), Console(as_json))
-
-
-@data_app.command()
-def verify(
-    benchmark: Annotated[str, typer.Argument(help="Name of a shipped benchmark, or path of a YAML file.")],
-    data_root: DataRoot = places.DATA_ROOT,
-    as_json: Json = False,
-) -> int:
-    """Check a benchmark's files: everything that is wrong, in one table; exit code 2 when training could not work."""
-    from dataclasses import asdict
-
-    from mgmrn.data.doctor import verify as examine
-    from pipeline.compose import load_benchmark_config
-
-    findings = examine(data_root, load_benchmark_config(benchmark))
-    console = Console(as_json)
-    console.table(
-        ["", "check", "finding", "remedy"], [[one.level, one.check, one.detail, one.remedy] for one in findings]
-    )
-    console.result({"findings": [asdict(one) for one in findings]})
-    return ExitCode.BAD_INPUT if any(one.level == "error" for one in findings) else ExitCode.FINE
-
-
-@data_app.command()
-def cache(
-    experiment: Experiment,
-    overrides: Overrides = None,
-    data_root: DataRoot = places.DATA_ROOT,
-    as_json: Json = False,
-) -> None:
-    """Compute a frozen backbone's maps once, for every later run of the experiment."""
-    from pipeline.cache import build_caches
-    from pipeline.compose import load_experiment
-
-    console = Console(as_json)
-    config = load_experiment(experiment, overrides or []).config
-    counts = build_caches(config, data_root, places.CACHE, console.line)
-    images = ", ".join(f"{count} images for {split}" for split, count in counts.items())
-    console.line(f"{images}: maps are in {places.CACHE}")
-    console.result({"cache": str(places.CACHE), "images": counts})
-
-
-@make_app.command()
-def synthetic(
-    out: Annotated[Path, typer.Option(help="Folder to make; serves as a data root.")] = places.DATA_ROOT,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    per_class: Annotated[int, typer.Option(help="Pictures of each class.")] = 40,
-    size: Annotated[int, typer.Option(help="Side of a picture in pixels.")] = 64,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that draw; they do not change the result.")] = 1,
-) -> None:
-    """Draw the embedded benchmark."""
-    from mgmrn.data.synthetic import make_synthetic
-
-    console = Console()
-    made = make_synthetic(
-        out, seed=seed, per_class=per_class, size=size, workers=workers, progress=console.progress("pictures")
-    )
-    console.line(f"the synthetic benchmark is in {made}")
-
-
-@make_app.command()
-def standin(
-    name: Annotated[str, typer.Argument(help="cub, sun or awa2.")],
-    source: Annotated[Path, typer.Option(help="Data root with the real splits and attributes.")],
-    out: Annotated[Path, typer.Option(help="Folder to make; serves as a data root.")],
-    per_class: Annotated[int | None, typer.Option(help="Pictures of each class; without it, all in the list.")] = None,
-    size: Annotated[int, typer.Option(help="Side of a picture in pixels.")] = 64,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that draw; they do not change the result.")] = 1,
-) -> None:
-    """Draw pictures for a real benchmark's lists and splits; whatever is made from them is labelled a stand-in."""
-    from mgmrn.data.standin import make_standin
-
-    console = Console()
-    made = make_standin(
-        name, source, out, per_class=per_class, size=size, workers=workers, progress=console.progress("pictures")
-    )
-    console.line(f"the stand-in for {name} is in {made}; figures made from it are no results")
 
 
 @config_app.command()
