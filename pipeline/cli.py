@@ -11,6 +11,7 @@ import typer
 from mgmrn.errors import ResourceError, UserError
 from pipeline import places
 from pipeline.cli_ablation import ablation_app
+from pipeline.cli_bench import bench_app
 from pipeline.cli_data import data_app
 from pipeline.console import Console
 from pipeline.errors import ExitCode, Expected, TrackingError, error_object, exit_code
@@ -27,7 +28,6 @@ from pipeline.options import (
 )
 
 if TYPE_CHECKING:
-    from pipeline.bench.report import BenchReport
     from pipeline.search.request import SearchRequest
     from pipeline.train.request import Outcome, RunSummary
 
@@ -38,7 +38,6 @@ _UsageError = cast(type[Exception], typer.BadParameter.__base__)
 
 app = typer.Typer(help="Zero-shot learning experiments with Mg-MRN.", **APP_OPTIONS)
 config_app = typer.Typer(help="Look at configs without running them.", **APP_OPTIONS)
-bench_app = typer.Typer(help="Measure parts of the code.", **APP_OPTIONS)
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
 app.add_typer(bench_app, name="bench")
@@ -285,37 +284,6 @@ def diff_configs(before: Experiment, after: Experiment, as_json: Json = False) -
     rows = [[one.path, yaml_value(one.before), yaml_value(one.after)] for one in changes]
     console.table(["field", before, after], rows)
     console.result({"changes": [asdict(one) for one in changes]})
-
-
-@bench_app.command("eval")
-def bench_eval(as_json: Json = False) -> None:
-    """Time the exact seen–unseen curve against a sweep over γ."""
-    from pipeline.bench.eval import run
-
-    _show_bench(run(), Console(as_json))
-
-
-@bench_app.command("cache")
-def bench_cache(
-    experiment: Experiment,
-    overrides: Overrides = None,
-    data_root: DataRoot = places.DATA_ROOT,
-    as_json: Json = False,
-) -> None:
-    """Time an epoch on cached maps against the same epoch from pictures."""
-    from pipeline.bench.cache import run
-    from pipeline.compose import load_experiment
-
-    config = load_experiment(experiment, overrides or []).config
-    _show_bench(run(config, data_root, places.CACHE.resolve()), Console(as_json))
-
-
-def _show_bench(report: BenchReport, console: Console) -> None:
-    rows = [[one.name, f"{one.median:.3g}", f"{one.min:.3g}", f"{one.max:.3g}", one.unit] for one in report.results]
-    console.table(["what", "median", "min", "max", "unit"], rows)
-    for name, ratio in report.ratios.items():
-        console.line(f"{name}: {ratio:.3g}×")
-    console.result(report.to_json())
 
 
 def _parse_seeds(text: str) -> tuple[int, ...]:
