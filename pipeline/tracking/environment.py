@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ PACKAGES = ("torch", "torchvision", "ray", "mlflow", "numpy", "scipy", "pydantic
 NUMERICS = ("torch", "torchvision", "numpy", "scipy")
 """Packages whose version may change a figure."""
 NO_GIT = "none"
+SHIPPED_STATE = ".code_state.json"
+"""The code's state in a folder that was shipped without its `.git`."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +34,31 @@ class GitState:
     """Against the commit; empty when clean."""
     untracked: tuple[str, ...]
 
+    @property
+    def changed_files(self) -> int:
+        """How many files differ from the commit."""
+        return sum(line.startswith("diff --git ") for line in self.diff.splitlines()) + len(self.untracked)
+
+    def to_json(self) -> str:
+        """What a shipped folder says of itself."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> GitState:
+        """What `to_json` wrote."""
+        values = json.loads(text)
+        return cls(**{**values, "untracked": tuple(values["untracked"])})
+
     def tags(self) -> dict[str, str]:
         """As a run carries it."""
         return {"mgmrn.code_sha": self.sha, "mgmrn.code_dirty": str(self.dirty).lower()}
 
 
 def git_state(repository: Path = REPOSITORY) -> GitState:
-    """State of the checkout that this code runs from."""
+    """State of the checkout that this code runs from, or was shipped from."""
+    shipped = repository / SHIPPED_STATE
+    if shipped.is_file():
+        return GitState.from_json(shipped.read_text(encoding="utf-8"))
     sha = _git(repository, "rev-parse", "--verify", "HEAD").strip()
     if not sha:
         return GitState(NO_GIT, False, "", ())

@@ -12,9 +12,10 @@ from mgmrn.data.splits import SplitData
 from pipeline import places
 from pipeline.compose import ComposedConfig
 from pipeline.identity import code_digest, config_hash, group_hash, science_hash, shape_hash
+from pipeline.jobs.driver import job_tags
 from pipeline.tracking.environment import git_state, numerics
 from pipeline.tracking.store import DatasetInput, run_name
-from pipeline.train.cluster import Placement, submission_id
+from pipeline.train.cluster import Placement
 from pipeline.train.spec import Calibration, RunSpec, Split
 
 
@@ -115,7 +116,7 @@ class Cell:
             "mgmrn.world_size": str(placement.workers),
             "mgmrn.attempt": "1",
             "mgmrn.calibration": self.calibration_tag,
-            **({"mgmrn.ray_submission_id": submission} if (submission := submission_id()) else {}),
+            **job_tags(),
             **git_state().tags(),
         }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import sys
@@ -12,13 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mgmrn.errors import ResourceError
+from pipeline.jobs.driver import in_job, job_settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 CONNECT_SECONDS = 5.0
-JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Ray sets it in the driver of a submitted job."""
-
 START_ATTEMPTS = 2
 LOOPBACK = "127.0.0.1"
 
@@ -230,21 +227,7 @@ def rooms(hosts: tuple[Host, ...], cpus: int, gpus: int) -> int:
 
 
 def _runtime_env() -> dict[str, object]:
-    """Ships settings to a cluster's hosts, and the code, unless a submitted job has brought it already."""
-    settings = {name: os.environ[name] for name in _ENVIRONMENT}
-    if JOB_VARIABLE in os.environ:
-        return {"env_vars": settings}
-    return {
-        "env_vars": settings,
-        "working_dir": str(REPOSITORY),
-        "excludes": [".git", ".venv", ".mgmrn", "tests", "docs"],
-    }
-
-
-def submission_id() -> str | None:
-    """What `ray job submit` calls this driver's job; None outside one."""
-    try:
-        job = json.loads(os.environ.get(JOB_VARIABLE, "{}"))
-        return str(job["metadata"]["job_submission_id"])
-    except (ValueError, LookupError, TypeError):
-        return None
+    """Ships settings and code to a cluster's hosts, less what a submitted job has brought, and what `.rayignore` names."""
+    brought = job_settings()
+    settings = {name: os.environ[name] for name in _ENVIRONMENT if name not in brought}
+    return {"env_vars": settings} if in_job() else {"env_vars": settings, "working_dir": str(REPOSITORY)}

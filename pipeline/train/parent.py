@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from pipeline.console import say
 from pipeline.errors import TrackingError
+from pipeline.jobs.driver import job_tags
 from pipeline.tracking.environment import git_state
 from pipeline.tracking.spool import EndStatus
 from pipeline.tracking.store import TrackedRun, TrackingStore
@@ -57,7 +58,7 @@ def parent_run(
         store.reopen(left)
         parent = ParentRun(left.run_id)
     else:
-        all_tags = {**tags, "mgmrn.config_hash": key, "mgmrn.split": PARENT_SPLIT, **git_state().tags()}
+        all_tags = {**tags, "mgmrn.config_hash": key, "mgmrn.split": PARENT_SPLIT, **job_tags(), **git_state().tags()}
         parent = ParentRun(store.create_parent(name, all_tags))
     try:
         yield parent

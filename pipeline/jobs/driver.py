@@ -1,0 +1,41 @@
+"""What a driver knows of the submitted job that it runs in."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Ray sets it in the driver of a submitted job."""
+
+
+def in_job() -> bool:
+    """Whether this process is the driver of a submitted job, with a working folder that goes with the job."""
+    return JOB_VARIABLE in os.environ
+
+
+def submission_id() -> str | None:
+    """What the job server calls this driver's job; None outside one."""
+    name = _section("metadata").get("job_submission_id")
+    return None if name is None else str(name)
+
+
+def job_tags() -> dict[str, str]:
+    """As a run carries the job's name."""
+    submission = submission_id()
+    return {} if submission is None else {"mgmrn.ray_submission_id": submission}
+
+
+def job_settings() -> Mapping[str, Any]:
+    """Environment variables that the job brought for all its processes; Ray refuses a driver that sets one of them again."""
+    return _section("runtime_env").get("env_vars") or {}
+
+
+def _section(name: str) -> Mapping[str, Any]:
+    try:
+        section = json.loads(os.environ.get(JOB_VARIABLE, "{}"))[name]
+    except (ValueError, LookupError, TypeError):
+        return {}
+    return section if isinstance(section, dict) else {}
