@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mgmrn.atomic_file import replacing
 from mgmrn.config import ExperimentConfig, ModelConfig
+from mgmrn.data.attribute_names import numbered_attributes
 from mgmrn.data.seal import check_open
 from mgmrn.errors import UserError
 from mgmrn.model.backbone import build_backbone
@@ -31,7 +32,13 @@ MODEL_FILE = "model.pt"
 def save_atomically(state: Mapping[str, Any], path: Path) -> None:
     """Writes a state; the errors are those of `replacing`."""
     with replacing(path) as file:
-        torch.save(dict(state), file)
+        try:
+            torch.save(dict(state), file)
+        except RuntimeError as error:
+            # Of a full disk torch's writer says that positions in the file differ.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -40,7 +47,7 @@ def load_state(path: Path) -> dict[str, Any]:
     Raises:
         SealedError: in a sealed process, for an exported model, which names the unseen classes.
     """
-    state = read_plain(path, "checkpoint", "delete it; training goes on from the one before")
+    state = read_plain(path, "checkpoint", "take another one")
     if "class_attributes" in state:
         check_open(f"the class table of {path.name}")
     return state
@@ -79,6 +86,8 @@ class LoadedModel:
     class_attributes: Float[Tensor, "U S"]
     seen: Bool[np.ndarray, " U"]
     gamma: float
+    attribute_names: tuple[str, ...]
+    """Of the S attributes."""
 
 
 def export_model(
@@ -90,8 +99,9 @@ def export_model(
     class_attributes: Float[np.ndarray, "U S"],
     seen: Bool[np.ndarray, " U"],
     gamma: float,
+    attribute_names: tuple[str, ...] = (),
 ) -> None:
-    """Writes a self-contained model file."""
+    """Writes a self-contained model file; attributes without names are numbered."""
     state = {
         "config": config.model_dump_json(),
         "network": {name: value.cpu() for name, value in network.state_dict().items()},
@@ -99,6 +109,7 @@ def export_model(
         "class_attributes": torch.from_numpy(np.asarray(class_attributes, dtype=np.float32)),
         "seen": torch.from_numpy(np.asarray(seen, dtype=bool)),
         "gamma": float(gamma),
+        "attribute_names": list(attribute_names or numbered_attributes(np.shape(class_attributes)[1])),
     }
     save_atomically(state, path)
 
@@ -125,6 +136,8 @@ def load_model(path: Path) -> LoadedModel:
         class_attributes=state["class_attributes"],
         seen=state["seen"].numpy(),
         gamma=float(state["gamma"]),
+        # Files of earlier versions have none.
+        attribute_names=tuple(state.get("attribute_names") or numbered_attributes(state["class_attributes"].shape[1])),
     )
 
 

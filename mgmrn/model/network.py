@@ -158,8 +158,12 @@ def class_scores(
     """`scale · Σ_l cos(v_l, a_u)`, float32."""
     with torch.autocast(class_attributes.device.type, enabled=False):
         classes = F.normalize(class_attributes.float(), dim=1)
-        summed = torch.stack([F.normalize(v.float(), dim=1) for v in attributes.values()]).sum(dim=0)
-        return scale * summed @ classes.mT
+        return scale * summed_directions(attributes) @ classes.mT
+
+
+def summed_directions(attributes: Mapping[Level, Float[Tensor, "B S"]]) -> Float[Tensor, "B S"]:
+    """`Σ_l v_l / |v_l|`, float32: all that the scores know of an image."""
+    return torch.stack([F.normalize(v.float(), dim=1) for v in attributes.values()]).sum(dim=0)
 
 
 def levels_of(config: ModelConfig) -> tuple[Level, ...]:

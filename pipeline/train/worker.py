@@ -6,7 +6,7 @@ epoch, on pseudo-seen and pseudo-unseen images; `final` once, after its last epo
 
 from __future__ import annotations
 
-import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +14,11 @@ import numpy as np
 import ray.train
 import ray.train.torch
 import torch
-from ray.train import Checkpoint
+from ray.train.collective import broadcast_from_rank_zero
 
 from mgmrn.checkpoint import MODEL_FILE, export_model, load_checkpoint, save_checkpoint
 from mgmrn.config import ESZSLConfig
+from mgmrn.data.attribute_names import attribute_names
 from mgmrn.data.seal import close_seal
 from mgmrn.data.splits import FinalData, TuneData, load_final, load_tune
 from mgmrn.engine import EpochStats, NonFiniteLossError, Trainer, build_trainer, evaluate, train_epoch
@@ -26,11 +27,21 @@ from mgmrn.feed import Feed, Share, open_feed
 from mgmrn.memory import keep_freed_memory
 from mgmrn.model.network import levels_of
 from mgmrn.protocol import Evaluation, evaluate_split, gather_rows
+from pipeline.tracking.spool import Spool
+from pipeline.train.checkpoints import (
+    counting_epoch,
+    latest_whole,
+    new_checkpoint,
+    prune,
+    remove_unfinished,
+    worth_keeping,
+)
 from pipeline.train.closed_form import fit_on_split
 from pipeline.train.failure import Failure, record_failure, recorded_failure
 from pipeline.train.leftover import note_placement_group
 from pipeline.train.notes import note_taker
 from pipeline.train.spec import EVALUATION_FILE, RunSpec
+from pipeline.train.storage import StorageError, explained
 
 
 @dataclass(frozen=True)
@@ -55,7 +66,8 @@ def run_rank(spec_json: str) -> None:
     try:
         _run(spec)
     except (UserError, ResourceError, NonFiniteLossError, torch.OutOfMemoryError) as error:
-        record_failure(spec.failure_file, _failure(error))
+        with suppress(OSError):  # On a full disk; what became of the run is then seen by who started it.
+            record_failure(spec.failure_file, _failure(error))
         # Ranks that wait for this one must be torn down; alone, it ends the run without a worker group that only reads the note.
         if ray.train.get_context().get_world_size() > 1:
             raise
@@ -63,6 +75,8 @@ def run_rank(spec_json: str) -> None:
 
 def _failure(error: UserError | ResourceError | NonFiniteLossError | torch.OutOfMemoryError) -> Failure:
     match error:
+        case StorageError():
+            return Failure("storage", error.message, hint=error.hint)
         case UserError():
             return Failure("bad-input", error.message, error.where, error.hint)
         case ResourceError():
@@ -111,9 +125,8 @@ def _train(rank: Rank) -> None:
         device=rank.device,
         world_size=rank.share.world_size,
     )
-    if checkpoint := ray.train.get_checkpoint():
-        with checkpoint.as_directory() as folder:
-            trainer.load_state_dict(load_checkpoint(Path(folder), spec.identity))
+    if folder := _folder_to_go_on_from(rank):
+        trainer.load_state_dict(load_checkpoint(folder, spec.identity))
     while trainer.epoch < spec.epochs:
         epoch = trainer.epoch
         _seed_epoch(spec.config.seed, epoch, rank.share.rank)
@@ -123,6 +136,20 @@ def _train(rank: Rank) -> None:
             evaluation = _evaluate(rank, trainer, feed)
         metrics = _metrics(rank, trainer, stats) | (evaluation.metrics if evaluation else {})
         _report(rank, metrics, evaluation, trainer, feed)
+
+
+def _folder_to_go_on_from(rank: Rank) -> Path | None:
+    """Rank 0 looks and decides, so that no two ranks go on from different epochs."""
+    name = None
+    if rank.share.rank == 0:
+        folder = rank.spec.run_folder
+        remove_unfinished(folder)
+        last_epoch = max(Spool(rank.spec.spool_file).epochs(), default=0)
+        # A note taker of its own: a note on progress a moment ago must not swallow this one.
+        found = latest_whole(folder, last_epoch, note_taker(rank.spec.notes_file))
+        name = found.folder.name if found else None
+    name = broadcast_from_rank_zero(name)
+    return rank.spec.run_folder / name if name else None
 
 
 def _seed_epoch(seed: int, epoch: int, rank: int) -> None:
@@ -164,14 +191,13 @@ def _report(
     if rank.share.rank:
         ray.train.report(metrics)
         return
-    spec, classes = rank.spec, rank.data.classes
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    spec, classes, epoch = rank.spec, rank.data.classes, int(metrics["epoch"])
+    with explained(spec.run_folder), new_checkpoint(spec.run_folder, epoch) as folder:
         if evaluation is not None:
             evaluation.save(folder / EVALUATION_FILE)
         if trainer is not None:
             save_checkpoint(folder, trainer.state_dict(), spec.identity)
-        if feed is not None and metrics["epoch"] == spec.epochs:
+        if feed is not None and epoch == spec.epochs:
             export_model(
                 folder / MODEL_FILE,
                 feed.image_model(),
@@ -180,8 +206,11 @@ def _report(
                 class_attributes=classes.attributes,
                 seen=classes.seen,
                 gamma=evaluation.result.gamma if evaluation else 0.0,
+                attribute_names=attribute_names(spec.data_root, spec.config.benchmark, classes.attributes.shape[1]),
             )
-        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(name))
+    ray.train.report(metrics)
+    counting = counting_epoch(spec.split, {**Spool(spec.spool_file).epochs(), epoch: metrics})
+    prune(spec.run_folder, worth_keeping(spec.run_folder, epoch, counting))
 
 
 def _peak_memory_mb(device: torch.device) -> float:

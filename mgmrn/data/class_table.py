@@ -1,0 +1,171 @@
+"""Classes that somebody describes by attributes when a question is asked, which is what zero-shot means.
+
+    .csv     a row per class: its name, then a number per attribute; the head names the attributes, in any order
+    .json    {"class": {"attribute": number, …}, …}, or {"class": [number, …], …} in the model's order
+    .npy     U × S numbers in the model's order (or S for a single class); the classes are numbered
+
+U classes, S attributes. A row's length does not matter, its direction does: scores are cosines.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from mgmrn.errors import UserError
+
+_LISTED = 5
+"""Names that an error lists; the others are counted."""
+
+
+@dataclass(frozen=True)
+class GivenClasses:
+    """Described classes, before anybody has asked whether a model knows these attributes."""
+
+    names: tuple[str, ...]
+    rows: tuple[tuple[float, ...], ...]
+    """A row per class."""
+    columns: tuple[str, ...] | None
+    """The attributes that the numbers of a row are of; None: the model's, in its order."""
+    where: str
+    """File or field that an error names."""
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise UserError("no class is given", self.where, "describe at least one by its attributes")
+        if twice := _repeated(self.names):
+            raise UserError(f"the class {twice} is given twice", self.where, "leave one of the two out")
+        if self.columns is not None and (twice := _repeated(self.columns)):
+            raise UserError(f"the attribute {twice} is given twice", self.where, "leave one of the two out")
+
+    def attributes(self, known: Sequence[str]) -> Float[np.ndarray, "U S"]:
+        """The classes' attribute vectors in a model's order.
+
+        Args:
+            known: names of the model's S attributes.
+
+        Raises:
+            UserError: for missing and unknown attributes, and for rows that are too short, too long, all zero or not finite.
+        """
+        if self.columns is not None:
+            missing, unknown = _without(known, self.columns), _without(self.columns, known)
+            if missing or unknown:
+                parts = [f"lacks {_list(missing)}"] * bool(missing) + [f"has unknown {_list(unknown)}"] * bool(unknown)
+                hint = "name every attribute of the model once, as the model does"
+                raise UserError(f"the class table {' and '.join(parts)}", self.where, hint)
+        wanted = len(known)
+        for name, row in zip(self.names, self.rows, strict=True):
+            if len(row) != wanted:
+                hint = f"give {wanted} numbers per class"
+                raise UserError(f"the class {name} has {len(row)} attributes instead of {wanted}", self.where, hint)
+        values = np.asarray(self.rows, dtype=np.float32)
+        if self.columns is not None:
+            values = values[:, [self.columns.index(name) for name in known]]
+        for name, row in zip(self.names, values, strict=True):
+            if not np.isfinite(row).all() or not row.any():
+                raise UserError(f"the attributes of class {name} are all zero or not finite", self.where)
+        return values
+
+
+def read_class_table(path: Path) -> GivenClasses:
+    """Reads a file of described classes; its ending says how.
+
+    Raises:
+        UserError: when there is no such file, or it holds anything else.
+    """
+    readers = {".csv": _read_csv, ".json": _read_json, ".npy": _read_array}
+    if path.suffix.lower() not in readers:
+        raise UserError(
+            "a class table ends in .csv, .json or .npy", str(path), "a row per class, a column per attribute"
+        )
+    try:
+        return readers[path.suffix.lower()](path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"the class table cannot be read: {error}", str(path), "check the path") from error
+
+
+def classes_from_json(text: str, where: str) -> GivenClasses:
+    """Classes from a JSON object.
+
+    Args:
+        text: as described above.
+        where: what an error calls it.
+
+    Raises:
+        UserError: when it is anything else.
+    """
+    hint = 'write {"class": {"attribute": number, …}, …} or {"class": [number, …], …}'
+    try:
+        table = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"the classes are no JSON: {error}", where, hint) from error
+    if not isinstance(table, dict) or not table:
+        raise UserError("the classes are no JSON object with an entry per class", where, hint)
+    rows = list(table.values())
+    if all(isinstance(row, list) for row in rows):
+        return GivenClasses(tuple(table), tuple(_numbers(row, where) for row in rows), None, where)
+    if not all(isinstance(row, dict) and row.keys() == rows[0].keys() for row in rows):
+        raise UserError("the classes do not all name the same attributes", where, hint)
+    columns = tuple(rows[0])
+    return GivenClasses(tuple(table), tuple(_numbers([row[c] for c in columns], where) for row in rows), columns, where)
+
+
+def _read_csv(path: Path) -> GivenClasses:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        lines = [row for row in csv.reader(file) if any(cell.strip() for cell in row)]
+    if len(lines) < 2:
+        hint = "a head with the attributes' names, then a row per class"
+        raise UserError("the class table has no head and rows", str(path), hint)
+    columns = tuple(cell.strip() for cell in lines[0][1:])
+    for number, row in enumerate(lines[1:], start=2):
+        if len(row) != len(lines[0]):
+            raise UserError(f"row {number} has {len(row)} cells, the head has {len(lines[0])}", str(path))
+    rows = tuple(_numbers(row[1:], f"{path}, class {row[0].strip()}") for row in lines[1:])
+    return GivenClasses(tuple(row[0].strip() for row in lines[1:]), rows, columns, str(path))
+
+
+def _read_json(path: Path) -> GivenClasses:
+    return classes_from_json(path.read_text(encoding="utf-8"), str(path))
+
+
+def _read_array(path: Path) -> GivenClasses:
+    try:
+        values = np.atleast_2d(np.load(path, allow_pickle=False))
+    except (ValueError, EOFError) as error:
+        raise UserError(
+            f"the class table is no array of numbers: {error}", str(path), "np.save a U × S array"
+        ) from error
+    if values.ndim != 2 or values.dtype.kind not in "iufb":
+        message = f"the array is {values.ndim}-dimensional of {values.dtype}, not U × S numbers"
+        raise UserError(message, str(path), "np.save a U × S array")
+    names = tuple(f"class {number}" for number in range(1, len(values) + 1))
+    return GivenClasses(names, tuple(map(tuple, values.astype(float).tolist())), None, str(path))
+
+
+def _numbers(cells: Sequence[Any], where: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(cell) for cell in cells)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"an attribute's strength is no number: {error}", where, "write numbers like 0.25") from error
+
+
+def _repeated(names: Sequence[str]) -> str | None:
+    counts: Mapping[str, int] = {name: names.count(name) for name in names}
+    return next((name for name, count in counts.items() if count > 1), None)
+
+
+def _without(names: Sequence[str], others: Sequence[str]) -> list[str]:
+    left_out = set(others)
+    return [name for name in names if name not in left_out]
+
+
+def _list(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more

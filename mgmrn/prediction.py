@@ -1,0 +1,130 @@
+"""What a trained model says of pictures: the best classes, and the attributes that decided between the first two.
+
+B images, U classes, S attributes. With unit vectors v̂_l (of an image, on level l) and â_u (of a class),
+
+    calibrated score of class u     scale · Σ_l ⟨v̂_l, â_u⟩ − γ · [u is seen]
+    margin of attribute s           scale · Σ_l v̂_l,s · (â_first,s − â_second,s)
+
+for the two best classes. The margins of all attributes add up to how far the first is ahead of the second, before γ: a positive one
+speaks for the first, a negative one for the second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from mgmrn.checkpoint import LoadedModel
+from mgmrn.data.class_table import GivenClasses
+from mgmrn.model.network import class_scores, summed_directions
+
+BATCH = 32
+"""Pictures that go through a network at once."""
+
+
+@dataclass(frozen=True)
+class RankedClass:
+    """A class and how well it fits."""
+
+    name: str
+    seen: bool
+    score: float
+    """Calibrated."""
+
+
+@dataclass(frozen=True)
+class DecidingAttribute:
+    """An attribute that told the best class from the second."""
+
+    name: str
+    margin: float
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a model says of one picture."""
+
+    classes: tuple[RankedClass, ...]
+    """Best first."""
+    attributes: tuple[DecidingAttribute, ...]
+    """Largest margin first; none where there is but one class."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a network makes of a batch, on the CPU."""
+
+    directions: Float[Tensor, "B S"]
+    """Σ_l v̂_l."""
+    calibrated: Float[np.ndarray, "B U"]
+
+
+def with_classes(model: LoadedModel, given: GivenClasses) -> LoadedModel:
+    """The model with other classes to choose from; those called as a class that it was trained on stay seen.
+
+    Raises:
+        UserError: when they are not described by the model's attributes.
+    """
+    trained_on = {name for name, seen in zip(model.class_names, model.seen, strict=True) if seen}
+    return replace(
+        model,
+        class_names=given.names,
+        class_attributes=torch.from_numpy(given.attributes(model.attribute_names)),
+        seen=np.array([name in trained_on for name in given.names]),
+    )
+
+
+@torch.inference_mode()
+def score(model: LoadedModel, images: Float[Tensor, "B 3 H W"]) -> Scored:
+    """Scores prepared pictures (see `mgmrn.data.images.for_evaluation`) on the device that the network is on."""
+    device = next(model.network.parameters()).device
+    attributes = {level: v.cpu() for level, v in model.network(images.to(device)).attributes.items()}
+    scores = class_scores(attributes, model.class_attributes, model.config.loss.scale).numpy()
+    return Scored(summed_directions(attributes), scores - np.float32(model.gamma) * model.seen)
+
+
+def decide(model: LoadedModel, scored: Scored, classes: int, attributes: int) -> list[Decision]:
+    """The answer for each picture of a batch.
+
+    Args:
+        model: that scored the batch.
+        scored: what `score` gave.
+        classes: most classes of an answer.
+        attributes: most attributes of an answer.
+    """
+    order = np.argsort(-scored.calibrated, axis=1, kind="stable")
+    margins = margins_between_best(model, scored, order)
+    return [
+        Decision(
+            tuple(
+                RankedClass(model.class_names[u], bool(model.seen[u]), float(scored.calibrated[row, u]))
+                for u in order[row, :classes]
+            ),
+            _largest(margins[row], model.attribute_names, attributes) if order.shape[1] > 1 else (),
+        )
+        for row in range(len(order))
+    ]
+
+
+def margins_between_best(model: LoadedModel, scored: Scored, order: np.ndarray) -> Float[np.ndarray, "B S"]:
+    """Every attribute's margin between the first and the second class of `order` (classes by rank, `B U`).
+
+    Zero where there is but one class.
+    """
+    unit = F.normalize(model.class_attributes.float(), dim=1)
+    first, second = order[:, 0], order[:, min(1, order.shape[1] - 1)]
+    margins: Float[np.ndarray, "B S"] = (
+        model.config.loss.scale * scored.directions * (unit[first] - unit[second])
+    ).numpy()
+    return margins
+
+
+def _largest(margins: Float[np.ndarray, " S"], names: Sequence[str], count: int) -> tuple[DecidingAttribute, ...]:
+    best = np.argsort(-margins, kind="stable")[:count]
+    return tuple(DecidingAttribute(names[s], float(margins[s])) for s in best)

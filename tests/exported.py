@@ -1,0 +1,66 @@
+"""A small exported model with drawn weights, and pictures for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from mgmrn.checkpoint import export_model
+from mgmrn.config import ExperimentConfig
+from mgmrn.model.backbone import build_backbone
+from mgmrn.model.network import ImageModel, build_head, levels_of
+
+NAMES = ("wren", "gull", "owl", "kiwi")
+SEEN = np.array([True, True, False, False])
+ATTRIBUTES = ("wings", "beak", "webbed feet", "big eyes", "crest", "long tail")
+GAMMA = 0.5
+CONFIG = ExperimentConfig.model_validate(
+    {
+        "benchmark": {"name": "X", "images": {"size": 64}},
+        "model": {
+            "kind": "mgmrn",
+            "backbone": {"name": "resnet18", "weights": "none"},
+            "levels": ("c4", "c5"),
+            "width": 32,
+            "decoder": {"attention_width": 16},
+            "refinement": {"topology": "none"},
+        },
+    }
+)
+CLASS_ATTRIBUTES = np.random.default_rng(0).random((len(NAMES), len(ATTRIBUTES))).astype(np.float32)
+
+
+def small_model() -> ImageModel:
+    """The network, the same at every call."""
+    torch.manual_seed(0)
+    backbone = build_backbone(CONFIG.model.backbone, levels_of(CONFIG.model))
+    model = ImageModel(backbone, build_head(CONFIG.model, backbone.channels, torch.randn(len(ATTRIBUTES), 8)))
+    return model.eval()
+
+
+def write_model(path: Path) -> Path:
+    """Exports the network."""
+    export_model(
+        path,
+        small_model(),
+        CONFIG,
+        class_names=NAMES,
+        class_attributes=CLASS_ATTRIBUTES,
+        seen=SEEN,
+        gamma=GAMMA,
+        attribute_names=ATTRIBUTES,
+    )
+    return path
+
+
+def write_pictures(folder: Path) -> list[Path]:
+    """Two pictures of noise, of different sizes."""
+    rng = np.random.default_rng(1)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{index}.png" for index in range(2)]
+    for path, (height, width) in zip(paths, ((80, 100), (90, 70)), strict=True):
+        Image.fromarray(rng.integers(256, size=(height, width, 3), dtype=np.uint8)).save(path)
+    return paths
