@@ -24,7 +24,9 @@ from pipeline.options import (
     Json,
     Overrides,
     Storage,
+    StudyStorage,
     TrackingUri,
+    parse_seeds,
 )
 
 if TYPE_CHECKING:
@@ -105,7 +107,7 @@ def train(
         experiment=composed.name,
         composed=composed,
         split=split,
-        seeds=_parse_seeds(seeds) if seeds is not None else (composed.config.seed,),
+        seeds=parse_seeds(seeds) if seeds is not None else (composed.config.seed,),
         workers=workers,
         cpus_per_worker=cpus_per_worker,
         gpus_per_worker=gpus_per_worker,
@@ -140,9 +142,7 @@ def search(
     gpus_per_worker: GpusPerWorker = None,
     address: Address = None,
     tracking_uri: TrackingUri = places.TRACKING_URI,
-    study_storage: Annotated[
-        str, typer.Option(envvar="MGMRN_STUDY_STORAGE", help="Database of studies: sqlite:///FILE or postgresql://….")
-    ] = places.STUDY_STORAGE,
+    study_storage: StudyStorage = places.STUDY_STORAGE,
     data_root: DataRoot = places.DATA_ROOT,
     storage: Storage = places.STORAGE,
     force: Annotated[bool, typer.Option("--force", help="Forget an earlier search of the same space.")] = False,
@@ -284,17 +284,6 @@ def diff_configs(before: Experiment, after: Experiment, as_json: Json = False) -
     rows = [[one.path, yaml_value(one.before), yaml_value(one.after)] for one in changes]
     console.table(["field", before, after], rows)
     console.result({"changes": [asdict(one) for one in changes]})
-
-
-def _parse_seeds(text: str) -> tuple[int, ...]:
-    try:
-        seeds = tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        message = f"seeds must be whole numbers with commas between, got '{text}'"
-        raise UserError(message, "--seeds", "like 0,1,2") from error
-    if min(seeds) < 0 or len(set(seeds)) < len(seeds):
-        raise UserError(f"seeds must be different and not negative, got '{text}'", "--seeds")
-    return seeds
 
 
 _COLUMNS: dict[str, Callable[[RunSummary], float | None]] = {

@@ -7,6 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from mgmrn.errors import UserError
+from pipeline.jobs.folder import outlasting
+
 APP_OPTIONS: dict[str, Any] = {
     "no_args_is_help": True,
     "add_completion": False,
@@ -20,14 +23,49 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override one value; may be given often.")
 ]
 DataRoot = Annotated[
-    Path, typer.Option("--data-root", envvar="MGMRN_DATA_ROOT", help="Folder of the benchmarks in the xlsa17 layout.")
+    Path,
+    typer.Option(
+        "--data-root",
+        envvar="MGMRN_DATA_ROOT",
+        callback=outlasting,
+        help="Folder of the benchmarks in the xlsa17 layout.",
+    ),
 ]
 TrackingUri = Annotated[
-    str, typer.Option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="MLflow server or database.")
+    str,
+    typer.Option(
+        "--tracking-uri", envvar="MLFLOW_TRACKING_URI", callback=outlasting, help="MLflow server or database."
+    ),
 ]
 GpusPerWorker = Annotated[
     int | None, typer.Option(min=0, help="Without it, one if the cluster has one for every worker.")
 ]
 Address = Annotated[str | None, typer.Option(help="Ray cluster; without it, Ray is started here.")]
-Storage = Annotated[Path, typer.Option(help="Folder of checkpoints; on several hosts a shared one.")]
+Storage = Annotated[
+    Path, typer.Option(callback=outlasting, help="Folder of checkpoints; on several hosts a shared one.")
+]
+StudyStorage = Annotated[
+    str,
+    typer.Option(
+        envvar="MGMRN_STUDY_STORAGE",
+        callback=outlasting,
+        help="Database of studies: sqlite:///FILE or postgresql://….",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object; text for people goes to standard error.")]
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """What `--seeds` says.
+
+    Raises:
+        UserError: for what is no list of different numbers from 0 on.
+    """
+    try:
+        seeds = tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        message = f"seeds must be whole numbers with commas between, got '{text}'"
+        raise UserError(message, "--seeds", "like 0,1,2") from error
+    if min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise UserError(f"seeds must be different and not negative, got '{text}'", "--seeds")
+    return seeds
