@@ -1,0 +1,167 @@
+"""Why a network answers what it answers: where each level looked, what it read there, and what that adds to a class's score.
+
+B images, N tokens, D width, S attributes, L word-vector length, K regions, n cells of a side, U classes.
+
+    A_s  = softmax_n(Q_s · K_n / τ)                    where attribute s looks
+    r_sn = ⟨V_n, W_oᵀ e_s⟩                             what token n says of it
+    v_s  = Σ_n A_sn r_sn + ⟨b_o, e_s⟩                  what the level says of it: `AttributeDecoder` without its folding
+    score of class u = scale · Σ_l Σ_s v̂_ls â_us       one term per level and attribute, its contribution
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mgmrn.config import LEVELS, Level, MgMRNConfig
+from mgmrn.localisation import Cells, halved, on_input, stage_cells
+from mgmrn.model.decoder import AttributeDecoder
+from mgmrn.model.granularity import LevelFeatures
+from mgmrn.model.network import MgMRN
+from mgmrn.model.refinement import source_groups
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a decoder comes by its attribute vector."""
+
+    attention: Float[Tensor, "B S N"]
+    """A; sums to one over the tokens."""
+    evidence: Float[Tensor, "B S N"]
+    """r."""
+    constant: Float[Tensor, " S"]
+    """What is said whatever the picture."""
+
+    @property
+    def attributes(self) -> Float[Tensor, "B S"]:
+        """v."""
+        return (self.attention * self.evidence).sum(dim=2) + self.constant
+
+
+def read(decoder: AttributeDecoder, tokens: Float[Tensor, "B N D"], word_vectors: Float[Tensor, "S L"]) -> Reading:
+    """The decoder's equation term by term, from the same parameters."""
+    logits = decoder.query(word_vectors) @ decoder.key(tokens).mT / decoder.fixed_temperature
+    if decoder.log_temperature is not None:
+        logits = logits / decoder.log_temperature.exp()
+    read_out = decoder.attributes @ decoder.output.weight
+    evidence = read_out @ decoder.value(tokens).mT
+    return Reading(logits.softmax(dim=2), evidence, decoder.attributes @ decoder.output.bias)
+
+
+@dataclass(frozen=True)
+class CellMap:
+    """Something that every cell of a square map has."""
+
+    values: Float[Tensor, "B _ n n"]
+    cells: Cells
+
+
+@dataclass(frozen=True)
+class LevelView:
+    """What one level saw of a batch."""
+
+    attributes: Float[Tensor, "B S"]
+    attention: tuple[CellMap, ...]
+    """Of the level's own pixels, of each map that refines it, and of its regions; together they sum to one."""
+    regions: CellMap | None
+    """Assignment of pixels to regions; sums to one over K."""
+
+    def attention_on_input(self, image: int, attributes: Sequence[int], size: int) -> Float[Tensor, "chosen size size"]:
+        """Attention of some attributes over an image's pixels; each sums to one."""
+        chosen = list(attributes)
+        return torch.stack([on_input(one.values[image, chosen], one.cells, size) for one in self.attention]).sum(dim=0)
+
+
+@torch.inference_mode()
+def look(head: MgMRN, config: MgMRNConfig, maps: Mapping[Level, Float[Tensor, "B C h w"]]) -> dict[Level, LevelView]:
+    """What every level sees.
+
+    Args:
+        head: the network on a pyramid's maps.
+        config: that it was built from.
+        maps: of all its levels, from square pictures.
+    """
+    return {level: _view(head, config, maps, level) for level in config.levels}
+
+
+def _view(head: MgMRN, config: MgMRNConfig, maps: Mapping[Level, Float[Tensor, "B C h w"]], level: Level) -> LevelView:
+    own: LevelFeatures = head.levels[level](maps[level])
+    reading = read(head.decoders[level], head.tokens(maps, level), head.word_vectors)  # type: ignore[arg-type]
+    pixels = _level_cells(config, level, maps[level].shape[-1])
+    # Levels that are concatenated are first brought onto the grid of the one that they refine.
+    groups = source_groups(config.refinement.topology, config.levels, level)
+    refined = (
+        pixels if len(group) > 1 else _level_cells(config, group[0], maps[group[0]].shape[-1]) for group in groups
+    )
+    attention, start = [], 0
+    for cells in (pixels, *refined):
+        part = reading.attention[:, :, start : start + cells.count**2]
+        attention.append(CellMap(part.reshape(*part.shape[:2], cells.count, cells.count), cells))
+        start += cells.count**2
+    regions = None
+    if own.regions is not None:
+        cells = stage_cells(config.backbone.name, level, maps[level].shape[-1])
+        regions = CellMap(own.regions.assignment, cells)
+    if own.region_tokens is not None:
+        assert regions is not None
+        attention.append(CellMap(_on_pixels(reading.attention[:, :, start:], regions.values), regions.cells))
+    return LevelView(reading.attributes, tuple(attention), regions)
+
+
+def _level_cells(config: MgMRNConfig, level: Level, count: int) -> Cells:
+    """Cells of a level's features, given those of its stage's map."""
+    cells = stage_cells(config.backbone.name, level, count)
+    for _ in range(LEVELS.index(config.levels[-1]) - LEVELS.index(level)):
+        cells = halved(cells)
+    return cells
+
+
+def _on_pixels(attention: Float[Tensor, "B S K"], assignment: Float[Tensor, "B K n n"]) -> Float[Tensor, "B S n n"]:
+    """Attention to a region, shared out among its pixels."""
+    shares = assignment / assignment.sum(dim=(2, 3), keepdim=True).clamp_min(torch.finfo(assignment.dtype).tiny)
+    return torch.einsum("bsk,bkyx->bsyx", attention, shares)
+
+
+def contributions(
+    attributes: Mapping[Level, Float[Tensor, "B S"]], classes: Float[Tensor, "B S"], scale: float
+) -> Float[Tensor, "B levels S"]:
+    """What each level's attributes add to the score of one class per image; sums to `class_scores` of that class.
+
+    Args:
+        attributes: v of each level, in the order of the result.
+        classes: attributes of the class that is asked about, image by image.
+        scale: of the scores.
+    """
+    vectors = torch.stack([F.normalize(v.float(), dim=1) for v in attributes.values()], dim=1)
+    return scale * vectors * F.normalize(classes.float(), dim=1)[:, None]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The best two of all classes for one image, by calibrated score."""
+
+    best: int
+    runner_up: int
+    margin: float
+    """Between the two."""
+    handicap: float
+    """Part of the margin that is owed to γ, which seen classes lose."""
+
+
+def decide(scores: Float[np.ndarray, " U"], seen: Bool[np.ndarray, " U"], gamma: float) -> Decision:
+    """Calibrated stacking (Chao et al., ECCV 2016, arXiv 1605.04253) for one image's scores."""
+    calibrated = scores - gamma * seen
+    best, runner_up = np.argsort(-calibrated, kind="stable")[:2].tolist()
+    handicap = gamma * (float(seen[runner_up]) - float(seen[best]))
+    return Decision(best, runner_up, float(calibrated[best] - calibrated[runner_up]), handicap)
+
+
+def decisive(differences: Float[np.ndarray, " S"], count: int) -> Int[np.ndarray, " _"]:
+    """The attributes whose contributions differ most between two classes, whichever they speak for; the largest first."""
+    return np.argsort(-np.abs(differences), kind="stable")[:count]

@@ -1,0 +1,99 @@
+"""Where on the picture a map's cells lie, and whether a map points at a part.
+
+Inputs are square, so one axis says all: n cells along it, whose centres are evenly spaced. Lengths are pixels of the network's input.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mgmrn.config import LEVELS, BackboneName, ImageConfig, Level
+from mgmrn.data.images import CROP_MARGIN
+
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom in pixels."""
+
+PATCH_TRUNKS: tuple[BackboneName, ...] = ("convnext_tiny", "swin_t")
+"""Trunks that cut the picture into patches; the others' convolutions are centred on every 2nd, 4th … pixel, the first included."""
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Cells of a square map along one axis of the input."""
+
+    count: int
+    first: float
+    """Centre of the first one."""
+    step: float
+    """From one centre to the next."""
+
+    @property
+    def centres(self) -> Float[Tensor, " n"]:
+        """Of all cells."""
+        return self.first + self.step * torch.arange(self.count, dtype=torch.float32)
+
+
+def stage_cells(backbone: BackboneName, level: Level, count: int) -> Cells:
+    """Cells of a trunk's stage with `count` of them: the middle of what each one's receptive field is centred on."""
+    stride = 4.0 * 2 ** LEVELS.index(level)
+    return Cells(count, stride / 2 if backbone in PATCH_TRUNKS else 0.5, stride)
+
+
+def halved(cells: Cells) -> Cells:
+    """Cells after `mgmrn.model.granularity.halve`, which keeps the first and the last centre."""
+    count = (cells.count + 1) // 2
+    span = cells.step * (cells.count - 1)
+    return Cells(count, cells.first, span / (count - 1) if count > 1 else cells.step)
+
+
+def on_input(maps: Float[Tensor, "*batch n n"], cells: Cells, size: int) -> Float[Tensor, "*batch size size"]:
+    """Maps spread over the pixels by linear interpolation between centres; each keeps its sum.
+
+    Args:
+        maps: not negative.
+        cells: of the maps.
+        size: side of the input.
+    """
+    weights = _interpolation(cells, size).to(maps)
+    spread = weights @ maps @ weights.mT
+    mass = spread.sum(dim=(-2, -1), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
+    return spread * (maps.sum(dim=(-2, -1), keepdim=True) / mass)
+
+
+def _interpolation(cells: Cells, size: int) -> Float[Tensor, "size n"]:
+    """Weights of the cells for every pixel; beyond the outermost centres the outermost cell's."""
+    pixels = torch.arange(size, dtype=torch.float32) + 0.5
+    position = ((pixels - cells.first) / cells.step).clamp(0, cells.count - 1)
+    return (1 - (position[:, None] - torch.arange(cells.count)).abs()).clamp_min(0)
+
+
+def box_on_input(box: Box, width: int, height: int, config: ImageConfig) -> Box:
+    """A box of a picture of `width` by `height` pixels as the network's input shows it; empty where it is cropped away."""
+    left, top, right, bottom = box
+    if config.resize == "squash":
+        scale_x, scale_y, off_x, off_y = config.size / width, config.size / height, 0.0, 0.0
+    else:
+        scale_x = scale_y = round(config.size * CROP_MARGIN) / min(width, height)
+        off_x, off_y = ((side * scale_x - config.size) / 2 for side in (width, height))
+    edges = (left * scale_x - off_x, top * scale_y - off_y, right * scale_x - off_x, bottom * scale_y - off_y)
+    clipped = [min(max(edge, 0.0), float(config.size)) for edge in edges]
+    return clipped[0], clipped[1], clipped[2], clipped[3]
+
+
+def points_at(maps: Float[Tensor, "P size size"], boxes: Float[Tensor, "P 4"]) -> Bool[Tensor, " P"]:
+    """Whether each map's largest pixel lies in its box (the pointing game; Zhang et al., ECCV 2016, arXiv 1608.00507)."""
+    size = maps.shape[-1]
+    peak = maps.flatten(1).argmax(dim=1)
+    x, y = peak % size + 0.5, peak // size + 0.5
+    left, top, right, bottom = boxes.unbind(dim=1)
+    return (left <= x) & (x <= right) & (top <= y) & (y <= bottom)
+
+
+def chance_of(boxes: Float[Tensor, "P 4"], size: int) -> Float[Tensor, " P"]:
+    """The share of the input that each box covers: how often a random pixel lies in it."""
+    left, top, right, bottom = boxes.unbind(dim=1)
+    return (right - left).clamp_min(0) * (bottom - top).clamp_min(0) / size**2
