@@ -1,0 +1,11 @@
+# shellcheck shell=bash
+# Sourced, not run, on every host before `ray start` and before a driver: the checkout's virtual environment, and a Ray that
+# only the token opens. Jobs die with "No module named 'ray'" where Ray was started outside the environment.
+#   MGMRN_VENV           folder of the virtual environment; without it `.venv` of this checkout
+#   RAY_AUTH_TOKEN_PATH  file of the token; without it ~/.ray/auth_token
+
+# shellcheck source=/dev/null
+source "${MGMRN_VENV:-$(dirname "${BASH_SOURCE[0]}")/../.venv}/bin/activate"
+export RAY_AUTH_MODE=token
+export RAY_USAGE_STATS_ENABLED=0
+export MLFLOW_DISABLE_TELEMETRY=true

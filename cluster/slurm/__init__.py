@@ -1,0 +1,1 @@
+"""A cluster of Ray inside one Slurm job."""
