@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import zipfile
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ from torch import Tensor
 
 from mgmrn.errors import UserError
 
+_ASKED = re.compile(r"GLOBAL (\S+)")
+"""What torch's reader refuses to look up."""
 LISTED = 5
 """Misfits that an error names; the others are counted."""
 
@@ -24,24 +28,37 @@ def read_plain(path: Path, kind: str, remedy: str) -> dict[str, Any]:
         remedy: how to mend a broken one.
 
     Raises:
-        UserError: when the file is missing, may not be read, is cut short, or holds anything else.
+        UserError: when the file is missing, may not be read, is cut short, or holds anything else, code among it.
         OSError, MemoryError: when the disk fails or the memory is full, which may pass.
     """
     try:
+        if _is_cut_short(path):
+            raise UserError(f"the {kind} is cut short", str(path), remedy)
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise UserError(f"there is no {kind}", str(path), "check the path") from error
     except PermissionError as error:
         raise UserError(f"the {kind} may not be read", str(path), "change its permissions") from error
-    except (OSError, MemoryError):
+    except (OSError, MemoryError, UserError):
         raise
     # On bytes that are no archive, torch's reader fails with whatever it stumbles over (IndexError, KeyError, …).
     except Exception as error:
+        if asked := _ASKED.search(str(error)):
+            message = (
+                f"the {kind} asks for {asked[1]}, which is neither a tensor nor a plain value: nothing of it was run"
+            )
+            raise UserError(message, str(path), "take files from nobody whom you would not let run code") from error
         message = f"the {kind} is cut short, or holds something other than tensors and plain values"
         raise UserError(message, str(path), remedy) from error
     if not isinstance(state, dict):
         raise UserError(f"the {kind} is not a dictionary of tensors and plain values", str(path), remedy)
     return state
+
+
+def _is_cut_short(path: Path) -> bool:
+    """Whether a zip archive, which begins like one, has no end. Torch's reader calls that an invalid argument of the disk's."""
+    with path.open("rb") as file:
+        return file.read(2) == b"PK" and not zipfile.is_zipfile(file)
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ from pipeline.tracking.spool import replay_leftovers
 from pipeline.tracking.store import TrackingStore
 from pipeline.train.cluster import Host, check_room_here, ray_session
 from pipeline.train.parent import PARENT_SPLIT, ParentRun, parent_run
+from pipeline.train.storage import check_writable, explained
 from pipeline.train.tracked import DRAIN_SECONDS, Opening
 from pipeline.trials.plan import Pool
 from pipeline.trials.pool import make_pool
@@ -57,7 +58,7 @@ def run_ablation(request: AblationRequest) -> AblationOutcome:
 
     Raises:
         UserError: for a bad grid or data set; nothing was started.
-        ResourceError: when no run can ever be placed, or the predicted time is over the budget.
+        ResourceError: when no run can ever be placed, the predicted time is over the budget, or the storage is full or read-only.
         TrackingError: when the tracking store cannot be reached.
     """
     request = replace(request, data_root=request.data_root.resolve(), storage=_storage(request))
@@ -74,9 +75,10 @@ def run_ablation(request: AblationRequest) -> AblationOutcome:
     for split in _splits(todo):
         check_images_exist(split.train.followed_by(evaluation_images(split)))
     if todo:
+        check_writable(request.storage)
         workers = request.file.config.workers * (request.concurrency or 1)
         check_room_here(request.address, workers, request.cpus_per_worker)
-    with ExitStack() as stack:
+    with explained(request.storage), ExitStack() as stack:
         pool = _pool(request, todo, stack.enter_context(ray_session(request.address))) if todo else None
         parent = stack.enter_context(parent_run(surveyed.store, key, *_names(surveyed), again=known))
         launched, status = _launch(request, surveyed, todo, pool, parent) if pool else (0, "finished")

@@ -27,6 +27,7 @@ from pipeline.tracking.spool import replay_leftovers
 from pipeline.tracking.store import TrackingStore, driver_is_dead, driver_tag
 from pipeline.train.cluster import check_room_here, ray_session
 from pipeline.train.parent import parent_run
+from pipeline.train.storage import check_writable, explained
 from pipeline.train.tracked import DRAIN_SECONDS
 from pipeline.trials.pool import make_pool
 
@@ -39,7 +40,7 @@ def run_search(request: SearchRequest) -> SearchOutcome:
     Raises:
         UserError: for a bad space, config or data set, a study that would need `--resume`, a database out of reach;
             nothing was started.
-        ResourceError: when not even one trial can ever be placed.
+        ResourceError: when not even one trial can ever be placed, or the storage is full or read-only.
         TrackingError: when the tracking store cannot be reached.
     """
     search = request.search
@@ -63,12 +64,13 @@ def run_search(request: SearchRequest) -> SearchOutcome:
             if known is not None and size >= config.trials:
                 return SearchOutcome.from_json(json.loads(known), "cached")
             _check_resumption_is_meant(request, size, config.trials)
+    check_writable(request.storage)
     check_room_here(request.address, config.workers * (request.concurrency or 1), request.cpus_per_worker)
     for split in data.values():
         check_images_exist(split.train.followed_by(evaluation_images(split)))
     for problem in replay_leftovers(folder, store, DRAIN_SECONDS):
         say(f"still waiting to be tracked: {problem}")
-    with ray_session(request.address, dashboard=True) as hosts:
+    with explained(request.storage), ray_session(request.address, dashboard=True) as hosts:
         pool = make_pool(
             hosts,
             config.trials,

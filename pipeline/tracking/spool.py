@@ -108,6 +108,14 @@ class Spool:
         metrics = (entry.content["metrics"] for entry in self.read() if entry.kind == "metrics")
         return [float(numbers["perf/epoch_s"]) for numbers in metrics if "perf/epoch_s" in numbers]
 
+    def epochs(self) -> dict[int, dict[str, float]]:
+        """The numbers of every epoch noted; of one that was trained again, the later ones."""
+        return {
+            int(entry.content["step"]): dict(entry.content["metrics"])
+            for entry in self.read()
+            if entry.kind == "metrics"
+        }
+
     def size(self) -> int:
         """Bytes in the file."""
         return self.path.stat().st_size if self.path.exists() else 0

@@ -67,7 +67,7 @@ class TrackedRun:
     def is_cut_off(self) -> bool:
         """Whether it has neither an end of its own nor a driver that leads it there, so that it can be gone on with."""
         if self.status == "FAILED":
-            return self.tags.get("mgmrn.stop_reason") == "workers-lost"
+            return self.tags.get("mgmrn.stop_reason") in ("workers-lost", "storage")
         return self.status == "KILLED" or (self.status == "RUNNING" and driver_is_dead(self.tags.get(DRIVER_TAG, "")))
 
     @property

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mgmrn.atomic_file import replacing
 from mgmrn.errors import ResourceError, UserError
+from pipeline.train.storage import StorageError
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Failure:
     """Why a run ended for good."""
 
     reason: str
-    """`bad-input`, `cannot-run-here`, `non-finite-loss`, `out-of-memory` or `workers-lost`.
+    """`bad-input`, `cannot-run-here`, `damaged-checkpoint`, `non-finite-loss`, `out-of-memory`, `storage` or `workers-lost`.
 
     The run's `mgmrn.stop_reason`.
     """
@@ -35,7 +36,12 @@ class Failure:
             return UserError(self.message, self.where, self.hint)
         if self.reason == "cannot-run-here":
             return ResourceError(self.message, self.hint)
-        return None
+        return self.of_storage
+
+    @property
+    def of_storage(self) -> StorageError | None:
+        """The error, where the storage is at fault, which all runs of a launch share; none is lost, and all can go on later."""
+        return StorageError(self.message, self.hint) if self.reason == "storage" else None
 
 
 def record_failure(path: Path, failure: Failure) -> None:

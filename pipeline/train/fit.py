@@ -1,7 +1,7 @@
 """One run under Ray Train: from its spec to its last checkpoint.
 
-Ray Train resumes whatever it finds under the same name and storage, silently and whatever the config. So a run's name is its identity, and
-what stands there of a run that must not go on is removed first.
+Ray Train starts workers and replaces those that are lost. From which checkpoint they go on, and which of them counts in the end, is read off
+the run's own storage: the spool says which epochs there were, the checkpoints stand beside it.
 """
 
 from __future__ import annotations
@@ -10,17 +10,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from mgmrn.data.seal import check_open
 from mgmrn.protocol import Evaluation, load_evaluation
+from pipeline.tracking.spool import Spool
 from pipeline.train.callback import SpoolEpochs
+from pipeline.train.checkpoints import counting_epoch, kept_checkpoints
 from pipeline.train.cluster import Placement
 from pipeline.train.entry import train_worker
 from pipeline.train.failure import Failure, recorded_failure
 from pipeline.train.spec import EVALUATION_FILE, Calibration, RunSpec
+from pipeline.train.storage import StorageError, check_writable
 
 RETRIES = 3
 """Restarts after lost workers; failures that a retry cannot mend end at the first."""
@@ -86,27 +89,44 @@ def fit(spec: RunSpec, placement: Placement, callbacks: Sequence[UserCallback] =
             name=spec.run_folder.name,
             storage_path=str(spec.run_folder.parent),
             failure_config=FailureConfig(max_failures=RETRIES, controller_failure_limit=RETRIES),
-            checkpoint_config=_kept_checkpoints(spec),
             callbacks=[SpoolEpochs(spec.spool_file), *callbacks],
         ),
     )
     try:
-        result = trainer.fit()
+        trainer.fit()
     except TrainingFailedError as error:
-        return recorded_failure(spec.failure_file) or Failure("workers-lost", _last_line(error))
-    if failure := recorded_failure(spec.failure_file):
-        return failure
-    kept = result.best_checkpoints or []
-    key = "val/ausuc" if spec.split == "tune" else "epoch"
-    checkpoint, metrics = max(kept, key=lambda pair: pair[1].get(key, float("-inf")))
-    return Fitted.from_checkpoint(Path(checkpoint.path), metrics)
+        return (
+            recorded_failure(spec.failure_file) or _storage_failure(spec) or Failure("workers-lost", _last_line(error))
+        )
+    return recorded_failure(spec.failure_file) or _counting_checkpoint(spec)
 
 
-def _kept_checkpoints(spec: RunSpec) -> CheckpointConfig:
-    """Two: on `tune` the best ones by AUSUC besides the latest, on `final` the last ones."""
-    if spec.split == "tune":
-        return CheckpointConfig(num_to_keep=2, checkpoint_score_attribute="val/ausuc", checkpoint_score_order="max")
-    return CheckpointConfig(num_to_keep=2)
+def _counting_checkpoint(spec: RunSpec) -> Fitted | Failure:
+    """What the run came to. Another epoch's checkpoint would be another result: it never takes the place of a damaged one."""
+    epochs = Spool(spec.spool_file).epochs()
+    epoch = counting_epoch(spec.split, epochs)
+    damage = "it is missing"
+    for one in reversed(kept_checkpoints(spec.run_folder)):
+        if one.epoch == epoch:
+            wrong = one.damage()
+            if wrong is None:
+                return Fitted.from_checkpoint(one.folder, epochs[epoch])
+            damage = wrong
+    return Failure(
+        "damaged-checkpoint",
+        f"the checkpoint of epoch {epoch}, which counts, was damaged after it was written: {damage}",
+        str(spec.run_folder),
+        "look after the disk; the same command trains the run anew",
+    )
+
+
+def _storage_failure(spec: RunSpec) -> Failure | None:
+    """A worker that cannot write cannot leave a note of that either."""
+    try:
+        check_writable(spec.run_folder)
+    except StorageError as error:
+        return Failure("storage", error.message, hint=error.hint)
+    return None
 
 
 def _last_line(error: TrainingFailedError) -> str:

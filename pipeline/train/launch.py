@@ -25,6 +25,7 @@ from pipeline.train.parent import log_aggregates, parent_run
 from pipeline.train.progress import EpochLines
 from pipeline.train.request import Outcome, RunSummary, TrainRequest
 from pipeline.train.spec import Calibration, Split
+from pipeline.train.storage import check_writable, explained
 from pipeline.train.tracked import DRAIN_SECONDS, Opening, cached_summary, finished_run, open_run
 
 
@@ -53,19 +54,20 @@ def run_experiment(request: TrainRequest) -> Outcome:
 
     Raises:
         UserError: for a bad config or data set; nothing was started.
-        ResourceError: when the cluster can never place the workers.
+        ResourceError: when the cluster can never place the workers, or the storage is full or read-only.
         TrackingError: when the tracking store cannot be reached.
     """
     request = _with_absolute_paths(request)
     launch = Launch(request, _load_splits(request), TrackingStore.connect(request.tracking_uri))
     if not request.force and (known := _all_finished(launch)):
         return Outcome("cached", known, None, request.tracking_uri)
+    check_writable(request.storage)
     check_room_here(request.address, request.workers, request.cpus_per_worker)
     for split in launch.splits:
         check_images_exist(launch.data[split].train.followed_by(evaluation_images(launch.data[split])))
     for problem in replay_leftovers(request.storage, launch.store, DRAIN_SECONDS):
         say(f"still waiting to be tracked: {problem}")
-    with ray_session(request.address) as hosts:
+    with explained(request.storage), ray_session(request.address) as hosts:
         placement = place(hosts, request.workers, request.cpus_per_worker, request.gpus_per_worker)
         with parent_run(launch.store, *_parent(launch), anew=request.force) as parent:
             summaries = tuple(

@@ -17,7 +17,7 @@ LEAST_SECONDS_BETWEEN = 5.0
 
 def note_taker(path: Path) -> Callable[[str], None]:
     """A function that notes a sentence, at most one every few seconds."""
-    last = 0.0
+    last = float("-inf")
 
     def note(sentence: str) -> None:
         nonlocal last

@@ -134,6 +134,7 @@ def _opened(store: TrackingStore, cell: Cell, spec: RunSpec, opening: Opening) -
     if left:
         say(f"{cell.name} {cell.split}: going on with run {left.run_id}")
         store.resume(left, opening.parent_run_id, cell.config)
+        spec.failure_file.unlink(missing_ok=True)
         return left.run_id
     forget(spec)
     run_id = store.create_child(

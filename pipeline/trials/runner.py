@@ -19,6 +19,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from pipeline.train.failure import Failure
 from pipeline.train.leftover import give_back
 from pipeline.trials.plan import STEPS, Pool, TrialPlan, TrialReport
 from pipeline.trials.trial import run_sealed_trial
@@ -184,5 +185,11 @@ class _Stops(FIFOScheduler):
         if report is None:
             return TrialScheduler.CONTINUE
         number = self._glue.plans[trial.trial_id].number
-        stop = self._glue.ask(lambda: self._glue.director.reported(number, report), True)
+        stop = self._glue.ask(lambda: self._told(number, report), True)
         return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
+
+    def _told(self, number: int, report: TrialReport) -> bool:
+        """The director's answer; a disk on which no trial can write is no failure of the one that met it first."""
+        if report.failure and (error := Failure(**report.failure).of_storage):
+            raise error
+        return self._glue.director.reported(number, report)

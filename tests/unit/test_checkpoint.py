@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from mgmrn.checkpoint import load_checkpoint, load_state, load_strictly, save_checkpoint
+from mgmrn.checkpoint import load_checkpoint, load_model, load_state, load_strictly, save_checkpoint
 from mgmrn.errors import UserError
+from mgmrn.tensor_files import read_state_dict
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 cut"])
@@ -21,9 +25,59 @@ def test_a_broken_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
         load_state(path)
 
 
-def test_code_is_never_run(tmp_path: Path) -> None:
-    torch.save({"network": nn.Linear(2, 2)}, tmp_path / "state.pt")
+@pytest.mark.parametrize("kept", [0.2, 0.5, 0.99])
+def test_a_checkpoint_that_lost_its_end_is_named(tmp_path: Path, kept: float) -> None:
+    """Torch's reader calls most of these an invalid argument, as if the disk had failed."""
+    path = tmp_path / "state.pt"
+    save_checkpoint(tmp_path, {"weights": torch.randn(10_000)}, "one")
+    path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
+    with pytest.raises(UserError, match=r"the checkpoint is cut short.*state\.pt"):
+        load_checkpoint(tmp_path, "one")
+
+
+class _Payload:
+    """Unpickled by an unwary reader, makes a folder."""
+
+    def __init__(self, canary: Path) -> None:
+        self._canary = canary
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self._canary),)
+
+
+READERS: dict[str, Callable[[Path], object]] = {
+    "checkpoint": lambda path: load_checkpoint(path.parent, "one"),
+    "exported model": load_model,
+    "weights of a backbone": read_state_dict,
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("archive", [True, False], ids=["archive", "pickle"])
+def test_code_is_never_run(tmp_path: Path, reader: str, archive: bool) -> None:
+    canary, path = tmp_path / "canary", tmp_path / "state.pt"
+    content = {"run_identity": "one", "trainer": _Payload(canary)}
+    torch.save(content, path, _use_new_zipfile_serialization=archive)
+    with pytest.raises(UserError) as caught:
+        READERS[reader](path)
+    assert f"asks for {os.mkdir.__module__}.mkdir" in caught.value.message
+    assert caught.value.message.endswith("nothing of it was run")
+    assert caught.value.where == str(path) and "whom you would not let run code" in caught.value.hint
+    assert not canary.exists()
+    torch.load(path, weights_only=False)
+    assert canary.is_dir()  # The payload is armed.
+
+
+def test_a_bare_pickle_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "state.pt").write_bytes(pickle.dumps(_Payload(tmp_path / "canary")))
     with pytest.raises(UserError, match="something other than tensors and plain values"):
+        load_state(tmp_path / "state.pt")
+    assert not (tmp_path / "canary").exists()
+
+
+def test_objects_are_not_made(tmp_path: Path) -> None:
+    torch.save({"network": nn.Linear(2, 2)}, tmp_path / "state.pt")
+    with pytest.raises(UserError, match=r"asks for torch\.nn\.modules\.linear\.Linear"):
         load_state(tmp_path / "state.pt")
 
 
@@ -37,6 +91,7 @@ def test_a_failing_disk_is_no_mistake_of_the_user(tmp_path: Path, monkeypatch: p
     def fail(*_: Any, **__: Any) -> None:
         raise OSError(5, "Input/output error")
 
+    save_checkpoint(tmp_path, {}, "one")
     monkeypatch.setattr(torch, "load", fail)
     with pytest.raises(OSError, match="Input/output error"):
         load_state(tmp_path / "state.pt")

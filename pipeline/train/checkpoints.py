@@ -1,0 +1,146 @@
+"""Checkpoints of a run, as folders of its storage: each appears whole, few are kept, and a damaged one is passed over.
+
+Ray Train is told of epochs alone. Its own list of checkpoints is rewritten in place, so that a run whose list is cut short, or names a
+folder that is gone, could not be gone on with; see docs/adr/0008.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mgmrn.atomic_file import replacing
+from pipeline.train.spec import Split
+
+SUMS_FILE = "sha256.json"
+"""Inside a checkpoint: the digest of each of its other files, written last."""
+
+_NAME = re.compile(r"checkpoint_(\d+)_(\d+)")
+_UNFINISHED = ".checkpoint_"
+
+
+@dataclass(frozen=True, order=True)
+class Kept:
+    """A checkpoint that stands in a run's storage. The later one is the larger, whatever the clocks of the hosts said."""
+
+    epoch: int
+    attempt: int
+    """Above 1 for an epoch that was trained again."""
+    folder: Path = field(compare=False)
+
+    def damage(self) -> str | None:
+        """What is wrong with its files; None where all are as they were written.
+
+        Raises:
+            OSError: when the disk fails, which may pass.
+        """
+        try:
+            sums = json.loads((self.folder / SUMS_FILE).read_bytes())
+            wanted = {str(name): str(digest) for name, digest in sums.items()}
+        except (FileNotFoundError, NotADirectoryError, ValueError, AttributeError):
+            return f"{SUMS_FILE} is missing or unreadable"
+        for name, digest in wanted.items():
+            try:
+                if _digest(self.folder / name) != digest:
+                    return f"{name} is not as it was written"
+            except FileNotFoundError:
+                return f"{name} is missing"
+        return None
+
+
+def kept_checkpoints(run_folder: Path) -> list[Kept]:
+    """All that stand there, the earliest epoch first."""
+    names = ((path, _NAME.fullmatch(path.name)) for path in run_folder.glob("checkpoint_*"))
+    return sorted(Kept(int(match[1]), int(match[2]), path) for path, match in names if match)
+
+
+@contextmanager
+def new_checkpoint(run_folder: Path, epoch: int) -> Iterator[Path]:
+    """A folder to be filled, which becomes the epoch's checkpoint when the block ends without an error.
+
+    Raises:
+        OSError: when it cannot be written; nothing is left behind.
+    """
+    attempt = 1 + max((one.attempt for one in kept_checkpoints(run_folder) if one.epoch == epoch), default=0)
+    part = run_folder / f"{_UNFINISHED}{secrets.token_hex(8)}"
+    part.mkdir(parents=True)
+    try:
+        yield part
+        sums = {path.name: _digest(path) for path in sorted(part.iterdir())}
+        with replacing(part / SUMS_FILE) as file:
+            file.write(json.dumps(sums).encode())
+        os.rename(part, run_folder / f"checkpoint_{epoch:06d}_{attempt}")
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def remove_unfinished(run_folder: Path) -> None:
+    """Removes what a killed process was writing."""
+    for part in run_folder.glob(f"{_UNFINISHED}*"):
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def prune(run_folder: Path, epochs: Collection[int]) -> None:
+    """Removes the checkpoints of all other epochs, and of these all but the last attempt."""
+    last = {one.epoch: one for one in kept_checkpoints(run_folder)}
+    for one in kept_checkpoints(run_folder):
+        if one.epoch not in epochs or one != last[one.epoch]:
+            shutil.rmtree(one.folder, ignore_errors=True)
+
+
+def worth_keeping(run_folder: Path, epoch: int, counting: int) -> set[int]:
+    """The epochs whose checkpoints stay once that of `epoch` stands: it, the one before, and the one that counts."""
+    before = [one.epoch for one in kept_checkpoints(run_folder) if one.epoch < epoch]
+    return {epoch, counting, *before[-1:]}
+
+
+def counting_epoch(split: Split, epochs: Mapping[int, Mapping[str, float]]) -> int:
+    """The epoch that stands for the run: on `tune` the first of those with the largest AUSUC, on `final` the last.
+
+    Args:
+        split: of the run.
+        epochs: metrics of each epoch.
+    """
+    if split == "final":
+        return max(epochs)
+    return max(sorted(epochs), key=lambda epoch: epochs[epoch].get("val/ausuc", float("-inf")))
+
+
+def latest_whole(run_folder: Path, last_epoch: int, note: Callable[[str], None]) -> Kept | None:
+    """The checkpoint to go on from: the latest whole one of an epoch that was noted.
+
+    A later one was written by a process that was killed before its epoch was noted; that epoch must be trained, and noted, again.
+
+    Args:
+        run_folder: storage of the run.
+        last_epoch: the last one that was noted; 0 before the first.
+        note: told, in one sentence, when it is not the checkpoint of that epoch.
+    """
+    damage = f"the checkpoint of epoch {last_epoch} is missing"
+    for number, one in enumerate(
+        sorted((one for one in kept_checkpoints(run_folder) if one.epoch <= last_epoch), reverse=True)
+    ):
+        wrong = one.damage()
+        if wrong is None:
+            if one.epoch < last_epoch:
+                note(f"{damage}: going on from that of epoch {one.epoch}")
+            return one
+        if number == 0:
+            damage = f"the checkpoint of epoch {one.epoch} is damaged ({one.folder}: {wrong})"
+    if last_epoch:
+        note(f"{damage}, and there is no whole one before it: the run begins again")
+    return None
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

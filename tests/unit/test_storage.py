@@ -1,0 +1,141 @@
+"""A full disk, a quota and a folder that may not be written to are sentences; other errors of a disk stay what they are."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mgmrn.checkpoint import save_atomically
+from mgmrn.errors import ResourceError
+from pipeline.cli import main
+from pipeline.train.failure import Failure
+from pipeline.train.storage import StorageError, check_writable, explained
+from tests.ray.small import write_small
+from tests.tmpfs import TMPFS, remounted, small_disk
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", megabytes=1) as folder:
+        yield folder
+
+
+def fill(folder: Path) -> Path:
+    """Writes until there is no room."""
+    filler = folder / "filler"
+    with pytest.raises(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(2**14))
+    return filler
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_a_sentence(code: int) -> None:
+    with pytest.raises(StorageError) as caught, explained(Path("/shared/runs")):
+        raise OSError(code, os.strerror(code))
+    assert str(caught.value) == (
+        "the storage folder /shared/runs is full (make room there; the same command goes on from the last checkpoint)"
+    )
+
+
+def test_a_folder_that_may_not_be_written_to_is_a_sentence() -> None:
+    sentence = r"runs cannot be written to: Read-only file system \(make it writable"
+    with pytest.raises(StorageError, match=sentence), explained(Path("/shared/runs")):
+        raise OSError(errno.EROFS, "Read-only file system", "/shared/runs/x/spool.jsonl")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.EIO, "Input/output error"), PermissionError(errno.EACCES, "Permission denied", "/elsewhere/file")],
+)
+def test_another_error_is_not_blamed_on_the_storage(error: OSError) -> None:
+    with pytest.raises(type(error)) as caught, explained(Path("/shared/runs")):
+        raise error
+    assert caught.value is error
+
+
+def test_a_failure_of_the_storage_can_be_gone_on_with_and_ends_the_whole_launch() -> None:
+    failure = Failure("storage", "full", hint="make room")
+    assert isinstance(failure.mistake, StorageError) and failure.of_storage is not None
+    assert Failure("cannot-run-here", "too small").of_storage is None
+    assert isinstance(StorageError("full"), ResourceError), "answered with exit code 3"
+
+
+@TMPFS
+def test_a_probe_finds_a_full_disk_and_leaves_nothing(disk: Path) -> None:
+    check_writable(disk / "runs")
+    assert list((disk / "runs").iterdir()) == []
+    fill(disk)
+    with pytest.raises(StorageError, match="is full"):
+        check_writable(disk / "runs")
+    assert list((disk / "runs").iterdir()) == []
+
+
+@TMPFS
+def test_a_checkpoint_that_does_not_fit_says_so_and_leaves_nothing(disk: Path) -> None:
+    """Torch's own writer says that positions in the file differ."""
+    with pytest.raises(OSError) as caught:
+        save_atomically({"weights": torch.zeros(2**20)}, disk / "state.pt")
+    assert caught.value.errno == errno.ENOSPC
+    assert list(disk.iterdir()) == []
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("Ray must not be started")
+
+    for module in ("train", "search", "ablation"):
+        monkeypatch.setattr(f"pipeline.{module}.launch.ray_session", never)
+
+
+SEARCH = """\
+# Question: none. Cost: none.
+base: small.yaml
+trials: 1
+objective: {metric: ausuc}
+space:
+  optimiser.head_lr: {kind: float, low: 1.0e-4, high: 1.0e-2, log: true}
+"""
+GRID = """\
+# Question: none.
+base: small.yaml
+variants:
+  smooth: {loss.label_smoothing: 0.1}
+seeds: [0]
+"""
+
+
+@TMPFS
+@pytest.mark.usefixtures("no_ray")
+@pytest.mark.parametrize("verb", ["train", "search", "ablate"])
+def test_a_read_only_storage_is_refused_before_ray_is_started(
+    verb: str,
+    disk: Path,
+    tmp_path: Path,
+    tables: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    experiment, *data = write_small(tmp_path)
+    (tmp_path / "tiny-search.yaml").write_text(SEARCH)
+    (tmp_path / "tiny-grid.yaml").write_text(GRID)
+    (tmp_path / "mlflow.db").write_bytes(tables.read_bytes())
+    named = {"train": experiment, "search": "tiny-search.yaml", "ablate": "tiny-grid.yaml"}[verb]
+    tracking = ("--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db")
+    with remounted(disk, "ro"):
+        code = main([verb, named, *data, "--storage", str(disk), *tracking, "--json"])
+    answer = json.loads(capsys.readouterr().out)
+    assert code == 3, answer
+    folder = disk / "ablation" if verb == "ablate" else disk
+    assert answer["error"] == f"the storage folder {folder} cannot be written to: Read-only file system"
+    assert "--storage" in answer["hint"]
+    assert list(disk.iterdir()) == []
