@@ -10,9 +10,10 @@ _PASSWORD = re.compile(r'(//[^\s/?#":@\[]*:)(?!\d*(?:[/?#\s]|$))[^\s"]*@')
 """`//user:password@`, up to the last @ of the word, since a password may hold one; a port before a path is none."""
 _TOKEN = re.compile(r'(https?://)[^\s/?#":@]+@')
 """A server's whole user part is a credential where no password follows; a database's is a name."""
-_PARAMETER = re.compile(
-    r'([?&;][\w.-]*(?:passw(?:or)?d|pwd|secret|token|signature|credential|api_?key)[\w.-]*=)[^\s"&;#]+', re.IGNORECASE
-)
+_SECRET = r"[\w.-]*(?:passw(?:or)?d|pwd|secret|token|signature|credential|api_?key)[\w.-]*"
+_PARAMETER = re.compile(rf'([?&;]{_SECRET}=)[^\s"&;#]+', re.IGNORECASE)
+SECRET_NAME = re.compile(_SECRET, re.IGNORECASE)
+"""Names of variables and parameters whose values are nobody's business."""
 
 
 def redact(text: str) -> str:
