@@ -1,0 +1,230 @@
+"""The manifests for Kubernetes: their schemas, and what they promise about hosts, secrets and who reaches whom."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+from kubernetes_validate.utils import schema_contents
+from referencing import Registry, Resource
+
+KUBERAY = Path(__file__).resolve().parents[2] / "cluster" / "kuberay"
+KUBERNETES = "1.34"
+STRICT = f"kubernetes-json-schema/v{KUBERNETES}.0-local-strict"
+FOLDERS = ("services", "raycluster", "rayjob")
+
+Manifest = dict[str, Any]
+
+
+@cache
+def resources(folder: str) -> tuple[Manifest, ...]:
+    """The manifests that a folder's kustomization names."""
+    kustomization = yaml.safe_load((KUBERAY / folder / "kustomization.yaml").read_text())
+    files = [KUBERAY / folder / name for name in kustomization["resources"] if name.endswith(".yaml")]
+    return tuple(one for file in files for one in yaml.safe_load_all(file.read_text()))
+
+
+def ray_cluster() -> Manifest:
+    (cluster,) = resources("raycluster")
+    return copy.deepcopy(cluster)
+
+
+def ray_job() -> Manifest:
+    """The job with its cluster, as `kubectl kustomize` puts them together."""
+    (job,) = resources("rayjob")
+    job = copy.deepcopy(job)
+    job["spec"]["rayClusterSpec"] = ray_cluster()["spec"]
+    return job
+
+
+def services(kind: str) -> list[Manifest]:
+    return [one for one in resources("services") if one["kind"] == kind]
+
+
+@cache
+def kuberay_schema() -> jsonschema.Draft202012Validator:
+    schema = json.loads((Path(__file__).parent / "kuberay.schema.json").read_text())
+    definitions = schema_contents(f"{STRICT}/_definitions.json", KUBERNETES)
+    registry = Registry().with_resource(
+        "https://mgmrn.invalid/api/_definitions.json", Resource.from_contents(definitions)
+    )
+    return jsonschema.Draft202012Validator(schema, registry=registry)
+
+
+def templates() -> Iterator[tuple[str, Manifest]]:
+    """The template of every pod that is ours to describe, by name."""
+    cluster = ray_cluster()["spec"]
+    yield "head", cluster["headGroupSpec"]["template"]
+    for group in cluster["workerGroupSpecs"]:
+        yield group["groupName"], group["template"]
+    yield "submitter", ray_job()["spec"]["submitterPodTemplate"]
+    for one in (*services("Deployment"), *services("StatefulSet")):
+        yield one["metadata"]["name"], one["spec"]["template"]
+
+
+PODS = {name: template["spec"] for name, template in templates()}
+
+
+def test_every_manifest_is_named_by_its_kustomization():
+    for folder in FOLDERS:
+        kustomization = yaml.safe_load((KUBERAY / folder / "kustomization.yaml").read_text())
+        named = {name for name in kustomization["resources"] if name.endswith(".yaml")}
+        assert named == {file.name for file in (KUBERAY / folder).glob("*.yaml")} - {"kustomization.yaml"}
+
+
+@pytest.mark.parametrize("manifest", resources("services"), ids=lambda one: f"{one['kind']}-{one['metadata']['name']}")
+def test_services_match_the_schemas_of_kubernetes(manifest: Manifest):
+    kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
+
+
+@pytest.mark.parametrize("manifest", [ray_cluster(), ray_job()], ids=["RayCluster", "RayJob"])
+def test_custom_resources_match_the_schema(manifest: Manifest):
+    kuberay_schema().validate(manifest)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("spec", "workerGroupSpecs", 1, "maxReplica"), 8),
+        (("spec", "headGroupSpec", "rayStartParams", "num-cpus"), 0),
+        (("spec", "headGroupSpec", "template", "spec", "container"), []),
+        (("spec", "authOptions", "mode"), "disabled"),
+    ],
+)
+def test_the_schema_refuses_mistakes(path: tuple[str | int, ...], value: Any):
+    manifest = ray_cluster()
+    place: Any = manifest
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    with pytest.raises(jsonschema.ValidationError):
+        kuberay_schema().validate(manifest)
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl")
+def test_kustomize_puts_the_cluster_into_the_job_and_leaves_it_out():
+    def built(folder: str) -> list[Manifest]:
+        done = subprocess.run(["kubectl", "kustomize", KUBERAY / folder], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return list(yaml.safe_load_all(done.stdout))
+
+    (job,) = built("rayjob")
+    kuberay_schema().validate(job)
+    gpus = next(group for group in job["spec"]["rayClusterSpec"]["workerGroupSpecs"] if group["groupName"] == "gpu")
+    assert gpus["minReplicas"] == gpus["replicas"] >= 1, "the job's launch is checked against hosts that are up"
+
+    config_maps = [one["metadata"]["name"] for one in built("services") if one["kind"] == "ConfigMap"]
+    assert len(config_maps) == 1
+    mounted = {
+        volume["configMap"]["name"]
+        for one in built("services")
+        if one["kind"] in ("Deployment", "StatefulSet")
+        for volume in one["spec"]["template"]["spec"]["volumes"]
+        if "configMap" in volume
+    }
+    assert mounted == set(config_maps)
+
+
+def test_groups_scale_from_nothing_to_eight_hosts_of_eight_gpus():
+    groups = {group["groupName"]: group for group in ray_cluster()["spec"]["workerGroupSpecs"]}
+    assert set(groups) == {"cpu", "gpu"}
+    for group in groups.values():
+        assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+    assert (groups["gpu"]["minReplicas"], groups["gpu"]["maxReplicas"]) == (0, 8)
+    (container,) = groups["gpu"]["template"]["spec"]["containers"]
+    assert container["resources"]["requests"] == container["resources"]["limits"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "8"
+
+
+@pytest.mark.parametrize(("name", "pod"), PODS.items(), ids=list(PODS))
+def test_pods_have_no_rights_that_they_do_not_need(name: str, pod: Manifest):
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    # The head's autoscaler talks to Kubernetes with the account that KubeRay gives it.
+    assert name == "head" or pod["automountServiceAccountToken"] is False
+    for container in pod["containers"]:
+        assert container["securityContext"]["allowPrivilegeEscalation"] is False
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        assert container["resources"]["requests"]["cpu"]
+        assert container["resources"]["limits"]["memory"]
+
+
+@pytest.mark.parametrize("name", ["head", "cpu", "gpu"])
+def test_hosts_of_ray_see_the_shared_volumes_and_have_shared_memory(name: str):
+    pod = PODS[name]
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    claims = {one["metadata"]["name"]: one["spec"]["accessModes"] for one in services("PersistentVolumeClaim")}
+    for volume in ("storage", "data"):
+        assert claims[volumes[volume]["persistentVolumeClaim"]["claimName"]] == ["ReadWriteMany"]
+    assert volumes["shm"]["emptyDir"]["medium"] == "Memory"
+    mounts = {mount["name"]: mount for mount in pod["containers"][0]["volumeMounts"]}
+    assert mounts["data"]["readOnly"] is True
+    assert mounts["shm"]["mountPath"] == "/dev/shm"
+    assert mounts["storage"]["mountPath"] in shlex.split(ray_job()["spec"]["entrypoint"])
+
+
+def test_secrets_are_referred_to_and_only_where_they_are_needed():
+    assert not any(one["kind"] == "Secret" for folder in FOLDERS for one in resources(folder))
+    secret = {}
+    for name, pod in PODS.items():
+        variables = [variable for container in pod["containers"] for variable in container.get("env", [])]
+        for variable in variables:
+            assert "value" not in variable or not {"PASSWORD", "SECRET", "TOKEN"} & set(variable["name"].split("_"))
+            assert "@" not in variable.get("value", "") or ":" not in variable["value"].split("//")[1].split("@")[0]
+        secret[name] = {
+            (one["valueFrom"]["secretKeyRef"]["name"], one["valueFrom"]["secretKeyRef"]["key"])
+            for one in variables
+            if "valueFrom" in one
+        }
+    assert secret == {
+        "head": {("mgmrn-mlflow", "username"), ("mgmrn-mlflow", "password"), ("mgmrn-postgres", "studies")},
+        "cpu": set(),
+        "gpu": set(),
+        "submitter": set(),
+        "mlflow": {("mgmrn-postgres", "mlflow"), ("mgmrn-mlflow", "password"), ("mgmrn-mlflow", "session-key")},
+        "postgres": {("mgmrn-postgres", key) for key in ("superuser", "mlflow", "studies")},
+    }
+
+
+def test_nothing_is_reachable_but_what_a_policy_names():
+    policies = {one["metadata"]["name"]: one["spec"] for one in services("NetworkPolicy")}
+    assert policies.pop("deny-all") == {"podSelector": {}, "policyTypes": ["Ingress"]}
+    ray, head = {"mgmrn/role": "ray"}, {"mgmrn/role": "ray", "ray.io/node-type": "head"}
+    labels = {name: template["metadata"]["labels"] for name, template in templates()}
+    assert labels["head"] == labels["cpu"] == labels["gpu"] == ray
+    reach = {}
+    for policy in policies.values():
+        (rule,) = policy["ingress"]
+        peers = [peer.get("podSelector", {}).get("matchLabels") for peer in rule["from"]]
+        assert None not in peers, "a rule without labels would let every pod in"
+        ports = tuple(port["port"] for port in rule.get("ports", []))
+        reach[tuple(sorted(policy["podSelector"]["matchLabels"].items())), ports] = peers
+    operator = {"app.kubernetes.io/name": "kuberay-operator"}
+    assert reach == {
+        (tuple(ray.items()), ()): [ray],
+        (tuple(head.items()), (8265,)): [labels["submitter"], operator],
+        (tuple(labels["mlflow"].items()), (5000,)): [head],
+        (tuple(labels["postgres"].items()), (5432,)): [labels["mlflow"], head],
+    }
+
+
+def test_nothing_is_published_outside_the_cluster():
+    assert all(one["spec"].get("type", "ClusterIP") == "ClusterIP" for one in services("Service"))
+    assert not services("Ingress")
+
+
+def test_servers_are_probed():
+    for one in (*services("Deployment"), *services("StatefulSet")):
+        (container,) = one["spec"]["template"]["spec"]["containers"]
+        assert {"readinessProbe", "livenessProbe"} <= set(container)

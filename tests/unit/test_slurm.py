@@ -1,0 +1,189 @@
+"""The sbatch script, run for real on stand-ins of Slurm's and Ray's programs that note what they were asked."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from cluster.slurm.wait_for_hosts import wait_for_hosts
+from mgmrn.errors import ResourceError
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "cluster" / "slurm" / "mgmrn.sbatch"
+JOB = 4321
+
+STAND_INS = {
+    # Drops srun's options, and is from then on what it was to start; nothing is removed from this machine.
+    "srun": 'echo "srun $*" >> "$CALLS"; while [[ $1 == --* ]]; do shift; done; [[ $1 == rm ]] || exec "$@"',
+    "scontrol": "printf 'node1\\nnode2\\n'",
+    "hostname": "echo '192.0.2.1 198.51.100.1 '",
+    # Holds on until it is told to go; what it was given of the token is noted, never the token itself.
+    "ray": """
+role=worker; [[ $* == *--head* ]] && role=head
+echo "ray $*" >> "$CALLS"
+echo "$role mode=$RAY_AUTH_MODE token=${RAY_AUTH_TOKEN-none} file=$(stat -c %a "$RAY_AUTH_TOKEN_PATH") \\
+bytes=$(wc -c < "$RAY_AUTH_TOKEN_PATH")" >> "$CALLS"
+trap 'echo "$role ended" >> "$CALLS"; exit 0' TERM
+while :; do sleep 0.05; done""",
+    "python": """
+echo "python $*" >> "$CALLS"
+if [[ $2 == pipeline ]]; then
+  echo "driver RAY_ADDRESS=$RAY_ADDRESS" >> "$CALLS"
+  trap 'echo "driver ended" >> "$CALLS"; exit 143' TERM
+  [[ $3 != search ]] || while :; do sleep 0.05; done
+  exit "$ANSWER"
+else
+  [[ $3 == 1 || $(grep -c '^worker mode' "$CALLS") == 1 ]] || sleep 0.5
+fi""",
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job on stand-ins."""
+
+    folder: Path
+    process: subprocess.Popen[str]
+
+    def calls(self) -> list[str]:
+        """What the stand-ins noted so far."""
+        file = self.folder / "calls"
+        return file.read_text().splitlines() if file.exists() else []
+
+    def end(self) -> tuple[int, str]:
+        """Exit code and output."""
+        output, _ = self.process.communicate(timeout=30)
+        return self.process.returncode, output
+
+
+def submit(folder: Path, *arguments: str, answer: int = 0) -> Job:
+    """Runs the script as Slurm would on the first of two nodes."""
+    programs = folder / "programs"
+    programs.mkdir(parents=True)
+    for name, body in STAND_INS.items():
+        (programs / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (programs / name).chmod(0o755)
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    (folder / ".venv" / "bin" / "activate").write_text(f'export PATH="{programs}:$PATH"\n')
+    (folder / "cluster").mkdir()
+    shutil.copy(ROOT / "cluster" / "environment.sh", folder / "cluster")
+    slurm = {
+        "SLURM_JOB_ID": str(JOB),
+        "SLURM_SUBMIT_DIR": str(folder),
+        "SLURM_JOB_NODELIST": "node[1-2]",
+        "SLURM_CPUS_PER_TASK": "64",
+        "SLURM_GPUS_ON_NODE": "8",
+    }
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "SLURM_", "MGMRN_"))}
+    process = subprocess.Popen(
+        ["bash", str(SCRIPT), *arguments],
+        env=kept | slurm | {"CALLS": str(folder / "calls"), "ANSWER": str(answer)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    return Job(folder, process)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, int]:
+    job = submit(tmp_path_factory.mktemp("job"), "train", "cub", "--workers", "16")
+    code, output = job.end()
+    assert not output.strip() or "error" not in output
+    return job, code
+
+
+def test_the_verb_runs_against_the_cluster_and_its_answer_is_the_jobs(finished: tuple[Job, int]):
+    job, code = finished
+    calls = job.calls()
+    assert code == 0
+    assert "python -m pipeline train cub --workers 16" in calls
+    assert f"driver RAY_ADDRESS=192.0.2.1:{20000 + JOB % 1000 * 10}" in calls
+
+
+def test_head_and_worker_are_started_on_their_nodes(finished: tuple[Job, int]):
+    job, _ = finished
+    head, worker = [call for call in job.calls() if call.startswith("srun") and "ray start" in call]
+    assert "--nodelist=node1" in head and "--head" in head
+    assert "--exclude=node1" in worker and "--address=192.0.2.1:" in worker
+    for start in (head, worker):
+        assert "--num-cpus=64 --num-gpus=8" in start
+    assert "--dashboard-host=127.0.0.1" in head
+    assert not any(f"={port}" in head for port in (6379, 8265, 10001)), "each job has ports of its own"
+
+
+def test_all_nodes_are_waited_for_before_the_driver_starts(finished: tuple[Job, int]):
+    job, _ = finished
+    calls = job.calls()
+    waits = [call for call in calls if "wait_for_hosts" in call]
+    assert [wait.split()[3] for wait in waits] == ["1", "2"]
+    assert calls.index(waits[1]) < calls.index("python -m pipeline train cub --workers 16")
+
+
+def test_hosts_share_a_token_that_nobody_else_can_read_and_that_goes_with_the_job(finished: tuple[Job, int]):
+    job, _ = finished
+    given = sorted(call for call in job.calls() if " mode=" in call)
+    assert given == [f"{role} mode=token token=none file=600 bytes=64" for role in ("head", "worker")]
+    assert not list((job.folder / ".mgmrn" / "slurm").iterdir())
+
+
+def test_everything_is_taken_down_the_head_last(finished: tuple[Job, int]):
+    job, _ = finished
+    assert [call for call in job.calls() if call.endswith(" ended")] == ["worker ended", "head ended"]
+    assert any(f"rm -rf /tmp/ray-{JOB}" in call for call in job.calls())
+
+
+def test_a_failed_verb_fails_the_job_and_keeps_the_logs(tmp_path: Path):
+    job = submit(tmp_path, "train", "cub", answer=3)
+    code, output = job.end()
+    assert code == 3
+    assert {"worker ended", "head ended"} <= set(job.calls())
+    assert not any("rm -rf" in call for call in job.calls())
+    assert f"/tmp/ray-{JOB}" in output
+
+
+def test_the_end_of_its_time_ends_the_driver_and_then_the_hosts(tmp_path: Path):
+    job = submit(tmp_path, "search", "cub100")
+    for _ in range(600):
+        if any(call.startswith("driver") for call in job.calls()):
+            break
+        time.sleep(0.05)
+    job.process.send_signal(signal.SIGTERM)
+    code, _ = job.end()
+    assert code == 143
+    assert [call for call in job.calls() if call.endswith(" ended")] == ["driver ended", "worker ended", "head ended"]
+
+
+def test_without_a_verb_nothing_starts(tmp_path: Path):
+    job = submit(tmp_path)
+    code, output = job.end()
+    assert code == 2 and "usage" in output
+    assert not job.calls()
+
+
+def test_waiting_for_hosts_goes_on_until_all_are_up():
+    answers = iter([ResourceError("no head yet"), 1, 3, 4])
+    slept: list[float] = []
+
+    def hosts_up() -> int:
+        answer = next(answers)
+        if isinstance(answer, ResourceError):
+            raise answer
+        return answer
+
+    wait_for_hosts(4, 300.0, hosts_up, slept.append)
+    assert len(slept) == 3
+
+
+def test_hosts_that_do_not_come_are_counted_in_the_error():
+    slept: list[float] = []
+    with pytest.raises(ResourceError, match="1 of 4 hosts"):
+        wait_for_hosts(4, 30.0, lambda: 1, slept.append)
+    assert sum(slept) >= 30.0
