@@ -27,6 +27,7 @@ from pipeline.options import (
     Storage,
     StudyStorage,
     TrackingUri,
+    WorkerRange,
     parse_seeds,
 )
 
@@ -88,7 +89,7 @@ def train(
     ] = None,
     overrides: Overrides = None,
     seeds: Annotated[str | None, typer.Option(metavar="0,1,2", help="Seeds; the config's own without it.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that share every batch.")] = 1,
+    workers: WorkerRange = "1",
     cpus_per_worker: Annotated[
         int | None, typer.Option(min=1, help="Without it, the workers share the CPUs evenly.")
     ] = None,
@@ -103,6 +104,7 @@ def train(
     """Train and evaluate an experiment; without --split the whole protocol, with nothing chosen on test images."""
     from pipeline.compose import load_experiment
     from pipeline.train.request import TrainRequest
+    from pipeline.train.workers import parse_workers
 
     composed = load_experiment(experiment, overrides or [])
     request = TrainRequest(
@@ -110,7 +112,7 @@ def train(
         composed=composed,
         split=split,
         seeds=parse_seeds(seeds) if seeds is not None else (composed.config.seed,),
-        workers=workers,
+        workers=parse_workers(workers),
         cpus_per_worker=cpus_per_worker,
         gpus_per_worker=gpus_per_worker,
         address=address,
@@ -188,14 +190,16 @@ def _sealed(configs: Sequence[str], request: SearchRequest) -> list[Outcome]:
     from pipeline.compose import load_experiment
     from pipeline.train.launch import run_experiment
     from pipeline.train.request import TrainRequest
+    from pipeline.train.workers import Workers
 
+    workers = Workers(request.search.config.workers, request.search.config.workers)
     requests = [
         TrainRequest(
             experiment=request.search.name,
             composed=load_experiment(config),
             split=None,
             seeds=tuple(range(request.search.config.confirm_seeds)),
-            workers=request.search.config.workers,
+            workers=workers,
             cpus_per_worker=request.cpus_per_worker,
             gpus_per_worker=request.gpus_per_worker,
             address=request.address,

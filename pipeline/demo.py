@@ -9,6 +9,7 @@ from pipeline.console import say
 from pipeline.train.cluster import available_cpus, ray_session
 from pipeline.train.launch import run_experiment
 from pipeline.train.request import Outcome, TrainRequest
+from pipeline.train.workers import Workers
 
 EXPERIMENTS = ("synthetic", "synthetic-attribute-network")
 
@@ -30,13 +31,13 @@ def run_demo() -> Outcome:
 
 
 def _request(name: str) -> TrainRequest:
-    composed = load_experiment(name)
+    composed, workers = load_experiment(name), min(2, available_cpus())
     return TrainRequest(
         experiment=name,
         composed=composed,
         split=None,
         seeds=(composed.config.seed,),
-        workers=min(2, available_cpus()),
+        workers=Workers(workers, workers),
         cpus_per_worker=None,
         gpus_per_worker=None,
         address=None,

@@ -37,6 +37,10 @@ TrackingUri = Annotated[
         "--tracking-uri", envvar="MLFLOW_TRACKING_URI", callback=outlasting, help="MLflow server or database."
     ),
 ]
+WorkerRange = Annotated[
+    str,
+    typer.Option("--workers", metavar="N|A..B", help="Processes that share every batch; a range grows and shrinks."),
+]
 GpusPerWorker = Annotated[
     int | None, typer.Option(min=0, help="Without it, one if the cluster has one for every worker.")
 ]

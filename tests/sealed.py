@@ -276,13 +276,14 @@ def train_as_the_command_does(folder: Path) -> Any:
     from pipeline.compose import ComposedConfig
     from pipeline.train.launch import run_experiment
     from pipeline.train.request import TrainRequest
+    from pipeline.train.workers import Workers
 
     request = TrainRequest(
         experiment="x",
         composed=ComposedConfig("x", CONFIG, {}),
         split=None,
         seeds=(0,),
-        workers=1,
+        workers=Workers(1, 1),
         cpus_per_worker=1,
         gpus_per_worker=0,
         address=None,

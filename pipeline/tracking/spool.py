@@ -103,10 +103,10 @@ class Spool:
                 value = json.loads(line)
                 yield Entry(value["kind"], value, offset)
 
-    def epoch_seconds(self) -> list[float]:
-        """Training time of every epoch noted, those that were trained again after a crash included."""
+    def worker_seconds(self) -> float:
+        """Training time of every epoch noted, over its workers; of those that were trained again after a crash too."""
         metrics = (entry.content["metrics"] for entry in self.read() if entry.kind == "metrics")
-        return [float(numbers["perf/epoch_s"]) for numbers in metrics if "perf/epoch_s" in numbers]
+        return sum(numbers.get("perf/epoch_s", 0.0) * numbers.get("perf/world_size", 1.0) for numbers in metrics)
 
     def epochs(self) -> dict[int, dict[str, float]]:
         """The numbers of every epoch noted; of one that was trained again, the later ones."""

@@ -17,6 +17,7 @@ from pipeline.tracking.environment import git_state, numerics
 from pipeline.tracking.store import DatasetInput, run_name
 from pipeline.train.cluster import Placement
 from pipeline.train.spec import Calibration, RunSpec, Split
+from pipeline.train.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class Cell:
             "mgmrn.numerics": numerics(),
             "mgmrn.data_digest": self.data.digest,
             "mgmrn.standin": str(self.data.standin).lower(),
-            "mgmrn.world_size": str(placement.workers),
+            "mgmrn.world_size": str(Workers(placement.workers, placement.most_workers or placement.workers)),
             "mgmrn.attempt": "1",
             "mgmrn.calibration": self.calibration_tag,
             **job_tags(),

@@ -7,11 +7,12 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mgmrn.errors import ResourceError
 from pipeline.jobs.driver import in_job, job_settings
+from pipeline.train.workers import Workers
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -46,6 +47,13 @@ class Placement:
     workers: int
     cpus_per_worker: int
     gpus_per_worker: int
+    most_workers: int | None = None
+    """Where given, the run may grow to so many, and `workers` is the least that it goes on with."""
+
+    @property
+    def number(self) -> int | tuple[int, int]:
+        """Of workers, as Ray Train wants it."""
+        return self.workers if self.most_workers is None else (self.workers, self.most_workers)
 
     @property
     def resources_per_worker(self) -> dict[str, float]:
@@ -219,6 +227,22 @@ def place(hosts: tuple[Host, ...], workers: int, cpus_per_worker: int | None, gp
             "ask for fewer with --workers, --cpus-per-worker or --gpus-per-worker, or add hosts",
         )
     return Placement(workers, cpus_per_worker, gpus_per_worker)
+
+
+def place_elastic(
+    hosts: tuple[Host, ...], workers: Workers, cpus_per_worker: int | None, gpus_per_worker: int | None
+) -> Placement:
+    """As `place` for the least number of workers; of what is there now, as many as may be get their share.
+
+    Raises:
+        ResourceError: when not even the least could be placed on an idle cluster.
+    """
+    if workers.least == workers.most:
+        return place(hosts, workers.least, cpus_per_worker, gpus_per_worker)
+    least = place(hosts, workers.least, cpus_per_worker or 1, gpus_per_worker)
+    room = rooms(hosts, least.cpus_per_worker, least.gpus_per_worker)
+    each = place(hosts, min(workers.most, room), cpus_per_worker, least.gpus_per_worker)
+    return replace(each, workers=workers.least, most_workers=workers.most)
 
 
 def rooms(hosts: tuple[Host, ...], cpus: int, gpus: int) -> int:

@@ -28,6 +28,9 @@ from pipeline.train.storage import StorageError, check_writable
 RETRIES = 3
 """Restarts after lost workers; failures that a retry cannot mend end at the first."""
 
+GROWTH_SECONDS = 20.0
+"""How often an elastic run looks for room to grow; Ray counts what the hosts have as often."""
+
 
 @dataclass(frozen=True)
 class Fitted:
@@ -64,7 +67,8 @@ class Fitted:
 def fit(spec: RunSpec, placement: Placement, callbacks: Sequence[UserCallback] = ()) -> Fitted | Failure:
     """Trains until the last epoch, going on from the latest checkpoint of this very run where there is one.
 
-    Lost workers are replaced up to `RETRIES` times, each time from the latest checkpoint.
+    Lost workers are replaced up to `RETRIES` times, each time from the latest checkpoint. An elastic run goes on with those that there is
+    room for, and begins the epoch again with more when there is room for more; a global batch stays what it is.
 
     Args:
         spec: what is trained.
@@ -81,7 +85,8 @@ def fit(spec: RunSpec, placement: Placement, callbacks: Sequence[UserCallback] =
         train_loop_config={"spec": spec.model_dump_json()},
         torch_config=TorchConfig(backend="nccl" if placement.gpus_per_worker else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=placement.workers,
+            num_workers=placement.number,
+            elastic_resize_monitor_interval_s=GROWTH_SECONDS,
             use_gpu=placement.gpus_per_worker > 0,
             resources_per_worker=placement.resources_per_worker,
         ),

@@ -18,7 +18,7 @@ from pipeline.console import say
 from pipeline.tracking.spool import replay_leftovers
 from pipeline.tracking.store import TrackingStore
 from pipeline.train.cell import Cell, make_cell, variant_of
-from pipeline.train.cluster import Placement, check_room_here, place, ray_session
+from pipeline.train.cluster import Placement, check_room_here, place_elastic, ray_session
 from pipeline.train.failure import Failure
 from pipeline.train.notes import shown_notes
 from pipeline.train.parent import log_aggregates, parent_run
@@ -61,14 +61,15 @@ def run_experiment(request: TrainRequest) -> Outcome:
     launch = Launch(request, _load_splits(request), TrackingStore.connect(request.tracking_uri))
     if not request.force and (known := _all_finished(launch)):
         return Outcome("cached", known, None, request.tracking_uri)
+    request.workers.check_shares(request.composed.config)
     check_writable(request.storage)
-    check_room_here(request.address, request.workers, request.cpus_per_worker)
+    check_room_here(request.address, request.workers.least, request.cpus_per_worker)
     for split in launch.splits:
         check_images_exist(launch.data[split].train.followed_by(evaluation_images(launch.data[split])))
     for problem in replay_leftovers(request.storage, launch.store, DRAIN_SECONDS):
         say(f"still waiting to be tracked: {problem}")
     with explained(request.storage), ray_session(request.address) as hosts:
-        placement = place(hosts, request.workers, request.cpus_per_worker, request.gpus_per_worker)
+        placement = place_elastic(hosts, request.workers, request.cpus_per_worker, request.gpus_per_worker)
         with parent_run(launch.store, *_parent(launch), anew=request.force) as parent:
             summaries = tuple(
                 summary for seed in request.seeds for summary in _run_seed(launch, seed, parent.run_id, placement)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pipeline.compose import ComposedConfig
 from pipeline.train.spec import Split
+from pipeline.train.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class TrainRequest:
     split: Split | None
     """None: the whole protocol, `tune` and then `final`."""
     seeds: tuple[int, ...]
-    workers: int
+    workers: Workers
     cpus_per_worker: int | None
     """None: the workers share the CPUs of the hosts evenly."""
     gpus_per_worker: int | None

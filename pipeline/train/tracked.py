@@ -47,13 +47,13 @@ class RunTracker:
     """One run in the tracking store, from `open_run` to `close`."""
 
     def __init__(
-        self, store: TrackingStore, cell: Cell, spec: RunSpec, run_id: str, gpus: int, on_epoch: OnEpoch
+        self, store: TrackingStore, cell: Cell, spec: RunSpec, run_id: str, gpus_per_worker: int, on_epoch: OnEpoch
     ) -> None:
         self.cell = cell
         self.spec = spec
         self.run_id = run_id
         self._store = store
-        self._gpus = gpus
+        self._gpus_per_worker = gpus_per_worker
         self._spool = Spool(spec.spool_file)
         self._sender = Sender(self._spool, run_id, store, on_epoch).start()
 
@@ -65,7 +65,7 @@ class RunTracker:
         tags = {
             "mgmrn.result": json.dumps({"gamma": summary.gamma, "metrics": dict(summary.metrics)}),
             "mgmrn.checkpoint_uri": str(ended.checkpoint),
-            "mgmrn.gpu_seconds": f"{self._gpus * sum(self._spool.epoch_seconds()):.1f}",
+            "mgmrn.gpu_seconds": f"{self._gpus_per_worker * self._spool.worker_seconds():.1f}",
         }
         if self.cell.split == "tune":
             tags["mgmrn.calibration"] = ended.calibration.model_dump_json()
@@ -125,8 +125,7 @@ def open_run(
     """
     run_id = _patiently(lambda: _opened(store, cell, spec, opening))
     spec.run_folder.mkdir(parents=True, exist_ok=True)
-    gpus = opening.placement.workers * opening.placement.gpus_per_worker
-    return RunTracker(store, cell, spec, run_id, gpus, on_epoch)
+    return RunTracker(store, cell, spec, run_id, opening.placement.gpus_per_worker, on_epoch)
 
 
 def _opened(store: TrackingStore, cell: Cell, spec: RunSpec, opening: Opening) -> str:

@@ -173,6 +173,7 @@ def _metrics(rank: Rank, trainer: Trainer, stats: EpochStats) -> dict[str, float
         "train/lr": float(trainer.scheduler.get_last_lr()[-1]),
         "perf/images_per_s": stats.images * rank.share.world_size / stats.seconds,
         "perf/epoch_s": stats.seconds,
+        "perf/world_size": rank.share.world_size,
         "perf/step_ms": 1000 * stats.seconds / max(stats.steps, 1),
         "perf/wait_fraction": stats.wait_seconds / stats.seconds,
         "perf/peak_mem_mb": _peak_memory_mb(rank.device),

@@ -17,6 +17,7 @@ from mgmrn.errors import ResourceError, UserError
 from pipeline.cli import app, main
 from pipeline.errors import TrackingError
 from pipeline.train.request import Outcome, RunSummary, TrainRequest
+from pipeline.train.workers import Workers
 
 SURFACE = {
     "train": [
@@ -104,7 +105,7 @@ def launch(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_train_hands_over_what_was_asked(launch: Any, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [
         "train", "cub100", "--split", "tune", "--set", "loss.scale=25", "--set", "schedule.epochs=2", "--seeds", "0,2",
-        "--workers", "2", "--cpus-per-worker", "3", "--gpus-per-worker", "1", "--address", "auto",
+        "--workers", "2..4", "--cpus-per-worker", "3", "--gpus-per-worker", "1", "--address", "auto",
         "--tracking-uri", "http://host:5000", "--data-root", "data", "--storage", "store", "--force", "--json",
     ]  # fmt: skip
     assert main(arguments) == 0
@@ -112,7 +113,7 @@ def test_train_hands_over_what_was_asked(launch: Any, capsys: pytest.CaptureFixt
     assert request.composed.config.loss.scale == 25
     assert request.composed.config.schedule.epochs == 2
     assert (request.experiment, request.split, request.seeds) == ("cub100", "tune", (0, 2))
-    assert (request.workers, request.cpus_per_worker, request.gpus_per_worker) == (2, 3, 1)
+    assert (request.workers, request.cpus_per_worker, request.gpus_per_worker) == (Workers(2, 4), 3, 1)
     assert (request.address, request.tracking_uri, request.force) == ("auto", "http://host:5000", True)
     assert (request.data_root, request.storage) == (Path("data"), Path("store"))
     output = capsys.readouterr()
