@@ -47,7 +47,7 @@ class DecidingAttribute:
 
 
 @dataclass(frozen=True)
-class Decision:
+class Answer:
     """What a model says of one picture."""
 
     classes: tuple[RankedClass, ...]
@@ -89,7 +89,7 @@ def score(model: LoadedModel, images: Float[Tensor, "B 3 H W"]) -> Scored:
     return Scored(summed_directions(attributes), scores - np.float32(model.gamma) * model.seen)
 
 
-def decide(model: LoadedModel, scored: Scored, classes: int, attributes: int) -> list[Decision]:
+def answer(model: LoadedModel, scored: Scored, classes: int, attributes: int) -> list[Answer]:
     """The answer for each picture of a batch.
 
     Args:
@@ -101,7 +101,7 @@ def decide(model: LoadedModel, scored: Scored, classes: int, attributes: int) ->
     order = np.argsort(-scored.calibrated, axis=1, kind="stable")
     margins = margins_between_best(model, scored, order)
     return [
-        Decision(
+        Answer(
             tuple(
                 RankedClass(model.class_names[u], bool(model.seen[u]), float(scored.calibrated[row, u]))
                 for u in order[row, :classes]

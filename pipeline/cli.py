@@ -14,6 +14,7 @@ from pipeline.cli_ablation import ablation_app
 from pipeline.cli_bench import bench_app
 from pipeline.cli_data import data_app
 from pipeline.cli_jobs import jobs_app
+from pipeline.cli_models import models_app
 from pipeline.console import Console
 from pipeline.errors import ExitCode, Expected, TrackingError, error_object, exit_code
 from pipeline.options import (
@@ -46,6 +47,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
 app.add_typer(bench_app, name="bench")
 app.add_typer(ablation_app)
+app.add_typer(models_app)
 app.add_typer(jobs_app)
 
 

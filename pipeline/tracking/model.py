@@ -63,8 +63,21 @@ def _signature(gamma: float) -> Any:
 
     return ModelSignature(
         inputs=Schema([ColSpec(DataType.binary, "image")]),
-        outputs=Schema([ColSpec(Array(DataType.string), "classes"), ColSpec(Array(DataType.double), "scores")]),
-        params=ParamSchema([ParamSpec("gamma", DataType.double, gamma), ParamSpec("top_k", DataType.integer, 5)]),
+        outputs=Schema(
+            [
+                ColSpec(Array(DataType.string), "classes"),
+                ColSpec(Array(DataType.double), "scores"),
+                ColSpec(Array(DataType.boolean), "seen"),
+                ColSpec(Array(DataType.string), "attributes"),
+            ]
+        ),
+        params=ParamSchema(
+            [
+                ParamSpec("gamma", DataType.double, gamma),
+                ParamSpec("top_k", DataType.integer, 5),
+                ParamSpec("classes", DataType.string, ""),
+            ]
+        ),
     )
 
 

@@ -6,28 +6,38 @@ MLflow runs this file when the model is loaded, beside a copy of `mgmrn`; nothin
 from __future__ import annotations
 
 import base64
-import io
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import mlflow.models
-import numpy as np
 import pandas as pd
 import torch
+from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from mgmrn.checkpoint import load_model
-from mgmrn.data.images import decode, for_evaluation
+from mgmrn.checkpoint import LoadedModel, load_model
+from mgmrn.data.class_table import classes_from_json
+from mgmrn.data.pictures import prepared
 from mgmrn.errors import UserError
-from mgmrn.model.network import class_scores
+from mgmrn.prediction import BATCH, Answer, answer, score, with_classes
 
-BATCH = 32
+ATTRIBUTES = 3
+"""Attributes of an answer."""
 
 
 class ImageClassifier(PythonModel):
-    """Column `image` (bytes of an image file, or their base64) → columns `classes` and `scores`, best first.
+    """Column `image` → columns `classes`, `scores`, `seen` (best first) and `attributes` (what told the best from the second).
 
-    Params: `gamma` is subtracted from the scores of seen classes, `top_k` classes are answered per image.
+    An image is the bytes of an image file or of a `.npy` array `H W 3`, or their base64. Params:
+
+    - `top_k`: classes in an answer.
+    - `gamma`: is subtracted from the scores of seen classes.
+    - `classes`: other classes than the model's, as JSON: `{"zebra": {"stripes": 1.0, …}}` or `{"zebra": [1.0, …]}`.
+
+    What cannot be answered is refused with `INVALID_PARAMETER_VALUE`, which a server answers as status 400.
     """
 
     def load_context(self, context: PythonModelContext) -> None:
@@ -37,40 +47,63 @@ class ImageClassifier(PythonModel):
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Scores each picture against all classes.
+        """Answers for every picture.
 
         Raises:
-            UserError: naming the row that holds no picture.
+            MlflowException: naming the row or the param that is wrong.
         """
-        model, params = self._model, params or {}
-        images = [_picture(value, row) for row, value in enumerate(model_input["image"])]
-        scores = [self._scores(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
-        calibrated = np.concatenate(scores) - float(params.get("gamma", model.gamma)) * model.seen
-        best = np.argsort(-calibrated, axis=1, kind="stable")[:, : int(params.get("top_k", 5))]
-        names = np.asarray(model.class_names)
-        columns = {
-            "classes": [names[row].tolist() for row in best],
-            "scores": np.take_along_axis(calibrated, best, axis=1).tolist(),
-        }
-        return pd.DataFrame(columns)
-
-    @torch.inference_mode()
-    def _scores(self, pictures: list[torch.Tensor]) -> np.ndarray:
-        model = self._model
-        images = torch.stack([for_evaluation(picture, model.config.benchmark.images) for picture in pictures])
-        output = model.network(images)
-        scores: np.ndarray = class_scores(output.attributes, model.class_attributes, model.config.loss.scale).numpy()
-        return scores
+        try:
+            model, top_k = _asked(self._model, params or {})
+            answers = [one for batch in _batches(model, model_input) for one in answer(model, batch, top_k, ATTRIBUTES)]
+        except UserError as error:
+            raise MlflowException.invalid_parameter_value(str(error)) from error
+        return _table(answers)
 
 
-def _picture(value: bytes | str, row: int) -> torch.Tensor:
-    """A picture as `3 H W`, RGB, upright."""
-    where, remedy = f"row {row}", "send the bytes of an image file, or their base64"
+def _asked(model: LoadedModel, params: Mapping[str, Any]) -> tuple[LoadedModel, int]:
+    """The model with the γ and the classes that are asked for, and how many classes to answer."""
+    gamma, top_k = float(params.get("gamma", model.gamma)), int(params.get("top_k", 5))
+    if not math.isfinite(gamma):
+        raise UserError(f"gamma must be a finite number, got {gamma}", "gamma")
+    if top_k < 1:
+        raise UserError(f"top_k must be at least 1, got {top_k}", "top_k")
+    model = replace(model, gamma=gamma)
+    given = params.get("classes")
+    return (with_classes(model, classes_from_json(given, "classes")) if given else model), top_k
+
+
+def _batches(model: LoadedModel, table: pd.DataFrame) -> Iterator[Any]:
+    """Scores batch by batch; a picture is kept as small as the network takes it."""
+    values = list(table["image"])
+    for start in range(0, len(values), BATCH):
+        pixels = [
+            prepared(_content(value, f"row {row}"), f"row {row}", model.config.benchmark.images)
+            for row, value in enumerate(values[start : start + BATCH], start)
+        ]
+        yield score(model, torch.stack(pixels))
+
+
+def _content(value: object, where: str) -> bytes:
+    hint = "send the bytes of an image file, or their base64"
+    if isinstance(value, bytes | bytearray):
+        return bytes(value)
+    if not isinstance(value, str):
+        raise UserError(f"the picture is a {type(value).__name__}", where, hint)
     try:
-        content = base64.b64decode(value, validate=True) if isinstance(value, str) else bytes(value)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"the picture cannot be decoded: {error}", where, remedy) from error
-    return decode(io.BytesIO(content), where, remedy)
+        return base64.b64decode(value, validate=True)
+    except ValueError as error:
+        raise UserError(f"the picture is no base64: {error}", where, hint) from error
+
+
+def _table(answers: list[Answer]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "classes": [[one.name for one in found.classes] for found in answers],
+            "scores": [[one.score for one in found.classes] for found in answers],
+            "seen": [[one.seen for one in found.classes] for found in answers],
+            "attributes": [[one.name for one in found.attributes] for found in answers],
+        }
+    )
 
 
 mlflow.models.set_model(ImageClassifier())

@@ -14,74 +14,37 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from mlflow.exceptions import MlflowException
+from mlflow.pyfunc import PyFuncModel
 from PIL import Image
 
-from mgmrn.checkpoint import export_model
-from mgmrn.config import ExperimentConfig
 from mgmrn.data.images import decode, for_evaluation
-from mgmrn.model.backbone import build_backbone
-from mgmrn.model.network import ImageModel, build_head, class_scores, levels_of
+from mgmrn.model.network import ImageModel, class_scores
 from pipeline.tracking.model import log_image_model
 from pipeline.tracking.store import TrackingStore
-
-NAMES = ("wren", "gull", "owl", "kiwi")
-SEEN = np.array([True, True, False, False])
+from tests.exported import ATTRIBUTES, CLASS_ATTRIBUTES, CONFIG, NAMES, SEEN, small_model, write_model, write_pictures
 
 
 @pytest.fixture(scope="module")
-def config() -> ExperimentConfig:
-    return ExperimentConfig.model_validate(
-        {
-            "benchmark": {"name": "X", "images": {"size": 64}},
-            "model": {
-                "kind": "mgmrn",
-                "backbone": {"name": "resnet18", "weights": "none"},
-                "levels": ("c4", "c5"),
-                "width": 32,
-                "decoder": {"attention_width": 16},
-                "refinement": {"topology": "none"},
-            },
-        }
-    )
-
-
-@pytest.fixture(scope="module")
-def network(config: ExperimentConfig) -> ImageModel:
-    torch.manual_seed(0)
-    backbone = build_backbone(config.model.backbone, levels_of(config.model))
-    model = ImageModel(backbone, build_head(config.model, backbone.channels, torch.randn(6, 8)))
-    return model.eval()
-
-
-@pytest.fixture(scope="module")
-def class_attributes() -> np.ndarray:
-    return np.random.default_rng(0).random((4, 6)).astype(np.float32)
+def network() -> ImageModel:
+    return small_model()
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(1)
-    paths = [folder / f"{index}.png" for index in range(2)]
-    for path, (height, width) in zip(paths, ((80, 100), (90, 70)), strict=True):
-        Image.fromarray(rng.integers(256, size=(height, width, 3), dtype=np.uint8)).save(path)
-    return paths
+    return write_pictures(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture(scope="module")
 def logged(
     tmp_path_factory: pytest.TempPathFactory,
-    config: ExperimentConfig,
-    network: ImageModel,
-    class_attributes: np.ndarray,
     pictures: list[Path],
     tables: Path,
 ) -> tuple[str, str]:
     """The store's address and the model's."""
     folder = tmp_path_factory.mktemp("model")
     shutil.copy(tables, folder / "mlflow.db")
-    export_model(
-        folder / "model.pt", network, config, class_names=NAMES, class_attributes=class_attributes, seen=SEEN, gamma=0.5
-    )
+    write_model(folder / "model.pt")
     store = TrackingStore.connect(f"sqlite:///{folder}/mlflow.db")
     run_id = store.create_parent("run", {})
     uri = log_image_model(store, run_id, folder / "model.pt", 0.5, pictures[0])
@@ -123,27 +86,25 @@ print(json.dumps({
 
 
 def expected(
-    network: ImageModel, config: ExperimentConfig, class_attributes: np.ndarray, pictures: list[Path], gamma: float
+    network: ImageModel, class_attributes: np.ndarray, pictures: list[Path], gamma: float | np.ndarray
 ) -> np.ndarray:
-    images = torch.stack([for_evaluation(decode(path), config.benchmark.images) for path in pictures])
+    images = torch.stack([for_evaluation(decode(path), CONFIG.benchmark.images) for path in pictures])
     with torch.inference_mode():
         attributes = network(images).attributes
-        scores = class_scores(attributes, torch.from_numpy(class_attributes), config.loss.scale)
-    return scores.numpy() - gamma * SEEN
+        scores = class_scores(attributes, torch.from_numpy(class_attributes), CONFIG.loss.scale)
+    return scores.numpy() - (gamma * SEEN if isinstance(gamma, float) else gamma)
 
 
 @pytest.mark.parametrize(("which", "gamma", "count"), [("default", 0.5, 4), ("with_params", 0.0, 2)])
 def test_it_answers_as_the_network_does(
     answers: dict[str, dict[str, list[list[object]]]],
     network: ImageModel,
-    config: ExperimentConfig,
-    class_attributes: np.ndarray,
     pictures: list[Path],
     which: str,
     gamma: float,
     count: int,
 ) -> None:
-    wanted = expected(network, config, class_attributes, pictures, gamma)
+    wanted = expected(network, CLASS_ATTRIBUTES, pictures, gamma)
     order = np.argsort(-wanted, axis=1)[:, :count]
     answer = answers[which]
     assert answer["classes"] == [[NAMES[i] for i in row] for row in order]
@@ -158,21 +119,108 @@ def test_it_needs_nothing_of_the_pipeline(answers: dict[str, object]) -> None:
     assert answers["inputs"] == [{"type": "binary", "name": "image", "required": True}]
 
 
-def test_base64_and_broken_pictures(
-    logged: tuple[str, str], pictures: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(scope="module")
+def model(logged: tuple[str, str]) -> PyFuncModel:
     import mlflow
 
     mlflow.set_tracking_uri(logged[0])
-    model = mlflow.pyfunc.load_model(logged[1])
+    return mlflow.pyfunc.load_model(logged[1])
+
+
+def images(*values: object) -> pd.DataFrame:
+    return pd.DataFrame({"image": list(values)})
+
+
+def array_file(values: object) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, np.asarray(values))
+    return stream.getvalue()
+
+
+def blank(height: int, width: int) -> bytes:
+    stream = io.BytesIO()
+    Image.new("1", (width, height)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_a_picture_travels_in_many_ways(model: PyFuncModel, pictures: list[Path]) -> None:
     content = pictures[0].read_bytes()
-    from_bytes = model.predict(pd.DataFrame({"image": [content]}))
-    from_text = model.predict(pd.DataFrame({"image": [base64.b64encode(content).decode()]}))
-    pd.testing.assert_frame_equal(from_bytes, from_text)
-    grey = io.BytesIO()
-    Image.open(pictures[0]).convert("L").save(grey, "JPEG")
-    assert len(model.predict(pd.DataFrame({"image": [grey.getvalue()]}))) == 1
-    with pytest.raises(ValueError, match=r"cannot be decoded.*row 1"):
-        model.predict(pd.DataFrame({"image": [content, content[:60]]}))
-    with pytest.raises(ValueError, match=r"cannot be decoded.*row 0"):
-        model.predict(pd.DataFrame({"image": ["no base64!"]}))
+    with Image.open(pictures[0]) as picture:
+        pixels = np.asarray(picture)
+        grey = io.BytesIO()
+        picture.convert("L").save(grey, "JPEG")
+    wanted = model.predict(images(content))
+    for other in (base64.b64encode(content).decode(), array_file(pixels), array_file(pixels.astype(float))):
+        pd.testing.assert_frame_equal(model.predict(images(other)), wanted)
+    assert len(model.predict(images(grey.getvalue(), array_file(pixels[:, :, 0])))) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "this is no picture.*row 1"),
+        (b"GIF89a", "no picture|cannot be decoded"),
+        ("no base64!", "the picture is no base64.*row 1"),
+        (blank(11000, 11000), "has 11000 × 11000 pixels, more than 100 million"),
+        (blank(2, 500), "has 2 × 500 pixels"),
+        (array_file(np.zeros((8, 8, 4))), r"the array is \(8, 8, 4\) of float64, no picture"),
+        (array_file(np.zeros((0, 8, 3))), "no picture"),
+        (array_file(np.full((8, 8, 3), 0.5)), "multiply them by 255"),
+        (array_file(np.full((8, 8, 3), np.nan)), "outside 0 to 255"),
+        (array_file(np.zeros((8, 8, 3)))[:40], "the array cannot be read"),
+        (array_file("text"), "no picture"),
+    ],
+)
+def test_a_broken_picture_is_refused(
+    content: bytes | str, message: str, model: PyFuncModel, pictures: list[Path]
+) -> None:
+    with pytest.raises(MlflowException, match=message) as caught:
+        model.predict(images(pictures[0].read_bytes(), content))
+    assert caught.value.get_http_status_code() == 400
+
+
+def test_a_picture_that_is_cut_short(model: PyFuncModel, pictures: list[Path]) -> None:
+    with pytest.raises(MlflowException, match=r"cannot be decoded.*row 0"):
+        model.predict(images(pictures[0].read_bytes()[:600]))
+
+
+def test_pickles_are_not_run(model: PyFuncModel) -> None:
+    stream = io.BytesIO()
+    np.save(stream, np.array([print], dtype=object), allow_pickle=True)
+    with pytest.raises(MlflowException, match="the array cannot be read"):
+        model.predict(images(stream.getvalue()))
+
+
+def test_other_classes(model: PyFuncModel, pictures: list[Path], network: ImageModel) -> None:
+    vectors = np.random.default_rng(5).random((2, len(ATTRIBUTES))).astype(np.float32)
+    by_order = json.dumps({"gull": vectors[0].tolist(), "zebra": vectors[1].tolist()})
+    named = [dict(zip(ATTRIBUTES[::-1], row[::-1].tolist(), strict=True)) for row in vectors]
+    found = model.predict(images(pictures[0].read_bytes()), params={"classes": by_order})
+    same = model.predict(
+        images(pictures[0].read_bytes()), params={"classes": json.dumps({"gull": named[0], "zebra": named[1]})}
+    )
+    pd.testing.assert_frame_equal(found, same)
+    scores = expected(network, vectors, pictures[:1], np.array([0.5, 0.0]))[0]
+    order = np.argsort(-scores)
+    assert found["classes"][0] == [("gull", "zebra")[u] for u in order]
+    np.testing.assert_allclose(found["scores"][0], scores[order], atol=1e-4)
+    assert found["seen"][0] == [(True, False)[u] for u in order], "a gull was trained on"
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"top_k": 0}, "top_k must be at least 1"),
+        ({"gamma": float("nan")}, "gamma must be a finite number"),
+        ({"classes": "{"}, "no JSON"),
+        ({"classes": '{"zebra": [1, 2]}'}, "the class zebra has 2 attributes instead of 6"),
+        ({"classes": '{"zebra": {"wings": 1}}'}, "lacks beak, webbed feet, big eyes, crest, long tail"),
+        ({"classes": '{"zebra": "striped"}'}, "do not all name the same attributes"),
+    ],
+)
+def test_wrong_params_are_refused(
+    params: dict[str, object], message: str, model: PyFuncModel, pictures: list[Path]
+) -> None:
+    with pytest.raises(MlflowException, match=message) as caught:
+        model.predict(images(pictures[0].read_bytes()), params=params)
+    assert caught.value.get_http_status_code() == 400

@@ -1,0 +1,92 @@
+"""Pictures that somebody sends or names when a question is asked: prepared for a network one by one, and refused with a sentence.
+
+Beside image files these may be arrays, as bytes of a `.npy` file with `H W 3` (or `H W`) values from 0 to 255.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from mgmrn.config import ImageConfig
+from mgmrn.data.images import Picture, Pixels, decode, for_evaluation
+from mgmrn.errors import UserError
+
+LARGEST_PIXELS = 100_000_000
+"""Of a picture; a file of a few kilobytes can hold a picture that fills the memory."""
+_ARRAY = b"\x93NUMPY"
+"""How a `.npy` file begins."""
+_REMEDY = "send an image file, or a .npy file with H W 3 values from 0 to 255"
+
+
+def prepared(content: bytes, where: str, config: ImageConfig) -> Pixels:
+    """One picture as a network takes it.
+
+    Args:
+        content: of an image file or of a `.npy` file.
+        where: what an error calls it.
+        config: size and scaling.
+
+    Raises:
+        UserError: when it is broken, no picture, or too large.
+    """
+    picture = _from_array(content, where) if content.startswith(_ARRAY) else _from_image(content, where)
+    return for_evaluation(picture, config)
+
+
+def prepared_file(path: Path, config: ImageConfig) -> Pixels:
+    """The same for a file.
+
+    Raises:
+        UserError: as `prepared`, or when the file cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"the picture cannot be read: {error.strerror}", str(path)) from error
+    return prepared(content, str(path), config)
+
+
+def _from_image(content: bytes, where: str) -> Picture:
+    with warnings.catch_warnings():
+        # Pillow warns of large pictures below our limit.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            with Image.open(io.BytesIO(content)) as image:
+                width, height = image.size
+        except UnidentifiedImageError as error:
+            raise UserError("this is no picture", where, _REMEDY) from error
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise UserError(f"the picture cannot be decoded: {error}", where, _REMEDY) from error
+        _check_size(height, width, where)
+        return decode(io.BytesIO(content), where, _REMEDY)
+
+
+def _from_array(content: bytes, where: str) -> Picture:
+    try:
+        array = np.load(io.BytesIO(content), allow_pickle=False)
+    except (ValueError, EOFError, MemoryError, OSError) as error:
+        raise UserError(f"the array cannot be read: {error}", where, _REMEDY) from error
+    if array.ndim == 2:
+        array = np.repeat(array[:, :, None], 3, axis=2)
+    if array.ndim != 3 or array.shape[2] != 3 or not array.size or array.dtype.kind not in "iuf":
+        raise UserError(f"the array is {array.shape} of {array.dtype}, no picture", where, _REMEDY)
+    _check_size(*array.shape[:2], where)
+    if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 255):
+        raise UserError("the array holds values outside 0 to 255", where, _REMEDY)
+    if array.dtype.kind == "f" and array.max() <= 1:
+        raise UserError("the array holds values from 0 to 1", where, "multiply them by 255")
+    return torch.from_numpy(array.astype(np.uint8)).permute(2, 0, 1)
+
+
+def _check_size(height: int, width: int, where: str) -> None:
+    if height * width > LARGEST_PIXELS:
+        message = f"the picture has {height} × {width} pixels, more than {LARGEST_PIXELS // 10**6} million"
+        raise UserError(message, where, "make it smaller")
+    if max(height, width) > 100 * min(height, width):
+        raise UserError(f"the picture has {height} × {width} pixels", where, "cut out what it is of")

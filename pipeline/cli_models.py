@@ -1,0 +1,81 @@
+"""The verbs of trained models: `predict`, `promote`, `reproduce`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mgmrn.errors import UserError
+from pipeline import places
+from pipeline.console import Console
+from pipeline.errors import ExitCode
+from pipeline.options import Json, TrackingUri
+
+if TYPE_CHECKING:
+    from pipeline.predict.request import PictureAnswer
+
+models_app = typer.Typer()
+
+
+@models_app.command()
+def predict(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|MODEL",
+            help="Id or name of a run, mgmrn-CUB@champion or mgmrn-CUB/3 in the registry, or path of an exported model.",
+        ),
+    ],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Pictures, and folders of them.")],
+    classes: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Classes to choose from, described by attributes: a .csv with a row per class, a .json or a .npy.",
+        ),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Classes per picture.")] = 3,
+    attributes: Annotated[
+        int, typer.Option(min=0, help="Attributes per picture that told the first from the second.")
+    ] = 3,
+    json_lines: Annotated[
+        bool, typer.Option("--json-lines", help="Print a JSON object per picture, as soon as it is known.")
+    ] = False,
+    tracking_uri: TrackingUri = places.TRACKING_URI,
+    as_json: Json = False,
+) -> int:
+    """Say what is in pictures: the best classes, unseen ones too, and the attributes that decided.
+
+    Exit code 1 when some pictures could not be read, 2 when none could.
+    """
+    from pipeline.predict.request import PredictRequest
+    from pipeline.predict.run import predict as ask
+    from pipeline.predict.show import show_answers
+
+    if json_lines and as_json:
+        raise UserError("--json and --json-lines were both asked for", "--json-lines", "leave one of them out")
+    found = ask(PredictRequest(model, tuple(images), classes, top, attributes, tracking_uri))
+    if json_lines:
+        return _print_lines(found)
+    answers, console = list(found), Console(as_json)
+    show_answers(answers, console)
+    console.result({"model": model, "pictures": [one.to_json() for one in answers]})
+    return _code_of(sum(one.answer is not None for one in answers), len(answers))
+
+
+def _print_lines(answers: Iterator[PictureAnswer]) -> int:
+    console = Console(as_json=True)
+    answered = total = 0
+    for one in answers:
+        console.result(one.to_json())
+        answered, total = answered + (one.answer is not None), total + 1
+    return _code_of(answered, total)
+
+
+def _code_of(answered: int, total: int) -> int:
+    if answered == total:
+        return ExitCode.FINE
+    return ExitCode.SOME_FAILED if answered else ExitCode.BAD_INPUT

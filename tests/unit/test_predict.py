@@ -1,0 +1,161 @@
+"""`predict`: what it says of pictures, of broken ones, of folders, and of classes that nobody trained on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mgmrn.data.images import decode, for_evaluation
+from mgmrn.model.network import class_scores
+from pipeline.cli import main
+from tests.exported import (
+    ATTRIBUTES,
+    CLASS_ATTRIBUTES,
+    CONFIG,
+    GAMMA,
+    NAMES,
+    SEEN,
+    small_model,
+    write_model,
+    write_pictures,
+)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_model(tmp_path_factory.mktemp("exported") / "model.pt"))
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Path]:
+    return write_pictures(tmp_path / "pictures")
+
+
+def ask(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, dict[str, Any], str]:
+    code = main(["predict", *map(str, arguments), "--json"])
+    printed = capsys.readouterr()
+    return code, json.loads(printed.out), printed.err
+
+
+def scores_of(pictures: list[Path], class_attributes: np.ndarray) -> np.ndarray:
+    images = torch.stack([for_evaluation(decode(path), CONFIG.benchmark.images) for path in pictures])
+    with torch.inference_mode():
+        attributes = small_model()(images).attributes
+    return class_scores(attributes, torch.from_numpy(class_attributes), CONFIG.loss.scale).numpy()
+
+
+def test_it_answers_with_calibrated_scores(
+    model: str, pictures: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, said, err = ask(capsys, model, *pictures, "--top", "4")
+    assert code == 0
+    calibrated = scores_of(pictures, CLASS_ATTRIBUTES) - GAMMA * SEEN
+    for path, scores, found in zip(pictures, calibrated, said["pictures"], strict=True):
+        order = np.argsort(-scores)
+        assert found["picture"] == str(path)
+        assert [one["name"] for one in found["classes"]] == [NAMES[u] for u in order]
+        assert [one["seen"] for one in found["classes"]] == SEEN[order].tolist()
+        np.testing.assert_allclose([one["score"] for one in found["classes"]], scores[order], atol=1e-4)
+    assert err.splitlines()[0].split() == ["picture", "class", "score", "decided", "by"]
+
+
+def test_the_margins_of_all_attributes_make_the_lead(
+    model: str, pictures: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, said, _ = ask(capsys, model, *pictures, "--attributes", len(ATTRIBUTES))
+    plain = scores_of(pictures, CLASS_ATTRIBUTES)
+    for scores, found in zip(plain, said["pictures"], strict=True):
+        first, second = (NAMES.index(one["name"]) for one in found["classes"][:2])
+        margins = [one["margin"] for one in found["attributes"]]
+        assert {one["name"] for one in found["attributes"]} == set(ATTRIBUTES)
+        assert margins == sorted(margins, reverse=True)
+        assert sum(margins) == pytest.approx(scores[first] - scores[second], abs=1e-4)
+
+
+def test_classes_can_be_given(
+    model: str, pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vectors = np.random.default_rng(3).random((3, len(ATTRIBUTES))).astype(np.float32)
+    table = tmp_path / "classes.csv"
+    head = ",".join(["class", *ATTRIBUTES[::-1]])
+    rows = [
+        ",".join([name, *map(repr, row[::-1].tolist())])
+        for name, row in zip(("emu", "wren", "owl"), vectors, strict=True)
+    ]
+    table.write_text("\n".join([head, *rows]))
+    _, said, _ = ask(capsys, model, pictures[0], "--classes", table)
+    found = {one["name"]: (one["seen"], one["score"]) for one in said["pictures"][0]["classes"]}
+    scores = scores_of(pictures[:1], vectors)[0]
+    assert {name: seen for name, (seen, _) in found.items()} == {"emu": False, "wren": True, "owl": False}
+    for name, score in zip(("emu", "wren", "owl"), scores, strict=True):
+        assert found[name][1] == pytest.approx(score - GAMMA * (name == "wren"), abs=1e-4)
+    np.save(tmp_path / "one.npy", vectors[0])
+    _, said, _ = ask(capsys, model, pictures[0], "--classes", tmp_path / "one.npy")
+    assert [one["name"] for one in said["pictures"][0]["classes"]] == ["class 1"]
+    assert said["pictures"][0]["attributes"] == [], "there is no second class"
+
+
+def test_a_broken_picture_costs_its_own_answer_alone(
+    model: str, pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cut.png").write_bytes(pictures[0].read_bytes()[:700])
+    (tmp_path / "text.jpg").write_text("no picture")
+    Image.new("1", (11000, 11000)).save(tmp_path / "huge.png")
+    wrong = ["cut.png", "text.jpg", "huge.png", "gone.png"]
+    code, said, err = ask(capsys, model, pictures[0], *(tmp_path / name for name in wrong), pictures[1])
+    assert code == 1
+    assert ["error" in one for one in said["pictures"]] == [False, True, True, True, True, False]
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    for name, reason, line in zip(wrong, ("decoded", "no picture", "100 million", "No such file"), lines, strict=True):
+        assert name in line and reason in line
+    code, said, _ = ask(capsys, model, tmp_path / "text.jpg")
+    assert code == 2
+    assert said["pictures"][0]["error"] == "this is no picture"
+
+
+def test_folders_and_json_lines(model: str, pictures: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    folder = pictures[0].parent
+    (folder / "inner").mkdir()
+    for number in range(35):  # More than a batch.
+        Image.new("RGB", (70, 70), (7 * number, 0, 0)).save(folder / "inner" / f"{number:02}.PNG")
+    (folder / "notes.txt").write_text("not taken")
+    (folder / "zz.gif").write_text("broken")
+    assert main(["predict", model, str(folder), "--json-lines", "--top", "1"]) == 1
+    printed = capsys.readouterr()
+    lines = [json.loads(line) for line in printed.out.splitlines()]
+    assert [Path(line["picture"]).name for line in lines] == [
+        "0.png", "1.png", *(f"{number:02}.PNG" for number in range(35)), "zz.gif",
+    ]  # fmt: skip
+    assert all(len(line["classes"]) == 1 for line in lines[:-1])
+    assert "error" in lines[-1]
+    assert printed.err == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("EMPTY",), "the folder holds no picture"),
+        (("PICTURE", "--classes", "gone.csv"), "the class table cannot be read"),
+        (("PICTURE", "--json-lines"), "were both asked for"),
+        (("PICTURE", "--top", "0"), "Invalid value for '--top'"),
+    ],
+)
+def test_mistakes_are_answered_with_a_sentence(
+    arguments: tuple[str, ...],
+    message: str,
+    model: str,
+    pictures: list[Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "empty").mkdir()
+    places = {"EMPTY": str(tmp_path / "empty"), "PICTURE": str(pictures[0])}
+    code, said, _ = ask(capsys, model, *(places.get(one, one) for one in arguments))
+    assert code == 2
+    assert message in said["error"]
