@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import venv
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,15 +55,27 @@ def install(target: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     print(f"installing the requirements into {target} (once per machine, a few minutes)", file=sys.stderr, flush=True)
     venv.create(target, with_pip=True)
-    python = target / "bin" / "python"
-    uv = shutil.which("uv")
-    installer = [uv, "pip", "install", "--python", python] if uv else [python, "-m", "pip", "install", "-q"]
-    done = subprocess.run([*map(str, installer), "-r", str(REQUIREMENTS[1])], check=False)
-    if done.returncode:
+    python = str(target / "bin" / "python")
+    if not any(succeeds([*installer, "-r", str(REQUIREMENTS[1])]) for installer in installers(python)):
         sys.exit(
             "the requirements could not be installed: see the message above, mend it, and run the same command again"
         )
     (target / ".complete").touch()
+
+
+def installers(python: str) -> Iterator[list[str]]:
+    """The machine's uv, which is faster, or else one that pip fetches; then pip, since a package index may be set up for pip alone."""
+    pip = [python, "-m", "pip", "install", "-q"]
+    uv = shutil.which("uv")
+    if uv is None and succeeds([*pip, "uv"]):
+        uv = str(Path(python).parent / "uv")
+    if uv:
+        yield [uv, "pip", "install", "-q", "--python", python]
+    yield pip
+
+
+def succeeds(command: list[str]) -> bool:
+    return subprocess.run(command, check=False).returncode == 0
 
 
 main()
