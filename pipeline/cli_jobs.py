@@ -9,11 +9,11 @@ import typer
 
 from pipeline.console import Console, duration
 from pipeline.errors import ExitCode
+from pipeline.jobs.server import ADDRESS_VARIABLE, LOCAL_ADDRESS, JobServer
 from pipeline.options import Json
 
 if TYPE_CHECKING:
     from pipeline.jobs.job import Job
-    from pipeline.jobs.server import JobServer
 
 INTERRUPTED = 130
 STOP_SECONDS = 45.0
@@ -22,9 +22,8 @@ jobs_app = typer.Typer()
 
 Server = Annotated[
     str,
-    typer.Option("--address", metavar="URL", envvar="RAY_API_SERVER_ADDRESS", help="Job server of the cluster."),
+    typer.Option("--address", metavar="URL", envvar=ADDRESS_VARIABLE, help="Job server of the cluster."),
 ]
-LOCAL_SERVER = "http://127.0.0.1:8265"
 JobId = Annotated[str, typer.Argument(metavar="ID", help="As `submit` and `status` print it.")]
 
 
@@ -35,7 +34,7 @@ def submit(
     arguments: Annotated[
         list[str] | None, typer.Argument(metavar="…", help="Of the verb, as it takes them here.")
     ] = None,
-    address: Server = LOCAL_SERVER,
+    address: Server = LOCAL_ADDRESS,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Send it, and do not follow its log.")] = False,
     again: Annotated[
         bool, typer.Option("--again", help="Send it even if the same job has succeeded, as when its data has changed.")
@@ -43,7 +42,6 @@ def submit(
     as_json: Json = False,
 ) -> int:
     """Run a verb as a job on a cluster. The same command with the same code is one job: it is followed, not sent again."""
-    from pipeline.jobs.server import JobServer
     from pipeline.jobs.submit import submit as send
     from pipeline.jobs.task import read_task
 
@@ -67,12 +65,10 @@ def submit(
 @jobs_app.command()
 def status(
     job_id: Annotated[str | None, typer.Argument(metavar="ID", help="One job; without it, all of them.")] = None,
-    address: Server = LOCAL_SERVER,
+    address: Server = LOCAL_ADDRESS,
     as_json: Json = False,
 ) -> None:
     """List the jobs of a cluster, the latest last."""
-    from pipeline.jobs.server import JobServer
-
     console = Console(as_json)
     server = JobServer.connect(address)
     jobs = server.jobs() if job_id is None else [server.job(job_id)]
@@ -85,11 +81,10 @@ def status(
 def logs(
     job_id: JobId,
     follow: Annotated[bool, typer.Option("--follow", help="Go on until the job is over.")] = False,
-    address: Server = LOCAL_SERVER,
+    address: Server = LOCAL_ADDRESS,
     as_json: Json = False,
 ) -> int:
     """Print what a job has printed; with --follow, answer with the job's exit code."""
-    from pipeline.jobs.server import JobServer
     from pipeline.redaction import redact
 
     console = Console(as_json)
@@ -104,10 +99,8 @@ def logs(
 
 
 @jobs_app.command()
-def stop(job_id: JobId, address: Server = LOCAL_SERVER, as_json: Json = False) -> int:
+def stop(job_id: JobId, address: Server = LOCAL_ADDRESS, as_json: Json = False) -> int:
     """Interrupt a job as Ctrl-C would, and wait for its end; the same `submit` goes on from its checkpoints."""
-    from pipeline.jobs.server import JobServer
-
     console = Console(as_json)
     server = JobServer.connect(address)
     job = server.job(job_id)

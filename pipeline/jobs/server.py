@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 from mgmrn.errors import ResourceError, UserError
 from pipeline.jobs.job import Job
 from pipeline.redaction import redact
-from pipeline.validation import nearest
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
 ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
-DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+LOCAL_ADDRESS = "http://127.0.0.1:8265"
 CONNECT_SECONDS = 5.0
 
 AUTH_MODE = "RAY_AUTH_MODE"
@@ -47,8 +46,7 @@ class JobServer:
         address = _as_url(address)
         _check_answers(address)
         _use_token()
-        # Ray's client would let these two overrule what it is given.
-        os.environ.pop("RAY_ADDRESS", None)
+        # Ray's client lets the environment (also $RAY_ADDRESS, which is no address of a job server) overrule what it is given.
         os.environ[ADDRESS_VARIABLE] = address
         from ray.job_submission import JobSubmissionClient
 
@@ -72,6 +70,9 @@ class JobServer:
         for job in (jobs := self.jobs()):
             if job.submission_id == submission_id:
                 return job
+        # What checks configs takes long to load; a name is seldom wrong.
+        from pipeline.validation import nearest
+
         names = [job.submission_id for job in jobs]
         close = nearest(submission_id, names)
         hint = f"did you mean {close}?" if close else "`status` lists all jobs"
@@ -172,7 +173,7 @@ def _in_our_words(address: str) -> Iterator[None]:
     except (ConnectionError, RequestException) as error:
         raise ResourceError(f"the job server at {address} went away", "try again when the cluster is up") from error
     except RuntimeError as error:
-        reason = redact((str(error).strip() or type(error).__name__).splitlines()[-1])
+        reason = redact((str(error).strip() or type(error).__name__).splitlines()[-1]).rstrip(".")
         raise UserError(f"the job server refuses: {reason}", address) from error
 
 
