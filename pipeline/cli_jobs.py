@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -66,15 +67,22 @@ def submit(
 def status(
     job_id: Annotated[str | None, typer.Argument(metavar="ID", help="One job; without it, all of them.")] = None,
     address: Server = LOCAL_ADDRESS,
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option(
+            "--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="Tracking server, to tell which run each job leads."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """List the jobs of a cluster, the latest last."""
     console = Console(as_json)
     server = JobServer.connect(address)
     jobs = server.jobs() if job_id is None else [server.job(job_id)]
-    headers = ["id", "verb", "status", "exit", "started", "took"]
-    console.table(headers, [_row(job) for job in jobs])
-    console.result({"jobs": [job.to_json() for job in jobs], "address": server.address})
+    runs = _launches(tracking_uri)
+    console.table(["id", "verb", "status", "exit", "started", "took", "run"], [_row(job, runs) for job in jobs])
+    shown = [job.to_json() | {"run_id": runs.get(job.submission_id)} for job in jobs]
+    console.result({"jobs": shown, "address": server.address})
 
 
 @jobs_app.command()
@@ -114,6 +122,15 @@ def stop(job_id: JobId, address: Server = LOCAL_ADDRESS, as_json: Json = False) 
     return ExitCode.FINE if job.is_over else ExitCode.SOME_FAILED
 
 
+def _launches(tracking_uri: str | None) -> dict[str, str]:
+    if tracking_uri is None:
+        return {}
+    from pipeline.jobs.runs import launches_of_jobs
+    from pipeline.tracking.store import TrackingStore
+
+    return launches_of_jobs(TrackingStore.connect(tracking_uri))
+
+
 def _wait_for_end(server: JobServer, job_id: str) -> Job:
     deadline = time.monotonic() + STOP_SECONDS
     while not (job := server.job(job_id)).is_over and time.monotonic() < deadline:
@@ -149,12 +166,13 @@ def _show_result(job: Job, action: str, console: Console) -> None:
     console.result({**job.to_json(), "action": action})
 
 
-def _row(job: Job) -> list[str]:
+def _row(job: Job, runs: Mapping[str, str]) -> list[str]:
     from pipeline.jobs.job import VERB
 
     started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job.started)) if job.started else "–"
     ended = str(int(job.exit_code)) if job.is_over else "–"
-    return [job.submission_id, job.labels.get(VERB, "–"), job.status, ended, started, _took(job)]
+    run = runs.get(job.submission_id, "–")
+    return [job.submission_id, job.labels.get(VERB, "–"), job.status, ended, started, _took(job), run]
 
 
 def _took(job: Job) -> str:

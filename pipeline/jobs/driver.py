@@ -9,6 +9,7 @@ from typing import Any
 
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Ray sets it in the driver of a submitted job."""
+SUBMISSION_TAG = "mgmrn.ray_submission_id"
 
 
 def in_job() -> bool:
@@ -25,7 +26,7 @@ def submission_id() -> str | None:
 def job_tags() -> dict[str, str]:
     """As a run carries the job's name."""
     submission = submission_id()
-    return {} if submission is None else {"mgmrn.ray_submission_id": submission}
+    return {} if submission is None else {SUBMISSION_TAG: submission}
 
 
 def job_settings() -> Mapping[str, Any]:

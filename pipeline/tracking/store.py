@@ -24,6 +24,7 @@ import psutil  # type: ignore[import-untyped]
 from mgmrn.config import ExperimentConfig
 from pipeline.compose import values_of
 from pipeline.errors import TrackingError
+from pipeline.jobs.driver import job_tags
 from pipeline.tracking.spool import EndStatus
 from pipeline.yaml_tree import yaml_value
 
@@ -175,7 +176,7 @@ class TrackingStore:
 
     def reopen(self, run: TrackedRun) -> None:
         """Makes this process the driver of a run that another one left."""
-        self.set_tags(run.run_id, {DRIVER_TAG: driver_tag()})
+        self.set_tags(run.run_id, {DRIVER_TAG: driver_tag(), **job_tags()})
         with _translated(self.uri):
             self.client.update_run(run.run_id, status="RUNNING")
 

@@ -40,7 +40,7 @@ SURFACE = {
     "report": ["NAME", "--benchmarks", "--data-root", "--json", "--out", "--tracking-uri", "--ui"],
     "demo": ["--json"],
     "submit": ["VERB", "ARGUMENTS", "--address", "--again", "--json", "--no-wait"],
-    "status": ["JOB_ID", "--address", "--json"],
+    "status": ["JOB_ID", "--address", "--json", "--tracking-uri"],
     "logs": ["JOB_ID", "--address", "--follow", "--json"],
     "stop": ["JOB_ID", "--address", "--json"],
     "data verify": ["BENCHMARK", "--data-root", "--json"],
