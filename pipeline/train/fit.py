@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from mgmrn.data.seal import check_open
@@ -22,6 +22,7 @@ from pipeline.train.checkpoints import counting_epoch, kept_checkpoints
 from pipeline.train.cluster import Placement
 from pipeline.train.entry import train_worker
 from pipeline.train.failure import Failure, recorded_failure
+from pipeline.train.process_group import process_group
 from pipeline.train.spec import EVALUATION_FILE, Calibration, RunSpec
 from pipeline.train.storage import StorageError, check_writable
 
@@ -83,7 +84,7 @@ def fit(spec: RunSpec, placement: Placement, callbacks: Sequence[UserCallback] =
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"spec": spec.model_dump_json()},
-        torch_config=TorchConfig(backend="nccl" if placement.gpus_per_worker else "gloo"),
+        torch_config=process_group(placement.gpus_per_worker),
         scaling_config=ScalingConfig(
             num_workers=placement.number,
             elastic_resize_monitor_interval_s=GROWTH_SECONDS,
