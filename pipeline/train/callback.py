@@ -27,14 +27,15 @@ class SpoolEpochs(UserCallback):
 
 
 class NoHaste(UserCallback):
-    """Waits before lost workers are replaced, for the controller of a trial.
+    """Waits before lost workers are replaced.
 
-    The end of a trial's process takes workers and controller with it, in any order. A controller that sees its workers gone and is still
-    there asks for new resources at once; nobody gives those back, since they are not noted yet.
+    Args:
+        seconds: how long.
     """
 
-    SECONDS = 3.0
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Called in the controller process, before it decides what to do about the workers."""
-        time.sleep(self.SECONDS)
+        time.sleep(self._seconds)

@@ -17,7 +17,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from mgmrn.data.seal import check_open
 from mgmrn.protocol import Evaluation, load_evaluation
 from pipeline.tracking.spool import Spool
-from pipeline.train.callback import SpoolEpochs
+from pipeline.train.callback import NoHaste, SpoolEpochs
 from pipeline.train.checkpoints import counting_epoch, kept_checkpoints
 from pipeline.train.cluster import Placement
 from pipeline.train.entry import train_worker
@@ -29,8 +29,10 @@ from pipeline.train.storage import StorageError, check_writable
 RETRIES = 3
 """Restarts after lost workers; failures that a retry cannot mend end at the first."""
 
-GROWTH_SECONDS = 20.0
-"""How often an elastic run looks for room to grow; Ray counts what the hosts have as often."""
+GROWTH_SECONDS = 10.0
+"""How often an elastic run looks for room to grow."""
+COUNT_SECONDS = 21.0
+"""Ray counts what the hosts have every 20 seconds. Before that, an elastic run that lost a host would ask for it again, and wait a minute."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ def fit(spec: RunSpec, placement: Placement, callbacks: Sequence[UserCallback] =
     """
     if spec.split == "final":
         check_open("a final run")
+    patience = [] if placement.most_workers is None else [NoHaste(COUNT_SECONDS)]
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"spec": spec.model_dump_json()},
@@ -95,7 +98,7 @@ def fit(spec: RunSpec, placement: Placement, callbacks: Sequence[UserCallback] =
             name=spec.run_folder.name,
             storage_path=str(spec.run_folder.parent),
             failure_config=FailureConfig(max_failures=RETRIES, controller_failure_limit=RETRIES),
-            callbacks=[SpoolEpochs(spec.spool_file), *callbacks],
+            callbacks=[SpoolEpochs(spec.spool_file), *patience, *callbacks],
         ),
     )
     try:
