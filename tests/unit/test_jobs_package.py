@@ -30,11 +30,13 @@ LIMIT = 512 * 1024
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     folder = tmp_path / "checkout"
-    for name in ("pipeline/a.py", "pipeline/data.bin", "tests/t.py", "out/x", "my.yaml", ".git/HEAD"):
+    sent = ("pipeline/a.py", "pipeline/configs/x.yaml", "mgmrn/b.py", "my.yaml")
+    left = ("mgmrn/out/x", "mgmrn/__pycache__/b.pyc", "tests/t.py", "mlflow.db", "data/y.yaml", ".git/HEAD", ".venv/x")
+    for name in (*sent, *left):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
     (folder / ".gitignore").write_text("out/\n")
-    (folder / ".rayignore").write_text("/.?*\n/tests\n")
+    shutil.copyfile(CHECKOUT / ".rayignore", folder / ".rayignore")
     return folder
 
 
@@ -43,12 +45,12 @@ def packed_in(folder: Path, checkout: Path, state: GitState = CLEAN):
     return make_package(checkout, state, folder)
 
 
-def test_ignored_files_stay_behind(checkout: Path, tmp_path: Path) -> None:
+def test_the_code_and_configs_are_sent_and_all_else_stays_behind(checkout: Path, tmp_path: Path) -> None:
     package = packed_in(tmp_path / "1", checkout)
-    assert package.names == {"pipeline/a.py", "pipeline/data.bin", "my.yaml"}
+    assert package.names == {"pipeline/a.py", "pipeline/configs/x.yaml", "mgmrn/b.py", "my.yaml"}
     package.check_holds("my.yaml")
     package.check_holds("./pipeline/../my.yaml")
-    for absent in ("out/x", "../elsewhere.yaml", str(checkout / "my.yaml")):
+    for absent in ("data/y.yaml", "../elsewhere.yaml", str(checkout / "my.yaml")):
         with pytest.raises(UserError, match="not among the files"):
             package.check_holds(absent)
 
