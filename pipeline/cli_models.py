@@ -66,6 +66,29 @@ def predict(
     return _code_of(sum(one.answer is not None for one in answers), len(answers))
 
 
+@models_app.command()
+def promote(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Id or name of a run of the final split.")],
+    champion: Annotated[
+        bool, typer.Option("--champion", help="Make it the champion; without it, it becomes the candidate.")
+    ] = False,
+    tracking_uri: TrackingUri = places.TRACKING_URI,
+    as_json: Json = False,
+) -> None:
+    """Register a run's model as mgmrn-BENCHMARK, and show its difference to the present champion.
+
+    Its config needs three finished seeds on the final split, from committed code.
+    """
+    from pipeline.promote.run import promote as register
+    from pipeline.promote.show import promotion_to_json, show_promotion
+    from pipeline.tracking.registry import CANDIDATE, CHAMPION
+
+    done = register(run, tracking_uri, alias=CHAMPION if champion else CANDIDATE)
+    console = Console(as_json)
+    show_promotion(done, console)
+    console.result(promotion_to_json(done))
+
+
 def _print_lines(answers: Iterator[PictureAnswer]) -> int:
     console = Console(as_json=True)
     answered = total = 0

@@ -80,7 +80,7 @@ def _cards(runs: Sequence[TrackedRun]) -> list[ScoreCard]:
     cards: dict[tuple[str, str, int], ScoreCard] = {}
     for run in runs:
         variant = run.tags["mgmrn.variant"]
-        card = _card(run, f"{variant}.{run.tags['mgmrn.group_hash'][:8]}" if variant in shared else variant)
+        card = card_of_run(run, f"{variant}.{run.tags['mgmrn.group_hash'][:8]}" if variant in shared else variant)
         earlier = cards.setdefault((card.variant, card.benchmark, card.seed), card)
         if earlier is not card:
             what = f"{card.variant} on {card.benchmark} with seed {card.seed}"
@@ -92,7 +92,8 @@ def _benchmark(run: TrackedRun) -> str:
     return shown_benchmark(run.tags["mgmrn.benchmark"], standin=run.tags.get("mgmrn.standin") == "true")
 
 
-def _card(run: TrackedRun, variant: str) -> ScoreCard:
+def card_of_run(run: TrackedRun, variant: str) -> ScoreCard:
+    """The card of a finished run, under a name of its own."""
     return ScoreCard(
         benchmark=_benchmark(run),
         variant=variant,

@@ -99,6 +99,9 @@ def register(
     known = versions(store, name)
     if known_version := next((one for one in known if one.run_id == run_id), None):
         return known_version
+    import mlflow
+
+    mlflow.set_tracking_uri(store.uri)  # Where MLflow looks for the logged model, whatever the client was told.
     with store.translated():
         if not store.client.search_registered_models(f"name = '{name}'"):
             store.client.create_registered_model(name, description=description)
