@@ -1,9 +1,9 @@
-"""The verbs of `data`: benchmarks are made, checked, and their maps cached."""
+"""The verbs of `data`: benchmarks are found, imported, made and checked, and their maps cached."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -12,9 +12,60 @@ from pipeline.console import Console
 from pipeline.errors import ExitCode
 from pipeline.options import APP_OPTIONS, DataRoot, Experiment, Json, Overrides
 
-data_app = typer.Typer(help="Benchmarks: verify, make, cache.", **APP_OPTIONS)
+data_app = typer.Typer(help="Benchmarks: guide, import, make, verify, cache.", **APP_OPTIONS)
 make_app = typer.Typer(help="Make a benchmark that can be drawn.", **APP_OPTIONS)
 data_app.add_typer(make_app, name="make")
+
+
+@data_app.command()
+def guide(
+    benchmark: Annotated[str, typer.Argument(help="cub, sun or awa2.")],
+    data_root: DataRoot = places.DATA_ROOT,
+    as_json: Json = False,
+) -> None:
+    """Say what a benchmark consists of, where it is published, how large, on which terms, and where it belongs."""
+    from pipeline.guide import guide as guide_to
+    from pipeline.guide import lines
+
+    console = Console(as_json)
+    found = guide_to(benchmark, data_root)
+    for line in lines(found):
+        console.line(line)
+    console.result(found.to_json())
+
+
+@data_app.command("import")
+def import_(
+    folder: Annotated[Path, typer.Argument(help="Folder with a folder of pictures for every class.")],
+    classes: Annotated[Path, typer.Option(help="Table (.csv, .json) with a row per class, a column per attribute.")],
+    vectors: Annotated[Path, typer.Option(help="Word vectors: a text file of GloVe or word2vec, .gz too.")],
+    oov: Annotated[
+        Literal["error", "zero", "mean"],
+        typer.Option(help="Words without a vector: refused, left out, or taken as the mean of the known ones."),
+    ],
+    name: Annotated[str, typer.Option(help="Of the benchmark that is made.")],
+    out: Annotated[Path, typer.Option(help="Folder to make; serves as a data root.")],
+    unseen: Annotated[
+        Path | None, typer.Option(help="Text file with an unseen class a line; without it, they are drawn.")
+    ] = None,
+    unseen_share: Annotated[float, typer.Option(help="Share of the classes that is drawn as unseen.")] = 0.2,
+    test_seen_share: Annotated[float, typer.Option(help="Share of a seen class's pictures kept for the test.")] = 0.2,
+    seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Make a benchmark of your own pictures: copied, split, checked, or refused with nothing left behind."""
+    from dataclasses import asdict
+
+    from mgmrn.data.importing import ImportOptions, import_folder, read_class_names
+
+    named = read_class_names(unseen) if unseen is not None else ()
+    options = ImportOptions(name, oov, named, unseen_share, test_seen_share, seed)
+    made = import_folder(folder, classes, vectors, out, options)
+    console = Console(as_json)
+    console.table(["", "check", "finding", "remedy"], [[f.level, f.check, f.detail, f.remedy] for f in made.findings])
+    console.line(f"unseen classes: {', '.join(made.unseen)}; for validation: {', '.join(made.val)}")
+    console.line(f"the benchmark is in {out}; to train on it: train cub --set benchmark.name={name} --data-root {out}")
+    console.result({**asdict(made), "root": str(out)})
 
 
 @data_app.command()

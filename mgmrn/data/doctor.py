@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 
 from mgmrn.config import BenchmarkConfig
 from mgmrn.data.images import decode
+from mgmrn.data.published import PUBLISHED, splits_digest
 from mgmrn.data.splits import load_final, load_tune
 from mgmrn.data.xlsa17 import (
     LISTS,
@@ -106,6 +107,8 @@ def verify(
         findings += _guarded("counts", partial(_counts, content, len(vectors[0]) if vectors else None))
         for check, examine in _CHECKS.items():
             findings += _guarded(check, partial(examine, content))
+        if config.name in PUBLISHED and not (root / STANDIN_MARKER).exists():
+            findings += _guarded("published lists", partial(_published, content, config.name))
         pictures = root / config.name
         findings += _guarded("pictures", partial(_pictures, pictures, content.files, sample, threads, progress))
     if not any(finding.level == "error" for finding in findings):
@@ -360,6 +363,19 @@ _CHECKS: dict[str, Callable[[_Lists], Iterator[Finding]]] = {
     "split lists": _overlaps,
     "train and val": _train_and_val,
 }
+
+
+def _published(content: _Lists, name: str) -> Iterator[Finding]:
+    digest = splits_digest(content.files, content.labels, content.class_names, content.lists)
+    if digest == PUBLISHED[name].digest:
+        yield Finding("ok", "published lists", f"the Proposed Splits of {name}, {digest[:12]}")
+    else:
+        yield Finding(
+            "warning",
+            "published lists",
+            f"images, labels or lists are not those of the Proposed Splits of {name} ({digest[:12]})",
+            "get them again, or do not compare figures with published ones",
+        )
 
 
 def _pictures(

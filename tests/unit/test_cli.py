@@ -43,6 +43,11 @@ SURFACE = {
     "status": ["JOB_ID", "--address", "--json", "--tracking-uri"],
     "logs": ["JOB_ID", "--address", "--follow", "--json"],
     "stop": ["JOB_ID", "--address", "--json"],
+    "data guide": ["BENCHMARK", "--data-root", "--json"],
+    "data import": [
+        "FOLDER", "--classes", "--json", "--name", "--oov", "--out", "--seed", "--test-seen-share", "--unseen",
+        "--unseen-share", "--vectors",
+    ],
     "data verify": ["BENCHMARK", "--data-root", "--json"],
     "data cache": ["EXPERIMENT", "--data-root", "--json", "--set"],
     "data make synthetic": ["--out", "--per-class", "--seed", "--size", "--workers"],
