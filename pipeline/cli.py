@@ -17,6 +17,7 @@ from pipeline.cli_jobs import jobs_app
 from pipeline.cli_models import models_app
 from pipeline.console import Console
 from pipeline.errors import ExitCode, Expected, TrackingError, error_object, exit_code
+from pipeline.jobs.driver import hear_interrupts, in_job
 from pipeline.options import (
     APP_OPTIONS,
     Address,
@@ -54,6 +55,8 @@ app.add_typer(jobs_app)
 def main(arguments: Sequence[str]) -> int:
     """Runs a command and answers with its exit code; a user's mistake is answered with one sentence."""
     console = Console("--json" in arguments)
+    if in_job():
+        hear_interrupts()
     try:
         return int(app(args=list(arguments), prog_name="python -m pipeline", standalone_mode=False) or ExitCode.FINE)
     except _UsageError as error:

@@ -126,10 +126,12 @@ def _check_secrets(arguments: Sequence[str]) -> None:
 
 def _train(params: Mapping[str, Any]) -> Contents:
     from pipeline.compose import load_experiment
+    from pipeline.train.workers import parse_workers
 
     if params["seeds"] is not None:
         parse_seeds(params["seeds"])
     composed = load_experiment(params["experiment"], params["overrides"] or [])
+    parse_workers(params["workers"]).check_shares(composed.config)
     return Contents(composed.name, composed.config.model_dump(mode="json"), _files(params["experiment"]))
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,6 +44,20 @@ def test_hosts_get_the_code_and_the_settings_once(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv(JOB_VARIABLE, json.dumps({"runtime_env": {"env_vars": {set_already: "5"}}}))
     inside = _runtime_env()
     assert inside == {"env_vars": {name: _ENVIRONMENT[name] for name in _ENVIRONMENT if name != set_already}}
+
+
+@pytest.mark.parametrize("job", [True, False])
+def test_a_driver_hears_an_interrupt_that_its_cluster_would_ignore(job: bool) -> None:
+    code = "import signal; from pipeline.cli import main; main(['--help']); print(signal.getsignal(signal.SIGINT))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | ({JOB_VARIABLE: "{}"} if job else {}),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ("default_int_handler" in done.stdout.splitlines()[-1]) == job
 
 
 def test_a_shipped_folder_tells_the_state_of_the_checkout_it_came_from(tmp_path: Path) -> None:

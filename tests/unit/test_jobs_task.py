@@ -96,6 +96,7 @@ def test_what_the_cluster_may_say_is_left_to_it() -> None:
         (("train", "cubb", *PLACES), "did you mean cub"),
         (("train", "cub", *PLACES, "--set", "loss.scalee=1"), "loss.scale"),
         (("train", "cub", *PLACES, "--seeds", "a"), "[--seeds]"),
+        (("train", "cub", *PLACES, "--workers", "4..2"), "[--workers]"),
         (("ablate", "components", *PLACES, "--benchmarks", "cubb"), "[--benchmarks]"),
         (("search", "nothing", *PLACES), "there is no search 'nothing'"),
     ],
