@@ -57,7 +57,7 @@ class TrackedRun:
     """Last value of each."""
     experiment_id: str = ""
     seconds: float | None = None
-    """Wall-clock seconds from its start to its end; None while it is on."""
+    """Wall-clock seconds from its start to its end; None while it is on, and where two clocks contradict each other."""
 
     @property
     def gpu_seconds(self) -> float:
@@ -306,7 +306,7 @@ def _batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 def driver_tag() -> str:
     """Names this process among all that ever ran on any host: `host:pid:start`."""
-    return f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.2f}"
+    return f"{socket.gethostname()}:{os.getpid()}:{_start(os.getpid()):.2f}"
 
 
 def driver_is_dead(tag: str) -> bool:
@@ -317,14 +317,29 @@ def driver_is_dead(tag: str) -> bool:
     started = float(tag.rpartition(":")[2])
     try:
         process = psutil.Process(int(rest))
-        return bool(abs(process.create_time() - started) > 1 or process.status() == psutil.STATUS_ZOMBIE)
+        return bool(abs(_start(process.pid) - started) > 1 or process.status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
+
+
+def _start(pid: int) -> float:
+    """Seconds at which a process began: after the machine's own start, which no setting of the clock moves, where `/proc` tells that.
+
+    Raises:
+        psutil.NoSuchProcess: when there is no such process.
+    """
+    try:
+        after_the_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2]
+        return int(after_the_name.split()[19]) / os.sysconf("SC_CLK_TCK")
+    except OSError:
+        return float(psutil.Process(pid).create_time())
 
 
 def _tracked(run: Run) -> TrackedRun:
     info = run.info
     seconds = (info.end_time - info.start_time) / 1000 if info.end_time and info.start_time else None
+    if seconds is not None and seconds <= 0:
+        seconds = None  # Begun by one host and ended by another, whose clock is behind.
     tags, metrics = dict(run.data.tags), dict(run.data.metrics)
     return TrackedRun(info.run_id, info.run_name or "", info.status, tags, metrics, str(info.experiment_id), seconds)
 

@@ -1,0 +1,124 @@
+"""Clocks that are set while something runs, or that differ between hosts, change nothing but the times that are shown."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from mgmrn.data.splits import load_tune
+from pipeline.compose import load_experiment
+from pipeline.tracking.spool import Sender, Spool
+from pipeline.tracking.store import DRIVER_TAG, TrackingStore, driver_is_dead, driver_tag
+from pipeline.train import notes
+from pipeline.train.cell import Cell, make_cell
+from pipeline.train.checkpoints import kept_checkpoints, latest_whole, new_checkpoint
+from tests.ray.small import write_small
+
+HOUR = 3600.0
+
+
+@pytest.fixture
+def store(tmp_path: Path, tables: Path) -> TrackingStore:
+    shutil.copy(tables, tmp_path / "mlflow.db")
+    return TrackingStore.connect(f"sqlite:///{tmp_path}/mlflow.db")
+
+
+@pytest.fixture
+def cell(tmp_path: Path) -> Cell:
+    write_small(tmp_path)
+    composed = load_experiment(str(tmp_path / "small.yaml"))
+    return make_cell(composed, 0, load_tune(tmp_path / "data", composed.config.benchmark), None, "mgmrn")
+
+
+def set_clock(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Moves the wall clock of this process; that of intervals goes on as ever."""
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + seconds)
+
+
+@pytest.mark.parametrize("seconds", [-HOUR, HOUR])
+def test_a_living_driver_does_not_die_of_a_clock_that_is_set(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """The time at which a process began is worked out from the clock of now, so it moves with that."""
+    tag = driver_tag()
+    begun = psutil.Process.create_time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda self: begun(self) + seconds)
+    assert driver_tag() == tag
+    assert not driver_is_dead(tag)
+
+
+def test_another_process_under_the_same_number_is_not_the_driver() -> None:
+    host, pid, start = driver_tag().rsplit(":", 2)
+    assert driver_is_dead(f"{host}:{pid}:{float(start) - 5:.2f}")
+    gone = next(number for number in range(2**22, 2, -1) if not psutil.pid_exists(number))
+    assert driver_is_dead(f"{host}:{gone}:{start}")
+
+
+def test_a_driver_of_another_host_lives_whatever_its_clock_says() -> None:
+    assert not driver_is_dead("elsewhere:17:99999999.00")
+
+
+@pytest.mark.parametrize("seconds", [-HOUR, HOUR])
+def test_a_run_that_is_gone_on_with_elsewhere_has_every_step_once_and_in_order(
+    store: TrackingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """The second driver's clock is an hour off; it notes the last epoch of the first one again, and one more."""
+    run_id = store.create_parent("run", {})
+    spool = Spool(tmp_path / "spool.jsonl")
+    for loss, epoch in ((0.3, 1), (0.2, 2)):
+        spool.append(epoch, {"train/total": loss})
+    assert Sender(spool, run_id, store).start().drain(10) is None
+    set_clock(monkeypatch, seconds)
+    for loss, epoch in ((0.21, 2), (0.1, 3)):
+        spool.append(epoch, {"train/total": loss})
+    assert Sender(spool, run_id, store).start().drain(10) is None
+    history = {one.step: one.value for one in store.client.get_metric_history(run_id, "train/total")}
+    assert history == {1: 0.3, 2: 0.2, 3: 0.1}
+    assert store.get(run_id).metrics["train/total"] == 0.1, "the value of the last step, not of the last time"
+
+
+def test_a_run_that_ends_before_it_began_has_no_length(store: TrackingStore) -> None:
+    """A length would predict what other runs cost."""
+    run_id = store.create_parent("run", {})
+    begun = store.client.get_run(run_id).info.start_time
+    store.client.set_terminated(run_id, "FINISHED", end_time=begun - 1000 * int(HOUR))
+    assert store.get(run_id).seconds is None
+
+
+@pytest.mark.parametrize("seconds", [-HOUR, HOUR])
+def test_a_run_that_a_driver_left_is_found_whatever_the_clock_says(
+    store: TrackingStore, cell: Cell, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    set_clock(monkeypatch, seconds)
+    tags = {"mgmrn.config_hash": cell.config_hash, "mgmrn.split": "tune", "mgmrn.run_identity": cell.identity}
+    run_id = store.create_child(store.create_parent("launch", {}), "run", tags, cell.config)
+    host, pid, start = driver_tag().rsplit(":", 2)
+    store.set_tags(run_id, {DRIVER_TAG: f"{host}:{pid}:{float(start) - 5:.2f}"})
+    monkeypatch.undo()
+    left = store.find_resumable(cell.config_hash, "tune")
+    assert left is not None and left.run_id == run_id and left.is_cut_off
+
+
+def test_the_latest_checkpoint_is_that_of_the_last_epoch_whatever_the_files_say(tmp_path: Path) -> None:
+    """Written by hosts whose clocks differ: the later epochs look older."""
+    for epoch in (1, 2, 3):
+        with new_checkpoint(tmp_path, epoch) as folder:
+            (folder / "state.pt").write_bytes(b"state")
+    for one in kept_checkpoints(tmp_path):
+        os.utime(one.folder, times=(HOUR * (9 - one.epoch),) * 2)
+    assert [one.epoch for one in kept_checkpoints(tmp_path)] == [1, 2, 3]
+    found = latest_whole(tmp_path, 3, lambda sentence: pytest.fail(sentence))
+    assert found is not None and found.epoch == 3
+
+
+def test_a_note_is_taken_on_a_machine_that_has_just_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its clock of intervals begins at nought."""
+    monkeypatch.setattr(notes.time, "monotonic", lambda: 0.5)
+    note = notes.note_taker(tmp_path / "notes.txt")
+    note("the first")
+    note("too soon")
+    assert (tmp_path / "notes.txt").read_text() == "the first\n"
