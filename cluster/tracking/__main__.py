@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 
-from cluster.tracking.credentials import PASSWORD_VARIABLE, USERNAME_VARIABLE
 from cluster.tracking.process import LOOPBACK
 from cluster.tracking.server import TrackingServer, tracking_server
 from mgmrn.errors import ResourceError, UserError
@@ -18,6 +17,7 @@ from pipeline import places
 from pipeline.console import say
 from pipeline.errors import exit_code
 from pipeline.options import APP_OPTIONS
+from pipeline.tracking.store import PASSWORD_VARIABLE, USERNAME_VARIABLE
 
 FOLDER = places.HOME / "tracking"
 PORT, DATABASE_PORT = 5000, 5433

@@ -10,10 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mgmrn.errors import UserError
-
-USERNAME_VARIABLE = "MLFLOW_TRACKING_USERNAME"
-PASSWORD_VARIABLE = "MLFLOW_TRACKING_PASSWORD"
-"""Both are read by MLflow's own client."""
+from pipeline.tracking.store import PASSWORD_VARIABLE, USERNAME_VARIABLE
 
 ADMIN = "admin"
 DATABASE_USER = "mgmrn"

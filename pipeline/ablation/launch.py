@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from mgmrn.data.splits import SplitData, check_images_exist, evaluation_images
@@ -18,12 +19,11 @@ from pipeline.ablation.request import RUN_BY, AblationOutcome, AblationRequest, 
 from pipeline.ablation.results import comparison_by, comparisons
 from pipeline.ablation.track import PARENT_KIND, log_grid
 from pipeline.console import duration, say
-from pipeline.tracking.spool import replay_leftovers
 from pipeline.tracking.store import TrackingStore
 from pipeline.train.cluster import Host, check_room_here, ray_session
 from pipeline.train.parent import PARENT_SPLIT, ParentRun, parent_run
 from pipeline.train.storage import check_writable, explained
-from pipeline.train.tracked import DRAIN_SECONDS, Opening
+from pipeline.train.tracked import END_SECONDS, PATIENCE_SECONDS, Opening, patiently, send_leftovers
 from pipeline.trials.plan import Pool
 from pipeline.trials.pool import make_pool
 
@@ -63,8 +63,7 @@ def run_ablation(request: AblationRequest) -> AblationOutcome:
     """
     request = replace(request, data_root=request.data_root.resolve(), storage=_storage(request))
     surveyed = survey(request)
-    for problem in replay_leftovers(request.storage, surveyed.store, DRAIN_SECONDS):
-        say(f"still waiting to be tracked: {problem}")
+    send_leftovers(request.storage, surveyed.store, END_SECONDS)
     planned = surveyed.plan()
     todo = _once_each([one for one in planned if one.state in RUN_BY[request.mode]])
     key = parent_key(surveyed)
@@ -80,13 +79,15 @@ def run_ablation(request: AblationRequest) -> AblationOutcome:
         check_room_here(request.address, workers, request.cpus_per_worker)
     with explained(request.storage), ExitStack() as stack:
         pool = _pool(request, todo, stack.enter_context(ray_session(request.address))) if todo else None
-        parent = stack.enter_context(parent_run(surveyed.store, key, *_names(surveyed), again=known))
+        parent = stack.enter_context(parent_run(surveyed.store, request.storage, key, *_names(surveyed), again=known))
         launched, status = _launch(request, surveyed, todo, pool, parent) if pool else (0, "finished")
-        planned = surveyed.plan()
+        # What a grid came to is read from the store, where all of it has to be first.
+        send_leftovers(request.storage, surveyed.store, PATIENCE_SECONDS)
+        planned = patiently(surveyed.plan)
         if any(one.state == "failed" for one in planned):
             parent.status, parent.reason, status = "FAILED", "a run failed", "failed"
         compared = comparisons(surveyed.grid, planned)
-        log_grid(surveyed.store, parent.run_id, planned, compared)
+        patiently(partial(log_grid, surveyed.store, parent.run_id, planned, compared))
     return AblationOutcome(status, launched, tuple(planned), compared[0], parent.run_id, request.tracking_uri)
 
 

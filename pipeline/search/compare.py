@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 
 from pipeline.analysis.paired import paired_difference, summarise
@@ -59,8 +58,7 @@ def compare(
                 is_base=is_base,
             )
         )
-    figures = _figures(comparisons)
-    bench.clerk.do(lambda: bench.store.log_metrics(bench.parent_run_id, 0, figures, int(time.time() * 1000)))
+    bench.log_figures(0, _figures(comparisons))
     return tuple(comparisons)
 
 

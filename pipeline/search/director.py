@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from mgmrn.data.splits import TuneData
@@ -25,7 +26,7 @@ from pipeline.tracking.store import TrackingStore
 from pipeline.train.cell import Cell, make_cell
 from pipeline.train.cluster import Placement
 from pipeline.train.failure import Failure
-from pipeline.train.tracked import Opening, finished_run
+from pipeline.train.tracked import Opening, finished_run, patiently
 from pipeline.trials.clerk import Clerk
 from pipeline.trials.plan import Pool, TrialPlan, TrialReport
 
@@ -68,6 +69,11 @@ class Bench:
         finished = [run for run, cell in enumerate(cells) if resumed and self._is_finished(cell)]
         opening = Opening(self.study_name, self.parent_run_id, self.placement, anew=not resumed)
         return TrackedTrial(number, cells, self.store, opening, self.data_root, self.storage, self.clerk, finished)
+
+    def log_figures(self, step: int, figures: Mapping[str, float]) -> None:
+        """Adds figures to the search's own run, as soon as the clerk and the store have time."""
+        log = partial(self.store.log_metrics, self.parent_run_id, step, figures, int(time.time() * 1000))
+        self.clerk.do(partial(patiently, log))
 
     def _is_finished(self, cell: Cell) -> bool:
         run = finished_run(self.store, cell)
@@ -184,11 +190,7 @@ class SearchDirector:
         self._board.finished(trial.number, score)
         best = self._board.best
         figures = {"search/score": score} | ({"search/best": best[1]} if best else {})
-        self._bench.clerk.do(
-            lambda: self._bench.store.log_metrics(
-                self._bench.parent_run_id, trial.number, figures, int(time.time() * 1000)
-            )
-        )
+        self._bench.log_figures(trial.number, figures)
 
     def _is_enough(self) -> bool:
         if self._deadline is not None and time.monotonic() >= self._deadline:

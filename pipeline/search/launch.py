@@ -17,18 +17,16 @@ from mgmrn.config import ESZSLConfig
 from mgmrn.data.splits import TuneData, check_images_exist, evaluation_images, load_tune
 from mgmrn.errors import UserError
 from pipeline.compose import ComposedConfig, resolve_weights
-from pipeline.console import say
 from pipeline.identity import group_hash
 from pipeline.search.config import SearchFile
 from pipeline.search.request import SearchOutcome, SearchRequest
 from pipeline.search.space import Space
 from pipeline.search.study import DATABASE_ERRORS, Study, forget_study, lost, study_size
-from pipeline.tracking.spool import replay_leftovers
 from pipeline.tracking.store import TrackingStore, driver_is_dead, driver_tag
 from pipeline.train.cluster import check_room_here, ray_session
 from pipeline.train.parent import parent_run
 from pipeline.train.storage import check_writable, explained
-from pipeline.train.tracked import DRAIN_SECONDS
+from pipeline.train.tracked import END_SECONDS, send_leftovers
 from pipeline.trials.pool import make_pool
 
 _DRIVER, _OUTCOME = "driver", "outcome"
@@ -68,8 +66,7 @@ def run_search(request: SearchRequest) -> SearchOutcome:
     check_room_here(request.address, config.workers * (request.concurrency or 1), request.cpus_per_worker)
     for split in data.values():
         check_images_exist(split.train.followed_by(evaluation_images(split)))
-    for problem in replay_leftovers(folder, store, DRAIN_SECONDS):
-        say(f"still waiting to be tracked: {problem}")
+    send_leftovers(folder, store, END_SECONDS)
     with explained(request.storage), ray_session(request.address, dashboard=True) as hosts:
         pool = make_pool(
             hosts,
@@ -85,7 +82,7 @@ def run_search(request: SearchRequest) -> SearchOutcome:
         study = Study(name, request.study_storage, config, space)
         study.begin_with(space.encoded(next(iter(bases.values())).config))
         study.remember(_DRIVER, driver_tag())
-        with parent_run(store, *_parent(search, name, data), anew=request.force) as parent:
+        with parent_run(store, folder, *_parent(search, name, data), anew=request.force) as parent:
             # Loading what runs trials takes seconds, which a search that has ended is not to wait for.
             from pipeline.search.course import run_course
             from pipeline.search.director import Bench
@@ -101,7 +98,7 @@ def run_search(request: SearchRequest) -> SearchOutcome:
             except DATABASE_ERRORS as error:
                 raise lost(request.study_storage, error) from error
             bench.clerk.finish()
-            store.log_artifacts(parent.run_id, folder / "report")
+            parent.attach(folder / "report")
             if outcome.status == "failed":
                 parent.status, parent.reason = "FAILED", "no trial finished"
     study.remember(_OUTCOME, json.dumps(outcome.to_json()))

@@ -10,6 +10,7 @@ from pipeline.tracking.environment import REPOSITORY
 from pipeline.tracking.store import TrackingStore
 
 MODEL_TAG = "mgmrn.model_uri"
+BEGUN_TAG = "mgmrn.model_id"
 REQUIREMENTS = ("torch", "torchvision", "numpy", "scipy", "pydantic", "jaxtyping", "pillow", "pandas", "mlflow")
 
 
@@ -38,13 +39,11 @@ def log_image_model(store: TrackingStore, run_id: str, model_file: Path, gamma: 
 
     mlflow.set_tracking_uri(store.uri)
     with store.translated():
-        # Made first, or MLflow would put it into the default experiment and its files into the working folder.
-        model = store.client.create_logged_model(store.experiment_id, name="model", source_run_id=run_id)
         info = Model.log(
             artifact_path=None,
             flavor=mlflow.pyfunc,
             run_id=run_id,
-            model_id=model.model_id,
+            model_id=_model_id(store, run_id),
             python_model=str(Path(__file__).with_name("pyfunc_model.py")),
             code_paths=[str(REPOSITORY / "mgmrn")],
             artifacts={"model": str(model_file)},
@@ -54,6 +53,19 @@ def log_image_model(store: TrackingStore, run_id: str, model_file: Path, gamma: 
         )
     store.set_tags(run_id, {MODEL_TAG: info.model_uri})
     return str(info.model_uri)
+
+
+def _model_id(store: TrackingStore, run_id: str) -> str:
+    """Made first, or MLflow would put it into the default experiment and its files into the working folder.
+
+    An attempt that was cut off has left its number with the run, and is gone on with.
+    """
+    begun = store.get(run_id).tags.get(BEGUN_TAG)
+    if begun:
+        return begun
+    model = store.client.create_logged_model(store.experiment_id, name="model", source_run_id=run_id)
+    store.set_tags(run_id, {BEGUN_TAG: model.model_id})
+    return str(model.model_id)
 
 
 def _signature(gamma: float) -> Any:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 
 from mgmrn.errors import UserError
-from pipeline.tracking.store import TrackedRun, TrackingStore
+from pipeline.tracking.store import RUN_ID, TrackedRun, TrackingStore
 
-_ID = re.compile(r"[0-9a-f]{32}")
 _NAME = re.compile(r"[\w.+\-() ]+")
 
 
@@ -24,7 +23,7 @@ def find_run(store: TrackingStore, name: str) -> TrackedRun:
         UserError: when no finished training run is called so.
         TrackingError: when the store is away, or has no run of that id.
     """
-    if _ID.fullmatch(name):
+    if RUN_ID.fullmatch(name):
         return store.get(name)
     found: list[TrackedRun] = []
     if _NAME.fullmatch(name):

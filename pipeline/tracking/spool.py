@@ -4,12 +4,13 @@ Training writes a line and goes on, whether the server answers or not. The drive
 sends them, and notes beside the file how far it has come. A server that is away delays what is tracked and loses
 nothing: the rest is sent when it is back, at the end, or at the next start. Each (metric, step) is sent once: a resumed
 run reports an epoch again, and an answer that was lost on the way may hide a success, so the sender asks for the run's
-history whenever it cannot know.
+history whenever it cannot know. A lock beside the file keeps the senders of two commands on one storage apart.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import threading
@@ -18,9 +19,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import IO, Any, Literal, Protocol
 
 from mgmrn.atomic_file import replacing
+from mgmrn.errors import UserError
 from pipeline.errors import TrackingError
 
 EndStatus = Literal["FINISHED", "FAILED", "KILLED"]
@@ -46,6 +48,9 @@ class Sink(Protocol):
     def log_artifacts(self, run_id: str, folder: Path) -> None:
         """Uploads a folder's content; doing it again changes nothing."""
 
+    def log_model(self, run_id: str, file: Path, gamma: float, example: Path) -> None:
+        """Logs an exported model; doing it again changes nothing."""
+
     def finish(self, run_id: str, status: EndStatus, stop_reason: str) -> None:
         """Ends the run; doing it again changes nothing."""
 
@@ -54,7 +59,7 @@ class Sink(Protocol):
 class Entry:
     """One line of a spool."""
 
-    kind: Literal["metrics", "tags", "artifacts", "end"]
+    kind: Literal["metrics", "tags", "artifacts", "model", "end"]
     content: Mapping[str, Any]
     end_offset: int
     """Position in the file after the line."""
@@ -70,6 +75,11 @@ class Spool:
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    @property
+    def lock_file(self) -> Path:
+        """Locked by whoever sends the spool."""
+        return self.path.with_suffix(".lock")
+
     def append(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Adds an epoch's numbers. Names with a slash are metrics to be tracked, others are for the progress line."""
         numbers = {key: float(value) for key, value in metrics.items() if isinstance(value, bool | int | float)}
@@ -80,8 +90,53 @@ class Spool:
         self._append({"kind": "tags", "tags": dict(tags)})
 
     def append_artifacts(self, folder: Path) -> None:
-        """Adds a folder of files, which must stay until it is sent."""
+        """Adds a folder of files; it must stand in this one's folder and stay until it is sent."""
         self._append({"kind": "artifacts", "folder": str(folder.resolve())})
+
+    def append_model(self, file: Path, gamma: float, example: Path) -> None:
+        """Adds an exported model; its files must stand in this one's folder and stay until they are sent.
+
+        Args:
+            file: what `mgmrn.checkpoint.export_model` wrote.
+            gamma: that it was evaluated at.
+            example: a picture.
+        """
+        paths = {"file": str(file.resolve()), "example": str(example.resolve())}
+        self._append({"kind": "model", "gamma": gamma, **paths})
+
+    def assign(self, run_id: str) -> None:
+        """Says whose spool it is; what was sent to another run is sent again, to this one."""
+        sent = _Sent.load(self)
+        if sent is None or sent.run_id != run_id:
+            _Sent(run_id, 0).save(self)
+
+    def is_being_sent(self) -> bool:
+        """Whether a sender of this command or another one is at it."""
+        with self.lock_file.open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    def is_done(self) -> bool:
+        """Whether all of it was sent, the run's end too."""
+        entries, sent = list(self.read()), _Sent.load(self)
+        return bool(entries and sent and entries[-1].kind == "end" and entries[-1].end_offset <= sent.offset)
+
+    def inside(self, path: str) -> Path:
+        """A file or folder that an entry names.
+
+        Raises:
+            UserError: when it stands outside of the spool's folder: a line that nobody here wrote may name any file.
+        """
+        found = Path(path).resolve()
+        if not found.is_relative_to(self.path.parent.resolve()):
+            hint = "remove the spool: what it holds of that run is lost, no other run is"
+            raise UserError(
+                f"a line that is to be tracked names a file outside of its run: {found}", str(self.path), hint
+            )
+        return found
 
     def append_end(self, status: EndStatus, stop_reason: str) -> None:
         """Adds the run's end; nothing comes after it, unless the run is resumed."""
@@ -170,15 +225,14 @@ class Sender:
         self._run_id = run_id
         self._sink = sink
         self._on_epoch = on_epoch
-        before = _Sent.load(spool)
-        start = before.offset if before and before.run_id == run_id else 0
-        _Sent(run_id, start).save(spool)
-        self._sent_offset = self._read_offset = start
+        spool.assign(run_id)
+        self._sent_offset = self._read_offset = 0
         self._shown_offset = spool.size()
         self._pending: deque[Entry] = deque()
         self._steps: dict[str, set[int]] = {}
         self._pause = FIRST_PAUSE
         self._next_try = 0.0
+        self._patience = 0.0
         self._deadline: float | None = None
         self._wake = threading.Event()
         self._problem: str | None = None
@@ -191,12 +245,12 @@ class Sender:
         return self
 
     def drain(self, timeout: float) -> str | None:
-        """Sends what is left, waiting at most `timeout` seconds, and ends the thread.
+        """Sends what is left, and ends the thread when for `timeout` seconds nothing could be sent.
 
         Returns:
             None when everything was sent, else why not. What is left stays in the spool for the next start.
         """
-        self._deadline = time.monotonic() + timeout
+        self._patience, self._deadline = timeout, time.monotonic() + timeout
         self._wake.set()
         self._thread.join()
         if self._defect:
@@ -206,17 +260,40 @@ class Sender:
 
     def _run(self) -> None:
         try:
-            while True:
-                deadline = self._deadline  # Read first: what was appended before `drain` must still be seen.
-                self._read()
-                if deadline is not None:
-                    self._next_try = min(self._next_try, time.monotonic() + FIRST_PAUSE)
-                self._send(deadline)
-                if deadline is not None and (not self._pending or time.monotonic() >= deadline):
-                    return
-                self._wake.wait(POLL_SECONDS)
+            with self._spool.lock_file.open("w") as lock:
+                self._work(lock)
         except Exception as error:  # Handed to the caller of `drain`.
             self._defect = error
+
+    def _work(self, lock: IO[str]) -> None:
+        """Reads and shows at once; sends from the moment on at which no other command does."""
+        alone = False
+        while True:
+            draining = self._deadline is not None  # Read first: what was appended before `drain` must still be seen.
+            self._read()
+            alone = alone or self._begin_where_it_was_left(lock)
+            if draining:
+                self._next_try = min(self._next_try, time.monotonic() + FIRST_PAUSE)
+            if alone:
+                self._send()
+            if draining and ((alone and not self._pending) or self._is_over()):
+                return
+            self._wake.wait(POLL_SECONDS)
+
+    def _begin_where_it_was_left(self, lock: IO[str]) -> bool:
+        """Takes the lock, which ends with this process if not before; whether nobody else had it."""
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._problem = "another command is sending them"
+            return False
+        before = _Sent.load(self._spool)
+        self._sent_offset = before.offset if before else 0
+        self._pending = deque(entry for entry in self._pending if entry.end_offset > self._sent_offset)
+        return True
+
+    def _is_over(self) -> bool:
+        return self._deadline is not None and time.monotonic() >= self._deadline
 
     def _read(self) -> None:
         for entry in self._spool.read(self._read_offset):
@@ -225,10 +302,8 @@ class Sender:
             if entry.kind == "metrics" and entry.end_offset > self._shown_offset:
                 self._on_epoch(entry.content["step"], entry.content["metrics"])
 
-    def _send(self, deadline: float | None) -> None:
-        while self._pending and time.monotonic() >= self._next_try:
-            if deadline is not None and time.monotonic() >= deadline:
-                return
+    def _send(self) -> None:
+        while self._pending and time.monotonic() >= self._next_try and not self._is_over():
             try:
                 self._send_entry(self._pending[0])
             except TrackingError as error:
@@ -238,6 +313,8 @@ class Sender:
                 self._pause = min(2 * self._pause, LONGEST_PAUSE)
                 return
             self._pause = FIRST_PAUSE
+            if self._deadline is not None:
+                self._deadline = time.monotonic() + self._patience
             self._sent_offset = self._pending.popleft().end_offset
             _Sent(self._run_id, self._sent_offset).save(self._spool)
 
@@ -248,7 +325,10 @@ class Sender:
         elif entry.kind == "tags":
             self._sink.set_tags(self._run_id, content["tags"])
         elif entry.kind == "artifacts":
-            self._sink.log_artifacts(self._run_id, Path(content["folder"]))
+            self._sink.log_artifacts(self._run_id, self._spool.inside(content["folder"]))
+        elif entry.kind == "model":
+            file, example = self._spool.inside(content["file"]), self._spool.inside(content["example"])
+            self._sink.log_model(self._run_id, file, content["gamma"], example)
         else:
             self._sink.finish(self._run_id, content["status"], content["stop_reason"])
 
@@ -264,21 +344,25 @@ class Sender:
 
 
 def replay_leftovers(storage: Path, sink: Sink, timeout: float) -> list[str]:
-    """Sends what earlier drivers left in the spools of a storage folder.
+    """Sends what the spools of a storage folder still hold, those that a living driver sends left out.
 
-    Call it before this launch starts its own senders: two senders on one spool would race.
+    Call it while this command has no sender of its own.
+
+    Args:
+        storage: folder of run folders.
+        sink: the tracking store.
+        timeout: seconds that a store which is away is waited for, all spools together.
 
     Returns:
         What could not be sent, one sentence per spool.
     """
-    deadline = time.monotonic() + timeout
-    problems = []
+    problems: list[str] = []
     for path in sorted(storage.glob("*/spool.jsonl")):
         spool = Spool(path)
         sent = _Sent.load(spool)
-        if sent is None or next(spool.read(sent.offset), None) is None:
+        if sent is None or next(spool.read(sent.offset), None) is None or spool.is_being_sent():
             continue
-        problem = Sender(spool, sent.run_id, sink).start().drain(max(deadline - time.monotonic(), 0.0))
+        problem = Sender(spool, sent.run_id, sink).start().drain(0.0 if problems else timeout)
         if problem:
             problems.append(f"{path}: {problem}")
     return problems

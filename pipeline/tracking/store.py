@@ -10,10 +10,12 @@ import contextlib
 import json
 import logging
 import os
+import re
 import socket
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,9 +24,11 @@ from urllib.parse import urlsplit
 import psutil  # type: ignore[import-untyped]
 
 from mgmrn.config import ExperimentConfig
+from mgmrn.errors import UserError
 from pipeline.compose import values_of
 from pipeline.errors import TrackingError
 from pipeline.jobs.driver import job_tags
+from pipeline.redaction import redact
 from pipeline.tracking.spool import EndStatus
 from pipeline.yaml_tree import yaml_value
 
@@ -33,10 +37,13 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 CONNECT_SECONDS = 5.0
+RUN_ID = re.compile(r"[0-9a-f]{32}")
 ATTRIBUTE_LIMIT = 100
 """Params or tags in one request."""
 METRIC_LIMIT = 1000
 """Metrics in one request."""
+USERNAME_VARIABLE, PASSWORD_VARIABLE = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
+"""Where MLflow's client finds credentials."""
 PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 DRIVER_TAG = "mgmrn.driver"
@@ -181,7 +188,14 @@ class TrackingStore:
             self.client.update_run(run.run_id, status="RUNNING")
 
     def get(self, run_id: str) -> TrackedRun:
-        """A run by its id."""
+        """A run by its id.
+
+        Raises:
+            UserError: when it cannot be an id.
+        """
+        if not RUN_ID.fullmatch(run_id):
+            hint = "give the 32 letters and digits that `train` and `compare` print"
+            raise UserError(f"{run_id!r} is no id of a run", "RUN", hint)
         with _translated(self.uri):
             return _tracked(self.client.get_run(run_id))
 
@@ -217,8 +231,19 @@ class TrackingStore:
         with _translated(self.uri):
             self.client.log_artifact(run_id, str(path), folder)
 
+    def log_model(self, run_id: str, file: Path, gamma: float, example: Path) -> None:
+        """Logs an exported model with the run; doing it again changes nothing."""
+        from pipeline.tracking.model import log_image_model
+
+        log_image_model(self, run_id, file, gamma, example)
+
     def read_text(self, run_id: str, path: str) -> str:
-        """The text of an artifact."""
+        """The text of an artifact.
+
+        Raises:
+            UserError: when the path leads out of the run's artifacts.
+        """
+        _check_inside(path)
         with _translated(self.uri), tempfile.TemporaryDirectory() as folder:
             return Path(self.client.download_artifacts(run_id, path, folder)).read_text(encoding="utf-8")
 
@@ -372,6 +397,12 @@ def _with_installed_driver(uri: str) -> str:
     return f"postgresql+psycopg2{separator}{place}" if scheme in ("postgresql", "postgres") else uri
 
 
+def _check_inside(path: str) -> None:
+    """Raises a `UserError` where an artifact's name is absolute or climbs out of its run."""
+    if not path or path.startswith("/") or "\\" in path or ".." in path.split("/"):
+        raise UserError(f"{path!r} leads out of the run's artifacts", "artifact", "name a file as the run lists it")
+
+
 def _sqlite_file(uri: str) -> Path:
     return Path(uri.removeprefix("sqlite:///")).resolve()
 
@@ -384,14 +415,14 @@ def _check_reachable(uri: str) -> None:
         return
     if scheme not in PORTS:
         hint = "use sqlite:///FILE, http(s)://HOST:PORT or postgresql://…"
-        raise TrackingError(f"'{uri}' is no tracking address", "--tracking-uri", hint)
+        raise TrackingError(f"'{redact(uri)}' is no tracking address", "--tracking-uri", hint)
     try:
         parts = urlsplit(uri)
         address = (parts.hostname or "", parts.port or PORTS[scheme])
         socket.create_connection(address, timeout=CONNECT_SECONDS).close()
     except (OSError, ValueError) as error:
         message = f"unreachable: nothing answers at the tracking address ({error})"
-        raise TrackingError(message, _shown(uri), _START) from error
+        raise TrackingError(message, redact(uri), _START) from error
     if scheme in ("http", "https"):
         _check_health(uri)
 
@@ -419,13 +450,7 @@ def _check_health(uri: str) -> None:
         with opener.open(f"{uri.rstrip('/')}/health", timeout=CONNECT_SECONDS):
             return
     except (OSError, ValueError) as error:
-        raise TrackingError(f"unreachable: no MLflow server answers ({error})", _shown(uri), _START) from error
-
-
-def _shown(uri: str) -> str:
-    """The address without a password."""
-    parts = urlsplit(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        raise TrackingError(f"unreachable: no MLflow server answers ({error})", redact(uri), _START) from error
 
 
 def _quieten_mlflow() -> None:
@@ -455,8 +480,31 @@ def _translated(uri: str) -> Iterator[None]:
     except Exception as error:
         if not _is_of_tracking(error):
             raise
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise TrackingError(f"the tracking store failed: {first_line}", _shown(uri)) from error
+        raise _explained(error, redact(uri)) from error
+
+
+def _explained(error: Exception, place: str) -> TrackingError:
+    if _status(error) == HTTPStatus.UNAUTHORIZED:
+        hint = f"set {USERNAME_VARIABLE} and {PASSWORD_VARIABLE} to those of an account of this server"
+        given = PASSWORD_VARIABLE in os.environ or "@" in place
+        return TrackingError(
+            "the tracking server refuses these credentials" if given else "the tracking server asks for credentials",
+            place,
+            hint,
+        )
+    first_line = redact((str(error).strip() or type(error).__name__).splitlines()[0])
+    if _status(error) == HTTPStatus.FORBIDDEN:
+        return TrackingError(f"the tracking server does not allow this account to do that: {first_line}", place)
+    return TrackingError(f"the tracking store failed: {first_line}", place)
+
+
+def _status(error: Exception) -> int | None:
+    """The HTTP status behind an error of MLflow's or of its HTTP client."""
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        return int(error.get_http_status_code())
+    return getattr(getattr(error, "response", None), "status_code", None)
 
 
 def _is_of_tracking(error: Exception) -> bool:

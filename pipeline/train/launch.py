@@ -9,24 +9,33 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from mgmrn.data.splits import SplitData, check_images_exist, evaluation_images, final_data, tune_data
 from mgmrn.data.xlsa17 import load_benchmark
 from mgmrn.errors import ResourceError, UserError
 from pipeline.compose import resolve_weights
 from pipeline.console import say
-from pipeline.tracking.spool import replay_leftovers
 from pipeline.tracking.store import TrackingStore
 from pipeline.train.cell import Cell, make_cell, variant_of
 from pipeline.train.cluster import Placement, check_room_here, place_elastic, ray_session
 from pipeline.train.failure import Failure
 from pipeline.train.notes import shown_notes
-from pipeline.train.parent import log_aggregates, parent_run
+from pipeline.train.parent import aggregates, parent_run
 from pipeline.train.progress import EpochLines
 from pipeline.train.request import Outcome, RunSummary, TrainRequest
-from pipeline.train.spec import Calibration, Split
+from pipeline.train.spec import Calibration, RunSpec, Split
 from pipeline.train.storage import check_writable, explained
-from pipeline.train.tracked import DRAIN_SECONDS, Opening, cached_summary, finished_run, open_run
+from pipeline.train.tracked import (
+    END_SECONDS,
+    Opening,
+    cached_summary,
+    finished_run,
+    open_run,
+    patiently,
+    recorded_calibration,
+    send_leftovers,
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,7 @@ def run_experiment(request: TrainRequest) -> Outcome:
     """
     request = _with_absolute_paths(request)
     launch = Launch(request, _load_splits(request), TrackingStore.connect(request.tracking_uri))
+    send_leftovers(request.storage, launch.store, END_SECONDS)
     if not request.force and (known := _all_finished(launch)):
         return Outcome("cached", known, None, request.tracking_uri)
     request.workers.check_shares(request.composed.config)
@@ -66,15 +76,14 @@ def run_experiment(request: TrainRequest) -> Outcome:
     check_room_here(request.address, request.workers.least, request.cpus_per_worker)
     for split in launch.splits:
         check_images_exist(launch.data[split].train.followed_by(evaluation_images(launch.data[split])))
-    for problem in replay_leftovers(request.storage, launch.store, DRAIN_SECONDS):
-        say(f"still waiting to be tracked: {problem}")
     with explained(request.storage), ray_session(request.address) as hosts:
         placement = place_elastic(hosts, request.workers, request.cpus_per_worker, request.gpus_per_worker)
-        with parent_run(launch.store, *_parent(launch), anew=request.force) as parent:
+        with parent_run(launch.store, request.storage, *_parent(launch), anew=request.force) as parent:
             summaries = tuple(
                 summary for seed in request.seeds for summary in _run_seed(launch, seed, parent.run_id, placement)
             )
-            log_aggregates(launch.store, parent.run_id, summaries)
+            if figures := aggregates(summaries):
+                parent.spool.append(0, figures)
             failed = any(summary.status == "failed" for summary in summaries)
             if failed:
                 parent.status, parent.reason = "FAILED", "a run failed"
@@ -109,14 +118,14 @@ def _all_finished(launch: Launch) -> tuple[RunSummary, ...] | None:
                 return None
             summaries.append(cached_summary(cell, run))
             if split == "tune":
-                calibration = Calibration.model_validate_json(run.tags["mgmrn.calibration"])
+                calibration = recorded_calibration(run)
     return tuple(summaries)
 
 
 def _known_calibration(launch: Launch, seed: int) -> Calibration | None:
     """What an earlier `tune` run of the same config and seed decided."""
     run = finished_run(launch.store, launch.cell(seed, "tune", None))
-    return Calibration.model_validate_json(run.tags["mgmrn.calibration"]) if run else None
+    return recorded_calibration(run) if run else None
 
 
 def _run_seed(launch: Launch, seed: int, parent: str, placement: Placement) -> Iterator[RunSummary]:
@@ -128,33 +137,53 @@ def _run_seed(launch: Launch, seed: int, parent: str, placement: Placement) -> I
             if calibration is None:
                 say("no finished tune run of this config: γ = 0 and all epochs, so H is not calibrated")
         cell = launch.cell(seed, split, calibration)
-        known = None if launch.request.force else finished_run(launch.store, cell)
-        summary = cached_summary(cell, known) if known else _run_cell(launch, cell, parent, placement)
-        yield summary
-        if summary.status == "failed":
-            return
+        known = None if launch.request.force else patiently(partial(finished_run, launch.store, cell))
+        if known:
+            yield cached_summary(cell, known)
+            decided = recorded_calibration(known)
+        else:
+            summary, decided = _run_cell(launch, cell, parent, placement)
+            yield summary
+            if summary.status == "failed":
+                return
         if split == "tune":
-            calibration = Calibration.model_validate_json(launch.store.get(summary.run_id).tags["mgmrn.calibration"])
+            calibration = decided
 
 
-def _run_cell(launch: Launch, cell: Cell, parent: str, placement: Placement) -> RunSummary:
-    """One run: found or created, trained, recorded, ended."""
-    from pipeline.train.fit import fit
-
+def _run_cell(launch: Launch, cell: Cell, parent: str, placement: Placement) -> tuple[RunSummary, Calibration | None]:
     request = launch.request
     spec = cell.spec(request.data_root, request.storage, placement.cpus_per_worker)
-    opening = Opening(request.experiment, parent, placement, anew=request.force)
-    tracker = open_run(launch.store, cell, spec, opening, EpochLines(f"{cell.name} {cell.split}").epoch)
+    return run_cell(launch.store, cell, spec, Opening(request.experiment, parent, placement, anew=request.force))
+
+
+def run_cell(
+    store: TrackingStore, cell: Cell, spec: RunSpec, opening: Opening
+) -> tuple[RunSummary, Calibration | None]:
+    """One run: found or created, trained, recorded, ended; what it came to, and what it decides for `final`.
+
+    Args:
+        store: where it is tracked.
+        cell: what is run.
+        spec: as the workers are told it.
+        opening: study, parent, placement.
+
+    Raises:
+        UserError, ResourceError: when a worker met a mistake of the user's, or a machine that is too small.
+        TrackingError: when the store stays away.
+    """
+    from pipeline.train.fit import fit
+
+    tracker = open_run(store, cell, spec, opening, EpochLines(f"{cell.name} {cell.split}").epoch)
     try:
         with shown_notes(spec.notes_file, say):
-            ended = fit(spec, placement)
+            ended = fit(spec, opening.placement)
         if not isinstance(ended, Failure):
-            return tracker.finished(ended)
+            return tracker.finished(ended), ended.calibration
         summary = tracker.failed(ended)
         if ended.mistake:
             raise ended.mistake
         say(f"error: {cell.name} {cell.split}: {ended.message}" + (f" ({ended.hint})" if ended.hint else ""))
-        return summary
+        return summary, None
     except KeyboardInterrupt:
         tracker.killed("interrupted")
         raise

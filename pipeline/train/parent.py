@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 import statistics
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
-from pipeline.console import say
-from pipeline.errors import TrackingError
 from pipeline.jobs.driver import job_tags
 from pipeline.tracking.environment import git_state
-from pipeline.tracking.spool import EndStatus
+from pipeline.tracking.spool import EndStatus, Spool
 from pipeline.tracking.store import TrackedRun, TrackingStore
 from pipeline.train.request import RunSummary
+from pipeline.train.tracked import END_SECONDS, send_leftovers
 
+PREFIX = "launch."
+"""Of a parent's folder in the storage."""
 PARENT_SPLIT = "launch"
 """Takes the place of a split in the tags of a parent, so that nobody takes it for a run."""
 
@@ -25,13 +27,22 @@ class ParentRun:
     """The parent and how it ends."""
 
     run_id: str
+    spool: Spool
+    """What it is to carry; sent at the latest when it ends."""
     status: EndStatus = "FINISHED"
     reason: str = "finished"
+
+    def attach(self, folder: Path) -> None:
+        """Makes a folder's content artifacts of the run; a copy, since the folder may change before it is sent."""
+        copy = self.spool.path.parent / "artifacts"
+        shutil.copytree(folder, copy, dirs_exist_ok=True)
+        self.spool.append_artifacts(copy)
 
 
 @contextmanager
 def parent_run(
     store: TrackingStore,
+    storage: Path,
     key: str,
     name: str,
     tags: Mapping[str, str],
@@ -43,6 +54,7 @@ def parent_run(
 
     Args:
         store: where it is tracked.
+        storage: folder of run folders; what their spools hold is sent at the end, this run's own spool among them.
         key: what tells this parent from others; the same command gives the same key.
         name: shown in the store.
         tags: besides key and code state.
@@ -56,10 +68,12 @@ def parent_run(
     store.close_dead_runs(keep=[left.run_id] if left else [])
     if left:
         store.reopen(left)
-        parent = ParentRun(left.run_id)
+        run_id = left.run_id
     else:
         all_tags = {**tags, "mgmrn.config_hash": key, "mgmrn.split": PARENT_SPLIT, **job_tags(), **git_state().tags()}
-        parent = ParentRun(store.create_parent(name, all_tags))
+        run_id = store.create_parent(name, all_tags)
+    parent = ParentRun(run_id, Spool(storage / f"{PREFIX}{run_id}" / "spool.jsonl"))
+    parent.spool.assign(run_id)
     try:
         yield parent
     except KeyboardInterrupt:
@@ -69,24 +83,25 @@ def parent_run(
         parent.status, parent.reason = "FAILED", type(error).__name__
         raise
     finally:
-        try:
-            store.finish(parent.run_id, parent.status, parent.reason)
-        except TrackingError as error:
-            say(f"the launch's own run could not be ended and will be at the next start: {error}")
+        parent.spool.append_end(parent.status, parent.reason)
+        send_leftovers(storage, store, END_SECONDS)
+        _remove_ended(storage)
 
 
-def log_aggregates(store: TrackingStore, parent_run_id: str, summaries: Sequence[RunSummary]) -> None:
-    """Mean, standard deviation and number over the runs of every figure, on the parent."""
+def aggregates(summaries: Sequence[RunSummary]) -> dict[str, float]:
+    """Mean, standard deviation and number over the runs of every figure."""
     values: dict[str, list[float]] = {}
     for summary in summaries:
         for key, value in summary.metrics.items():
             if key.startswith(("val/", "test/")):
                 values.setdefault(key, []).append(value)
-    aggregates = {f"{key}/mean": statistics.fmean(found) for key, found in values.items()}
-    aggregates |= {f"{key}/std": statistics.stdev(found) for key, found in values.items() if len(found) > 1}
-    aggregates |= {f"{key}/n": float(len(found)) for key, found in values.items()}
-    try:
-        if aggregates and not store.logged_steps(parent_run_id, next(iter(aggregates))):
-            store.log_metrics(parent_run_id, 0, aggregates, int(time.time() * 1000))
-    except TrackingError as error:
-        say(f"the launch's own figures could not be tracked: {error}")
+    means = {f"{key}/mean": statistics.fmean(found) for key, found in values.items()}
+    deviations = {f"{key}/std": statistics.stdev(found) for key, found in values.items() if len(found) > 1}
+    return means | deviations | {f"{key}/n": float(len(found)) for key, found in values.items()}
+
+
+def _remove_ended(storage: Path) -> None:
+    """The folders of launches of which all was sent."""
+    for folder in storage.glob(f"{PREFIX}*"):
+        if Spool(folder / "spool.jsonl").is_done():
+            shutil.rmtree(folder, ignore_errors=True)

@@ -9,27 +9,32 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from pipeline.console import say
 from pipeline.errors import TrackingError
-from pipeline.tracking.spool import OnEpoch, Sender, Spool
+from pipeline.tracking.spool import OnEpoch, Sender, Spool, replay_leftovers
 from pipeline.tracking.store import TrackedRun, TrackingStore
 from pipeline.train.cell import Cell
 from pipeline.train.cluster import Placement
 from pipeline.train.failure import Failure, recorded_failure
 from pipeline.train.request import RunSummary
-from pipeline.train.spec import RunSpec
+from pipeline.train.spec import Calibration, RunSpec
 
 if TYPE_CHECKING:
     from pipeline.train.fit import Fitted
 
+T = TypeVar("T")
+
 PATIENCE_SECONDS = 300.0
-"""How long a run that is to be opened waits for a tracking server that is away."""
+"""How long what cannot go on without the tracking server waits for it, such as a run that is to be opened."""
 PAUSE_SECONDS = 5.0
 DRAIN_SECONDS = 30.0
-"""How long the end of a run waits for a tracking server that is away; what is left is sent at the next start."""
+"""How long the end of a run waits for a tracking server that is away; what is left is sent at the end of the launch."""
+END_SECONDS = 10.0
+"""How long the start and the end of a launch wait for it besides; what is left then is sent by the next command."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,8 @@ class Opening:
     placement: Placement
     anew: bool = False
     """Leaves what an earlier driver left, and starts again."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Besides, or in place of, those of the cell."""
 
 
 class RunTracker:
@@ -52,7 +59,6 @@ class RunTracker:
         self.cell = cell
         self.spec = spec
         self.run_id = run_id
-        self._store = store
         self._gpus_per_worker = gpus_per_worker
         self._spool = Spool(spec.spool_file)
         self._sender = Sender(self._spool, run_id, store, on_epoch).start()
@@ -73,7 +79,7 @@ class RunTracker:
         self._spool.append_tags(tags)
         self._spool.append_artifacts(artifacts)
         if self.cell.split == "final":
-            self._log_model(ended)
+            self._append_model(ended)
         self._spool.append_end("FINISHED", "finished")
         return summary
 
@@ -87,25 +93,23 @@ class RunTracker:
         self._spool.append_end("KILLED", reason)
 
     def close(self) -> None:
-        """Sends what is left, or says that it will be sent at the next start; a run that never began leaves nothing."""
+        """Sends what is left, or says that it will be sent later; a run that never began leaves nothing."""
         if problem := self._sender.drain(DRAIN_SECONDS):
-            say(f"the tracking server is away, the rest is sent at the next start: {problem}")
+            say(f"the tracking server is away, the rest is sent later: {problem}")
         elif _never_began(self.spec):
             forget(self.spec)
 
-    def _log_model(self, ended: Fitted) -> None:
+    def _append_model(self, ended: Fitted) -> None:
         """The trained network as a model of the run; ESZSL exports none."""
         from mgmrn.checkpoint import MODEL_FILE
-        from pipeline.tracking.model import log_image_model
 
         file = ended.checkpoint / MODEL_FILE
         if not file.exists():
             return
-        try:
-            example = self.cell.data.unseen.path(0)
-            log_image_model(self._store, self.run_id, file, ended.evaluation.result.gamma, example)
-        except TrackingError as error:
-            say(f"the model could not be logged and stays in {file}: {error}")
+        picture = self.cell.data.unseen.path(0)
+        example = self.spec.run_folder / f"example{picture.suffix}"
+        shutil.copyfile(picture, example)
+        self._spool.append_model(file, ended.evaluation.result.gamma, example)
 
 
 def open_run(
@@ -123,7 +127,7 @@ def open_run(
     Raises:
         TrackingError: when the store stays away for `PATIENCE_SECONDS`.
     """
-    run_id = _patiently(lambda: _opened(store, cell, spec, opening))
+    run_id = patiently(lambda: _opened(store, cell, spec, opening))
     spec.run_folder.mkdir(parents=True, exist_ok=True)
     return RunTracker(store, cell, spec, run_id, opening.placement.gpus_per_worker, on_epoch)
 
@@ -136,15 +140,18 @@ def _opened(store: TrackingStore, cell: Cell, spec: RunSpec, opening: Opening) -
         spec.failure_file.unlink(missing_ok=True)
         return left.run_id
     forget(spec)
-    run_id = store.create_child(
-        opening.parent_run_id, cell.name, cell.tags(opening.study, opening.placement), cell.config
-    )
+    tags = {**cell.tags(opening.study, opening.placement), **opening.tags}
+    run_id = store.create_child(opening.parent_run_id, cell.name, tags, cell.config)
     store.log_dataset(run_id, cell.dataset)
     return run_id
 
 
-def _patiently(attempt: Callable[[], str]) -> str:
-    """Tries again while the store is away: in the middle of a launch or a search it is worth waiting for."""
+def patiently(attempt: Callable[[], T]) -> T:
+    """Tries again while the store is away: in the middle of a launch or a search it is worth waiting for.
+
+    Raises:
+        TrackingError: when the store stays away for `PATIENCE_SECONDS`.
+    """
     deadline, told = time.monotonic() + PATIENCE_SECONDS, False
     while True:
         try:
@@ -153,9 +160,15 @@ def _patiently(attempt: Callable[[], str]) -> str:
             if time.monotonic() >= deadline:
                 raise
             if not told:
-                say(f"the tracking server is away, waiting for it before the next run: {error}")
+                say(f"the tracking server is away, waiting for it: {error}")
             told = True
             time.sleep(PAUSE_SECONDS)
+
+
+def send_leftovers(storage: Path, store: TrackingStore, patience_seconds: float) -> None:
+    """Sends what is left in the spools of a storage folder, and says what has to wait still."""
+    for problem in replay_leftovers(storage, store, patience_seconds):
+        say(f"still waiting to be tracked, sent by the next command: {problem}")
 
 
 def forget(spec: RunSpec) -> None:
@@ -169,6 +182,12 @@ def finished_run(store: TrackingStore, cell: Cell) -> TrackedRun | None:
     if run is None or (cell.split == "final" and run.tags.get("mgmrn.calibration") != cell.calibration_tag):
         return None
     return run
+
+
+def recorded_calibration(run: TrackedRun) -> Calibration | None:
+    """What a finished `tune` run decided, or a `final` one was given."""
+    text = run.tags["mgmrn.calibration"]
+    return None if text == "none" else Calibration.model_validate_json(text)
 
 
 def cached_summary(cell: Cell, run: TrackedRun) -> RunSummary:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mgmrn.errors import UserError
 from pipeline.errors import TrackingError
 from pipeline.tracking import spool as spool_module
 from pipeline.tracking.spool import Sender, Spool, replay_leftovers
@@ -28,6 +30,7 @@ class FakeStore:
         self.values: list[tuple[str, int, float]] = []
         self.tags: dict[str, str] = {}
         self.folders: list[Path] = []
+        self.models: list[tuple[str, float, str]] = []
         self.ended: list[tuple[str, str]] = []
         self.calls: list[str] = []
         self.away = False
@@ -56,6 +59,9 @@ class FakeStore:
     def log_artifacts(self, run_id: str, folder: Path) -> None:
         self._call("artifacts", lambda: self.folders.append(folder))
 
+    def log_model(self, run_id: str, file: Path, gamma: float, example: Path) -> None:
+        self._call("model", lambda: self.models.append((file.name, gamma, example.name)))
+
     def finish(self, run_id: str, status: str, stop_reason: str) -> None:
         self._call("end", lambda: self.ended.append((status, stop_reason)))
 
@@ -74,16 +80,21 @@ def until(condition: Callable[[], bool], seconds: float = 20) -> None:
         time.sleep(0.002)
 
 
-def test_metrics_tags_artifacts_and_end_arrive_in_order(tmp_path: Path) -> None:
-    spool, store = Spool(tmp_path / "run" / "spool.jsonl"), FakeStore()
+def test_metrics_tags_artifacts_model_and_end_arrive_in_order(tmp_path: Path) -> None:
+    spool, store = Spool(tmp_path / "spool.jsonl"), FakeStore()
     spool.append(1, {"epoch": 1, "train/loss": 2.0})
     spool.append_tags({"mgmrn.stop_reason": "done"})
-    spool.append_artifacts(tmp_path)
+    spool.append_artifacts(tmp_path / "artifacts")
+    spool.append_model(tmp_path / "model.pt", 0.5, tmp_path / "example.jpg")
+    assert not spool.is_done()
     spool.append_end("FINISHED", "done")
+    assert not spool.is_done()
     assert Sender(spool, "r", store).start().drain(5) is None
-    assert store.calls == ["history", "metrics", "tags", "artifacts", "end"]
+    assert spool.is_done()
+    assert store.calls == ["history", "metrics", "tags", "artifacts", "model", "end"]
     assert store.values == [("train/loss", 1, 2.0)]
-    assert (store.folders, store.ended) == ([tmp_path], [("FINISHED", "done")])
+    assert (store.folders, store.ended) == ([tmp_path / "artifacts"], [("FINISHED", "done")])
+    assert store.models == [("model.pt", 0.5, "example.jpg")]
 
 
 def test_what_is_appended_while_the_sender_runs_arrives_and_is_shown_once(tmp_path: Path) -> None:
@@ -145,6 +156,45 @@ def test_a_spool_that_is_given_to_another_run_is_sent_from_the_start(tmp_path: P
     assert Sender(spool, "first", first).start().drain(5) is None
     assert Sender(spool, "second", second).start().drain(5) is None
     assert first.values == second.values == [("train/loss", 1, 1.0)]
+
+
+def test_two_senders_of_one_spool_send_one_after_another(tmp_path: Path) -> None:
+    spool, slow, other = Spool(tmp_path / "run" / "spool.jsonl"), FakeStore(), FakeStore()
+    spool.append(1, {"train/loss": 1.0})
+    first = Sender(spool, "r", slow).start()
+    until(lambda: len(slow.values) == 1)
+    slow.away = True
+    spool.append(2, {"train/loss": 2.0})
+    assert replay_leftovers(tmp_path, other, 5) == [], "what a living driver sends is left to it"
+    assert (
+        Sender(spool, "r", other).start().drain(0.05) == "2 entries could not be sent: another command is sending them"
+    )
+    second = Sender(spool, "r", other).start()
+    first.drain(0.0)
+    assert second.drain(5) is None
+    assert (slow.values, other.values) == ([("train/loss", 1, 1.0)], [("train/loss", 2, 2.0)])
+
+
+def test_draining_goes_on_as_long_as_something_can_be_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool, store = Spool(tmp_path / "spool.jsonl"), FakeStore()
+    for step in range(6):
+        spool.append(step, {"train/loss": 1.0})
+    log = store.log_metrics
+    monkeypatch.setattr(store, "log_metrics", lambda *arguments: (time.sleep(0.1), log(*arguments)))
+    assert Sender(spool, "r", store).start().drain(0.2) is None
+    assert len(store.values) == 6
+
+
+@pytest.mark.parametrize("outside", ["/etc", "{folder}/run/../other", "{folder}/run/link"])
+def test_a_line_that_names_files_of_somebody_else_is_refused(tmp_path: Path, outside: str) -> None:
+    spool, store = Spool(tmp_path / "run" / "spool.jsonl"), FakeStore()
+    spool.append(1, {"train/loss": 1.0})
+    (tmp_path / "run" / "link").symlink_to("/etc")
+    with spool.path.open("a") as file:
+        file.write(json.dumps({"kind": "artifacts", "folder": outside.format(folder=tmp_path)}) + "\n")
+    with pytest.raises(UserError, match="names a file outside of its run"):
+        Sender(spool, "r", store).start().drain(5)
+    assert (store.folders, len(store.values)) == ([], 1)
 
 
 def test_a_line_that_was_cut_short_harms_no_other(tmp_path: Path) -> None:
@@ -261,9 +311,9 @@ def test_a_real_server_that_is_killed_and_comes_back_gets_everything_once(server
     until(lambda: sender._problem is not None, 60)
     until(lambda: shown == [1, 2, 3, 4, 4, 5], 60)
     server.start()
-    (tmp_path / "files-of-run" / "eval").mkdir(parents=True)
-    (tmp_path / "files-of-run" / "eval" / "curve.csv").write_text("gamma\n")
-    spool.append_artifacts(tmp_path / "files-of-run")
+    (tmp_path / "run" / "files" / "eval").mkdir(parents=True)
+    (tmp_path / "run" / "files" / "eval" / "curve.csv").write_text("gamma\n")
+    spool.append_artifacts(tmp_path / "run" / "files")
     spool.append_end("FINISHED", "done")
     assert sender.drain(60) is None
     for key in ("train/loss", "val/ausuc"):
