@@ -12,7 +12,7 @@ from mgmrn.errors import UserError
 from pipeline import places
 from pipeline.console import Console
 from pipeline.errors import ExitCode
-from pipeline.options import Json, TrackingUri
+from pipeline.options import Address, DataRoot, Json, Storage, TrackingUri
 
 if TYPE_CHECKING:
     from pipeline.predict.request import PictureAnswer
@@ -87,6 +87,39 @@ def promote(
     console = Console(as_json)
     show_promotion(done, console)
     console.result(promotion_to_json(done))
+
+
+@models_app.command()
+def reproduce(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Id or name of a finished run.")],
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Go on with other code, data or weights than the run's.")
+    ] = False,
+    tolerance: Annotated[
+        float,
+        typer.Option(
+            min=0.0, help="On another machine or with other versions: largest difference of a figure, as a fraction."
+        ),
+    ] = 0.02,
+    address: Address = None,
+    tracking_uri: TrackingUri = places.TRACKING_URI,
+    data_root: DataRoot = places.DATA_ROOT,
+    storage: Storage = places.STORAGE,
+    as_json: Json = False,
+) -> int:
+    """Run a run again from what is recorded of it, and compare figure by figure; exit code 1 when they differ.
+
+    On the same machine with the same versions, every figure must be the same to the last bit.
+    """
+    from pipeline.reproduce.run import ReproduceRequest
+    from pipeline.reproduce.run import reproduce as run_again
+    from pipeline.reproduce.show import reproduction_to_json, show_reproduction
+
+    done = run_again(ReproduceRequest(run, anyway, tolerance, address, tracking_uri, data_root, storage))
+    console = Console(as_json)
+    show_reproduction(done, console)
+    console.result(reproduction_to_json(done))
+    return ExitCode.FINE if done.verdict in ("equal", "within tolerance") else ExitCode.SOME_FAILED
 
 
 def _print_lines(answers: Iterator[PictureAnswer]) -> int:

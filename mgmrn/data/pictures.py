@@ -76,7 +76,7 @@ def _from_array(content: bytes, where: str) -> Picture:
         array = np.repeat(array[:, :, None], 3, axis=2)
     if array.ndim != 3 or array.shape[2] != 3 or not array.size or array.dtype.kind not in "iuf":
         raise UserError(f"the array is {array.shape} of {array.dtype}, no picture", where, _REMEDY)
-    _check_size(*array.shape[:2], where)
+    _check_size(array.shape[0], array.shape[1], where)
     if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 255):
         raise UserError("the array holds values outside 0 to 255", where, _REMEDY)
     if array.dtype.kind == "f" and array.max() <= 1:

@@ -115,6 +115,8 @@ class Cell:
             "mgmrn.data_digest": self.data.digest,
             "mgmrn.standin": str(self.data.standin).lower(),
             "mgmrn.world_size": str(Workers(placement.workers, placement.most_workers or placement.workers)),
+            "mgmrn.cpus_per_worker": str(placement.cpus_per_worker),
+            "mgmrn.gpus_per_worker": str(placement.gpus_per_worker),
             "mgmrn.attempt": "1",
             "mgmrn.calibration": self.calibration_tag,
             **job_tags(),
