@@ -98,5 +98,5 @@ def _about_code(state: GitState) -> str:
         return "this is no git checkout: the job's runs cannot say of which commit they are"
     if state.dirty:
         files = "1 file differs" if state.changed_files == 1 else f"{state.changed_files} files differ"
-        return f"warning: {files} from commit {state.sha[:10]}; the job gets them as they are, and its runs are marked dirty"
+        return f"warning: {files} from commit {state.sha[:10]}; the job gets the code as it is, and its runs are marked dirty"
     return f"the code is commit {state.sha[:10]}"
