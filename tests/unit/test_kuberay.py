@@ -22,7 +22,7 @@ from referencing import Registry, Resource
 KUBERAY = Path(__file__).resolve().parents[2] / "cluster" / "kuberay"
 KUBERNETES = "1.34"
 STRICT = f"kubernetes-json-schema/v{KUBERNETES}.0-local-strict"
-FOLDERS = ("services", "raycluster", "rayjob")
+FOLDERS = ("services", "loader", "raycluster", "rayjob")
 
 Manifest = dict[str, Any]
 
@@ -69,6 +69,7 @@ def templates() -> Iterator[tuple[str, Manifest]]:
     for group in cluster["workerGroupSpecs"]:
         yield group["groupName"], group["template"]
     yield "submitter", ray_job()["spec"]["submitterPodTemplate"]
+    yield "loader", resources("loader")[0]
     for one in (*services("Deployment"), *services("StatefulSet")):
         yield one["metadata"]["name"], one["spec"]["template"]
 
@@ -83,8 +84,12 @@ def test_every_manifest_is_named_by_its_kustomization():
         assert named == {file.name for file in (KUBERAY / folder).glob("*.yaml")} - {"kustomization.yaml"}
 
 
-@pytest.mark.parametrize("manifest", resources("services"), ids=lambda one: f"{one['kind']}-{one['metadata']['name']}")
-def test_services_match_the_schemas_of_kubernetes(manifest: Manifest):
+@pytest.mark.parametrize(
+    "manifest",
+    [*resources("services"), *resources("loader")],
+    ids=lambda one: f"{one['kind']}-{one['metadata']['name']}",
+)
+def test_manifests_match_the_schemas_of_kubernetes(manifest: Manifest):
     kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
 
 
@@ -192,6 +197,7 @@ def test_secrets_are_referred_to_and_only_where_they_are_needed():
         "cpu": set(),
         "gpu": set(),
         "submitter": set(),
+        "loader": set(),
         "mlflow": {("mgmrn-postgres", "mlflow"), ("mgmrn-mlflow", "password"), ("mgmrn-mlflow", "session-key")},
         "postgres": {("mgmrn-postgres", key) for key in ("superuser", "mlflow", "studies")},
     }
@@ -201,7 +207,7 @@ def test_nothing_is_reachable_but_what_a_policy_names():
     policies = {one["metadata"]["name"]: one["spec"] for one in services("NetworkPolicy")}
     assert policies.pop("deny-all") == {"podSelector": {}, "policyTypes": ["Ingress"]}
     ray, head = {"mgmrn/role": "ray"}, {"mgmrn/role": "ray", "ray.io/node-type": "head"}
-    labels = {name: template["metadata"]["labels"] for name, template in templates()}
+    labels = {name: template["metadata"].get("labels") for name, template in templates()}
     assert labels["head"] == labels["cpu"] == labels["gpu"] == ray
     reach = {}
     for policy in policies.values():

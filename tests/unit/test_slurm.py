@@ -29,13 +29,13 @@ STAND_INS = {
 role=worker; [[ $* == *--head* ]] && role=head
 echo "ray $*" >> "$CALLS"
 echo "$role mode=$RAY_AUTH_MODE token=${RAY_AUTH_TOKEN-none} file=$(stat -c %a "$RAY_AUTH_TOKEN_PATH") \\
-bytes=$(wc -c < "$RAY_AUTH_TOKEN_PATH")" >> "$CALLS"
+bytes=$(wc -c < "$RAY_AUTH_TOKEN_PATH") password=${MLFLOW_TRACKING_PASSWORD-none}" >> "$CALLS"
 trap 'echo "$role ended" >> "$CALLS"; exit 0' TERM
 while :; do sleep 0.05; done""",
     "python": """
 echo "python $*" >> "$CALLS"
 if [[ $2 == pipeline ]]; then
-  echo "driver RAY_ADDRESS=$RAY_ADDRESS" >> "$CALLS"
+  echo "driver RAY_ADDRESS=$RAY_ADDRESS password=$MLFLOW_TRACKING_PASSWORD" >> "$CALLS"
   trap 'echo "driver ended" >> "$CALLS"; exit 143' TERM
   [[ $3 != search ]] || while :; do sleep 0.05; done
   exit "$ANSWER"
@@ -80,6 +80,7 @@ def submit(folder: Path, *arguments: str, answer: int = 0) -> Job:
         "SLURM_JOB_NODELIST": "node[1-2]",
         "SLURM_CPUS_PER_TASK": "64",
         "SLURM_GPUS_ON_NODE": "8",
+        "MLFLOW_TRACKING_PASSWORD": "secret",
     }
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "SLURM_", "MGMRN_"))}
     process = subprocess.Popen(
@@ -105,12 +106,12 @@ def test_the_verb_runs_against_the_cluster_and_its_answer_is_the_jobs(finished: 
     calls = job.calls()
     assert code == 0
     assert "python -m pipeline train cub --workers 16" in calls
-    assert f"driver RAY_ADDRESS=192.0.2.1:{20000 + JOB % 1000 * 10}" in calls
+    assert f"driver RAY_ADDRESS=192.0.2.1:{20000 + JOB % 1000 * 10} password=secret" in calls
 
 
 def test_head_and_worker_are_started_on_their_nodes(finished: tuple[Job, int]):
     job, _ = finished
-    head, worker = [call for call in job.calls() if call.startswith("srun") and "ray start" in call]
+    head, worker = [call for call in job.calls() if call.startswith("srun") and " ray start " in call]
     assert "--nodelist=node1" in head and "--head" in head
     assert "--exclude=node1" in worker and "--address=192.0.2.1:" in worker
     for start in (head, worker):
@@ -127,10 +128,10 @@ def test_all_nodes_are_waited_for_before_the_driver_starts(finished: tuple[Job, 
     assert calls.index(waits[1]) < calls.index("python -m pipeline train cub --workers 16")
 
 
-def test_hosts_share_a_token_that_nobody_else_can_read_and_that_goes_with_the_job(finished: tuple[Job, int]):
+def test_hosts_share_a_token_that_goes_with_the_job_and_get_no_other_secret(finished: tuple[Job, int]):
     job, _ = finished
     given = sorted(call for call in job.calls() if " mode=" in call)
-    assert given == [f"{role} mode=token token=none file=600 bytes=64" for role in ("head", "worker")]
+    assert given == [f"{role} mode=token token=none file=600 bytes=64 password=none" for role in ("head", "worker")]
     assert not list((job.folder / ".mgmrn" / "slurm").iterdir())
 
 

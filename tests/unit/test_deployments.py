@@ -1,0 +1,198 @@
+"""The files under cluster/: linted and validated by their own tools, of one version, and with commands that the pipeline takes."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import check_jsonschema
+import jsonschema
+import pytest
+import typer
+import yaml
+
+from pipeline.ablation.config import load_ablation
+from pipeline.cli import app
+from pipeline.compose import load_benchmark_config, load_experiment
+from pipeline.search.config import load_search
+
+ROOT = Path(__file__).resolve().parents[2]
+CLUSTER = ROOT / "cluster"
+TOOLS = Path(sys.executable).parent
+PINS = dict(
+    re.findall(r"^([a-z0-9-]+)(?:\[[^]]*\])?==([0-9.]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+)
+
+VERB = "python -m pipeline "
+SBATCH = "cluster/slurm/mgmrn.sbatch "
+CONFIGS = {
+    "train": load_experiment,
+    "search": load_search,
+    "ablate": load_ablation,
+    "plan": load_ablation,
+    "report": load_ablation,
+    "verify": load_benchmark_config,
+}
+
+
+def texts(*suffixes: str) -> dict[str, str]:
+    """Every file of these kinds, by its path."""
+    files = [file for file in sorted(CLUSTER.rglob("*")) if file.suffix in suffixes or file.name in suffixes]
+    return {str(file.relative_to(ROOT)): file.read_text() for file in files if file.is_file()}
+
+
+def strings(value: Any) -> Iterator[str]:
+    """Every string in a document."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from strings(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from strings(inner)
+
+
+def lines() -> Iterator[tuple[str, str]]:
+    """Whatever a person or a program is told to run, a line each, with the file that says so."""
+    for path, text in texts(".yaml").items():
+        for document in yaml.safe_load_all(text):
+            yield from ((path, one) for one in strings(document))
+    for path, text in texts(".md").items():
+        for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
+            yield from ((path, line) for line in block.replace("\\\n", " ").splitlines())
+    for path, text in texts(".sbatch", ".sh").items():
+        yield from ((path, line) for line in text.splitlines() if line.startswith("#"))
+
+
+def commands() -> list[tuple[str, str]]:
+    """The pipeline's part of those lines."""
+    found = []
+    for path, line in lines():
+        for start in (VERB, SBATCH):
+            _, there, rest = line.partition(start)
+            if there:
+                found.append((path, re.split(r"\s(?:&&|\||>|#)\s|`", rest)[0].strip()))
+    return found
+
+
+def read(arguments: list[str]) -> tuple[str, dict[str, Any]]:
+    """A verb and its parameters, as the command line takes them; nothing runs."""
+    command: Any = typer.main.get_command(app)
+    name = ""
+    while hasattr(command, "commands"):
+        name, *arguments = arguments
+        command = command.commands[name]
+    with command.make_context(name, arguments) as context:
+        return name, dict(context.params)
+
+
+@pytest.mark.parametrize(("path", "command"), commands())
+def test_every_command_is_one_that_the_pipeline_takes(path: str, command: str):
+    verb, given = read(shlex.split(command))
+    if verb == "submit":
+        verb, given = read([given["verb"], *given["arguments"]])
+        assert verb in CONFIGS
+    if verb in CONFIGS:
+        CONFIGS[verb](next(given[name] for name in ("experiment", "name", "benchmark") if name in given))
+
+
+def test_every_setting_has_a_command():
+    paths = {path for path, _ in commands()}
+    assert {"cluster/README.md", "cluster/kuberay/rayjob/rayjob.yaml", "cluster/slurm/mgmrn.sbatch"} <= paths
+    submitted = [command for path, command in commands() if path == "cluster/README.md" and "ablate" in command]
+    assert len(submitted) >= 5
+
+
+def test_a_wrong_command_would_be_found():
+    with pytest.raises(Exception, match="--worker"):
+        read(["train", "cub", "--worker", "8"])
+
+
+def test_files_that_the_readme_names_exist():
+    text = (CLUSTER / "README.md").read_text()
+    links = re.findall(r"\]\(([a-z][\w/.]*)\)", text)
+    quoted = [path for path in re.findall(r"(?<![\w/])cluster/[\w/.-]*\w", text) if not path.endswith("secrets.env")]
+    assert links and quoted
+    assert [path for path in links if not (CLUSTER / path).exists()] == []
+    assert [path for path in quoted if not (ROOT / path).exists()] == []
+
+
+def test_versions_are_those_of_the_requirements():
+    documents = [one for text in texts(".yaml").values() for one in yaml.safe_load_all(text)]
+    assert {one["spec"]["rayVersion"] for one in documents if one and one.get("kind") == "RayCluster"} == {PINS["ray"]}
+    every = "\n".join(texts(".yaml", ".md", "Dockerfile").values())
+    assert set(re.findall(r"\b(ray|mlflow|torch)(?:\[[^]]*\])?==", every)) == set(), "only requirements.txt pins them"
+    assert len(set(re.findall(r"image: (postgres:\S+)", every))) == 1
+    images = set(re.findall(r"[\w.$/{}:-]+/(mgmrn-[a-z]+:\S+)", "\n".join(texts(".yaml").values())))
+    assert images == {"mgmrn-lab:TAG", "mgmrn-tracking:TAG", "mgmrn-tracking:${TAG:-latest}"}
+
+
+def test_the_image_is_linted_and_runs_as_a_user():
+    file = CLUSTER / "Dockerfile"
+    done = subprocess.run([TOOLS / "hadolint", file], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    for target in file.read_text().split("\nFROM ")[2:]:
+        assert re.findall(r"^USER (\S+)", target, re.MULTILINE) == ["1000:1000"]
+    ignored = (CLUSTER / "Dockerfile.dockerignore").read_text().splitlines()
+    allowed = {line[1:] for line in ignored if line.startswith("!")}
+    copied = {source for source in re.findall(r"^COPY (\S+) ", file.read_text(), re.MULTILINE)}
+    assert "*" in ignored and copied == allowed
+
+
+@pytest.mark.parametrize("path", texts(".sh", ".sbatch"))
+def test_scripts_are_linted(path: str):
+    done = subprocess.run([TOOLS / "shellcheck", "-x", path], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    return yaml.safe_load((CLUSTER / "mlflow" / "compose.yaml").read_text())
+
+
+def test_the_compose_file_matches_its_schema(compose: dict[str, Any]):
+    vendored = Path(check_jsonschema.__file__).parent / "builtin_schemas" / "vendor" / "compose-spec.json"
+    jsonschema.validate(compose, json.loads(vendored.read_text()))
+
+
+def test_compose_publishes_on_loopback_alone_and_holds_no_secret(compose: dict[str, Any]):
+    for service in compose["services"].values():
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+        assert service["healthcheck"]["test"]
+        for name, value in service["environment"].items():
+            if re.search("PASSWORD|SECRET", name):
+                assert re.fullmatch(r"\$\{[A-Z_]+:\?.*\}", value), (
+                    f"{name} is asked for, and refused when it is missing"
+                )
+    assert (CLUSTER / "mlflow" / ".gitignore").read_text().split() == ["secrets.env"]
+
+
+def test_mlflow_is_started_alike_everywhere(compose: dict[str, Any]):
+    manifests = yaml.safe_load_all((CLUSTER / "kuberay" / "services" / "mlflow.yaml").read_text())
+    (deployment,) = [one for one in manifests if one["kind"] == "Deployment"]
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+
+    def alike(command: list[str]) -> list[str]:
+        return [argument for argument in command if not argument.startswith("--allowed-hosts")]
+
+    assert alike(container["args"]) == alike(compose["services"]["mlflow"]["command"])
+    assert "--app-name=basic-auth" in container["args"]
+
+
+def test_ray_never_listens_everywhere_without_a_policy_over_it():
+    everywhere = {path for path, text in texts(".yaml", ".sh", ".sbatch").items() if "0.0.0.0" in text}
+    assert everywhere == {
+        "cluster/kuberay/raycluster/raycluster.yaml",  # services/network.yaml
+        "cluster/kuberay/services/mlflow.yaml",  # services/network.yaml
+        "cluster/mlflow/compose.yaml",  # inside a container of which a loopback port is published
+    }
+    assert not any(
+        re.search(r"RAY_AUTH_MODE[=: ]*disabled", text) for text in texts(".yaml", ".sh", ".sbatch").values()
+    )
