@@ -17,6 +17,7 @@ from cluster.tracking.credentials import ADMIN, Credentials
 from cluster.tracking.process import GRACE_SECONDS, ServerProcess, check_free
 from mgmrn.atomic_file import replacing
 from mgmrn.errors import ResourceError
+from pipeline.databases import with_installed_driver
 
 START_SECONDS = 180.0
 """A first start makes some eighty tables; a busy machine takes its time."""
@@ -117,7 +118,7 @@ class MlflowServer:
         return inherited | {
             **self._database_environment,
             MARK: str(self._folder),
-            "MLFLOW_BACKEND_STORE_URI": _for_sqlalchemy(self._store_uri),
+            "MLFLOW_BACKEND_STORE_URI": with_installed_driver(self._store_uri),
             "MLFLOW_AUTH_CONFIG_PATH": str(self._auth_settings()),
             "MLFLOW_AUTH_ADMIN_USERNAME": ADMIN,
             "MLFLOW_AUTH_ADMIN_PASSWORD": self._secrets.password,
@@ -135,7 +136,7 @@ class MlflowServer:
         path = self._folder / "auth.ini"
         with replacing(path) as file:
             file.write(
-                f"[mlflow]\ndefault_permission = READ\nauth_cache_ttl_seconds = 60\ndatabase_uri = {_for_sqlalchemy(self._auth_uri)}\n"
+                f"[mlflow]\ndefault_permission = READ\nauth_cache_ttl_seconds = 60\ndatabase_uri = {with_installed_driver(self._auth_uri)}\n"
                 "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n".encode()
             )
         return path
@@ -163,8 +164,3 @@ def _is_of(process: psutil.Process, folder: Path) -> bool:
         return bool(process.environ().get(MARK) == str(folder))
     except (psutil.Error, OSError):
         return False
-
-
-def _for_sqlalchemy(uri: str) -> str:
-    """By the driver that is installed; `%` would mean something to the settings file."""
-    return uri.replace("postgresql://", "postgresql+psycopg2://", 1)

@@ -19,6 +19,7 @@ from pipeline.ablation.request import RUN_BY, AblationOutcome, AblationRequest, 
 from pipeline.ablation.results import comparison_by, comparisons
 from pipeline.ablation.track import PARENT_KIND, log_grid
 from pipeline.console import duration, say
+from pipeline.redaction import redact
 from pipeline.tracking.store import TrackingStore
 from pipeline.train.cluster import Host, check_room_here, ray_session
 from pipeline.train.parent import PARENT_SPLIT, ParentRun, parent_run
@@ -70,7 +71,7 @@ def run_ablation(request: AblationRequest) -> AblationOutcome:
     known = surveyed.store.find_finished(key, PARENT_SPLIT)
     if not todo and known is not None:
         primary = comparison_by(request.file.config.primary, surveyed.grid, planned)
-        return AblationOutcome("cached", 0, tuple(planned), primary, known.run_id, request.tracking_uri)
+        return AblationOutcome("cached", 0, tuple(planned), primary, known.run_id, redact(request.tracking_uri))
     for split in _splits(todo):
         check_images_exist(split.train.followed_by(evaluation_images(split)))
     if todo:
@@ -88,7 +89,7 @@ def run_ablation(request: AblationRequest) -> AblationOutcome:
             parent.status, parent.reason, status = "FAILED", "a run failed", "failed"
         compared = comparisons(surveyed.grid, planned)
         patiently(partial(log_grid, surveyed.store, parent.run_id, planned, compared))
-    return AblationOutcome(status, launched, tuple(planned), compared[0], parent.run_id, request.tracking_uri)
+    return AblationOutcome(status, launched, tuple(planned), compared[0], parent.run_id, redact(request.tracking_uri))
 
 
 def _storage(request: AblationRequest) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mgmrn.errors import UserError
 from pipeline.compose import ComposedConfig, show
+from pipeline.redaction import redact
 from pipeline.search.board import Board
 from pipeline.search.compare import compare, run_cells
 from pipeline.search.config import SearchConfig
@@ -58,7 +59,7 @@ def run_course(
         importances=shares,
         best_configs=best_configs,
         parent_run_id=bench.parent_run_id,
-        tracking_uri=request.tracking_uri,
+        tracking_uri=redact(request.tracking_uri),
     )
 
 

@@ -19,6 +19,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from mgmrn.errors import UserError
+from pipeline.databases import with_installed_driver
+from pipeline.redaction import redact
 from pipeline.search.config import SearchConfig
 from pipeline.search.space import Space
 
@@ -165,7 +167,7 @@ def lost(storage: str, error: Exception) -> UserError:
     """What to say when the database went away in mid-search."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     hint = "see to it, then go on with --resume"
-    return UserError(f"the study's database was lost: {reason}", _shown(storage), hint)
+    return UserError(f"the study's database was lost: {reason}", redact(storage), hint)
 
 
 def forget_study(name: str, storage: str) -> None:
@@ -209,18 +211,10 @@ def _storage(url: str) -> optuna.storages.RDBStorage:
         return optuna.storages.RDBStorage(url)
     if scheme.partition("+")[0] not in ("postgresql", "postgres"):
         hint = "use sqlite:///FILE or postgresql://USER@HOST/NAME"
-        raise UserError(f"'{_shown(url)}' names no database that keeps a study", "--study-storage", hint)
-    # Named, or SQLAlchemy would look for a driver that is not installed. A trial may leave the connection idle for hours.
-    url = f"postgresql+psycopg2://{place}"
+        raise UserError(f"'{redact(url)}' names no database that keeps a study", "--study-storage", hint)
+    # A trial may leave the connection idle for hours.
     waiting = {"connect_args": {"connect_timeout": CONNECT_SECONDS}, "pool_pre_ping": True}
-    return optuna.storages.RDBStorage(url, engine_kwargs=waiting)
-
-
-def _shown(url: str) -> str:
-    """The address without user and password, readable or not."""
-    scheme = url.partition(":")[0].partition("/")[0]
-    place = url.partition("?")[0]  # What follows may hold a password too.
-    return f"{scheme}://…@{place.rpartition('@')[2]}" if "@" in place else place
+    return optuna.storages.RDBStorage(with_installed_driver(url), engine_kwargs=waiting)
 
 
 class _reaching:
@@ -240,7 +234,7 @@ class _reaching:
             reason = "no address" if unreadable else (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(
                 f"the study's database cannot be reached: {reason}",
-                _shown(self._storage),
+                redact(self._storage),
                 "check --study-storage and the server",
             ) from error
 

@@ -26,6 +26,7 @@ import psutil  # type: ignore[import-untyped]
 from mgmrn.config import ExperimentConfig
 from mgmrn.errors import UserError
 from pipeline.compose import values_of
+from pipeline.databases import with_installed_driver
 from pipeline.errors import TrackingError
 from pipeline.jobs.driver import job_tags
 from pipeline.redaction import redact
@@ -126,7 +127,7 @@ class TrackingStore:
             TrackingError: when nothing answers, or the address is of a kind that MLflow no longer writes to.
         """
         _check_reachable(uri)
-        uri = _with_installed_driver(uri)
+        uri = with_installed_driver(uri)
         _quieten_mlflow()
         from mlflow.tracking import MlflowClient
 
@@ -389,12 +390,6 @@ def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:
 def _artifact_location(uri: str) -> str | None:
     """Beside a sqlite database, where the server decides nothing."""
     return (_sqlite_file(uri).parent / "mlruns").as_uri() if uri.startswith("sqlite:") else None
-
-
-def _with_installed_driver(uri: str) -> str:
-    """PostgreSQL by the driver that requirements.txt brings; SQLAlchemy's own choice is another one."""
-    scheme, separator, place = uri.partition("://")
-    return f"postgresql+psycopg2{separator}{place}" if scheme in ("postgresql", "postgres") else uri
 
 
 def _check_inside(path: str) -> None:

@@ -40,6 +40,18 @@ _ENVIRONMENT = {
 }
 
 
+_DRIVERS_ALONE = (
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+    "MGMRN_STUDY_STORAGE",
+    "PGPASSFILE",
+    "PGPASSWORD",
+)
+"""Variables that lead into servers, or hold passwords."""
+
+
 @dataclass(frozen=True)
 class Placement:
     """Workers of one run and what each of them gets."""
@@ -132,14 +144,15 @@ def _start_here(dashboard: bool) -> None:
         port = _free_port()
         os.environ["RAY_GCS_SERVER_PORT"], os.environ["RAY_ADDRESS"] = str(port), f"{LOOPBACK}:{port}"
         try:
-            ray.init(
-                address=LOCAL,
-                num_cpus=available_cpus(),
-                include_dashboard=dashboard,
-                logging_level="WARNING",
-                log_to_driver=False,
-                _node_ip_address=LOOPBACK,
-            )
+            with _without_credentials():
+                ray.init(
+                    address=LOCAL,
+                    num_cpus=available_cpus(),
+                    include_dashboard=dashboard,
+                    logging_level="WARNING",
+                    log_to_driver=False,
+                    _node_ip_address=LOOPBACK,
+                )
             return
         except Exception as error:
             # Ray raises a bare Exception here.
@@ -155,6 +168,16 @@ def _start_here(dashboard: bool) -> None:
             del os.environ["RAY_GCS_SERVER_PORT"]
             if not ray.is_initialized():
                 del os.environ["RAY_ADDRESS"]
+
+
+@contextmanager
+def _without_credentials() -> Iterator[None]:
+    """What is started inside inherits no way into the driver's databases and servers: only the driver talks to them."""
+    kept = {name: os.environ.pop(name) for name in _DRIVERS_ALONE if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
 
 
 def _free_port() -> int:

@@ -16,6 +16,7 @@ from mgmrn.data.xlsa17 import load_benchmark
 from mgmrn.errors import ResourceError, UserError
 from pipeline.compose import resolve_weights
 from pipeline.console import say
+from pipeline.redaction import redact
 from pipeline.tracking.store import TrackingStore
 from pipeline.train.cell import Cell, make_cell, variant_of
 from pipeline.train.cluster import Placement, check_room_here, place_elastic, ray_session
@@ -70,7 +71,7 @@ def run_experiment(request: TrainRequest) -> Outcome:
     launch = Launch(request, _load_splits(request), TrackingStore.connect(request.tracking_uri))
     send_leftovers(request.storage, launch.store, END_SECONDS)
     if not request.force and (known := _all_finished(launch)):
-        return Outcome("cached", known, None, request.tracking_uri)
+        return Outcome("cached", known, None, redact(request.tracking_uri))
     request.workers.check_shares(request.composed.config)
     check_writable(request.storage)
     check_room_here(request.address, request.workers.least, request.cpus_per_worker)
@@ -87,7 +88,7 @@ def run_experiment(request: TrainRequest) -> Outcome:
             failed = any(summary.status == "failed" for summary in summaries)
             if failed:
                 parent.status, parent.reason = "FAILED", "a run failed"
-    return Outcome("failed" if failed else "finished", summaries, parent.run_id, request.tracking_uri)
+    return Outcome("failed" if failed else "finished", summaries, parent.run_id, redact(request.tracking_uri))
 
 
 def _with_absolute_paths(request: TrainRequest) -> TrainRequest:
