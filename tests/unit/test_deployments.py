@@ -17,9 +17,11 @@ import pytest
 import typer
 import yaml
 
+from mgmrn.errors import UserError
 from pipeline.ablation.config import load_ablation
 from pipeline.cli import app
 from pipeline.compose import load_benchmark_config, load_experiment
+from pipeline.jobs.task import read_task
 from pipeline.search.config import load_search
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,24 +84,24 @@ def commands() -> list[tuple[str, str]]:
     return found
 
 
-def read(arguments: list[str]) -> tuple[str, dict[str, Any]]:
+def read(arguments: list[str]) -> tuple[str, typer.Context]:
     """A verb and its parameters, as the command line takes them; nothing runs."""
     command: Any = typer.main.get_command(app)
+    context = command.make_context("pipeline", [], resilient_parsing=True)
     name = ""
     while hasattr(command, "commands"):
         name, *arguments = arguments
         command = command.commands[name]
-    with command.make_context(name, arguments) as context:
-        return name, dict(context.params)
+    return name, command.make_context(name, arguments, parent=context)
 
 
 @pytest.mark.parametrize(("path", "command"), commands())
 def test_every_command_is_one_that_the_pipeline_takes(path: str, command: str):
-    verb, given = read(shlex.split(command))
+    verb, context = read(shlex.split(command))
+    given = context.params
     if verb == "submit":
-        verb, given = read([given["verb"], *given["arguments"]])
-        assert verb in CONFIGS
-    if verb in CONFIGS:
+        read_task(context, given["verb"], given["arguments"])
+    elif verb in CONFIGS:
         CONFIGS[verb](next(given[name] for name in ("experiment", "name", "benchmark") if name in given))
 
 
@@ -113,6 +115,9 @@ def test_every_setting_has_a_command():
 def test_a_wrong_command_would_be_found():
     with pytest.raises(Exception, match="--worker"):
         read(["train", "cub", "--worker", "8"])
+    _, context = read(["submit", "ablate", "components", "--storage", "runs"])
+    with pytest.raises(UserError, match="job's own folder"):
+        read_task(context, "ablate", context.params["arguments"])
 
 
 def test_files_that_the_readme_names_exist():
