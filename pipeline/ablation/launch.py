@@ -20,6 +20,7 @@ from pipeline.ablation.results import comparison_by, comparisons
 from pipeline.ablation.track import PARENT_KIND, log_grid
 from pipeline.console import duration, say
 from pipeline.redaction import redact
+from pipeline.tracking.driver import heartbeat
 from pipeline.tracking.store import TrackingStore
 from pipeline.train.cluster import Host, check_room_here, ray_session
 from pipeline.train.parent import PARENT_SPLIT, ParentRun, parent_run
@@ -78,7 +79,7 @@ def run_ablation(request: AblationRequest) -> AblationOutcome:
         check_writable(request.storage)
         workers = request.file.config.workers * (request.concurrency or 1)
         check_room_here(request.address, workers, request.cpus_per_worker)
-    with explained(request.storage), ExitStack() as stack:
+    with explained(request.storage), heartbeat(request.storage), ExitStack() as stack:
         pool = _pool(request, todo, stack.enter_context(ray_session(request.address))) if todo else None
         parent = stack.enter_context(parent_run(surveyed.store, request.storage, key, *_names(surveyed), again=known))
         launched, status = _launch(request, surveyed, todo, pool, parent) if pool else (0, "finished")

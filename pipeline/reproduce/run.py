@@ -11,6 +11,7 @@ from mgmrn.errors import UserError
 from pipeline.console import say
 from pipeline.reproduce.record import Record, changes, inexact, read_record
 from pipeline.reproduce.verdict import COMPARED, MetricComparison, Verdict, compare_histories, overall
+from pipeline.tracking.driver import heartbeat
 from pipeline.tracking.history import histories
 from pipeline.tracking.naming import find_run
 from pipeline.tracking.store import TrackedRun, TrackingStore
@@ -74,7 +75,7 @@ def reproduce(request: ReproduceRequest) -> Reproduction:
     check_images_exist(cell.data.train.followed_by(evaluation_images(cell.data)))
     check_writable(storage)
     check_room_here(request.address, record.workers.least, record.cpus_per_worker)
-    with explained(storage), ray_session(request.address) as hosts:
+    with explained(storage), heartbeat(storage), ray_session(request.address) as hosts:
         placement = place_elastic(hosts, record.workers, record.cpus_per_worker, record.gpus_per_worker)
         remarks = (*changed, *inexact(record, placement.cpus_per_worker, placement.gpus_per_worker))
         for remark in remarks:

@@ -22,7 +22,8 @@ from pipeline.search.config import SearchFile
 from pipeline.search.request import SearchOutcome, SearchRequest
 from pipeline.search.space import Space
 from pipeline.search.study import DATABASE_ERRORS, Study, forget_study, lost, study_size
-from pipeline.tracking.store import TrackingStore, driver_is_dead, driver_tag
+from pipeline.tracking.driver import Driver, driver_tag, heartbeat
+from pipeline.tracking.store import TrackingStore
 from pipeline.train.cluster import check_room_here, ray_session
 from pipeline.train.parent import parent_run
 from pipeline.train.storage import check_writable, explained
@@ -67,7 +68,8 @@ def run_search(request: SearchRequest) -> SearchOutcome:
     for split in data.values():
         check_images_exist(split.train.followed_by(evaluation_images(split)))
     send_leftovers(folder, store, END_SECONDS)
-    with explained(request.storage), ray_session(request.address, dashboard=True) as hosts:
+    session = ray_session(request.address, dashboard=True)
+    with explained(request.storage), heartbeat(request.storage), session as hosts:
         pool = make_pool(
             hosts,
             config.trials,
@@ -106,11 +108,10 @@ def run_search(request: SearchRequest) -> SearchOutcome:
 
 
 def _check_nobody_runs_it(study: Study, search: SearchFile) -> None:
-    driver = study.remembered(_DRIVER)
-    if driver and driver != driver_tag() and not driver_is_dead(driver):
-        host, process, _ = driver.split(":")
+    driver = Driver.parse(study.remembered(_DRIVER) or "")
+    if driver and not driver.is_this_process and not driver.is_dead:
         raise UserError(
-            f"the search {search.name} is being run by process {process} on {host}",
+            f"the search {search.name} is being run by process {driver.pid} on {driver.host}",
             search.label,
             "wait for it, or end that process first",
         )

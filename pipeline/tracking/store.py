@@ -21,8 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-import psutil  # type: ignore[import-untyped]
-
 from mgmrn.config import ExperimentConfig
 from mgmrn.errors import UserError
 from pipeline.compose import values_of
@@ -30,6 +28,7 @@ from pipeline.databases import with_installed_driver
 from pipeline.errors import TrackingError
 from pipeline.jobs.driver import job_tags
 from pipeline.redaction import redact
+from pipeline.tracking.driver import driver_is_dead, driver_tag
 from pipeline.tracking.spool import EndStatus
 from pipeline.yaml_tree import yaml_value
 
@@ -328,37 +327,6 @@ def _batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(items)
     while part := list(islice(iterator, size)):
         yield part
-
-
-def driver_tag() -> str:
-    """Names this process among all that ever ran on any host: `host:pid:start`."""
-    return f"{socket.gethostname()}:{os.getpid()}:{_start(os.getpid()):.2f}"
-
-
-def driver_is_dead(tag: str) -> bool:
-    """Whether a driver, by its `driver_tag`, was a process of this host and is no more; one elsewhere is taken to live."""
-    host, _, rest = tag.rpartition(":")[0].rpartition(":")
-    if host != socket.gethostname():
-        return False
-    started = float(tag.rpartition(":")[2])
-    try:
-        process = psutil.Process(int(rest))
-        return bool(abs(_start(process.pid) - started) > 1 or process.status() == psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return True
-
-
-def _start(pid: int) -> float:
-    """Seconds at which a process began: after the machine's own start, which no setting of the clock moves, where `/proc` tells that.
-
-    Raises:
-        psutil.NoSuchProcess: when there is no such process.
-    """
-    try:
-        after_the_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2]
-        return int(after_the_name.split()[19]) / os.sysconf("SC_CLK_TCK")
-    except OSError:
-        return float(psutil.Process(pid).create_time())
 
 
 def _tracked(run: Run) -> TrackedRun:

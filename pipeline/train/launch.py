@@ -17,11 +17,11 @@ from mgmrn.errors import ResourceError, UserError
 from pipeline.compose import resolve_weights
 from pipeline.console import say
 from pipeline.redaction import redact
+from pipeline.tracking.driver import heartbeat
 from pipeline.tracking.store import TrackingStore
 from pipeline.train.cell import Cell, make_cell, variant_of
 from pipeline.train.cluster import Placement, check_room_here, place_elastic, ray_session
 from pipeline.train.failure import Failure
-from pipeline.train.notes import shown_notes
 from pipeline.train.parent import aggregates, parent_run
 from pipeline.train.progress import EpochLines
 from pipeline.train.request import Outcome, RunSummary, TrainRequest
@@ -77,7 +77,7 @@ def run_experiment(request: TrainRequest) -> Outcome:
     check_room_here(request.address, request.workers.least, request.cpus_per_worker)
     for split in launch.splits:
         check_images_exist(launch.data[split].train.followed_by(evaluation_images(launch.data[split])))
-    with explained(request.storage), ray_session(request.address) as hosts:
+    with explained(request.storage), heartbeat(request.storage), ray_session(request.address) as hosts:
         placement = place_elastic(hosts, request.workers, request.cpus_per_worker, request.gpus_per_worker)
         with parent_run(launch.store, request.storage, *_parent(launch), anew=request.force) as parent:
             summaries = tuple(
@@ -176,8 +176,7 @@ def run_cell(
 
     tracker = open_run(store, cell, spec, opening, EpochLines(f"{cell.name} {cell.split}").epoch)
     try:
-        with shown_notes(spec.notes_file, say):
-            ended = fit(spec, opening.placement)
+        ended = fit(spec, opening.placement)
         if not isinstance(ended, Failure):
             return tracker.finished(ended), ended.calibration
         summary = tracker.failed(ended)
