@@ -62,14 +62,14 @@ class ImageClassifier(PythonModel):
 
 def _asked(model: LoadedModel, params: Mapping[str, Any]) -> tuple[LoadedModel, int]:
     """The model with the γ and the classes that are asked for, and how many classes to answer."""
-    gamma, top_k = float(params.get("gamma", model.gamma)), int(params.get("top_k", 5))
+    asked = {name: value for name, value in params.items() if value is not None}
+    gamma, top_k, classes = asked.get("gamma", model.gamma), asked.get("top_k", 5), asked.get("classes")
     if not math.isfinite(gamma):
         raise UserError(f"gamma must be a finite number, got {gamma}", "gamma")
     if top_k < 1:
         raise UserError(f"top_k must be at least 1, got {top_k}", "top_k")
-    model = replace(model, gamma=gamma)
-    given = params.get("classes")
-    return (with_classes(model, classes_from_json(given, "classes")) if given else model), top_k
+    model = replace(model, gamma=float(gamma))
+    return (with_classes(model, classes_from_json(classes, "classes")) if classes else model), int(top_k)
 
 
 def _batches(model: LoadedModel, table: pd.DataFrame) -> Iterator[Any]:
@@ -85,14 +85,15 @@ def _batches(model: LoadedModel, table: pd.DataFrame) -> Iterator[Any]:
 
 def _content(value: object, where: str) -> bytes:
     hint = "send the bytes of an image file, or their base64"
-    if isinstance(value, bytes | bytearray):
-        return bytes(value)
-    if not isinstance(value, str):
+    if not isinstance(value, str | bytes | bytearray):
         raise UserError(f"the picture is a {type(value).__name__}", where, hint)
+    # A server decodes base64 in `dataframe_…` alone; no image file is plain ASCII.
+    if not isinstance(value, str) and not value.isascii():
+        return bytes(value)
     try:
         return base64.b64decode(value, validate=True)
     except ValueError as error:
-        raise UserError(f"the picture is no base64: {error}", where, hint) from error
+        raise UserError(f"this is neither a picture nor base64: {error}", where, hint) from error
 
 
 def _table(answers: list[Answer]) -> pd.DataFrame:
