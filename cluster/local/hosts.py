@@ -72,8 +72,9 @@ class Group:
         return tuple(host.name for host in self.hosts)
 
     def with_head(self) -> Group:
-        """With a head that is to be started, in the place of one that was lost: another machine with its name and address."""
-        head = Host(HEAD, f"{self.name}-{HEAD}", f"{HEAD}{self.heads + 1}", f"{self.prefix}.2", cpus=0)
+        """With a head that is to be started, in the place of one that was lost: another machine at the same address."""
+        folder = f"{HEAD}{self.heads + 1}"
+        head = Host(HEAD, f"{self.name}-{folder}", folder, f"{self.prefix}.2", cpus=0)
         return replace(self.without(HEAD), heads=self.heads + 1)._and(head)
 
     def with_worker(self) -> Group:

@@ -31,9 +31,9 @@ class Host:
     name: str
     """`head`, `w1`, `w2` …; a lost worker's name is not given again."""
     hostname: str
-    """What the host calls itself."""
+    """What the host calls itself; a head that takes another one's place calls itself otherwise."""
     folder: str
-    """Of its files, in the group's folder; a head that takes another one's place has its own."""
+    """Of its files, in the group's folder."""
     address: str
     cpus: int
     process: int = 0

@@ -19,7 +19,7 @@ import psutil  # type: ignore[import-untyped]
 
 FOLDER = "drivers"
 BEAT_SECONDS = 3.0
-SILENCE_SECONDS = 20.0
+SILENCE_SECONDS = 15.0
 """A driver that does not count for so long is taken for dead. Shared file systems may show a change some seconds late."""
 LISTEN_SECONDS = 0.5
 REMEMBER_SECONDS = 30.0

@@ -49,12 +49,12 @@ def test_a_lost_workers_name_and_address_are_not_given_again(group: Group) -> No
     assert later.host("w3").cpus == 2
 
 
-def test_a_new_head_takes_name_and_address_but_not_the_files(group: Group) -> None:
+def test_a_new_head_is_another_machine_at_the_same_address(group: Group) -> None:
     again = group.with_head()
     assert sorted(again.names) == sorted(group.names)
     old, new = group.head, again.head
-    assert (new.hostname, new.address) == (old.hostname, old.address)
-    assert new.folder != old.folder
+    assert new.address == old.address
+    assert new.hostname != old.hostname and new.folder != old.folder
 
 
 def test_an_unknown_host_is_told_with_those_that_are_there(group: Group) -> None:
