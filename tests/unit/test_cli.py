@@ -38,6 +38,13 @@ SURFACE = {
         "--tracking-uri",
     ],
     "report": ["NAME", "--benchmarks", "--data-root", "--json", "--out", "--tracking-uri", "--ui"],
+    "predict": [
+        "MODEL", "IMAGES", "--attributes", "--classes", "--json", "--json-lines", "--top", "--tracking-uri",
+    ],
+    "promote": ["RUN", "--champion", "--json", "--tracking-uri"],
+    "reproduce": [
+        "RUN", "--address", "--anyway", "--data-root", "--json", "--storage", "--tolerance", "--tracking-uri",
+    ],
     "demo": ["--json"],
     "submit": ["VERB", "ARGUMENTS", "--address", "--again", "--json", "--no-wait"],
     "status": ["JOB_ID", "--address", "--json", "--tracking-uri"],
