@@ -22,13 +22,13 @@ class StorageError(ResourceError):
 
 
 def check_writable(folder: Path) -> None:
-    """Writes and removes a small file.
+    """Writes and removes a small file there, or where the folder would be made.
 
     Raises:
         StorageError: when that fails.
     """
-    probe = folder / ".writable"
-    with explained(folder):
+    probe = next(place for place in (folder, *folder.parents) if place.is_dir()) / ".mgmrn-writable"
+    with explained(probe.parent):
         with replacing(probe) as file:
             file.write(os.urandom(PROBE_BYTES))
         probe.unlink()

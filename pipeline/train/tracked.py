@@ -9,6 +9,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -20,6 +21,7 @@ from pipeline.tracking.store import TrackedRun, TrackingStore
 from pipeline.train.cell import Cell
 from pipeline.train.cluster import Placement
 from pipeline.train.failure import Failure, recorded_failure
+from pipeline.train.notes import shown_notes
 from pipeline.train.request import RunSummary
 from pipeline.train.spec import Calibration, RunSpec
 
@@ -51,7 +53,7 @@ class Opening:
 
 
 class RunTracker:
-    """One run in the tracking store, from `open_run` to `close`."""
+    """One run in the tracking store, from `open_run` to `close`; meanwhile the person at the driver reads what its workers note."""
 
     def __init__(
         self, store: TrackingStore, cell: Cell, spec: RunSpec, run_id: str, gpus_per_worker: int, on_epoch: OnEpoch
@@ -62,6 +64,10 @@ class RunTracker:
         self._gpus_per_worker = gpus_per_worker
         self._spool = Spool(spec.spool_file)
         self._sender = Sender(self._spool, run_id, store, on_epoch).start()
+        self._notes = ExitStack()
+        self._notes.enter_context(
+            shown_notes(spec.notes_file, lambda sentence: say(f"{cell.name} {cell.split}: {sentence}"))
+        )
 
     def finished(self, ended: Fitted) -> RunSummary:
         """Records figures, tables and plots, and on `final` the model."""
@@ -94,6 +100,7 @@ class RunTracker:
 
     def close(self) -> None:
         """Sends what is left, or says that it will be sent later; a run that never began leaves nothing."""
+        self._notes.close()
         if problem := self._sender.drain(DRAIN_SECONDS):
             say(f"the tracking server is away, the rest is sent later: {problem}")
         elif _never_began(self.spec):

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from mgmrn.checkpoint import CHECKPOINT_FILE, load_state, save_atomically
+from pipeline.train.checkpoints import kept_checkpoints, new_checkpoint
 from tests.ray.command import Answer, Place
 from tests.ray.small import write_small
 from tests.ray.tracked import children_of, client_of, runs_of
@@ -65,16 +66,20 @@ def test_a_checkpoint_of_another_run(place: Place) -> None:
     """A run that was cut off finds a foreign checkpoint in its place: it neither goes on from it nor removes it."""
     arguments = ("train", *write_small(place.folder), "--json", "--split", "tune")
     assert place.run(*arguments).code == 0
-    checkpoints = list(place.folder.glob(f".mgmrn/runs/*/checkpoint_*/{CHECKPOINT_FILE}"))
-    for path in checkpoints:
-        save_atomically({**load_state(path), "run_identity": "another"}, path)
+    (run_folder,) = (place.folder / ".mgmrn" / "runs").glob("*.tune")
+    for one in kept_checkpoints(run_folder):
+        with new_checkpoint(run_folder, one.epoch) as folder:
+            save_atomically(
+                {**load_state(one.folder / CHECKPOINT_FILE), "run_identity": "another"}, folder / CHECKPOINT_FILE
+            )
+    kept = kept_checkpoints(run_folder)
     client = client_of(place)
     (run,) = children_of(client)
     client.set_terminated(run.info.run_id, "KILLED")
     answer = place.run(*arguments)
     assert_refused(place, answer, 2, "the checkpoint belongs to another run (another, wanted ", CHECKPOINT_FILE)
     assert client.get_run(run.info.run_id).info.status == "FAILED"
-    assert [load_state(path)["run_identity"] for path in checkpoints] == ["another"] * len(checkpoints)
+    assert kept_checkpoints(run_folder) == kept and all(one.damage() is None for one in kept)
 
 
 def test_a_cluster_that_is_not_there(place: Place) -> None:

@@ -11,8 +11,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
+import yaml
 from mlflow.tracking import MlflowClient
 
+from mgmrn.config import BackboneConfig
+from mgmrn.errors import UserError
+from mgmrn.model.backbone import build_backbone
 from pipeline.cli import main
 from tests.tiny import write_benchmark
 
@@ -162,6 +167,48 @@ def test_a_pickle_that_would_run_code(here: Path, refused: Callable[..., Answer]
     assert not canary.exists()
     pickle.loads(file.read_bytes())
     assert canary.is_dir()  # The payload is armed.
+
+
+HOSTILE = """\
+# Question: none.
+base: !!python/object/apply:os.mkdir [{canary}]
+"""
+VERBS = {
+    "train": ("train", "hostile.yaml", "--data-root", "data"),
+    "search": ("search", "hostile.yaml", "--data-root", "data"),
+    "ablate": ("ablate", "hostile.yaml", "--data-root", "data"),
+    "plan": ("plan", "hostile.yaml", "--data-root", "data"),
+    "config show": ("config", "show", "hostile.yaml"),
+    "config validate": ("config", "validate", "hostile.yaml"),
+}
+
+
+@pytest.mark.parametrize("tag", ["object/apply:os.mkdir", "object/new:pathlib.Path", "name:os.mkdir", "module:os"])
+@pytest.mark.parametrize("verb", VERBS)
+def test_yaml_that_would_run_code(
+    here: Path, store: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, verb: str, tag: str
+) -> None:
+    """Experiments, searches and grids alike: the tag is named with its place, and nothing of it is run."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    canary = here / "canary"
+    text = HOSTILE.format(canary=canary)
+    (here / "hostile.yaml").write_text(text.replace("object/apply:os.mkdir", tag))
+    assert main([*VERBS[verb], "--json"]) == 2
+    printed = capsys.readouterr()
+    told = printed.out + printed.err
+    assert "Traceback" not in told
+    assert f"python/{tag}" in told and "is not allowed" in told and "hostile.yaml:2" in told
+    assert not canary.exists() and runs(store) == []
+    yaml.unsafe_load(text)
+    assert canary.is_dir()  # The payload is armed.
+
+
+def test_backbone_weights_that_would_run_code(here: Path) -> None:
+    canary, file = here / "canary", here / "data" / "armed.pth"
+    torch.save({"conv1.weight": _Payload(canary)}, file)
+    with pytest.raises(UserError, match=rf"the weights file asks for {os.mkdir.__module__}\.mkdir"):
+        build_backbone(BackboneConfig(name="resnet18", weights=str(file)), ("c4",))
+    assert not canary.exists()
 
 
 def test_no_weights_file(refused: Callable[..., Answer]) -> None:

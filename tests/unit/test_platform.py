@@ -1,0 +1,226 @@
+"""Traps of Ray and MLflow at the versions that are used, each with a test that would catch its return; docs/reliability.md lists them all."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mgmrn.data.splits import load_tune
+from pipeline.cli import main
+from pipeline.compose import load_experiment
+from pipeline.errors import TrackingError
+from pipeline.tracking.store import TrackingStore
+from pipeline.train import cluster
+from pipeline.train.cell import make_cell
+from pipeline.train.cluster import Placement, ray_session
+from pipeline.train.failure import Failure
+from pipeline.train.fit import RETRIES, fit
+from tests.ray.small import write_small
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+PITFALLS = {
+    "get_checkpoint": "Ray Train hands on whatever stands under a run's name, also of another config",
+    "restore": "TorchTrainer.restore is gone, and Tuner.restore is not needed: the study remembers",
+    "resume_from_checkpoint": "gone from Ray Train",
+    "fail_fast": "gone from Ray Train",
+    "prepare_data_loader": "replaces an episodic sampler without a word, and pads evaluation with repeats",
+    "DistributedSampler": "pads evaluation with repeats",
+    "prepare_model": "wraps only where there are several workers, so that .module is sometimes there",
+    "setup_mlflow": "makes a new run at every restart",
+    "MLflowLoggerCallback": "makes a new run at every restart",
+    "OptunaSearch": "prunes nothing",
+}
+"""Names of things that must not be used, and why."""
+
+
+def names_in(tree: ast.Module) -> Iterator[str]:
+    """Every name that code looks up or imports, comments and texts left out."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name) | ast.Attribute(attr=name) | ast.keyword(arg=str(name)):
+                yield name
+            case ast.ImportFrom(names=found) | ast.Import(names=found):
+                yield from (one.name for one in found)
+
+
+@pytest.fixture(scope="module")
+def users() -> dict[str, list[str]]:
+    """Which files use which names."""
+    found: dict[str, list[str]] = {}
+    for folder in ("mgmrn", "pipeline", "cluster"):
+        for file in (REPOSITORY / folder).rglob("*.py"):
+            for name in set(names_in(ast.parse(file.read_text(encoding="utf-8")))):
+                found.setdefault(name, []).append(str(file.relative_to(REPOSITORY)))
+    return found
+
+
+@pytest.mark.parametrize("name", PITFALLS)
+def test_what_does_not_do_what_it_seems_to_is_not_used(users: dict[str, list[str]], name: str) -> None:
+    assert users.get(name, []) == [], PITFALLS[name]
+
+
+def test_names_are_found_where_they_are_used(users: dict[str, list[str]]) -> None:
+    assert users["TorchTrainer"] == ["pipeline/train/fit.py"]
+
+
+def test_nothing_stops_every_ray_that_it_can_see() -> None:
+    """`ray stop` would also end what others run on the machine."""
+    command = re.compile(r"""["']ray["'],\s*["']stop["']|\bray stop\b""")
+    files = [file for folder in ("pipeline", "cluster", "tests", ".ci") for file in (REPOSITORY / folder).rglob("*.py")]
+    found = [str(file) for file in files if file != Path(__file__) and command.search(file.read_text(encoding="utf-8"))]
+    assert found == []
+
+
+def test_the_versions_are_those_that_were_measured() -> None:
+    """Any other may have other traps: a change of these lines is a reason to go through docs/reliability.md."""
+    lines = set((REPOSITORY / "requirements.txt").read_text().split())
+    assert {"torch==2.14.1", "ray[default,train,tune]==2.60.0", "mlflow==3.17.2", "optuna==5.0.0"} <= lines
+    assert {"scipy==1.17.1", "numpy<2.5"} <= lines, "later ones do not install on Python 3.11"
+
+
+class Trainer:
+    """Takes Ray's place, and fails as it does when it gives up."""
+
+    def __init__(self, train_loop: Any, **settings: Any) -> None:
+        Trainer.settings = settings
+
+    def fit(self) -> None:
+        from ray.train.v2.api.exceptions import WorkerGroupError
+
+        raise WorkerGroupError("lost", {0: RuntimeError("the worker died")})
+
+
+@pytest.mark.parametrize("placement", [Placement(2, 1, 0), Placement(1, 1, 0, most_workers=3)])
+def test_a_run_has_a_name_of_its_own_and_an_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, placement: Placement
+) -> None:
+    """By default, Ray Train takes over what stands under a name, and asks for lost workers for ever."""
+    write_small(tmp_path)
+    composed = load_experiment(str(tmp_path / "small.yaml"))
+    cell = make_cell(composed, 0, load_tune(tmp_path / "data", composed.config.benchmark), None, "mgmrn")
+    spec = cell.spec(tmp_path / "data", tmp_path / "runs", 1)
+    monkeypatch.setattr("pipeline.train.fit.TorchTrainer", Trainer)
+    ended = fit(spec, placement)
+    assert isinstance(ended, Failure) and ended.reason == "workers-lost"
+    run, scaling = Trainer.settings["run_config"], Trainer.settings["scaling_config"]
+    assert (run.storage_path, run.name) == (str(tmp_path / "runs"), spec.run_folder.name)
+    assert cell.config_hash[:8] in run.name and cell.split in run.name
+    assert (run.failure_config.max_failures, run.failure_config.controller_failure_limit) == (RETRIES, RETRIES)
+    assert scaling.num_workers == placement.number, "0 would be a mode without callbacks, names or storage"
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What Ray is started with, and the environment at that moment; it is not started."""
+    import ray
+
+    found: dict[str, Any] = {}
+
+    def init(**settings: Any) -> None:
+        found.update(settings, environment=dict(os.environ))
+
+    for name in [name for name in os.environ if name.startswith("RAY_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(cluster, "_hosts", lambda: ())
+    monkeypatch.setattr(cluster, "_knock", lambda address: None)
+    return found
+
+
+def test_an_instance_of_ones_own_is_asked_for_by_name(started: dict[str, Any]) -> None:
+    """A killed driver leaves a note of its instance, which Ray would else try to join."""
+    with ray_session(None):
+        pass
+    assert started["address"] == "local"
+    assert started["_node_ip_address"] == "127.0.0.1"
+    environment = started["environment"]
+    assert environment["RAY_AUTH_MODE"] == "disabled", "a token in the home folder would lock its own processes out"
+    assert environment["RAY_memory_monitor_refresh_ms"] == "0"
+    assert environment["RAY_ADDRESS"].startswith("127.0.0.1:"), "what Ray Tune stops asks this instance for its state"
+
+
+@pytest.mark.parametrize("address", [None, "10.0.0.1:6379"])
+def test_settings_that_the_code_relies_on_reach_ray(started: dict[str, Any], address: str | None) -> None:
+    with ray_session(address):
+        pass
+    settings = started["environment"] if address is None else started["runtime_env"]["env_vars"]
+    assert settings["RAY_TRAIN_ENABLE_PRINT_PATCH"] == "0", "what workers print would come twice"
+    assert float(settings["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"]) <= 0.5, "epochs would be as long as Ray's poll"
+    assert settings["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert settings["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] == "0"
+
+
+SEARCH = """\
+# Question: none. Cost: none.
+base: small.yaml
+trials: 1
+objective: {metric: ausuc}
+space:
+  optimiser.head_lr: {kind: float, low: 1.0e-4, high: 1.0e-2, log: true}
+"""
+
+
+class RayWasAskedForError(Exception):
+    pass
+
+
+def test_a_search_keeps_the_dashboard(tmp_path: Path, tables: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it, the resources of what Ray Tune stops early stay taken, and the search waits for ever."""
+    asked: dict[str, Any] = {}
+
+    def ask(address: str | None, **settings: Any) -> None:
+        asked.update(settings)
+        raise RayWasAskedForError
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pipeline.search.launch.ray_session", ask)
+    _, *data = write_small(tmp_path)
+    (tmp_path / "tiny-search.yaml").write_text(SEARCH)
+    (tmp_path / "mlflow.db").write_bytes(tables.read_bytes())
+    with pytest.raises(RayWasAskedForError):
+        main(["search", "tiny-search.yaml", *data, "--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db"])
+    assert asked["dashboard"] is True
+
+
+@pytest.fixture
+def store(tmp_path: Path, tables: Path, monkeypatch: pytest.MonkeyPatch) -> TrackingStore:
+    monkeypatch.setattr(os, "environ", os.environ | {"MLFLOW_EXPERIMENT_ID": "17", "MLFLOW_RUN_ID": "0" * 32})
+    (tmp_path / "mlflow.db").write_bytes(tables.read_bytes())
+    return TrackingStore.connect(f"sqlite:///{tmp_path}/mlflow.db")
+
+
+def test_mlflow_is_kept_to_what_it_is_asked_for(store: TrackingStore) -> None:
+    """What is inherited would lead its runs elsewhere; by default it phones home, and waits six minutes for a dead server."""
+    assert not {"MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"} & set(os.environ)
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    assert int(os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]) <= 1
+    assert store.client.get_experiment(store.experiment_id).name == "mgmrn/train"
+
+
+def test_a_param_never_changes_so_a_run_goes_on_with_its_own_config_alone(store: TrackingStore, tmp_path: Path) -> None:
+    write_small(tmp_path)
+    config = load_experiment(str(tmp_path / "small.yaml")).config
+    parent = store.create_parent("launch", {})
+    run = store.get(store.create_child(parent, "run", {}, config))
+    store.resume(run, parent, config)
+    with pytest.raises(TrackingError, match=r"[Cc]hang"):
+        store.resume(run, parent, config.model_copy(update={"seed": config.seed + 1}))
+    params = store.client.get_run(run.run_id).data.params
+    assert params["seed"] == str(config.seed)
+
+
+def test_mlflow_itself_stores_a_step_as_often_as_it_is_told(store: TrackingStore) -> None:
+    """Why the sender asks first: if this fails, MLflow has learnt it, and the sender may forget it."""
+    run_id = store.create_parent("run", {})
+    for _ in range(2):
+        store.log_metrics(run_id, 1, {"train/total": 0.5}, 1000 + _)
+    assert len(store.client.get_metric_history(run_id, "train/total")) == 2
