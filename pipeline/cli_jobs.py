@@ -12,6 +12,7 @@ from pipeline.console import Console, duration
 from pipeline.errors import ExitCode
 from pipeline.jobs.server import ADDRESS_VARIABLE, LOCAL_ADDRESS, JobServer
 from pipeline.options import Json
+from pipeline.redaction import redact
 
 if TYPE_CHECKING:
     from pipeline.jobs.job import Job
@@ -93,8 +94,6 @@ def logs(
     as_json: Json = False,
 ) -> int:
     """Print what a job has printed; with --follow, answer with the job's exit code."""
-    from pipeline.redaction import redact
-
     console = Console(as_json)
     server = JobServer.connect(address)
     job = server.job(job_id)
@@ -162,7 +161,7 @@ def _show_result(job: Job, action: str, console: Console) -> None:
     console.line(f"{job.submission_id} is {job.status}{took}")
     if job.status == "FAILED" and job.driver_exit_code is None:
         # There is no log of a driver that could not be started.
-        console.line(job.message)
+        console.line(redact(job.message))
     console.result({**job.to_json(), "action": action})
 
 
