@@ -10,7 +10,8 @@ import pytest
 
 from cluster.local import commands, ray_node
 from cluster.local.commands import Network
-from cluster.local.hosts import MOST_WORKERS, Group, HostGroup
+from cluster.local.group import MOST_WORKERS, Group
+from cluster.local.hosts import HostGroup
 from cluster.local.machines import HEAD
 from cluster.local.ray_node import Ports
 from mgmrn.errors import ResourceError, UserError
