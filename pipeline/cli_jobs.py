@@ -58,7 +58,7 @@ def submit(
         console.line(f"{job.submission_id} is on the cluster already; nothing was sent")
     elif decision.earlier is not None:
         console.line(f"an earlier attempt is {decision.earlier}; this one goes on from its checkpoints")
-    if job.is_over or no_wait:
+    if decision.action == "done" or no_wait:
         _show_result(job, decision.action, console)
         return ExitCode.FINE
     return _follow(server, job.submission_id, decision.action, console)

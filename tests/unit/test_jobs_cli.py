@@ -173,6 +173,6 @@ def test_a_driver_that_never_started_has_its_reason_shown(
 ) -> None:
     decided(monkeypatch, Decision("send", ID, None))
     other: Any = {"status": "FAILED", "driver_exit_code": None, "message": "no host for http://me:word@host"}
-    server.ended = replace(server.ended, **other)
+    server.known = server.ended = replace(server.ended, **other)
     assert main(["submit", "train", "cub", *PLACES]) == 1
     assert capsys.readouterr().out.splitlines()[-1] == "no host for http://me:***@host"
