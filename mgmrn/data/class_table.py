@@ -87,7 +87,7 @@ def read_class_table(path: Path) -> GivenClasses:
         )
     try:
         return readers[path.suffix.lower()](path)
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"the class table cannot be read: {error}", str(path), "check the path") from error
 
 

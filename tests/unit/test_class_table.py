@@ -63,6 +63,7 @@ def test_a_vector_is_one_class(tmp_path: Path) -> None:
         ("a.csv", "class,stripes,stripes,beak\nzebra,1,1,1\n", "the attribute stripes is given twice"),
         ("a.csv", "class,stripes,hooves,beak\n", "no head and rows"),
         ("a.csv", b"\xff\xfe\x00", "cannot be read"),
+        ("a.csv", "class,stripes\nzebra," + "1" * 200_000, "cannot be read: field larger"),
         ("a.json", "[1, 2]", "no JSON object"),
         ("a.json", '{"zebra": [1, 2]}', "the class zebra has 2 attributes instead of 3"),
         ("a.json", '{"zebra": {"stripes": 1}, "owl": {"beak": 1}}', "do not all name the same attributes"),
