@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.console import Console, duration
-from pipeline.errors import ExitCode
+from pipeline.console import Console, duration, say
+from pipeline.errors import ExitCode, TrackingError
 from pipeline.jobs.server import ADDRESS_VARIABLE, LOCAL_ADDRESS, JobServer
 from pipeline.options import Json
 from pipeline.redaction import redact
@@ -29,7 +29,7 @@ Server = Annotated[
 JobId = Annotated[str, typer.Argument(metavar="ID", help="As `submit` and `status` print it.")]
 
 
-@jobs_app.command(context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True})
+@jobs_app.command(context_settings={"allow_interspersed_args": False})
 def submit(
     context: typer.Context,
     verb: Annotated[str, typer.Argument(metavar="VERB", help="train, search or ablate.")],
@@ -127,7 +127,11 @@ def _launches(tracking_uri: str | None) -> dict[str, str]:
     from pipeline.jobs.runs import launches_of_jobs
     from pipeline.tracking.store import TrackingStore
 
-    return launches_of_jobs(TrackingStore.connect(tracking_uri))
+    try:
+        return launches_of_jobs(TrackingStore.connect(tracking_uri))
+    except TrackingError as error:
+        say(f"which runs the jobs lead is not known: {error}")
+        return {}
 
 
 def _wait_for_end(server: JobServer, job_id: str) -> Job:

@@ -144,6 +144,13 @@ def test_status_lists_jobs_and_the_runs_that_they_lead(
     assert main(["status", "other"]) == 2
 
 
+def test_status_does_not_need_the_tracking_server(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "--json", "--tracking-uri", "http://me:word@127.0.0.1:9"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["jobs"][0]["run_id"] is None
+    assert "which runs the jobs lead is not known" in printed.err and "word" not in printed.err
+
+
 def test_logs_print_what_there_is_without_secrets(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["logs", ID]) == 0
     assert capsys.readouterr().out == "line http://me:***@host\n"

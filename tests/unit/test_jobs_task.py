@@ -131,5 +131,7 @@ def test_a_secret_of_the_environment_is_not_sent_either(monkeypatch: pytest.Monk
 def test_an_unknown_option_of_the_verb_is_the_verbs_own_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["submit", "train", "cub", "--sseeds", "1"]) == 2
     assert "--seeds" in capsys.readouterr().err
+    assert main(["submit", "--no-wiat", "train", "cub"]) == 2
+    assert "--no-wait" in capsys.readouterr().err
     assert main(["submit", "train", "--help"]) == 0
     assert "--gpus-per-worker" in capsys.readouterr().out
