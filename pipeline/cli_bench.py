@@ -1,8 +1,9 @@
-"""The verbs that measure: `bench eval`, `bench cache`."""
+"""The verbs that measure, below `bench`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,13 +16,47 @@ if TYPE_CHECKING:
 
 bench_app = typer.Typer(help="Measure parts of the code.", **APP_OPTIONS)
 
+Record = Annotated[bool, typer.Option("--record", help="Append the figures to docs/benchmarks.md.")]
+Repeats = Annotated[int, typer.Option(min=1, help="Rounds; what is compared is measured in turn in each.")]
+
+
+@bench_app.command("step")
+def bench_step(
+    variants: Annotated[
+        str | None,
+        typer.Option(metavar="reference,joint", help="What is compared; without it, all that fit the device."),
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(min=32, help="Side of the images; without it, 448 on a GPU, else 224.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images of a step; without it, 16 on a GPU, else 4.")] = None,
+    width: Annotated[int, typer.Option(min=32, help="D of the released mathematics.")] = 2048,
+    backbone: Annotated[str, typer.Option(help="Name of a torchvision ResNet.")] = "resnet101",
+    repeats: Repeats = 5,
+    record: Record = False,
+    as_json: Json = False,
+) -> None:
+    """Time training steps against the released mathematics done plainly: images/s, peak memory, share of the machine's peak."""
+    from dataclasses import replace
+
+    import torch
+
+    from pipeline.bench.step import run
+    from pipeline.bench.step_variants import ON_GPU, VARIANTS, default_size
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    usual = default_size(device)
+    chosen = variants.split(",") if variants else ON_GPU if device.type == "cuda" else VARIANTS
+    asked = replace(usual, images=size or usual.images, batch=batch or usual.batch, width=width, backbone=backbone)
+    _show_bench(run(chosen, asked, device, repeats), Console(as_json), record=record)
+
 
 @bench_app.command("eval")
-def bench_eval(as_json: Json = False) -> None:
+def bench_eval(record: Record = False, as_json: Json = False) -> None:
     """Time the exact seen–unseen curve against a sweep over γ."""
     from pipeline.bench.eval import run
 
-    _show_bench(run(), Console(as_json))
+    _show_bench(run(), Console(as_json), record=record)
 
 
 @bench_app.command("cache")
@@ -29,6 +64,7 @@ def bench_cache(
     experiment: Experiment,
     overrides: Overrides = None,
     data_root: DataRoot = places.DATA_ROOT,
+    record: Record = False,
     as_json: Json = False,
 ) -> None:
     """Time an epoch on cached maps against the same epoch from pictures."""
@@ -36,12 +72,35 @@ def bench_cache(
     from pipeline.compose import load_experiment
 
     config = load_experiment(experiment, overrides or []).config
-    _show_bench(run(config, data_root, places.CACHE.resolve()), Console(as_json))
+    _show_bench(run(config, data_root, places.CACHE.resolve()), Console(as_json), record=record)
 
 
-def _show_bench(report: BenchReport, console: Console) -> None:
-    rows = [[one.name, f"{one.median:.3g}", f"{one.min:.3g}", f"{one.max:.3g}", one.unit] for one in report.results]
+@bench_app.command("head")
+def bench_head(
+    experiment: Experiment,
+    overrides: Overrides = None,
+    data_root: DataRoot = places.DATA_ROOT,
+    repeats: Repeats = 5,
+    record: Record = False,
+    as_json: Json = False,
+) -> None:
+    """Time the head's training on cached maps against the same head written out plainly."""
+    from pipeline.bench.head import run
+    from pipeline.compose import load_experiment
+
+    config = load_experiment(experiment, overrides or []).config
+    _show_bench(run(config, data_root, places.CACHE.resolve(), repeats), Console(as_json), record=record)
+
+
+def _show_bench(report: BenchReport, console: Console, *, record: bool) -> None:
+    rows = [[one.name, f"{one.median:.4g}", f"{one.min:.4g}", f"{one.max:.4g}", one.unit] for one in report.results]
     console.table(["what", "median", "min", "max", "unit"], rows)
     for name, ratio in report.ratios.items():
-        console.line(f"{name}: {ratio:.3g}×")
+        console.line(f"{name}: {ratio:.3g}")
+    for note in report.notes:
+        console.line(note)
+    if record:
+        from pipeline.bench.record import append
+
+        append(report, "python -m pipeline " + " ".join(sys.argv[1:]))
     console.result(report.to_json())

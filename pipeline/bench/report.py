@@ -6,7 +6,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 
@@ -31,21 +31,47 @@ class BenchReport:
     environment: dict[str, str]
     results: tuple[Timing, ...]
     ratios: dict[str, float]
+    notes: tuple[str, ...] = ()
+    """What a reader must know besides: sizes, and what could not be measured here."""
 
     def to_json(self) -> dict[str, object]:
         """As `bench --json` prints it."""
-        return {**asdict(self), "results": [asdict(timing) for timing in self.results]}
+        return {**asdict(self), "results": [asdict(timing) for timing in self.results], "notes": list(self.notes)}
 
 
 def measure(name: str, work: Callable[[], object], repeats: int) -> Timing:
     """Seconds that `work` takes, after one call that does not count."""
     work()
-    seconds = []
+    return spread(name, [seconds_of(work) for _ in range(repeats)], "s")
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """Seconds that one call takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def spread(name: str, values: Sequence[float], unit: str) -> Timing:
+    """Median, smallest and largest of repeats."""
+    return Timing(name, statistics.median(values), min(values), max(values), unit, len(values))
+
+
+def in_turn(works: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each kind of work, one after the other round by round, so that a machine that slows down slows all of them.
+
+    Nothing is called beforehand: what the first call pays for (compilation, first allocations) is the caller's to have paid.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - start)
-    return Timing(name, statistics.median(seconds), min(seconds), max(seconds), "s", repeats)
+        for name, work in works.items():
+            seconds[name].append(seconds_of(work))
+    return seconds
+
+
+def rounds_ratio(name: str, numerators: Sequence[float], denominators: Sequence[float]) -> Timing:
+    """Spread of the ratio of two quantities that were measured in the same rounds."""
+    return spread(name, [above / below for above, below in zip(numerators, denominators, strict=True)], "×")
 
 
 def environment(packages: tuple[str, ...]) -> dict[str, str]:

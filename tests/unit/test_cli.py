@@ -62,8 +62,10 @@ SURFACE = {
     "config show": ["EXPERIMENT", "--json", "--set"],
     "config validate": ["NAMES", "--json"],
     "config diff": ["BEFORE", "AFTER", "--json"],
-    "bench eval": ["--json"],
-    "bench cache": ["EXPERIMENT", "--data-root", "--json", "--set"],
+    "bench step": ["--backbone", "--batch", "--json", "--record", "--repeats", "--size", "--variants", "--width"],
+    "bench eval": ["--json", "--record"],
+    "bench cache": ["EXPERIMENT", "--data-root", "--json", "--record", "--set"],
+    "bench head": ["EXPERIMENT", "--data-root", "--json", "--record", "--repeats", "--set"],
 }  # fmt: skip
 
 

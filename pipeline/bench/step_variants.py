@@ -1,0 +1,142 @@
+"""What `bench step` compares: one training step of each kind of network, on the same drawn batch.
+
+| variant      | mathematics                          | computed                                                          |
+|--------------|--------------------------------------|-------------------------------------------------------------------|
+| `reference`  | released, three passes a batch       | plainly, as in `tests/reference`; float32                         |
+| `sequential` | released, three passes a batch       | ours; the same updates (`tests/golden/test_fast_paths.py`)         |
+| `joint`      | released, the summed gradient        | ours, one pass                                                    |
+| `default`    | `cub` at the released levels, whole backbone finetuned | ours, one pass                                  |
+| `slim`       | the same at D = 512 (`cub-slim`)      | ours, one pass                                                   |
+
+On a GPU ours are measured at the precision that they train at, and `joint`, `default` and `slim` compiled too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mgmrn.config import ExperimentConfig, MgMRNConfig
+from mgmrn.engine import Batch, build_trainer, train_epoch
+from mgmrn.errors import UserError
+from mgmrn.model.backbone import build_backbone
+from mgmrn.model.network import ImageModel, build_head
+from pipeline.bench.reference import reference_module
+from pipeline.compose import load_experiment
+
+REFERENCE = "reference"
+COMPILED = " compiled"
+VARIANTS = (REFERENCE, "sequential", "joint", "default", "slim")
+ON_GPU = (*VARIANTS, f"joint{COMPILED}", f"default{COMPILED}", f"slim{COMPILED}")
+ATTRIBUTES, WORD_LENGTH, SEEN_CLASSES = 312, 300, 150
+"""Of CUB."""
+RATE = 1e-9
+"""Nearly nothing: a network that nobody trained stays finite over any number of steps on one batch."""
+RELEASED_LEVELS = "[c3, c4, c5]"
+
+Step = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class StepSize:
+    """What a step is made on."""
+
+    images: int
+    """Side in pixels."""
+    batch: int
+    width: int
+    """D of the released mathematics; `default` and `slim` have their own."""
+    backbone: str
+
+
+def default_size(device: torch.device) -> StepSize:
+    """The paper's on a GPU; half the side and a quarter of the batch on a CPU."""
+    return StepSize(448, 16, 2048, "resnet101") if device.type == "cuda" else StepSize(224, 4, 2048, "resnet101")
+
+
+def make_step(variant: str, size: StepSize, device: torch.device) -> Step:
+    """A function that makes one training step of a variant.
+
+    Raises:
+        UserError: where the reference is not at hand or has no such backbone.
+    """
+    return _plain_step(size, device) if variant == REFERENCE else _our_step(variant, size, device)
+
+
+def config_of(variant: str, size: StepSize) -> ExperimentConfig:
+    """The experiment that a variant of ours trains."""
+    name = variant.removesuffix(COMPILED)
+    common = [
+        "model.backbone.weights=none",
+        "model.backbone.trainable=all",
+        "model.backbone.trainable_stages=[]",
+        f"model.backbone.name={size.backbone}",
+        f"benchmark.images.size={size.images}",
+        f"schedule.compile={str(variant.endswith(COMPILED)).lower()}",
+        "schedule.learning_rate=constant",
+        f"optimiser.head_lr={RATE}",
+        f"optimiser.backbone_lr={RATE}",
+    ]
+    match name:
+        case "sequential" | "joint":
+            own = [f"model.width={size.width}", f"model.decoder.attention_width={max(1, size.width // 2)}"]
+            return load_experiment("cub-released", [*common, *own, f"schedule.order={name}"]).config
+        case "default":
+            return load_experiment("cub", [*common, f"model.levels={RELEASED_LEVELS}"]).config
+        case "slim":
+            return load_experiment("cub-slim", common).config
+        case _:
+            raise UserError(f"there is no variant '{variant}'", "--variants", f"choose from {', '.join(ON_GPU)}")
+
+
+def _our_step(variant: str, size: StepSize, device: torch.device) -> Step:
+    config = config_of(variant, size)
+    assert isinstance(config.model, MgMRNConfig)
+    images, targets, classes, words = _drawn(size)
+    torch.manual_seed(0)
+    backbone = build_backbone(config.model.backbone, config.model.levels)
+    trainer = build_trainer(
+        ImageModel(backbone, build_head(config.model, backbone.channels, words)),
+        classes,
+        config,
+        levels=config.model.levels,
+        global_batch=size.batch,
+        steps_per_epoch=1,
+        device=device,
+    )
+    batch = Batch(images, targets, np.arange(size.batch)).to(device)
+    return lambda: train_epoch(trainer, [batch])
+
+
+def _plain_step(size: StepSize, device: torch.device) -> Step:
+    if not size.backbone.startswith("resnet"):
+        raise UserError(
+            f"the reference has no backbone {size.backbone}", "--backbone", "use a ResNet, or leave the reference out"
+        )
+    network_code, training = reference_module("released_network"), reference_module("released_training")
+    images, targets, classes, words = (x.to(device) for x in _drawn(size))
+    torch.manual_seed(0)
+    sizes = network_code.Sizes(
+        backbone=size.backbone,
+        width=size.width,
+        attention_width=max(1, size.width // 2),
+        attributes=ATTRIBUTES,
+        word_length=WORD_LENGTH,
+    )
+    network = network_code.ReleasedNetwork(sizes, words).to(device).train()
+    settings = training.Settings(lr=RATE)
+    optimiser = training.make_optimiser(network, settings)
+    return lambda: training.sequential_step(network, optimiser, images, targets, classes, settings)
+
+
+def _drawn(size: StepSize) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Images, targets, class attributes and word vectors."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(size.batch, 3, size.images, size.images, generator=generator)
+    targets = torch.randint(SEEN_CLASSES, (size.batch,), generator=generator)
+    classes = torch.rand(SEEN_CLASSES, ATTRIBUTES, generator=generator)
+    return images, targets, classes, torch.randn(ATTRIBUTES, WORD_LENGTH, generator=generator)
