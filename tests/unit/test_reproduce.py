@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from pipeline.cli import main
+from pipeline.reproduce import record, run
 from pipeline.reproduce.record import Record, changes, inexact, read_record
 from pipeline.reproduce.verdict import compare_histories, overall
 from pipeline.tracking.artifacts import write_provenance
@@ -19,6 +21,10 @@ from pipeline.tracking.environment import GitState, environment
 from pipeline.tracking.history import histories
 from pipeline.tracking.store import TrackingStore
 from pipeline.train.cell import Cell
+from pipeline.train.cluster import Host
+from pipeline.train.request import RunSummary
+from pipeline.train.spec import RunSpec
+from pipeline.train.tracked import Opening, summarise
 from tests.grids import DECIDED, cells_of, run_in, write_data, write_grid
 
 NAN, INF = float("nan"), float("inf")
@@ -76,9 +82,9 @@ class Place:
         return self.folder / "data"
 
     def record(self, **changed: str) -> Record:
-        record = read_record(self.store, self.store.get(self.run_id))
-        tags = dict(record.run.tags) | {f"mgmrn.{key}": value for key, value in changed.items()}
-        return replace(record, run=replace(record.run, tags=tags))
+        found = read_record(self.store, self.store.get(self.run_id))
+        tags = dict(found.run.tags) | {f"mgmrn.{key}": value for key, value in changed.items()}
+        return replace(found, run=replace(found.run, tags=tags))
 
 
 @pytest.fixture(scope="module")
@@ -99,13 +105,13 @@ def place(tmp_path_factory: pytest.TempPathFactory, tables: Path) -> Place:
 
 
 def test_a_run_is_rebuilt_from_what_it_left(place: Place) -> None:
-    record = place.record()
-    cell = record.cell(place.data_root)
+    found = place.record()
+    cell = found.cell(place.data_root)
     assert (cell.identity, cell.name, cell.calibration) == (place.cell.identity, place.cell.name, DECIDED)
     assert cell.config == place.cell.config
-    assert (record.workers.least, record.cpus_per_worker, record.gpus_per_worker) == (1, 1, 0)
-    assert changes(record, cell) == []
-    assert inexact(record, 1, 0) == []
+    assert (found.workers.least, found.cpus_per_worker, found.gpus_per_worker) == (1, 1, 0)
+    assert changes(found, cell) == []
+    assert inexact(found, 1, 0) == []
 
 
 @pytest.mark.parametrize(
@@ -142,10 +148,10 @@ def test_another_machine_may_change_bits(place: Place) -> None:
 
 
 def test_values_are_read_step_by_step(place: Place) -> None:
-    run = place.store.get(place.run_id)
-    found = histories(place.store, run, ("test/",))
-    assert found["test/gzsl_h"] == {2: run.metrics["test/gzsl_h"]}
-    assert histories(place.store, run, ("val/",)) == {}
+    tracked = place.store.get(place.run_id)
+    found = histories(place.store, tracked, ("test/",))
+    assert found["test/gzsl_h"] == {2: tracked.metrics["test/gzsl_h"]}
+    assert histories(place.store, tracked, ("val/",)) == {}
 
 
 def ask(place: Place, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any]]:
@@ -173,3 +179,80 @@ def test_a_launch_is_no_run(place: Place, capsys: pytest.CaptureFixture[str]) ->
     code, said = ask(place, capsys, place.store.create_parent("launch", {}))
     assert code == 2
     assert "is no finished training run" in said["error"]
+
+
+@pytest.fixture
+def rerun(place: Place, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """Stands where Ray and training stand; what it holds as `score` is what the run comes to now."""
+    now = {"score": 0.5}
+
+    def run_cell(store: TrackingStore, cell: Cell, spec: RunSpec, opening: Opening) -> tuple[RunSummary, None]:
+        if not now:
+            return summarise(cell, "none", "failed", None, {}), None
+        run_id = run_in(store, opening.parent_run_id, cell, now["score"])
+        store.set_tags(run_id, opening.tags)
+        return summarise(cell, run_id, "finished", 0.25, {}), None
+
+    monkeypatch.setattr(run, "run_cell", run_cell)
+    monkeypatch.setattr(run, "ray_session", lambda address: nullcontext((Host(1, 0),)))
+    monkeypatch.setattr(run, "check_images_exist", lambda images: None)
+    return now
+
+
+def test_the_same_figures_are_reproduced(
+    rerun: dict[str, float], place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, said = ask(place, capsys, place.cell.name)
+    assert (code, said["verdict"], said["comparison"], said["remarks"]) == (0, "equal", "bitwise", [])
+    assert {one["metric"] for one in said["metrics"]} >= {"test/gzsl_h", "test/zsl_t1"}
+    again = place.store.get(said["reproduction_run_id"])
+    assert again.tags["mgmrn.kind"] == "reproduction"
+    assert again.tags["mgmrn.reproduces"] == place.run_id == said["run_id"]
+    assert again.tags["mgmrn.reproduction"] == "equal"
+    assert again.experiment_id != place.store.experiment_id
+    assert again.parent_run_id is not None
+    assert place.store.get(again.parent_run_id).status == "FINISHED"
+
+
+def test_one_other_bit_is_a_difference(
+    rerun: dict[str, float], place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rerun["score"] = 0.5000000000000001
+    code, said = ask(place, capsys, place.run_id)
+    assert (code, said["verdict"]) == (1, "differs")
+
+
+@pytest.mark.parametrize(("score", "code", "verdict"), [(0.51, 0, "within tolerance"), (0.53, 1, "differs")])
+def test_other_versions_are_held_against_a_tolerance(
+    score: float,
+    code: int,
+    verdict: str,
+    rerun: dict[str, float],
+    place: Place,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rerun["score"] = score
+    monkeypatch.setattr(record, "numerics", lambda: "python 4")
+    found, said = ask(place, capsys, place.run_id)
+    assert (found, said["verdict"], said["comparison"]) == (code, verdict, "tolerance")
+    assert said["remarks"][0].startswith("the versions are python 4, were python 3")
+
+
+def test_other_code_needs_to_be_asked_for(
+    rerun: dict[str, float], place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(record, "code_digest", lambda: "other")
+    code, said = ask(place, capsys, place.run_id)
+    assert code == 2
+    assert "git worktree add" in said["hint"]
+    code, said = ask(place, capsys, place.run_id, "--anyway")
+    assert (code, said["verdict"], said["comparison"]) == (0, "equal", "tolerance")
+
+
+def test_a_run_that_fails_is_not_reproduced(
+    rerun: dict[str, float], place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rerun.clear()
+    code, said = ask(place, capsys, place.run_id)
+    assert (code, said["verdict"], said["reproduction_run_id"]) == (1, "failed", None)
