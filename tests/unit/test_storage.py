@@ -6,17 +6,24 @@ import errno
 import json
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from ray.tune.schedulers import TrialScheduler
 
 from mgmrn.checkpoint import save_atomically
 from mgmrn.errors import ResourceError
 from pipeline.cli import main
+from pipeline.train.cluster import Placement
 from pipeline.train.failure import Failure
 from pipeline.train.storage import StorageError, check_writable, explained
+from pipeline.trials.plan import TrialPlan, TrialReport
+from pipeline.trials.runner import _Glue, _Stops
 from tests.ray.small import write_small
 from tests.tmpfs import TMPFS, remounted, small_disk
 
@@ -138,3 +145,22 @@ def test_a_read_only_storage_is_refused_before_ray_is_started(
     assert answer["error"] == f"the storage folder {disk} cannot be written to: Read-only file system"
     assert "--storage" in answer["hint"]
     assert list(disk.iterdir()) == []
+
+
+class NobodyIsTold:
+    """A director that must hear of no trial's failure."""
+
+    def reported(self, number: int, report: TrialReport) -> bool:
+        raise AssertionError("a full disk is no failure of the trial that met it first")
+
+
+def test_a_full_storage_ends_a_search_without_failing_a_trial() -> None:
+    """Grids run through the same engine. What was open is ended as interrupted, so that the next call goes on with it."""
+    failure = {key: str(value) for key, value in asdict(Failure("storage", "full", hint="make room")).items()}
+    report = TrialReport(run=0, steps=1, failure=failure)
+    with ThreadPoolExecutor(1) as leftovers:
+        glue = _Glue(NobodyIsTold(), leftovers)  # type: ignore[arg-type]
+        glue.plans["one"] = TrialPlan(number=0, runs=(), placement=Placement(1, 1, 0))
+        answer = _Stops(glue).on_trial_result(None, SimpleNamespace(trial_id="one"), report.to_tune())  # type: ignore[arg-type]
+    assert answer == TrialScheduler.STOP
+    assert isinstance(glue.error, StorageError) and str(glue.error) == "full (make room)"

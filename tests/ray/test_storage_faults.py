@@ -1,0 +1,104 @@
+"""What becomes of the storage while a run is on: a damaged checkpoint, a full disk, and what the same command makes of it afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow.entities import Run
+
+from mgmrn.checkpoint import CHECKPOINT_FILE
+from pipeline.train.checkpoints import Kept, kept_checkpoints
+from tests.ray.command import Answer, Place, wait_until
+from tests.ray.small import long_epochs, write_small
+from tests.ray.tracked import children_of, client_of, steps_of
+from tests.tmpfs import TMPFS, small_disk
+
+pytestmark = pytest.mark.ray
+
+EPOCHS = 4
+TUNE = ("--split", "tune", "--set", f"schedule.epochs={EPOCHS}", "--json")
+
+
+def checkpoints(storage: Path) -> list[Kept]:
+    (folder,) = storage.glob("*.tune")
+    return kept_checkpoints(folder)
+
+
+def finished_run(place: Place, answer: Answer) -> Run:
+    """The only run, which is the one that was begun, with every epoch logged once."""
+    assert answer.code == 0, answer.err
+    assert "Traceback" not in answer.err
+    client = client_of(place)
+    (run,) = children_of(client)
+    assert run.info.status == "FINISHED"
+    steps = steps_of(client, run)
+    assert steps["train/total"] == steps["val/ausuc"] == list(range(1, EPOCHS + 1))
+    assert all(len(set(found)) == len(found) for found in steps.values())
+    return run
+
+
+@pytest.mark.timeout(900)
+def test_after_a_damaged_latest_checkpoint_the_run_goes_on_from_the_one_before(place: Place) -> None:
+    """Driver and workers are killed, and half of the latest checkpoint is lost with them."""
+    arguments = ("train", *write_small(place.folder), *TUNE, *long_epochs(60))
+    storage = place.folder / ".mgmrn" / "runs"
+    running = place.start(*arguments)
+    wait_until(lambda: len(place.epochs_noted()) >= 2, "the second epoch was noted", 400, running)
+    running.kill()
+    place.kill_all()
+    noted = place.epochs_noted()
+    assert len(noted) < EPOCHS, "the epochs are too short to be killed in the middle of one"
+    latest = max(one for one in checkpoints(storage) if one.epoch <= noted[-1])
+    assert latest.epoch == noted[-1]
+    state = latest.folder / CHECKPOINT_FILE
+    state.write_bytes(state.read_bytes()[: state.stat().st_size // 2])
+
+    answer = place.run(*arguments)
+    run = finished_run(place, answer)
+    assert run.data.tags["mgmrn.attempt"] == "2"
+    sentence = (
+        f"the checkpoint of epoch {noted[-1]} is damaged ({latest.folder}: {CHECKPOINT_FILE} is not as it was written): "
+        f"going on from that of epoch {noted[-1] - 1}"
+    )
+    assert answer.err.count(sentence) == 1, answer.err
+    assert place.epochs_noted()[len(noted) :] == list(range(noted[-1], EPOCHS + 1))
+    assert all(one.damage() is None for one in checkpoints(storage))
+
+
+@pytest.fixture
+def disk(place: Place) -> Iterator[Path]:
+    with small_disk(place.folder / "disk", megabytes=64) as folder:
+        yield folder
+
+
+@TMPFS
+@pytest.mark.timeout(900)
+def test_a_storage_that_fills_up_ends_the_run_with_a_sentence_and_lets_it_go_on_later(place: Place, disk: Path) -> None:
+    """The disk is filled to the last byte in the middle of an epoch: no checkpoint fits, and neither does a note of that."""
+    arguments = ("train", *write_small(place.folder), *TUNE, *long_epochs(60), "--storage", str(disk))
+    running = place.start(*arguments)
+    wait_until(lambda: any(disk.glob("*/checkpoint_000001_1")), "a first checkpoint", 400, running)
+    filler = disk / "filler"
+    with pytest.raises(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(2**12))
+    answer = running.answer()
+    assert answer.code == 3, answer.err
+    assert answer.json["error"] == f"the storage folder {folder_named(answer)} is full"
+    assert Path(folder_named(answer)).is_relative_to(disk)
+    assert "the same command goes on from the last checkpoint" in answer.json["hint"]
+    assert "Traceback" not in answer.err and answer.err.count("error: ") == 1
+    filler.unlink()
+    before = checkpoints(disk)
+    assert before and all(one.damage() is None for one in before), "nothing that stood there may have suffered"
+
+    answer = place.run(*arguments)
+    run = finished_run(place, answer)
+    assert run.data.tags["mgmrn.attempt"] == "2"
+    assert "damaged" not in answer.err
+
+
+def folder_named(answer: Answer) -> str:
+    return str(answer.json["error"]).removeprefix("the storage folder ").removesuffix(" is full")
