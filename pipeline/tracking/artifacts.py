@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from mgmrn.metrics import calibrated_predictions, per_class_accuracy, seen_unseen_curve
 from mgmrn.protocol import Evaluation
 from pipeline.compose import ComposedConfig, show
+from pipeline.redaction import redact
 from pipeline.tracking.environment import GitState
 
 if TYPE_CHECKING:
@@ -51,15 +52,18 @@ def write_evaluation(folder: Path, evaluation: Evaluation, names: EvaluationName
 
 
 def write_provenance(folder: Path, composed: ComposedConfig, environment: dict[str, Any], git: GitState) -> None:
-    """Writes `config/resolved.yaml`, with every value's origin, and `env/`: machine, git state, what is uncommitted."""
+    """Writes `config/resolved.yaml`, with every value's origin, and `env/`: machine, git state, what is uncommitted.
+
+    Addresses in them are without their passwords.
+    """
     (folder / "config").mkdir(parents=True, exist_ok=True)
     (folder / "env").mkdir(exist_ok=True)
-    (folder / "config" / "resolved.yaml").write_text(show(composed), encoding="utf-8")
+    (folder / "config" / "resolved.yaml").write_text(redact(show(composed)), encoding="utf-8")
     (folder / "env" / "environment.json").write_text(json.dumps(environment, indent=1))
     state = {"sha": git.sha, "dirty": git.dirty, "untracked": git.untracked}
     (folder / "env" / "git.json").write_text(json.dumps(state, indent=1))
     if git.diff:
-        (folder / "env" / "git.diff").write_text(git.diff, encoding="utf-8")
+        (folder / "env" / "git.diff").write_text(redact(git.diff), encoding="utf-8")
 
 
 @dataclass(frozen=True)

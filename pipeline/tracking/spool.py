@@ -244,6 +244,11 @@ class Sender:
         self._thread.start()
         return self
 
+    @property
+    def problem(self) -> str | None:
+        """Why the latest attempt failed, or an earlier one; None where none did."""
+        return self._problem
+
     def drain(self, timeout: float) -> str | None:
         """Sends what is left, and ends the thread when for `timeout` seconds nothing could be sent.
 

@@ -308,7 +308,7 @@ def test_a_real_server_that_is_killed_and_comes_back_gets_everything_once(server
     server.kill()
     for step in (3, 4, 4, 5):
         spool.append(step, {"train/loss": 1.0 / step, "val/ausuc": 0.1 * step})
-    until(lambda: sender._problem is not None, 60)
+    until(lambda: sender.problem is not None, 60)
     until(lambda: shown == [1, 2, 3, 4, 4, 5], 60)
     server.start()
     (tmp_path / "run" / "files" / "eval").mkdir(parents=True)

@@ -234,13 +234,18 @@ def test_large_tables_are_compressed_and_large_confusions_not_drawn(
 
 def test_provenance_files(tmp_path: Path) -> None:
     composed = load_experiment("cub100", ["seed=5"])
-    write_provenance(tmp_path, composed, environment(), GitState("abc", True, "+ changed\n", ("new.py",)))
+    write_provenance(
+        tmp_path,
+        composed,
+        environment(),
+        GitState("abc", True, "+ a\n+ URI = 'postgresql://me:hunter2@db/x'\n", ("new.py",)),
+    )
     text = (tmp_path / "config" / "resolved.yaml").read_text()
     assert yaml.safe_load(text)["seed"] == 5
     assert "# --set" in text
     assert json.loads((tmp_path / "env" / "environment.json").read_text())["packages"]["torch"]
     assert json.loads((tmp_path / "env" / "git.json").read_text())["untracked"] == ["new.py"]
-    assert (tmp_path / "env" / "git.diff").read_text() == "+ changed\n"
+    assert (tmp_path / "env" / "git.diff").read_text() == "+ a\n+ URI = 'postgresql://me:***@db/x'\n"
 
 
 def test_git_state(tmp_path: Path) -> None:
