@@ -17,8 +17,10 @@ from mgmrn.config import ImageConfig
 from mgmrn.data.images import Picture, Pixels, decode, for_evaluation
 from mgmrn.errors import UserError
 
-LARGEST_PIXELS = 100_000_000
+LARGEST_PIXELS = 50_000_000
 """Of a picture; a file of a few kilobytes can hold a picture that fills the memory."""
+# What Pillow warns of is refused here, and said in a sentence.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 _ARRAY = b"\x93NUMPY"
 """How a `.npy` file begins."""
 _REMEDY = "send an image file, or a .npy file with H W 3 values from 0 to 255"
@@ -53,18 +55,15 @@ def prepared_file(path: Path, config: ImageConfig) -> Pixels:
 
 
 def _from_image(content: bytes, where: str) -> Picture:
-    with warnings.catch_warnings():
-        # Pillow warns of large pictures below our limit.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        try:
-            with Image.open(io.BytesIO(content)) as image:
-                width, height = image.size
-        except UnidentifiedImageError as error:
-            raise UserError("this is no picture", where, _REMEDY) from error
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise UserError(f"the picture cannot be decoded: {error}", where, _REMEDY) from error
-        _check_size(height, width, where)
-        return decode(io.BytesIO(content), where, _REMEDY)
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            width, height = image.size
+    except UnidentifiedImageError as error:
+        raise UserError("this is no picture", where, _REMEDY) from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"the picture cannot be decoded: {error}", where, _REMEDY) from error
+    _check_size(height, width, where)
+    return decode(io.BytesIO(content), where, _REMEDY)
 
 
 def _from_array(content: bytes, where: str) -> Picture:

@@ -112,7 +112,7 @@ def test_a_broken_picture_costs_its_own_answer_alone(
     assert code == 1
     assert ["error" in one for one in said["pictures"]] == [False, True, True, True, True, False]
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
-    for name, reason, line in zip(wrong, ("decoded", "no picture", "100 million", "No such file"), lines, strict=True):
+    for name, reason, line in zip(wrong, ("decoded", "no picture", "50 million", "No such file"), lines, strict=True):
         assert name in line and reason in line
     code, said, _ = ask(capsys, model, tmp_path / "text.jpg")
     assert code == 2
