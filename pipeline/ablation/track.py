@@ -12,13 +12,17 @@ from pipeline.ablation.plan import PlannedCell
 from pipeline.ablation.results import figures_of
 from pipeline.analysis.comparison import Comparison
 from pipeline.analysis.export import as_csv, as_dict
+from pipeline.analysis.render import overview_table
 from pipeline.analysis.scores import prefix_of
+from pipeline.analysis.table import markdown
 from pipeline.tracking.store import TrackedRun, TrackingStore
 
 PARENT_KIND = "ablation"
 LINK_KIND = "link"
 SCORED = "grid/scored"
 """Metric of the parent: cells with a score; each launch adds a step to it."""
+NOTE_TAG, NOTE_LIMIT = "mlflow.note.content", 6000
+"""What MLflow's UI shows as a run's description, as Markdown; and characters of it that every store takes."""
 COPIED = ("variant", "benchmark", "seed", "split", "config_hash", "group_hash", "data_digest", "standin")
 """Tags of a run that its links carry too."""
 
@@ -26,7 +30,8 @@ COPIED = ("variant", "benchmark", "seed", "split", "config_hash", "group_hash", 
 def log_grid(
     store: TrackingStore, parent_run_id: str, cells: Sequence[PlannedCell], compared: Sequence[Comparison]
 ) -> None:
-    """Completes the parent: a link for each run that stands below another one, the figures, the tables.
+    """Completes the parent: a link for each run that stands below another one, the figures, the tables, a description with the benchmarks
+    side by side.
 
     Raises:
         TrackingError: when the store is away.
@@ -40,6 +45,18 @@ def log_grid(
         (Path(folder) / "comparison.csv").write_text(as_csv(compared), encoding="utf-8")
         (Path(folder) / "comparison.json").write_text(json.dumps(as_dict(compared), indent=1), encoding="utf-8")
         store.log_artifacts(parent_run_id, Path(folder))
+    store.set_tags(parent_run_id, {NOTE_TAG: description(compared)})
+
+
+def description(compared: Sequence[Comparison]) -> str:
+    """Variants × benchmarks as Markdown: the primary figure first, and as many others as there is room for."""
+    text = ""
+    for comparison in compared:
+        table = markdown(overview_table(comparison))
+        if len(text) + len(table) > NOTE_LIMIT:
+            return text + "\nMore in the artifact comparison.csv.\n"
+        text += table + "\n"
+    return text
 
 
 def aggregates(compared: Sequence[Comparison]) -> dict[str, float]:

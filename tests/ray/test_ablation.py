@@ -145,7 +145,9 @@ def test_the_page_is_an_artifact_of_the_parent_and_cites_its_runs(ablated: Ablat
     assert {"report/tiny-grid.html", "comparison.csv", "comparison.json"} <= files_of(ablated.client, parent)
 
 
-def test_touched_model_code_makes_cells_stale(ablated: Ablated) -> None:
+def test_touched_model_code_makes_cells_stale_which_are_run_again_when_asked_for_within_the_budget(
+    ablated: Ablated,
+) -> None:
     for run in ablated.runs("run"):
         if run.data.tags["mgmrn.variant"] == "smooth":
             ablated.client.set_tag(run.info.run_id, "mgmrn.code_digest", "of-other-code")
@@ -153,3 +155,16 @@ def test_touched_model_code_makes_cells_stale(ablated: Ablated) -> None:
     states = {cell["variant"]: (cell["state"], cell["reason"]) for cell in planned.json["cells"]}
     assert states["base"] == ("cached", "")
     assert states["smooth"][0] == "stale" and "the code changed" in states["smooth"][1]
+    before = {run.info.run_id for run in ablated.runs("run")}
+    assert ablated.place.run("ablate", *ablated.grid).json["launched"] == 0, "nobody asked for stale cells"
+    refused = ablated.place.run("ablate", *ablated.grid, "--mode", "retry", "--budget-hours", "0.0001")
+    assert refused.code == 3 and "more than the budget" in refused.json["error"]
+    assert {run.info.run_id for run in ablated.runs("run")} == before
+    again = ablated.place.run("ablate", *ablated.grid, "--mode", "retry")
+    assert again.code == 0, again.err
+    assert (again.json["launched"], again.json["totals"]) == (1, {"cached": 2})
+    new = [run for run in ablated.runs("run") if run.info.run_id not in before]
+    assert sorted((run.data.tags["mgmrn.variant"], run.data.tags["mgmrn.split"]) for run in new) == [
+        ("smooth", "final"),
+        ("smooth", "tune"),
+    ]

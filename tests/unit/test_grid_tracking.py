@@ -17,7 +17,7 @@ from pipeline.ablation.cells import GridCell
 from pipeline.ablation.grid import Grid, make_grid
 from pipeline.ablation.plan import KnownRuns, PlannedCell, plan_cells
 from pipeline.ablation.results import comparisons
-from pipeline.ablation.track import LINK_KIND, SCORED, log_grid
+from pipeline.ablation.track import LINK_KIND, NOTE_LIMIT, NOTE_TAG, SCORED, description, log_grid
 from pipeline.analysis.comparison import Comparison
 from pipeline.analysis.scores import FIGURES
 from pipeline.tracking.store import TrackedRun, TrackingStore
@@ -230,6 +230,17 @@ def test_tables_are_artifacts_of_the_parent(lab: Lab) -> None:
     seeds = table["comparisons"][0]["entries"][1]["seeds"]
     assert [(one["seed"], one["state"]) for one in seeds] == [(0, "cached"), (1, "cached"), (2, "new")]
     assert seeds[0]["metrics"]["gzsl_h"] == pytest.approx(SCORES["smooth"][0] + 0.03)
+
+
+def test_the_description_has_the_benchmarks_side_by_side_with_the_primary_figure_first(lab: Lab) -> None:
+    for cell in lab.cells:
+        lab.run(cell, lab.parent)
+    _, compared = lab.log()
+    note = lab.store.get(lab.parent).tags[NOTE_TAG]
+    assert note.startswith("### AUSUC") and "| variant | TINY |" in note
+    assert "| base (base) | 60.0 ± 10.0 (n = 3) |" in note
+    assert description([compared[0]] * 100).endswith("More in the artifact comparison.csv.\n")
+    assert len(description([compared[0]] * 100)) < NOTE_LIMIT + 100
 
 
 def test_the_cost_of_a_cell_is_that_of_both_its_runs(lab: Lab) -> None:

@@ -1,0 +1,137 @@
+"""A grid in MLflow's own UI: the parent with its children, its benchmarks side by side, its charts and its artifacts."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from cluster.tracking.process import LOOPBACK, ServerProcess, free_port
+from pipeline.ablation.grid import make_grid
+from pipeline.ablation.plan import KnownRuns, plan_cells
+from pipeline.ablation.results import comparisons
+from pipeline.ablation.track import log_grid
+from pipeline.tracking.store import TrackingStore
+from tests.grids import DECIDED, cells_of, run_in, write_data, write_grid
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+
+BENCHMARKS = ("CUB", "SUN", "AWA2")
+PATIENCE = 90
+"""Seconds; a busy machine takes its time."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A finished grid and where its experiment is served."""
+
+    url: str
+    parent: str
+    runs: tuple[str, ...]
+    """Names of the parent's children."""
+    figures: Mapping[str, float]
+    """Of the parent."""
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory, tables: Path) -> Iterator[Shown]:
+    folder = tmp_path_factory.mktemp("ui")
+    database = f"sqlite:///{shutil.copy(tables, folder / 'mlflow.db')}"
+    store, parent, names = leave_a_grid(folder, database)
+    port = free_port()
+    options = ("--backend-store-uri", database, "--host", LOOPBACK, "--port", str(port), "--workers", "1")
+    settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    command = (sys.executable, "-m", "mlflow", "server", *options)
+    server = ServerProcess("MLflow", command, os.environ | settings, folder / "server.log")
+    try:
+        server.wait_until(lambda: answers(port), PATIENCE)
+        url = f"http://{LOOPBACK}:{port}/#/experiments/{store.experiment_id}/runs"
+        yield Shown(url, parent, names, store.get(parent).metrics)
+    finally:
+        server.kill()
+
+
+def answers(port: int) -> bool:
+    with suppress(OSError), urllib.request.urlopen(f"http://{LOOPBACK}:{port}/health", timeout=2):
+        return True
+    return False
+
+
+def leave_a_grid(folder: Path, database: str) -> tuple[TrackingStore, str, tuple[str, ...]]:
+    """A grid of two variants on three benchmarks as a launch leaves it; its store, parent, and the children's names."""
+    for name in BENCHMARKS:
+        write_data(folder / "data", name=name)
+    file = write_grid(folder, "benchmarks: [cub, sun, awa2]\nvariants:\n  smooth: {loss.label_smoothing: 0.1}\n")
+    store = TrackingStore.connect(database, "mgmrn/ablation/grid")
+    parent = store.create_parent("ablation grid", {"mgmrn.kind": "ablation"})
+    cells = cells_of(file, folder / "data")
+    run_ids = [run_in(store, parent, one, 0.5) for cell in cells for one in (cell.tune, cell.final(DECIDED))]
+    runs = [store.get(run_id) for run_id in run_ids]
+    planned = plan_cells(cells, KnownRuns(reversed(runs), store.experiment_id))
+    log_grid(store, parent, planned, comparisons(make_grid(file), planned))
+    store.finish(parent, "FINISHED", "finished")
+    return store, parent, tuple(run.name for run in runs)
+
+
+def open_at(browser: Any, url: str, *texts: str) -> None:
+    """Opens a view and waits until it shows some texts."""
+    browser.set_window_size(1500, 1200)
+    browser.get("about:blank")
+    browser.get(url)
+    wait_for(browser, *texts)
+
+
+def wait_for(browser: Any, *texts: str) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    def all_there(now: Any) -> bool:
+        shown = now.find_element("css selector", "body").text
+        return all(text in shown for text in texts)
+
+    WebDriverWait(browser, PATIENCE).until(all_there, f"the page does not show {texts}")
+
+
+def test_the_parent_unfolds_into_its_children(browser: Any, shown: Shown) -> None:
+    open_at(browser, shown.url, "ablation grid", f"{1 + len(shown.runs)} matching runs")
+    browser.find_element("xpath", "//*[@role='gridcell'][.//*[text()='ablation grid']]//button").click()
+    wait_for(browser, *shown.runs)
+
+
+def test_the_parents_page_has_the_benchmarks_in_one_table(browser: Any, shown: Shown) -> None:
+    open_at(browser, f"{shown.url}/{shown.parent}", "ablation grid", "grid/scored", "base (base)")
+    tables = browser.execute_script(
+        "return [...document.querySelectorAll('table')].map(one => [...one.rows].map(row => [...row.cells].map(c => c.innerText)))"
+    )
+    (described, *_) = [table for table in tables if table[0] == ["variant", *BENCHMARKS]]
+    means = {
+        variant: [f"{100 * shown.figures[f'{name}/{variant}/gzsl_h/mean']:.1f} (n = 1)" for name in BENCHMARKS]
+        for variant in ("base", "smooth")
+    }
+    assert described[1:] == [["base (base)", *means["base"]], ["smooth", *means["smooth"]]]
+
+
+def test_the_parents_figures_are_charts(browser: Any, shown: Shown) -> None:
+    open_at(browser, f"{shown.url}/{shown.parent}/model-metrics", *(f"{name}/base/" for name in BENCHMARKS[:1]))
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(browser, PATIENCE).until(lambda now: now.find_elements("css selector", "svg.main-svg"))
+
+
+def test_the_parent_has_its_tables_as_artifacts_and_nothing_is_fetched_from_elsewhere(
+    browser: Any, shown: Shown
+) -> None:
+    browser.get_log("performance")
+    open_at(browser, f"{shown.url}/{shown.parent}/artifacts", "comparison.csv", "comparison.json")
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    urls = [one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"]
+    assert {urlsplit(url).hostname for url in urls if url.startswith("http")} == {LOOPBACK}
