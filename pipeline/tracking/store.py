@@ -458,7 +458,14 @@ def _explained(error: Exception, place: str) -> TrackingError:
     first_line = redact((str(error).strip() or type(error).__name__).splitlines()[0])
     if _status(error) == HTTPStatus.FORBIDDEN:
         return TrackingError(f"the tracking server does not allow this account to do that: {first_line}", place)
+    if given_up := _GIVEN_UP.search(first_line):
+        reason = given_up["reason"].rpartition(": ")[2]
+        return TrackingError(f"the tracking server does not answer: {reason}", place)
     return TrackingError(f"the tracking store failed: {first_line}", place)
+
+
+_GIVEN_UP = re.compile(r"""Max retries exceeded .*Caused by \w+\(["'](?P<reason>.*?)["']\)""")
+"""How the HTTP client ends its attempts: the reason stands after address and path."""
 
 
 def _status(error: Exception) -> int | None:

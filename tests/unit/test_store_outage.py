@@ -106,6 +106,11 @@ def test_refusals_are_one_sentence_without_the_password(store: TrackingStore, mo
     cases = {
         "the tracking server refuses these credentials": MlflowException("?", UNAUTHENTICATED),
         "does not allow this account": MlflowException("Permission denied", PERMISSION_DENIED),
+        "does not answer: .Errno 111. Connection refused": MlflowException(
+            "API request to http://h/api failed with exception HTTPConnectionPool(host='h', port=9): Max retries exceeded with "
+            "url: /api (Caused by NewConnectionError(\"HTTPConnection(host='h', port=9): Failed to establish a new connection: "
+            '[Errno 111] Connection refused"))'
+        ),
         "the tracking store failed": OSError("http://me:hunter2@127.0.0.1:5000 is away"),
     }
     for message, error in cases.items():
