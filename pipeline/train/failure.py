@@ -15,6 +15,8 @@ from mgmrn.atomic_file import replacing
 from mgmrn.errors import ResourceError, UserError
 from pipeline.train.storage import StorageError
 
+RESERVED_BYTES = 2**14
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -44,12 +46,34 @@ class Failure:
         return StorageError(self.message, self.hint) if self.reason == "storage" else None
 
 
+def reserve_room(path: Path) -> None:
+    """Sees to it that a note can be left on a disk that is full by then."""
+    with replacing(_reserve(path)) as file:
+        file.write(bytes(RESERVED_BYTES))
+
+
 def record_failure(path: Path, failure: Failure) -> None:
-    """Leaves the note, atomically; the first of several ranks' notes stays."""
+    """Leaves the note, atomically; the first of several ranks' notes stays.
+
+    Raises:
+        OSError: when it cannot be written, not even into the room that was reserved for it.
+    """
     if path.exists():
         return
+    try:
+        _write(path, failure)
+    except OSError:
+        _reserve(path).unlink(missing_ok=True)
+        _write(path, failure)
+
+
+def _write(path: Path, failure: Failure) -> None:
     with replacing(path) as file:
         file.write(json.dumps(asdict(failure)).encode())
+
+
+def _reserve(path: Path) -> Path:
+    return path.with_suffix(".room")
 
 
 def recorded_failure(path: Path) -> Failure | None:

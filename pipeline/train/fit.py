@@ -113,6 +113,8 @@ def fit(spec: RunSpec, placement: Placement, callbacks: Sequence[UserCallback] =
 def _counting_checkpoint(spec: RunSpec) -> Fitted | Failure:
     """What the run came to. Another epoch's checkpoint would be another result: it never takes the place of a damaged one."""
     epochs = Spool(spec.spool_file).epochs()
+    if max(epochs, default=0) < spec.epochs:
+        return _storage_failure(spec) or Failure("workers-lost", "the workers ended before the last epoch was noted")
     epoch = counting_epoch(spec.split, epochs)
     damage = "it is missing"
     for one in reversed(kept_checkpoints(spec.run_folder)):

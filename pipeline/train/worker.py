@@ -6,7 +6,6 @@ epoch, on pseudo-seen and pseudo-unseen images; `final` once, after its last epo
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +36,7 @@ from pipeline.train.checkpoints import (
     worth_keeping,
 )
 from pipeline.train.closed_form import fit_on_split
-from pipeline.train.failure import Failure, record_failure, recorded_failure
+from pipeline.train.failure import Failure, record_failure, recorded_failure, reserve_room
 from pipeline.train.leftover import note_placement_group
 from pipeline.train.notes import note_taker
 from pipeline.train.spec import EVALUATION_FILE, RunSpec
@@ -66,8 +65,10 @@ def run_rank(spec_json: str) -> None:
     try:
         _run(spec)
     except (UserError, ResourceError, NonFiniteLossError, torch.OutOfMemoryError) as error:
-        with suppress(OSError):  # On a full disk; what became of the run is then seen by who started it.
+        try:
             record_failure(spec.failure_file, _failure(error))
+        except OSError:
+            raise error from None  # Without a note, nobody may think that this was the end.
         # Ranks that wait for this one must be torn down; alone, it ends the run without a worker group that only reads the note.
         if ray.train.get_context().get_world_size() > 1:
             raise
@@ -91,6 +92,8 @@ def _run(spec: RunSpec) -> None:
     context = ray.train.get_context()
     if context.get_world_rank() == 0:
         note_placement_group(spec.placement_file)
+        with explained(spec.run_folder):
+            reserve_room(spec.failure_file)
     keep_freed_memory()
     torch.set_num_threads(spec.cpus_per_worker)
     if spec.split == "tune":

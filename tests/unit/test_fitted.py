@@ -38,7 +38,7 @@ def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunSpec:
     """A run of three epochs, of which the second counts."""
     monkeypatch.setattr("pipeline.train.fit.TorchTrainer", Trainer)
     write_small(tmp_path)
-    composed = load_experiment(str(tmp_path / "small.yaml"))
+    composed = load_experiment(str(tmp_path / "small.yaml"), ["schedule.epochs=3"])
     data = load_tune(tmp_path / "data", composed.config.benchmark)
     spec = make_cell(composed, 0, data, None, "mgmrn").spec(tmp_path / "data", tmp_path / "runs", 1)
     scores = np.random.default_rng(0).random((len(data.seen) + len(data.unseen), len(data.classes.names)))
@@ -68,6 +68,13 @@ def test_the_best_epoch_counts(spec: RunSpec) -> None:
     assert isinstance(ended, Fitted)
     assert (ended.epoch, ended.metrics["val/ausuc"]) == (2, 0.4)
     assert ended.checkpoint.name == "checkpoint_000002_1"
+
+
+def test_workers_that_end_before_the_last_epoch_make_no_result(spec: RunSpec) -> None:
+    """As if a worker could not leave a note of its failure."""
+    longer = spec.config.model_copy(update={"schedule": spec.config.schedule.model_copy(update={"epochs": 4})})
+    ended = fitted(spec.model_copy(update={"config": longer}))
+    assert isinstance(ended, Failure) and ended.reason == "workers-lost"
 
 
 @pytest.mark.parametrize("epoch", [1, 3])

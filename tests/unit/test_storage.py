@@ -20,7 +20,7 @@ from mgmrn.checkpoint import save_atomically
 from mgmrn.errors import ResourceError
 from pipeline.cli import main
 from pipeline.train.cluster import Placement
-from pipeline.train.failure import Failure
+from pipeline.train.failure import Failure, record_failure, recorded_failure, reserve_room
 from pipeline.train.storage import StorageError, check_writable, explained
 from pipeline.trials.plan import TrialPlan, TrialReport
 from pipeline.trials.runner import _Glue, _Stops
@@ -83,6 +83,23 @@ def test_a_probe_finds_a_full_disk_and_leaves_nothing(disk: Path) -> None:
     with pytest.raises(StorageError, match="is full"):
         check_writable(disk / "runs")
     assert list(disk.iterdir()) == [filler]
+
+
+@TMPFS
+def test_a_failure_can_be_noted_on_a_full_disk(disk: Path) -> None:
+    note = disk / "failure.json"
+    reserve_room(note)
+    fill(disk)
+    record_failure(note, Failure("storage", "full"))
+    assert recorded_failure(note) == Failure("storage", "full")
+
+
+@TMPFS
+def test_without_room_for_it_the_note_is_missed(disk: Path) -> None:
+    """The worker raises what it met instead; else its run would look as if it had come to its end."""
+    fill(disk)
+    with pytest.raises(OSError, match="No space left"):
+        record_failure(disk / "failure.json", Failure("storage", "full"))
 
 
 @TMPFS
