@@ -50,16 +50,21 @@ def halved(cells: Cells) -> Cells:
     return Cells(count, cells.first, span / (count - 1) if count > 1 else cells.step)
 
 
-def on_input(maps: Float[Tensor, "*batch n n"], cells: Cells, size: int) -> Float[Tensor, "*batch size size"]:
-    """Maps spread over the pixels by linear interpolation between centres; each keeps its sum.
+def interpolate(maps: Float[Tensor, "*batch n n"], cells: Cells, size: int) -> Float[Tensor, "*batch size size"]:
+    """Maps at every pixel, linear between the cells' centres.
 
     Args:
-        maps: not negative.
+        maps: values of the cells.
         cells: of the maps.
         size: side of the input.
     """
     weights = _interpolation(cells, size).to(maps)
-    spread = weights @ maps @ weights.mT
+    return weights @ maps @ weights.mT
+
+
+def on_input(maps: Float[Tensor, "*batch n n"], cells: Cells, size: int) -> Float[Tensor, "*batch size size"]:
+    """Maps that are not negative, shared out among the pixels in proportion to `interpolate`; each keeps its sum."""
+    spread = interpolate(maps, cells, size)
     mass = spread.sum(dim=(-2, -1), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
     return spread * (maps.sum(dim=(-2, -1), keepdim=True) / mass)
 

@@ -13,6 +13,7 @@ from pipeline import places
 from pipeline.cli_ablation import ablation_app
 from pipeline.cli_bench import bench_app
 from pipeline.cli_data import data_app
+from pipeline.cli_explain import explain_app
 from pipeline.cli_jobs import jobs_app
 from pipeline.cli_models import models_app
 from pipeline.console import Console
@@ -49,6 +50,7 @@ app.add_typer(config_app, name="config")
 app.add_typer(bench_app, name="bench")
 app.add_typer(ablation_app)
 app.add_typer(models_app)
+app.add_typer(explain_app)
 app.add_typer(jobs_app)
 
 

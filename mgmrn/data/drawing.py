@@ -58,6 +58,23 @@ LARGE_TRAITS: tuple[str, ...] = ("body", "body shape", "pattern", "habitat")
 PARTS: tuple[str, ...] = ("eye", "beak", "crown", "wing", "tail", "body", "habitat")
 """Parts that get a box; `habitat` is the whole picture."""
 
+PART_OF_TRAIT: Mapping[str, str] = {
+    "eye": "eye",
+    "beak shape": "beak",
+    "beak": "beak",
+    "crown": "crown",
+    "crest": "crown",
+    "wing": "wing",
+    "wing bars": "wing",
+    "tail": "tail",
+    "tail shape": "tail",
+    "body": "body",
+    "body shape": "body",
+    "pattern": "body",
+    "habitat": "habitat",
+}
+"""Trait → part whose box holds it."""
+
 
 @dataclass(frozen=True)
 class Creature:

@@ -50,6 +50,9 @@ SURFACE = {
     "status": ["JOB_ID", "--address", "--json", "--tracking-uri"],
     "logs": ["JOB_ID", "--address", "--follow", "--json"],
     "stop": ["JOB_ID", "--address", "--json"],
+    "explain": [
+        "MODEL", "--data-root", "--image", "--json", "--out", "--per-class", "--split", "--tracking-uri",
+    ],
     "data guide": ["BENCHMARK", "--data-root", "--json"],
     "data import": [
         "FOLDER", "--classes", "--json", "--name", "--oov", "--out", "--seed", "--test-seen-share", "--unseen",

@@ -1,0 +1,58 @@
+"""Where the parts of a picture are, and which attributes speak of which part. The embedded benchmark is the one that says so."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mgmrn.data.drawing import PART_OF_TRAIT, TRAITS, Box
+from mgmrn.data.xlsa17 import SYNTHETIC_MARKER
+from mgmrn.errors import UserError
+
+WHOLE_PICTURE = "habitat"
+"""A part that is everywhere: to point at it is no achievement."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The annotated parts of one picture."""
+
+    boxes: Mapping[str, Box]
+    """In pixels of the picture file."""
+    attributes: tuple[str, ...]
+    """That the picture shows."""
+
+    def shown(self) -> dict[str, Box]:
+        """Box of the part that each attribute shown is of; without attributes of the whole picture."""
+        parts = {name: part_of(name) for name in self.attributes}
+        return {name: self.boxes[part] for name, part in parts.items() if part not in (None, WHOLE_PICTURE)}
+
+
+def part_of(attribute: str) -> str | None:
+    """The part that an attribute of the embedded benchmark speaks of; words may be joined by underscores."""
+    plain = attribute.replace("_", " ")
+    return next((PART_OF_TRAIT[trait] for trait, names in TRAITS.items() if plain in names), None)
+
+
+def read_parts(root: Path, name: str) -> dict[str, Parts] | None:
+    """The parts of every picture, by its file relative to `<root>/<name>`; None where the data set has no boxes.
+
+    Raises:
+        UserError: when the file of the embedded benchmark is not what its maker wrote.
+    """
+    path = root / name / "parts.json"
+    if not path.is_file() or not (root / SYNTHETIC_MARKER).is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            f"images/{file}": Parts(
+                {part: tuple(box) for part, box in entry["boxes"].items()},
+                tuple(entry["attributes"]),
+            )
+            for file, entry in found.items()
+        }
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError("the boxes of the parts cannot be read", str(path), "make the benchmark again") from error
