@@ -284,6 +284,7 @@ class Sender:
             if draining and ((alone and not self._pending) or self._is_over()):
                 return
             self._wake.wait(POLL_SECONDS)
+            self._wake.clear()
 
     def _begin_where_it_was_left(self, lock: IO[str]) -> bool:
         """Takes the lock, which ends with this process if not before; whether nobody else had it."""
