@@ -1,0 +1,214 @@
+"""Jobs on a cluster that asks for a token: sent once, followed, stopped; a checkout of this code's own is what is sent."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from cluster.local.machines import HEAD, Host
+from cluster.local.ray_node import Ports, alive, client_environment, environment, start_command
+from tests.ray.command import REPOSITORY, Answer, Place, a_place, wait_until
+from tests.ray.small import EXPERIMENT, long_epochs
+from tests.tiny import write_benchmark
+
+pytestmark = pytest.mark.cluster
+
+RAY = Path(sys.executable).with_name("ray")
+
+
+@dataclass(frozen=True)
+class Site:
+    """A cluster of one host, a checkout to send from, and a folder that both see."""
+
+    place: Place
+    shared: Path
+
+    @property
+    def tracking_uri(self) -> str:
+        """A file that outlasts the jobs."""
+        return f"sqlite:///{self.shared / 'mlflow.db'}"
+
+    @property
+    def wheres(self) -> tuple[str, ...]:
+        """Arguments of `train` that say where data and results are."""
+        return (
+            *("--data-root", str(self.shared / "data"), "--storage", str(self.shared / "runs")),
+            *("--tracking-uri", self.tracking_uri),
+        )
+
+    def submit(self, *arguments: str, wait: bool = True) -> Answer:
+        """Sends `train` of the small experiment."""
+        return self.place.run("submit", "--json", *([] if wait else ["--no-wait"]), "train", "small.yaml", *arguments)
+
+    def runs(self) -> list[Run]:
+        """What is tracked, parents left out, oldest first."""
+        client = MlflowClient(self.tracking_uri)
+        experiments = [one.experiment_id for one in client.search_experiments()]
+        found = client.search_runs(experiments, order_by=["attributes.start_time ASC"])
+        return [run for run in found if "mlflow.parentRunId" in run.data.tags]
+
+
+def git(checkout: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+    return subprocess.run(
+        ["git", "-C", str(checkout), *identity, *arguments], check=True, capture_output=True, text=True
+    ).stdout
+
+
+def make_checkout(folder: Path) -> Path:
+    """The code as it stands, committed, with the small experiment among it."""
+    for name in git(REPOSITORY, "ls-files", "-co", "--exclude-standard").splitlines():
+        if not name.startswith("tests/") and (REPOSITORY / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(REPOSITORY / name, folder / name)
+    (folder / "small.yaml").write_text(EXPERIMENT)
+    git(folder, "init", "-q")
+    # Where commands of a test write what they print.
+    (folder / ".git" / "info" / "exclude").write_text("tmp*\n")
+    git(folder, "add", ".")
+    git(folder, "commit", "-q", "-m", "all")
+    return folder
+
+
+def free_ports(address: str, count: int) -> list[int]:
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(socket.create_server((address, 0))) for _ in range(count)]
+        return [one.getsockname()[1] for one in listeners]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, tables: Path) -> Iterator[Site]:
+    # In the background of a script the tests would pass on to their commands that Ctrl-C is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    shared = tmp_path_factory.mktemp("shared")
+    write_benchmark(shared / "data")
+    shutil.copyfile(tables, shared / "mlflow.db")
+    token = shared / "token"
+    token.write_text(secrets.token_hex(32))
+    # Ray would turn 127.0.0.1 into an address that others can reach.
+    host = Host(HEAD, HEAD, HEAD, f"127.{2 + secrets.randbelow(250)}.{secrets.randbelow(250)}.2", 2)
+    gcs, dashboard, client, agent, metrics = free_ports(host.address, 5)
+    ports = Ports(gcs, dashboard)
+    with a_place(tmp_path_factory.mktemp("place") / "checkout") as place:
+        make_checkout(place.folder)
+        # The job is to run the code that it was sent with.
+        place.environment.pop("PYTHONPATH")
+        place.environment |= {"HOME": str(shared)}
+        options = {
+            **{"temp-dir": str(place.ray_folder), "ray-client-server-port": str(client)},
+            **{"dashboard-agent-listen-port": str(agent), "metrics-export-port": str(metrics)},
+        }
+        head = subprocess.Popen(
+            start_command(host, host, ports, options),
+            env=environment(host, token, place.environment),
+            cwd=shared,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        wait_until(lambda: bool(alive(host, ports, token)), "Ray is up", seconds=240)
+        place.environment |= client_environment(host, ports, token)
+        yield Site(place, shared)
+        place.kill_all()
+        head.wait()
+
+
+def test_a_job_is_followed_to_its_end_and_sent_once(site: Site) -> None:
+    (site.place.folder / "new.py").write_text("# not committed\n")
+    command = ("--split", "tune", *site.wheres)
+    first = site.submit(*command)
+    assert first.code == 0, first.err
+    answer = first.json
+    submission = answer["submission_id"]
+    assert re.fullmatch(r"mgmrn-train-small-[0-9a-f]{8}", submission)
+    assert (answer["action"], answer["status"], answer["exit_code"], answer["verb"]) == (
+        "send",
+        "SUCCEEDED",
+        0,
+        "train",
+    )
+    assert "warning: 1 file differs from commit" in first.err, first.err
+    assert first.err.count("Running entrypoint") == 1 and "epoch 2/2" in first.err, first.err
+
+    (run,) = site.runs()
+    assert (run.info.status, run.data.tags["mgmrn.ray_submission_id"]) == ("FINISHED", submission)
+    assert run.data.tags["mgmrn.code_sha"] == git(site.place.folder, "rev-parse", "HEAD").strip()
+    assert run.data.tags["mgmrn.code_dirty"] == "true"
+
+    second = site.submit(*command)
+    assert (second.code, second.json["action"], second.json["submission_id"]) == (0, "done", submission)
+
+    plain = subprocess.run(
+        [
+            *(str(RAY), "job", "submit", "--working-dir", ".", "--runtime-env", "cluster/runtime_env.yaml", "--"),
+            *("python", "-m", "pipeline", "train", "small.yaml", *command),
+        ],
+        cwd=site.place.folder,
+        env=site.place.environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert plain.returncode == 0, plain.stdout
+    assert "cached" in plain.stdout and len(site.runs()) == 1
+
+
+def test_a_job_that_fails_answers_with_the_drivers_code_and_may_be_sent_again(site: Site) -> None:
+    nowhere = ("--split", "tune", *site.wheres, "--data-root", str(site.shared / "nowhere"))
+    first = site.submit(*nowhere)
+    assert (first.code, first.json["status"], first.json["exit_code"]) == (2, "FAILED", 2)
+    assert "nowhere" in first.err and "Traceback" not in first.err
+    second = site.submit(*nowhere, wait=False)
+    assert (second.code, second.json["submission_id"]) == (0, f"{first.json['submission_id']}-2")
+
+
+def test_a_job_that_is_on_is_joined_and_stopped(site: Site) -> None:
+    known = {run.info.run_id for run in site.runs()}
+    endless = ("--split", "tune", *long_epochs(5000), *site.wheres)
+    following = site.place.start("submit", "train", "small.yaml", *endless)
+    wait_until(lambda: len(site.runs()) > len(known), "the run was created", running=following)
+    following.process.send_signal(signal.SIGINT)
+    left = following.answer()
+    (submission,) = {run.data.tags["mgmrn.ray_submission_id"] for run in site.runs() if run.info.run_id not in known}
+    assert left.code == 130 and f"{submission}, which goes on" in left.err
+
+    joined = site.submit(*endless, wait=False)
+    assert (joined.json["action"], joined.json["submission_id"]) == ("attach", submission)
+    shown = site.place.run("status", submission, "--tracking-uri", site.tracking_uri, "--json").json["jobs"]
+    launch = next(run.data.tags["mlflow.parentRunId"] for run in site.runs() if run.info.run_id not in known)
+    assert [(one["status"], one["verb"], one["run_id"]) for one in shown] == [("RUNNING", "train", launch)]
+    assert "Running entrypoint" in site.place.run("logs", submission).out
+
+    stopped = site.place.run("stop", submission, "--json")
+    assert (stopped.code, stopped.json["status"]) == (0, "STOPPED")
+    assert [run.info.status for run in site.runs() if run.info.run_id not in known] == ["KILLED"]
+
+
+def test_without_the_token_nothing_is_sent(site: Site) -> None:
+    right = dict(site.place.environment)
+    for changed, sentence in [
+        ({}, "asks for a token, and none was sent"),
+        ({"RAY_AUTH_TOKEN": "0" * 64}, "the token is not this cluster's"),
+    ]:
+        for name in ("RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+            site.place.environment.pop(name, None)
+        site.place.environment |= changed
+        refused = site.submit("--split", "final", *site.wheres)
+        assert refused.code == 2 and sentence in refused.json["error"] and "RAY_AUTH_TOKEN" in refused.json["hint"]
+        assert "Traceback" not in refused.err
+    site.place.environment |= right
+    site.place.environment.pop("RAY_AUTH_TOKEN")
+    jobs = site.place.run("status", "--json").json["jobs"]
+    assert jobs and not [job for job in jobs if "--split final" in job["entrypoint"]]
