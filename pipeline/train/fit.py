@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
-from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from mgmrn.data.seal import check_open
@@ -25,6 +24,7 @@ from pipeline.train.failure import Failure, recorded_failure
 from pipeline.train.process_group import process_group
 from pipeline.train.spec import EVALUATION_FILE, Calibration, RunSpec
 from pipeline.train.storage import StorageError, check_writable
+from pipeline.train.trainer import LeanTrainer
 
 RETRIES = 3
 """Restarts after lost workers; failures that a retry cannot mend end at the first."""
@@ -84,7 +84,7 @@ def fit(spec: RunSpec, placement: Placement, callbacks: Sequence[UserCallback] =
     if spec.split == "final":
         check_open("a final run")
     patience = [] if placement.most_workers is None else [NoHaste(COUNT_SECONDS)]
-    trainer = TorchTrainer(
+    trainer = LeanTrainer(
         train_worker,
         train_loop_config={"spec": spec.model_dump_json()},
         torch_config=process_group(placement.gpus_per_worker),

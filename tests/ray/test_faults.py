@@ -54,6 +54,10 @@ def test_a_killed_worker_is_replaced_and_the_run_is_the_one_it_would_have_been(
 ) -> None:
     running = started_until_an_epoch_is_noted(place, (*arguments, "--workers", "2"))
     first, second = place.training_workers()
+    titles = " ".join(part for process in place.processes() for part in process.cmdline())
+    assert "TrainController" in titles and not any(
+        name in titles for name in ("DatasetManager", "PlacementGroupCleaner")
+    )
     second.kill()
     answer = running.answer()
     assert answer.code == 0, answer.err
