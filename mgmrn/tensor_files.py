@@ -47,7 +47,9 @@ def read_plain(path: Path, kind: str, remedy: str) -> dict[str, Any]:
             message = (
                 f"the {kind} asks for {asked[1]}, which is neither a tensor nor a plain value: nothing of it was run"
             )
-            raise UserError(message, str(path), "take files from nobody whom you would not let run code") from error
+            raise UserError(
+                message, str(path), "save a dictionary of tensors, and trust no file that asks for more"
+            ) from error
         message = f"the {kind} is cut short, or holds something other than tensors and plain values"
         raise UserError(message, str(path), remedy) from error
     if not isinstance(state, dict):

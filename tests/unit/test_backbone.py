@@ -155,7 +155,7 @@ def empty(path: Path) -> None:
     [
         (foreign, r"do not fit mobilenet_v2: features.* is missing; .*; .* and \d+ more"),
         (wrapped, "not a state dict of tensors"),
-        (code, "cut short, or holds something other than tensors"),
+        (code, r"asks for torch\.nn\.modules\.linear\.Linear, which is neither a tensor nor a plain value"),
         (short, "cut short"),
         (text, "cut short"),
         (empty, "cut short"),
