@@ -1,0 +1,160 @@
+"""A site of several hosts on one machine: a group of `cluster.local`, a tracking server beside it, a shared folder, a clean clone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from cluster.local.hosts import HostGroup
+from cluster.local.namespaces import refusal
+from cluster.tracking.credentials import credentials
+from cluster.tracking.postgres import binary
+from cluster.tracking.server import tracking_server
+from mgmrn.data.synthetic import make_synthetic
+from mgmrn.errors import ResourceError
+from tests.ray.command import REPOSITORY
+from tests.ray.small import EXPERIMENT
+
+RAY = Path(sys.executable).with_name("ray")
+
+
+class Job:
+    """A job that was submitted from the clone, and is followed.
+
+    Args:
+        site: where.
+        arguments: of `python -m pipeline`.
+    """
+
+    def __init__(self, site: Site, arguments: tuple[str, ...]) -> None:
+        self._log = tempfile.NamedTemporaryFile(dir=site.shared, delete=False)  # noqa: SIM115
+        entrypoint = ["python", "-m", "pipeline", *arguments]
+        self.process = subprocess.Popen(
+            [str(RAY), "job", "submit", "--working-dir", str(site.clone), "--", *entrypoint],
+            env=os.environ | site.hosts.client_environment,
+            cwd=site.shared,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+        )
+
+    def log(self) -> str:
+        """What was said so far, by Ray and by the driver."""
+        return Path(self._log.name).read_text(errors="replace")
+
+    def errors_so_far(self) -> str:
+        """The same, by the name under which `wait_until` asks for it."""
+        return self.log()
+
+    def end(self, timeout: float = 400) -> None:
+        """Waits for its success."""
+        assert self.process.wait(timeout) == 0, self.log()
+
+    def leave(self) -> None:
+        """No longer follows it."""
+        self.process.kill()
+        self.process.wait(30)
+
+
+@dataclass(frozen=True)
+class Site:
+    hosts: HostGroup
+    shared: Path
+    """Seen by every host, as all folders are."""
+    experiment: Path
+    """A small one, on synthetic pictures, in the shared folder."""
+    clone: Path
+    tracking_uri: str
+
+    def submit(self, verb: str, *arguments: str) -> Job:
+        """`ray job submit` of a verb, from the clone, with everything that must outlive a host on the shared folder."""
+        places = {
+            "--data-root": str(self.shared / "data"),
+            "--storage": str(self.shared / "runs"),
+            "--tracking-uri": self.tracking_uri,
+        }
+        return Job(self, (verb, *arguments, *(word for pair in places.items() for word in pair)))
+
+    @property
+    def client(self) -> MlflowClient:
+        return MlflowClient(self.tracking_uri)
+
+    def runs(self, experiment: str) -> list[Run]:
+        """All runs of an MLflow experiment, oldest first."""
+        found = self.client.get_experiment_by_name(experiment)
+        assert found is not None, f"no experiment {experiment}"
+        return list(self.client.search_runs([found.experiment_id], order_by=["attributes.start_time ASC"]))
+
+    def steps(self, run: Run) -> dict[str, list[int]]:
+        """Steps of every metric in the order in which they were logged."""
+        return {key: [m.step for m in self.client.get_metric_history(run.info.run_id, key)] for key in run.data.metrics}
+
+    def epochs_noted(self, pattern: str) -> list[int]:
+        """Steps in the spools of some runs, in the order in which they were noted."""
+        texts = [path.read_text() for path in sorted(self.shared.glob(f"runs/{pattern}/spool.jsonl"))]
+        entries = [json.loads(line) for text in texts for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        return [entry["step"] for entry in entries if entry["kind"] == "metrics"]
+
+    def ranks(self, host: str) -> list[int]:
+        """Process ids, on this machine, of the ranks of a run that a host holds now."""
+        namespace = f"mgmrn-{self.hosts.group.name}-{host}"
+        words = subprocess.run(["ip", "netns", "pids", namespace], capture_output=True, text=True, check=True).stdout
+        return [pid for pid in map(int, words.split()) if "RayTrainWorker" in _command_line(pid)]
+
+    def in_ray(self) -> set[str]:
+        """Hosts that Ray takes for alive."""
+        return {one.host.name for one in self.hosts.status() if one.in_ray}
+
+
+def _command_line(pid: int) -> str:
+    try:
+        return " ".join(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return ""
+
+
+@contextmanager
+def a_folder_for_postgres() -> Iterator[Path]:
+    """A folder that others may enter: pytest's own are closed to the user that PostgreSQL runs as."""
+    with tempfile.TemporaryDirectory(prefix="pg") as name:
+        Path(name).chmod(0o711)
+        yield Path(name)
+
+
+@contextmanager
+def a_site(folder: Path, workers: int) -> Iterator[Site]:
+    """Everything up, on hosts of one CPU each, and everything gone afterwards; skips where there can be no namespaces."""
+    if reason := refusal():
+        pytest.skip(f"several hosts on one machine need network namespaces: {reason}")
+    try:
+        binary("postgres")
+    except ResourceError as error:
+        pytest.skip(str(error))
+    shared = folder / "shared"
+    shared.mkdir()
+    make_synthetic(shared / "data", per_class=6, size=32)
+    experiment = shared / "small.yaml"
+    experiment.write_text(EXPERIMENT.replace("name: TINY", "name: SYN").replace("size: 40", "size: 32"))
+    subprocess.run(["git", "clone", "-q", "--depth", "1", f"file://{REPOSITORY}", str(folder / "clone")], check=True)
+    with pytest.MonkeyPatch.context() as patch, a_folder_for_postgres() as tracking:
+        for name, value in credentials(tracking).environment.items():
+            patch.setenv(name, value)
+        hosts = HostGroup.up(workers, name=f"t{uuid.uuid4().hex[:6]}", folder=folder / "cluster")
+        try:
+            with tracking_server(tracking, host=hosts.gateway) as server:
+                yield Site(hosts, shared, experiment, folder / "clone", server.uri)
+        finally:
+            hosts.down()
