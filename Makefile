@@ -2,7 +2,7 @@
 PYTHON ?= python3
 RUN := .venv/bin/python
 
-.PHONY: setup demo test test-all lint ui clean
+.PHONY: setup demo test test-all lint ui tracking docs clean
 
 setup:
 	@$(PYTHON) .ci/environment.py
@@ -24,6 +24,12 @@ lint: setup
 
 ui: setup
 	.venv/bin/mlflow ui --backend-store-uri sqlite:///.mgmrn/mlflow.db --port 5000
+
+tracking: setup
+	@$(RUN) -m cluster.tracking
+
+docs: setup
+	.venv/bin/mkdocs build --strict
 
 clean:
 	rm -rf .mgmrn .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
