@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,15 +13,11 @@ from typing import Any
 import check_jsonschema
 import jsonschema
 import pytest
-import typer
 import yaml
 
 from mgmrn.errors import UserError
-from pipeline.ablation.config import load_ablation
-from pipeline.cli import app
-from pipeline.compose import load_benchmark_config, load_experiment
 from pipeline.jobs.task import read_task
-from pipeline.search.config import load_search
+from tests.commands import VERB, check, pipeline_part, read, shell_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ROOT / "cluster"
@@ -31,16 +26,7 @@ PINS = dict(
     re.findall(r"^([a-z0-9-]+)(?:\[[^]]*\])?==([0-9.]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
 )
 
-VERB = "python -m pipeline "
 SBATCH = "cluster/slurm/mgmrn.sbatch "
-CONFIGS = {
-    "train": load_experiment,
-    "search": load_search,
-    "ablate": load_ablation,
-    "plan": load_ablation,
-    "report": load_ablation,
-    "verify": load_benchmark_config,
-}
 
 
 def texts(*suffixes: str) -> dict[str, str]:
@@ -67,42 +53,19 @@ def lines() -> Iterator[tuple[str, str]]:
         for document in yaml.safe_load_all(text):
             yield from ((path, one) for one in strings(document))
     for path, text in texts(".md").items():
-        for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
-            yield from ((path, line) for line in block.replace("\\\n", " ").splitlines())
+        yield from ((path, line) for line in shell_lines(text))
     for path, text in texts(".sbatch", ".sh").items():
         yield from ((path, line) for line in text.splitlines() if line.startswith("#"))
 
 
 def commands() -> list[tuple[str, str]]:
     """The pipeline's part of those lines."""
-    found = []
-    for path, line in lines():
-        for start in (VERB, SBATCH):
-            _, there, rest = line.partition(start)
-            if there:
-                found.append((path, re.split(r"\s(?:&&|\||>|#)\s|`", rest)[0].strip()))
-    return found
-
-
-def read(arguments: list[str]) -> tuple[str, typer.Context]:
-    """A verb and its parameters, as the command line takes them; nothing runs."""
-    command: Any = typer.main.get_command(app)
-    context = command.make_context("pipeline", [], resilient_parsing=True)
-    name = ""
-    while hasattr(command, "commands"):
-        name, *arguments = arguments
-        command = command.commands[name]
-    return name, command.make_context(name, arguments, parent=context)
+    return [(path, found) for path, line in lines() for found in pipeline_part(line, (VERB, SBATCH))]
 
 
 @pytest.mark.parametrize(("path", "command"), commands())
 def test_every_command_is_one_that_the_pipeline_takes(path: str, command: str):
-    verb, context = read(shlex.split(command))
-    given = context.params
-    if verb == "submit":
-        read_task(context, given["verb"], given["arguments"])
-    elif verb in CONFIGS:
-        CONFIGS[verb](next(given[name] for name in ("experiment", "name", "benchmark") if name in given))
+    check(command)
 
 
 def test_every_setting_has_a_command():
