@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,10 +49,15 @@ def read_parts(root: Path, name: str) -> dict[str, Parts] | None:
         found = json.loads(path.read_text(encoding="utf-8"))
         return {
             f"images/{file}": Parts(
-                {part: tuple(box) for part, box in entry["boxes"].items()},
+                {part: _box(box) for part, box in entry["boxes"].items()},
                 tuple(entry["attributes"]),
             )
             for file, entry in found.items()
         }
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError("the boxes of the parts cannot be read", str(path), "make the benchmark again") from error
+
+
+def _box(edges: Sequence[float | int]) -> Box:
+    left, top, right, bottom = map(float, edges)
+    return left, top, right, bottom

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from pipeline.analysis.page.page import render_page
+from tests.browser.looks import CONTRAST, requests_of
 from tests.browser.made_up import GAINS, made_up, many
 
 pytestmark = pytest.mark.browser
@@ -23,32 +23,6 @@ COLUMN = """
 HEADER = "table[data-metric=ausuc] th[data-column='{}']"
 
 OPEN_ALL = "for (const one of document.querySelectorAll('details')) one.open = true;"
-
-CONTRAST = """
-    const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
-    const light = (colour) => {
-      canvas.fillStyle = colour;
-      canvas.fillRect(0, 0, 1, 1);
-      const parts = [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3).map((part) => part / 255);
-      const linear = parts.map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4));
-      return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
-    };
-    const ground = (element) => {
-      for (let one = element; one; one = one.parentElement) {
-        const colour = getComputedStyle(one).backgroundColor;
-        if (colour !== "rgba(0, 0, 0, 0)") return colour;
-      }
-      return "white";
-    };
-    const found = {};
-    for (const element of document.querySelectorAll("p, th, td, dd, dt, a, b, code, summary, button, span, svg text")) {
-      const style = getComputedStyle(element);
-      const colour = element.closest("svg") ? style.fill : style.color;
-      const [dark, bright] = [light(colour), light(ground(element))].sort((x, y) => x - y);
-      found[`${colour} on ${ground(element)}`] = (bright + 0.05) / (dark + 0.05);
-    }
-    return found;
-"""
 
 
 def column_of(browser: Any, column: int) -> list[str]:
@@ -68,8 +42,7 @@ def test_nothing_is_loaded_and_nothing_complained_of(opened: Any, text: str) -> 
     browser = opened(text)
     browser.execute_script(OPEN_ALL)
     assert browser.get_log("browser") == []
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = [one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"]
+    asked = requests_of(browser)
     assert asked and [url for url in asked if not url.startswith(("file:", "data:"))] == []
 
 
