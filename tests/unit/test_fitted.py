@@ -36,7 +36,7 @@ class Trainer:
 @pytest.fixture
 def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunSpec:
     """A run of three epochs, of which the second counts."""
-    monkeypatch.setattr("pipeline.train.fit.TorchTrainer", Trainer)
+    monkeypatch.setattr("pipeline.train.fit.LeanTrainer", Trainer)
     write_small(tmp_path)
     composed = load_experiment(str(tmp_path / "small.yaml"), ["schedule.epochs=3"])
     data = load_tune(tmp_path / "data", composed.config.benchmark)

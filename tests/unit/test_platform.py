@@ -67,7 +67,7 @@ def test_what_does_not_do_what_it_seems_to_is_not_used(users: dict[str, list[str
 
 
 def test_names_are_found_where_they_are_used(users: dict[str, list[str]]) -> None:
-    assert users["TorchTrainer"] == ["pipeline/train/fit.py"]
+    assert users["TorchTrainer"] == ["pipeline/train/trainer.py"]
 
 
 def test_nothing_stops_every_ray_that_it_can_see() -> None:
@@ -106,7 +106,7 @@ def test_a_run_has_a_name_of_its_own_and_an_end(
     composed = load_experiment(str(tmp_path / "small.yaml"))
     cell = make_cell(composed, 0, load_tune(tmp_path / "data", composed.config.benchmark), None, "mgmrn")
     spec = cell.spec(tmp_path / "data", tmp_path / "runs", 1)
-    monkeypatch.setattr("pipeline.train.fit.TorchTrainer", Trainer)
+    monkeypatch.setattr("pipeline.train.fit.LeanTrainer", Trainer)
     ended = fit(spec, placement)
     assert isinstance(ended, Failure) and ended.reason == "workers-lost"
     run, scaling = Trainer.settings["run_config"], Trainer.settings["scaling_config"]
