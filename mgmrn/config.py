@@ -51,7 +51,7 @@ class BenchmarkConfig(Frozen):
     """A data set in the xlsa17 layout and how its tuning split is made."""
 
     name: Annotated[str, Field(min_length=1, pattern=r"^[A-Za-z0-9_\-]+$")]
-    """Folder under `xlsa17/data/` and, unless `image_dir` says otherwise, under the data root."""
+    """Folder under `xlsa17/data/`, and that of the pictures under the data root."""
     word_vectors: str | None = None
     """Stem of `w2v/<stem>_attribute.pkl`; the data set's name where none is given."""
     images: ImageConfig = ImageConfig()
