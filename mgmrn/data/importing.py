@@ -21,6 +21,7 @@ from mgmrn.config import BenchmarkConfig
 from mgmrn.data.class_table import GivenClasses, read_class_table
 from mgmrn.data.doctor import Finding, verify
 from mgmrn.data.making import stamp_to_build_on, whole_folder
+from mgmrn.data.pictures import ENDINGS
 from mgmrn.data.splits import hold_out
 from mgmrn.data.word_vectors import UnknownWords, attribute_vectors, read_vectors, words_of
 from mgmrn.data.xlsa17 import lists_folder, relative_image_path, with_train_and_val, word_vector_file
@@ -29,7 +30,6 @@ from mgmrn.errors import UserError
 
 MARKER = "IMPORTED.json"
 """Lies in a data root that was made here, and says how."""
-ENDINGS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 FEWEST_SEEN = 3
 """Classes: one to validate with and two to train on."""
 FEWEST_PICTURES = 3

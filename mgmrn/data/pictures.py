@@ -21,6 +21,8 @@ LARGEST_PIXELS = 50_000_000
 """Of a picture; a file of a few kilobytes can hold a picture that fills the memory."""
 # What Pillow warns of is refused here, and said in a sentence.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+ENDINGS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+"""Of files that are taken for pictures in a folder; a file that is named is taken whatever its ending."""
 _ARRAY = b"\x93NUMPY"
 """How a `.npy` file begins."""
 _REMEDY = "send an image file, or a .npy file with H W 3 values from 0 to 255"

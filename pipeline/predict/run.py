@@ -14,14 +14,12 @@ from torch import Tensor
 from mgmrn.checkpoint import LoadedModel
 from mgmrn.config import ImageConfig
 from mgmrn.data.class_table import read_class_table
-from mgmrn.data.pictures import prepared_file
+from mgmrn.data.pictures import ENDINGS, prepared_file
 from mgmrn.errors import UserError
 from mgmrn.prediction import BATCH, answer, score, with_classes
 from pipeline.predict.loading import open_model
 from pipeline.predict.request import PictureAnswer, PredictRequest
 
-ENDINGS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-"""Of files that are taken for pictures in a folder; a file that is named is taken whatever its ending."""
 DECODERS = 8
 """Most pictures that are decoded at once: each may hold some hundred megabytes."""
 
