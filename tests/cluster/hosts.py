@@ -21,10 +21,9 @@ from mlflow.tracking import MlflowClient
 from cluster.local.hosts import HostGroup
 from cluster.local.namespaces import refusal
 from cluster.tracking.credentials import credentials
-from cluster.tracking.postgres import binary
 from cluster.tracking.server import tracking_server
 from mgmrn.data.synthetic import make_synthetic
-from mgmrn.errors import ResourceError
+from tests.cluster.tracking import folder_for_server
 from tests.ray.command import REPOSITORY
 from tests.ray.small import EXPERIMENT
 
@@ -98,9 +97,10 @@ class Site:
         assert found is not None, f"no experiment {experiment}"
         return list(self.client.search_runs([found.experiment_id], order_by=["attributes.start_time ASC"]))
 
-    def steps(self, run: Run) -> dict[str, list[int]]:
-        """Steps of every metric in the order in which they were logged."""
-        return {key: [m.step for m in self.client.get_metric_history(run.info.run_id, key)] for key in run.data.metrics}
+    def steps(self, run: Run, *keys: str) -> dict[str, list[int]]:
+        """Steps of some metrics, or of all, in the order in which they were logged."""
+        wanted = [key for key in run.data.metrics if not keys or key in keys]
+        return {key: [m.step for m in self.client.get_metric_history(run.info.run_id, key)] for key in wanted}
 
     def epochs_noted(self, pattern: str) -> list[int]:
         """Steps in the spools of some runs, in the order in which they were noted."""
@@ -127,29 +127,17 @@ def _command_line(pid: int) -> str:
 
 
 @contextmanager
-def a_folder_for_postgres() -> Iterator[Path]:
-    """A folder that others may enter: pytest's own are closed to the user that PostgreSQL runs as."""
-    with tempfile.TemporaryDirectory(prefix="pg") as name:
-        Path(name).chmod(0o711)
-        yield Path(name)
-
-
-@contextmanager
 def a_site(folder: Path, workers: int) -> Iterator[Site]:
     """Everything up, on hosts of one CPU each, and everything gone afterwards; skips where there can be no namespaces."""
     if reason := refusal():
         pytest.skip(f"several hosts on one machine need network namespaces: {reason}")
-    try:
-        binary("postgres")
-    except ResourceError as error:
-        pytest.skip(str(error))
     shared = folder / "shared"
     shared.mkdir()
     make_synthetic(shared / "data", per_class=6, size=32)
     experiment = shared / "small.yaml"
     experiment.write_text(EXPERIMENT.replace("name: TINY", "name: SYN").replace("size: 40", "size: 32"))
     subprocess.run(["git", "clone", "-q", "--depth", "1", f"file://{REPOSITORY}", str(folder / "clone")], check=True)
-    with pytest.MonkeyPatch.context() as patch, a_folder_for_postgres() as tracking:
+    with folder_for_server() as tracking, pytest.MonkeyPatch.context() as patch:
         for name, value in credentials(tracking).environment.items():
             patch.setenv(name, value)
         hosts = HostGroup.up(workers, name=f"t{uuid.uuid4().hex[:6]}", folder=folder / "cluster")

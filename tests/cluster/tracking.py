@@ -17,12 +17,17 @@ from mgmrn.errors import ResourceError
 @contextmanager
 def server_for_tests() -> Iterator[TrackingServer]:
     """On free ports of loopback; skips where PostgreSQL is not installed."""
+    with folder_for_server() as folder, tracking_server(folder) as server:
+        yield server
+
+
+@contextmanager
+def folder_for_server() -> Iterator[Path]:
+    """Not pytest's folder, which root keeps to itself; skips where PostgreSQL is not installed."""
     try:
         binary("initdb"), binary("postgres")
     except ResourceError as error:
         pytest.skip(str(error))
-    # Not pytest's folder, which root keeps to itself.
     with tempfile.TemporaryDirectory(prefix="tracking") as name:
         Path(name).chmod(0o755)
-        with tracking_server(Path(name)) as server:
-            yield server
+        yield Path(name)
