@@ -92,6 +92,25 @@ def bench_head(
     _show_bench(run(config, data_root, places.CACHE.resolve(), repeats), Console(as_json), record=record)
 
 
+@bench_app.command("data")
+def bench_data(
+    experiment: Experiment,
+    overrides: Overrides = None,
+    data_root: DataRoot = places.DATA_ROOT,
+    loader_workers: Annotated[int, typer.Option(min=0, help="Processes that decode; 0: a thread.")] = 0,
+    repeats: Repeats = 5,
+    record: Record = False,
+    as_json: Json = False,
+) -> None:
+    """Time decoding and augmenting against the training step that takes the pictures, and how long the step waits."""
+    from pipeline.bench.data import run
+    from pipeline.compose import load_experiment
+
+    config = load_experiment(experiment, overrides or []).config
+    report = run(config, data_root, places.CACHE.resolve(), loader_workers, repeats)
+    _show_bench(report, Console(as_json), record=record)
+
+
 def _show_bench(report: BenchReport, console: Console, *, record: bool) -> None:
     rows = [[one.name, f"{one.median:.4g}", f"{one.min:.4g}", f"{one.max:.4g}", one.unit] for one in report.results]
     console.table(["what", "median", "min", "max", "unit"], rows)

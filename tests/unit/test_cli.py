@@ -66,6 +66,7 @@ SURFACE = {
     "config validate": ["NAMES", "--json"],
     "config diff": ["BEFORE", "AFTER", "--json"],
     "bench step": ["--backbone", "--batch", "--json", "--record", "--repeats", "--size", "--variants", "--width"],
+    "bench data": ["EXPERIMENT", "--data-root", "--json", "--loader-workers", "--record", "--repeats", "--set"],
     "bench eval": ["--json", "--record"],
     "bench cache": ["EXPERIMENT", "--data-root", "--json", "--record", "--set"],
     "bench head": ["EXPERIMENT", "--data-root", "--json", "--record", "--repeats", "--set"],
