@@ -57,15 +57,24 @@ def spread(name: str, values: Sequence[float], unit: str) -> Timing:
     return Timing(name, statistics.median(values), min(values), max(values), unit, len(values))
 
 
-def in_turn(works: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+def in_turn(
+    works: Mapping[str, Callable[[], object]], repeats: int, progress: Callable[[str], None] = lambda text: None
+) -> dict[str, list[float]]:
     """Seconds of each kind of work, one after the other round by round, so that a machine that slows down slows all of them.
 
     Nothing is called beforehand: what the first call pays for (compilation, first allocations) is the caller's to have paid.
+
+    Args:
+        works: what is timed, by name.
+        repeats: rounds.
+        progress: told of each round, of which some take a minute.
     """
     seconds: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(repeats):
+    for number in range(repeats):
         for name, work in works.items():
             seconds[name].append(seconds_of(work))
+        found = ", ".join(f"{name} {measured[-1]:.3g} s" for name, measured in seconds.items())
+        progress(f"round {number + 1} of {repeats}: {found}")
     return seconds
 
 

@@ -17,6 +17,7 @@ from pipeline.bench.machine import CPU_PROBES, GPU_PROBES, PeakProbe, ProbeSize,
 from pipeline.bench.peak_memory import measure_peak
 from pipeline.bench.report import BenchReport, Timing, environment, in_turn, rounds_ratio, spread
 from pipeline.bench.step_variants import REFERENCE, StepSize, make_step
+from pipeline.console import say
 
 REPEATS = 5
 
@@ -49,7 +50,7 @@ def measure_steps(
     for probe in probes.values():
         probe.work()
     works = steps | {name: _synchronised(probe.work, device) for name, probe in probes.items()}
-    seconds = in_turn(works, repeats)
+    seconds = in_turn(works, repeats, say)
     rates = {name: _rate(probe, seconds[name]) for name, probe in probes.items()}
     peak = max(rates[name].median for name, probe in probes.items() if probe.unit == "FLOP/s")
     results: list[Timing] = []

@@ -38,7 +38,8 @@ RATE = 1e-9
 """Nearly nothing: a network that nobody trained stays finite over any number of steps on one batch."""
 RELEASED_LEVELS = "[c3, c4, c5]"
 
-Step = Callable[[], object]
+Step = Callable[[], None]
+"""One training step, after which no gradients are kept: the variants of one process share its memory."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,12 @@ def _our_step(variant: str, size: StepSize, device: torch.device) -> Step:
         device=device,
     )
     batch = Batch(images, targets, np.arange(size.batch)).to(device)
-    return lambda: train_epoch(trainer, [batch])
+
+    def step() -> None:
+        train_epoch(trainer, [batch])
+        trainer.optimiser.zero_grad(set_to_none=True)
+
+    return step
 
 
 def _plain_step(size: StepSize, device: torch.device) -> Step:
@@ -130,7 +136,12 @@ def _plain_step(size: StepSize, device: torch.device) -> Step:
     network = network_code.ReleasedNetwork(sizes, words).to(device).train()
     settings = training.Settings(lr=RATE)
     optimiser = training.make_optimiser(network, settings)
-    return lambda: training.sequential_step(network, optimiser, images, targets, classes, settings)
+
+    def step() -> None:
+        training.sequential_step(network, optimiser, images, targets, classes, settings)
+        optimiser.zero_grad(set_to_none=True)
+
+    return step
 
 
 def _drawn(size: StepSize) -> tuple[Tensor, Tensor, Tensor, Tensor]:
