@@ -13,6 +13,7 @@ from pipeline import places
 from pipeline.cli_ablation import ablation_app
 from pipeline.cli_bench import bench_app
 from pipeline.cli_data import data_app
+from pipeline.cli_doctor import doctor_app
 from pipeline.cli_explain import explain_app
 from pipeline.cli_jobs import jobs_app
 from pipeline.cli_models import models_app
@@ -52,6 +53,7 @@ app.add_typer(ablation_app)
 app.add_typer(models_app)
 app.add_typer(explain_app)
 app.add_typer(jobs_app)
+app.add_typer(doctor_app)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -125,7 +125,7 @@ class TrackingStore:
         Raises:
             TrackingError: when nothing answers, or the address is of a kind that MLflow no longer writes to.
         """
-        _check_reachable(uri)
+        check_reachable(uri)
         uri = with_installed_driver(uri)
         _quieten_mlflow()
         from mlflow.tracking import MlflowClient
@@ -370,8 +370,12 @@ def _sqlite_file(uri: str) -> Path:
     return Path(uri.removeprefix("sqlite:///")).resolve()
 
 
-def _check_reachable(uri: str) -> None:
-    """A quick look before MLflow's own attempts, which take minutes to give up."""
+def check_reachable(uri: str) -> None:
+    """A quick look before MLflow's own attempts, which take minutes to give up.
+
+    Raises:
+        TrackingError: when nobody is there, or the address is of a kind that MLflow does not write to.
+    """
     scheme = urlsplit(uri).scheme.partition("+")[0]
     if scheme == "sqlite":
         _check_sqlite(uri)

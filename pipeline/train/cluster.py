@@ -111,7 +111,7 @@ def ray_session(address: str | None, *, dashboard: bool = False) -> Iterator[tup
         if local:
             _start_here(dashboard)
         else:
-            _knock(address)
+            knock(address)
             ray.init(address=address, logging_level="WARNING", log_to_driver=False, runtime_env=_runtime_env())
     except ResourceError:
         raise
@@ -196,8 +196,12 @@ def _hosts() -> tuple[Host, ...]:
     )
 
 
-def _knock(address: str) -> None:
-    """Raises an OSError where nobody listens at a HOST:PORT, for which Ray itself would wait for minutes."""
+def knock(address: str) -> None:
+    """Looks whether somebody listens at a HOST:PORT; where nobody does, Ray itself would wait for minutes.
+
+    Raises:
+        OSError: when nobody does.
+    """
     host, _, port = address.rpartition("//")[2].rpartition(":")
     if port.isdigit():
         socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()

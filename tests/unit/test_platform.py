@@ -132,7 +132,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     monkeypatch.setattr(cluster, "_hosts", lambda: ())
-    monkeypatch.setattr(cluster, "_knock", lambda address: None)
+    monkeypatch.setattr(cluster, "knock", lambda address: None)
     return found
 
 
