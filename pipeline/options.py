@@ -14,6 +14,8 @@ APP_OPTIONS: dict[str, Any] = {
     "no_args_is_help": True,
     "add_completion": False,
     "pretty_exceptions_enable": False,
+    # Help in plain text: the package that draws boxes takes longer to load than all the rest.
+    "rich_markup_mode": None,
     "context_settings": {"help_option_names": ["-h", "--help"]},
 }
 """Of every group of verbs."""
