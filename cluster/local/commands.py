@@ -11,22 +11,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.local.machines import SUPERVISED
-
 Command = list[str]
 
 INTERFACE = "eth0"
 RAY_FOLDER = "/tmp/ray"
 
-_INIT = f"""\
+_INIT = """\
 set -e
 hostname "$0"
 mkdir -p "$2"
 mount --bind "$1" "$2"
 mount -t tmpfs -o size=2g shm /dev/shm
 shift 2
-{SUPERVISED}"""
-"""The first process of a host: its name, its own folders, and then its command."""
+test $$ = 1
+while :; do
+  "$@" || true
+  kill -9 -1 || true
+  sleep 1
+done
+"""
+"""The first process of a host: its name, its own folders, and then its command, again and again, as a cluster's own supervisor would do it.
+
+A host that was cut off for long is dead to its cluster, and so are hosts whose head was replaced: Ray ends there, and joins anew. What it
+leaves on the host is ended before: -1 means all processes that this one sees, which are the host's alone, as it is their first.
+"""
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,6 @@ from typing import Literal, Protocol
 
 HEAD = "head"
 
-SUPERVISED = """\
-while :; do
-  "$@" || true
-  sleep 1
-done
-"""
-"""Shell script that runs a host's command again and again, as a cluster's own supervisor would do it.
-
-A host that was cut off for long is dead to its cluster, and so are hosts whose head was replaced: Ray ends there, and joins anew.
-"""
-
 Kind = Literal["namespaces", "processes"]
 State = Literal["up", "cut off", "lost"]
 

@@ -18,13 +18,21 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
-from cluster.local.machines import HEAD, SUPERVISED, Host, State
+from cluster.local.machines import HEAD, Host, State
 from cluster.local.ray_node import Ports
 from mgmrn.errors import ResourceError
 
 MARK = "MGMRN_LOCAL_HOST"
 """In the environment of all processes of a host: tells them from all others."""
 GONE_SECONDS = 20.0
+
+_SUPERVISED = """\
+while :; do
+  "$@" || true
+  sleep 1
+done
+"""
+"""Runs a host's command again when it ends, as a cluster's own supervisor would do it."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,7 @@ class Processes:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "log").open("ab") as log:
             process = subprocess.Popen(
-                ["sh", "-c", SUPERVISED, host.name, *command],
+                ["sh", "-c", _SUPERVISED, host.name, *command],
                 env={**environment, MARK: self._mark(host)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -162,6 +162,19 @@ def test_hosts_of_plain_processes_are_lost_one_by_one(processes: Hosts) -> None:
     assert processes.reached(processes.second) and not processes.reached(processes.first)
 
 
+def test_what_ends_in_a_namespace_is_started_again_and_takes_along_what_it_left(namespaces: Hosts) -> None:
+    host = namespaces.first
+    assert isinstance(namespaces.machines, Namespaces)
+    with subprocess.Popen(namespaces.machines.inside(host, ["sleep", "60"])) as left:
+        wait_until(lambda: "sleep 60" in namespaces.said(host, "ps", "-eo", "args="), "it runs", 30)
+        # This command itself may be among what is taken along.
+        subprocess.run(namespaces.machines.inside(host, ["pkill", "-KILL", "-f", "socket.create_server"]))
+        assert left.wait(30) != 0, "killed"
+    namespaces.wait_for(host)
+    assert namespaces.machines.state(host) == "up"
+    assert namespaces.reached(namespaces.second), "the other host has lost nothing"
+
+
 def test_what_ends_on_a_host_is_started_again(processes: Hosts) -> None:
     (served,) = psutil.Process(processes.first.process).children()
     served.kill()
