@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from mgmrn.errors import ResourceError, UserError
-from pipeline import places
+from pipeline import completion, places
 from pipeline.cli_ablation import ablation_app
 from pipeline.cli_bench import bench_app
 from pipeline.cli_data import data_app
@@ -61,8 +61,15 @@ def main(arguments: Sequence[str]) -> int:
     console = Console("--json" in arguments)
     if in_job():
         hear_interrupts()
+    completion.prepare()
     try:
-        return int(app(args=list(arguments), prog_name="python -m pipeline", standalone_mode=False) or ExitCode.FINE)
+        answer = app(
+            args=list(arguments),
+            prog_name="python -m pipeline",
+            standalone_mode=False,
+            complete_var=completion.VARIABLE,
+        )
+        return int(answer or ExitCode.FINE)
     except _UsageError as error:
         return _usage_error(error, console)
     except (UserError, ResourceError, TrackingError) as error:
@@ -137,7 +144,14 @@ def train(
 
 @app.command()
 def search(
-    name: Annotated[str, typer.Argument(metavar="SEARCH", help="Name of a shipped search, or path of a YAML file.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="SEARCH",
+            help="Name of a shipped search, or path of a YAML file.",
+            autocompletion=completion.shipped("search"),
+        ),
+    ],
     trials: Annotated[int | None, typer.Option(min=1, help="Without it, as many as the file says.")] = None,
     concurrency: Annotated[
         int | None, typer.Option(min=1, help="Trials at once; without it, as many as there is room for.")
@@ -227,6 +241,14 @@ def demo(as_json: Json = False) -> int:
     from pipeline.demo import run_demo
 
     return _report(run_demo(), Console(as_json))
+
+
+@app.command("completion")
+def complete(
+    shell: Annotated[completion.Shell, typer.Argument(help="Shell that runs what is printed.")],
+) -> None:
+    """Print what a shell has to run to know and complete `mgmrn`, which is `python -m pipeline`: eval "$(… completion bash)"."""
+    Console().line(completion.script(shell).rstrip())
 
 
 @config_app.command()

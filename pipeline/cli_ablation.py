@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from mgmrn.errors import UserError
-from pipeline import places
+from pipeline import completion, places
 from pipeline.console import Console
 from pipeline.errors import ExitCode
 from pipeline.options import Address, DataRoot, GpusPerWorker, Json, Storage, TrackingUri
@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 ablation_app = typer.Typer()
 
 Ablation = Annotated[
-    str, typer.Argument(metavar="NAME", help="Name of a shipped ablation (ablation/NAME too), or path of a YAML file.")
+    str,
+    typer.Argument(
+        metavar="NAME",
+        help="Name of a shipped ablation (ablation/NAME too), or path of a YAML file.",
+        autocompletion=completion.shipped("ablation"),
+    ),
 ]
 Benchmarks = Annotated[
     str | None, typer.Option(metavar="cub,sun", help="Benchmarks in place of those that the file names.")

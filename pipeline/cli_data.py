@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from pipeline import places
+from pipeline import completion, places
 from pipeline.console import Console
 from pipeline.errors import ExitCode
 from pipeline.options import APP_OPTIONS, DataRoot, Experiment, Json, Overrides
@@ -70,7 +70,12 @@ def import_(
 
 @data_app.command()
 def verify(
-    benchmark: Annotated[str, typer.Argument(help="Name of a shipped benchmark, or path of a YAML file.")],
+    benchmark: Annotated[
+        str,
+        typer.Argument(
+            help="Name of a shipped benchmark, or path of a YAML file.", autocompletion=completion.shipped("benchmark")
+        ),
+    ],
     data_root: DataRoot = places.DATA_ROOT,
     as_json: Json = False,
 ) -> int:

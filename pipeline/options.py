@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from mgmrn.errors import UserError
+from pipeline import completion
 from pipeline.jobs.folder import outlasting
 
 APP_OPTIONS: dict[str, Any] = {
@@ -20,7 +21,12 @@ APP_OPTIONS: dict[str, Any] = {
 }
 """Of every group of verbs."""
 
-Experiment = Annotated[str, typer.Argument(help="Name of a shipped experiment, or path of a YAML file.")]
+Experiment = Annotated[
+    str,
+    typer.Argument(
+        help="Name of a shipped experiment, or path of a YAML file.", autocompletion=completion.shipped("experiment")
+    ),
+]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override one value; may be given often.")
 ]

@@ -53,6 +53,7 @@ SURFACE = {
     "explain": [
         "MODEL", "--data-root", "--image", "--json", "--out", "--per-class", "--split", "--tracking-uri",
     ],
+    "completion": ["SHELL"],
     "doctor": ["--address", "--data-root", "--json", "--storage", "--tracking-uri"],
     "data guide": ["BENCHMARK", "--data-root", "--json"],
     "data import": [
