@@ -17,14 +17,13 @@ from pipeline.search.config import load_search
 
 VERB = "python -m pipeline "
 CONFIGS: Mapping[str, Callable[[str], object]] = {
-    "train": load_experiment,
     "search": load_search,
     "ablate": load_ablation,
     "plan": load_ablation,
     "report": load_ablation,
     "verify": load_benchmark_config,
 }
-"""Verbs whose first argument names a config."""
+"""Verbs whose first argument names a config, beside those that take `--set`."""
 
 
 def shell_lines(markdown: str) -> Iterator[str]:
@@ -33,12 +32,21 @@ def shell_lines(markdown: str) -> Iterator[str]:
         yield from block.replace("\\\n", " ").splitlines()
 
 
+def commands_in(markdown: str) -> Iterator[str]:
+    """What follows `python -m pipeline` in a text's blocks of commands, and between back ticks in its sentences."""
+    for line in shell_lines(markdown):
+        yield from pipeline_part(line)
+    prose = re.sub(r"```.*?```", "", markdown, flags=re.DOTALL)
+    for quoted in re.findall(rf"`{VERB}([^`]+)`", prose):
+        yield quoted.replace("\n", " ")
+
+
 def pipeline_part(line: str, starts: tuple[str, ...] = (VERB,)) -> Iterator[str]:
     """What follows the program in a line, up to the shell's next word."""
     for start in starts:
         _, there, rest = line.partition(start)
         if there:
-            yield re.split(r"\s(?:&&|\||>|#)(?:\s|$)|`", rest)[0].strip()
+            yield re.split(r"\s(?:&&|\||>|#)(?:\s|$)|[`)]", rest)[0].strip()
 
 
 def read(arguments: list[str]) -> tuple[str, typer.Context]:
@@ -56,11 +64,14 @@ def check(command: str) -> None:
     """Demands that the pipeline takes a command, and that the config which it names is there and right.
 
     Args:
-        command: what follows `python -m pipeline`.
+        command: what follows `python -m pipeline`; configs and values in capitals are to be filled in by the reader.
     """
     verb, context = read(shlex.split(command))
     given = context.params
+    config = next((given[name] for name in ("experiment", "name", "benchmark") if given.get(name)), "")
     if verb == "submit":
         read_task(context, given["verb"], given["arguments"])
-    elif verb in CONFIGS:
-        CONFIGS[verb](next(given[name] for name in ("experiment", "name", "benchmark") if name in given))
+    elif "overrides" in given:
+        load_experiment(config, [one for one in given["overrides"] or [] if not one.rpartition("=")[2].isupper()])
+    elif verb in CONFIGS and not config.isupper():
+        CONFIGS[verb](config)

@@ -1,0 +1,173 @@
+"""The docs build without a warning or a network, hold every verb and field, and name commands, files and configs that there are."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+from mkdocs.commands.build import build
+from mkdocs.config import load_config
+from mkdocs.exceptions import Abort
+
+from pipeline.ablation.config import AblationConfig, load_ablation
+from pipeline.cli import app, main
+from pipeline.compose import load_experiment, values_of
+from pipeline.config_files import config_names
+from pipeline.search.config import SearchConfig, load_search
+from tests.commands import check, commands_in
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+GENERATED = ("reference/cli.html", "reference/config.html", "reference/shipped.html")
+COMMANDS = [(str(page.relative_to(ROOT)), command) for page in PAGES for command in commands_in(page.read_text())]
+SETTINGS = {"search": load_search, "ablation": load_ablation, "experiment": load_experiment}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site as CI builds it."""
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+class Assets(HTMLParser):
+    """What a browser fetches by itself to show a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag in ("script", "img", "iframe", "source"):
+            self.found.append(given.get("src") or "")
+        elif tag == "link" and given.get("rel") not in ("prev", "next"):
+            self.found.append(given.get("href") or "")
+
+
+def test_no_page_fetches_anything_from_elsewhere(site: Path) -> None:
+    assets = Assets()
+    for page in site.rglob("*.html"):
+        assets.feed(page.read_text())
+    assert len(assets.found) > 20
+    assert [one for one in assets.found if one.startswith(("http:", "https:", "//"))] == []
+    imported = [
+        url for sheet in site.rglob("*.css") for url in re.findall(r"url\(\"?(https?:[^)]*)", sheet.read_text())
+    ]
+    assert imported == []
+
+
+def test_pages_that_a_program_writes_hold_what_there_is(site: Path) -> None:
+    cli, config, shipped = ((site / page).read_text() for page in GENERATED)
+    assert verbs() and [verb for verb in verbs() if f'id="{verb.replace(" ", "-")}"' not in cli] == []
+    assert [field for field in fields() if f"<code>{field}</code>" not in config] == []
+    names = [f"{group}/{name}" for group in ("benchmark", *SETTINGS) for name in config_names(group)]
+    assert [name for name in names if f">{name}<" not in shipped] == []
+
+
+def verbs() -> list[str]:
+    """Every verb, those of groups with the group's name."""
+
+    def below(command: object, words: tuple[str, ...]) -> Iterator[str]:
+        for name, child in getattr(command, "commands", {}).items():
+            inner = (*words, name)
+            yield from below(child, inner) if hasattr(child, "commands") else [" ".join(inner)]
+
+    return list(below(typer.main.get_command(app), ()))
+
+
+def fields() -> set[str]:
+    """Every field of every kind of experiment, and those at the top of searches and ablations."""
+    found: set[str] = {*SearchConfig.model_fields, *AblationConfig.model_fields}
+    for name in config_names("experiment"):
+        found |= values_of(load_experiment(name).config).keys()
+    return found - {field for field in found if field.startswith("loss.level_weights.")}
+
+
+def test_every_page_is_in_the_navigation(site: Path) -> None:
+    written = {page.relative_to(ROOT / "docs").with_suffix(".html") for page in PAGES[1:]}
+    built = {page.relative_to(site) for page in site.rglob("*.html")} - {Path("404.html")}
+    assert built == written | {Path(page) for page in GENERATED}
+
+
+@pytest.mark.parametrize("text", ["[a](b.md)", "[a](#b)", "[a](index.md#b)", "![a](b.png)", "[a](/b)"])
+def test_a_wrong_link_would_stop_the_build(tmp_path: Path, text: str) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "index.md").write_text(f"# Page\n\n{text}\n")
+    settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    small = {"site_name": "small", "theme": {"name": None}, "plugins": [], "validation": settings["validation"]}
+    (tmp_path / "mkdocs.yml").write_text(yaml.safe_dump(small))
+    with pytest.raises(Abort):
+        build(load_config(str(tmp_path / "mkdocs.yml"), strict=True, site_dir=str(tmp_path / "site")))
+
+
+@pytest.fixture(scope="module")
+def readers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with every file that a page tells the reader to save."""
+    folder = tmp_path_factory.mktemp("reader")
+    for page in PAGES:
+        for name, text in re.findall(r"```yaml\n# ([\w-]+\.yaml)\n(.*?)```", page.read_text(), re.DOTALL):
+            (folder / name).write_text(text)
+    (folder / "shapes-root").mkdir()
+    (folder / "shapes-root" / "SHAPES.yaml").write_text("benchmark:\n  name: SHAPES\n")  # made by `data import`
+    return folder
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS)
+def test_every_command_is_one_that_the_pipeline_takes(
+    page: str, command: str, readers_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(readers_folder)
+    check(command)
+
+
+def test_the_pages_have_commands() -> None:
+    assert len(COMMANDS) > 80
+    assert {page.split("/")[1] for page, _ in COMMANDS if page.startswith("docs/")} >= {"tutorial", "how-to"}
+
+
+def test_configs_that_the_reader_saves_are_right(readers_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(readers_folder)
+    files = sorted(readers_folder.glob("*.yaml"))
+    assert len(files) >= 4
+    for file in files:
+        text = file.read_text()
+        kind = "search" if "\nspace:" in text else "ablation" if "\nvariants:" in text else "experiment"
+        SETTINGS[kind](str(file))
+
+
+def test_files_that_the_pages_name_are_there() -> None:
+    for page in (page for page in PAGES[1:] if page.parent.name != "adr"):
+        named = re.findall(r"`((?:cluster|pipeline|mgmrn|tests|docs)/[\w/.-]*\w)(?:::\w+)?`", page.read_text())
+        assert [name for name in named if not (ROOT / name).exists()] == [], page
+
+
+def test_own_data_from_start_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that the page tells the reader to do, but for the training."""
+    text = (ROOT / "docs" / "how-to" / "own-data.md").read_text()
+    (script,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "shapes.py").write_text(script)
+    monkeypatch.chdir(tmp_path)
+    subprocess.run([sys.executable, "shapes.py"], check=True)
+    (command,) = [one for one in commands_in(text) if one.startswith("data import")]
+    assert main(command.split()) == 0
+    assert (tmp_path / "shapes-root" / "xlsa17" / "data" / "SHAPES" / "att_splits.mat").is_file()
+    shutil.rmtree("shapes-root")
+    Path("shapes", "red circle").rename("red circle")
+    assert main(command.split()) == 2
+    assert not Path("shapes-root").exists()
