@@ -34,6 +34,7 @@ from pipeline.options import (
     WorkerRange,
     parse_seeds,
 )
+from pipeline.usage import in_our_words, is_a_call_for_help
 
 if TYPE_CHECKING:
     from pipeline.search.request import SearchRequest
@@ -80,10 +81,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _usage_error(error: Any, console: Console) -> int:
-    if console.as_json:
-        console.result({"error": error.format_message(), "where": "command line", "hint": "see --help"})
-    else:
-        error.show(console.err)
+    if not is_a_call_for_help(error):
+        return _expected_error(in_our_words(error), console)
+    console.err.write(f"{error.format_message()}\n")
+    console.result({"error": "a verb is missing", "where": error.ctx.command_path, "hint": "see --help"})
     return ExitCode.BAD_INPUT
 
 
@@ -179,6 +180,9 @@ def search(
     from pipeline.search.config import load_search
     from pipeline.search.request import SearchRequest
 
+    if resume and force:
+        hint = "--resume goes on with the earlier search, --force forgets it"
+        raise UserError("--resume and --force were both asked for", "--force", hint)
     request = SearchRequest(
         search=load_search(name),
         trials=trials,

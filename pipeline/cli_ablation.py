@@ -127,6 +127,9 @@ def compare(
     from pipeline.analysis.published import published_on
     from pipeline.analysis.render import as_latex, as_markdown, tables
 
+    formats = [name for name, asked in (("--csv", csv), ("--latex", latex), ("--markdown", markdown)) if asked]
+    if len(formats) > 1:
+        raise UserError(f"{' and '.join(formats)} were asked for", formats[1], "ask for one of them")
     if _name_runs(names):
         _refuse("--benchmarks", benchmarks, "the runs say themselves which benchmarks they are of")
         compared = compare_runs(names, base, metric, tracking_uri)

@@ -39,10 +39,10 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Show what every level looked at in pictures, and which attributes decided, as one page and a sheet per class."""
-    from pipeline.explain.run import ExplainRequest, run_explain
-
     if image and split:
         raise UserError("--image and --split were both asked for", "--split", "leave one of them out")
+    from pipeline.explain.run import ExplainRequest, run_explain
+
     folder = out or places.EXPLANATIONS / re.sub(r"[^A-Za-z0-9._-]+", "_", model)
     console = Console(as_json)
     request = ExplainRequest(

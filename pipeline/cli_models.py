@@ -51,12 +51,12 @@ def predict(
 
     Exit code 1 when some pictures could not be read, 2 when none could.
     """
+    if json_lines and as_json:
+        raise UserError("--json and --json-lines were both asked for", "--json-lines", "leave one of them out")
     from pipeline.predict.request import PredictRequest
     from pipeline.predict.run import predict as ask
     from pipeline.predict.show import show_answers
 
-    if json_lines and as_json:
-        raise UserError("--json and --json-lines were both asked for", "--json-lines", "leave one of them out")
     found = ask(PredictRequest(model, tuple(images), classes, top, attributes, tracking_uri))
     if json_lines:
         return _print_lines(found)

@@ -32,7 +32,7 @@ def find_config(group: str, name_or_path: str) -> Path:
         return CONFIGS / group / f"{name_or_path}.yaml"
     close = nearest(name_or_path, names)
     meant = f"did you mean {close}? " if close else ""
-    raise UserError(f"there is no {group} '{name_or_path}'", hint=f"{meant}{group}s: {', '.join(names)}")
+    raise UserError(f"there is no {group} '{name_or_path}'", hint=f"{meant}there are {', '.join(names)}")
 
 
 def config_names(group: str) -> list[str]:

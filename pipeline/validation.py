@@ -39,7 +39,7 @@ def all_at_once(problems: Sequence[UserError], label: str) -> UserError:
     if len(problems) == 1:
         return problems[0]
     lines = "".join(f"\n  {problem}" for problem in problems)
-    return UserError(f"{len(problems)} errors in {label}:{lines}", label)
+    return UserError(f"{len(problems)} errors in {label}:{lines}")
 
 
 def all_different(values: tuple[Any, ...]) -> tuple[Any, ...]:
