@@ -29,7 +29,7 @@ tracking: setup
 	@$(RUN) -m cluster.tracking
 
 docs: setup
-	.venv/bin/mkdocs build --strict
+	$(RUN) -m mkdocs build --strict
 
 clean:
 	rm -rf .mgmrn .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
