@@ -114,6 +114,14 @@ def test_the_image_is_linted_and_runs_as_a_user():
     assert "*" in ignored and copied == allowed
 
 
+def test_the_image_of_the_tracking_server_has_the_pinned_mlflow():
+    (expression,) = re.findall(r"RUN sed '([^']+)' /tmp/requirements.txt", (CLUSTER / "Dockerfile").read_text())
+    done = subprocess.run(["sed", expression, ROOT / "requirements.txt"], capture_output=True, text=True, check=True)
+    constraints = done.stdout.split()
+    assert f"mlflow=={PINS['mlflow']}" in constraints
+    assert not [line for line in constraints if "[" in line], "pip takes no extras there"
+
+
 @pytest.mark.parametrize("path", texts(".sh", ".sbatch"))
 def test_scripts_are_linted(path: str):
     done = subprocess.run([TOOLS / "shellcheck", "-x", path], cwd=ROOT, capture_output=True, text=True)
