@@ -23,11 +23,12 @@ from mlflow.tracking import MlflowClient
 
 from cluster.local.hosts import HostGroup
 from cluster.local.machines import HEAD
+from tests.cluster.long import only_when_asked_for
 from tests.ray.command import REPOSITORY, wait_until
 from tests.ray.small import write_small
 from tests.ray.tracked import steps_of
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
+pytestmark = [only_when_asked_for, pytest.mark.cluster, pytest.mark.timeout(1200)]
 
 EPOCHS = 6
 FROZEN = ("--set", "model.backbone.trainable=none", "--set", "model.backbone.batch_norm=frozen")
