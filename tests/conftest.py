@@ -11,6 +11,8 @@ from jaxtyping import install_import_hook
 
 # Tiny tensors are slower on several threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Tests share the cores, also those in processes of their own: threads that spin while they wait for each other made training nine times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 install_import_hook("mgmrn", "beartype.beartype")
 # How long an example takes says how busy the machine is.
 settings.register_profile("any-machine", deadline=None)
