@@ -11,20 +11,14 @@ import typer
 from mgmrn.errors import UserError
 from pipeline import places
 from pipeline.console import Console
-from pipeline.options import DataRoot, Json, TrackingUri
+from pipeline.options import DataRoot, Json, RunOrModel, TrackingUri
 
 explain_app = typer.Typer()
 
 
 @explain_app.command()
 def explain(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN|MODEL",
-            help="Id or name of a run, mgmrn-CUB@champion or mgmrn-CUB/3 in the registry, or path of an exported model.",
-        ),
-    ],
+    model: RunOrModel,
     image: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="A picture; may be given often.")] = None,
     split: Annotated[
         Literal["test_unseen", "test_seen"] | None,

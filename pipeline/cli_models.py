@@ -12,7 +12,7 @@ from mgmrn.errors import UserError
 from pipeline import places
 from pipeline.console import Console
 from pipeline.errors import ExitCode
-from pipeline.options import Address, DataRoot, Json, Storage, TrackingUri
+from pipeline.options import Address, DataRoot, Json, RunOrModel, Storage, TrackingUri
 
 if TYPE_CHECKING:
     from pipeline.predict.request import PictureAnswer
@@ -22,13 +22,7 @@ models_app = typer.Typer()
 
 @models_app.command()
 def predict(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN|MODEL",
-            help="Id or name of a run, mgmrn-CUB@champion or mgmrn-CUB/3 in the registry, or path of an exported model.",
-        ),
-    ],
+    model: RunOrModel,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Pictures, and folders of them.")],
     classes: Annotated[
         Path | None,

@@ -30,6 +30,13 @@ Experiment = Annotated[
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override one value; may be given often.")
 ]
+RunOrModel = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN|MODEL",
+        help="Id or name of a run, mgmrn-CUB@champion or mgmrn-CUB/3 in the registry, or path of an exported model.",
+    ),
+]
 DataRoot = Annotated[
     Path,
     typer.Option(

@@ -19,7 +19,7 @@ import psutil  # type: ignore[import-untyped]
 
 from cluster.local import commands
 from cluster.local.commands import Command, Network
-from cluster.local.machines import Host, State
+from cluster.local.machines import Host, State, first_process
 from cluster.local.ray_node import Ports
 from mgmrn.errors import ResourceError
 
@@ -106,15 +106,8 @@ class Namespaces:
         own.mkdir(parents=True, exist_ok=True)
         for step in commands.plug_in(self.network, host.name, host.address):
             _run(step)
-        with (folder / "log").open("ab") as log:
-            process = subprocess.Popen(
-                commands.start(self.network, host.name, host.hostname, own.resolve(), command),
-                env=dict(environment),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        start = commands.start(self.network, host.name, host.hostname, own.resolve(), command)
+        process = first_process(start, environment, folder / "log")
         self.children[process.pid] = process
         return process.pid
 

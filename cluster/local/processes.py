@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import secrets
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -18,9 +17,10 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
-from cluster.local.machines import HEAD, Host, State
+from cluster.local.machines import HEAD, Host, State, first_process
 from cluster.local.ray_node import Ports
 from mgmrn.errors import ResourceError
+from pipeline.ports import EVERYWHERE, free_ports
 
 MARK = "MGMRN_LOCAL_HOST"
 """In the environment of all processes of a host: tells them from all others."""
@@ -57,7 +57,7 @@ class Processes:
     @property
     def ports(self) -> Ports:
         """Free ones: processes of other clusters listen on the same machine."""
-        return Ports(*_free_ports(2))
+        return Ports(*free_ports(2, EVERYWHERE))
 
     @property
     def _ray_folder(self) -> Path:
@@ -68,22 +68,15 @@ class Processes:
         self._ray_folder.mkdir(mode=0o700)
 
     def ray_options(self, host: Host) -> Mapping[str, str]:
-        agent, metrics, client = map(str, _free_ports(3))
+        agent, metrics, client = map(str, free_ports(3, EVERYWHERE))
         every = {"dashboard-agent-listen-port": agent, "metrics-export-port": metrics}
         head = {"ray-client-server-port": client, "temp-dir": str(self._ray_folder)}
         return every | (head if host.name == HEAD else {})
 
     def start(self, host: Host, command: Sequence[str], environment: Mapping[str, str], folder: Path) -> int:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "log").open("ab") as log:
-            process = subprocess.Popen(
-                ["sh", "-c", _SUPERVISED, host.name, *command],
-                env={**environment, MARK: self._mark(host)},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        start = ["sh", "-c", _SUPERVISED, host.name, *command]
+        process = first_process(start, {**environment, MARK: self._mark(host)}, folder / "log")
         self.children[process.pid] = process
         return process.pid
 
@@ -133,12 +126,3 @@ def _of(mark: str) -> list[psutil.Process]:
             if process.environ().get(MARK, "").startswith(mark) and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return found
-
-
-def _free_ports(count: int) -> list[int]:
-    listeners = [socket.create_server(("", 0)) for _ in range(count)]
-    try:
-        return [int(listener.getsockname()[1]) for listener in listeners]
-    finally:
-        for listener in listeners:
-            listener.close()

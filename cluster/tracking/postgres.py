@@ -21,8 +21,9 @@ import psycopg2  # type: ignore[import-untyped]
 from psycopg2 import sql
 
 from cluster.tracking.credentials import DATABASE_USER, Credentials
-from cluster.tracking.process import GRACE_SECONDS, LOOPBACK, ServerProcess, check_free
+from cluster.tracking.process import GRACE_SECONDS, ServerProcess, check_free
 from mgmrn.errors import ResourceError, UserError
+from pipeline.ports import LOOPBACK
 
 START_SECONDS = 60.0
 ROOTS_STAND_INS = ("postgres", "nobody")

@@ -16,7 +16,6 @@ from mgmrn.errors import ResourceError, UserError
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 20.0
 """How long a server may take to end before it is killed."""
-LOOPBACK = "127.0.0.1"
 
 
 class ServerProcess:
@@ -97,13 +96,6 @@ def _group_of(user: str) -> int:
     import pwd
 
     return pwd.getpwnam(user).pw_gid
-
-
-def free_port(host: str = LOOPBACK) -> int:
-    """A port that nobody listens at now."""
-    with socket.socket() as listener:
-        listener.bind((host, 0))
-        return int(listener.getsockname()[1])
 
 
 def check_free(host: str, port: int, option: str) -> None:

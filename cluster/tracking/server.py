@@ -17,8 +17,8 @@ from pathlib import Path
 from cluster.tracking.credentials import Credentials, credentials
 from cluster.tracking.mlflow_server import Bind, MlflowServer
 from cluster.tracking.postgres import Postgres
-from cluster.tracking.process import LOOPBACK, free_port
 from mgmrn.errors import UserError
+from pipeline.ports import LOOPBACK, free_port
 
 RUNS, USERS, STUDIES = "mlflow", "mlflow_auth", "studies"
 """Databases: MLflow's two, and one for the studies of searches (`--study-storage`)."""

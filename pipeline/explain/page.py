@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from pipeline.analysis.page.environment import page_template
 from pipeline.analysis.page.page import HERE as SHARED
 from pipeline.explain import tiles
 from pipeline.explain.explained import DECISIVE, Explained
@@ -67,19 +67,9 @@ class Content:
 
 def render(content: Content) -> str:
     """The page as text."""
-    environment = Environment(
-        loader=FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
     helpers = (signed, why, tiles.plain_tile, tiles.region_tile, tiles.attention_tile, tiles.data_uri)
-    environment.filters.update({helper.__name__: helper for helper in helpers})
     style = "\n".join((folder / "style.css").read_text(encoding="utf-8") for folder in (SHARED, HERE))
-    template = environment.get_template("template.html.j2")
-    return template.render(content=content, decisive=DECISIVE, style=Markup(style))
+    return page_template(HERE, helpers).render(content=content, decisive=DECISIVE, style=Markup(style))
 
 
 def signed(value: float) -> str:

@@ -12,14 +12,13 @@ from pathlib import Path
 
 from mgmrn.errors import ResourceError
 from pipeline.jobs.driver import in_job, job_settings
+from pipeline.ports import LOOPBACK, free_port
 from pipeline.train.workers import Workers
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 CONNECT_SECONDS = 5.0
 START_ATTEMPTS = 2
-LOOPBACK = "127.0.0.1"
-
 LOCAL = "local"
 """Ray's word for an instance of its own."""
 
@@ -141,7 +140,7 @@ def _start_here(dashboard: bool) -> None:
     for attempt in range(START_ATTEMPTS):
         # Its processes must be told which instance they belong to: where another one runs on this machine, what Ray Tune
         # stops would else ask the wrong one for its state, and keep its resources for ever.
-        port = _free_port()
+        port = free_port()
         os.environ["RAY_GCS_SERVER_PORT"], os.environ["RAY_ADDRESS"] = str(port), f"{LOOPBACK}:{port}"
         try:
             with _without_credentials():
@@ -178,12 +177,6 @@ def _without_credentials() -> Iterator[None]:
         yield
     finally:
         os.environ.update(kept)
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind((LOOPBACK, 0))
-        return int(listener.getsockname()[1])
 
 
 def _hosts() -> tuple[Host, ...]:

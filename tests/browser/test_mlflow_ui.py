@@ -16,11 +16,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from cluster.tracking.process import LOOPBACK, ServerProcess, free_port
+from cluster.tracking.process import ServerProcess
 from pipeline.ablation.grid import make_grid
 from pipeline.ablation.plan import KnownRuns, plan_cells
 from pipeline.ablation.results import comparisons
 from pipeline.ablation.track import log_grid
+from pipeline.ports import LOOPBACK, free_port
 from pipeline.tracking.store import TrackingStore
 from tests.grids import DECIDED, cells_of, run_in, write_data, write_grid
 

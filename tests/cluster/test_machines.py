@@ -19,6 +19,7 @@ from cluster.local.machines import Host, Machines
 from cluster.local.namespaces import Namespaces, is_there, refusal
 from cluster.local.processes import Processes
 from mgmrn.errors import ResourceError
+from pipeline.ports import EVERYWHERE, free_port
 from tests.ray.command import wait_until
 
 pytestmark = pytest.mark.cluster
@@ -67,11 +68,6 @@ class Hosts:
         return subprocess.run(inside, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def free_port() -> int:
-    with socket.create_server(("", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 @contextmanager
 def two_hosts(group: str, folder: Path) -> Iterator[Hosts]:
     """Out of namespaces; gone afterwards."""
@@ -97,7 +93,7 @@ def processes(tmp_path: Path) -> Iterator[Hosts]:
     machines = Processes.free(GROUP)
     machines.open()
     try:
-        yield Hosts(machines, tmp_path, free_port())
+        yield Hosts(machines, tmp_path, free_port(EVERYWHERE))
     finally:
         machines.close()
 

@@ -6,11 +6,9 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from mlflow.tracking import MlflowClient
 
 from cluster.local.machines import HEAD, Host
 from cluster.local.ray_node import Ports, alive, client_environment, environment, start_command
+from pipeline.ports import free_ports
 from tests.ray.command import REPOSITORY, Answer, Place, a_place, wait_until
 from tests.ray.small import EXPERIMENT, long_epochs
 from tests.tiny import write_benchmark
@@ -83,12 +82,6 @@ def make_checkout(folder: Path) -> Path:
     return folder
 
 
-def free_ports(address: str, count: int) -> list[int]:
-    with ExitStack() as stack:
-        listeners = [stack.enter_context(socket.create_server((address, 0))) for _ in range(count)]
-        return [one.getsockname()[1] for one in listeners]
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, tables: Path) -> Iterator[Site]:
     # In the background of a script the tests would pass on to their commands that Ctrl-C is ignored.
@@ -100,7 +93,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, tables: Path) -> Iterator[Sit
     token.write_text(secrets.token_hex(32))
     # Ray would turn 127.0.0.1 into an address that others can reach.
     host = Host(HEAD, HEAD, HEAD, f"127.{2 + secrets.randbelow(250)}.{secrets.randbelow(250)}.2", 2)
-    gcs, dashboard, client, agent, metrics = free_ports(host.address, 5)
+    gcs, dashboard, client, agent, metrics = free_ports(5, host.address)
     ports = Ports(gcs, dashboard)
     with a_place(tmp_path_factory.mktemp("place") / "checkout") as place:
         make_checkout(place.folder)

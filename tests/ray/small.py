@@ -23,6 +23,16 @@ schedule: {epochs: 2}
 sampling: {kind: plain, batch: 4}
 """
 
+SEARCH = """\
+# Question: none. Cost: none.
+base: small.yaml
+trials: 1
+objective: {metric: ausuc}
+space:
+  optimiser.head_lr: {kind: float, low: 1.0e-4, high: 1.0e-2, log: true}
+"""
+"""Of one trial, to be written beside the experiment."""
+
 
 def write_small(folder: Path) -> tuple[str, ...]:
     """Writes experiment and data set into a working folder; returns the arguments of `train` that name them."""

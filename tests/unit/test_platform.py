@@ -21,7 +21,7 @@ from pipeline.train.cell import make_cell
 from pipeline.train.cluster import Placement, ray_session
 from pipeline.train.failure import Failure
 from pipeline.train.fit import RETRIES, fit
-from tests.ray.small import write_small
+from tests.ray.small import SEARCH, write_small
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -157,16 +157,6 @@ def test_settings_that_the_code_relies_on_reach_ray(started: dict[str, Any], add
     assert float(settings["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"]) <= 0.5, "epochs would be as long as Ray's poll"
     assert settings["RAY_USAGE_STATS_ENABLED"] == "0"
     assert settings["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] == "0"
-
-
-SEARCH = """\
-# Question: none. Cost: none.
-base: small.yaml
-trials: 1
-objective: {metric: ausuc}
-space:
-  optimiser.head_lr: {kind: float, low: 1.0e-4, high: 1.0e-2, log: true}
-"""
 
 
 class RayWasAskedForError(Exception):

@@ -24,7 +24,7 @@ from pipeline.train.failure import Failure, record_failure, recorded_failure, re
 from pipeline.train.storage import StorageError, check_writable, explained
 from pipeline.trials.plan import TrialPlan, TrialReport
 from pipeline.trials.runner import _Glue, _Stops
-from tests.ray.small import write_small
+from tests.ray.small import SEARCH, write_small
 from tests.tmpfs import TMPFS, remounted, small_disk
 
 
@@ -120,14 +120,6 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"pipeline.{module}.launch.ray_session", never)
 
 
-SEARCH = """\
-# Question: none. Cost: none.
-base: small.yaml
-trials: 1
-objective: {metric: ausuc}
-space:
-  optimiser.head_lr: {kind: float, low: 1.0e-4, high: 1.0e-2, log: true}
-"""
 GRID = """\
 # Question: none.
 base: small.yaml

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.analysis.comparison import Comparison, score_of
@@ -17,6 +16,7 @@ from pipeline.analysis.page.bars import bar_chart
 from pipeline.analysis.page.content import ClassChange, ClassChanges, PageContent
 from pipeline.analysis.page.costs import cost_chart, costs, is_numbered
 from pipeline.analysis.page.curves import curve_panels
+from pipeline.analysis.page.environment import page_template
 from pipeline.analysis.remarks import reasons_of
 from pipeline.analysis.render import published_table
 from pipeline.analysis.scores import FIGURES, ScoreCard
@@ -31,14 +31,6 @@ FEW_RUNS = 40
 
 def render_page(content: PageContent) -> str:
     """One HTML text that loads nothing; the same for the same content."""
-    environment = Environment(
-        loader=FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
     helpers: tuple[Callable[..., object], ...] = (
         words.percent,
         words.points,
@@ -50,9 +42,8 @@ def render_page(content: PageContent) -> str:
         score_of,
         bar_chart,
     )
-    environment.filters.update({helper.__name__: helper for helper in helpers})
     script = (HERE / "sort.js").read_text(encoding="utf-8")
-    return environment.get_template("template.html.j2").render(
+    return page_template(HERE, helpers).render(
         content=content,
         primary=content.primary,
         others=content.comparisons[1:],
