@@ -70,7 +70,8 @@ def installers(python: str) -> Iterator[list[str]]:
     if uv is None and succeeds([*pip, "uv"]):
         uv = str(Path(python).parent / "uv")
     if uv:
-        yield [uv, "pip", "install", "-q", "--python", python]
+        # Compiled once here, as pip does: where PYTHONDONTWRITEBYTECODE is set, as in many images, every process would compile torch anew.
+        yield [uv, "pip", "install", "-q", "--compile-bytecode", "--python", python]
     yield pip
 
 
