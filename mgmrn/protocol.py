@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch.distributed as dist
 from jaxtyping import Bool, Float, Int
 
 from mgmrn.atomic_file import replacing
@@ -117,12 +116,3 @@ def evaluate_split(data: TuneData | FinalData, scores: Float[np.ndarray, "N U"],
     count = len(data.seen.labels)
     assert len(scores) == count + len(data.unseen.labels)
     return make_evaluation(data.split, scores[:count], scores[count:], data.seen, data.unseen, data.classes.seen, gamma)
-
-
-def gather_rows(rows: Float[np.ndarray, "n U"]) -> Float[np.ndarray, "N U"] | None:
-    """All ranks' rows in the order of the ranks, on rank 0; None on the others. Rows as they are, when alone."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return rows
-    parts: list[np.ndarray | None] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
-    dist.gather_object(rows, parts)
-    return None if parts is None else np.concatenate([part for part in parts if part is not None])

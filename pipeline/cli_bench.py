@@ -9,7 +9,17 @@ import typer
 
 from pipeline import places
 from pipeline.console import Console
-from pipeline.options import APP_OPTIONS, DataRoot, Experiment, Json, Overrides
+from pipeline.options import (
+    APP_OPTIONS,
+    Address,
+    DataRoot,
+    Experiment,
+    GpusPerWorker,
+    Json,
+    Overrides,
+    Storage,
+    parse_worker_numbers,
+)
 
 if TYPE_CHECKING:
     from pipeline.bench.report import BenchReport
@@ -109,6 +119,61 @@ def bench_data(
     config = load_experiment(experiment, overrides or []).config
     report = run(config, data_root, places.CACHE.resolve(), loader_workers, repeats)
     _show_bench(report, Console(as_json), record=record)
+
+
+@bench_app.command("overhead")
+def bench_overhead(
+    experiment: Experiment,
+    overrides: Overrides = None,
+    data_root: DataRoot = places.DATA_ROOT,
+    repeats: Repeats = 3,
+    record: Record = False,
+    as_json: Json = False,
+) -> None:
+    """Time the epochs of a run against the same in a plain loop, its start-up by phase, and a cached answer."""
+    from pipeline.bench.overhead import OverheadRequest, run
+    from pipeline.compose import load_experiment, resolve_weights
+
+    config = resolve_weights(load_experiment(experiment, overrides or []).config, data_root.resolve())
+    changes = tuple(part for override in overrides or () for part in ("--set", override))
+    arguments = (experiment, *changes, "--data-root", str(data_root))
+    request = OverheadRequest(config, arguments, data_root, places.CACHE.resolve(), repeats)
+    _show_bench(run(request), Console(as_json), record=record)
+
+
+@bench_app.command("scaling")
+def bench_scaling(
+    experiment: Experiment,
+    overrides: Overrides = None,
+    workers: Annotated[str, typer.Option(metavar="1,2", help="Numbers of workers.")] = "1,2",
+    cpus_per_worker: Annotated[int, typer.Option(min=1, help="Of each worker, whatever their number.")] = 1,
+    gpus_per_worker: GpusPerWorker = None,
+    batches: Annotated[int, typer.Option(min=1, help="Global batches that are timed.")] = 8,
+    address: Address = None,
+    data_root: DataRoot = places.DATA_ROOT,
+    storage: Storage = places.STORAGE,
+    repeats: Repeats = 3,
+    record: Record = False,
+    as_json: Json = False,
+) -> None:
+    """Time a few workers under Ray Train against one, and the sum of their gradients by itself."""
+    from pipeline.bench.scaling import ScalingRequest, run
+    from pipeline.compose import load_experiment, resolve_weights
+
+    config = resolve_weights(load_experiment(experiment, overrides or []).config, data_root.resolve())
+    request = ScalingRequest(
+        config=config,
+        data_root=data_root,
+        cache_root=places.CACHE.resolve(),
+        storage=storage,
+        workers=parse_worker_numbers(workers),
+        cpus_per_worker=cpus_per_worker,
+        gpus_per_worker=gpus_per_worker,
+        batches=batches,
+        repeats=repeats,
+        address=address,
+    )
+    _show_bench(run(request), Console(as_json), record=record)
 
 
 def _show_bench(report: BenchReport, console: Console, *, record: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from jaxtyping import install_import_hook
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Tests share the cores, also those in processes of their own: threads that spin while they wait for each other made training nine times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# A shell that runs the tests in its background has them, and all that they start, ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 install_import_hook("mgmrn", "beartype.beartype")
 # How long an example takes says how busy the machine is.
 settings.register_profile("any-machine", deadline=None)

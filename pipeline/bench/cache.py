@@ -7,22 +7,17 @@ stretch of each is timed in turn, several times, and the whole epoch follows fro
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
 import torch
 
 from mgmrn.config import ExperimentConfig
-from mgmrn.data.splits import TuneData, load_tune
-from mgmrn.engine import Trainer, build_trainer, evaluate, train_epoch
+from mgmrn.engine import evaluate
 from mgmrn.errors import UserError
-from mgmrn.feed import EVALUATION_BATCH, Feed, Share, open_feed
-from mgmrn.memory import keep_freed_memory
-from mgmrn.model.network import levels_of
-from pipeline.bench.report import BenchReport, Timing, environment
-from pipeline.compose import resolve_weights
+from mgmrn.feed import EVALUATION_BATCH
+from pipeline.bench.report import BenchReport, Timing, environment, seconds_of
+from pipeline.bench.stretch import open_stretch
 
 REPEATS = 5
 TRAIN_BATCHES = 4
@@ -42,13 +37,9 @@ def run(config: ExperimentConfig, data_root: Path, cache_root: Path) -> BenchRep
     """
     if not config.cache_features:
         raise UserError("the experiment does not train on cached features", "cache_features", "set cache_features=true")
-    keep_freed_memory()
-    config = resolve_weights(config, data_root.resolve())
-    data = load_tune(data_root, config.benchmark)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kinds = {
-        "cached maps": _Epoch(config, data, cache_root, device),
-        "pictures": _Epoch(config.model_copy(update={"cache_features": False}), data, cache_root, device),
+        "cached maps": _Epoch(config, data_root, cache_root),
+        "pictures": _Epoch(config.model_copy(update={"cache_features": False}), data_root, cache_root),
     }
     seconds: dict[str, list[float]] = {name: [] for name in kinds}
     for name in [*kinds, *(name for _ in range(REPEATS) for name in kinds)]:
@@ -64,35 +55,22 @@ def run(config: ExperimentConfig, data_root: Path, cache_root: Path) -> BenchRep
 class _Epoch:
     """One kind of epoch, of which stretches are timed."""
 
-    def __init__(self, config: ExperimentConfig, data: TuneData, cache_root: Path, device: torch.device) -> None:
-        self._feed: Feed = open_feed(config, data, cache_root, Share(), device)
-        self._config, self._data, self._device = config, data, device
-        self._trainer: Trainer = build_trainer(
-            self._feed.network,
-            torch.from_numpy(data.classes.attributes[data.classes.seen_ids]),
-            config,
-            levels=levels_of(config.model),
-            global_batch=self._feed.global_batch,
-            steps_per_epoch=self._feed.steps_per_epoch,
-            device=device,
-        )
+    def __init__(self, config: ExperimentConfig, data_root: Path, cache_root: Path) -> None:
+        self._stretch = open_stretch(config, data_root, cache_root, steps=TRAIN_BATCHES * (REPEATS + 1))
 
     def seconds(self) -> float:
         """Of a whole epoch, by the rate of a stretch of it."""
-        training = _timed(lambda: train_epoch(self._trainer, islice(self._feed.train_batches(0), TRAIN_BATCHES)))
-        evaluation = _timed(lambda: self._evaluate(islice(self._feed.evaluation_inputs(), EVALUATION_BATCHES)))
-        images = len(self._data.seen) + len(self._data.unseen)
+        feed, data = self._stretch.feed, self._stretch.data
+        training = seconds_of(lambda: self._stretch.train(TRAIN_BATCHES))
+        evaluation = seconds_of(self._evaluate)
+        images = len(data.seen) + len(data.unseen)
         return (
-            training * self._feed.steps_per_epoch / TRAIN_BATCHES
+            training * feed.steps_per_epoch / TRAIN_BATCHES
             + evaluation * images / EVALUATION_BATCH / EVALUATION_BATCHES
         )
 
-    def _evaluate(self, inputs: Iterator[object]) -> None:
-        attributes = torch.from_numpy(self._data.classes.attributes)
-        evaluate(self._trainer.network, inputs, attributes, self._config, self._device)  # type: ignore[arg-type]
-
-
-def _timed(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+    def _evaluate(self) -> None:
+        stretch = self._stretch
+        attributes = torch.from_numpy(stretch.data.classes.attributes)
+        inputs = islice(stretch.feed.evaluation_inputs(), EVALUATION_BATCHES)
+        evaluate(stretch.trainer.network, inputs, attributes, stretch.config, stretch.device)

@@ -5,22 +5,18 @@ Both start from the same weights and train on the same batches, which are in mem
 
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from mgmrn.config import LEVELS, ExperimentConfig, MgMRNConfig
-from mgmrn.data.splits import load_tune
-from mgmrn.engine import Batch, build_trainer, train_epoch
+from mgmrn.engine import Batch, train_epoch
 from mgmrn.errors import UserError
-from mgmrn.feed import Share, open_feed
-from mgmrn.memory import keep_freed_memory
 from pipeline.bench.machine import synchronise
 from pipeline.bench.reference import reference_module
 from pipeline.bench.report import BenchReport, environment, in_turn, rounds_ratio, spread
-from pipeline.compose import resolve_weights
+from pipeline.bench.stretch import open_stretch
 
 REPEATS = 5
 BATCHES = 4
@@ -39,32 +35,22 @@ def run(config: ExperimentConfig, data_root: Path, cache_root: Path, repeats: in
     Raises:
         UserError: for another config, a broken data set, or a reference that is not at hand.
     """
-    keep_freed_memory()
     model = _checked(config)
-    config = resolve_weights(config, data_root.resolve())
-    data = load_tune(data_root, config.benchmark)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(config.seed)
-    feed = open_feed(config, data, cache_root, Share(), device)
-    batches = [batch.to(device) for batch in islice(feed.train_batches(0), BATCHES)]
-    classes = torch.from_numpy(data.classes.attributes[data.classes.seen_ids])
-    plain = _PlainTraining(feed.network, model, config, classes.to(device), device)
-    trainer = build_trainer(
-        feed.network,
-        classes,
-        config,
-        levels=model.levels,
-        global_batch=feed.global_batch,
-        steps_per_epoch=feed.steps_per_epoch * (repeats + 1),
-        device=device,
-    )
-    works = {"ours": lambda: train_epoch(trainer, batches), "plain": lambda: plain.epoch(batches)}
+    stretch = open_stretch(config, data_root, cache_root, steps=BATCHES * (repeats + 1))
+    batches = [batch.to(stretch.device) for batch in stretch.batches(BATCHES)]
+    seen = stretch.data.classes.attributes[stretch.data.classes.seen_ids]
+    classes = torch.from_numpy(seen).to(stretch.device)
+    plain = _PlainTraining(stretch.feed.network, model, config, classes, stretch.device)
+    works = {"ours": lambda: train_epoch(stretch.trainer, batches), "plain": lambda: plain.epoch(batches)}
     in_turn(works, 1)
     seconds = in_turn(works, repeats)
     images = sum(len(batch.ids) for batch in batches)
     ratio = rounds_ratio("ours / plain, images/s", seconds["plain"], seconds["ours"])
     rates = [spread(f"{name}: images", [images / s for s in found], "1/s") for name, found in seconds.items()]
-    notes = (f"Batches of {feed.global_batch} maps of {config.benchmark.name}, {torch.get_num_threads()} CPU threads.",)
+    notes = (
+        f"Batches of {stretch.feed.global_batch} maps of {config.benchmark.name}, {torch.get_num_threads()} CPU threads.",
+    )
     return BenchReport("head", environment(("torch",)), (ratio, *rates), {ratio.name: ratio.median}, notes)
 
 

@@ -26,6 +26,8 @@ _LOCAL_ENVIRONMENT = {
     # A fresh instance on loopback for one command: no token, no usage report, no killing by memory on a shared machine.
     "RAY_AUTH_MODE": "disabled",
     "RAY_memory_monitor_refresh_ms": "0",
+    # Processes made in advance would not be used: every actor of ours starts one with its own settings.
+    "RAY_prestart_worker_first_driver": "0",
     # Nobody takes this machine away; the watcher would be one more process for each run.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }

@@ -21,7 +21,7 @@ from pipeline.train.checkpoints import counting_epoch, kept_checkpoints
 from pipeline.train.cluster import Placement
 from pipeline.train.entry import train_worker
 from pipeline.train.failure import Failure, recorded_failure
-from pipeline.train.process_group import process_group
+from pipeline.train.process_group import ProcessGroup
 from pipeline.train.spec import EVALUATION_FILE, Calibration, RunSpec
 from pipeline.train.storage import StorageError, check_writable
 from pipeline.train.trainer import LeanTrainer
@@ -87,7 +87,7 @@ def fit(spec: RunSpec, placement: Placement, callbacks: Sequence[UserCallback] =
     trainer = LeanTrainer(
         train_worker,
         train_loop_config={"spec": spec.model_dump_json()},
-        torch_config=process_group(placement.gpus_per_worker),
+        backend_config=ProcessGroup.between(placement.gpus_per_worker),
         scaling_config=ScalingConfig(
             num_workers=placement.number,
             elastic_resize_monitor_interval_s=GROWTH_SECONDS,

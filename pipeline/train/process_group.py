@@ -1,4 +1,7 @@
-"""How the ranks of a run find each other: over the network that Ray itself uses, whatever else a host is plugged into.
+"""How the ranks of a run become one process group of torch.
+
+Ray's own `TorchConfig` does the same, and loads torch in the driver and in each run's controller, which need nothing of it: two seconds of
+each run's start, one after the other (docs/adr/0009).
 
 Left to itself gloo takes the address that the host's own name stands for: often loopback, or none at all, and ranks on other hosts are
 never reached. Ray knows the address by which the cluster sees a host; its interface is the right one. NCCL finds one by itself.
@@ -7,38 +10,104 @@ never reached. Ray knows the address by which the cluster sees a host; its inter
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, Literal
 
 import psutil  # type: ignore[import-untyped]
 import ray
-from ray.train.torch import TorchConfig
-from ray.train.torch.config import _TorchBackend
+from ray.exceptions import GetTimeoutError
+from ray.train.backend import Backend, BackendConfig
+
+from pipeline.ports import EVERYWHERE, free_port
 
 GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
-
-
-def process_group(gpus_per_worker: int) -> TorchConfig:
-    """NCCL between GPUs, gloo elsewhere."""
-    return TorchConfig(backend="nccl") if gpus_per_worker else GlooConfig(backend="gloo")
+PATIENCE = timedelta(minutes=30)
+"""Of a rank that waits for another."""
+FAREWELL_SECONDS = 30.0
 
 
 @dataclass
-class GlooConfig(TorchConfig):
-    """A gloo process group over the cluster's own network."""
+class ProcessGroup(BackendConfig):
+    """A process group over a run's ranks: NCCL between GPUs, gloo elsewhere."""
+
+    backend: Literal["gloo", "nccl"]
+
+    @classmethod
+    def between(cls, gpus_per_worker: int) -> ProcessGroup:
+        """The one for ranks with so many GPUs each."""
+        return cls("nccl" if gpus_per_worker else "gloo")
 
     @property
-    def backend_cls(self) -> type[GlooBackend]:
-        """What Ray Train sets up on every rank."""
-        return GlooBackend
+    def backend_cls(self) -> type[GroupBackend]:
+        """What Ray Train calls when ranks come and go."""
+        return GroupBackend
+
+    @property
+    def train_func_context(self) -> Any:
+        """Around each rank's work."""
+        return on_its_own_gpu
 
 
-class GlooBackend(_TorchBackend):
-    """Tells gloo where to listen, just before it does."""
+class GroupBackend(Backend):
+    """Tells every rank where rank 0 waits. Runs in the controller."""
 
-    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
-        worker_group.execute(use_network_of_ray)
-        super().on_start(worker_group, backend_config)
+    share_cuda_visible_devices = True
+
+    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
+        assert isinstance(backend_config, ProcessGroup)
+        meeting = worker_group.execute_single(0, meeting_point)
+        size = len(worker_group)
+        joining = [
+            worker_group.execute_single_async(rank, join, backend_config.backend, meeting, rank, size)
+            for rank in range(size)
+        ]
+        ray.get(joining)
+
+    def on_shutdown(self, worker_group: Any, backend_config: BackendConfig) -> None:
+        # A rank that hangs is ended with its process.
+        with suppress(GetTimeoutError):
+            ray.get(worker_group.execute_async(leave), timeout=FAREWELL_SECONDS)
+
+
+@contextmanager
+def on_its_own_gpu() -> Iterator[None]:
+    """What a rank puts on "the" GPU lands on its own."""
+    import ray.train.torch
+    import torch
+
+    device = ray.train.torch.get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    yield
+
+
+def meeting_point() -> str:
+    """Called on rank 0: an address at which it can listen."""
+    host = ray.util.get_node_ip_address()
+    return f"tcp://{f'[{host}]' if ':' in host else host}:{free_port(EVERYWHERE)}"
+
+
+def join(backend: str, meeting: str, rank: int, size: int) -> None:
+    """Called on each rank: waits until all are there."""
+    import torch.distributed
+
+    if backend == "gloo":
+        use_network_of_ray()
+    else:
+        # Ranks that wait for one that is gone give up.
+        os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
+    torch.distributed.init_process_group(backend, init_method=meeting, rank=rank, world_size=size, timeout=PATIENCE)
+
+
+def leave() -> None:
+    """Called on each rank."""
+    import torch.distributed
+
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def use_network_of_ray() -> None:

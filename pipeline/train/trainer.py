@@ -1,4 +1,4 @@
-"""Ray Train's trainer without two of its helper processes, for which this project has no use, and with Python's own Ctrl-C."""
+"""Ray Train's trainer without torch, without two of its helper processes, for which this project has no use, and with Python's own Ctrl-C."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
-from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 UNUSED = (DatasetsCallback, PlacementGroupCleanerCallback)
 """The first deals out Ray Data's datasets: ours are read by the ranks. The second gives back the CPUs of a controller that died:
@@ -20,8 +20,8 @@ UNUSED = (DatasetsCallback, PlacementGroupCleanerCallback)
 ABORT_SECONDS = 10.0
 
 
-class LeanTrainer(TorchTrainer):
-    """A `TorchTrainer` for `pipeline.train.worker`: each run starts two processes less, a fifth of what its start costs."""
+class LeanTrainer(DataParallelTrainer):
+    """Ray Train for `pipeline.train.worker`: each run starts two processes less, a fifth of what its start costs."""
 
     def _create_default_callbacks(self) -> list[Any]:
         return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, UNUSED)]

@@ -23,9 +23,10 @@ from mgmrn.data.splits import FinalData, TuneData, load_final, load_tune
 from mgmrn.engine import EpochStats, NonFiniteLossError, Trainer, build_trainer, evaluate, train_epoch
 from mgmrn.errors import ResourceError, UserError
 from mgmrn.feed import Feed, Share, open_feed
+from mgmrn.gather import gather_rows
 from mgmrn.memory import keep_freed_memory
 from mgmrn.model.network import levels_of
-from mgmrn.protocol import Evaluation, evaluate_split, gather_rows
+from mgmrn.protocol import Evaluation, evaluate_split
 from pipeline.tracking.spool import Spool
 from pipeline.train.checkpoints import (
     counting_epoch,

@@ -24,7 +24,7 @@ from tests.ray.tracked import files_of
 
 pytestmark = [pytest.mark.cluster, pytest.mark.ray]
 
-OUTAGE_SECONDS = float(os.environ.get("MGMRN_OUTAGE_SECONDS", "20"))
+OUTAGE_SECONDS = float(os.environ.get("MGMRN_OUTAGE_SECONDS", "10"))
 EPOCHS = 10 + round(OUTAGE_SECONDS)
 """Of some tenths of a second each, as every one is waited for: enough to go on through most of the outage."""
 Values = dict[str, list[tuple[int, float]]]

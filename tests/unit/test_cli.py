@@ -72,6 +72,11 @@ SURFACE = {
     "bench eval": ["--json", "--record"],
     "bench cache": ["EXPERIMENT", "--data-root", "--json", "--record", "--set"],
     "bench head": ["EXPERIMENT", "--data-root", "--json", "--record", "--repeats", "--set"],
+    "bench overhead": ["EXPERIMENT", "--data-root", "--json", "--record", "--repeats", "--set"],
+    "bench scaling": [
+        "EXPERIMENT", "--address", "--batches", "--cpus-per-worker", "--data-root", "--gpus-per-worker", "--json", "--record",
+        "--repeats", "--set", "--storage", "--workers",
+    ],
 }  # fmt: skip
 
 
@@ -100,6 +105,13 @@ def test_help_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_driver_and_a_controller_load_no_torch() -> None:
+    """It would take seconds of each run's start, and they need nothing of it."""
+    code = "import sys; import pipeline.train.fit, pipeline.train.launch; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ def test_what_does_not_do_what_it_seems_to_is_not_used(users: dict[str, list[str
 
 
 def test_names_are_found_where_they_are_used(users: dict[str, list[str]]) -> None:
-    assert users["TorchTrainer"] == ["pipeline/train/trainer.py"]
+    assert users["DataParallelTrainer"] == ["pipeline/train/trainer.py"]
 
 
 def test_nothing_stops_every_ray_that_it_can_see() -> None:

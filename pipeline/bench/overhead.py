@@ -1,0 +1,154 @@
+"""`bench overhead`: what the pipeline costs besides the training: per epoch, before the first step, and for an answer that is known.
+
+The same epochs are trained in a plain loop (`plain_loop`) and by `train` with Ray Train, checkpoints, spool and MLflow, each in a process
+of its own, in turn. The first epoch of each does not count. Everything tracked goes to a database that is thrown away.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+from mgmrn.config import ExperimentConfig
+from mgmrn.errors import UserError
+from pipeline.bench.plain_loop import PlainSpec
+from pipeline.bench.report import BenchReport, Timing, environment, rounds_ratio, seconds_of, spread
+from pipeline.bench.under_ray import StretchSpec
+from pipeline.console import say
+from pipeline.tracking.environment import REPOSITORY
+from pipeline.tracking.spool import Spool
+from pipeline.train.cluster import available_cpus
+
+
+@dataclass(frozen=True)
+class OverheadRequest:
+    """What is trained."""
+
+    config: ExperimentConfig
+    """For the plain loop; `arguments` name the same for the command line."""
+    arguments: tuple[str, ...]
+    data_root: Path
+    cache_root: Path
+    repeats: int
+
+
+def run(request: OverheadRequest) -> BenchReport:
+    """Times both, start-up, `--help` and a cached answer.
+
+    Raises:
+        UserError: when the experiment trains fewer than three epochs, or a command fails, with what it wrote.
+    """
+    if request.config.schedule.epochs < 3:
+        raise UserError("too few epochs to time", "schedule.epochs", "set schedule.epochs=3 or more")
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        bench = _Overhead(request, Path(folder))
+        bench.plain()  # Fills the feature cache, where there is one.
+        plain: list[float] = []
+        full: list[float] = []
+        for turn in range(request.repeats):
+            plain.append(bench.plain())
+            full.append(bench.full())
+            say(f"round {turn + 1} of {request.repeats}: plain {plain[-1]:.3g} s, pipeline {full[-1]:.3g} s an epoch")
+        phases = [bench.startup() for _ in range(request.repeats)]
+        answers = [
+            spread("a cached answer of `train`", [bench.cached() for _ in range(request.repeats)], "s"),
+            spread("`--help`", [bench.help() for _ in range(request.repeats)], "s"),
+        ]
+    ratio = rounds_ratio("pipeline / plain loop, seconds an epoch", full, plain)
+    epochs = [spread("plain loop: epoch", plain, "s"), spread("pipeline: epoch", full, "s")]
+    start = [spread(f"start-up, {name}", [one[name] for one in phases], "s") for name in phases[0]]
+    whole = spread("start-up", [sum(one.values()) for one in phases], "s")
+    notes = (
+        f"{request.config.schedule.epochs} epochs of {request.config.benchmark.name}, of which the first does not count; "
+        f"one worker with {available_cpus()} CPUs.",
+    )
+    results: tuple[Timing, ...] = (ratio, *epochs, whole, *start, *answers)
+    return BenchReport("overhead", environment(("torch", "ray", "mlflow")), results, {ratio.name: ratio.median}, notes)
+
+
+class _Overhead:
+    """The commands, with their files in a folder that is thrown away.
+
+    Args:
+        request: what is trained.
+        folder: where it may write.
+    """
+
+    def __init__(self, request: OverheadRequest, folder: Path) -> None:
+        self._request, self._folder = request, folder
+        self._config = request.config.model_copy(update={"seed": 0})
+
+    def plain(self) -> float:
+        """Median seconds of an epoch, without the first."""
+        request = self._request
+        spec = PlainSpec(
+            config=self._config,
+            data_root=request.data_root.resolve(),
+            cache_root=request.cache_root,
+            threads=available_cpus(),
+        )
+        return median(json.loads(_output("-m", "pipeline.bench.plain_loop", spec.model_dump_json()))[1:])
+
+    def full(self) -> float:
+        """Median seconds from one epoch's end to the next."""
+        _output(*self._train(), "--force")
+        (spool,) = self._folder.glob("runs/*/spool.jsonl")
+        moments = [one.content["time_ms"] / 1000 for one in Spool(spool).read() if one.kind == "metrics"]
+        moments = moments[-self._config.schedule.epochs :]
+        return median(after - before for before, after in pairwise(moments))
+
+    def cached(self) -> float:
+        """Seconds of a command whose run is known."""
+        return seconds_of(lambda: _output(*self._train()))
+
+    def help(self) -> float:
+        """Seconds of a command that only says what there is."""
+        return seconds_of(lambda: _output("-m", "pipeline", "--help"))
+
+    def startup(self) -> dict[str, float]:
+        """Seconds of every phase up to the first step."""
+        request = self._request
+        with tempfile.TemporaryDirectory(dir=self._folder) as folder:
+            spec = StretchSpec(
+                config=self._config,
+                data_root=request.data_root.resolve(),
+                cache_root=request.cache_root,
+                threads=available_cpus(),
+                batches=1,
+                answer=Path(folder) / "answer.json",
+            )
+            uri = f"sqlite:///{Path(folder) / 'mlflow.db'}"
+            told = _output("-m", "pipeline.bench.startup", spec.model_dump_json(), uri, folder, str(time.time()))
+        phases: dict[str, float] = json.loads(told)
+        return phases
+
+    def _train(self) -> tuple[str, ...]:
+        folder = self._folder
+        where = ("--storage", str(folder / "runs"), "--tracking-uri", f"sqlite:///{folder / 'mlflow.db'}")
+        split = ("--split", "tune", "--seeds", "0", "--json")
+        return ("-m", "pipeline", "train", *self._request.arguments, *split, *where)
+
+
+def _output(*arguments: str) -> str:
+    """Standard output of a Python process in the present folder.
+
+    Raises:
+        UserError: with the end of its standard error, when it failed.
+    """
+    code = {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=os.environ | code)
+    if done.returncode:
+        raise UserError(
+            f"a command that was to be timed failed: {done.stderr.strip().splitlines()[-1]}",
+            " ".join(arguments[:3]),
+            "run it by itself to see more",
+        )
+    return done.stdout
