@@ -183,6 +183,9 @@ def _show_bench(report: BenchReport, console: Console, *, record: bool) -> None:
         console.line(f"{name}: {ratio:.3g}")
     for note in report.notes:
         console.line(note)
+    for table in report.tables:
+        console.line(table.title)
+        console.table(list(table.columns), [list(row) for row in table.rows])
     if record:
         from pipeline.bench.record import append
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mgmrn.atomic_file import replacing
 from mgmrn.errors import UserError
-from pipeline.bench.report import BenchReport
+from pipeline.bench.report import BenchReport, BenchTable
 from pipeline.tracking.environment import REPOSITORY, git_state
 
 BENCHMARKS = REPOSITORY / "docs" / "benchmarks.md"
@@ -48,5 +48,11 @@ def section(report: BenchReport, command: str) -> str:
         *(f"| {r.name} | {r.median:.4g} | {r.min:.4g} | {r.max:.4g} | {r.unit} | {r.n} |" for r in report.results),
         "",
         *(f"- {name}: **{ratio:.3g}**" for name, ratio in report.ratios.items()),
+        *(line for table in report.tables for line in _table(table)),
     ]
     return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _table(table: BenchTable) -> list[str]:
+    cells = [table.columns, ("---",) * len(table.columns), *table.rows]
+    return ["", f"{table.title}:", "", *(f"| {' | '.join(row)} |" for row in cells)]

@@ -24,6 +24,15 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class BenchTable:
+    """Figures that belong together."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
 class BenchReport:
     """One benchmark's figures."""
 
@@ -33,6 +42,7 @@ class BenchReport:
     ratios: dict[str, float]
     notes: tuple[str, ...] = ()
     """What a reader must know besides: sizes, and what could not be measured here."""
+    tables: tuple[BenchTable, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         """As `bench --json` prints it."""

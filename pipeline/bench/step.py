@@ -2,24 +2,29 @@
 
 All variants live in one process and are timed in turn, round by round; a ratio is the median over rounds of the ratio within a round, so that
 a machine that is busy for a while slows both sides. The machine's own peak, in a large product and a large convolution, is measured in the
-same rounds. Peak memory is measured in a fresh process per variant.
+same rounds. Peak memory is measured in a fresh process per variant. Two networks are looked into part by part.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from mgmrn.engine import autocast
 from mgmrn.memory import keep_freed_memory
 from pipeline.bench.machine import CPU_PROBES, GPU_PROBES, PeakProbe, ProbeSize, make_probes, synchronise
+from pipeline.bench.parts import bound_of, measure_parts, parts_of
 from pipeline.bench.peak_memory import measure_peak
-from pipeline.bench.report import BenchReport, Timing, environment, in_turn, rounds_ratio, spread
-from pipeline.bench.step_variants import REFERENCE, StepSize, make_step
+from pipeline.bench.report import BenchReport, BenchTable, Timing, environment, in_turn, rounds_ratio, spread
+from pipeline.bench.step_variants import REFERENCE, StepSize, make_step, make_training
 from pipeline.console import say
 
 REPEATS = 5
+PASSES = 3
+LOOKED_INTO = ("joint", "default")
+PART_COLUMNS = ("part", "time", "GFLOP", "MB moved", "bound by", "bound / time")
 
 
 def run(variants: Sequence[str], size: StepSize, device: torch.device, repeats: int = REPEATS) -> BenchReport:
@@ -77,11 +82,42 @@ def measure_steps(
         ratios |= {
             f"{name} / {REFERENCE}, peak memory": memory[name].peak / memory[REFERENCE].peak for name in variants
         }
+    steps.clear()
+    tables = tuple(_parts_table(name, size, device, rates) for name in variants if name in LOOKED_INTO)
     notes = (
         f"{size.backbone} at {size.images}², batch {size.batch}, D = {size.width} (as released), on {_device_name(device)}.",
         *(f"{name}: {count / 1e12:.4g} TFLOP a step." for name, count in operations.items()),
     )
-    return BenchReport("step", environment(("torch", "torchvision")), (*against, *results), ratios, notes)
+    machine = environment(("torch", "torchvision"))
+    return BenchReport("step", machine, (*against, *results), ratios, notes, tables)
+
+
+def _parts_table(variant: str, size: StepSize, device: torch.device, rates: Mapping[str, Timing]) -> BenchTable:
+    """Parts of a variant's forward pass, each beside its roofline."""
+    trainer, batch = make_training(variant, size, device)
+    network = trainer.network.train()
+
+    def forward() -> None:
+        with autocast(device, trainer.config.schedule):
+            network(batch.inputs)
+
+    costs = measure_parts(parts_of(network), forward, device, PASSES)
+    peak = 1e9 * max(rate.median for rate in rates.values() if rate.unit == "GFLOP/s")
+    bandwidth = 1e9 * next(rate.median for rate in rates.values() if rate.unit == "GB/s")
+    rows = []
+    for name, cost in costs.items():
+        bound = bound_of(cost, peak, bandwidth)
+        rows.append(
+            (
+                name,
+                f"{1000 * cost.seconds:.3g} ms",
+                f"{cost.operations / 1e9:.4g}",
+                f"{cost.bytes / 1e6:.4g}",
+                bound.limit,
+                f"{100 * bound.seconds / cost.seconds:.0f} %",
+            )
+        )
+    return BenchTable(f"Forward pass of `{variant}` by part", PART_COLUMNS, tuple(rows))
 
 
 def _synchronised(work: Callable[[], object], device: torch.device) -> Callable[[], object]:

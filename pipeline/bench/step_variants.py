@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from mgmrn.config import ExperimentConfig, MgMRNConfig
-from mgmrn.engine import Batch, build_trainer, train_epoch
+from mgmrn.engine import Batch, Trainer, build_trainer, train_epoch
 from mgmrn.errors import UserError
 from mgmrn.model.backbone import build_backbone
 from mgmrn.model.network import ImageModel, build_head
@@ -95,6 +95,21 @@ def config_of(variant: str, size: StepSize) -> ExperimentConfig:
 
 
 def _our_step(variant: str, size: StepSize, device: torch.device) -> Step:
+    trainer, batch = make_training(variant, size, device)
+
+    def step() -> None:
+        train_epoch(trainer, [batch])
+        trainer.optimiser.zero_grad(set_to_none=True)
+
+    return step
+
+
+def make_training(variant: str, size: StepSize, device: torch.device) -> tuple[Trainer, Batch]:
+    """A network of ours in training, and the batch that it trains on.
+
+    Raises:
+        UserError: for an unknown variant.
+    """
     config = config_of(variant, size)
     assert isinstance(config.model, MgMRNConfig)
     images, targets, classes, words = _drawn(size)
@@ -109,13 +124,7 @@ def _our_step(variant: str, size: StepSize, device: torch.device) -> Step:
         steps_per_epoch=1,
         device=device,
     )
-    batch = Batch(images, targets, np.arange(size.batch)).to(device)
-
-    def step() -> None:
-        train_epoch(trainer, [batch])
-        trainer.optimiser.zero_grad(set_to_none=True)
-
-    return step
+    return trainer, Batch(images, targets, np.arange(size.batch)).to(device)
 
 
 def _plain_step(size: StepSize, device: torch.device) -> Step:

@@ -100,3 +100,13 @@ def test_a_report_is_appended_and_the_rest_stays(tmp_path: Path) -> None:
 def test_figures_are_recorded_in_a_checkout_alone(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no file to record figures in"):
         record.append(BenchReport("eval", {}, (), {}), "command", tmp_path / "absent.md")
+
+
+def test_the_parts_of_the_forward_pass_stand_beside_their_bounds(report: BenchReport) -> None:
+    (table,) = report.tables
+    assert "`joint`" in table.title
+    names = [row[0] for row in table.rows]
+    assert names[0] == "backbone" and "MRM" in names
+    assert {row[4] for row in table.rows} <= {"arithmetic", "memory"}
+    written = record.section(report, "python -m pipeline bench step")
+    assert "| part | time |" in written and written.count("| backbone |") == 1
