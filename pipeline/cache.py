@@ -24,13 +24,12 @@ def build_caches(
     """
     if not config.cache_features:
         raise UserError("the experiment does not train on cached features", "cache_features", "set cache_features=true")
-    import torch
-
     from mgmrn.data.splits import load_final, load_tune
+    from mgmrn.device import usual_device
     from mgmrn.feed import cached_maps
 
     config = resolve_weights(config, data_root)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = usual_device()
     counts: dict[str, int] = {}
     for data in (load_tune(data_root, config.benchmark), load_final(data_root, config.benchmark)):
         train, evaluation = cached_maps(config, data, cache_root, device, progress)

@@ -49,12 +49,11 @@ def bench_step(
     """Time training steps against the released mathematics done plainly: images/s, peak memory, share of the machine's peak."""
     from dataclasses import replace
 
-    import torch
-
+    from mgmrn.device import usual_device
     from pipeline.bench.step import run
     from pipeline.bench.step_variants import ON_GPU, VARIANTS, default_size
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = usual_device()
     usual = default_size(device)
     chosen = variants.split(",") if variants else ON_GPU if device.type == "cuda" else VARIANTS
     asked = replace(usual, images=size or usual.images, batch=batch or usual.batch, width=width, backbone=backbone)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from mgmrn.device import usual_device
 from mgmrn.memory import keep_freed_memory
 from pipeline.bench.step_variants import StepSize, make_step
 
@@ -46,7 +47,7 @@ def measure_peak(variant: str, size: StepSize) -> PeakMemory:
 def main(variant: str, size_json: str) -> None:
     """What the fresh process does."""
     keep_freed_memory()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = usual_device()
     before = _high_water(device)
     step = make_step(variant, StepSize(**json.loads(size_json)), device)
     for _ in range(STEPS):

@@ -11,6 +11,7 @@ import torch
 
 from mgmrn.config import ExperimentConfig
 from mgmrn.data.splits import TuneData, load_tune
+from mgmrn.device import usual_device
 from mgmrn.engine import Batch, EpochStats, Trainer, build_trainer, train_epoch
 from mgmrn.feed import Feed, Share, open_feed
 from mgmrn.memory import keep_freed_memory
@@ -63,7 +64,7 @@ def open_stretch(
     """
     keep_freed_memory()
     share = share or Share()
-    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or usual_device()
     config = resolve_weights(config, data_root.resolve())
     data = load_tune(data_root, config.benchmark)
     feed = open_feed(config, data, cache_root, share, device, loader_workers)

@@ -62,17 +62,16 @@ def _warm(
     config_json: str, levels: tuple[Level, ...], data_root: str, cache_root: str
 ) -> UserError | ResourceError | None:
     """The work itself; answers with what the user must mend, since Ray would wrap an exception in its own."""
-    import torch
-
     from mgmrn.data.seal import close_seal
     from mgmrn.data.splits import load_tune
+    from mgmrn.device import usual_device
     from mgmrn.feed import cached_maps
     from mgmrn.memory import keep_freed_memory
 
     close_seal()
     keep_freed_memory()
     config = ExperimentConfig.model_validate_json(config_json)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = usual_device()
     data = load_tune(Path(data_root), config.benchmark)
     try:
         cached_maps(config, data, Path(cache_root), device, lambda message: None, levels)
