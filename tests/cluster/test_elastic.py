@@ -13,6 +13,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,16 +44,23 @@ class Gate:
     """
 
     def __init__(self, picture: Path) -> None:
-        self._picture, self._aside = picture, picture.with_suffix(".aside")
+        self._picture, self._aside, self._pipe = picture, picture.with_suffix(".aside"), picture.with_suffix(".pipe")
 
     def close(self) -> None:
-        pipe = self._picture.with_suffix(".pipe")
         os.link(self._picture, self._aside)
-        os.mkfifo(pipe)
-        os.replace(pipe, self._picture)
+        os.mkfifo(self._pipe)
+        put = self._pipe.with_suffix(".put")
+        os.link(self._pipe, put)
+        os.replace(put, self._picture)
 
     def open(self) -> None:
         os.replace(self._aside, self._picture)
+        # Whoever waits at the pipe gets the picture through it; where nobody does, there is nobody to open it for.
+        with suppress(OSError):
+            writing = os.open(self._pipe, os.O_WRONLY | os.O_NONBLOCK)
+            os.write(writing, self._picture.read_bytes())
+            os.close(writing)
+        self._pipe.unlink()
 
 
 class Driver:
@@ -110,7 +118,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostGroup]:
 def elastic(hosts: HostGroup, tmp_path_factory: pytest.TempPathFactory) -> Elastic:
     folder = tmp_path_factory.mktemp("elastic")
     arguments = (*write_small(folder), *LENGTH, *FROZEN)
-    gate = Gate(folder / "data" / "TINY" / "images" / "007.Class_2" / "0.png")
+    gate = Gate(folder / "data" / "TINY" / "images" / "007.Class_2" / "12.png")
     driver = Driver(hosts, folder, *arguments, "--workers", "1..2")
     try:
         wait_until(lambda: len(worlds(folder)) >= 2, "two epochs on two hosts", 400, driver)
