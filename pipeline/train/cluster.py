@@ -34,8 +34,8 @@ _LOCAL_ENVIRONMENT = {
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    # The controller takes one report per poll; the default of 2 s would be the length of short epochs.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # The controller takes one report per poll: the default of 2 s would be the length of short epochs. A poll costs 20 ms of a core.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
     # Ray would hide a GPU host's devices from processes that asked for none; our driver asks for none and needs none.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
