@@ -98,10 +98,10 @@ class _Overhead:
         return median(json.loads(_output("-m", "pipeline.bench.plain_loop", spec.model_dump_json()))[1:])
 
     def full(self) -> float:
-        """Median seconds from one epoch's end to the next."""
+        """Median seconds from one epoch's end to the next, by the rank's own clock: the spool is written when the controller asks."""
         _output(*self._train(), "--force")
         (spool,) = self._folder.glob("runs/*/spool.jsonl")
-        moments = [one.content["time_ms"] / 1000 for one in Spool(spool).read() if one.kind == "metrics"]
+        moments = [one.content["metrics"]["moment"] for one in Spool(spool).read() if one.kind == "metrics"]
         moments = moments[-self._config.schedule.epochs :]
         return median(after - before for before, after in pairwise(moments))
 

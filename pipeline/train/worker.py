@@ -6,6 +6,7 @@ epoch, on pseudo-seen and pseudo-unseen images; `final` once, after its last epo
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -173,6 +174,7 @@ def _metrics(rank: Rank, trainer: Trainer, stats: EpochStats) -> dict[str, float
     return {
         "epoch": trainer.epoch,
         "epochs": rank.spec.epochs,
+        "moment": time.time(),
         **{f"train/{name}": value for name, value in stats.loss.items()},
         "train/lr": float(trainer.scheduler.get_last_lr()[-1]),
         "perf/images_per_s": stats.images * rank.share.world_size / stats.seconds,
