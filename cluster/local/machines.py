@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,22 +72,3 @@ class Machines(Protocol):
 
     def close(self) -> None:
         """Removes all that was made for the group, also what nobody remembers any more."""
-
-
-def first_process(command: Sequence[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
-    """Starts what stands for a host, in a session of its own, so that it outlives who asked for it.
-
-    Args:
-        command: what is run.
-        environment: all of it.
-        log: takes both outputs, after what stands there.
-    """
-    with log.open("ab") as output:
-        return subprocess.Popen(
-            list(command),
-            env=dict(environment),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )

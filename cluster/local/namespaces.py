@@ -17,9 +17,10 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
+from cluster.background import start_in_background
 from cluster.local import commands
 from cluster.local.commands import Command, Network
-from cluster.local.machines import Host, State, first_process
+from cluster.local.machines import Host, State
 from cluster.local.ray_node import Ports
 from mgmrn.errors import ResourceError
 
@@ -107,7 +108,7 @@ class Namespaces:
         for step in commands.plug_in(self.network, host.name, host.address):
             _run(step)
         start = commands.start(self.network, host.name, host.hostname, own.resolve(), command)
-        process = first_process(start, environment, folder / "log")
+        process = start_in_background(start, environment, folder / "log")
         self.children[process.pid] = process
         return process.pid
 

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
-from cluster.local.machines import HEAD, Host, State, first_process
+from cluster.background import start_in_background
+from cluster.local.machines import HEAD, Host, State
 from cluster.local.ray_node import Ports
 from mgmrn.errors import ResourceError
 from pipeline.ports import EVERYWHERE, free_ports
@@ -76,7 +77,7 @@ class Processes:
     def start(self, host: Host, command: Sequence[str], environment: Mapping[str, str], folder: Path) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         start = ["sh", "-c", _SUPERVISED, host.name, *command]
-        process = first_process(start, {**environment, MARK: self._mark(host)}, folder / "log")
+        process = start_in_background(start, {**environment, MARK: self._mark(host)}, folder / "log")
         self.children[process.pid] = process
         return process.pid
 

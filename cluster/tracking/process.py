@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from cluster.background import start_in_background
 from mgmrn.errors import ResourceError, UserError
 
 POLL_SECONDS = 0.1
@@ -34,19 +35,8 @@ class ServerProcess:
     ) -> None:
         self._name = name
         self._log = log
-        with log.open("ab") as output:
-            # A session of its own: Ctrl-C reaches this process alone, which then ends its servers in their order.
-            self._process = subprocess.Popen(
-                list(command),
-                env=dict(environment),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                user=user,
-                group=user and _group_of(user),
-                extra_groups=[] if user else None,
-            )
+        # A session of its own: Ctrl-C reaches this process alone, which then ends its servers in their order.
+        self._process = start_in_background(command, environment, log, user)
 
     @property
     def pid(self) -> int:
@@ -90,12 +80,6 @@ class ServerProcess:
     def _last_line(self) -> str:
         lines = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
         return lines[-1].strip() if lines else "it said nothing"
-
-
-def _group_of(user: str) -> int:
-    import pwd
-
-    return pwd.getpwnam(user).pw_gid
 
 
 def check_free(host: str, port: int, option: str) -> None:

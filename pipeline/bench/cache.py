@@ -10,10 +10,7 @@ import statistics
 from itertools import islice
 from pathlib import Path
 
-import torch
-
 from mgmrn.config import ExperimentConfig
-from mgmrn.engine import evaluate
 from mgmrn.errors import UserError
 from mgmrn.feed import EVALUATION_BATCH
 from pipeline.bench.report import BenchReport, Timing, environment, seconds_of
@@ -70,7 +67,4 @@ class _Epoch:
         )
 
     def _evaluate(self) -> None:
-        stretch = self._stretch
-        attributes = torch.from_numpy(stretch.data.classes.attributes)
-        inputs = islice(stretch.feed.evaluation_inputs(), EVALUATION_BATCHES)
-        evaluate(stretch.trainer.network, inputs, attributes, stretch.config, stretch.device)
+        self._stretch.scores(islice(self._stretch.feed.evaluation_inputs(), EVALUATION_BATCHES))

@@ -19,9 +19,8 @@ from statistics import median
 
 from mgmrn.config import ExperimentConfig
 from mgmrn.errors import UserError
-from pipeline.bench.plain_loop import PlainSpec
 from pipeline.bench.report import BenchReport, Timing, environment, rounds_ratio, seconds_of, spread
-from pipeline.bench.under_ray import StretchSpec
+from pipeline.bench.spec import StretchSpec, TrainingSpec
 from pipeline.console import say
 from pipeline.tracking.environment import REPOSITORY
 from pipeline.tracking.spool import Spool
@@ -84,25 +83,23 @@ class _Overhead:
 
     def __init__(self, request: OverheadRequest, folder: Path) -> None:
         self._request, self._folder = request, folder
-        self._config = request.config.model_copy(update={"seed": 0})
-
-    def plain(self) -> float:
-        """Median seconds of an epoch, without the first."""
-        request = self._request
-        spec = PlainSpec(
-            config=self._config,
+        self._spec = TrainingSpec(
+            config=request.config.model_copy(update={"seed": 0}),
             data_root=request.data_root.resolve(),
             cache_root=request.cache_root,
             threads=available_cpus(),
         )
-        return median(json.loads(_output("-m", "pipeline.bench.plain_loop", spec.model_dump_json()))[1:])
+
+    def plain(self) -> float:
+        """Median seconds of an epoch, without the first."""
+        return median(json.loads(_output("-m", "pipeline.bench.plain_loop", self._spec.model_dump_json()))[1:])
 
     def full(self) -> float:
         """Median seconds from one epoch's end to the next, by the rank's own clock: the spool is written when the controller asks."""
         _output(*self._train(), "--force")
         (spool,) = self._folder.glob("runs/*/spool.jsonl")
         moments = [one.content["metrics"]["moment"] for one in Spool(spool).read() if one.kind == "metrics"]
-        moments = moments[-self._config.schedule.epochs :]
+        moments = moments[-self._spec.config.schedule.epochs :]
         return median(after - before for before, after in pairwise(moments))
 
     def cached(self) -> float:
@@ -115,16 +112,8 @@ class _Overhead:
 
     def startup(self) -> dict[str, float]:
         """Seconds of every phase up to the first step."""
-        request = self._request
         with tempfile.TemporaryDirectory(dir=self._folder) as folder:
-            spec = StretchSpec(
-                config=self._config,
-                data_root=request.data_root.resolve(),
-                cache_root=request.cache_root,
-                threads=available_cpus(),
-                batches=1,
-                answer=Path(folder) / "answer.json",
-            )
+            spec = StretchSpec(**dict(self._spec), batches=1, answer=Path(folder) / "answer.json")
             uri = f"sqlite:///{Path(folder) / 'mlflow.db'}"
             told = _output("-m", "pipeline.bench.startup", spec.model_dump_json(), uri, folder, str(time.time()))
         phases: dict[str, float] = json.loads(told)

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.bench.machine import synchronise
+
+T = TypeVar("T", int, float)
 
 
 @dataclass(frozen=True)
@@ -77,10 +79,18 @@ def measure_parts(
         device: where they are.
         repeats: timed passes, after one that does not count.
     """
+
+    def clock() -> float:
+        synchronise(device)
+        return time.perf_counter()
+
     forward()
-    rounds = [_seconds(parts, forward, device) for _ in range(repeats)]
-    operations, traffic = _operations(parts, forward), _bytes(parts, forward)
-    return {name: PartCost(min(one[name] for one in rounds), operations[name], traffic[name]) for name in parts}
+    rounds = [_spent(parts, forward, clock) for _ in range(repeats)]
+    with FlopCounterMode(display=False) as counter:
+        operations = _spent(parts, forward, counter.get_total_flops)
+    with _Traffic() as traffic:
+        moved = _spent(parts, forward, lambda: traffic.total)
+    return {name: PartCost(min(one[name] for one in rounds), operations[name], moved[name]) for name in parts}
 
 
 @contextmanager
@@ -97,50 +107,19 @@ def _around(
         yield
 
 
-def _seconds(parts: Mapping[str, nn.Module], forward: Callable[[], object], device: torch.device) -> dict[str, float]:
-    spent: dict[str, float] = defaultdict(float)
+def _spent(parts: Mapping[str, nn.Module], forward: Callable[[], object], read: Callable[[], T]) -> dict[str, T]:
+    """What a meter advances by within each part during one forward pass."""
+    spent: dict[str, Any] = defaultdict(int)
 
     def enter(name: str) -> None:
-        synchronise(device)
-        spent[name] -= time.perf_counter()
+        spent[name] -= read()
 
     def leave(name: str) -> None:
-        synchronise(device)
-        spent[name] += time.perf_counter()
+        spent[name] += read()
 
     with _around(parts, enter, leave):
         forward()
     return spent
-
-
-def _operations(parts: Mapping[str, nn.Module], forward: Callable[[], object]) -> dict[str, int]:
-    found: dict[str, int] = defaultdict(int)
-    with FlopCounterMode(display=False) as counter:
-
-        def enter(name: str) -> None:
-            found[name] -= counter.get_total_flops()
-
-        def leave(name: str) -> None:
-            found[name] += counter.get_total_flops()
-
-        with _around(parts, enter, leave):
-            forward()
-    return found
-
-
-def _bytes(parts: Mapping[str, nn.Module], forward: Callable[[], object]) -> dict[str, int]:
-    found: dict[str, int] = defaultdict(int)
-    with _Traffic() as traffic:
-
-        def enter(name: str) -> None:
-            found[name] -= traffic.total
-
-        def leave(name: str) -> None:
-            found[name] += traffic.total
-
-        with _around(parts, enter, leave):
-            forward()
-    return found
 
 
 class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]

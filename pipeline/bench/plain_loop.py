@@ -9,38 +9,25 @@ import json
 import sys
 import time
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 
-from mgmrn.config import ExperimentConfig, Frozen
-from mgmrn.engine import evaluate, train_epoch
+from mgmrn.engine import train_epoch
 from mgmrn.protocol import evaluate_split
+from pipeline.bench.spec import TrainingSpec
 from pipeline.bench.stretch import open_stretch
-
-
-class PlainSpec(Frozen):
-    """What is trained."""
-
-    config: ExperimentConfig
-    data_root: Path
-    cache_root: Path
-    threads: int
 
 
 def main(spec_json: str) -> None:
     """Trains and evaluates epoch after epoch."""
-    spec = PlainSpec.model_validate_json(spec_json)
+    spec = TrainingSpec.model_validate_json(spec_json)
     torch.set_num_threads(spec.threads)
     torch.manual_seed(spec.config.seed)
     stretch = open_stretch(spec.config, spec.data_root, spec.cache_root, steps=0)
-    attributes = torch.from_numpy(stretch.data.classes.attributes)
     moments = [time.time()]
     for epoch in range(spec.config.schedule.epochs):
         train_epoch(stretch.trainer, stretch.feed.train_batches(epoch))
-        inputs = stretch.feed.evaluation_inputs()
-        scores = evaluate(stretch.trainer.network, inputs, attributes, stretch.config, stretch.device)
-        evaluate_split(stretch.data, scores, None)
+        evaluate_split(stretch.data, stretch.scores(stretch.feed.evaluation_inputs()), None)
         moments.append(time.time())
     sys.stdout.write(json.dumps([after - before for before, after in pairwise(moments)]) + "\n")
 

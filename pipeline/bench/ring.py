@@ -23,7 +23,6 @@ class Step:
 
     forward_seconds: float
     backward_seconds: float
-    gradient_bytes: float
 
     @property
     def seconds(self) -> float:

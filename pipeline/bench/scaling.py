@@ -13,9 +13,10 @@ from pathlib import Path
 from mgmrn.config import ExperimentConfig
 from mgmrn.errors import UserError
 from pipeline.bench.report import BenchReport, Timing, environment, rounds_ratio, spread
-from pipeline.bench.under_ray import WARM_UP, StretchSpec, StretchTimes, train_stretch
+from pipeline.bench.spec import StretchSpec
+from pipeline.bench.under_ray import WARM_UP, StretchTimes, train_stretch
 from pipeline.console import say
-from pipeline.train.cluster import Host, place, ray_session
+from pipeline.train.cluster import Placement, place, ray_session
 
 
 @dataclass(frozen=True)
@@ -53,16 +54,15 @@ def run(request: ScalingRequest) -> BenchReport:
         ray_session(request.address) as hosts,
         tempfile.TemporaryDirectory(prefix="bench-", dir=request.storage) as folder,
     ):
-        place(hosts, numbers[-1], request.cpus_per_worker, request.gpus_per_worker)
+        placements = {n: place(hosts, n, request.cpus_per_worker, request.gpus_per_worker) for n in numbers}
         for turn in range(request.repeats):
             for number in numbers:
-                found[number].append(_times(request, number, hosts, Path(folder).resolve()))
+                found[number].append(_times(request, placements[number], Path(folder).resolve()))
             say(f"round {turn + 1} of {request.repeats}: " + ", ".join(_shown(n, found[n][-1]) for n in numbers))
     return _report(request, found)
 
 
-def _times(request: ScalingRequest, workers: int, hosts: tuple[Host, ...], folder: Path) -> StretchTimes:
-    placement = place(hosts, workers, request.cpus_per_worker, request.gpus_per_worker)
+def _times(request: ScalingRequest, placement: Placement, folder: Path) -> StretchTimes:
     spec = StretchSpec(
         config=request.config,
         data_root=request.data_root.resolve(),

@@ -17,7 +17,8 @@ def main(spec_json: str, tracking_uri: str, storage: str, started: str) -> None:
     """Goes the way of `train` up to the first step, and takes the time at each turn."""
     moments = {"start": float(started)}
     import pipeline.train.launch  # noqa: F401  # All that the verb loads.
-    from pipeline.bench.under_ray import StretchSpec, train_stretch
+    from pipeline.bench.spec import StretchSpec
+    from pipeline.bench.under_ray import train_stretch
     from pipeline.train.cluster import place, ray_session
 
     moments["driver: Python and packages"] = time.time()

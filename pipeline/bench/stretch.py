@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, count, islice
 from pathlib import Path
 
+import numpy as np
 import torch
+from jaxtyping import Float
 
 from mgmrn.config import ExperimentConfig
 from mgmrn.data.splits import TuneData, load_tune
 from mgmrn.device import usual_device
-from mgmrn.engine import Batch, EpochStats, Trainer, build_trainer, train_epoch
+from mgmrn.engine import Batch, EpochStats, Inputs, Trainer, build_trainer, evaluate, train_epoch
 from mgmrn.feed import Feed, Share, open_feed
 from mgmrn.memory import keep_freed_memory
 from mgmrn.model.network import levels_of
@@ -36,6 +38,11 @@ class Stretch:
     def train(self, number: int) -> EpochStats:
         """Trains on so many batches; each call begins with the first."""
         return train_epoch(self.trainer, self.batches(number))
+
+    def scores(self, inputs: Iterable[Inputs]) -> Float[np.ndarray, "N U"]:
+        """Scores of evaluation images over all classes."""
+        attributes = torch.from_numpy(self.data.classes.attributes)
+        return evaluate(self.trainer.network, inputs, attributes, self.config, self.device)
 
 
 def open_stretch(

@@ -15,8 +15,9 @@ from mgmrn.atomic_file import replacing
 from mgmrn.feed import Share
 from pipeline.bench.machine import synchronise
 from pipeline.bench.report import seconds_of
+from pipeline.bench.spec import StretchSpec
 from pipeline.bench.stretch import Stretch, open_stretch
-from pipeline.bench.under_ray import WARM_UP, StretchSpec, StretchTimes
+from pipeline.bench.under_ray import WARM_UP, StretchTimes
 
 EXCHANGES = 5
 

@@ -10,25 +10,14 @@ from pathlib import Path
 
 from ray.train import RunConfig, ScalingConfig
 
-from mgmrn.config import ExperimentConfig, Frozen
+from mgmrn.config import Frozen
+from pipeline.bench.spec import StretchSpec
 from pipeline.train.cluster import Placement
 from pipeline.train.process_group import ProcessGroup
 from pipeline.train.trainer import LeanTrainer
 
 WARM_UP = 2
 """Batches before those that are timed."""
-
-
-class StretchSpec(Frozen):
-    """What the ranks train, and where rank 0 says how it went."""
-
-    config: ExperimentConfig
-    data_root: Path
-    cache_root: Path
-    threads: int
-    """Of each rank."""
-    batches: int
-    answer: Path
 
 
 class StretchTimes(Frozen):

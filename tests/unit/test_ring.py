@@ -28,7 +28,7 @@ def test_between_hosts_each_gpu_carries_its_piece() -> None:
 
 
 def test_an_exchange_within_the_backward_pass_costs_nothing() -> None:
-    step = Step(forward_seconds=1.0, backward_seconds=2.0, gradient_bytes=1e9)
+    step = Step(forward_seconds=1.0, backward_seconds=2.0)
     assert efficiency(step, 2.0) == 1.0
     assert efficiency(step, 5.0) == 0.5
 
