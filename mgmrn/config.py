@@ -95,8 +95,9 @@ class RegionConfig(Frozen):
 class GranularityConfig(Frozen):
     """MgM: one level's maps to the common width and the coarsest grid."""
 
-    reduce: Literal["before", "after"] = "before"
-    """Halve the grid before each 3×3 convolution, or after it as released (4× the multiply-adds)."""
+    reduce: Literal["before", "strided", "after"] = "before"
+    """Halve the grid `before` each 3×3 convolution; `after` it, as released (4× the multiply-adds); or `strided`: the convolution
+    reads the fine grid and is worked out at every second pixel, which on a grid of odd sides are those that `after` keeps."""
     stem: Literal["project", "none"] = "project"
     """`project`: a 1×1 convolution to the common width D before region mining; `none`: the stage's own channels, as released."""
     group_norm_groups: Count = 32

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -23,6 +24,11 @@ from mgmrn.config import ExperimentConfig, Level, LossConfig, OptimiserConfig, S
 from mgmrn.errors import UserError
 from mgmrn.losses import LossTerms, zsl_loss
 from mgmrn.model.network import NetworkOutput, class_scores
+from mgmrn.updates import Update, UpdateAfter, UpdateDuring
+
+FUSED = ("cuda", "cpu")
+"""Devices with fused optimisers: AdamW's many small kernels take a tenth of a finetuning step on a CPU, five times what one takes; and
+SGD's, as fast either way there, need no copy of a gradient to decay its weights."""
 
 Inputs = Tensor | dict[Level, Tensor]
 """Images `B 3 H W`, or the maps `B C h w` of every level."""
@@ -116,6 +122,7 @@ class Trainer:
     network: nn.Module
     objective: nn.Module
     optimiser: Optimizer
+    update: Update
     scheduler: LRScheduler
     config: ExperimentConfig
     device: torch.device
@@ -181,9 +188,10 @@ def build_trainer(
             gradient_as_bucket_view=True,
             broadcast_buffers=False,
         )
-    optimiser = build_optimiser(network, config.optimiser, fused=_fused_is_faster(config.optimiser, device))
+    optimiser = build_optimiser(network, config.optimiser, fused=device.type in FUSED)
     scheduler = build_scheduler(optimiser, config.schedule, steps_per_epoch)
-    return Trainer(network, objective, optimiser, scheduler, config, device, levels)
+    update = _build_update(network, optimiser, config.optimiser, world_size)
+    return Trainer(network, objective, optimiser, update, scheduler, config, device, levels)
 
 
 def _check_shares(accumulate: int, global_batch: int, world_size: int) -> None:
@@ -218,13 +226,29 @@ def build_optimiser(network: nn.Module, config: OptimiserConfig, *, fused: bool 
         for (backbone, decayed), parameters in sorted(groups.items())
     ]
     if config.name == "sgd":
-        return SGD(settings, lr=config.head_lr, momentum=config.momentum, fused=fused)
+        sgd = SGD(settings, lr=config.head_lr, momentum=config.momentum, fused=fused)
+        if config.momentum:
+            sgd.register_step_pre_hook(_add_velocities)
+        return sgd
     return AdamW(settings, lr=config.head_lr, betas=(config.momentum, 0.999), fused=fused)
 
 
-def _fused_is_faster(config: OptimiserConfig, device: torch.device) -> bool:
-    """On a CPU AdamW's many small kernels take a tenth of a finetuning step, five times what one takes; SGD's few are as fast."""
-    return device.type == "cuda" or (device.type == "cpu" and config.name == "adamw")
+def _add_velocities(optimiser: Optimizer, *_: object) -> None:
+    """Gives parameters that are updated for the first time a velocity of zero, which changes nothing.
+
+    Fused SGD fails where some have one already and others not yet, as when each level has a pass of its own.
+    """
+    for group in optimiser.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None and not optimiser.state[parameter]:
+                optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
+def _build_update(network: nn.Module, optimiser: Optimizer, config: OptimiserConfig, world_size: int) -> Update:
+    parameters: list[Tensor] = list(network.parameters())
+    if world_size == 1 and config.accumulate == 1 and config.clip_norm is None:
+        return UpdateDuring(optimiser, parameters)
+    return UpdateAfter(optimiser, parameters, config.clip_norm)
 
 
 def build_scheduler(optimiser: Optimizer, config: ScheduleConfig, steps_per_epoch: int) -> LRScheduler:
@@ -265,8 +289,7 @@ def train_epoch(trainer: Trainer, batches: Iterable[Batch]) -> EpochStats:
         batch = batch.to(trainer.device)
         step_loss: Tensor | None = None
         for level in passes:
-            terms = _accumulate(trainer, batch, level)
-            _clip_and_step(trainer)
+            terms = trainer.update(partial(_accumulate, trainer, batch, level))
             for name, value in terms.items():
                 totals[name] = totals[name] + value if name in totals else value
             step_loss = terms["total"] if step_loss is None else step_loss + terms["total"]
@@ -343,7 +366,6 @@ class _FiniteWatch:
 
 def _accumulate(trainer: Trainer, batch: Batch, level: Level | None) -> dict[str, Tensor]:
     """Gradients of one global batch's share, in `accumulate` parts; returns the detached loss terms."""
-    trainer.optimiser.zero_grad(set_to_none=True)
     parts = list(batch.split(trainer.config.optimiser.accumulate))
     sums: dict[str, Tensor] = {}
     for number, part in enumerate(parts):
@@ -357,13 +379,6 @@ def _accumulate(trainer: Trainer, batch: Batch, level: Level | None) -> dict[str
         for name, value in terms.items():
             sums[name] = sums[name] + value.detach() if name in sums else value.detach()
     return sums
-
-
-def _clip_and_step(trainer: Trainer) -> None:
-    limit = trainer.config.optimiser.clip_norm
-    if limit is not None:
-        torch.nn.utils.clip_grad_norm_(trainer.network.parameters(), limit)
-    trainer.optimiser.step()
 
 
 def _to_device(inputs: Inputs, device: torch.device) -> Inputs:

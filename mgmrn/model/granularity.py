@@ -1,8 +1,8 @@
 """MgM, the multi-granularity module: one level of the pyramid to the common width D and the coarsest level's grid.
 
 B images, C channels of the stage, H W its grid, D common width, h w coarsest grid, K regions. Region mining first, then
-blocks of Conv3×3 (no bias) → GroupNorm → ReLU with one 2× bilinear reduction per step. A level that needs no reduction
-has one block without.
+blocks of Conv3×3 (no bias) → GroupNorm → ReLU with one 2× reduction per step: bilinear before or after the block, or the
+convolution's own stride. A level that needs no reduction has one block without.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class LevelFeatures:
 class ConvBlock(nn.Module):
     """Conv3×3 without bias → GroupNorm → ReLU."""
 
-    def __init__(self, channels: int, width: int, groups: int) -> None:
+    def __init__(self, channels: int, width: int, groups: int, stride: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        self.conv = nn.Conv2d(channels, width, 3, stride, padding=1, bias=False)
         self.norm = nn.GroupNorm(groups, width)
 
-    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H W"]:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
         return F.relu(self.norm(self.conv(x)), inplace=True)
 
 
@@ -61,7 +61,7 @@ class GranularityLevel(nn.Module):
         width: D.
         reductions: halvings from this level's grid to the coarsest level's.
         regions: how regions are mined.
-        config: whether a block halves before its convolution or, as released, after it.
+        config: whether a block halves before its convolution, by it or, as released, after it.
     """
 
     def __init__(
@@ -69,14 +69,15 @@ class GranularityLevel(nn.Module):
     ) -> None:
         super().__init__()
         self.reductions = reductions
-        self.reduce_first = config.reduce == "before"
+        self.reduce = config.reduce
+        stride = 2 if reductions and config.reduce == "strided" else 1
         self.stem = nn.Conv2d(channels, width, 1, bias=False) if config.stem == "project" else nn.Identity()
         channels = width if config.stem == "project" else channels
         self.regions = build_regions(channels, regions)
         reduced = min(channels, regions.reduced_width)
         self.region_tokens = RegionTokens(reduced, width) if regions.mode == "tokens" else None
         self.blocks = nn.ModuleList(
-            ConvBlock(channels if step == 0 else width, width, config.group_norm_groups)
+            ConvBlock(channels if step == 0 else width, width, config.group_norm_groups, stride)
             for step in range(max(1, reductions))
         )
 
@@ -86,10 +87,10 @@ class GranularityLevel(nn.Module):
         features = mined.features
         for step, block in enumerate(self.blocks):
             halves = step < self.reductions
-            if halves and self.reduce_first:
+            if halves and self.reduce == "before":
                 features = halve(features)
             features = block(features)
-            if halves and not self.reduce_first:
+            if halves and self.reduce == "after":
                 features = halve(features)
         tokens = None if self.region_tokens is None else self.region_tokens(mined.regions.descriptors)
         return LevelFeatures(features, tokens, mined.regions)

@@ -28,6 +28,7 @@ from tests.cluster.long import only_when_asked_for
 from tests.ray.command import REPOSITORY, wait_until
 from tests.ray.small import write_small
 from tests.ray.tracked import steps_of
+from tests.recovery import time_recovery
 
 pytestmark = [only_when_asked_for, pytest.mark.cluster, pytest.mark.timeout(1200)]
 
@@ -125,13 +126,13 @@ def elastic(hosts: HostGroup, tmp_path_factory: pytest.TempPathFactory) -> Elast
         with_two = worker_group(folder)
         gate.close()
         hosts.kill("w2")
-        wait_until(lambda: worker_group(folder) != with_two, "a worker alone", 400, driver)
+        time_recovery("train --workers 1..2: host lost", lambda: worker_group(folder) != with_two, driver)
         with_one = worker_group(folder)
         gate.open()
         wait_until(lambda: 1 in worlds(folder), "an epoch on one host", 400, driver)
         gate.close()
         hosts.add()
-        wait_until(lambda: worker_group(folder) != with_one, "two workers again", 400, driver)
+        time_recovery("train --workers 1..2: host joins", lambda: worker_group(folder) != with_one, driver)
         gate.open()
         disturbed = driver.answer()
     finally:

@@ -15,6 +15,7 @@ from mlflow.entities import Run
 from tests.cluster.hosts import Job, Site, a_site
 from tests.cluster.long import only_when_asked_for
 from tests.ray.command import wait_until
+from tests.recovery import time_recovery
 
 pytestmark = [only_when_asked_for, pytest.mark.cluster, pytest.mark.timeout(1200)]
 
@@ -79,6 +80,13 @@ def resubmitted(site: Site) -> Resubmitted:
     site.hosts.replace("head")
     wait_until(lambda: site.in_ray() == set(site.hosts.group.names), "the workers have joined the new head")
     after = Resubmitted(site.submit(*grid), site.submit(*search, "--resume"), left)
+    for verb, job, pattern in (("ablate", after.grid, "ablation/*"), ("search", after.search, "search/*/*")):
+        seen = len(site.epochs_noted(pattern))
+        time_recovery(
+            f"{verb}: host of the driver killed and replaced",
+            lambda pattern=pattern, seen=seen: len(site.epochs_noted(pattern)) > seen,
+            job,
+        )
     after.grid.end()
     after.search.end()
     return after

@@ -9,6 +9,7 @@ import pytest
 from tests.cluster.hosts import Job, Site, a_site
 from tests.ray.command import wait_until
 from tests.ray.small import long_epochs
+from tests.recovery import time_recovery
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 
@@ -30,14 +31,18 @@ def trained(site: Site) -> Job:
     )
     wait_until(lambda: 1 in site.epochs_noted("syn*"), "the first epoch was noted", 300, job)
     assert (len(site.ranks("w1")), len(site.ranks("w2"))) == (1, 1), "one rank on each host"
+    seen = len(site.epochs_noted("syn*"))
     site.hosts.kill("w2")
     site.hosts.add()
+    time_recovery("train: host killed and replaced", lambda: len(site.epochs_noted("syn*")) > seen, job)
     wait_until(lambda: 3 in site.epochs_noted("syn*"), "the third epoch was noted", 300, job)
     assert (len(site.ranks("w1")), len(site.ranks("w3"))) == (1, 1), "the new host has taken the place of the lost one"
     site.hosts.cut("w1")
     wait_until(lambda: "w1" not in site.in_ray(), "Ray gave the host up")
     assert EPOCHS not in site.epochs_noted("syn*"), "the epochs are too short to lose a host in one"
+    seen = len(site.epochs_noted("syn*"))
     site.hosts.heal("w1")
+    time_recovery("train: host cut off and healed", lambda: len(site.epochs_noted("syn*")) > seen, job)
     job.end()
     return job
 

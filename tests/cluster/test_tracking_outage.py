@@ -21,6 +21,7 @@ from tests.cluster.tracking import server_for_tests
 from tests.ray.command import Answer, Place, a_place, wait_until
 from tests.ray.small import long_epochs, write_small
 from tests.ray.tracked import files_of
+from tests.recovery import time_recovery
 
 pytestmark = [pytest.mark.cluster, pytest.mark.ray]
 
@@ -77,7 +78,9 @@ def undisturbed(server: TrackingServer, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="module")
-def disturbed(server: TrackingServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launch]:
+def disturbed(
+    server: TrackingServer, client: MlflowClient, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Launch]:
     with a_place(tmp_path_factory.mktemp("disturbed")) as place:
         running = place.start(*command(server, place))
         wait_until(lambda: len(place.epochs_noted()) >= 2, "two epochs are over", 400, running)
@@ -87,11 +90,22 @@ def disturbed(server: TrackingServer, tmp_path_factory: pytest.TempPathFactory) 
         time.sleep(OUTAGE_SECONDS)
         during = len(place.epochs_noted()) - before
         server.mlflow.start()
+        left = len(place.epochs_noted())
+        time_recovery("train: tracking server away", lambda: epochs_sent(client, "tune") >= left, running)
         wait_until(lambda: spools_of(place, "final") != [], "the final run notes its first epoch", 400, running)
         server.mlflow.kill()
         answer = running.answer()
         server.mlflow.start()
         yield Launch(answer, place, during, environments)
+
+
+def epochs_sent(client: MlflowClient, split: str) -> int:
+    """Epochs of the latest run of a split that the server knows of."""
+    experiments = [one.experiment_id for one in client.search_experiments()]
+    (run,) = client.search_runs(
+        experiments, f"tags.`mgmrn.split` = '{split}'", max_results=1, order_by=["attributes.start_time DESC"]
+    )
+    return len(client.get_metric_history(run.info.run_id, "train/total"))
 
 
 def spools_of(place: Place, split: str) -> list[Path]:

@@ -31,6 +31,7 @@ from pipeline.tracking.spool import Sender, Spool
 from pipeline.tracking.store import PASSWORD_VARIABLE, USERNAME_VARIABLE, TrackingStore
 from tests.cluster.tracking import server_for_tests
 from tests.ray.command import REPOSITORY, wait_until
+from tests.recovery import time_recovery
 
 pytestmark = pytest.mark.cluster
 
@@ -111,6 +112,7 @@ def test_runs_outlive_a_restart_of_postgresql_under_the_living_server(allowed: T
     with pytest.raises(TrackingError, match="does not answer: too many 503"):
         store.get(run_id)
     allowed.database.start()
+    time_recovery("tracking server: PostgreSQL restarted", lambda: store.logged_steps(run_id, "train/loss") == {1, 2})
     spool.append(3, {"train/loss": 0.25})
     spool.append_end("FINISHED", "done")
     assert sender.drain(60) is None

@@ -11,6 +11,7 @@ import statistics
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from mlflow.entities import Run
@@ -19,6 +20,7 @@ from mlflow.tracking import MlflowClient
 from tests.ray.command import Answer, Place, a_place, wait_until
 from tests.ray.small import write_small
 from tests.ray.tracked import client_of, files_of, steps_of
+from tests.recovery import time_recovery
 
 pytestmark = pytest.mark.ray
 
@@ -63,13 +65,19 @@ def ablated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ablated]:
         grid = write_grid(place, "tiny-grid", SMOOTH)
         planned = place.run("plan", *grid)
         running = place.start("ablate", *grid, "--concurrency", "1")
-        spools = place.folder / ".mgmrn" / "runs" / "ablation"
-        wait_until(lambda: any(spools.glob("*/checkpoint_*")), "a first checkpoint", 300, running)
+        wait_until(lambda: bool(checkpoints(place)), "a first checkpoint", 300, running)
         running.kill()
         place.kill_all()
-        answer = place.run("ablate", *grid, "--concurrency", "2", timeout=590)
+        again = place.start("ablate", *grid, "--concurrency", "2")
+        seen = checkpoints(place)
+        time_recovery("ablate: driver killed", lambda: checkpoints(place) > seen, again)
+        answer = again.answer(timeout=590)
         assert answer.code == 0, answer.err
         yield Ablated(place, grid, planned, answer, client_of(place))
+
+
+def checkpoints(place: Place) -> set[Path]:
+    return set((place.folder / ".mgmrn" / "runs" / "ablation").glob("*/checkpoint_*"))
 
 
 @pytest.mark.timeout(1200)

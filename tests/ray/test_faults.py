@@ -11,6 +11,7 @@ from mlflow.tracking import MlflowClient
 from tests.ray.command import Answer, Place, Running, wait_until
 from tests.ray.small import long_epochs, write_small
 from tests.ray.tracked import children_of, client_of, runs_of, steps_of
+from tests.recovery import time_recovery
 
 pytestmark = pytest.mark.ray
 
@@ -58,7 +59,9 @@ def test_a_killed_worker_is_replaced_and_the_run_is_the_one_it_would_have_been(
     assert "TrainController" in titles and not any(
         name in titles for name in ("DatasetManager", "PlacementGroupCleaner")
     )
+    seen = len(place.epochs_noted())
     second.kill()
+    time_recovery("train: worker killed", lambda: len(place.epochs_noted()) > seen, running)
     answer = running.answer()
     assert answer.code == 0, answer.err
     assert answer.json["status"] == "finished"
@@ -88,7 +91,9 @@ def test_the_same_command_goes_on_after_the_driver_was_killed(place: Place, argu
     noted = place.epochs_noted()
     assert len(noted) < EPOCHS
 
-    answer = place.run(*arguments)
+    again = place.start(*arguments)
+    time_recovery("train: driver killed", lambda: len(place.epochs_noted()) > len(noted), again)
+    answer = again.answer()
     assert answer.code == 0, answer.err
     assert left.info.run_id in answer.err, "the person is told which run goes on"
     client = client_of(place)

@@ -19,6 +19,7 @@ from pipeline.compose import load_experiment
 from tests.ray.command import Answer, Place, a_place, wait_until
 from tests.ray.small import write_small
 from tests.ray.tracked import client_of, files_of, steps_of
+from tests.recovery import time_recovery
 
 pytestmark = pytest.mark.ray
 
@@ -88,12 +89,17 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Searched]:
         running = place.start(*arguments, "--concurrency", "1")
         wait_until(lambda: len(epochs_noted(place)) >= 1, "an epoch was noted", 300, running)
         (worker,) = place.training_workers()
+        seen = len(epochs_noted(place))
         worker.kill()
+        time_recovery("search: worker killed", lambda: len(epochs_noted(place)) > seen, running)
         wait_until(lambda: len(epochs_noted(place, "t001")) >= 1, "the next trial noted an epoch", 300, running)
         running.kill()
         place.kill_all()
         refused = place.run(*arguments)
-        answer = place.run(*arguments, "--resume", "--concurrency", "2", timeout=590)
+        resumed = place.start(*arguments, "--resume", "--concurrency", "2")
+        seen = len(epochs_noted(place))
+        time_recovery("search: driver killed", lambda: len(epochs_noted(place)) > seen, resumed)
+        answer = resumed.answer(timeout=590)
         assert answer.code == 0, answer.err
         client = client_of(place)
         yield Searched(place, arguments, refused, answer, client, runs_of_search(client))

@@ -13,6 +13,7 @@ from pipeline.train.checkpoints import Kept, kept_checkpoints
 from tests.ray.command import Answer, Place, wait_until
 from tests.ray.small import long_epochs, write_small
 from tests.ray.tracked import children_of, client_of, steps_of
+from tests.recovery import time_recovery
 from tests.tmpfs import TMPFS, small_disk
 
 pytestmark = pytest.mark.ray
@@ -55,7 +56,9 @@ def test_after_a_damaged_latest_checkpoint_the_run_goes_on_from_the_one_before(p
     state = latest.folder / CHECKPOINT_FILE
     state.write_bytes(state.read_bytes()[: state.stat().st_size // 2])
 
-    answer = place.run(*arguments)
+    again = place.start(*arguments)
+    time_recovery("train: latest checkpoint damaged", lambda: len(place.epochs_noted()) > len(noted), again)
+    answer = again.answer()
     run = finished_run(place, answer)
     assert run.data.tags["mgmrn.attempt"] == "2"
     sentence = (
@@ -94,7 +97,9 @@ def test_a_storage_that_fills_up_ends_the_run_with_a_sentence_and_lets_it_go_on_
     before = checkpoints(disk)
     assert before and all(one.damage() is None for one in before), "nothing that stood there may have suffered"
 
-    answer = place.run(*arguments)
+    again = place.start(*arguments)
+    time_recovery("train: storage full", lambda: checkpoints(disk) != before, again)
+    answer = again.answer()
     run = finished_run(place, answer)
     assert run.data.tags["mgmrn.attempt"] == "2"
     assert "damaged" not in answer.err

@@ -19,7 +19,7 @@ def test_halve_is_the_released_interpolation_on_even_grids_and_keeps_every_secon
     torch.testing.assert_close(halve(odd), odd[:, :, ::2, ::2])
 
 
-@pytest.mark.parametrize("reduce", ["before", "after"])
+@pytest.mark.parametrize("reduce", ["before", "strided", "after"])
 @pytest.mark.parametrize("reductions", [0, 1, 2])
 def test_computes_the_equation(reduce: str, reductions: int) -> None:
     torch.manual_seed(0)
@@ -30,10 +30,21 @@ def test_computes_the_equation(reduce: str, reductions: int) -> None:
     y = x
     for step, block in enumerate(level.blocks):
         y = halve(y) if reduce == "before" and step < reductions else y
-        y = F.relu(F.group_norm(F.conv2d(y, block.conv.weight, padding=1), 4, block.norm.weight, block.norm.bias))
+        y = F.conv2d(y, block.conv.weight, padding=1)
+        # The grid's sides are odd: of these, a stride keeps the pixels that halving keeps.
+        y = halve(y) if reduce == "strided" and step < reductions else y
+        y = F.relu(F.group_norm(y, 4, block.norm.weight, block.norm.bias))
         y = halve(y) if reduce == "after" and step < reductions else y
     torch.testing.assert_close(level(x).features, y)
     assert y.shape[-1] == (13, 7, 4)[reductions]
+
+
+@pytest.mark.parametrize("reduce", ["before", "strided", "after"])
+@pytest.mark.parametrize("side", [12, 14, 15, 29])
+def test_every_order_ends_on_the_same_grid(reduce: str, side: int) -> None:
+    config = GranularityConfig(reduce=reduce, group_norm_groups=4)
+    level = GranularityLevel(6, 8, 2, RegionConfig(mode="none"), config)
+    assert level(torch.randn(1, 6, side, side)).features.shape[-1] == -(-side // 4)
 
 
 @pytest.mark.parametrize("mode", ["none", "released", "regions", "tokens"])

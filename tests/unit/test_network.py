@@ -76,7 +76,7 @@ def test_every_mode_trains_on_every_choice_of_levels(mode: str, topology: str, d
             assert parameter.grad is None or torch.isfinite(parameter.grad).all(), name
 
 
-@pytest.mark.parametrize("reduce", ["before", "after"])
+@pytest.mark.parametrize("reduce", ["before", "strided", "after"])
 @pytest.mark.parametrize("topology", ["none", "cascade", "adjacent"])
 @pytest.mark.parametrize("mode", ["released", "regions", "tokens"])
 def test_joint_gradients_are_the_sum_of_the_levels(mode: str, topology: str, reduce: str) -> None:
