@@ -158,8 +158,7 @@ def _by_class(explained: Sequence[Explained]) -> Iterator[ClassOfPictures]:
 def _write_sheet(folder: Path, of_class: ClassOfPictures) -> Path:
     path = folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', of_class.name)}.png"
     with replacing(path) as file:
-        # With a palette: a third of the bytes, and nobody sees it.
-        contact_sheet(of_class.name, of_class.pictures).quantize(256).save(file, format="PNG", optimize=True)
+        contact_sheet(of_class.name, of_class.pictures).save(file, format="PNG", optimize=True)
     return path
 
 

@@ -349,6 +349,15 @@ class Sender:
             self._steps[key].add(step)
 
 
+def leftovers(storage: Path) -> Iterator[tuple[Spool, str]]:
+    """Spools of a storage folder that hold something unsent and that no living driver sends, and the runs that they are of."""
+    for path in sorted(storage.glob("*/spool.jsonl")):
+        spool = Spool(path)
+        sent = _Sent.load(spool)
+        if sent is not None and next(spool.read(sent.offset), None) is not None and not spool.is_being_sent():
+            yield spool, sent.run_id
+
+
 def replay_leftovers(storage: Path, sink: Sink, timeout: float) -> list[str]:
     """Sends what the spools of a storage folder still hold, those that a living driver sends left out.
 
@@ -363,12 +372,8 @@ def replay_leftovers(storage: Path, sink: Sink, timeout: float) -> list[str]:
         What could not be sent, one sentence per spool.
     """
     problems: list[str] = []
-    for path in sorted(storage.glob("*/spool.jsonl")):
-        spool = Spool(path)
-        sent = _Sent.load(spool)
-        if sent is None or next(spool.read(sent.offset), None) is None or spool.is_being_sent():
-            continue
-        problem = Sender(spool, sent.run_id, sink).start().drain(0.0 if problems else timeout)
+    for spool, run_id in leftovers(storage):
+        problem = Sender(spool, run_id, sink).start().drain(0.0 if problems else timeout)
         if problem:
-            problems.append(f"{path}: {problem}")
+            problems.append(f"{spool.path}: {problem}")
     return problems

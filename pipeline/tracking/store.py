@@ -47,6 +47,8 @@ USERNAME_VARIABLE, PASSWORD_VARIABLE = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACK
 PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 DRIVER_TAG = "mgmrn.driver"
+TRAIN = "mgmrn/train"
+"""The experiment of the runs that `train` makes."""
 
 T = TypeVar("T")
 
@@ -119,7 +121,7 @@ class TrackingStore:
             self.experiment_id = _experiment_id(client, uri, experiment)
 
     @classmethod
-    def connect(cls, uri: str, experiment: str = "mgmrn/train") -> TrackingStore:
+    def connect(cls, uri: str, experiment: str = TRAIN) -> TrackingStore:
         """Connects, or says within ten seconds that there is nobody.
 
         Raises:

@@ -18,7 +18,9 @@ from pipeline.compose import resolve_weights
 from pipeline.console import say
 from pipeline.redaction import redact
 from pipeline.tracking.driver import heartbeat
-from pipeline.tracking.store import TrackingStore
+from pipeline.tracking.glance import FinishedRuns, Glance
+from pipeline.tracking.spool import leftovers
+from pipeline.tracking.store import TRAIN, TrackingStore
 from pipeline.train.cell import Cell, make_cell, variant_of
 from pipeline.train.cluster import Placement, check_room_here, place_elastic, ray_session
 from pipeline.train.failure import Failure
@@ -46,7 +48,6 @@ class Launch:
     request: TrainRequest
     data: Mapping[Split, SplitData]
     """The splits that the request runs."""
-    store: TrackingStore
 
     @property
     def splits(self) -> tuple[Split, ...]:
@@ -68,9 +69,12 @@ def run_experiment(request: TrainRequest) -> Outcome:
         TrackingError: when the tracking store cannot be reached.
     """
     request = _with_absolute_paths(request)
-    launch = Launch(request, _load_splits(request), TrackingStore.connect(request.tracking_uri))
-    send_leftovers(request.storage, launch.store, END_SECONDS)
-    if not request.force and (known := _all_finished(launch)):
+    launch = Launch(request, _load_splits(request))
+    if (known := _known_at_once(launch)) is None:
+        store = TrackingStore.connect(request.tracking_uri)
+        send_leftovers(request.storage, store, END_SECONDS)
+        known = None if request.force else _all_finished(launch, store)
+    if known:
         return Outcome("cached", known, None, redact(request.tracking_uri))
     request.workers.check_shares(request.composed.config)
     check_writable(request.storage)
@@ -79,9 +83,11 @@ def run_experiment(request: TrainRequest) -> Outcome:
         check_images_exist(launch.data[split].train.followed_by(evaluation_images(launch.data[split])))
     with explained(request.storage), heartbeat(request.storage), ray_session(request.address) as hosts:
         placement = place_elastic(hosts, request.workers, request.cpus_per_worker, request.gpus_per_worker)
-        with parent_run(launch.store, request.storage, *_parent(launch), anew=request.force) as parent:
+        with parent_run(store, request.storage, *_parent(launch), anew=request.force) as parent:
             summaries = tuple(
-                summary for seed in request.seeds for summary in _run_seed(launch, seed, parent.run_id, placement)
+                summary
+                for seed in request.seeds
+                for summary in _run_seed(launch, store, seed, parent.run_id, placement)
             )
             if figures := aggregates(summaries):
                 parent.spool.append(0, figures)
@@ -105,16 +111,24 @@ def _load_splits(request: TrainRequest) -> dict[Split, SplitData]:
     return tune if request.split == "tune" else tune | {"final": final_data(benchmark)}
 
 
-def _all_finished(launch: Launch) -> tuple[RunSummary, ...] | None:
+def _known_at_once(launch: Launch) -> tuple[RunSummary, ...] | None:
+    """What `_all_finished` finds in a database on this machine, where nothing else has to be done."""
+    request = launch.request
+    if request.force or next(leftovers(request.storage), None) is not None:
+        return None
+    return _all_finished(launch, Glance(request.tracking_uri, TRAIN))
+
+
+def _all_finished(launch: Launch, runs: FinishedRuns) -> tuple[RunSummary, ...] | None:
     """The answers of earlier runs, where there is one for everything."""
     summaries: list[RunSummary] = []
     for seed in launch.request.seeds:
         calibration: Calibration | None = None
         for split in launch.splits:
             if split == "final" and calibration is None:
-                calibration = _known_calibration(launch, seed)
+                calibration = _known_calibration(launch, runs, seed)
             cell = launch.cell(seed, split, calibration)
-            run = finished_run(launch.store, cell)
+            run = finished_run(runs, cell)
             if run is None:
                 return None
             summaries.append(cached_summary(cell, run))
@@ -123,27 +137,29 @@ def _all_finished(launch: Launch) -> tuple[RunSummary, ...] | None:
     return tuple(summaries)
 
 
-def _known_calibration(launch: Launch, seed: int) -> Calibration | None:
+def _known_calibration(launch: Launch, runs: FinishedRuns, seed: int) -> Calibration | None:
     """What an earlier `tune` run of the same config and seed decided."""
-    run = finished_run(launch.store, launch.cell(seed, "tune", None))
+    run = finished_run(runs, launch.cell(seed, "tune", None))
     return recorded_calibration(run) if run else None
 
 
-def _run_seed(launch: Launch, seed: int, parent: str, placement: Placement) -> Iterator[RunSummary]:
+def _run_seed(
+    launch: Launch, store: TrackingStore, seed: int, parent: str, placement: Placement
+) -> Iterator[RunSummary]:
     """`tune`, then `final` with what it decided; a failure ends the seed."""
     calibration: Calibration | None = None
     for split in launch.splits:
         if split == "final" and calibration is None:
-            calibration = _known_calibration(launch, seed)
+            calibration = _known_calibration(launch, store, seed)
             if calibration is None:
                 say("no finished tune run of this config: γ = 0 and all epochs, so H is not calibrated")
         cell = launch.cell(seed, split, calibration)
-        known = None if launch.request.force else patiently(partial(finished_run, launch.store, cell))
+        known = None if launch.request.force else patiently(partial(finished_run, store, cell))
         if known:
             yield cached_summary(cell, known)
             decided = recorded_calibration(known)
         else:
-            summary, decided = _run_cell(launch, cell, parent, placement)
+            summary, decided = _run_cell(launch, store, cell, parent, placement)
             yield summary
             if summary.status == "failed":
                 return
@@ -151,10 +167,12 @@ def _run_seed(launch: Launch, seed: int, parent: str, placement: Placement) -> I
             calibration = decided
 
 
-def _run_cell(launch: Launch, cell: Cell, parent: str, placement: Placement) -> tuple[RunSummary, Calibration | None]:
+def _run_cell(
+    launch: Launch, store: TrackingStore, cell: Cell, parent: str, placement: Placement
+) -> tuple[RunSummary, Calibration | None]:
     request = launch.request
     spec = cell.spec(request.data_root, request.storage, placement.cpus_per_worker)
-    return run_cell(launch.store, cell, spec, Opening(request.experiment, parent, placement, anew=request.force))
+    return run_cell(store, cell, spec, Opening(request.experiment, parent, placement, anew=request.force))
 
 
 def run_cell(
