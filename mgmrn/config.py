@@ -72,6 +72,9 @@ class BackboneConfig(Frozen):
     """With `trainable: stages`: the stages that are finetuned."""
     batch_norm: Literal["frozen", "train", "sync"] = "frozen"
     """`frozen`: running statistics, no updates; `train`: per-worker batches; `sync`: statistics over all workers."""
+    recompute: bool = False
+    """Activation checkpointing: finetuned blocks keep their inputs alone and are run again in the backward pass. Same gradients,
+    less memory, about a third more time in the backbone."""
 
     @model_validator(mode="after")
     def _stages_named_when_used(self) -> BackboneConfig:
@@ -79,6 +82,16 @@ class BackboneConfig(Frozen):
             raise ValueError("trainable_stages must name stages exactly when trainable is 'stages'")
         if self.trainable == "none" and self.batch_norm != "frozen":
             raise ValueError("batch_norm must be 'frozen' when the backbone is not trainable")
+        return self
+
+    @model_validator(mode="after")
+    def _recomputes_what_stays_the_same(self) -> BackboneConfig:
+        if self.recompute and self.trainable == "none":
+            raise ValueError("recompute saves nothing in a frozen backbone: leave it out, or finetune (trainable)")
+        if self.recompute and self.batch_norm != "frozen":
+            raise ValueError(
+                "recompute would count each batch twice in the statistics of batch_norm: set it to 'frozen'"
+            )
         return self
 
 

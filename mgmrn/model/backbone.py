@@ -22,6 +22,7 @@ from typing import Literal, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torchvision.models import WeightsEnum, get_model, get_model_weights
 
 from mgmrn.config import LEVELS, BackboneConfig, BackboneName, Level
@@ -87,6 +88,7 @@ class Pyramid(nn.Module):
         levels: levels that `forward` gives, finest first.
         trained: stages that are finetuned; the others stay in evaluation mode and have no gradients.
         batch_norm_trains: whether the batch norms of finetuned stages use and update batch statistics.
+        recompute: whether blocks that have gradients are run again in the backward pass, instead of keeping what is inside.
     """
 
     channels: dict[Level, int]
@@ -99,6 +101,7 @@ class Pyramid(nn.Module):
         *,
         trained: frozenset[Stage] = frozenset(),
         batch_norm_trains: bool = False,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         self.levels = tuple(levels)
@@ -108,6 +111,7 @@ class Pyramid(nn.Module):
         }
         self._trained = trained
         self._batch_norm_trains = batch_norm_trains
+        self._recompute = recompute
         self._channels_last_output = name in _CHANNELS_LAST_OUTPUT
         for path in (path for paths in self._stages.values() for path in paths):
             parent, _, child = path.rpartition(".")
@@ -139,10 +143,19 @@ class Pyramid(nn.Module):
             constant = gradient_to is not None and stage != "stem" and stage > gradient_to
             with torch.set_grad_enabled(torch.is_grad_enabled() and not constant):
                 for path in self._stages[stage]:
-                    x = self.get_submodule(path)(x)
+                    x = self._run(self.get_submodule(path), stage, x)
             if stage != "stem" and stage in wanted:
                 maps[stage] = x.permute(0, 3, 1, 2) if self._channels_last_output else x
         return maps
+
+    def _run(self, module: nn.Module, stage: Stage, x: Tensor) -> Tensor:
+        has_gradient = torch.is_grad_enabled() and (x.requires_grad or stage in self._trained)
+        # The stem's modules work in place, one upon the other.
+        if not (self._recompute and has_gradient) or stage == "stem":
+            return cast(Tensor, module(x))
+        for block in module.children() if type(module) is nn.Sequential else (module,):
+            x = checkpoint(block, x, use_reentrant=False)
+        return x
 
     def train(self, mode: bool = True) -> Pyramid:
         """Frozen stages stay in evaluation mode (batch norm, stochastic depth), and so do frozen batch norms."""
@@ -181,7 +194,12 @@ def build_backbone(config: BackboneConfig, levels: Sequence[Level]) -> Pyramid:
             "synchronised batch norm needs GPUs", "model.backbone.batch_norm", "use 'frozen' or 'train' on CPUs"
         )
     pyramid = Pyramid(
-        config.name, trunk, levels, trained=trained, batch_norm_trains=config.batch_norm in ("train", "sync")
+        config.name,
+        trunk,
+        levels,
+        trained=trained,
+        batch_norm_trains=config.batch_norm in ("train", "sync"),
+        recompute=config.recompute,
     )
     if synchronised:
         for stage in pyramid._stages.keys() & trained:

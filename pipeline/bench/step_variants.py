@@ -6,7 +6,8 @@
 | `sequential` | released, three passes a batch       | ours; the same updates (`tests/golden/test_fast_paths.py`)         |
 | `joint`      | released, the summed gradient        | ours, one pass                                                    |
 | `default`    | `cub` at the released levels, whole backbone finetuned | ours, one pass                                  |
-| `slim`       | the same at D = 512 (`cub-slim`)      | ours, one pass                                                   |
+| `recomputed` | the same                             | ours, blocks of the backbone run again in the backward pass       |
+| `slim`       | as `default` at D = 512 (`cub-slim`)      | ours, one pass                                                   |
 
 On a GPU ours are measured at the precision that they train at, and `joint`, `default` and `slim` compiled too.
 """
@@ -30,7 +31,7 @@ from pipeline.compose import load_experiment
 
 REFERENCE = "reference"
 COMPILED = " compiled"
-VARIANTS = (REFERENCE, "sequential", "joint", "default", "slim")
+VARIANTS = (REFERENCE, "sequential", "joint", "default", "recomputed", "slim")
 ON_GPU = (*VARIANTS, f"joint{COMPILED}", f"default{COMPILED}", f"slim{COMPILED}")
 ATTRIBUTES, WORD_LENGTH, SEEN_CLASSES = 312, 300, 150
 """Of CUB."""
@@ -88,6 +89,9 @@ def config_of(variant: str, size: StepSize) -> ExperimentConfig:
             return load_experiment("cub-released", [*common, *own, f"schedule.order={name}"]).config
         case "default":
             return load_experiment("cub", [*common, f"model.levels={RELEASED_LEVELS}"]).config
+        case "recomputed":
+            overrides = [*common, f"model.levels={RELEASED_LEVELS}", "model.backbone.recompute=true"]
+            return load_experiment("cub", overrides).config
         case "slim":
             return load_experiment("cub-slim", common).config
         case _:

@@ -64,6 +64,48 @@ def test_only_named_stages_are_trained() -> None:
     assert trained == set(range(7, 14))
 
 
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "convnext_tiny", "swin_t"])
+@pytest.mark.parametrize("stages", [("c4",), ("c3", "c4")])
+def test_recomputing_gives_the_same_gradients_and_keeps_less(name: str, stages: tuple[str, ...]) -> None:
+    found = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        settings = config(name, trainable="stages", trainable_stages=stages, recompute=recompute)
+        pyramid = build_backbone(settings, ("c3", "c4")).train()
+        kept: list[int] = []
+        # Stochastic depth draws anew in every pass; torch gives the second run the first one's draws.
+        torch.manual_seed(1)
+        images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, kept=kept: (kept.append(x.numel()), x)[1], lambda x: x):
+            maps = pyramid(images)
+        kept_in_forward = sum(kept)
+        sum(x.square().mean() for x in maps.values()).backward()
+        gradients = {key: p.grad for key, p in pyramid.named_parameters() if p.grad is not None}
+        found.append((maps, gradients, kept_in_forward))
+    (plain_maps, plain, plain_kept), (maps, gradients, kept_in_forward) = found
+    assert gradients.keys() == plain.keys() != set()
+    for level in maps:
+        assert torch.equal(maps[level], plain_maps[level])
+    for key, gradient in gradients.items():
+        assert torch.equal(gradient, plain[key]), key
+    assert kept_in_forward < plain_kept / 2
+
+
+def test_recomputing_changes_nothing_where_nothing_is_trained() -> None:
+    pyramid = build_backbone(config("resnet18", trainable="all", recompute=True), ("c4",)).eval()
+    with torch.no_grad():
+        assert not pyramid(torch.randn(1, 3, 32, 32))["c4"].requires_grad
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [({"trainable": "all", "batch_norm": "train"}, "count each batch twice"), ({}, "saves nothing in a frozen")],
+)
+def test_recomputing_is_refused_where_it_would_lie_or_do_nothing(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        config(recompute=True, **settings)
+
+
 @pytest.mark.parametrize("batch_norm", ["frozen", "train"])
 def test_batch_norm_of_trained_stages(batch_norm: str) -> None:
     settings = {"trainable": "stages", "trainable_stages": ("c4",), "batch_norm": batch_norm}

@@ -27,6 +27,13 @@ def test_golden_hashes() -> None:
     assert config_hash(released, "data") == "01851d72c38616ad"
 
 
+def test_a_field_that_came_later_counts_only_where_it_is_used() -> None:
+    # The golden hashes above are from before it.
+    base = load_experiment("cub").config
+    used = load_experiment("cub", ["model.backbone.recompute=true"]).config
+    assert config_hash(used, "d") != config_hash(base, "d")
+
+
 def test_a_weights_file_counts_by_its_content(tmp_path: Path) -> None:
     files = {name: tmp_path / name / "weights.pth" for name in ("a", "b", "c")}
     for name, content in {"a": b"one", "b": b"one", "c": b"two"}.items():
