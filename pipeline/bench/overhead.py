@@ -7,9 +7,6 @@ of its own, in turn. The first epoch of each does not count. Everything tracked 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -19,10 +16,10 @@ from statistics import median
 
 from mgmrn.config import ExperimentConfig
 from mgmrn.errors import UserError
+from pipeline.bench.fresh_process import printed_by
 from pipeline.bench.report import BenchReport, Timing, environment, rounds_ratio, seconds_of, spread
 from pipeline.bench.spec import StretchSpec, TrainingSpec
 from pipeline.console import say
-from pipeline.tracking.environment import REPOSITORY
 from pipeline.tracking.spool import Spool
 from pipeline.train.cluster import available_cpus
 
@@ -92,11 +89,11 @@ class _Overhead:
 
     def plain(self) -> float:
         """Median seconds of an epoch, without the first."""
-        return median(json.loads(_output("-m", "pipeline.bench.plain_loop", self._spec.model_dump_json()))[1:])
+        return median(json.loads(printed_by("-m", "pipeline.bench.plain_loop", self._spec.model_dump_json()))[1:])
 
     def full(self) -> float:
         """Median seconds from one epoch's end to the next, by the rank's own clock: the spool is written when the controller asks."""
-        _output(*self._train(), "--force")
+        printed_by(*self._train(), "--force")
         (spool,) = self._folder.glob("runs/*/spool.jsonl")
         moments = [one.content["metrics"]["moment"] for one in Spool(spool).read() if one.kind == "metrics"]
         moments = moments[-self._spec.config.schedule.epochs :]
@@ -104,18 +101,18 @@ class _Overhead:
 
     def cached(self) -> float:
         """Seconds of a command whose run is known."""
-        return seconds_of(lambda: _output(*self._train()))
+        return seconds_of(lambda: printed_by(*self._train()))
 
     def help(self) -> float:
         """Seconds of a command that only says what there is."""
-        return seconds_of(lambda: _output("-m", "pipeline", "--help"))
+        return seconds_of(lambda: printed_by("-m", "pipeline", "--help"))
 
     def startup(self) -> dict[str, float]:
         """Seconds of every phase up to the first step."""
         with tempfile.TemporaryDirectory(dir=self._folder) as folder:
             spec = StretchSpec(**dict(self._spec), batches=1, answer=Path(folder) / "answer.json")
             uri = f"sqlite:///{Path(folder) / 'mlflow.db'}"
-            told = _output("-m", "pipeline.bench.startup", spec.model_dump_json(), uri, folder, str(time.time()))
+            told = printed_by("-m", "pipeline.bench.startup", spec.model_dump_json(), uri, folder, str(time.time()))
         phases: dict[str, float] = json.loads(told)
         return phases
 
@@ -124,20 +121,3 @@ class _Overhead:
         where = ("--storage", str(folder / "runs"), "--tracking-uri", f"sqlite:///{folder / 'mlflow.db'}")
         split = ("--split", "tune", "--seeds", "0", "--json")
         return ("-m", "pipeline", "train", *self._request.arguments, *split, *where)
-
-
-def _output(*arguments: str) -> str:
-    """Standard output of a Python process in the present folder.
-
-    Raises:
-        UserError: with the end of its standard error, when it failed.
-    """
-    code = {"PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=os.environ | code)
-    if done.returncode:
-        raise UserError(
-            f"a command that was to be timed failed: {done.stderr.strip().splitlines()[-1]}",
-            " ".join(arguments[:3]),
-            "run it by itself to see more",
-        )
-    return done.stdout

@@ -7,7 +7,6 @@ of the whole process: its high-water mark of resident memory, and what it was wh
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 
 from mgmrn.device import usual_device
 from mgmrn.memory import keep_freed_memory
+from pipeline.bench.fresh_process import printed_by
 from pipeline.bench.step_variants import StepSize, make_step
 
 STEPS = 2
@@ -35,13 +35,10 @@ def measure_peak(variant: str, size: StepSize) -> PeakMemory:
     """Makes two steps in a fresh process.
 
     Raises:
-        RuntimeError: with what the process wrote, when it failed.
+        UserError: when the process failed.
     """
-    command = [sys.executable, "-m", "pipeline.bench.peak_memory", variant, json.dumps(asdict(size))]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).resolve().parents[2])
-    if done.returncode:
-        raise RuntimeError(f"the memory of {variant} could not be measured: {done.stderr[-2000:]}")
-    return PeakMemory(**json.loads(done.stdout.splitlines()[-1]))
+    told = printed_by("-m", "pipeline.bench.peak_memory", variant, json.dumps(asdict(size)))
+    return PeakMemory(**json.loads(told.splitlines()[-1]))
 
 
 def main(variant: str, size_json: str) -> None:

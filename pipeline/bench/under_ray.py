@@ -8,12 +8,11 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from ray.train import RunConfig, ScalingConfig
+from ray.train import RunConfig
 
 from mgmrn.config import Frozen
 from pipeline.bench.spec import StretchSpec
 from pipeline.train.cluster import Placement
-from pipeline.train.process_group import ProcessGroup
 from pipeline.train.trainer import LeanTrainer
 
 WARM_UP = 2
@@ -51,17 +50,8 @@ def train_stretch(spec: StretchSpec, placement: Placement, storage: Path) -> Str
     Raises:
         TrainingFailedError: when a rank failed.
     """
-    LeanTrainer(
-        time_rank,
-        train_loop_config={"spec": spec.model_dump_json()},
-        backend_config=ProcessGroup.between(placement.gpus_per_worker),
-        scaling_config=ScalingConfig(
-            num_workers=placement.number,
-            use_gpu=placement.gpus_per_worker > 0,
-            resources_per_worker=placement.resources_per_worker,
-        ),
-        run_config=RunConfig(name="bench", storage_path=str(storage)),
-    ).fit()
+    run_config = RunConfig(name="bench", storage_path=str(storage))
+    LeanTrainer.on(placement, time_rank, spec.model_dump_json(), run_config).fit()
     return StretchTimes.model_validate_json(spec.answer.read_bytes())
 
 

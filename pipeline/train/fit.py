@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train import FailureConfig, RunConfig, UserCallback
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from mgmrn.data.seal import check_open
@@ -21,7 +21,6 @@ from pipeline.train.checkpoints import counting_epoch, kept_checkpoints
 from pipeline.train.cluster import Placement
 from pipeline.train.entry import train_worker
 from pipeline.train.failure import Failure, recorded_failure
-from pipeline.train.process_group import ProcessGroup
 from pipeline.train.spec import EVALUATION_FILE, Calibration, RunSpec
 from pipeline.train.storage import StorageError, check_writable
 from pipeline.train.trainer import LeanTrainer
@@ -29,8 +28,6 @@ from pipeline.train.trainer import LeanTrainer
 RETRIES = 3
 """Restarts after lost workers; failures that a retry cannot mend end at the first."""
 
-GROWTH_SECONDS = 10.0
-"""How often an elastic run looks for room to grow."""
 COUNT_SECONDS = 21.0
 """Ray counts what the hosts have every 20 seconds. Before that, an elastic run that lost a host would ask for it again, and wait a minute."""
 
@@ -84,23 +81,13 @@ def fit(spec: RunSpec, placement: Placement, callbacks: Sequence[UserCallback] =
     if spec.split == "final":
         check_open("a final run")
     patience = [] if placement.most_workers is None else [NoHaste(COUNT_SECONDS)]
-    trainer = LeanTrainer(
-        train_worker,
-        train_loop_config={"spec": spec.model_dump_json()},
-        backend_config=ProcessGroup.between(placement.gpus_per_worker),
-        scaling_config=ScalingConfig(
-            num_workers=placement.number,
-            elastic_resize_monitor_interval_s=GROWTH_SECONDS,
-            use_gpu=placement.gpus_per_worker > 0,
-            resources_per_worker=placement.resources_per_worker,
-        ),
-        run_config=RunConfig(
-            name=spec.run_folder.name,
-            storage_path=str(spec.run_folder.parent),
-            failure_config=FailureConfig(max_failures=RETRIES, controller_failure_limit=RETRIES),
-            callbacks=[SpoolEpochs(spec.spool_file), *patience, *callbacks],
-        ),
+    run_config = RunConfig(
+        name=spec.run_folder.name,
+        storage_path=str(spec.run_folder.parent),
+        failure_config=FailureConfig(max_failures=RETRIES, controller_failure_limit=RETRIES),
+        callbacks=[SpoolEpochs(spec.spool_file), *patience, *callbacks],
     )
+    trainer = LeanTrainer.on(placement, train_worker, spec.model_dump_json(), run_config)
     try:
         trainer.fit()
     except TrainingFailedError as error:
