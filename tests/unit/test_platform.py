@@ -21,6 +21,7 @@ from pipeline.train.cell import make_cell
 from pipeline.train.cluster import Placement, ray_session
 from pipeline.train.failure import Failure
 from pipeline.train.fit import RETRIES, fit
+from pipeline.train.trainer import LeanTrainer
 from tests.ray.small import SEARCH, write_small
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -85,7 +86,7 @@ def test_the_versions_are_those_that_were_measured() -> None:
     assert {"scipy==1.17.1", "numpy<2.5"} <= set(text.split()), "later ones do not install on Python 3.11"
 
 
-class Trainer:
+class Trainer(LeanTrainer):
     """Takes Ray's place, and fails as it does when it gives up."""
 
     def __init__(self, train_loop: Any, **settings: Any) -> None:
