@@ -108,7 +108,7 @@ class RegionConfig(Frozen):
 class GranularityConfig(Frozen):
     """MgM: one level's maps to the common width and the coarsest grid."""
 
-    reduce: Literal["before", "strided", "after"] = "before"
+    reduce: Literal["before", "strided", "after"] = "strided"
     """Halve the grid `before` each 3×3 convolution; `after` it, as released (4× the multiply-adds); or `strided`: the convolution
     reads the fine grid and is worked out at every second pixel, which on a grid of odd sides are those that `after` keeps."""
     stem: Literal["project", "none"] = "project"

@@ -56,7 +56,7 @@ OUR_DEFAULTS = {
     "benchmark.images.size": 448,
     "model.kind": "mgmrn",
     "model.regions.mode": "regions",
-    "model.granularity.reduce": "before",
+    "model.granularity.reduce": "strided",
     "model.refinement.topology": "adjacent",
     "loss.regression_reduction": "sum",
     "schedule.order": "joint",
