@@ -36,7 +36,7 @@ from mgmrn.errors import ResourceError, UserError
 from mgmrn.model.backbone import Pyramid, build_backbone
 from mgmrn.weights import weights_digest
 
-FORMAT = 1
+FORMAT = 2
 BATCH = 32
 
 Progress = Callable[[str], None]

@@ -34,13 +34,17 @@ Picture = UInt8[Tensor, "3 h w"]
 Pixels = Float[Tensor, "3 H W"]
 
 
-def decode(source: Path | BufferedIOBase, where: str = "", remedy: str = "get the file again") -> Picture:
+def decode(
+    source: Path | BufferedIOBase, where: str = "", remedy: str = "get the file again", *, at_least: int | None = None
+) -> Picture:
     """An image file as RGB, upright, whatever its mode.
 
     Args:
         source: the file, or a stream of its bytes.
         where: what an error calls it; a file is called by its path.
         remedy: what an error advises where the picture is broken.
+        at_least: pixels that are needed of the shorter side. A JPEG that has twice as many or more is decoded at a half, a quarter or
+            an eighth of its sides, which saves most of the time; None: at its own size.
 
     Raises:
         UserError: naming the picture when it is missing, cut short or no image.
@@ -48,6 +52,8 @@ def decode(source: Path | BufferedIOBase, where: str = "", remedy: str = "get th
     where = where or (str(source) if isinstance(source, Path) else "")
     try:
         with Image.open(source) as image:
+            if at_least is not None:
+                image.draft(None, (at_least, at_least))
             upright = ImageOps.exif_transpose(image)
             if upright.mode.startswith("I"):  # 16-bit grey, which Pillow would cut off at 255 instead of scaling.
                 upright = Image.fromarray((np.asarray(upright, dtype=np.uint32) >> 8).clip(max=255).astype(np.uint8))
@@ -57,6 +63,19 @@ def decode(source: Path | BufferedIOBase, where: str = "", remedy: str = "get th
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"the picture cannot be decoded: {error}", where, remedy) from error
     return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def side_for_evaluation(config: ImageConfig) -> int:
+    """Pixels of a picture's shorter side that `for_evaluation` has use for."""
+    return config.size if config.resize == "squash" else round(config.size * CROP_MARGIN)
+
+
+def side_for_training(config: ImageConfig) -> int:
+    """Pixels of a picture's shorter side that `for_training` has use for, where the smallest crop is to be no coarser than a tensor."""
+    if config.min_crop_area == 1:
+        return side_for_evaluation(config)
+    # The narrowest box has an aspect ratio of 3:4.
+    return math.ceil(config.size / math.sqrt(config.min_crop_area * 3 / 4))
 
 
 def for_evaluation(picture: Picture, config: ImageConfig) -> Pixels:
@@ -123,7 +142,8 @@ class _TrainingPictures(Dataset[Item]):
     def __getitem__(self, row: int) -> Item:
         rng = np.random.default_rng([*self._key, int(self._images.ids[row]), AUGMENTATION_STREAM])
         try:
-            return for_training(decode(self._images.path(row)), self._config, rng)
+            picture = decode(self._images.path(row), at_least=side_for_training(self._config))
+            return for_training(picture, self._config, rng)
         except UserError as error:
             return error
 
@@ -134,7 +154,8 @@ class _EvaluationPictures(Dataset[Item]):
 
     def __getitem__(self, row: int) -> Item:
         try:
-            return for_evaluation(decode(self._images.path(row)), self._config)
+            picture = decode(self._images.path(row), at_least=side_for_evaluation(self._config))
+            return for_evaluation(picture, self._config)
         except UserError as error:
             return error
 
@@ -159,7 +180,7 @@ def _collate(items: list[Item]) -> Item:
 
 
 def _resized(picture: Picture, config: ImageConfig) -> UInt8[Tensor, "3 H W"]:
-    size = [config.size, config.size] if config.resize == "squash" else [round(config.size * CROP_MARGIN)]
+    size = [config.size, config.size] if config.resize == "squash" else [side_for_evaluation(config)]
     resized: Tensor = transforms.resize(picture, size, antialias=True)
     return resized
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from mgmrn.config import ImageConfig
-from mgmrn.data.images import Picture, Pixels, decode, for_evaluation
+from mgmrn.data.images import Picture, Pixels, decode, for_evaluation, side_for_evaluation
 from mgmrn.errors import UserError
 
 LARGEST_PIXELS = 50_000_000
@@ -39,7 +39,8 @@ def prepared(content: bytes, where: str, config: ImageConfig) -> Pixels:
     Raises:
         UserError: when it is broken, no picture, or too large.
     """
-    picture = _from_array(content, where) if content.startswith(_ARRAY) else _from_image(content, where)
+    is_array = content.startswith(_ARRAY)
+    picture = _from_array(content, where) if is_array else _from_image(content, where, side_for_evaluation(config))
     return for_evaluation(picture, config)
 
 
@@ -56,7 +57,7 @@ def prepared_file(path: Path, config: ImageConfig) -> Pixels:
     return prepared(content, str(path), config)
 
 
-def _from_image(content: bytes, where: str) -> Picture:
+def _from_image(content: bytes, where: str, at_least: int) -> Picture:
     try:
         with Image.open(io.BytesIO(content)) as image:
             width, height = image.size
@@ -65,7 +66,7 @@ def _from_image(content: bytes, where: str) -> Picture:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"the picture cannot be decoded: {error}", where, _REMEDY) from error
     _check_size(height, width, where)
-    return decode(io.BytesIO(content), where, _REMEDY)
+    return decode(io.BytesIO(content), where, _REMEDY, at_least=at_least)
 
 
 def _from_array(content: bytes, where: str) -> Picture:

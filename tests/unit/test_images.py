@@ -5,10 +5,21 @@ import io
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from mgmrn.config import BenchmarkConfig, ImageConfig
-from mgmrn.data.images import decode, evaluation_loader, for_evaluation, for_training, train_loader
+from mgmrn.data.images import (
+    _random_box,
+    decode,
+    evaluation_loader,
+    for_evaluation,
+    for_training,
+    side_for_evaluation,
+    side_for_training,
+    train_loader,
+)
 from mgmrn.data.splits import load_final
 from mgmrn.errors import UserError
 from tests.tiny import write_benchmark
@@ -54,6 +65,50 @@ def test_bytes_are_decoded_as_their_file_is(tmp_path, mode):
     path = tmp_path / "x.png"
     Image.radial_gradient("L").convert(mode).save(path)
     assert torch.equal(decode(io.BytesIO(path.read_bytes())), decode(path))
+
+
+def write_photograph(path, size):
+    """Something with gradients and edges, as no flat colour has."""
+    gradient = Image.radial_gradient("L").resize(size)
+    Image.merge("RGB", (gradient, gradient.rotate(90), gradient.point(lambda v: 255 * (v > 99)))).save(path, quality=95)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("at_least", "shape"),
+    [(None, (768, 1024)), (400, (768, 1024)), (384, (384, 512)), (192, (192, 256)), (1, (96, 128))],
+)
+def test_a_large_jpeg_is_decoded_no_larger_than_it_is_needed(tmp_path, at_least, shape):
+    path = write_photograph(tmp_path / "x.jpg", (1024, 768))
+    assert decode(path, at_least=at_least).shape == (3, *shape)
+
+
+def test_other_formats_and_turned_cameras_are_decoded_as_ever(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert decode(save(tmp_path / "x.jpg", size=(240, 160), exif=exif), at_least=80).shape == (3, 120, 80)
+    assert decode(save(tmp_path / "x.png", size=(240, 160)), at_least=8).shape == (3, 160, 240)
+
+
+@pytest.mark.parametrize(("resize", "side"), [("squash", 96), ("crop", 192)])
+def test_what_the_network_sees_is_the_same_but_for_rounding(tmp_path, resize, side):
+    config = ImageConfig(size=96, resize=resize, **UNIT)
+    path = write_photograph(tmp_path / "x.jpg", (1024, 768))
+    small = decode(path, at_least=side_for_evaluation(config))
+    assert min(small.shape[1:]) == side
+    difference = (for_evaluation(decode(path), config) - for_evaluation(small, config)).abs()
+    assert difference.mean() < 2 / 255 and difference.max() < 0.2
+
+
+@given(height=st.integers(20, 400), width=st.integers(20, 400), area=st.floats(0.05, 1), seed=st.integers(0, 999))
+def test_the_smallest_crop_is_never_enlarged_on_account_of_it(height, width, area, seed):
+    config = ImageConfig(size=32, min_crop_area=area)
+    if min(height, width) < side_for_training(config):
+        return  # Too small for the network however it is decoded.
+    _, _, box_height, box_width = _random_box(
+        torch.empty(3, height, width, dtype=torch.uint8), area, np.random.default_rng(seed)
+    )
+    assert area == 1 or min(box_height, box_width) >= config.size - 1
 
 
 def test_broken_bytes_are_named_as_the_caller_says():
