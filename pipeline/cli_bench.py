@@ -125,6 +125,9 @@ def bench_overhead(
     experiment: Experiment,
     overrides: Overrides = None,
     data_root: DataRoot = places.DATA_ROOT,
+    cpus_per_worker: Annotated[
+        int | None, typer.Option(min=1, help="Of the worker, and threads of the plain loop; without it, all.")
+    ] = None,
     repeats: Repeats = 3,
     record: Record = False,
     as_json: Json = False,
@@ -132,11 +135,13 @@ def bench_overhead(
     """Time the epochs of a run against the same in a plain loop, its start-up by phase, and a cached answer."""
     from pipeline.bench.overhead import OverheadRequest, run
     from pipeline.compose import load_experiment, resolve_weights
+    from pipeline.train.cluster import available_cpus
 
     config = resolve_weights(load_experiment(experiment, overrides or []).config, data_root.resolve())
     changes = tuple(part for override in overrides or () for part in ("--set", override))
     arguments = (experiment, *changes, "--data-root", str(data_root))
-    request = OverheadRequest(config, arguments, data_root, places.CACHE.resolve(), repeats)
+    threads = cpus_per_worker or available_cpus()
+    request = OverheadRequest(config, arguments, data_root, places.CACHE.resolve(), threads, repeats)
     _show_bench(run(request), Console(as_json), record=record)
 
 

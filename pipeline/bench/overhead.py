@@ -33,6 +33,8 @@ class OverheadRequest:
     arguments: tuple[str, ...]
     data_root: Path
     cache_root: Path
+    threads: int
+    """CPUs of the worker, and threads of the plain loop."""
     repeats: int
 
 
@@ -64,7 +66,7 @@ def run(request: OverheadRequest) -> BenchReport:
     whole = spread("start-up", [sum(one.values()) for one in phases], "s")
     notes = (
         f"{request.config.schedule.epochs} epochs of {request.config.benchmark.name}, of which the first does not count; "
-        f"one worker with {available_cpus()} CPUs.",
+        f"one worker with {request.threads} of {available_cpus()} CPUs.",
     )
     results: tuple[Timing, ...] = (ratio, *epochs, whole, *start, *answers)
     return BenchReport("overhead", environment(("torch", "ray", "mlflow")), results, {ratio.name: ratio.median}, notes)
@@ -84,7 +86,7 @@ class _Overhead:
             config=request.config.model_copy(update={"seed": 0}),
             data_root=request.data_root.resolve(),
             cache_root=request.cache_root,
-            threads=available_cpus(),
+            threads=request.threads,
         )
 
     def plain(self) -> float:
@@ -119,5 +121,5 @@ class _Overhead:
     def _train(self) -> tuple[str, ...]:
         folder = self._folder
         where = ("--storage", str(folder / "runs"), "--tracking-uri", f"sqlite:///{folder / 'mlflow.db'}")
-        split = ("--split", "tune", "--seeds", "0", "--json")
+        split = ("--split", "tune", "--seeds", "0", "--cpus-per-worker", str(self._spec.threads), "--json")
         return ("-m", "pipeline", "train", *self._request.arguments, *split, *where)

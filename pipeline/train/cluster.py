@@ -36,6 +36,9 @@ _ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     # The controller takes one report per poll: the default of 2 s would be the length of short epochs. A poll costs 20 ms of a core.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
+    # Glibc gives each thread's memory back by heaps, whatever it was told to keep: a rank trains in a thread, and would fault some thousand
+    # pages in again in every epoch.
+    "MALLOC_ARENA_MAX": "1",
     # Ray would hide a GPU host's devices from processes that asked for none; our driver asks for none and needs none.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }

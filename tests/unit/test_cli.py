@@ -72,7 +72,7 @@ SURFACE = {
     "bench eval": ["--json", "--record"],
     "bench cache": ["EXPERIMENT", "--data-root", "--json", "--record", "--set"],
     "bench head": ["EXPERIMENT", "--data-root", "--json", "--record", "--repeats", "--set"],
-    "bench overhead": ["EXPERIMENT", "--data-root", "--json", "--record", "--repeats", "--set"],
+    "bench overhead": ["EXPERIMENT", "--cpus-per-worker", "--data-root", "--json", "--record", "--repeats", "--set"],
     "bench scaling": [
         "EXPERIMENT", "--address", "--batches", "--cpus-per-worker", "--data-root", "--gpus-per-worker", "--json", "--record",
         "--repeats", "--set", "--storage", "--workers",

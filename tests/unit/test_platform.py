@@ -158,6 +158,7 @@ def test_settings_that_the_code_relies_on_reach_ray(started: dict[str, Any], add
     assert float(settings["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"]) <= 1, "epochs would be as long as Ray's poll"
     assert settings["RAY_USAGE_STATS_ENABLED"] == "0"
     assert settings["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] == "0"
+    assert settings["MALLOC_ARENA_MAX"] == "1"
 
 
 class RayWasAskedForError(Exception):
