@@ -24,8 +24,10 @@ def append(report: BenchReport, command: str, path: Path = BENCHMARKS) -> None:
             "there is no file to record figures in", str(path), "run it in a checkout, or leave out --record"
         )
     text = path.read_text(encoding="utf-8").rstrip("\n")
+    # Before the new file is begun, which would be a change of the checkout.
+    added = section(report, command)
     with replacing(path) as file:
-        file.write(f"{text}\n\n{section(report, command)}".encode())
+        file.write(f"{text}\n\n{added}".encode())
 
 
 def section(report: BenchReport, command: str) -> str:

@@ -13,6 +13,7 @@ from pipeline.bench.machine import ProbeSize
 from pipeline.bench.peak_memory import PeakMemory
 from pipeline.bench.report import BenchReport, in_turn, rounds_ratio, spread
 from pipeline.bench.step_variants import ON_GPU, StepSize, config_of, make_step
+from pipeline.tracking.environment import GitState
 
 TINY = StepSize(images=32, batch=2, width=32, backbone="resnet18")
 CPU = torch.device("cpu")
@@ -110,3 +111,18 @@ def test_the_parts_of_the_forward_pass_stand_beside_their_bounds(report: BenchRe
     assert {row[4] for row in table.rows} <= {"arithmetic", "memory"}
     written = record.section(report, "python -m pipeline bench step")
     assert "| part | time |" in written and written.count("| backbone |") == 1
+
+
+def test_what_is_being_written_is_no_change_of_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "benchmarks.md"
+    page.write_text("# Benchmarks\n")
+    seen: list[list[str]] = []
+
+    def look() -> GitState:
+        seen.append([path.name for path in tmp_path.iterdir()])
+        return GitState("0123456789", False, "", ())
+
+    monkeypatch.setattr("pipeline.bench.record.git_state", look)
+    record.append(BenchReport("eval", {}, (), {}), "python -m pipeline bench eval --record", page)
+    assert seen == [["benchmarks.md"]]
+    assert "Commit 0123456;" in page.read_text()
