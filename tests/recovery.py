@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tests.ray.command import Running, wait_until
@@ -22,9 +22,23 @@ def time_recovery(fault: str, recovered: Callable[[], bool], running: Running | 
         recovered: that a further epoch was noted, say.
         running: what must not end before.
     """
-    start = time.monotonic()
-    wait_until(recovered, f"recovered from: {fault}", 400, running)
+    time_recoveries({fault: recovered}, running)
+
+
+def time_recoveries(faults: Mapping[str, Callable[[], bool]], running: Running | None = None) -> None:
+    """The same for several that happened at once."""
+    start, left = time.monotonic(), dict(faults)
+
+    def look() -> bool:
+        for fault in [fault for fault, recovered in left.items() if recovered()]:
+            del left[fault]
+            _note(fault, time.monotonic() - start)
+        return not left
+
+    wait_until(look, f"recovered from: {', '.join(faults)}", 400, running)
+
+
+def _note(fault: str, seconds: float) -> None:
     if file := os.environ.get("MGMRN_RECOVERY_FILE"):
-        line = json.dumps({"fault": fault, "seconds": round(time.monotonic() - start, 1)})
         with Path(file).open("a", encoding="utf-8") as lines:
-            lines.write(line + "\n")
+            lines.write(json.dumps({"fault": fault, "seconds": round(seconds, 1)}) + "\n")

@@ -15,7 +15,7 @@ from mlflow.entities import Run
 from tests.cluster.hosts import Job, Site, a_site
 from tests.cluster.long import only_when_asked_for
 from tests.ray.command import wait_until
-from tests.recovery import time_recovery
+from tests.recovery import time_recoveries
 
 pytestmark = [only_when_asked_for, pytest.mark.cluster, pytest.mark.timeout(1200)]
 
@@ -80,13 +80,15 @@ def resubmitted(site: Site) -> Resubmitted:
     site.hosts.replace("head")
     wait_until(lambda: site.in_ray() == set(site.hosts.group.names), "the workers have joined the new head")
     after = Resubmitted(site.submit(*grid), site.submit(*search, "--resume"), left)
-    for verb, job, pattern in (("ablate", after.grid, "ablation/*"), ("search", after.search, "search/*/*")):
-        seen = len(site.epochs_noted(pattern))
-        time_recovery(
-            f"{verb}: host of the driver killed and replaced",
-            lambda pattern=pattern, seen=seen: len(site.epochs_noted(pattern)) > seen,
-            job,
-        )
+    noted = {pattern: len(site.epochs_noted(pattern)) for pattern in ("ablation/*", "search/*/*")}
+    time_recoveries(
+        {
+            f"{verb}: host of the driver killed and replaced": lambda pattern=pattern: (
+                len(site.epochs_noted(pattern)) > noted[pattern]
+            )
+            for verb, pattern in zip(("ablate", "search"), noted, strict=True)
+        }
+    )
     after.grid.end()
     after.search.end()
     return after

@@ -70,7 +70,7 @@ def ablated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ablated]:
         place.kill_all()
         again = place.start("ablate", *grid, "--concurrency", "2")
         seen = checkpoints(place)
-        time_recovery("ablate: driver killed", lambda: checkpoints(place) > seen, again)
+        time_recovery("ablate: driver killed", lambda: bool(checkpoints(place) - seen), again)
         answer = again.answer(timeout=590)
         assert answer.code == 0, answer.err
         yield Ablated(place, grid, planned, answer, client_of(place))
