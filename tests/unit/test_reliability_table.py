@@ -26,3 +26,11 @@ def test_the_test_of_a_row_exists(row: str) -> None:
         tree = ast.parse((REPOSITORY / file).read_text(encoding="utf-8"))
         functions = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
         assert not function or function in functions, f"{file} has no {function}"
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in ROWS if re.search(r"\| [\d.]+ s", row)], ids=lambda row: row.split("|")[1].strip()[:40]
+)
+def test_a_time_to_recover_is_measured_by_the_tests_of_its_row(row: str) -> None:
+    files = {file for file, _ in NAMED.findall(row.split("|")[-2])}
+    assert any("time_recover" in (REPOSITORY / file).read_text(encoding="utf-8") for file in files)
