@@ -40,7 +40,8 @@ if [[ $2 == pipeline ]]; then
   [[ $3 != search ]] || while :; do sleep 0.05; done
   exit "$ANSWER"
 else
-  [[ $3 == 1 || $(grep -c '^worker mode' "$CALLS") == 1 ]] || sleep 0.5
+  # As the real one: until so many hosts are up.
+  for _ in {1..200}; do [[ $(grep -c ' mode=' "$CALLS") -lt $3 ]] || break; sleep 0.05; done
 fi""",
 }
 
