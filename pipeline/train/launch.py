@@ -70,12 +70,12 @@ def run_experiment(request: TrainRequest) -> Outcome:
     """
     request = _with_absolute_paths(request)
     launch = Launch(request, _load_splits(request))
-    if (known := _known_at_once(launch)) is None:
-        store = TrackingStore.connect(request.tracking_uri)
-        send_leftovers(request.storage, store, END_SECONDS)
-        known = None if request.force else _all_finished(launch, store)
-    if known:
-        return Outcome("cached", known, None, redact(request.tracking_uri))
+    if known := _known_at_once(launch):
+        return _cached(request, known)
+    store = TrackingStore.connect(request.tracking_uri)
+    send_leftovers(request.storage, store, END_SECONDS)
+    if not request.force and (known := _all_finished(launch, store)):
+        return _cached(request, known)
     request.workers.check_shares(request.composed.config)
     check_writable(request.storage)
     check_room_here(request.address, request.workers.least, request.cpus_per_worker)
@@ -95,6 +95,10 @@ def run_experiment(request: TrainRequest) -> Outcome:
             if failed:
                 parent.status, parent.reason = "FAILED", "a run failed"
     return Outcome("failed" if failed else "finished", summaries, parent.run_id, redact(request.tracking_uri))
+
+
+def _cached(request: TrainRequest, known: tuple[RunSummary, ...]) -> Outcome:
+    return Outcome("cached", known, None, redact(request.tracking_uri))
 
 
 def _with_absolute_paths(request: TrainRequest) -> TrainRequest:
