@@ -11,11 +11,11 @@ from pipeline.ablation.cells import GridCell, MissingCell
 from pipeline.analysis.scores import CellState
 from pipeline.identity import code_digest
 from pipeline.tracking.environment import numerics
-from pipeline.tracking.store import TrackedRun, TrackingStore
+from pipeline.tracking.store import TRAIN, TrackedRun, TrackingStore
 from pipeline.train.cell import Cell
 from pipeline.train.spec import Calibration
 
-SHARED_WITH = ("mgmrn/train", "mgmrn/ablation/%")
+SHARED_WITH = (TRAIN, "mgmrn/ablation/%")
 """Experiments whose runs count for every grid."""
 
 
