@@ -11,7 +11,7 @@ demo: setup
 	@$(RUN) -m pipeline demo
 
 test: setup
-	$(RUN) -m pytest -n auto --dist loadfile -m "not ray and not cluster and not browser and not real"
+	$(RUN) -m pytest -n auto --dist loadfile -m "not ray and not cluster and not browser and not real and not compiled"
 
 test-all: setup
 	MGMRN_LONG_TESTS=1 $(RUN) -m pytest

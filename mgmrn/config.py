@@ -235,8 +235,8 @@ class ScheduleConfig(Frozen):
     """`one-cycle`: share of the steps in which the rate rises."""
     precision: Literal["auto", "float32"] = "auto"
     """`auto`: bfloat16 autocast where the device computes it natively; norms and the softmax of regions stay float32."""
-    compile: bool = False
-    """torch.compile the network."""
+    compile: bool | Literal["auto"] = False
+    """torch.compile the network, on a GPU with CUDA graphs; `auto`: where that pays, which is on GPUs."""
 
 
 class PlainSampling(Frozen):

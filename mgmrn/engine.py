@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
@@ -20,9 +20,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, OneCycleLR, StepLR
 
+from mgmrn.compilation import compile_passes
 from mgmrn.config import ExperimentConfig, Level, LossConfig, OptimiserConfig, ScheduleConfig
 from mgmrn.errors import UserError
-from mgmrn.losses import LossTerms, zsl_loss
+from mgmrn.losses import TERMS, zsl_loss
 from mgmrn.model.network import NetworkOutput, class_scores
 from mgmrn.updates import Update, UpdateAfter, UpdateDuring
 
@@ -99,7 +100,7 @@ class TrainingObjective(nn.Module):
             global_batch=self.global_batch,
             world_size=self.world_size,
         )
-        return {term.name: getattr(terms, term.name) for term in fields(LossTerms)}
+        return {name: getattr(terms, name) for name in TERMS}
 
 
 @dataclass(frozen=True)
@@ -177,8 +178,7 @@ def build_trainer(
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     objective: nn.Module = TrainingObjective(network, seen_attributes, config.loss, global_batch, world_size).to(device)
     sequential = config.schedule.order == "sequential"
-    if config.schedule.compile:
-        objective.compile()
+    compile_passes(objective, config.schedule.compile, device, config.optimiser.accumulate)
     if world_size > 1:
         objective = DistributedDataParallel(
             objective,
@@ -190,7 +190,7 @@ def build_trainer(
         )
     optimiser = build_optimiser(network, config.optimiser, fused=device.type in FUSED)
     scheduler = build_scheduler(optimiser, config.schedule, steps_per_epoch)
-    update = _build_update(network, optimiser, config.optimiser, world_size)
+    update = _build_update(network, optimiser, config.optimiser, device, world_size)
     return Trainer(network, objective, optimiser, update, scheduler, config, device, levels)
 
 
@@ -244,9 +244,12 @@ def _add_velocities(optimiser: Optimizer, *_: object) -> None:
                 optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
-def _build_update(network: nn.Module, optimiser: Optimizer, config: OptimiserConfig, world_size: int) -> Update:
+def _build_update(
+    network: nn.Module, optimiser: Optimizer, config: OptimiserConfig, device: torch.device, world_size: int
+) -> Update:
     parameters: list[Tensor] = list(network.parameters())
-    if world_size == 1 and config.accumulate == 1 and config.clip_norm is None:
+    # A GPU has room for all gradients, and would wait for a host that asks for them one by one.
+    if device.type == "cpu" and world_size == 1 and config.accumulate == 1 and config.clip_norm is None:
         return UpdateDuring(optimiser, parameters)
     return UpdateAfter(optimiser, parameters, config.clip_norm)
 
@@ -280,22 +283,19 @@ def train_epoch(trainer: Trainer, batches: Iterable[Batch]) -> EpochStats:
     schedule = trainer.config.schedule
     passes: tuple[Level | None, ...] = trainer.levels if schedule.order == "sequential" else (None,)
     watch = _FiniteWatch()
-    totals: dict[str, Tensor] = {}
+    totals = torch.zeros(len(TERMS), device=trainer.device)
     images = steps = 0
     waited = 0.0
     start = asked = time.perf_counter()
     for batch in batches:
         waited += time.perf_counter() - asked
         batch = batch.to(trainer.device)
-        step_loss: Tensor | None = None
+        step_terms = torch.zeros_like(totals)
         for level in passes:
-            terms = trainer.update(partial(_accumulate, trainer, batch, level))
-            for name, value in terms.items():
-                totals[name] = totals[name] + value if name in totals else value
-            step_loss = terms["total"] if step_loss is None else step_loss + terms["total"]
+            step_terms += trainer.update(partial(_accumulate, trainer, batch, level))
+        totals += step_terms
         trainer.scheduler.step()
-        assert step_loss is not None
-        watch.see(steps, step_loss, batch.ids)
+        watch.see(steps, step_terms, batch.ids)
         images += len(batch.ids)
         steps += 1
         asked = time.perf_counter()
@@ -303,7 +303,7 @@ def train_epoch(trainer: Trainer, batches: Iterable[Batch]) -> EpochStats:
     if isinstance(trainer.objective, DistributedDataParallel):
         _agree_on_statistics(trainer.network)
     trainer.epoch += 1
-    mean = {name: float(value) / max(steps, 1) for name, value in totals.items()}
+    mean = dict(zip(TERMS, (totals / max(steps, 1)).tolist(), strict=True))
     return EpochStats(mean, images, time.perf_counter() - start, waited, steps)
 
 
@@ -350,24 +350,24 @@ def _agree_on_statistics(network: nn.Module) -> None:
 
 
 class _FiniteWatch:
-    """Looks at each step's loss when the next step has been queued."""
+    """Looks at each step's loss terms when the next step has been queued."""
 
     def __init__(self) -> None:
         self._seen: tuple[int, Tensor, np.ndarray] | None = None
 
-    def see(self, step: int, loss: Tensor, ids: np.ndarray) -> None:
+    def see(self, step: int, terms: Tensor, ids: np.ndarray) -> None:
         self.settle()
-        self._seen = (step, loss, ids)
+        self._seen = (step, terms, ids)
 
     def settle(self) -> None:
-        if self._seen is not None and not bool(torch.isfinite(self._seen[1])):
+        if self._seen is not None and not bool(torch.isfinite(self._seen[1]).all()):
             raise NonFiniteLossError(self._seen[0], self._seen[2].tolist())
 
 
-def _accumulate(trainer: Trainer, batch: Batch, level: Level | None) -> dict[str, Tensor]:
-    """Gradients of one global batch's share, in `accumulate` parts; returns the detached loss terms."""
+def _accumulate(trainer: Trainer, batch: Batch, level: Level | None) -> Float[Tensor, " T"]:
+    """Gradients of one global batch's share, in `accumulate` parts; returns the loss terms in the order of `TERMS`."""
     parts = list(batch.split(trainer.config.optimiser.accumulate))
-    sums: dict[str, Tensor] = {}
+    sums = torch.zeros(len(TERMS), device=trainer.device)
     for number, part in enumerate(parts):
         last = number == len(parts) - 1
         objective = trainer.objective
@@ -376,8 +376,8 @@ def _accumulate(trainer: Trainer, batch: Batch, level: Level | None) -> dict[str
             with autocast(trainer.device, trainer.config.schedule):
                 terms = objective(part.inputs, part.targets, level)
             terms["total"].backward()
-        for name, value in terms.items():
-            sums[name] = sums[name] + value.detach() if name in sums else value.detach()
+        # A copy: a CUDA graph's next replay overwrites what this one gave.
+        sums += torch.stack([terms[name].detach() for name in TERMS])
     return sums
 
 

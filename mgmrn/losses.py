@@ -7,7 +7,7 @@ B images of this rank, G images of the global batch, U seen classes, S attribute
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,10 @@ class LossTerms:
     regression: Float[Tensor, ""]
     occupancy: Float[Tensor, ""]
     decorrelation: Float[Tensor, ""]
+
+
+TERMS = tuple(term.name for term in fields(LossTerms))
+"""Names of the terms; asking for them within `forward` would break a compiled graph in two."""
 
 
 def zsl_loss(

@@ -27,6 +27,7 @@ from torchvision.models import WeightsEnum, get_model, get_model_weights
 
 from mgmrn.config import LEVELS, BackboneConfig, BackboneName, Level
 from mgmrn.errors import UserError
+from mgmrn.model.frozen_norm import Named, fold_norms
 from mgmrn.tensor_files import misfits, read_state_dict, refuse
 
 Stage = Literal["stem"] | Level
@@ -121,6 +122,8 @@ class Pyramid(nn.Module):
         for stage, paths in self._stages.items():
             for path in paths:
                 self.get_submodule(path).requires_grad_(stage in trained)
+            if not (batch_norm_trains and stage in trained):
+                fold_norms([self._named(path) for path in paths])
 
     def forward(
         self,
@@ -147,6 +150,10 @@ class Pyramid(nn.Module):
             if stage != "stem" and stage in wanted:
                 maps[stage] = x.permute(0, 3, 1, 2) if self._channels_last_output else x
         return maps
+
+    def _named(self, path: str) -> Named:
+        parent, _, child = path.rpartition(".")
+        return self.get_submodule(parent), child, self.get_submodule(path)
 
     def _run(self, module: nn.Module, stage: Stage, x: Tensor) -> Tensor:
         has_gradient = torch.is_grad_enabled() and (x.requires_grad or stage in self._trained)

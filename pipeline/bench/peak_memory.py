@@ -1,19 +1,20 @@
-"""The largest memory of a variant's training steps, measured in a process that does nothing else.
+"""The largest memory of a variant's training steps.
 
-`python -m pipeline.bench.peak_memory VARIANT SIZE-AS-JSON` prints one JSON object. On a GPU torch's allocator says it; on a CPU the kernel,
-of the whole process: its high-water mark of resident memory, and what it was when only the packages had been loaded.
+On a GPU torch's allocator says it. On a CPU the kernel does, of a whole process, so that it is measured in one that does nothing else:
+`python -m pipeline.bench.peak_memory VARIANT SIZE-AS-JSON` prints its high-water mark of resident memory, and what that was when only the
+packages had been loaded.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
-from mgmrn.device import usual_device
 from mgmrn.memory import keep_freed_memory
 from pipeline.bench.fresh_process import printed_by
 from pipeline.bench.step_variants import StepSize, make_step
@@ -24,15 +25,28 @@ STEPS = 2
 
 @dataclass(frozen=True)
 class PeakMemory:
-    """Of one process, in MiB."""
+    """In MiB."""
 
     before: float
-    """Once the packages are loaded."""
+    """Once the packages are loaded; of a GPU, what others hold."""
     peak: float
 
 
+def peak_on_gpu(work: Callable[[], object], device: torch.device) -> PeakMemory:
+    """Of some work, above what was allocated before it.
+
+    Args:
+        work: what allocates.
+        device: a GPU.
+    """
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    work()
+    return PeakMemory(before / 2**20, (torch.cuda.max_memory_allocated(device) - before) / 2**20)
+
+
 def measure_peak(variant: str, size: StepSize) -> PeakMemory:
-    """Makes two steps in a fresh process.
+    """Makes two steps on the CPU in a fresh process.
 
     Raises:
         UserError: when the process failed.
@@ -44,17 +58,12 @@ def measure_peak(variant: str, size: StepSize) -> PeakMemory:
 def main(variant: str, size_json: str) -> None:
     """What the fresh process does."""
     keep_freed_memory()
-    device = usual_device()
-    before = _high_water(device)
-    step = make_step(variant, StepSize(**json.loads(size_json)), device)
-    for _ in range(STEPS):
-        step()
-    sys.stdout.write(json.dumps(asdict(PeakMemory(before, _high_water(device)))) + "\n")
+    before = _high_water()
+    make_step(variant, StepSize(**json.loads(size_json)), torch.device("cpu"))(STEPS)
+    sys.stdout.write(json.dumps(asdict(PeakMemory(before, _high_water()))) + "\n")
 
 
-def _high_water(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
+def _high_water() -> float:
     # Not getrusage: its maximum is inherited from the parent, whose memory it is not.
     status = Path("/proc/self/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))

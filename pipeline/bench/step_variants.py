@@ -9,7 +9,8 @@
 | `recomputed` | the same                             | ours, blocks of the backbone run again in the backward pass       |
 | `slim`       | as `default` at D = 512 (`cub-slim`)      | ours, one pass                                                   |
 
-On a GPU ours are measured at the precision that they train at, and `joint`, `default` and `slim` compiled too.
+On a GPU torch computes the convolutions of `reference` with TF32 operands unless it is told otherwise; `reference float32` tells it. Ours
+are measured at the precision that they train at, and `joint`, `default` and `slim` compiled too.
 """
 
 from __future__ import annotations
@@ -30,17 +31,18 @@ from pipeline.bench.reference import reference_module
 from pipeline.compose import load_experiment
 
 REFERENCE = "reference"
+STRICT_REFERENCE = "reference float32"
 COMPILED = " compiled"
 VARIANTS = (REFERENCE, "sequential", "joint", "default", "recomputed", "slim")
-ON_GPU = (*VARIANTS, f"joint{COMPILED}", f"default{COMPILED}", f"slim{COMPILED}")
+ON_GPU = (STRICT_REFERENCE, *VARIANTS, f"joint{COMPILED}", f"default{COMPILED}", f"slim{COMPILED}")
 ATTRIBUTES, WORD_LENGTH, SEEN_CLASSES = 312, 300, 150
 """Of CUB."""
 RATE = 1e-9
 """Nearly nothing: a network that nobody trained stays finite over any number of steps on one batch."""
 RELEASED_LEVELS = "[c3, c4, c5]"
 
-Step = Callable[[], None]
-"""One training step, after which no gradients are kept: the variants of one process share its memory."""
+Step = Callable[[int], None]
+"""So many training steps, after which no gradients are kept: the variants of one process share its memory."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +63,18 @@ def default_size(device: torch.device) -> StepSize:
 
 
 def make_step(variant: str, size: StepSize, device: torch.device) -> Step:
-    """A function that makes one training step of a variant.
+    """A function that makes training steps of a variant.
 
     Raises:
         UserError: where the reference is not at hand or has no such backbone.
     """
-    return _plain_step(size, device) if variant == REFERENCE else _our_step(variant, size, device)
+    match variant:
+        case "reference":
+            return _plain_step(size, device)
+        case "reference float32":
+            return _without_tf32(_plain_step(size, device))
+        case _:
+            return _our_step(variant, size, device)
 
 
 def config_of(variant: str, size: StepSize) -> ExperimentConfig:
@@ -101,8 +109,8 @@ def config_of(variant: str, size: StepSize) -> ExperimentConfig:
 def _our_step(variant: str, size: StepSize, device: torch.device) -> Step:
     trainer, batch = make_training(variant, size, device)
 
-    def step() -> None:
-        train_epoch(trainer, [batch])
+    def step(count: int) -> None:
+        train_epoch(trainer, [batch] * count)
         trainer.optimiser.zero_grad(set_to_none=True)
 
     return step
@@ -150,11 +158,20 @@ def _plain_step(size: StepSize, device: torch.device) -> Step:
     settings = training.Settings(lr=RATE)
     optimiser = training.make_optimiser(network, settings)
 
-    def step() -> None:
-        training.sequential_step(network, optimiser, images, targets, classes, settings)
+    def step(count: int) -> None:
+        for _ in range(count):
+            training.sequential_step(network, optimiser, images, targets, classes, settings)
         optimiser.zero_grad(set_to_none=True)
 
     return step
+
+
+def _without_tf32(step: Step) -> Step:
+    def strict(count: int) -> None:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=torch.backends.cudnn.benchmark, allow_tf32=False):
+            step(count)
+
+    return strict
 
 
 def _drawn(size: StepSize) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -21,6 +21,7 @@ from mgmrn.config import ESZSLConfig
 from mgmrn.data.attribute_names import attribute_names
 from mgmrn.data.seal import close_seal
 from mgmrn.data.splits import FinalData, TuneData, load_final, load_tune
+from mgmrn.device import prefer_fastest_kernels
 from mgmrn.engine import EpochStats, NonFiniteLossError, Trainer, build_trainer, evaluate, train_epoch
 from mgmrn.errors import ResourceError, UserError
 from mgmrn.feed import Feed, Share, open_feed
@@ -97,6 +98,7 @@ def _run(spec: RunSpec) -> None:
         with explained(spec.run_folder):
             reserve_room(spec.failure_file)
     keep_freed_memory()
+    prefer_fastest_kernels()
     torch.set_num_threads(spec.cpus_per_worker)
     if spec.split == "tune":
         close_seal()

@@ -1,0 +1,70 @@
+"""A small network and what it trains on, for the device that is at hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from mgmrn.config import BackboneConfig, BenchmarkConfig, ExperimentConfig, OptimiserConfig, ScheduleConfig
+from mgmrn.engine import Batch, Trainer, build_trainer
+from mgmrn.model.backbone import build_backbone
+from mgmrn.model.network import ImageModel, build_head
+from tests.tiny import small_network
+
+SEEN, ATTRIBUTES, IMAGES, SIDE = 5, 9, 8, 64
+
+
+def experiment(order: str = "joint", **changed: object) -> ExperimentConfig:
+    """ResNet-18 finetuned in float32 by SGD; `changed` are fields of the schedule, `accumulate` and `clip_norm`."""
+    optimiser = {name: changed.pop(name) for name in ("accumulate", "clip_norm") if name in changed}
+    return ExperimentConfig(
+        benchmark=BenchmarkConfig(name="TINY"),
+        model=small_network(
+            levels=("c3", "c4", "c5"),
+            width=16,
+            backbone=BackboneConfig(name="resnet18", weights="none", trainable="all", batch_norm="frozen"),
+        ),
+        optimiser=OptimiserConfig(name="sgd", head_lr=0.01, backbone_lr=0.001, **optimiser),
+        schedule=ScheduleConfig(epochs=4, order=order, **{"precision": "float32", **changed}),
+    )
+
+
+def new_trainer(config: ExperimentConfig, device: torch.device) -> Trainer:
+    """The same weights whatever the device."""
+    torch.manual_seed(0)
+    backbone = build_backbone(config.model.backbone, config.model.levels)
+    network: nn.Module = ImageModel(backbone, build_head(config.model, backbone.channels, torch.randn(ATTRIBUTES, 6)))
+    attributes = torch.rand(SEEN, ATTRIBUTES)
+    return build_trainer(
+        network,
+        attributes,
+        config,
+        levels=config.model.levels,
+        global_batch=IMAGES,
+        steps_per_epoch=3,
+        device=device,
+    )
+
+
+def batches(epoch: int, count: int = 3) -> list[Batch]:
+    """Of one epoch, on the CPU."""
+    generator = torch.Generator().manual_seed(epoch)
+    return [
+        Batch(
+            torch.randn(IMAGES, 3, SIDE, SIDE, generator=generator),
+            torch.randint(SEEN, (IMAGES,), generator=generator),
+            np.arange(IMAGES * step, IMAGES * (step + 1)),
+        )
+        for step in range(count)
+    ]
+
+
+def disagreement(first: Trainer, second: Trainer) -> float:
+    """Distance of two networks' weights in units of the way that the first has gone since its start."""
+    weights = [_weights(trainer) for trainer in (first, second, new_trainer(first.config, torch.device("cpu")))]
+    return float((weights[1] - weights[0]).norm() / (weights[2] - weights[0]).norm())
+
+
+def _weights(trainer: Trainer) -> torch.Tensor:
+    return torch.cat([value.detach().cpu().double().flatten() for value in trainer.network.state_dict().values()])

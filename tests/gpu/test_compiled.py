@@ -1,0 +1,51 @@
+"""Compiled passes train the network that plain ones train; on a GPU, where they are recorded as CUDA graphs, as on a CPU."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mgmrn.compilation import C_COMPILERS
+
+pytestmark = [
+    pytest.mark.compiled,
+    pytest.mark.skipif(not any(map(shutil.which, C_COMPILERS)), reason="needs a C compiler"),
+]
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(
+    "changed, graphs",
+    [({"order": "joint", "clip_norm": 1.0}, 1), ({"order": "sequential"}, 3), ({"accumulate": 2}, 1)],
+    ids=str,
+)
+def test_compiled_training_equals_plain_training(changed: dict[str, object], graphs: int) -> None:
+    told = compiled_training(changed)
+    assert told["losses"]["compiled"] == pytest.approx(told["losses"]["plain"], rel=1e-3)
+    assert told["disagreement"] < 1e-2
+    assert (told["graphs"], told["breaks"]) == (graphs, [])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_a_rank_of_nccl_trains_the_same_compiled() -> None:
+    assert float(printed_by("tests.gpu.compiled_rank")) < 1e-2
+
+
+def compiled_training(changed: dict[str, object]) -> dict[str, Any]:
+    """What `tests.gpu.compiled_training` found."""
+    return json.loads(printed_by("tests.gpu.compiled_training", json.dumps(changed)))
+
+
+def printed_by(*module_and_arguments: str) -> str:
+    """The last line that a module prints, in a process of its own."""
+    command = [sys.executable, "-m", *module_and_arguments]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1]
