@@ -73,7 +73,7 @@ def by_kind(kernels: Iterable[Kernel], steps: int) -> list[KindOfKernel]:
 
 def kernels_of(work: Callable[[], object], device: torch.device) -> list[Kernel]:
     """The kernels that some work runs on a GPU."""
-    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
         work()
         synchronise(device)
     return [
