@@ -23,11 +23,13 @@ PROBES = ProbeSize(matrix=8, channels=4, side=4, copied=64)
 
 @pytest.fixture(scope="module")
 def report() -> BenchReport:
-    from pipeline.bench import step
+    from pipeline.bench import made_step, step
 
     with pytest.MonkeyPatch.context() as patch:
         # Its own processes take seconds each to load torch.
-        patch.setattr(step, "measure_peak", lambda name, size: PeakMemory(1.0, 4.0 if name == "reference" else 2.0))
+        patch.setattr(
+            made_step, "measure_peak", lambda name, size: PeakMemory(1.0, 4.0 if name == "reference" else 2.0)
+        )
         return step.measure_steps(("reference", "joint"), TINY, CPU, 2, PROBES)
 
 
