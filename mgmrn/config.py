@@ -271,6 +271,8 @@ class ExperimentConfig(Frozen):
     sampling: SamplingConfig = PlainSampling()
     cache_features: bool = False
     """Compute a frozen backbone's maps once and train on them."""
+    cache_pictures: bool = False
+    """Decode each picture once and keep its pixels; what is trained is the same to the last bit."""
     seed: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
@@ -280,6 +282,12 @@ class ExperimentConfig(Frozen):
             raise ValueError(
                 f"model.backbone.trainable_stages names {behind[0]}, which lies behind the deepest level, {deepest}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _decodes_again_and_again(self) -> ExperimentConfig:
+        if self.cache_pictures and (self.cache_features or isinstance(self.model, ESZSLConfig)):
+            raise ValueError("cache_pictures saves nothing where each picture is decoded once: leave it out")
         return self
 
     @model_validator(mode="after")

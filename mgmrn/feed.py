@@ -6,29 +6,24 @@ see depends on the seed and the epoch alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
-from mgmrn.config import EpisodicSampling, ExperimentConfig, Level
-from mgmrn.data.episodes import EpisodicBatches, PlainBatches, Rows, eval_shard
-from mgmrn.data.feature_cache import FeatureCache, Progress, ensure_cache
-from mgmrn.data.images import evaluation_loader, train_loader
+from mgmrn.config import EpisodicSampling, ExperimentConfig
+from mgmrn.data.episodes import EpisodicBatches, PlainBatches, eval_shard
+from mgmrn.data.feature_cache import Progress
 from mgmrn.data.prefetch import prefetch
-from mgmrn.data.splits import ClassTable, FinalData, Images, TuneData, evaluation_images
+from mgmrn.data.splits import ClassTable, FinalData, Images, TuneData
 from mgmrn.engine import Batch, Inputs
 from mgmrn.model.backbone import build_backbone
 from mgmrn.model.network import ImageModel, build_head, levels_of
-
-EVALUATION_BATCH = 64
-FLIP_STREAM = 3
-"""Keeps the random numbers of flips apart from those of sampling, which share seed and epoch."""
+from mgmrn.sources import MapSource, PictureSource, Source, cached_maps, packed_pictures, picture_files
 
 
 @dataclass(frozen=True)
@@ -37,17 +32,6 @@ class Share:
 
     rank: int = 0
     world_size: int = 1
-
-
-@runtime_checkable
-class Source(Protocol):
-    """What the network is given for the images of one split."""
-
-    def training(self, epoch: int, batches: list[Rows]) -> Iterator[Inputs]:
-        """Inputs of batches of training images, augmented for an epoch."""
-
-    def evaluation(self, rows: Rows) -> Iterator[Inputs]:
-        """Inputs of some evaluation images, `EVALUATION_BATCH` at a time."""
 
 
 class Feed:
@@ -109,9 +93,9 @@ def open_feed(
     """The feed that the config asks for.
 
     Args:
-        config: the experiment; `cache_features` decides.
+        config: the experiment; `cache_features` and `cache_pictures` decide.
         data: one split.
-        cache_root: folder of cached features.
+        cache_root: folder of cached features and packed pictures.
         share: this rank's part.
         device: where the backbone runs while features are cached.
         loader_workers: processes that decode pictures; 0 decodes in a thread.
@@ -128,115 +112,13 @@ def open_feed(
     if config.cache_features:
         maps = MapSource(config, *cached_maps(config, data, cache_root, device, progress))
         return Feed(data, batches, share, maps, head, model)
-    pictures = PictureSource(config, data.train, evaluation_images(data), loader_workers)
-    return Feed(data, batches, share, pictures, model, model)
-
-
-@dataclass(frozen=True)
-class MapSource:
-    """Maps of a frozen backbone, computed once for all runs."""
-
-    config: ExperimentConfig
-    train: CachedMaps
-    held_out: CachedMaps
-
-    def training(self, epoch: int, batches: list[Rows]) -> Iterator[Inputs]:
-        """Maps, some of them of the mirrored picture."""
-        flips = flip_coins(self.config, epoch, len(self.train.rows))
-        return (self.train.take(rows).maps(flips[rows]) for rows in batches)
-
-    def evaluation(self, rows: Rows) -> Iterator[Inputs]:
-        """Maps of the upright pictures."""
-        parts = (self.held_out.take(rows[i : i + EVALUATION_BATCH]) for i in range(0, len(rows), EVALUATION_BATCH))
-        return (part.maps(np.zeros(len(part.rows), dtype=bool)) for part in parts)
-
-
-@dataclass(frozen=True)
-class PictureSource:
-    """Pictures, decoded and augmented by worker processes."""
-
-    config: ExperimentConfig
-    train: Images
-    held_out: Images
-    loader_workers: int
-
-    def training(self, epoch: int, batches: list[Rows]) -> Iterator[Inputs]:
-        """Augmented pictures."""
-        images, seed = self.config.benchmark.images, self.config.seed
-        return train_loader(self.train, images, batches, seed, epoch, self.loader_workers)
-
-    def evaluation(self, rows: Rows) -> Iterator[Inputs]:
-        """Pictures, resized and cropped in the middle."""
-        images = self.config.benchmark.images
-        return evaluation_loader(self.held_out.take(rows), images, EVALUATION_BATCH, self.loader_workers)
-
-
-@dataclass(frozen=True)
-class CachedMaps:
-    """Some rows of a feature cache."""
-
-    cache: FeatureCache
-    rows: Int[np.ndarray, " N"]
-
-    def take(self, rows: Int[np.ndarray, " M"]) -> CachedMaps:
-        """Some of these rows."""
-        return CachedMaps(self.cache, self.rows[rows])
-
-    def maps(self, mirrored: Bool[np.ndarray, " N"]) -> dict[Level, Tensor]:
-        """Maps `N C h w`, float16."""
-        return self.cache.maps(self.rows, mirrored)
-
-    def pooled(self, level: Level) -> Float[np.ndarray, "N C"]:
-        """Globally averaged maps."""
-        return self.cache.pooled(level)[self.rows]
-
-
-def cached_maps(
-    config: ExperimentConfig,
-    data: TuneData | FinalData,
-    cache_root: Path,
-    device: torch.device,
-    progress: Progress,
-    levels: Sequence[Level] | None = None,
-) -> tuple[CachedMaps, CachedMaps]:
-    """Maps of the training and of the evaluation images; of the model's levels, or of others.
-
-    There are two caches: all images of seen classes that may be trained on, which is all that `tune` opens and what `final` trains on, and
-    the test images.
-    """
-
-    def cache(images: Images, flip: bool) -> FeatureCache:
-        return ensure_cache(
-            cache_root,
-            images,
-            config.benchmark.images,
-            config.model.backbone,
-            levels or levels_of(config.model),
-            flip=flip,
-            device=device,
-            progress=progress,
-        )
-
-    evaluation = evaluation_images(data)
-    pool = data.train if isinstance(data, FinalData) else data.train.followed_by(evaluation)
-    pool = pool.take(np.argsort(pool.ids))
-    pool_cache = cache(pool, config.benchmark.images.flip)
-    train = CachedMaps(pool_cache, np.searchsorted(pool.ids, data.train.ids))
-    if isinstance(data, FinalData):
-        return train, CachedMaps(cache(evaluation, False), np.arange(len(evaluation)))
-    return train, CachedMaps(pool_cache, np.searchsorted(pool.ids, evaluation.ids))
+    kind = packed_pictures(config, data, cache_root, progress) if config.cache_pictures else picture_files(config, data)
+    return Feed(data, batches, share, PictureSource(config, *kind, loader_workers), model, model)
 
 
 def seen_targets(images: Images, classes: ClassTable) -> Int[Tensor, " N"]:
     """Labels as indices among the seen classes, which the loss classifies."""
     return torch.from_numpy(np.searchsorted(classes.seen_ids, images.labels))
-
-
-def flip_coins(config: ExperimentConfig, epoch: int, count: int) -> Bool[np.ndarray, " N"]:
-    """Which training images are mirrored in an epoch: a pure function of seed and epoch."""
-    if not config.benchmark.images.flip:
-        return np.zeros(count, dtype=bool)
-    return np.random.default_rng([config.seed, epoch, 0, FLIP_STREAM]).random(count) < 0.5
 
 
 def _batches(config: ExperimentConfig, images: Images) -> PlainBatches | EpisodicBatches:

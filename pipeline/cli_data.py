@@ -101,7 +101,7 @@ def cache(
     data_root: DataRoot = places.DATA_ROOT,
     as_json: Json = False,
 ) -> None:
-    """Compute a frozen backbone's maps once, for every later run of the experiment."""
+    """Compute a frozen backbone's maps, or decode the pictures, once, for every later run of the experiment."""
     from pipeline.cache import build_caches
     from pipeline.compose import load_experiment
 
@@ -109,7 +109,7 @@ def cache(
     config = load_experiment(experiment, overrides or []).config
     counts = build_caches(config, data_root, places.CACHE, console.line)
     images = ", ".join(f"{count} images for {split}" for split, count in counts.items())
-    console.line(f"{images}: maps are in {places.CACHE}")
+    console.line(f"{images}: what they need is in {places.CACHE}")
     console.result({"cache": str(places.CACHE), "images": counts})
 
 

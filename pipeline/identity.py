@@ -59,6 +59,8 @@ def _hash(values: dict[str, Any], weights: str, data_digest: str) -> str:
     if not values["model"]["backbone"]["recompute"]:
         # This field came later: a run from before it is the same as one that leaves it alone.
         del values["model"]["backbone"]["recompute"]
+    # What is trained is the same with and without.
+    del values["cache_pictures"]
     digest = weights_digest(weights)
     if is_weights_file(weights):
         values["model"]["backbone"]["weights"] = f"sha256:{digest}"

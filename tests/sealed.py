@@ -228,13 +228,19 @@ def state_of_that_model(folder: Path) -> Any:
 def cached_maps(folder: Path) -> Any:
     import torch
 
-    from mgmrn import feed
+    from mgmrn import sources
 
-    maps = feed.cached_maps(CONFIG, load_tune(folder), folder / "cache", torch.device("cpu"), lambda message: None)
+    maps = sources.cached_maps(CONFIG, load_tune(folder), folder / "cache", torch.device("cpu"), lambda message: None)
     for part in maps:
         assert len(part.cache.pooled("c2")) == len(lists()["trainval_loc"]), "one row for each image of trainval"
         assert part.rows.max() < len(lists()["trainval_loc"])
     return maps
+
+
+def packed_pictures(folder: Path) -> Any:
+    from mgmrn import sources
+
+    return sources.packed_pictures(CONFIG, load_tune(folder), folder / "cache", lambda message: None)
 
 
 def caches_of_both_splits(folder: Path) -> Any:
@@ -317,6 +323,7 @@ ATTEMPTS: dict[str, Callable[[Path], Any]] = {
         model_of_a_final_run,
         state_of_that_model,
         cached_maps,
+        packed_pictures,
         caches_of_both_splits,
         final_spec_for_a_trial,
         final_spec_in_a_plan,

@@ -11,14 +11,11 @@ its result, and what a killed builder leaves is never taken for a cache.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,14 +26,19 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 from mgmrn.config import BackboneConfig, ImageConfig, Level
-from mgmrn.data.images import evaluation_loader
+from mgmrn.data.decoded import PictureFiles
+from mgmrn.data.images import side_for_evaluation
+from mgmrn.data.kept import FULL, no_room, only_builder, picture_stamps
+from mgmrn.data.loading import evaluation_loader
 from mgmrn.data.prefetch import prefetch
 from mgmrn.data.splits import Images
-from mgmrn.errors import ResourceError, UserError
+from mgmrn.errors import UserError
 from mgmrn.model.backbone import Pyramid, build_backbone
 from mgmrn.weights import weights_digest
 
 FORMAT = 2
+WHAT = "cached features"
+REMEDY = "make room, cache fewer levels, or set cache_features: false"
 BATCH = 32
 
 Progress = Callable[[str], None]
@@ -103,7 +105,7 @@ def ensure_cache(
     common = _common_digest(images, image_config, backbone_config)
     folders = {level: _folder(root, common, level, flip) for level in levels}
     if missing := [level for level in levels if not folders[level].is_dir()]:
-        with _lock(root / f"{common}.lock"):
+        with only_builder(root / f"{common}.lock"):
             if missing := [level for level in levels if not folders[level].is_dir()]:
                 backbone = build_backbone(backbone_config, missing).to(device).eval()
                 _build(
@@ -114,21 +116,14 @@ def ensure_cache(
 
 def _common_digest(images: Images, image_config: ImageConfig, backbone_config: BackboneConfig) -> str:
     digest = hashlib.sha256()
-    pictures = [(file, *_size_and_time(images.root / file)) for file in images.files]
     transform = image_config.model_dump(include={"size", "mean", "std", "resize"})
     backbone = [backbone_config.name, weights_digest(backbone_config.weights)]
     digest.update(
-        json.dumps([FORMAT, str(images.root.resolve()), pictures, transform, backbone], sort_keys=True).encode()
+        json.dumps(
+            [FORMAT, str(images.root.resolve()), picture_stamps(images), transform, backbone], sort_keys=True
+        ).encode()
     )
     return digest.hexdigest()[:24]
-
-
-def _size_and_time(path: Path) -> tuple[int, int]:
-    try:
-        status = path.stat()
-    except OSError:
-        return (-1, -1)  # Decoding will name it.
-    return (status.st_size, status.st_mtime_ns)
 
 
 def _folder(root: Path, common: str, level: Level, flip: bool) -> Path:
@@ -184,7 +179,8 @@ def _build(
 
 
 def _batches(images: Images, image_config: ImageConfig) -> Iterator[tuple[int, Tensor]]:
-    pictures = prefetch(evaluation_loader(images, image_config, BATCH, workers=0))
+    files = PictureFiles(images, side_for_evaluation(image_config))
+    pictures = prefetch(evaluation_loader(files, image_config, BATCH, workers=0))
     return ((number * BATCH, batch) for number, batch in enumerate(pictures))
 
 
@@ -210,7 +206,7 @@ class _Writers:
         needed = sum(self._count * int(np.prod(shape)) * 2 * len(self._variants) for shape in shapes.values())
         folder = next(iter(self._parts.values())).parent
         if needed > shutil.disk_usage(folder).free:
-            raise _no_room(needed, folder)
+            raise no_room(WHAT, needed, folder, REMEDY)
         for level, shape in shapes.items():
             shutil.rmtree(self._parts[level], ignore_errors=True)
             self._parts[level].mkdir()
@@ -218,9 +214,9 @@ class _Writers:
                 try:
                     array = _allocated(self._parts[level] / f"{variant}.npy", (self._count, *shape))
                 except OSError as error:
-                    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    if error.errno not in FULL:
                         raise
-                    raise _no_room(needed, folder) from error
+                    raise no_room(WHAT, needed, folder, REMEDY) from error
                 self._arrays[level, variant] = array
 
     def close(self) -> None:
@@ -235,19 +231,3 @@ def _allocated(path: Path, shape: tuple[int, ...]) -> np.memmap:
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return array
-
-
-def _no_room(needed: int, folder: Path) -> ResourceError:
-    free = shutil.disk_usage(folder).free
-    return ResourceError(
-        f"the cached features take {needed / 2**30:.1f} GiB, {folder} has {free / 2**30:.1f} GiB free",
-        "make room, cache fewer levels, or set cache_features: false",
-    )
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """One builder per cache on a file system; the kernel frees the lock of a process that dies."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

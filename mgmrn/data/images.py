@@ -1,13 +1,8 @@
-"""Pictures to tensors: decoding, transforms, loaders.
-
-An augmentation is a pure function of (run seed, epoch, image id), drawn from a generator of its own: nothing to save for an exact resume,
-and the same picture whatever the number of workers. Training and test use one scale. B images, H W pixels.
-"""
+"""A picture to a tensor: decoding and transforms. Training and test use one scale. H W pixels."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from io import BufferedIOBase
 from pathlib import Path
 
@@ -16,19 +11,13 @@ import torch
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms.v2 import functional as transforms
 
 from mgmrn.config import ImageConfig
-from mgmrn.data.episodes import Rows
-from mgmrn.data.splits import Images
 from mgmrn.errors import UserError
 
 CROP_MARGIN = 8 / 7
 """The shorter side before a crop, in crop sizes: 256 for 224, 512 for 448."""
-
-AUGMENTATION_STREAM = 2
-"""Keeps the random numbers of augmentation apart from those of sampling, which share seed and epoch."""
 
 Picture = UInt8[Tensor, "3 h w"]
 Pixels = Float[Tensor, "3 H W"]
@@ -103,80 +92,6 @@ def for_training(picture: Picture, config: ImageConfig, rng: np.random.Generator
         picture = transforms.adjust_contrast(picture, rng.uniform(low, high))
         picture = transforms.adjust_saturation(picture, rng.uniform(low, high))
     return _normalised(picture, config)
-
-
-def train_loader(
-    images: Images, config: ImageConfig, batches: list[Rows], seed: int, epoch: int, workers: int
-) -> Iterator[Float[Tensor, "B 3 H W"]]:
-    """The augmented pictures of each batch of an epoch.
-
-    Args:
-        images: what is trained on.
-        config: size and augmentation.
-        batches: rows of `images`, batch by batch.
-        seed: of the run.
-        epoch: number of the epoch.
-        workers: decoding processes; 0 decodes in the caller's.
-    """
-    return _load(_TrainingPictures(images, config, seed, epoch), batches, workers)
-
-
-def evaluation_loader(
-    images: Images, config: ImageConfig, batch: int, workers: int
-) -> Iterator[Float[Tensor, "B 3 H W"]]:
-    """All pictures in their order; the last batch is as short as it is."""
-    rows = np.arange(len(images))
-    return _load(
-        _EvaluationPictures(images, config), [rows[i : i + batch] for i in range(0, len(rows), batch)], workers
-    )
-
-
-Item = Tensor | UserError
-"""A picture, or why there is none: torch would turn an exception of a worker process into a traceback in a string."""
-
-
-class _TrainingPictures(Dataset[Item]):
-    def __init__(self, images: Images, config: ImageConfig, seed: int, epoch: int) -> None:
-        self._images, self._config, self._key = images, config, (seed, epoch)
-
-    def __getitem__(self, row: int) -> Item:
-        rng = np.random.default_rng([*self._key, int(self._images.ids[row]), AUGMENTATION_STREAM])
-        try:
-            picture = decode(self._images.path(row), at_least=side_for_training(self._config))
-            return for_training(picture, self._config, rng)
-        except UserError as error:
-            return error
-
-
-class _EvaluationPictures(Dataset[Item]):
-    def __init__(self, images: Images, config: ImageConfig) -> None:
-        self._images, self._config = images, config
-
-    def __getitem__(self, row: int) -> Item:
-        try:
-            picture = decode(self._images.path(row), at_least=side_for_evaluation(self._config))
-            return for_evaluation(picture, self._config)
-        except UserError as error:
-            return error
-
-
-def _load(pictures: Dataset[Item], batches: list[Rows], workers: int) -> Iterator[Tensor]:
-    loader: DataLoader[Item] = DataLoader(
-        pictures,
-        batch_sampler=[rows.tolist() for rows in batches],
-        num_workers=workers,
-        collate_fn=_collate,
-        pin_memory=torch.cuda.is_available(),
-    )
-    for batch in loader:
-        if isinstance(batch, UserError):
-            raise batch
-        yield batch
-
-
-def _collate(items: list[Item]) -> Item:
-    broken = next((item for item in items if isinstance(item, UserError)), None)
-    return broken if broken is not None else default_collate(items)
 
 
 def _resized(picture: Picture, config: ImageConfig) -> UInt8[Tensor, "3 H W"]:

@@ -290,7 +290,7 @@ def _weights_member(config: BackboneConfig) -> WeightsEnum | None:
 def _weights_path(config: BackboneConfig) -> Path:
     path = Path(config.weights).expanduser()
     if not path.is_file():
-        names = ", ".join(["DEFAULT", *get_model_weights(config.name).__members__])
+        names = ", ".join(dict.fromkeys(["DEFAULT", *get_model_weights(config.name).__members__]))
         raise UserError(
             f"the backbone's weights '{config.weights}' are neither a file nor one of torchvision's for {config.name}",
             "model.backbone.weights",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mgmrn.config import ExperimentConfig
 from mgmrn.errors import UserError
-from mgmrn.feed import EVALUATION_BATCH
+from mgmrn.sources import EVALUATION_BATCH
 from pipeline.bench.report import BenchReport, Timing, environment, seconds_of
 from pipeline.bench.stretch import open_stretch
 

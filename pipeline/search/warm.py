@@ -65,8 +65,8 @@ def _warm(
     from mgmrn.data.seal import close_seal
     from mgmrn.data.splits import load_tune
     from mgmrn.device import usual_device
-    from mgmrn.feed import cached_maps
     from mgmrn.memory import keep_freed_memory
+    from mgmrn.sources import cached_maps
 
     close_seal()
     keep_freed_memory()

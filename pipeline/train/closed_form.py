@@ -10,12 +10,15 @@ from jaxtyping import Float
 
 from mgmrn.baselines import eszsl_scores, prepare_eszsl
 from mgmrn.config import ESZSLConfig, ExperimentConfig
+from mgmrn.data.decoded import PictureFiles
 from mgmrn.data.feature_cache import Progress
-from mgmrn.data.images import evaluation_loader
+from mgmrn.data.images import side_for_evaluation
+from mgmrn.data.loading import evaluation_loader
 from mgmrn.data.splits import FinalData, Images, TuneData, evaluation_images
-from mgmrn.feed import EVALUATION_BATCH, cached_maps, seen_targets
+from mgmrn.feed import seen_targets
 from mgmrn.model.backbone import build_backbone
 from mgmrn.protocol import Evaluation, evaluate_split
+from mgmrn.sources import EVALUATION_BATCH, cached_maps
 from pipeline.train.spec import RunSpec
 
 
@@ -68,9 +71,10 @@ def pooled_features(
 def _pooled_from_pictures(config: ExperimentConfig, images: Images, device: torch.device) -> Float[np.ndarray, "N C"]:
     assert isinstance(config.model, ESZSLConfig)
     backbone = build_backbone(config.model.backbone, (config.model.level,)).to(device).eval()
+    files = PictureFiles(images, side_for_evaluation(config.benchmark.images))
     rows = [
         backbone(pictures.to(device))[config.model.level].mean(dim=(2, 3)).cpu()
-        for pictures in evaluation_loader(images, config.benchmark.images, EVALUATION_BATCH, 0)
+        for pictures in evaluation_loader(files, config.benchmark.images, EVALUATION_BATCH, 0)
     ]
     return torch.cat(rows).numpy()
 

@@ -246,4 +246,4 @@ def test_an_unknown_experiment(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_nothing_to_cache_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "cache", "cub-released"]) == 2
-    assert "does not train on cached features" in capsys.readouterr().err
+    assert "caches neither maps nor pictures" in capsys.readouterr().err

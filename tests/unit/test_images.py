@@ -1,4 +1,4 @@
-"""Decoding, transforms and loaders."""
+"""Decoding and transforms."""
 
 import io
 
@@ -9,20 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mgmrn.config import BenchmarkConfig, ImageConfig
+from mgmrn.config import ImageConfig
 from mgmrn.data.images import (
     _random_box,
     decode,
-    evaluation_loader,
     for_evaluation,
     for_training,
     side_for_evaluation,
     side_for_training,
-    train_loader,
 )
-from mgmrn.data.splits import load_final
 from mgmrn.errors import UserError
-from tests.tiny import write_benchmark
 
 RED = (200, 30, 30)
 UNIT = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
@@ -159,39 +155,3 @@ def test_a_random_picture_is_a_function_of_the_generator_alone():
     picture = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
     first, again, other = (for_training(picture, config, np.random.default_rng(s)) for s in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    return load_final(write_benchmark(tmp_path_factory.mktemp("data")), BenchmarkConfig(name="TINY")).train
-
-
-def test_pictures_do_not_depend_on_workers_batches_or_order(images):
-    config = ImageConfig(size=32, min_crop_area=0.5, **UNIT)
-
-    def pictures(batches, epoch, workers):
-        loaded = torch.cat(list(train_loader(images, config, batches, seed=3, epoch=epoch, workers=workers)))
-        return dict(zip(np.concatenate(batches).tolist(), loaded, strict=True))
-
-    plain = pictures([np.arange(8)], 0, 0)
-    shuffled = pictures([np.array([7, 2, 5]), np.array([0, 1]), np.array([6, 4, 3])], 0, 2)
-    assert all(torch.equal(plain[row], shuffled[row]) for row in range(8))
-    later = pictures([np.arange(8)], 1, 0)
-    assert not any(torch.equal(plain[row], later[row]) for row in range(8))
-
-
-def test_evaluation_keeps_order_and_the_short_last_batch(images):
-    batches = list(evaluation_loader(images, ImageConfig(size=32), 10, 0))
-    assert [len(batch) for batch in batches] == [10, 10, 4]
-    expected = for_evaluation(decode(images.path(23)), ImageConfig(size=32))
-    assert torch.equal(batches[2][3], expected)
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_broken_picture_in_a_loader_is_named_without_a_traceback(tmp_path, workers):
-    root = write_benchmark(tmp_path)
-    images = load_final(root, BenchmarkConfig(name="TINY")).train
-    images.path(3).write_bytes(images.path(3).read_bytes()[:100])
-    with pytest.raises(UserError) as caught:
-        list(evaluation_loader(images, ImageConfig(size=32), 8, workers))
-    assert str(images.path(3)) in str(caught.value) and "Traceback" not in str(caught.value)

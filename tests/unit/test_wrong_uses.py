@@ -81,7 +81,12 @@ WRONG: list[tuple[str, int, str]] = [
         "train cub --set cache_features=true", 2,
         "config: cache_features needs a frozen backbone (model.backbone.trainable: none) [--set]",
     ),
-    ("data cache cub", 2, "the experiment does not train on cached features [cache_features] (set cache_features=true)"),
+    (
+        "data cache cub",
+        2,
+        "the experiment caches neither maps nor pictures [cache_features, cache_pictures] "
+        "(set cache_features=true, or cache_pictures=true where the backbone is finetuned)",
+    ),
     (
         "data import pictures --classes t.csv --vectors v.txt --oov drop --name MINE --out made", 2,
         "--oov: 'drop' is not one of 'error', 'zero', 'mean' (see python -m pipeline data import --help)",

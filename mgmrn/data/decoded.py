@@ -1,0 +1,158 @@
+"""Where decoded pictures come from: their files, or a packed store in which each was decoded once.
+
+A store is a folder: `pixels.u8`, the pictures one after the other (h w 3, uint8), and `index.npy`, where each begins and its height and
+width. Its pixels are those that the files give, to the last bit: nothing is resized, except that a large JPEG is decoded smaller.
+Processes map it into memory and share its pages. It is named by the digest of all that it depends on, written beside its place
+and renamed when complete, under a file lock.
+
+N pictures, h w pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Int, Int64
+
+from mgmrn.data.images import Picture, decode
+from mgmrn.data.kept import FULL, no_room, only_builder, picture_stamps
+from mgmrn.data.splits import Images
+
+FORMAT = 1
+PIXELS, INDEX = "pixels.u8", "index.npy"
+CHUNK = 64
+"""Pictures that wait in memory to be written."""
+
+Progress = Callable[[str], None]
+
+
+@runtime_checkable
+class Pictures(Protocol):
+    """Decoded pictures, by row."""
+
+    @property
+    def ids(self) -> Int[np.ndarray, " N"]:
+        """Positions in the benchmark's image list."""
+
+    def picture(self, row: int) -> Picture:
+        """One of them.
+
+        Raises:
+            UserError: when it cannot be decoded.
+        """
+
+    def take(self, rows: Int[np.ndarray, " M"]) -> Pictures:
+        """Some of them, in the order of `rows`."""
+
+
+@dataclass(frozen=True)
+class PictureFiles:
+    """Pictures that are decoded each time."""
+
+    images: Images
+    at_least: int
+    """Pixels that are needed of the shorter side; see `decode`."""
+
+    @property
+    def ids(self) -> Int[np.ndarray, " N"]:
+        """See `Pictures`."""
+        return self.images.ids
+
+    def picture(self, row: int) -> Picture:
+        """See `Pictures`."""
+        return decode(self.images.path(row), at_least=self.at_least)
+
+    def take(self, rows: Int[np.ndarray, " M"]) -> PictureFiles:
+        """See `Pictures`."""
+        return PictureFiles(self.images.take(rows), self.at_least)
+
+
+@dataclass(frozen=True)
+class PackedPictures:
+    """Pictures of a store. Sent to another process it is a path and an index."""
+
+    pixels: Path
+    index: Int64[np.ndarray, "N 3"]
+    """First byte, height and width."""
+    ids: Int[np.ndarray, " N"]
+
+    def picture(self, row: int) -> Picture:
+        """See `Pictures`."""
+        start, height, width = self.index[row].tolist()
+        mapped = np.memmap(self.pixels, dtype=np.uint8, mode="r", offset=start, shape=(height, width, 3))
+        return torch.from_numpy(np.array(mapped)).permute(2, 0, 1)
+
+    def take(self, rows: Int[np.ndarray, " M"]) -> PackedPictures:
+        """See `Pictures`."""
+        return PackedPictures(self.pixels, self.index[rows], self.ids[rows])
+
+
+def ensure_packed(
+    root: Path, files: PictureFiles, threads: int, progress: Progress = lambda message: None
+) -> PackedPictures:
+    """Opens the store of some pictures, decoding them all where it is not there yet.
+
+    Args:
+        root: folder of all stores; made where it is missing.
+        files: the pictures, in the order of the rows.
+        threads: that decode.
+        progress: told how far it is.
+
+    Raises:
+        UserError: for a picture that cannot be decoded.
+        ResourceError: when the disk has no room for it; nothing is left behind.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    digest = _digest(files)
+    folder = root / f"{digest}-pictures"
+    if not folder.is_dir():
+        with only_builder(root / f"{digest}.lock"):
+            if not folder.is_dir():
+                _pack(folder, files, threads, progress)
+    return PackedPictures(folder / PIXELS, np.load(folder / INDEX), files.ids)
+
+
+def _digest(files: PictureFiles) -> str:
+    images = files.images
+    described = [FORMAT, str(images.root.resolve()), picture_stamps(images), files.at_least]
+    return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:24]
+
+
+def _pack(folder: Path, files: PictureFiles, threads: int, progress: Progress) -> None:
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir()
+        index = []
+        with (part / PIXELS).open("wb") as file:
+            for picture in _decoded(files, threads, progress):
+                index.append((file.tell(), *picture.shape[1:]))
+                file.write(picture.permute(1, 2, 0).contiguous().numpy().tobytes())
+            np.save(part / INDEX, np.array(index, dtype=np.int64))
+        os.replace(part, folder)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise no_room("packed pictures", None, folder.parent, "make room, or set cache_pictures: false") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _decoded(files: PictureFiles, threads: int, progress: Progress) -> Iterator[Picture]:
+    count = len(files.ids)
+    # Threads are enough: Pillow decodes outside of Python's lock.
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, count, CHUNK):
+            rows = range(start, min(start + CHUNK, count))
+            yield from pool.map(files.picture, rows)
+            progress(f"packing pictures: {rows.stop} of {count}")

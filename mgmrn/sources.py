@@ -1,0 +1,181 @@
+"""What a network is given for the images of a split: pictures, from their files or packed, or the cached maps of a frozen backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mgmrn.config import ExperimentConfig, Level
+from mgmrn.data.decoded import PackedPictures, PictureFiles, Pictures, ensure_packed
+from mgmrn.data.episodes import Rows
+from mgmrn.data.feature_cache import FeatureCache, Progress, ensure_cache
+from mgmrn.data.images import side_for_evaluation, side_for_training
+from mgmrn.data.loading import evaluation_loader, train_loader
+from mgmrn.data.splits import FinalData, Images, TuneData, evaluation_images
+from mgmrn.engine import Inputs
+from mgmrn.model.network import levels_of
+
+EVALUATION_BATCH = 64
+FLIP_STREAM = 3
+"""Keeps the random numbers of flips apart from those of sampling, which share seed and epoch."""
+
+
+@runtime_checkable
+class Source(Protocol):
+    """What the network is given for the images of one split."""
+
+    def training(self, epoch: int, batches: list[Rows]) -> Iterator[Inputs]:
+        """Inputs of batches of training images, augmented for an epoch."""
+
+    def evaluation(self, rows: Rows) -> Iterator[Inputs]:
+        """Inputs of some evaluation images, `EVALUATION_BATCH` at a time."""
+
+
+@dataclass(frozen=True)
+class MapSource:
+    """Maps of a frozen backbone, computed once for all runs."""
+
+    config: ExperimentConfig
+    train: CachedMaps
+    held_out: CachedMaps
+
+    def training(self, epoch: int, batches: list[Rows]) -> Iterator[Inputs]:
+        """Maps, some of them of the mirrored picture."""
+        flips = flip_coins(self.config, epoch, len(self.train.rows))
+        return (self.train.take(rows).maps(flips[rows]) for rows in batches)
+
+    def evaluation(self, rows: Rows) -> Iterator[Inputs]:
+        """Maps of the upright pictures."""
+        parts = (self.held_out.take(rows[i : i + EVALUATION_BATCH]) for i in range(0, len(rows), EVALUATION_BATCH))
+        return (part.maps(np.zeros(len(part.rows), dtype=bool)) for part in parts)
+
+
+@dataclass(frozen=True)
+class PictureSource:
+    """Pictures, augmented by worker processes."""
+
+    config: ExperimentConfig
+    train: Pictures
+    held_out: Pictures
+    loader_workers: int
+
+    def training(self, epoch: int, batches: list[Rows]) -> Iterator[Inputs]:
+        """Augmented pictures."""
+        images, seed = self.config.benchmark.images, self.config.seed
+        return train_loader(self.train, images, batches, seed, epoch, self.loader_workers)
+
+    def evaluation(self, rows: Rows) -> Iterator[Inputs]:
+        """Pictures, resized and cropped in the middle."""
+        images = self.config.benchmark.images
+        return evaluation_loader(self.held_out.take(rows), images, EVALUATION_BATCH, self.loader_workers)
+
+
+@dataclass(frozen=True)
+class CachedMaps:
+    """Some rows of a feature cache."""
+
+    cache: FeatureCache
+    rows: Int[np.ndarray, " N"]
+
+    def take(self, rows: Int[np.ndarray, " M"]) -> CachedMaps:
+        """Some of these rows."""
+        return CachedMaps(self.cache, self.rows[rows])
+
+    def maps(self, mirrored: Bool[np.ndarray, " N"]) -> dict[Level, Tensor]:
+        """Maps `N C h w`, float16."""
+        return self.cache.maps(self.rows, mirrored)
+
+    def pooled(self, level: Level) -> Float[np.ndarray, "N C"]:
+        """Globally averaged maps."""
+        return self.cache.pooled(level)[self.rows]
+
+
+def cached_maps(
+    config: ExperimentConfig,
+    data: TuneData | FinalData,
+    cache_root: Path,
+    device: torch.device,
+    progress: Progress,
+    levels: Sequence[Level] | None = None,
+) -> tuple[CachedMaps, CachedMaps]:
+    """Maps of the training and of the evaluation images; of the model's levels, or of others.
+
+    There are two caches: all images of seen classes that may be trained on, which is all that `tune` opens and what `final` trains on, and
+    the test images.
+    """
+
+    def cache(images: Images, flip: bool) -> FeatureCache:
+        return ensure_cache(
+            cache_root,
+            images,
+            config.benchmark.images,
+            config.model.backbone,
+            levels or levels_of(config.model),
+            flip=flip,
+            device=device,
+            progress=progress,
+        )
+
+    pool, evaluation = trainable_images(data), evaluation_images(data)
+    pool_cache = cache(pool, config.benchmark.images.flip)
+    train = CachedMaps(pool_cache, rows_of(data.train, pool))
+    if isinstance(data, FinalData):
+        return train, CachedMaps(cache(evaluation, False), np.arange(len(evaluation)))
+    return train, CachedMaps(pool_cache, rows_of(evaluation, pool))
+
+
+def picture_files(config: ExperimentConfig, data: TuneData | FinalData) -> tuple[Pictures, Pictures]:
+    """Pictures of the training and of the evaluation images, from their files."""
+    images = config.benchmark.images
+    return (
+        PictureFiles(data.train, side_for_training(images)),
+        PictureFiles(evaluation_images(data), side_for_evaluation(images)),
+    )
+
+
+def packed_pictures(
+    config: ExperimentConfig, data: TuneData | FinalData, cache_root: Path, progress: Progress
+) -> tuple[Pictures, Pictures]:
+    """The same pictures, to the last bit, from stores, which are made where they are missing.
+
+    As with `cached_maps`, `tune` opens no store of the test images, and both splits share that of the images that may be trained on.
+    """
+    images, evaluation = config.benchmark.images, evaluation_images(data)
+    pool, side = trainable_images(data), side_for_training(images)
+    # Smaller crops need larger pictures for training: then those for evaluation are decoded apart.
+    shared = isinstance(data, TuneData) and side_for_evaluation(images) == side
+    held_out = pool if shared else evaluation
+
+    def store(wanted: Images, at_least: int) -> PackedPictures:
+        return ensure_packed(cache_root, PictureFiles(wanted, at_least), torch.get_num_threads(), progress)
+
+    return (
+        store(pool, side).take(rows_of(data.train, pool)),
+        store(held_out, side_for_evaluation(images)).take(rows_of(evaluation, held_out)),
+    )
+
+
+def trainable_images(data: TuneData | FinalData) -> Images:
+    """All images of seen classes that either split may train on, by their ids."""
+    pool = data.train if isinstance(data, FinalData) else data.train.followed_by(evaluation_images(data))
+    return pool.take(np.argsort(pool.ids))
+
+
+def rows_of(images: Images, among: Images) -> Int[np.ndarray, " N"]:
+    """Where some images stand among others."""
+    order = np.argsort(among.ids)
+    return order[np.searchsorted(among.ids, images.ids, sorter=order)]
+
+
+def flip_coins(config: ExperimentConfig, epoch: int, count: int) -> Bool[np.ndarray, " N"]:
+    """Which training images are mirrored in an epoch: a pure function of seed and epoch."""
+    if not config.benchmark.images.flip:
+        return np.zeros(count, dtype=bool)
+    return np.random.default_rng([config.seed, epoch, 0, FLIP_STREAM]).random(count) < 0.5
