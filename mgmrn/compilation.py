@@ -10,6 +10,7 @@ import shutil
 from typing import Literal
 
 import torch
+import torch._inductor.config as inductor
 from torch import nn
 from torch.utils._triton import has_triton
 
@@ -30,6 +31,8 @@ def compile_passes(module: nn.Module, choice: Compile, device: torch.device, mic
     """
     if choice is False or (choice == "auto" and not pays_on(device)):
         return
+    # Without being told, each of a host's ranks would start a compiler for every core.
+    inductor.compile_threads = torch.get_num_threads()
     # A replay overwrites what the last one gave, so gradients of one micro-batch would not outlive the next one's.
     replayed = device.type == "cuda" and micro_batches == 1
     module.compile(mode="reduce-overhead" if replayed else None, dynamic=False)

@@ -1,0 +1,63 @@
+"""When passes are compiled, and when they are recorded as CUDA graphs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from mgmrn import compilation
+from mgmrn.compilation import Compile, compile_passes
+
+GPU, CPU = torch.device("cuda"), torch.device("cpu")
+
+
+class Asked(nn.Linear):
+    """Notes how it was asked to compile."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 1)
+        self.asked: list[dict[str, object]] = []
+
+    def compile(self, **options: object) -> None:
+        self.asked.append(options)
+
+
+@pytest.fixture
+def equipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever Triton needs is there."""
+    monkeypatch.setattr(compilation, "has_triton", lambda: True)
+    monkeypatch.setattr(compilation.shutil, "which", lambda name: f"/usr/bin/{name}")
+
+
+@pytest.mark.usefixtures("equipped")
+@pytest.mark.parametrize(
+    ("choice", "device", "micro_batches", "modes"),
+    [
+        (False, GPU, 1, []),
+        ("auto", CPU, 1, []),
+        ("auto", GPU, 1, ["reduce-overhead"]),
+        # The gradients of the first would be overwritten by the second.
+        ("auto", GPU, 2, [None]),
+        (True, GPU, 1, ["reduce-overhead"]),
+        (True, CPU, 1, [None]),
+    ],
+)
+def test_who_compiles_and_how(choice: Compile, device: torch.device, micro_batches: int, modes: list[object]) -> None:
+    module = Asked()
+    compile_passes(module, choice, device, micro_batches)
+    assert module.asked == [{"mode": mode, "dynamic": False} for mode in modes]
+
+
+@pytest.mark.parametrize("missing", ["Triton", "compiler"])
+@pytest.mark.usefixtures("equipped")
+def test_auto_leaves_the_network_as_it_is_where_something_is_missing(
+    missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if missing == "Triton":
+        monkeypatch.setattr(compilation, "has_triton", lambda: False)
+    else:
+        monkeypatch.setattr(compilation.shutil, "which", lambda name: None)
+    module = Asked()
+    compile_passes(module, "auto", GPU, 1)
+    assert module.asked == []
