@@ -6,7 +6,6 @@ the compiled passes are recorded once and replayed as CUDA graphs: one request f
 
 from __future__ import annotations
 
-import shutil
 from typing import Literal
 
 import torch
@@ -14,8 +13,7 @@ import torch._inductor.config as inductor
 from torch import nn
 from torch.utils._triton import has_triton
 
-C_COMPILERS = ("cc", "gcc", "clang")
-"""Triton builds a small program for each kernel that it makes."""
+from mgmrn.triton_needs import lacking_for_triton
 
 Compile = bool | Literal["auto"]
 
@@ -39,5 +37,5 @@ def compile_passes(module: nn.Module, choice: Compile, device: torch.device, mic
 
 
 def pays_on(device: torch.device) -> bool:
-    """On GPUs, if what Triton needs is there; a CPU gains nothing, and waits for its C++ compiler."""
-    return device.type == "cuda" and has_triton() and any(shutil.which(name) for name in C_COMPILERS)
+    """On GPUs, if what Triton needs is there, which `doctor` tells; a CPU gains nothing, and waits for its C++ compiler."""
+    return device.type == "cuda" and has_triton() and lacking_for_triton() is None

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 
 from mgmrn.errors import ResourceError
+from mgmrn.triton_needs import lacking_for_triton
 from pipeline.doctor.line import Line, lacking
 from pipeline.train.cluster import available_cpus
 from pipeline.train.storage import check_writable
@@ -112,6 +113,13 @@ def gpu_lines() -> Iterator[Line]:
             "GPUs",
             f"torch {torch.__version__} sees {torch.cuda.device_count()} of {len(found)}",
             "update the driver to one for torch's CUDA, or unset CUDA_VISIBLE_DEVICES",
+        )
+    if lacking := lacking_for_triton():
+        yield Line(
+            "warn",
+            "compiling for GPUs",
+            f"{lacking} is missing",
+            "install it: with schedule.compile: auto networks are trained as they are, at a third of the speed",
         )
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
-from mgmrn import compilation
+from mgmrn import compilation, triton_needs
 from mgmrn.compilation import Compile, compile_passes
+from mgmrn.triton_needs import lacking_for_triton
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
 
@@ -27,7 +30,7 @@ class Asked(nn.Linear):
 def equipped(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever Triton needs is there."""
     monkeypatch.setattr(compilation, "has_triton", lambda: True)
-    monkeypatch.setattr(compilation.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(compilation, "lacking_for_triton", lambda: None)
 
 
 @pytest.mark.usefixtures("equipped")
@@ -57,7 +60,19 @@ def test_auto_leaves_the_network_as_it_is_where_something_is_missing(
     if missing == "Triton":
         monkeypatch.setattr(compilation, "has_triton", lambda: False)
     else:
-        monkeypatch.setattr(compilation.shutil, "which", lambda name: None)
+        monkeypatch.setattr(compilation, "lacking_for_triton", lambda: "a C compiler")
     module = Asked()
     compile_passes(module, "auto", GPU, 1)
     assert module.asked == []
+
+
+def test_what_triton_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert lacking_for_triton() == "a C compiler (gcc or clang)"
+    (tmp_path / "clang").write_text("")
+    (tmp_path / "clang").chmod(0o755)
+    monkeypatch.setattr(triton_needs.sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
+    assert lacking_for_triton() == "Python's headers (Python.h)"
+    (tmp_path / "Python.h").write_text("")
+    assert lacking_for_triton() is None

@@ -156,9 +156,11 @@ def test_gpus_that_torch_sees_and_does_not_see(smi: Path, monkeypatch: pytest.Mo
     smi.chmod(0o755)
     torch = SimpleNamespace(__version__="2", cuda=SimpleNamespace(device_count=lambda: 1))
     monkeypatch.setitem(sys.modules, "torch", torch)  # type: ignore[arg-type]
+    monkeypatch.setattr(machine, "lacking_for_triton", lambda: "a C compiler")
     lines = list(machine.gpu_lines())
-    assert [line.state for line in lines] == ["ok", "ok", "warn"]
+    assert [line.state for line in lines] == ["ok", "ok", "warn", "warn"]
     assert "sees 1 of 2" in lines[2].found
+    assert lines[3].found == "a C compiler is missing" and "schedule.compile" in lines[3].remedy
 
 
 def test_a_driver_that_does_not_answer(smi: Path) -> None:
