@@ -382,9 +382,8 @@ def _accumulate(trainer: Trainer, batch: Batch, level: Level | None) -> Float[Te
 
 
 def _to_device(inputs: Inputs, device: torch.device) -> Inputs:
-    if isinstance(inputs, Tensor):
-        return inputs.to(device, torch.float32, non_blocking=True, memory_format=torch.channels_last)
-    return {
-        level: maps.to(device, torch.float32, non_blocking=True, memory_format=torch.channels_last)
-        for level, maps in inputs.items()
-    }
+    def moved(x: Tensor) -> Tensor:
+        # Converted where it goes: maps are half as large on their way, and no host turns pictures around for a GPU.
+        return x.to(device, non_blocking=True).to(torch.float32, memory_format=torch.channels_last)
+
+    return moved(inputs) if isinstance(inputs, Tensor) else {level: moved(maps) for level, maps in inputs.items()}

@@ -89,8 +89,9 @@ class CachedMaps:
         return CachedMaps(self.cache, self.rows[rows])
 
     def maps(self, mirrored: Bool[np.ndarray, " N"]) -> dict[Level, Tensor]:
-        """Maps `N C h w`, float16."""
-        return self.cache.maps(self.rows, mirrored)
+        """Maps `N C h w`, float16; in pinned memory where there is a GPU, which fetches them from there while it computes."""
+        maps = self.cache.maps(self.rows, mirrored)
+        return {level: x.pin_memory() for level, x in maps.items()} if torch.cuda.is_available() else maps
 
     def pooled(self, level: Level) -> Float[np.ndarray, "N C"]:
         """Globally averaged maps."""
