@@ -6,7 +6,7 @@ see depends on the seed and the epoch alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from mgmrn.config import EpisodicSampling, ExperimentConfig
-from mgmrn.data.episodes import EpisodicBatches, PlainBatches, eval_shard
+from mgmrn.data.episodes import EpisodicBatches, Epoch, PlainBatches, eval_shard
 from mgmrn.data.feature_cache import Progress
 from mgmrn.data.prefetch import prefetch
 from mgmrn.data.splits import ClassTable, FinalData, Images, TuneData
@@ -44,6 +44,7 @@ class Feed:
         source: where the network's inputs come from.
         network: what is trained: the head alone on cached maps, or the network with its backbone.
         image_model: the network with its backbone.
+        epochs: how many are trained at most; nothing is loaded for later ones before somebody asks.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Feed:
         source: Source,
         network: nn.Module,
         image_model: ImageModel,
+        epochs: int,
     ) -> None:
         self.network = network
         self._image_model = image_model
@@ -62,15 +64,27 @@ class Feed:
         self._batches = batches
         self._share = share
         self._source = source
+        self._epochs = epochs
+        self._stream: Iterator[Inputs] = iter(())
+        self._loading: int | None = None
+        """The epoch whose first batch the stream gives next."""
         self._ids = data.train.ids
         self._targets = seen_targets(data.train, data.classes)
         self._evaluation = eval_shard(len(data.seen) + len(data.unseen), share.rank, share.world_size)
 
     def train_batches(self, epoch: int) -> Iterator[Batch]:
-        """This rank's share of every global batch of an epoch."""
-        shares = list(self._batches.shard(epoch, self._share.rank, self._share.world_size))
-        for rows, inputs in zip(shares, prefetch(self._source.training(epoch, shares)), strict=True):
-            yield Batch(inputs, self._targets[torch.from_numpy(rows)], self._ids[rows])
+        """This rank's share of every global batch of an epoch.
+
+        Whoever takes one epoch after the other finds the first batches of the next one loaded: they are while the network is evaluated, and
+        processes that decode pictures go on.
+        """
+        if epoch != self._loading:
+            epochs = range(epoch, max(epoch + 1, self._epochs))
+            self._stream = prefetch(self._source.training(_shares(self._batches, self._share, epochs)))
+        self._loading = None  # Until this epoch was taken to its end.
+        for rows in self._batches.shard(epoch, self._share.rank, self._share.world_size):
+            yield Batch(next(self._stream), self._targets[torch.from_numpy(rows)], self._ids[rows])
+        self._loading = epoch + 1 if epoch + 1 < self._epochs else None
 
     def evaluation_inputs(self) -> Iterator[Inputs]:
         """This rank's contiguous share of the evaluation images, seen first, never padded."""
@@ -111,14 +125,19 @@ def open_feed(
     batches = _batches(config, data.train)  # Its errors come before features are cached, which takes long.
     if config.cache_features:
         maps = MapSource(config, *cached_maps(config, data, cache_root, device, progress))
-        return Feed(data, batches, share, maps, head, model)
+        return Feed(data, batches, share, maps, head, model, config.schedule.epochs)
     kind = packed_pictures(config, data, cache_root, progress) if config.cache_pictures else picture_files(config, data)
-    return Feed(data, batches, share, PictureSource(config, *kind, loader_workers), model, model)
+    pictures = PictureSource(config, *kind, loader_workers)
+    return Feed(data, batches, share, pictures, model, model, config.schedule.epochs)
 
 
 def seen_targets(images: Images, classes: ClassTable) -> Int[Tensor, " N"]:
     """Labels as indices among the seen classes, which the loss classifies."""
     return torch.from_numpy(np.searchsorted(classes.seen_ids, images.labels))
+
+
+def _shares(batches: PlainBatches | EpisodicBatches, share: Share, epochs: Iterable[int]) -> Iterator[Epoch]:
+    return ((epoch, list(batches.shard(epoch, share.rank, share.world_size))) for epoch in epochs)
 
 
 def _batches(config: ExperimentConfig, images: Images) -> PlainBatches | EpisodicBatches:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mgmrn.config import ExperimentConfig, Level
 from mgmrn.data.decoded import PackedPictures, PictureFiles, Pictures, ensure_packed
-from mgmrn.data.episodes import Rows
+from mgmrn.data.episodes import Epoch, Rows
 from mgmrn.data.feature_cache import FeatureCache, Progress, ensure_cache
 from mgmrn.data.images import side_for_evaluation, side_for_training
 from mgmrn.data.loading import evaluation_loader, train_loader
@@ -31,8 +31,8 @@ FLIP_STREAM = 3
 class Source(Protocol):
     """What the network is given for the images of one split."""
 
-    def training(self, epoch: int, batches: list[Rows]) -> Iterator[Inputs]:
-        """Inputs of batches of training images, augmented for an epoch."""
+    def training(self, epochs: Iterable[Epoch]) -> Iterator[Inputs]:
+        """Inputs of the batches of training images of one epoch after the other, augmented for each."""
 
     def evaluation(self, rows: Rows) -> Iterator[Inputs]:
         """Inputs of some evaluation images, `EVALUATION_BATCH` at a time."""
@@ -46,10 +46,12 @@ class MapSource:
     train: CachedMaps
     held_out: CachedMaps
 
-    def training(self, epoch: int, batches: list[Rows]) -> Iterator[Inputs]:
+    def training(self, epochs: Iterable[Epoch]) -> Iterator[Inputs]:
         """Maps, some of them of the mirrored picture."""
-        flips = flip_coins(self.config, epoch, len(self.train.rows))
-        return (self.train.take(rows).maps(flips[rows]) for rows in batches)
+        for epoch, batches in epochs:
+            flips = flip_coins(self.config, epoch, len(self.train.rows))
+            for rows in batches:
+                yield self.train.take(rows).maps(flips[rows])
 
     def evaluation(self, rows: Rows) -> Iterator[Inputs]:
         """Maps of the upright pictures."""
@@ -66,10 +68,9 @@ class PictureSource:
     held_out: Pictures
     loader_workers: int
 
-    def training(self, epoch: int, batches: list[Rows]) -> Iterator[Inputs]:
+    def training(self, epochs: Iterable[Epoch]) -> Iterator[Inputs]:
         """Augmented pictures."""
-        images, seed = self.config.benchmark.images, self.config.seed
-        return train_loader(self.train, images, batches, seed, epoch, self.loader_workers)
+        return train_loader(self.train, self.config.benchmark.images, epochs, self.config.seed, self.loader_workers)
 
     def evaluation(self, rows: Rows) -> Iterator[Inputs]:
         """Pictures, resized and cropped in the middle."""

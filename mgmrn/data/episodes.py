@@ -17,6 +17,8 @@ EPISODE_STREAM = 1
 """Keeps the random numbers of episodes apart from those of augmentation, which share seed and epoch."""
 
 Rows = Int[np.ndarray, " _"]
+Epoch = tuple[int, list[Rows]]
+"""Its number, and its batches."""
 
 
 class PlainBatches:

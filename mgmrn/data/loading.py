@@ -6,7 +6,8 @@ and the same picture whatever the number of workers. B images, H W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from mgmrn.config import ImageConfig
 from mgmrn.data.decoded import Pictures
-from mgmrn.data.episodes import Rows
+from mgmrn.data.episodes import Epoch
 from mgmrn.data.images import for_evaluation, for_training
 from mgmrn.errors import UserError
 
@@ -25,29 +26,28 @@ AUGMENTATION_STREAM = 2
 
 
 def train_loader(
-    pictures: Pictures, config: ImageConfig, batches: list[Rows], seed: int, epoch: int, workers: int
+    pictures: Pictures, config: ImageConfig, epochs: Iterable[Epoch], seed: int, workers: int
 ) -> Iterator[Float[Tensor, "B 3 H W"]]:
-    """The augmented pictures of each batch of an epoch.
+    """The augmented pictures of each batch of some epochs, one epoch after the other.
 
     Args:
         pictures: what is trained on.
         config: size and augmentation.
-        batches: rows of `pictures`, batch by batch.
+        epochs: each with its batches, rows of `pictures`.
         seed: of the run.
-        epoch: number of the epoch.
-        workers: decoding processes; 0 decodes in the caller's.
+        workers: decoding processes, which go on from one epoch to the next; 0 decodes in the caller's.
     """
-    return _load(_TrainingPictures(pictures, config, seed, epoch), batches, workers)
+    keys = ([(epoch, row) for row in rows.tolist()] for epoch, batches in epochs for rows in batches)
+    return _load(_TrainingPictures(pictures, config, seed), keys, workers)
 
 
 def evaluation_loader(
     pictures: Pictures, config: ImageConfig, batch: int, workers: int
 ) -> Iterator[Float[Tensor, "B 3 H W"]]:
     """All pictures in their order; the last batch is as short as it is."""
-    rows = np.arange(len(pictures.ids))
-    return _load(
-        _EvaluationPictures(pictures, config), [rows[i : i + batch] for i in range(0, len(rows), batch)], workers
-    )
+    rows = range(len(pictures.ids))
+    batches = [list(rows[i : i + batch]) for i in range(0, len(rows), batch)]
+    return _load(_EvaluationPictures(pictures, config), batches, workers)
 
 
 Item = Tensor | UserError
@@ -55,11 +55,12 @@ Item = Tensor | UserError
 
 
 class _TrainingPictures(Dataset[Item]):
-    def __init__(self, pictures: Pictures, config: ImageConfig, seed: int, epoch: int) -> None:
-        self._pictures, self._config, self._key = pictures, config, (seed, epoch)
+    def __init__(self, pictures: Pictures, config: ImageConfig, seed: int) -> None:
+        self._pictures, self._config, self._seed = pictures, config, seed
 
-    def __getitem__(self, row: int) -> Item:
-        rng = np.random.default_rng([*self._key, int(self._pictures.ids[row]), AUGMENTATION_STREAM])
+    def __getitem__(self, key: tuple[int, int]) -> Item:
+        epoch, row = key
+        rng = np.random.default_rng([self._seed, epoch, int(self._pictures.ids[row]), AUGMENTATION_STREAM])
         try:
             return for_training(self._pictures.picture(row), self._config, rng)
         except UserError as error:
@@ -77,13 +78,15 @@ class _EvaluationPictures(Dataset[Item]):
             return error
 
 
-def _load(pictures: Dataset[Item], batches: list[Rows], workers: int) -> Iterator[Tensor]:
+def _load(pictures: Dataset[Item], batches: Iterable[list[Any]], workers: int) -> Iterator[Tensor]:
     loader: DataLoader[Item] = DataLoader(
         pictures,
-        batch_sampler=[rows.tolist() for rows in batches],
+        batch_sampler=batches,
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
+        # Without one of its own the loader draws from torch's, at a moment that depends on threads and on where a run was resumed.
+        generator=torch.Generator(),
     )
     for batch in loader:
         if isinstance(batch, UserError):

@@ -16,8 +16,12 @@ def prefetch(items: Iterable[T]) -> Iterator[T]:
     """
     source = iter(items)
     end = object()
-    with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as pool:
+    pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
+    try:
         pending = pool.submit(next, source, end)
         while (item := pending.result()) is not end:
             pending = pool.submit(next, source, end)
             yield item  # type: ignore[misc]
+    finally:
+        # Whoever lets go of the items may be this very thread, collecting garbage: it cannot wait for itself.
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mgmrn.config import ExperimentConfig
+from mgmrn.data import loading
 from mgmrn.data.splits import TuneData, load_tune
 from mgmrn.errors import UserError
 from mgmrn.feed import Feed, Share, open_feed
@@ -90,3 +91,38 @@ def test_a_batch_that_cannot_be_had_is_said_before_features_are_cached(data: Tun
     with pytest.raises(UserError, match="a batch of 50 images was asked for"):
         open_feed(config(True, sampling={"kind": "plain", "batch": 50}), data, tmp_path / "cache", Share(), CPU)
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_epochs_may_be_asked_for_in_any_order(data: TuneData, cache: Path, cached: bool) -> None:
+    def inputs(feed: Feed, epoch: int) -> torch.Tensor:
+        return torch.cat([batch.inputs["c5"] if cached else batch.inputs for batch in feed.train_batches(epoch)])
+
+    expected = [inputs(opened(data, cache, cached), epoch) for epoch in range(3)]
+    feed = opened(data, cache, cached)
+    next(feed.train_batches(0))  # Somebody loses interest.
+    for epoch in (0, 1, 0, 2, 1, 2):
+        assert torch.equal(inputs(feed, epoch), expected[epoch])
+
+
+def test_one_loader_serves_all_epochs_and_loads_none_after_the_last(
+    data: TuneData, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+    given: list[Any] = []
+
+    class Noted(loading.DataLoader):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            made.append(self)
+            super().__init__(*arguments, **options)
+
+        def __iter__(self) -> Any:
+            for batch in super().__iter__():
+                given.append(batch)
+                yield batch
+
+    monkeypatch.setattr(loading, "DataLoader", Noted)
+    feed = open_feed(config(False, schedule={"epochs": 3}), data, cache, Share(), CPU)
+    for epoch in range(3):
+        list(feed.train_batches(epoch))
+    assert len(made) == 1 and len(given) == 3 * feed.steps_per_epoch

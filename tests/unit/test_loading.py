@@ -26,7 +26,7 @@ def test_pictures_do_not_depend_on_workers_batches_or_order(images):
 
     def pictures(batches, epoch, workers):
         files = PictureFiles(images, side_for_training(config))
-        loaded = torch.cat(list(train_loader(files, config, batches, seed=3, epoch=epoch, workers=workers)))
+        loaded = torch.cat(list(train_loader(files, config, [(epoch, batches)], seed=3, workers=workers)))
         return dict(zip(np.concatenate(batches).tolist(), loaded, strict=True))
 
     plain = pictures([np.arange(8)], 0, 0)
@@ -51,3 +51,22 @@ def test_a_broken_picture_in_a_loader_is_named_without_a_traceback(tmp_path, wor
     with pytest.raises(UserError) as caught:
         list(evaluation_loader(PictureFiles(images, side_for_evaluation(CONFIG)), CONFIG, 8, workers))
     assert str(images.path(3)) in str(caught.value) and "Traceback" not in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_epochs_that_follow_each_other_are_those_that_stand_alone(images, workers):
+    config = ImageConfig(size=32, min_crop_area=0.5, **UNIT)
+    files = PictureFiles(images, side_for_training(config))
+    epochs = [(epoch, [np.arange(4), np.arange(4, 8)]) for epoch in range(3)]
+    together = list(train_loader(files, config, epochs, seed=3, workers=workers))
+    alone = [batch for epoch in epochs for batch in train_loader(files, config, [epoch], seed=3, workers=0)]
+    assert len(together) == 6 and all(map(torch.equal, together, alone))
+
+
+def test_loading_draws_nothing_from_the_randomness_of_training(images):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    files = PictureFiles(images, side_for_training(CONFIG))
+    list(train_loader(files, CONFIG, [(0, [np.arange(4)])], seed=3, workers=1))
+    assert torch.equal(torch.rand(3), expected)
