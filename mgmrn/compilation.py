@@ -6,16 +6,13 @@ the compiled passes are recorded once and replayed as CUDA graphs: one request f
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch._inductor.config as inductor
 from torch import nn
 from torch.utils._triton import has_triton
 
+from mgmrn.config import Compile
 from mgmrn.triton_needs import lacking_for_triton
-
-Compile = bool | Literal["auto"]
 
 
 def compile_passes(module: nn.Module, choice: Compile, device: torch.device, micro_batches: int) -> None:

@@ -220,6 +220,9 @@ class OptimiserConfig(Frozen):
     """Micro-batches whose gradients are summed for one step; the batch is divided, not enlarged."""
 
 
+Compile = bool | Literal["auto"]
+
+
 class ScheduleConfig(Frozen):
     """How long, in which order, at which learning rate and precision."""
 
@@ -235,7 +238,7 @@ class ScheduleConfig(Frozen):
     """`one-cycle`: share of the steps in which the rate rises."""
     precision: Literal["auto", "float32"] = "auto"
     """`auto`: bfloat16 autocast where the device computes it natively; norms and the softmax of regions stay float32."""
-    compile: bool | Literal["auto"] = False
+    compile: Compile = False
     """torch.compile the network, on a GPU with CUDA graphs; `auto`: where that pays, which is on GPUs."""
 
 

@@ -15,8 +15,9 @@ from torch import Tensor
 from mgmrn.config import ExperimentConfig, Level
 from mgmrn.data.decoded import PackedPictures, PictureFiles, Pictures, ensure_packed
 from mgmrn.data.episodes import Epoch, Rows
-from mgmrn.data.feature_cache import FeatureCache, Progress, ensure_cache
+from mgmrn.data.feature_cache import FeatureCache, ensure_cache
 from mgmrn.data.images import side_for_evaluation, side_for_training
+from mgmrn.data.kept import Progress
 from mgmrn.data.loading import evaluation_loader, train_loader
 from mgmrn.data.splits import FinalData, Images, TuneData, evaluation_images
 from mgmrn.engine import Inputs

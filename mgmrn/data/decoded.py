@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,15 +25,13 @@ import torch
 from jaxtyping import Int, Int64
 
 from mgmrn.data.images import Picture, decode
-from mgmrn.data.kept import FULL, no_room, only_builder, picture_stamps
+from mgmrn.data.kept import FULL, Progress, no_room, only_builder, picture_stamps
 from mgmrn.data.splits import Images
 
 FORMAT = 1
 PIXELS, INDEX = "pixels.u8", "index.npy"
 CHUNK = 64
 """Pictures that wait in memory to be written."""
-
-Progress = Callable[[str], None]
 
 
 @runtime_checkable

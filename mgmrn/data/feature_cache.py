@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from torchvision.transforms.v2 import functional as transforms
 from mgmrn.config import BackboneConfig, ImageConfig, Level
 from mgmrn.data.decoded import PictureFiles
 from mgmrn.data.images import side_for_evaluation
-from mgmrn.data.kept import FULL, no_room, only_builder, picture_stamps
+from mgmrn.data.kept import FULL, Progress, no_room, only_builder, picture_stamps
 from mgmrn.data.loading import evaluation_loader
 from mgmrn.data.prefetch import prefetch
 from mgmrn.data.splits import Images
@@ -40,8 +40,6 @@ FORMAT = 2
 WHAT = "cached features"
 REMEDY = "make room, cache fewer levels, or set cache_features: false"
 BATCH = 32
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,9 @@ from mgmrn.errors import ResourceError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """What the system says when a disk, or somebody's share of it, is full."""
+
+Progress = Callable[[str], None]
+"""Told what takes long."""
 
 PictureStamp = tuple[str, int, int]
 """Name, size in bytes, and time of change in nanoseconds."""

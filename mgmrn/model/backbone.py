@@ -122,7 +122,8 @@ class Pyramid(nn.Module):
         for stage, paths in self._stages.items():
             for path in paths:
                 self.get_submodule(path).requires_grad_(stage in trained)
-            if not (batch_norm_trains and stage in trained):
+            # A stage without gradients keeps no maps, and saves nothing. In the stem its rounding shows: it stays as it is.
+            if stage in trained and stage != "stem" and not batch_norm_trains:
                 fold_norms([self._named(path) for path in paths])
 
     def forward(

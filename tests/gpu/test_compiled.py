@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from pipeline.bench.fresh_process import printed_by
+
 pytestmark = [
     pytest.mark.compiled,
     pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler"),
 ]
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
@@ -33,17 +31,9 @@ def test_compiled_training_equals_plain_training(changed: dict[str, object], gra
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_a_rank_of_nccl_trains_the_same_compiled() -> None:
-    assert float(printed_by("tests.gpu.compiled_rank")) < 1e-2
+    assert float(printed_by("-m", "tests.gpu.compiled_rank").splitlines()[-1]) < 1e-2
 
 
 def compiled_training(changed: dict[str, object]) -> dict[str, Any]:
     """What `tests.gpu.compiled_training` found."""
-    return json.loads(printed_by("tests.gpu.compiled_training", json.dumps(changed)))
-
-
-def printed_by(*module_and_arguments: str) -> str:
-    """The last line that a module prints, in a process of its own."""
-    command = [sys.executable, "-m", *module_and_arguments]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()[-1]
+    return json.loads(printed_by("-m", "tests.gpu.compiled_training", json.dumps(changed)).splitlines()[-1])

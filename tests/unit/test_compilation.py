@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from mgmrn import compilation, triton_needs
-from mgmrn.compilation import Compile, compile_passes
+from mgmrn.compilation import compile_passes
+from mgmrn.config import Compile
 from mgmrn.triton_needs import lacking_for_triton
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
