@@ -16,7 +16,10 @@ SEEN, ATTRIBUTES, IMAGES, SIDE = 5, 9, 8, 64
 
 
 def experiment(order: str = "joint", **changed: object) -> ExperimentConfig:
-    """ResNet-18 finetuned in float32 by SGD; `changed` are fields of the schedule, `accumulate` and `clip_norm`."""
+    """ResNet-18 finetuned in float32 by SGD; `changed` are fields of the schedule, `accumulate` and `clip_norm`.
+
+    At ten times these rates plain training leaves its path by 0.027 when its first weights change by 1e-6.
+    """
     optimiser = {name: changed.pop(name) for name in ("accumulate", "clip_norm") if name in changed}
     return ExperimentConfig(
         benchmark=BenchmarkConfig(name="TINY"),
@@ -25,7 +28,7 @@ def experiment(order: str = "joint", **changed: object) -> ExperimentConfig:
             width=16,
             backbone=BackboneConfig(name="resnet18", weights="none", trainable="all", batch_norm="frozen"),
         ),
-        optimiser=OptimiserConfig(name="sgd", head_lr=0.01, backbone_lr=0.001, **optimiser),
+        optimiser=OptimiserConfig(name="sgd", head_lr=0.001, backbone_lr=0.0001, **optimiser),
         schedule=ScheduleConfig(epochs=4, order=order, **{"precision": "float32", **changed}),
     )
 
