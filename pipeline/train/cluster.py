@@ -30,6 +30,10 @@ _LOCAL_ENVIRONMENT = {
     "RAY_prestart_worker_first_driver": "0",
     # Nobody takes this machine away; the watcher would be one more process for each run.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Nobody can read the meters of an instance that ends with its command, and each of Ray's processes would feed them.
+    "RAY_enable_metrics_collection": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_event_stats": "0",
 }
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -157,6 +161,8 @@ def _start_here(dashboard: bool) -> None:
                     log_to_driver=False,
                     _node_ip_address=LOOPBACK,
                 )
+            # It reads what workers print, ten times a second, for a driver that has said it does not want that.
+            ray._private.worker._global_node.kill_log_monitor()
             return
         except Exception as error:
             # Ray raises a bare Exception here.

@@ -52,14 +52,16 @@ class ProcessGroup(BackendConfig):
 
 
 class GroupBackend(Backend):
-    """Tells every rank where rank 0 waits. Runs in the controller."""
+    """Tells every rank where rank 0 waits; one that is alone has nobody to meet. Runs in the controller."""
 
     share_cuda_visible_devices = True
 
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
         assert isinstance(backend_config, ProcessGroup)
-        meeting = worker_group.execute_single(0, meeting_point)
         size = len(worker_group)
+        if size == 1:  # A thread of gloo's wakes a hundred times a second, whoever else is there.
+            return
+        meeting = worker_group.execute_single(0, meeting_point)
         joining = [
             worker_group.execute_single_async(rank, join, backend_config.backend, meeting, rank, size)
             for rank in range(size)

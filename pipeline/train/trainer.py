@@ -1,4 +1,4 @@
-"""Ray Train's trainer without torch, without two of its helper processes, for which this project has no use, and with Python's own Ctrl-C."""
+"""Ray Train's trainer without torch, without three of its helper processes, for which this project has no use, and with Python's own Ctrl-C."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from pipeline.train.cluster import Placement
+from pipeline.train.fixed_size import FixedSize
 from pipeline.train.process_group import ProcessGroup
 
 UNUSED = (DatasetsCallback, PlacementGroupCleanerCallback)
@@ -28,7 +29,7 @@ GROWTH_SECONDS = 10.0
 
 
 class LeanTrainer(DataParallelTrainer):
-    """Ray Train for `pipeline.train.worker`: each run starts two processes less, a fifth of what its start costs."""
+    """Ray Train for `pipeline.train.worker`: each run starts fewer processes, and fewer of them wake while it trains (docs/adr/0009)."""
 
     @classmethod
     def on(
@@ -61,6 +62,11 @@ class LeanTrainer(DataParallelTrainer):
 
     def _create_default_callbacks(self) -> list[Any]:
         return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, UNUSED)]
+
+    def _initialize_and_run_controller(self, **parts: Any) -> Any:
+        if not self.scaling_config.elasticity_enabled:
+            parts["scaling_policy"] = FixedSize(self.scaling_config)
+        return super()._initialize_and_run_controller(**parts)
 
     def _register_sigint_handler(self, controller: Any) -> None:
         """Ends the workers, then interrupts the driver. Ray's own handler ends the driver with exit code 0 and an open run."""

@@ -57,7 +57,7 @@ def test_a_killed_worker_is_replaced_and_the_run_is_the_one_it_would_have_been(
     first, second = place.training_workers()
     titles = " ".join(part for process in place.processes() for part in process.cmdline())
     assert "TrainController" in titles and not any(
-        name in titles for name in ("DatasetManager", "PlacementGroupCleaner")
+        name in titles for name in ("DatasetManager", "PlacementGroupCleaner", "AutoscalingCoordinator", "log_monitor")
     )
     seen = len(place.epochs_noted())
     second.kill()

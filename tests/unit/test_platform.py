@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -132,6 +133,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(os, "environ", os.environ.copy())
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
+    node = SimpleNamespace(kill_log_monitor=lambda: found.update(log_monitor="ended"))
+    monkeypatch.setattr(ray._private.worker, "_global_node", node)
     monkeypatch.setattr(cluster, "_hosts", lambda: ())
     monkeypatch.setattr(cluster, "knock", lambda address: None)
     return found
@@ -146,6 +149,7 @@ def test_an_instance_of_ones_own_is_asked_for_by_name(started: dict[str, Any]) -
     environment = started["environment"]
     assert environment["RAY_AUTH_MODE"] == "disabled", "a token in the home folder would lock its own processes out"
     assert environment["RAY_memory_monitor_refresh_ms"] == "0"
+    assert started["log_monitor"] == "ended" and started["log_to_driver"] is False
     assert environment["RAY_ADDRESS"].startswith("127.0.0.1:"), "what Ray Tune stops asks this instance for its state"
 
 

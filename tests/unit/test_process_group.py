@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from pipeline.train import process_group
-from pipeline.train.process_group import GLOO_INTERFACE, interface_of, use_network_of_ray
+from pipeline.train.process_group import GLOO_INTERFACE, GroupBackend, ProcessGroup, interface_of, use_network_of_ray
 
 
 def address(text: str, family: int = socket.AF_INET) -> SimpleNamespace:
@@ -49,3 +49,12 @@ def test_gloo_is_told(monkeypatch: pytest.MonkeyPatch, node: str, given: str | N
         monkeypatch.delenv(GLOO_INTERFACE)
     use_network_of_ray()
     assert os.environ.get(GLOO_INTERFACE) == used
+
+
+def test_a_rank_that_is_alone_waits_for_nobody() -> None:
+    class Alone:
+        def __len__(self) -> int:
+            return 1
+
+    # Has no way to call anything on a rank.
+    GroupBackend().on_start(Alone(), ProcessGroup.between(gpus_per_worker=0))
