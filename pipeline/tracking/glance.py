@@ -1,63 +1,46 @@
-"""A look into an MLflow database on this machine, without MLflow: importing it takes longer than everything else that a known answer needs.
+"""A look for runs that are known already, without MLflow: importing it takes longer than everything else that a known answer needs.
 
-Only what is read here is asked for: finished runs of a config. Whatever is not as expected, a locked or older database, is "nothing found",
-and the store itself is asked.
+Only finished runs of a config are asked for. Whatever is not as expected (a locked or older database, a server that wants another login) is
+"nothing found", and the store itself is asked, which says what is wrong.
 """
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
-from pathlib import Path
 from typing import Protocol
+from urllib.parse import urlsplit
 
 from pipeline.tracking.store import TrackedRun
 
-PREFIX = "sqlite:///"
-
-LATEST_FINISHED = """
-    SELECT runs.run_uuid, runs.name, runs.experiment_id FROM runs
-    JOIN experiments ON experiments.experiment_id = runs.experiment_id
-    JOIN tags AS config ON config.run_uuid = runs.run_uuid AND config.key = 'mgmrn.config_hash'
-    JOIN tags AS split ON split.run_uuid = runs.run_uuid AND split.key = 'mgmrn.split'
-    WHERE experiments.name = :experiment AND experiments.lifecycle_stage = 'active'
-      AND runs.lifecycle_stage = 'active' AND runs.status = 'FINISHED'
-      AND config.value = :config_hash AND split.value = :split
-    ORDER BY runs.start_time DESC LIMIT 1
-"""
-
 
 class FinishedRuns(Protocol):
-    """Where finished runs are found: a `TrackingStore`, or a `Glance`."""
+    """Where finished runs are found: a `TrackingStore`, or what `glance` gives."""
 
     def find_finished(self, config_hash: str, split: str) -> TrackedRun | None:
         """The latest finished run of a config on a split."""
 
 
-class Glance:
-    """Finished runs of one experiment in a database file; see `TrackingStore` for everything else.
-
-    Args:
-        uri: address of a tracking store; of another kind than `sqlite:///FILE`, nothing is found.
-        experiment: its name.
-    """
-
-    def __init__(self, uri: str, experiment: str) -> None:
-        self._file = Path(uri.removeprefix(PREFIX)) if uri.startswith(PREFIX) else None
-        self._experiment = experiment
+class Unseen:
+    """A store that cannot be looked into without MLflow."""
 
     def find_finished(self, config_hash: str, split: str) -> TrackedRun | None:
-        """The latest finished run of a config on a split, without its metrics."""
-        if self._file is None or not self._file.is_file():
-            return None
-        wanted = {"experiment": self._experiment, "config_hash": config_hash, "split": split}
-        try:
-            with closing(sqlite3.connect(f"{self._file.absolute().as_uri()}?mode=ro", uri=True)) as database:
-                found = database.execute(LATEST_FINISHED, wanted).fetchone()
-                if found is None:
-                    return None
-                run_id, name, experiment_id = found
-                tags = dict(database.execute("SELECT key, value FROM tags WHERE run_uuid = ?", (run_id,)))
-        except sqlite3.Error:
-            return None
-        return TrackedRun(run_id, name or "", "FINISHED", tags, {}, str(experiment_id))
+        """None."""
+        return None
+
+
+def glance(uri: str, experiment: str) -> FinishedRuns:
+    """Finished runs of one experiment, as far as they are found quickly; see `TrackingStore` for everything else.
+
+    Args:
+        uri: address of a tracking store.
+        experiment: its name.
+    """
+    match urlsplit(uri).scheme:
+        case "sqlite":
+            from pipeline.tracking.database_glance import DatabaseGlance
+
+            return DatabaseGlance(uri, experiment)
+        case "http" | "https":
+            from pipeline.tracking.server_glance import ServerGlance
+
+            return ServerGlance(uri, experiment)
+    return Unseen()

@@ -43,6 +43,7 @@ ATTRIBUTE_LIMIT = 100
 METRIC_LIMIT = 1000
 """Metrics in one request."""
 USERNAME_VARIABLE, PASSWORD_VARIABLE = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
+TOKEN_VARIABLE = "MLFLOW_TRACKING_TOKEN"
 """Where MLflow's client finds credentials."""
 PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 

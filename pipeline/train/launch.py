@@ -18,7 +18,7 @@ from pipeline.compose import resolve_weights
 from pipeline.console import say
 from pipeline.redaction import redact
 from pipeline.tracking.driver import heartbeat
-from pipeline.tracking.glance import FinishedRuns, Glance
+from pipeline.tracking.glance import FinishedRuns, glance
 from pipeline.tracking.spool import leftovers
 from pipeline.tracking.store import TRAIN, TrackingStore
 from pipeline.train.cell import Cell, make_cell, variant_of
@@ -116,11 +116,11 @@ def _load_splits(request: TrainRequest) -> dict[Split, SplitData]:
 
 
 def _known_at_once(launch: Launch) -> tuple[RunSummary, ...] | None:
-    """What `_all_finished` finds in a database on this machine, where nothing else has to be done."""
+    """What `_all_finished` finds without MLflow, where nothing else has to be done."""
     request = launch.request
     if request.force or next(leftovers(request.storage), None) is not None:
         return None
-    return _all_finished(launch, Glance(request.tracking_uri, TRAIN))
+    return _all_finished(launch, glance(request.tracking_uri, TRAIN))
 
 
 def _all_finished(launch: Launch, runs: FinishedRuns) -> tuple[RunSummary, ...] | None:

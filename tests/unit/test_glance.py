@@ -1,87 +1,168 @@
-"""What a look into the database finds is what MLflow finds; where it cannot look, it finds nothing."""
+"""Where a known answer is looked for without MLflow, and that nothing of it is loaded for that."""
 
 from __future__ import annotations
 
-import shutil
+import json
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
-from pipeline.tracking.glance import Glance
-from pipeline.tracking.store import TRAIN, TrackingStore
+from pipeline.errors import TrackingError
+from pipeline.tracking.glance import glance
+from pipeline.tracking.store import PASSWORD_VARIABLE, TOKEN_VARIABLE, TRAIN, USERNAME_VARIABLE, TrackingStore
+from tests.mlflow_server import Server
 
-TAGS = {"mgmrn.config_hash": "h1", "mgmrn.split": "tune", "mgmrn.result": "{}", "mgmrn.calibration": "none"}
+TAGS = {"mgmrn.config_hash": "h1", "mgmrn.split": "tune", "mgmrn.result": "{}"}
+EXPERIMENT = {"experiment": {"experiment_id": "7", "lifecycle_stage": "active"}}
+RUN = {
+    "info": {"run_id": "a" * 32, "run_name": "a run", "experiment_id": "7", "status": "FINISHED"},
+    "data": {"tags": [{"key": "mgmrn.split", "value": "tune"}]},
+}
+
+
+class Answering(BaseHTTPRequestHandler):
+    """Answers as `answers` says: bytes, or a status."""
+
+    answers: ClassVar[dict[str, bytes | int]] = {}
+    seen: ClassVar[list[str | None]] = []
+    """The credentials of every call."""
+
+    def do_GET(self) -> None:
+        if self.path == "/health":
+            self._send(b"OK")
+            return
+        self.seen.append(self.headers["Authorization"])
+        self._send(self.answers[self.path.partition("?")[0].rpartition("mlflow/")[2]])
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
+
+    def _send(self, answer: bytes | int) -> None:
+        self.send_response(answer if isinstance(answer, int) else 200)
+        self.end_headers()
+        if isinstance(answer, bytes):
+            self.wfile.write(answer)
+
+    def log_message(self, *_: Any) -> None:
+        """Nobody reads it."""
 
 
 @pytest.fixture
-def uri(tmp_path: Path, tables: Path) -> str:
-    shutil.copy(tables, tmp_path / "mlflow.db")
-    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+def answering(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
+    """Starts a server that gives these answers; its address."""
+    for name in (USERNAME_VARIABLE, PASSWORD_VARIABLE, TOKEN_VARIABLE):
+        monkeypatch.delenv(name, raising=False)
+    servers = []
+
+    def start(experiment: object = EXPERIMENT, runs: object = None) -> str:
+        answers = {
+            call: answer if isinstance(answer, bytes | int) else json.dumps(answer).encode()
+            for call, answer in (("experiments/get-by-name", experiment), ("runs/search", runs))
+        }
+        server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Answering,), {"answers": answers}))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}"
+
+    Answering.seen.clear()
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
 
 
-def make(store: TrackingStore, status: str = "FINISHED", **tags: str) -> str:
-    run_id = store.create_parent("a run", TAGS | tags)
-    store.finish(run_id, status, "why")
-    return run_id
+def test_a_run_on_a_server_is_found(answering: Callable[..., str]) -> None:
+    found = glance(answering(runs={"runs": [RUN]}), TRAIN).find_finished("h1", "tune")
+    assert found is not None
+    assert (found.run_id, found.name, found.status, found.experiment_id) == ("a" * 32, "a run", "FINISHED", "7")
+    assert found.tags == {"mgmrn.split": "tune"}
 
 
-def test_finds_what_the_store_finds(uri: str) -> None:
-    store, glance = TrackingStore.connect(uri), Glance(uri, TRAIN)
-    assert glance.find_finished("h1", "tune") is None
-    make(store)
-    make(store, status="FAILED")
-    make(store, **{"mgmrn.config_hash": "h2"})
-    TrackingStore.connect(uri, "mgmrn/other")
-    latest = make(store, **{"mgmrn.result": '{"gamma": 1}'})
-    for config_hash, split in (("h1", "tune"), ("h2", "tune"), ("h1", "final"), ("h3", "tune")):
-        wanted, found = store.find_finished(config_hash, split), glance.find_finished(config_hash, split)
-        assert (wanted is None) == (found is None)
-        if wanted and found:
-            assert (found.run_id, found.name, found.status, found.tags) == (
-                wanted.run_id,
-                wanted.name,
-                wanted.status,
-                wanted.tags,
-            )
-    found = glance.find_finished("h1", "tune")
-    assert found is not None and found.run_id == latest
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"runs": {}},
+        {"runs": {"runs": []}},
+        {"experiment": 404},
+        {"experiment": {"experiment": {"experiment_id": "7", "lifecycle_stage": "deleted"}}},
+        {"experiment": 401},
+        {"runs": 500},
+        {"runs": b"<html>a login page</html>"},
+        {"runs": b"[]"},
+        {"runs": {"runs": [{"info": {}}]}},
+    ],
+    ids=str,
+)
+def test_what_is_not_as_expected_is_nothing_found(answering: Callable[..., str], answers: dict[str, object]) -> None:
+    assert glance(answering(**{"runs": {"runs": [RUN]}, **answers}), TRAIN).find_finished("h1", "tune") is None
 
 
-def test_a_run_that_was_deleted_is_not_found(uri: str) -> None:
-    store, glance = TrackingStore.connect(uri), Glance(uri, TRAIN)
-    first, second = make(store), make(store)
-    store.client.delete_run(second)
-    found = glance.find_finished("h1", "tune")
-    assert found is not None and found.run_id == first
-    store.client.delete_experiment(store.experiment_id)
-    assert glance.find_finished("h1", "tune") is None
-
-
-def test_runs_of_another_experiment_are_not_found(uri: str) -> None:
-    make(TrackingStore.connect(uri, "mgmrn/search/x"))
-    assert Glance(uri, TRAIN).find_finished("h1", "tune") is None
-
-
-@pytest.mark.parametrize("content", [b"", b"no database", None])
-def test_what_is_no_database_of_mlflows_holds_nothing_and_is_left_as_it_is(
-    tmp_path: Path, content: bytes | None
+@pytest.mark.parametrize(
+    ("variables", "sent"),
+    [
+        ({}, None),
+        ({USERNAME_VARIABLE: "ann", PASSWORD_VARIABLE: "pw"}, "Basic YW5uOnB3"),
+        ({TOKEN_VARIABLE: "t0k"}, "Bearer t0k"),
+    ],
+    ids=["none", "password", "token"],
+)
+def test_it_logs_in_as_mlflow_does(
+    answering: Callable[..., str], monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], sent: str | None
 ) -> None:
-    file = tmp_path / "mlflow.db"
-    if content is not None:
-        file.write_bytes(content)
-    assert Glance(f"sqlite:///{file}", TRAIN).find_finished("h1", "tune") is None
-    assert file.exists() is (content is not None)
-    assert content is None or file.read_bytes() == content
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    glance(answering(runs={}), TRAIN).find_finished("h1", "tune")
+    assert Answering.seen == [sent, sent]
 
 
-@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "postgresql://h/db", "sqlite://", ""])
+def test_a_server_that_is_away_is_an_error_at_once() -> None:
+    with pytest.raises(TrackingError, match="unreachable"):
+        glance("http://127.0.0.1:9", TRAIN).find_finished("h1", "tune")
+
+
+@pytest.mark.parametrize("uri", ["postgresql://h/db", "databricks", ""])
 def test_nothing_is_found_elsewhere(uri: str) -> None:
-    assert Glance(uri, TRAIN).find_finished("h1", "tune") is None
+    assert glance(uri, TRAIN).find_finished("h1", "tune") is None
 
 
-def test_it_loads_no_mlflow() -> None:
-    code = "import sys, pipeline.tracking.glance, pipeline.train.launch; print('mlflow' in sys.modules, 'torch' in sys.modules)"
+@pytest.mark.parametrize("uri", ["sqlite:///nowhere.db", "http://127.0.0.1:9"])
+def test_it_loads_no_mlflow(tmp_path: Path, uri: str) -> None:
+    code = f"""
+import sys, contextlib, pipeline.train.launch
+from pipeline.tracking.glance import glance
+with contextlib.suppress(Exception):
+    glance({uri!r}, "x").find_finished("h", "tune")
+print("mlflow" in sys.modules, "torch" in sys.modules)
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+@pytest.mark.cluster
+def test_a_real_server_is_asked_in_its_own_words(tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    server.start()
+    try:
+        store, looking = TrackingStore.connect(server.uri), glance(server.uri, TRAIN)
+        assert looking.find_finished("h1", "tune") is None
+        for status, config_hash in (("FINISHED", "h1"), ("FINISHED", "h1"), ("FAILED", "h1"), ("FINISHED", "h2")):
+            store.finish(store.create_parent("a run", TAGS | {"mgmrn.config_hash": config_hash}), status, "why")
+        for config_hash, split in (("h1", "tune"), ("h2", "tune"), ("h1", "final"), ("h3", "tune")):
+            wanted, found = store.find_finished(config_hash, split), looking.find_finished(config_hash, split)
+            assert (wanted is None) == (found is None) == ((config_hash, split) not in {("h1", "tune"), ("h2", "tune")})
+            if wanted and found:
+                assert (found.run_id, found.name, found.tags) == (wanted.run_id, wanted.name, wanted.tags)
+        latest = looking.find_finished("h1", "tune")
+        assert latest is not None
+        store.client.delete_run(latest.run_id)
+        earlier = looking.find_finished("h1", "tune")
+        assert earlier is not None and earlier.run_id != latest.run_id
+    finally:
+        server.kill()
