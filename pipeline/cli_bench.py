@@ -76,7 +76,7 @@ def bench_cache(
     record: Record = False,
     as_json: Json = False,
 ) -> None:
-    """Time an epoch on cached maps against the same epoch from pictures."""
+    """Time an epoch on cached maps against one from pictures, and how a cache is built, read and shared."""
     from pipeline.bench.cache import run
     from pipeline.compose import load_experiment
 
