@@ -62,7 +62,7 @@ def bench_step(
 
 @bench_app.command("eval")
 def bench_eval(record: Record = False, as_json: Json = False) -> None:
-    """Time the exact seen–unseen curve against a sweep over γ."""
+    """Time scoring, and the exact seen–unseen curve against a sweep over γ."""
     from pipeline.bench.eval import run
 
     _show_bench(run(), Console(as_json), record=record)

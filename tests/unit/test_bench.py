@@ -13,6 +13,7 @@ from pipeline.bench.kernels import OTHER, PRODUCTS, Kernel, by_kind, kind_of
 from pipeline.bench.machine import ProbeSize
 from pipeline.bench.peak_memory import PeakMemory
 from pipeline.bench.report import BenchReport, in_turn, rounds_ratio, spread
+from pipeline.bench.scoring import draw_predicted, scored, scored_plainly
 from pipeline.bench.step_variants import ON_GPU, StepSize, config_of, make_step
 from pipeline.tracking.environment import GitState
 
@@ -108,6 +109,13 @@ def test_without_its_tests_a_checkout_says_that_the_reference_is_missing(
 def test_a_ratio_is_that_of_the_same_round() -> None:
     ratio = rounds_ratio("a / b", [2.0, 20.0, 2.0], [1.0, 10.0, 0.5])
     assert (ratio.median, ratio.min, ratio.max) == (2.0, 2.0, 4.0)
+
+
+def test_both_ways_of_scoring_give_the_same_scores() -> None:
+    predicted = draw_predicted(images=100, classes=7, attributes=5)
+    scores, plain = scored(predicted, 20.0), scored_plainly(predicted, 20.0)
+    assert scores.shape == (100, 7) and scores.std() > 1
+    torch.testing.assert_close(scores, plain, rtol=1e-5, atol=1e-5)
 
 
 def test_works_take_turns() -> None:
