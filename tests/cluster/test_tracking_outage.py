@@ -123,7 +123,8 @@ def test_training_goes_on_while_the_server_is_away(disturbed: Launch) -> None:
     assert disturbed.answer.json["status"] == "finished"
     assert disturbed.epochs_in_the_outage >= 3
     assert "sent by the next command" in disturbed.answer.err
-    assert not disturbed.place.processes()
+    # Ray's processes are nice: on a machine that is busy with other tests their own end takes them seconds.
+    wait_until(lambda: not disturbed.place.processes(), "Ray has ended with the command", 30)
 
 
 def test_workers_and_what_is_left_on_disk_hold_no_password(server: TrackingServer, disturbed: Launch) -> None:
