@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cached_property
 from typing import Any
 
 import requests
@@ -36,25 +37,23 @@ class ServerGlance:
         Raises:
             TrackingError: when nobody answers at all.
         """
-        check_reachable(self._uri)
         try:
-            with requests.Session() as session:
-                _introduce(session)
-                experiment = self._experiment_id(session)
-                run = self._latest(session, experiment, config_hash, split) if experiment else None
+            run = self._latest(self._experiment_id, config_hash, split) if self._experiment_id else None
             return _tracked(run) if run else None
         except (requests.RequestException, KeyError, TypeError):
             return None
 
-    def _experiment_id(self, session: requests.Session) -> str | None:
+    @cached_property
+    def _experiment_id(self) -> str | None:
+        """Asked once, for all runs that are looked for."""
+        check_reachable(self._uri)
         asked = {"experiment_name": self._experiment}
-        found = _answer(session.get(self._url("experiments/get-by-name"), params=asked, timeout=_PATIENCE))
+        with _session() as session:
+            found = _answer(session.get(self._url("experiments/get-by-name"), params=asked, timeout=_PATIENCE))
         experiment = found["experiment"]
         return str(experiment["experiment_id"]) if experiment["lifecycle_stage"] == "active" else None
 
-    def _latest(
-        self, session: requests.Session, experiment: str, config_hash: str, split: str
-    ) -> dict[str, Any] | None:
+    def _latest(self, experiment: str, config_hash: str, split: str) -> dict[str, Any] | None:
         asked: dict[str, Any] = {
             "experiment_ids": [experiment],
             "filter": "attributes.status = 'FINISHED' "
@@ -62,7 +61,8 @@ class ServerGlance:
             "order_by": ["attributes.start_time DESC"],
             "max_results": 1,
         }
-        runs = _answer(session.post(self._url("runs/search"), json=asked, timeout=_PATIENCE)).get("runs", [])
+        with _session() as session:
+            runs = _answer(session.post(self._url("runs/search"), json=asked, timeout=_PATIENCE)).get("runs", [])
         return runs[0] if runs else None
 
     def _url(self, call: str) -> str:
@@ -72,12 +72,14 @@ class ServerGlance:
 _PATIENCE = (CONNECT_SECONDS, ANSWER_SECONDS)
 
 
-def _introduce(session: requests.Session) -> None:
+def _session() -> requests.Session:
     """With the credentials of MLflow's variables; those in the address need nothing."""
+    session = requests.Session()
     if (name := os.environ.get(USERNAME_VARIABLE)) and (password := os.environ.get(PASSWORD_VARIABLE)):
         session.auth = (name, password)
     elif token := os.environ.get(TOKEN_VARIABLE):
         session.headers["Authorization"] = f"Bearer {token}"
+    return session
 
 
 def _answer(response: requests.Response) -> dict[str, Any]:

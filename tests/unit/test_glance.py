@@ -122,6 +122,12 @@ def test_it_logs_in_as_mlflow_does(
     assert Answering.seen == [sent, sent]
 
 
+def test_the_experiment_is_asked_for_once(answering: Callable[..., str]) -> None:
+    looking = glance(answering(runs={"runs": [RUN]}), TRAIN)
+    assert all(looking.find_finished(config_hash, "tune") for config_hash in ("h1", "h2", "h3"))
+    assert len(Answering.seen) == 4, "one call for the experiment, one for each run"
+
+
 def test_a_server_that_is_away_is_an_error_at_once() -> None:
     with pytest.raises(TrackingError, match="unreachable"):
         glance("http://127.0.0.1:9", TRAIN).find_finished("h1", "tune")
@@ -133,7 +139,7 @@ def test_nothing_is_found_elsewhere(uri: str) -> None:
 
 
 @pytest.mark.parametrize("uri", ["sqlite:///nowhere.db", "http://127.0.0.1:9"])
-def test_it_loads_no_mlflow(tmp_path: Path, uri: str) -> None:
+def test_it_loads_no_mlflow(uri: str) -> None:
     code = f"""
 import sys, contextlib, pipeline.train.launch
 from pipeline.tracking.glance import glance
