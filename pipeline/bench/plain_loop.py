@@ -1,14 +1,12 @@
 """Epochs of a `tune` run in a plain loop: no Ray, no checkpoints, no tracking. What `bench overhead` measures the pipeline against.
 
-`python -m pipeline.bench.plain_loop SPEC-AS-JSON` prints the seconds of each epoch as a JSON list.
+`python -m pipeline.bench.plain_loop SPEC-AS-JSON` prints the moment, in seconds since 1970, at which it begins and at which each epoch ends.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from itertools import pairwise
 
 import torch
 
@@ -24,12 +22,16 @@ def main(spec_json: str) -> None:
     torch.set_num_threads(spec.threads)
     torch.manual_seed(spec.config.seed)
     stretch = open_stretch(spec.config, spec.data_root, spec.cache_root, steps=0)
-    moments = [time.time()]
+    _print_moment()
     for epoch in range(spec.config.schedule.epochs):
         train_epoch(stretch.trainer, stretch.feed.train_batches(epoch))
         evaluate_split(stretch.data, stretch.scores(stretch.feed.evaluation_inputs()), None)
-        moments.append(time.time())
-    sys.stdout.write(json.dumps([after - before for before, after in pairwise(moments)]) + "\n")
+        _print_moment()
+
+
+def _print_moment() -> None:
+    sys.stdout.write(f"{time.time()!r}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
