@@ -30,7 +30,7 @@ def main(spec_json: str, tracking_uri: str, storage: str, started: str) -> None:
     with ray_session(None) as hosts:
         moments["Ray"] = time.time()
         times = train_stretch(spec, place(hosts, 1, spec.threads, None), Path(storage))
-    moments["controller and worker"] = times.entered
+    moments["worker: process"] = times.entered
     moments["worker: packages"] = times.imported
     moments["worker: data and network"] = times.ready
     moments["worker: first step"] = times.first_step

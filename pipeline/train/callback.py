@@ -22,7 +22,7 @@ class SpoolEpochs(UserCallback):
         self._path = path
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
-        """Called in the controller process, once per `ray.train.report` of all workers."""
+        """Called once per `ray.train.report` of all workers."""
         Spool(self._path).append(int(metrics[0]["epoch"]), metrics[0])
 
 
@@ -37,5 +37,5 @@ class NoHaste(UserCallback):
         self._seconds = seconds
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Called in the controller process, before it decides what to do about the workers."""
+        """Called before the controller decides what to do about the workers."""
         time.sleep(self._seconds)

@@ -30,10 +30,12 @@ _LOCAL_ENVIRONMENT = {
     "RAY_prestart_worker_first_driver": "0",
     # Nobody takes this machine away; the watcher would be one more process for each run.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    # Nobody can read the meters of an instance that ends with its command, and each of Ray's processes would feed them.
+    # Nobody can read the meters and the history of an instance that ends with its command, and each of Ray's processes would feed them.
     "RAY_enable_metrics_collection": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_event_stats": "0",
+    "REPORTER_UPDATE_INTERVAL_MS": "3600000",
+    "RAY_task_events_report_interval_ms": "0",
 }
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -161,8 +163,7 @@ def _start_here(dashboard: bool) -> None:
                     log_to_driver=False,
                     _node_ip_address=LOOPBACK,
                 )
-            # It reads what workers print, ten times a second, for a driver that has said it does not want that.
-            ray._private.worker._global_node.kill_log_monitor()
+            _end_idle_helpers(dashboard)
             return
         except Exception as error:
             # Ray raises a bare Exception here.
@@ -178,6 +179,17 @@ def _start_here(dashboard: bool) -> None:
             del os.environ["RAY_GCS_SERVER_PORT"]
             if not ray.is_initialized():
                 del os.environ["RAY_ADDRESS"]
+
+
+def _end_idle_helpers(dashboard: bool) -> None:
+    """Ends what Ray starts on every head node and nobody asks on one that ends with its command (docs/adr/0009)."""
+    import ray
+
+    node = ray._private.worker._global_node
+    node.kill_log_monitor()  # Reads what workers print, for a driver that has said it does not want that.
+    node.kill_monitor()  # Would call for more hosts.
+    if not dashboard:
+        node.kill_dashboard()  # Without its pages there is still the process.
 
 
 @contextmanager

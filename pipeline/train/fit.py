@@ -6,11 +6,11 @@ the run's own storage: the spool says which epochs there were, the checkpoints s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ray.train import FailureConfig, RunConfig, UserCallback
+from ray.train import FailureConfig, RunConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from mgmrn.data.seal import check_open
@@ -23,7 +23,7 @@ from pipeline.train.entry import train_worker
 from pipeline.train.failure import Failure, recorded_failure
 from pipeline.train.spec import EVALUATION_FILE, Calibration, RunSpec
 from pipeline.train.storage import StorageError, check_writable
-from pipeline.train.trainer import LeanTrainer
+from pipeline.train.trainer import QUIET, LeanTrainer
 
 RETRIES = 3
 """Restarts after lost workers; failures that a retry cannot mend end at the first."""
@@ -64,7 +64,7 @@ class Fitted:
         )
 
 
-def fit(spec: RunSpec, placement: Placement, callbacks: Sequence[UserCallback] = ()) -> Fitted | Failure:
+def fit(spec: RunSpec, placement: Placement) -> Fitted | Failure:
     """Trains until the last epoch, going on from the latest checkpoint of this very run where there is one.
 
     Lost workers are replaced up to `RETRIES` times, each time from the latest checkpoint. An elastic run goes on with those that there is
@@ -73,7 +73,6 @@ def fit(spec: RunSpec, placement: Placement, callbacks: Sequence[UserCallback] =
     Args:
         spec: what is trained.
         placement: workers and their resources.
-        callbacks: told of every epoch after the spool was, in the controller.
 
     Raises:
         SealedError: for a `final` run, in a sealed process; the workers would not be sealed.
@@ -85,7 +84,8 @@ def fit(spec: RunSpec, placement: Placement, callbacks: Sequence[UserCallback] =
         name=spec.run_folder.name,
         storage_path=str(spec.run_folder.parent),
         failure_config=FailureConfig(max_failures=RETRIES, controller_failure_limit=RETRIES),
-        callbacks=[SpoolEpochs(spec.spool_file), *patience, *callbacks],
+        callbacks=[SpoolEpochs(spec.spool_file), *patience],
+        logging_config=QUIET,
     )
     trainer = LeanTrainer.on(placement, train_worker, spec.model_dump_json(), run_config)
     try:

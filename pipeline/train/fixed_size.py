@@ -1,4 +1,4 @@
-"""Runs whose number of ranks is given. Apart from `trainer`, which the controller has no need to load."""
+"""Runs whose number of ranks is given."""
 
 from __future__ import annotations
 

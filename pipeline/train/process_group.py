@@ -52,7 +52,7 @@ class ProcessGroup(BackendConfig):
 
 
 class GroupBackend(Backend):
-    """Tells every rank where rank 0 waits; one that is alone has nobody to meet. Runs in the controller."""
+    """Tells every rank where rank 0 waits; one that is alone has nobody to meet. Runs beside the controller."""
 
     share_cuda_visible_devices = True
 

@@ -1,21 +1,17 @@
-"""Ray Train's trainer without torch, without three of its helper processes, for which this project has no use, and with Python's own Ctrl-C."""
+"""Ray Train's trainer without torch, and without those of its helper processes for which this project has no use."""
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
-from contextlib import suppress
-from types import FrameType
 from typing import Any
 
-import ray
-from ray.exceptions import RayError
-from ray.train import RunConfig, ScalingConfig
+from ray.train import LoggingConfig, Result, RunConfig, ScalingConfig
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from pipeline.train.cluster import Placement
+from pipeline.train.controller import Controller
 from pipeline.train.fixed_size import FixedSize
 from pipeline.train.process_group import ProcessGroup
 
@@ -23,13 +19,15 @@ UNUSED = (DatasetsCallback, PlacementGroupCleanerCallback)
 """The first deals out Ray Data's datasets: ours are read by the ranks. The second gives back the CPUs of a controller that died:
 `pipeline.train.leftover` does, also where no dashboard answers (docs/adr/0009)."""
 
-ABORT_SECONDS = 10.0
+QUIET = LoggingConfig(log_level="CRITICAL")
+"""Ray Train writes into its own files, `logs/train/ray-train-sys-*.log` of Ray's session, and not between the driver's lines."""
+
 GROWTH_SECONDS = 10.0
 """How often an elastic run looks for room to grow."""
 
 
 class LeanTrainer(DataParallelTrainer):
-    """Ray Train for `pipeline.train.worker`: each run starts fewer processes, and fewer of them wake while it trains (docs/adr/0009)."""
+    """Ray Train for `pipeline.train.worker`: each run starts no process but its ranks, and few wake beside them (docs/adr/0009)."""
 
     @classmethod
     def on(
@@ -63,19 +61,7 @@ class LeanTrainer(DataParallelTrainer):
     def _create_default_callbacks(self) -> list[Any]:
         return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, UNUSED)]
 
-    def _initialize_and_run_controller(self, **parts: Any) -> Any:
+    def _initialize_and_run_controller(self, **parts: Any) -> Result:
         if not self.scaling_config.elasticity_enabled:
             parts["scaling_policy"] = FixedSize(self.scaling_config)
-        return super()._initialize_and_run_controller(**parts)
-
-    def _register_sigint_handler(self, controller: Any) -> None:
-        """Ends the workers, then interrupts the driver. Ray's own handler ends the driver with exit code 0 and an open run."""
-
-        def interrupt(signum: int, frame: FrameType | None) -> None:
-            # Who presses Ctrl-C again does not wait for the workers.
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            with suppress(RayError):
-                ray.get(controller.abort.remote(), timeout=ABORT_SECONDS)
-            raise KeyboardInterrupt
-
-        signal.signal(signal.SIGINT, interrupt)
+        return Controller(**parts).run_here()

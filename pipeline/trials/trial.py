@@ -15,7 +15,6 @@ from ray import tune
 
 from mgmrn.data.seal import close_seal
 from pipeline.tracking.spool import Spool
-from pipeline.train.callback import NoHaste
 from pipeline.train.cluster import Placement
 from pipeline.train.failure import Failure
 from pipeline.train.fit import Fitted, fit
@@ -24,9 +23,6 @@ from pipeline.train.spec import RunSpec
 from pipeline.trials.plan import SealedPlan, TrialPlan, TrialReport
 
 FOLLOW_SECONDS = 0.2
-HASTE_SECONDS = 3.0
-"""The end of a trial's process takes workers and controller with it, in any order. A controller that sees its workers gone and is still
-there would ask for new resources at once; nobody gives those back, since they are not noted yet."""
 
 
 class WorkersLostError(RuntimeError):
@@ -111,6 +107,6 @@ class _Training:
     def _fit(self, spec: RunSpec, placement: Placement) -> None:
         try:
             give_back(spec.placement_file)  # Of a process of this trial that was lost.
-            self._ended = fit(spec, placement, [NoHaste(HASTE_SECONDS)])
+            self._ended = fit(spec, placement)
         except BaseException as error:  # Handed to the caller of `result`.
             self._error = error

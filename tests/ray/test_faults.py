@@ -16,6 +16,7 @@ from tests.recovery import time_recovery
 pytestmark = pytest.mark.ray
 
 EPOCHS = 4
+LEFT_OUT_OF_RAY = ("log_monitor", "monitor.py", "dashboard.py")
 
 
 @pytest.fixture
@@ -56,9 +57,8 @@ def test_a_killed_worker_is_replaced_and_the_run_is_the_one_it_would_have_been(
     running = started_until_an_epoch_is_noted(place, (*arguments, "--workers", "2"))
     first, second = place.training_workers()
     titles = " ".join(part for process in place.processes() for part in process.cmdline())
-    assert "TrainController" in titles and not any(
-        name in titles for name in ("DatasetManager", "PlacementGroupCleaner", "AutoscalingCoordinator", "log_monitor")
-    )
+    left_out = ("TrainController", "DatasetManager", "PlacementGroupCleaner", "AutoscalingCoordinator")
+    assert "RayTrainWorker" in titles and not any(name in titles for name in (*left_out, *LEFT_OUT_OF_RAY))
     seen = len(place.epochs_noted())
     second.kill()
     time_recovery("train: worker killed", lambda: len(place.epochs_noted()) > seen, running)
@@ -123,7 +123,7 @@ def assert_failed_for_good(place: Place, answer: Answer, reason: str) -> None:
 
 def worker_groups_started(place: Place) -> int:
     """How often the controller started the training function on rank 0, by Ray Train's own log."""
-    logs = [path.read_text(errors="replace") for path in place.ray_folder.rglob("ray-train-app-controller-*.log")]
+    logs = [path.read_text(errors="replace") for path in place.ray_folder.rglob("ray-train-sys-controller-*.log")]
     assert logs, "Ray Train writes a log of its controller"
     entries = [json.loads(line) for text in logs for line in text.splitlines() if line.startswith("{")]
     return sum("Attempting to start training worker group" in entry.get("message", "") for entry in entries)

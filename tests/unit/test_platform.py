@@ -6,6 +6,7 @@ import ast
 import os
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -133,7 +134,9 @@ def started(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(os, "environ", os.environ.copy())
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
-    node = SimpleNamespace(kill_log_monitor=lambda: found.update(log_monitor="ended"))
+    helpers = ("log_monitor", "monitor", "dashboard")
+    found["ended"] = []
+    node = SimpleNamespace(**{f"kill_{name}": partial(found["ended"].append, name) for name in helpers})
     monkeypatch.setattr(ray._private.worker, "_global_node", node)
     monkeypatch.setattr(cluster, "_hosts", lambda: ())
     monkeypatch.setattr(cluster, "knock", lambda address: None)
@@ -149,8 +152,14 @@ def test_an_instance_of_ones_own_is_asked_for_by_name(started: dict[str, Any]) -
     environment = started["environment"]
     assert environment["RAY_AUTH_MODE"] == "disabled", "a token in the home folder would lock its own processes out"
     assert environment["RAY_memory_monitor_refresh_ms"] == "0"
-    assert started["log_monitor"] == "ended" and started["log_to_driver"] is False
+    assert started["ended"] == ["log_monitor", "monitor", "dashboard"] and started["log_to_driver"] is False
     assert environment["RAY_ADDRESS"].startswith("127.0.0.1:"), "what Ray Tune stops asks this instance for its state"
+
+
+def test_an_instance_that_is_to_serve_its_state_keeps_the_process_that_does(started: dict[str, Any]) -> None:
+    with ray_session(None, dashboard=True):
+        pass
+    assert started["ended"] == ["log_monitor", "monitor"]
 
 
 @pytest.mark.parametrize("address", [None, "10.0.0.1:6379"])
