@@ -11,7 +11,6 @@ from contextlib import suppress
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
 from ray.train import Result
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.worker_group import Worker, WorkerGroup
@@ -56,7 +55,7 @@ class Controller(TrainController):
                 # Not by `Runner.run`, whose handler of Ctrl-C waits for the next await.
                 runner.get_loop().run_until_complete(self.run())
         except BaseException:
-            with suppress(RayError):
+            with suppress(Exception):  # What cannot be ended here ends with this process; why it ends is what counts.
                 self._end_ranks()
             raise
         return self.get_result()

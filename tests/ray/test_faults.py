@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 
+import psutil
 import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
@@ -108,6 +110,27 @@ def test_the_same_command_goes_on_after_the_driver_was_killed(place: Place, argu
     (parent,) = (one for one in runs_of(client) if one.data.tags["mgmrn.kind"] == "launch")
     assert parent.info.status == "FINISHED"
     assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+
+
+@pytest.mark.timeout(600)
+def test_ctrl_c_ends_the_ranks_and_closes_the_run_with_which_the_same_command_goes_on(
+    place: Place, arguments: tuple[str, ...]
+) -> None:
+    running = started_until_an_epoch_is_noted(place, arguments)
+    (rank,) = place.training_workers()
+    running.process.send_signal(signal.SIGINT)
+    answer = running.answer(60)
+    assert answer.code == 130
+    assert "Traceback" not in answer.err
+    psutil.wait_procs([rank, *place.processes()], timeout=30)
+    assert not place.processes(), "nothing of it is left"
+    left = only_run(client_of(place))
+    assert (left.info.status, left.data.tags["mgmrn.stop_reason"]) == ("KILLED", "interrupted")
+
+    assert place.run(*arguments).code == 0
+    run = only_run(client_of(place))
+    assert (run.info.run_id, run.info.status) == (left.info.run_id, "FINISHED")
+    assert_every_epoch_is_logged_once(client_of(place), run)
 
 
 def assert_failed_for_good(place: Place, answer: Answer, reason: str) -> None:

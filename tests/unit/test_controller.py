@@ -28,14 +28,16 @@ def ended() -> list[str]:
     return []
 
 
-@pytest.fixture
-def running(ended: list[str]) -> Callable[[Callable[[], Any]], Controller]:
+@pytest.fixture(params=[RayActorError(), ValueError("Worker group is not active.")], ids=["gone", "not there"])
+def running(request: pytest.FixtureRequest, ended: list[str]) -> Callable[[Callable[[], Any]], Controller]:
     """A controller with ranks, whose run is what it is given."""
+
+    error: Exception = request.param
 
     def abort() -> None:
         ended.append("ranks")
-        # They may be gone already.
-        raise RayActorError
+        # They may be gone already, or not all there yet.
+        raise error
 
     class Running(Controller):
         def __init__(self, work: Callable[[], Any]) -> None:
