@@ -29,6 +29,7 @@ from pipeline.errors import TrackingError
 from pipeline.jobs.driver import job_tags
 from pipeline.redaction import redact
 from pipeline.tracking.driver import driver_is_dead, driver_tag
+from pipeline.tracking.new_database import make_tables
 from pipeline.tracking.spool import EndStatus
 from pipeline.yaml_tree import yaml_value
 
@@ -134,6 +135,8 @@ class TrackingStore:
         from mlflow.tracking import MlflowClient
 
         with _translated(uri):
+            if _is_new_database(uri):
+                make_tables(_sqlite_file(uri))
             return cls(MlflowClient(tracking_uri=uri), uri, experiment)
 
     def find_finished(self, config_hash: str, split: str) -> TrackedRun | None:
@@ -371,6 +374,10 @@ def _check_inside(path: str) -> None:
 
 def _sqlite_file(uri: str) -> Path:
     return Path(uri.removeprefix("sqlite:///")).resolve()
+
+
+def _is_new_database(uri: str) -> bool:
+    return uri.startswith("sqlite:///") and ":memory:" not in uri and not _sqlite_file(uri).exists()
 
 
 def check_reachable(uri: str) -> None:
