@@ -19,7 +19,7 @@ pytestmark = [
 
 @pytest.mark.parametrize(
     "changed, graphs",
-    [({"order": "joint", "clip_norm": 1.0}, 1), ({"order": "sequential"}, 3), ({"accumulate": 2}, 1)],
+    [({"order": "joint", "clip_norm": 1.0, "accumulate": 2}, 1), ({"order": "sequential"}, 3)],
     ids=str,
 )
 def test_compiled_training_equals_plain_training(changed: dict[str, object], graphs: int) -> None:
