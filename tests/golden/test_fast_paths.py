@@ -44,8 +44,14 @@ def make_reference() -> ReleasedNetwork:
 
 
 def smooth(trunk: torch.nn.Module) -> None:
-    """Makes a trunk well conditioned: a deep one with kinks, as drawn, turns rounding into gradients that differ by percents."""
+    """Makes a trunk well conditioned: a deep one with kinks, as drawn, turns rounding into gradients that differ by percents.
+
+    A maximum is a kink, too: of two pixels that are nearly equal, rounding decides which one learns, on one kind of CPU and not on another.
+    """
     for module in list(trunk.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, torch.nn.MaxPool2d):
+                setattr(module, name, torch.nn.AvgPool2d(3, stride=2, padding=1))
         if isinstance(getattr(module, "relu", None), torch.nn.ReLU):
             module.relu = torch.nn.SiLU()
         if isinstance(getattr(module, "bn3", None), torch.nn.BatchNorm2d):
@@ -112,7 +118,7 @@ def run(
 @pytest.mark.parametrize("order", ["sequential", "joint"])
 def test_several_steps_change_every_weight_as_the_plain_ones_do(order: Order) -> None:
     # Ours spares norms and biases from weight decay, as the released code does not; without any, all updates must be the same.
-    before, plain, ours = run(order, "frozen", Settings(lr=1e-2, weight_decay=0.0))
+    before, plain, ours = run(order, "frozen", Settings(lr=3e-3, weight_decay=0.0))
     parameters = [name for name in before if not name.endswith(("running_mean", "running_var", "num_batches_tracked"))]
     trained: list[bool] = []
     for name in parameters:
