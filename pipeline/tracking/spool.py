@@ -16,8 +16,9 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol
 
@@ -31,6 +32,10 @@ OnEpoch = Callable[[int, Mapping[str, float]], None]
 POLL_SECONDS = 0.25
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 30.0
+GATHER_SECONDS = 10.0
+"""Epochs that are shorter travel together: what a request costs, here and on the server, hardly depends on how much it carries."""
+MOST_EPOCHS = 40
+"""In one request."""
 
 
 class Sink(Protocol):
@@ -39,8 +44,8 @@ class Sink(Protocol):
     def logged_steps(self, run_id: str, key: str) -> set[int]:
         """The steps of a metric that the run has."""
 
-    def log_metrics(self, run_id: str, step: int, metrics: Mapping[str, float], timestamp_ms: int) -> None:
-        """Adds one value to each of some metrics."""
+    def log_epochs(self, run_id: str, epochs: Sequence[Epoch]) -> None:
+        """Adds one value to each of some metrics, for each of some epochs."""
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Sets tags; doing it again changes nothing."""
@@ -53,6 +58,15 @@ class Sink(Protocol):
 
     def finish(self, run_id: str, status: EndStatus, stop_reason: str) -> None:
         """Ends the run; doing it again changes nothing."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch's numbers."""
+
+    step: int
+    metrics: Mapping[str, float]
+    timestamp_ms: int
 
 
 @dataclass(frozen=True)
@@ -232,6 +246,7 @@ class Sender:
         self._steps: dict[str, set[int]] = {}
         self._pause = FIRST_PAUSE
         self._next_try = 0.0
+        self._next_epochs = 0.0
         self._patience = 0.0
         self._deadline: float | None = None
         self._wake = threading.Event()
@@ -279,7 +294,7 @@ class Sender:
             alone = alone or self._begin_where_it_was_left(lock)
             if draining:
                 self._next_try = min(self._next_try, time.monotonic() + FIRST_PAUSE)
-            if alone:
+            if alone and not self._is_gathering():
                 self._send()
             if draining and ((alone and not self._pending) or self._is_over()):
                 return
@@ -308,10 +323,21 @@ class Sender:
             if entry.kind == "metrics" and entry.end_offset > self._shown_offset:
                 self._on_epoch(entry.content["step"], entry.content["metrics"])
 
+    def _is_gathering(self) -> bool:
+        """Whether all that is there may wait for the epochs that come."""
+        early = self._deadline is None and time.monotonic() < self._next_epochs
+        return early and len(self._next_group()) == len(self._pending)
+
+    def _next_group(self) -> list[Entry]:
+        """The epochs that are next, or else what is next."""
+        epochs = takewhile(lambda entry: entry.kind == "metrics", islice(self._pending, MOST_EPOCHS))
+        return list(epochs) or list(islice(self._pending, 1))
+
     def _send(self) -> None:
         while self._pending and time.monotonic() >= self._next_try and not self._is_over():
+            group = self._next_group()
             try:
-                self._send_entry(self._pending[0])
+                self._send_group(group)
             except TrackingError as error:
                 self._problem = str(error)
                 self._steps.clear()  # The server may have stored what it did not confirm.
@@ -321,13 +347,15 @@ class Sender:
             self._pause = FIRST_PAUSE
             if self._deadline is not None:
                 self._deadline = time.monotonic() + self._patience
-            self._sent_offset = self._pending.popleft().end_offset
+            for _ in group:
+                self._sent_offset = self._pending.popleft().end_offset
             _Sent(self._run_id, self._sent_offset).save(self._spool)
 
-    def _send_entry(self, entry: Entry) -> None:
+    def _send_group(self, group: Sequence[Entry]) -> None:
+        entry = group[0]
         content = entry.content
         if entry.kind == "metrics":
-            self._send_metrics(content["step"], content["metrics"], content["time_ms"])
+            self._send_epochs([one.content for one in group])
         elif entry.kind == "tags":
             self._sink.set_tags(self._run_id, content["tags"])
         elif entry.kind == "artifacts":
@@ -338,15 +366,24 @@ class Sender:
         else:
             self._sink.finish(self._run_id, content["status"], content["stop_reason"])
 
-    def _send_metrics(self, step: int, metrics: Mapping[str, float], timestamp_ms: int) -> None:
-        for key in metrics:
-            if "/" in key and key not in self._steps:
+    def _send_epochs(self, contents: Sequence[Mapping[str, Any]]) -> None:
+        epochs = [self._unsent(one["step"], one["metrics"], one["time_ms"]) for one in contents]
+        if any(epoch.metrics for epoch in epochs):
+            self._sink.log_epochs(self._run_id, epochs)
+        self._next_epochs = time.monotonic() + GATHER_SECONDS
+
+    def _unsent(self, step: int, metrics: Mapping[str, float], timestamp_ms: int) -> Epoch:
+        """What the run does not have of an epoch; from then on it counts as sent."""
+        new = {}
+        for key, value in metrics.items():
+            if "/" not in key:
+                continue
+            if key not in self._steps:
                 self._steps[key] = self._sink.logged_steps(self._run_id, key)
-        new = {key: value for key, value in metrics.items() if "/" in key and step not in self._steps[key]}
-        if new:
-            self._sink.log_metrics(self._run_id, step, new, timestamp_ms)
-        for key in new:
-            self._steps[key].add(step)
+            if step not in self._steps[key]:
+                self._steps[key].add(step)
+                new[key] = value
+        return Epoch(step, new, timestamp_ms)
 
 
 def leftovers(storage: Path) -> Iterator[tuple[Spool, str]]:

@@ -30,7 +30,7 @@ from pipeline.jobs.driver import job_tags
 from pipeline.redaction import redact
 from pipeline.tracking.driver import driver_is_dead, driver_tag
 from pipeline.tracking.new_database import make_tables
-from pipeline.tracking.spool import EndStatus
+from pipeline.tracking.spool import EndStatus, Epoch
 from pipeline.yaml_tree import yaml_value
 
 if TYPE_CHECKING:
@@ -212,9 +212,17 @@ class TrackingStore:
 
     def log_metrics(self, run_id: str, step: int, metrics: Mapping[str, float], timestamp_ms: int) -> None:
         """Adds one value to each of some metrics; the store keeps both when it is done twice."""
+        self.log_epochs(run_id, [Epoch(step, metrics, timestamp_ms)])
+
+    def log_epochs(self, run_id: str, epochs: Sequence[Epoch]) -> None:
+        """`log_metrics` for several steps at once."""
         from mlflow.entities import Metric
 
-        entities = (Metric(key, value, timestamp_ms, step) for key, value in metrics.items())
+        entities = (
+            Metric(key, value, epoch.timestamp_ms, epoch.step)
+            for epoch in epochs
+            for key, value in epoch.metrics.items()
+        )
         with _translated(self.uri):
             for part in _batched(entities, METRIC_LIMIT):
                 self.client.log_batch(run_id, metrics=part)

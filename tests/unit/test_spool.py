@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mgmrn.errors import UserError
 from pipeline.errors import TrackingError
 from pipeline.tracking import spool as spool_module
-from pipeline.tracking.spool import Sender, Spool, replay_leftovers
+from pipeline.tracking.spool import Epoch, Sender, Spool, replay_leftovers
 from tests.mlflow_server import Server
 
 
@@ -45,8 +45,9 @@ class FakeStore:
         self._call("history", lambda: None)
         return {step for name, step, _ in self.values if name == key}
 
-    def log_metrics(self, run_id: str, step: int, metrics: Mapping[str, float], timestamp_ms: int) -> None:
-        self._call("metrics", lambda: self.values.extend((key, step, value) for key, value in metrics.items()))
+    def log_epochs(self, run_id: str, epochs: Sequence[Epoch]) -> None:
+        values = [(key, epoch.step, value) for epoch in epochs for key, value in epoch.metrics.items()]
+        self._call("metrics", lambda: self.values.extend(values))
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         self._call("tags", lambda: self.tags.update(tags))
@@ -66,6 +67,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spool_module, "POLL_SECONDS", 0.002)
     monkeypatch.setattr(spool_module, "FIRST_PAUSE", 0.002)
     monkeypatch.setattr(spool_module, "LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr(spool_module, "GATHER_SECONDS", 0.0)
 
 
 def until(condition: Callable[[], bool], seconds: float = 20) -> None:
@@ -174,10 +176,41 @@ def test_draining_goes_on_as_long_as_something_can_be_sent(tmp_path: Path, monke
     spool, store = Spool(tmp_path / "spool.jsonl"), FakeStore()
     for step in range(6):
         spool.append(step, {"train/loss": 1.0})
-    log = store.log_metrics
-    monkeypatch.setattr(store, "log_metrics", lambda *arguments: (time.sleep(0.1), log(*arguments)))
+    log = store.log_epochs
+    monkeypatch.setattr(spool_module, "MOST_EPOCHS", 1)
+    monkeypatch.setattr(store, "log_epochs", lambda *arguments: (time.sleep(0.1), log(*arguments)))
     assert Sender(spool, "r", store).start().drain(0.2) is None
     assert len(store.values) == 6
+
+
+def test_short_epochs_travel_together_and_wait_for_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool_module, "GATHER_SECONDS", 600.0)
+    spool, store = Spool(tmp_path / "spool.jsonl"), FakeStore()
+    sender = Sender(spool, "r", store).start()
+    spool.append(1, {"train/loss": 1.0})
+    until(lambda: len(store.values) == 1)
+    spool.append(2, {"train/loss": 2.0})
+    spool.append(3, {"train/loss": 3.0, "val/ausuc": 0.3})
+    until(lambda: len(sender._pending) == 2)
+    time.sleep(0.05)
+    assert store.calls.count("metrics") == 1, "the second epoch waits for the next ones"
+    spool.append_tags({"mgmrn.note": "now"})
+    until(lambda: "mgmrn.note" in store.tags)
+    assert store.calls.count("metrics") == 2, "what came together went together, before what came after it"
+    spool.append(4, {"train/loss": 4.0})
+    assert sender.drain(5) is None
+    losses = [("train/loss", step, float(step)) for step in (1, 2, 3, 4)]
+    assert store.values == [*losses[:3], ("val/ausuc", 3, 0.3), losses[3]]
+
+
+def test_an_epoch_that_was_trained_again_is_sent_once_also_when_both_travel_together(tmp_path: Path) -> None:
+    spool, store = Spool(tmp_path / "spool.jsonl"), FakeStore(failures=["", "after"])
+    for step in (1, 2, 2, 3):
+        spool.append(step, {"train/loss": float(step)})
+    assert Sender(spool, "r", store).start().drain(5) is None
+    assert store.values == [("train/loss", step, float(step)) for step in (1, 2, 3)]
 
 
 @pytest.mark.parametrize("outside", ["/etc", "{folder}/run/../other", "{folder}/run/link"])
