@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Self
@@ -67,9 +67,7 @@ class FreshProcess:
             self._process.send_signal(signal.SIGINT)
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(FAREWELL_SECONDS)
-        for process in family:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
+        _signal(family, signal.SIGKILL)
         self._process.wait()
         self._output.close()
         self._errors.close()
@@ -123,7 +121,7 @@ class FreshProcess:
             return []
 
 
-def _signal(processes: set[psutil.Process], number: signal.Signals) -> None:
+def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.send_signal(number)

@@ -29,9 +29,8 @@ def make_tables(file: Path) -> None:
     try:
         _initialize_tables(engine)
         engine.dispose()
-        with suppress(
-            OSError
-        ):  # Another's is there; or a disk without links, on which MLflow makes its tables in place.
+        # Refused where another's is there, and on a disk without links, on which MLflow makes its tables in place.
+        with suppress(OSError):
             os.link(part, file)
     finally:
         part.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
-"""The placement group of a run whose controller was ended from outside: noted by rank 0, given back by who ended it.
+"""The placement group of a run whose trial was ended from outside: noted by rank 0, given back by who ended it.
 
-Ray Train's own actor for that, which is not started (docs/adr/0009), asks the dashboard whether the controller is alive. A dashboard that is
+Ray Train's own actor for that, which is not started (docs/adr/0009), asks the dashboard whether a controller is alive. A dashboard that is
 busy, gone, or another instance's leaves the group and its CPUs taken for ever. Here the cluster itself is asked.
 """
 
@@ -35,7 +35,7 @@ def give_back(path: Path, grace_seconds: float = 0.0) -> None:
 
     Args:
         path: the note; without one there was no group, or no rank that came up in it.
-        grace_seconds: how long the controller is waited for.
+        grace_seconds: how long Ray is waited for.
     """
     if not path.exists():
         return

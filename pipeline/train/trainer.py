@@ -27,7 +27,7 @@ GROWTH_SECONDS = 10.0
 
 
 class LeanTrainer(DataParallelTrainer):
-    """Ray Train for `pipeline.train.worker`: each run starts no process but its ranks, and few wake beside them (docs/adr/0009)."""
+    """Ray Train for `pipeline.train.worker`: few processes start for a run besides its ranks, and fewer stay (docs/adr/0009)."""
 
     @classmethod
     def on(

@@ -118,6 +118,7 @@ def test_ctrl_c_ends_the_ranks_and_closes_the_run_with_which_the_same_command_go
 ) -> None:
     running = started_until_an_epoch_is_noted(place, arguments)
     (rank,) = place.training_workers()
+    assert not any("SynchronizationActor" in " ".join(process.cmdline()) for process in place.processes())
     running.process.send_signal(signal.SIGINT)
     answer = running.answer(60)
     assert answer.code == 130
