@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mgmrn.config import ExperimentConfig
 from mgmrn.errors import UserError
-from pipeline.compose import resolve_weights
+from pipeline.config.compose import resolve_weights
 
 
 def build_caches(

@@ -10,9 +10,9 @@ from typing import Any
 import typer
 
 from pipeline.ablation.config import load_ablation
-from pipeline.cli import app
-from pipeline.compose import load_benchmark_config, load_experiment
-from pipeline.jobs.task import read_task
+from pipeline.cli.app import app
+from pipeline.cli.job_task import read_task
+from pipeline.config.compose import load_benchmark_config, load_experiment
 from pipeline.search.config import load_search
 
 VERB = "python -m pipeline "

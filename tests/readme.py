@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import places
-from pipeline.cli import main
+from pipeline.cli.app import main
 from pipeline.tracking.store import TrackingStore
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]

@@ -178,19 +178,19 @@ def verify(folder: Path) -> Any:
 
 
 def make_a_standin(folder: Path) -> Any:
-    from mgmrn.data.standin import make_standin
+    from mgmrn.makers.standin import make_standin
 
     return make_standin("cub", folder / "cub", folder / "standin", per_class=1, size=32)
 
 
 def draw_the_synthetic_benchmark(folder: Path) -> Any:
-    from mgmrn.data.synthetic import make_synthetic
+    from mgmrn.makers.synthetic import make_synthetic
 
     return make_synthetic(folder / "synthetic", per_class=5, size=32)
 
 
 def classes_of_the_synthetic_benchmark(folder: Path) -> Any:
-    from mgmrn.data.synthetic import creature_classes
+    from mgmrn.makers.synthetic import creature_classes
 
     return creature_classes(0)
 
@@ -279,7 +279,7 @@ def train_on_final(folder: Path) -> Any:
 
 
 def train_as_the_command_does(folder: Path) -> Any:
-    from pipeline.compose import ComposedConfig
+    from pipeline.config.compose import ComposedConfig
     from pipeline.train.launch import run_experiment
     from pipeline.train.request import TrainRequest
     from pipeline.train.workers import Workers

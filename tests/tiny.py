@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from mgmrn.config import DecoderConfig, GranularityConfig, MgMRNConfig, RegionConfig
-from mgmrn.data.xlsa17_writer import write_images_list, write_splits
+from mgmrn.makers.xlsa17_writer import write_images_list, write_splits
 
 CLASSES, PER_CLASS, ATTRIBUTES, WORD_LENGTH = 9, 6, 7, 5
 SEEN, VAL, UNSEEN = (0, 2, 3, 5, 6, 8), (2, 8), (1, 4, 7)

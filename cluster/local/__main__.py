@@ -14,9 +14,9 @@ import typer
 
 from cluster.local.hosts import FOLDER, NAME, HostGroup
 from mgmrn.errors import ResourceError, UserError
+from pipeline.cli.options import APP_OPTIONS
 from pipeline.console import Console, say
 from pipeline.errors import exit_code
-from pipeline.options import APP_OPTIONS
 
 app = typer.Typer(help="Several hosts on one machine, to try a cluster on.", **APP_OPTIONS)
 

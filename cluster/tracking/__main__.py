@@ -13,9 +13,9 @@ import typer
 from cluster.tracking.server import TrackingServer, tracking_server
 from mgmrn.errors import ResourceError, UserError
 from pipeline import places
+from pipeline.cli.options import APP_OPTIONS
 from pipeline.console import say
 from pipeline.errors import exit_code
-from pipeline.options import APP_OPTIONS
 from pipeline.ports import LOOPBACK
 from pipeline.tracking.store import PASSWORD_VARIABLE, USERNAME_VARIABLE
 

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from tables import code, plain, table
 
-from pipeline.cli import app
+from pipeline.cli.app import app
 
 PROGRAM = "python -m pipeline"
 HEAD = f"""# Command line

@@ -6,7 +6,7 @@ from itertools import takewhile
 
 from tables import plain
 
-from pipeline.config_files import CONFIGS, config_names
+from pipeline.config.files import CONFIGS, config_names
 
 HEAD = """# Shipped configs
 

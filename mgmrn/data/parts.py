@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mgmrn.data.drawing import PART_OF_TRAIT, TRAITS, Box
 from mgmrn.data.xlsa17 import SYNTHETIC_MARKER
 from mgmrn.errors import UserError
+from mgmrn.makers.drawing import PART_OF_TRAIT, TRAITS, Box
 
 WHOLE_PICTURE = "habitat"
 """A part that is everywhere: to point at it is no achievement."""

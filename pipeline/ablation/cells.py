@@ -11,7 +11,7 @@ from mgmrn.data.xlsa17 import load_benchmark
 from mgmrn.errors import UserError
 from pipeline.ablation.config import AblationConfig
 from pipeline.ablation.grid import Grid
-from pipeline.compose import resolve_weights
+from pipeline.config.compose import resolve_weights
 from pipeline.train.cell import Cell, make_cell
 from pipeline.train.spec import Calibration
 

@@ -13,9 +13,9 @@ from pydantic import AfterValidator, Field, field_validator
 from mgmrn.config import Count, Frozen
 from mgmrn.errors import UserError
 from pipeline.analysis.scores import FIGURES
-from pipeline.config_files import find_config, label_of, read_config, unknown_files
-from pipeline.validation import all_at_once, all_different, validate
-from pipeline.yaml_tree import DEFAULT, Section, source_of
+from pipeline.config.files import find_config, label_of, read_config, unknown_files
+from pipeline.config.validation import all_at_once, all_different, validate
+from pipeline.config.yaml_tree import DEFAULT, Section, source_of
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 """Variants are parts of run names, folders and names of metrics."""

@@ -8,9 +8,9 @@ from itertools import product
 
 from mgmrn.errors import UserError
 from pipeline.ablation.config import AblationFile, Overrides
-from pipeline.compose import ComposedConfig, load_experiment
-from pipeline.validation import all_at_once
-from pipeline.yaml_tree import yaml_value
+from pipeline.config.compose import ComposedConfig, load_experiment
+from pipeline.config.validation import all_at_once
+from pipeline.config.yaml_tree import yaml_value
 
 NOT_OVERRIDDEN = {
     "seed": "every cell is run with every seed of `seeds`",

@@ -19,8 +19,8 @@ from pipeline.ablation.request import RUN_BY, AblationOutcome, AblationRequest, 
 from pipeline.ablation.results import comparison_by, comparisons
 from pipeline.ablation.track import PARENT_KIND, log_grid
 from pipeline.console import duration, say
+from pipeline.driver import heartbeat
 from pipeline.redaction import redact
-from pipeline.tracking.driver import heartbeat
 from pipeline.tracking.store import TrackingStore
 from pipeline.train.cluster import Host, check_room_here, ray_session
 from pipeline.train.parent import PARENT_SPLIT, ParentRun, parent_run

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.ablation.cells import GridCell, MissingCell
 from pipeline.analysis.scores import CellState
-from pipeline.identity import code_digest
+from pipeline.config.identity import code_digest
 from pipeline.tracking.environment import numerics
 from pipeline.tracking.store import TRAIN, TrackedRun, TrackingStore
 from pipeline.train.cell import Cell

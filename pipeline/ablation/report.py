@@ -21,11 +21,11 @@ from pipeline.ablation.results import comparisons
 from pipeline.analysis.page.content import ClassChange, ClassChanges, ConfigChange, Curve, PageContent, VariantConfig
 from pipeline.analysis.page.page import render_page
 from pipeline.analysis.published import published_on
-from pipeline.compose import diff
+from pipeline.config.compose import diff
+from pipeline.config.yaml_tree import yaml_value
 from pipeline.tracking.environment import git_state
 from pipeline.tracking.store import TrackedRun, TrackingStore
 from pipeline.train.parent import PARENT_SPLIT
-from pipeline.yaml_tree import yaml_value
 
 Variants = dict[tuple[str, str], dict[int, TrackedRun]]
 """(variant, benchmark) → seed → evaluated run."""

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter, model_validator
 
 from mgmrn.config import Frozen
-from pipeline.yaml_tree import parse_yaml, plain
+from pipeline.config.yaml_tree import parse_yaml, plain
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
 

@@ -19,7 +19,7 @@ from pipeline.bench.report import BenchReport, Timing, environment, seconds_of, 
 from pipeline.bench.shared_pages import memory_of_readers
 from pipeline.bench.spec import TrainingSpec
 from pipeline.bench.stretch import Stretch, open_stretch
-from pipeline.compose import resolve_weights
+from pipeline.config.compose import resolve_weights
 
 READERS = 4
 STARTS = 3

@@ -28,7 +28,7 @@ from mgmrn.errors import UserError
 from mgmrn.model.backbone import build_backbone
 from mgmrn.model.network import ImageModel, build_head
 from pipeline.bench.reference import reference_module
-from pipeline.compose import load_experiment
+from pipeline.config.compose import load_experiment
 
 REFERENCE = "reference"
 STRICT_REFERENCE = "reference float32"

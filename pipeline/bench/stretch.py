@@ -18,7 +18,7 @@ from mgmrn.engine import Batch, EpochStats, Inputs, Trainer, build_trainer, eval
 from mgmrn.feed import Feed, Share, open_feed
 from mgmrn.memory import keep_freed_memory
 from mgmrn.model.network import levels_of
-from pipeline.compose import resolve_weights
+from pipeline.config.compose import resolve_weights
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline import places
-from pipeline.compose import load_benchmark_config
-from pipeline.config_files import config_names
+from pipeline.config.compose import load_benchmark_config
+from pipeline.config.files import config_names
 from pipeline.doctor.line import Line, wrong
 
 MAKE_ONE = "python -m pipeline data make synthetic, or data guide cub for a real one"

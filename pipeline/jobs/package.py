@@ -38,7 +38,7 @@ class Package:
         if os.path.normpath(file) not in self.names:
             raise UserError(
                 f"{file} is not among the files that are sent to the cluster",
-                hint="put it at the top of the checkout or below pipeline/configs, and name it from there",
+                hint="put it at the top of the checkout or below pipeline/config/configs, and name it from there",
             )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.jobs.driver import SUBMISSION_TAG
+from pipeline.job_environment import SUBMISSION_TAG
 from pipeline.tracking.store import TrackingStore
 
 

@@ -71,7 +71,7 @@ class JobServer:
             if job.submission_id == submission_id:
                 return job
         # What checks configs takes long to load; a name is seldom wrong.
-        from pipeline.validation import nearest
+        from pipeline.config.validation import nearest
 
         names = [job.submission_id for job in jobs]
         close = nearest(submission_id, names)

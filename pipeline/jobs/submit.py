@@ -10,10 +10,10 @@ from typing import Any
 import yaml
 
 from mgmrn.errors import UserError
+from pipeline.cli.job_task import Task
 from pipeline.jobs.job import CODE_DIRTY, CODE_SHA, NAME, VERB, Decision, decide
 from pipeline.jobs.package import Package, make_package
 from pipeline.jobs.server import JobExistsError, JobServer
-from pipeline.jobs.task import Task
 from pipeline.redaction import SECRET_NAME
 from pipeline.tracking.environment import NO_GIT, GitState, git_state
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
+from pipeline.config.yaml_tree import yaml_value
 from pipeline.console import duration
-from pipeline.yaml_tree import yaml_value
 
 if TYPE_CHECKING:
     from rich.console import Group

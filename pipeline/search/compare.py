@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from pipeline.analysis.paired import paired_difference, summarise
-from pipeline.compose import ComposedConfig
+from pipeline.config.compose import ComposedConfig
 from pipeline.search.board import Board
 from pipeline.search.config import SearchConfig
 from pipeline.search.director import Bench, ListDirector, ListedRun

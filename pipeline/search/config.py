@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from mgmrn.config import Count, Frozen
-from pipeline.config_files import find_config, label_of, read_config, unknown_files
-from pipeline.validation import all_at_once, all_different, validate
-from pipeline.yaml_tree import Section, source_of
+from pipeline.config.files import find_config, label_of, read_config, unknown_files
+from pipeline.config.validation import all_at_once, all_different, validate
+from pipeline.config.yaml_tree import Section, source_of
 
 Choice = bool | int | float | str | None | list[Any]
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mgmrn.errors import UserError
-from pipeline.compose import ComposedConfig, show
+from pipeline.config.compose import ComposedConfig, show
 from pipeline.redaction import redact
 from pipeline.search.board import Board
 from pipeline.search.compare import compare, run_cells

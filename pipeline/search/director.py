@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mgmrn.data.splits import TuneData
 from mgmrn.errors import UserError
-from pipeline.compose import ComposedConfig, resolve_weights
+from pipeline.config.compose import ComposedConfig, resolve_weights
 from pipeline.search.board import Board
 from pipeline.search.config import SearchConfig
 from pipeline.search.objective import COST_KEYS, METRIC_KEYS, mean_normalised, mean_rank

@@ -16,13 +16,13 @@ from pathlib import Path
 from mgmrn.config import ESZSLConfig
 from mgmrn.data.splits import TuneData, check_images_exist, evaluation_images, load_tune
 from mgmrn.errors import UserError
-from pipeline.compose import ComposedConfig, resolve_weights
-from pipeline.identity import group_hash
+from pipeline.config.compose import ComposedConfig, resolve_weights
+from pipeline.config.identity import group_hash
+from pipeline.driver import Driver, driver_tag, heartbeat
 from pipeline.search.config import SearchFile
 from pipeline.search.request import SearchOutcome, SearchRequest
 from pipeline.search.space import Space
 from pipeline.search.study import DATABASE_ERRORS, Study, forget_study, lost, study_size
-from pipeline.tracking.driver import Driver, driver_tag, heartbeat
 from pipeline.tracking.store import TrackingStore
 from pipeline.train.cluster import check_room_here, ray_session
 from pipeline.train.parent import parent_run

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.trial import TrialState
 
+from pipeline.config.yaml_tree import yaml_value
 from pipeline.search.study import Record
-from pipeline.yaml_tree import yaml_value
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

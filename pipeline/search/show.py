@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pipeline.analysis.paired import PairedDifference, Summary
+from pipeline.config.yaml_tree import yaml_value
 from pipeline.console import Console
 from pipeline.search.request import SearchOutcome
-from pipeline.yaml_tree import yaml_value
 
 
 def show_outcome(outcome: SearchOutcome, console: Console) -> None:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from mgmrn.config import LEVELS, ExperimentConfig, Level
 from mgmrn.errors import UserError
-from pipeline.compose import ComposedConfig, load_experiment, values_of
+from pipeline.config.compose import ComposedConfig, load_experiment, values_of
+from pipeline.config.validation import all_at_once, nearest
+from pipeline.config.yaml_tree import yaml_value
 from pipeline.search.config import Categorical, FloatRange, Has, IntRange, SearchFile, Subsets, _Parameter
-from pipeline.validation import all_at_once, nearest
-from pipeline.yaml_tree import yaml_value
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial

@@ -11,7 +11,7 @@ from pathlib import Path
 from mgmrn.config import LEVELS, ExperimentConfig, Level, MgMRNConfig
 from mgmrn.errors import ResourceError, UserError
 from pipeline import places
-from pipeline.compose import ComposedConfig, resolve_weights
+from pipeline.config.compose import ComposedConfig, resolve_weights
 from pipeline.console import say
 from pipeline.search.space import Space
 

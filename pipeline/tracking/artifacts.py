@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 
 from mgmrn.metrics import calibrated_predictions, per_class_accuracy, seen_unseen_curve
 from mgmrn.protocol import Evaluation
-from pipeline.compose import ComposedConfig, show
+from pipeline.config.compose import ComposedConfig, show
 from pipeline.redaction import redact
 from pipeline.tracking.environment import GitState
 

@@ -23,15 +23,15 @@ from urllib.parse import urlsplit
 
 from mgmrn.config import ExperimentConfig
 from mgmrn.errors import UserError
-from pipeline.compose import values_of
+from pipeline.config.compose import values_of
+from pipeline.config.yaml_tree import yaml_value
 from pipeline.databases import with_installed_driver
+from pipeline.driver import driver_is_dead, driver_tag
 from pipeline.errors import TrackingError
-from pipeline.jobs.driver import job_tags
+from pipeline.job_environment import job_tags
 from pipeline.redaction import redact
-from pipeline.tracking.driver import driver_is_dead, driver_tag
 from pipeline.tracking.new_database import make_tables
 from pipeline.tracking.spool import EndStatus, Epoch
-from pipeline.yaml_tree import yaml_value
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -10,9 +10,9 @@ from pathlib import Path
 from mgmrn.config import ExperimentConfig
 from mgmrn.data.splits import SplitData
 from pipeline import places
-from pipeline.compose import ComposedConfig
-from pipeline.identity import code_digest, config_hash, group_hash, science_hash, shape_hash
-from pipeline.jobs.driver import job_tags
+from pipeline.config.compose import ComposedConfig
+from pipeline.config.identity import code_digest, config_hash, group_hash, science_hash, shape_hash
+from pipeline.job_environment import job_tags
 from pipeline.tracking.environment import git_state, numerics
 from pipeline.tracking.store import DatasetInput, run_name
 from pipeline.train.cluster import Placement

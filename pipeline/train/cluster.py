@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mgmrn.errors import ResourceError
-from pipeline.jobs.driver import in_job, job_settings
+from pipeline.job_environment import in_job, job_settings
 from pipeline.ports import LOOPBACK, free_port
 from pipeline.train.workers import Workers
 

@@ -14,10 +14,10 @@ from functools import partial
 from mgmrn.data.splits import SplitData, check_images_exist, evaluation_images, final_data, tune_data
 from mgmrn.data.xlsa17 import load_benchmark
 from mgmrn.errors import ResourceError, UserError
-from pipeline.compose import resolve_weights
+from pipeline.config.compose import resolve_weights
 from pipeline.console import say
+from pipeline.driver import heartbeat
 from pipeline.redaction import redact
-from pipeline.tracking.driver import heartbeat
 from pipeline.tracking.glance import FinishedRuns, glance
 from pipeline.tracking.spool import leftovers
 from pipeline.tracking.store import TRAIN, TrackingStore

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.jobs.driver import job_tags
+from pipeline.job_environment import job_tags
 from pipeline.tracking.environment import git_state
 from pipeline.tracking.spool import EndStatus, Spool
 from pipeline.tracking.store import TrackedRun, TrackingStore

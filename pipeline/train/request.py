@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.compose import ComposedConfig
+from pipeline.config.compose import ComposedConfig
 from pipeline.train.spec import Split
 from pipeline.train.workers import Workers
 

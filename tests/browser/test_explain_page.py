@@ -9,9 +9,9 @@ import torch
 
 from mgmrn.checkpoint import load_model
 from mgmrn.data.pictures import prepared_file
-from pipeline.explain.explained import Subject, explain
-from pipeline.explain.page import ClassOfPictures, Content, render
-from pipeline.explain.pointing import ALL_LEVELS, ALL_PARTS, Pointing
+from pipeline.models.explain.explained import Subject, explain
+from pipeline.models.explain.page import ClassOfPictures, Content, render
+from pipeline.models.explain.pointing import ALL_LEVELS, ALL_PARTS, Pointing
 from tests.browser.looks import CONTRAST, requests_of
 from tests.exported import CONFIG, write_model, write_pictures
 

@@ -22,7 +22,7 @@ from cluster.local.hosts import HostGroup
 from cluster.local.namespaces import refusal
 from cluster.tracking.credentials import credentials
 from cluster.tracking.server import tracking_server
-from mgmrn.data.synthetic import make_synthetic
+from mgmrn.makers.synthetic import make_synthetic
 from tests.cluster.tracking import folder_for_server
 from tests.ray.command import REPOSITORY
 from tests.ray.small import EXPERIMENT

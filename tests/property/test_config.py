@@ -22,17 +22,17 @@ from mgmrn.config import (
     RefinementConfig,
     RegionConfig,
 )
-from pipeline.compose import (
+from pipeline.config.compose import (
     ComposedConfig,
     diff,
     load_benchmark_config,
     load_experiment,
     show,
 )
-from pipeline.compose import values_of as values
-from pipeline.config_files import CONFIGS, config_names
-from pipeline.identity import config_hash, group_hash
-from pipeline.yaml_tree import yaml_value
+from pipeline.config.compose import values_of as values
+from pipeline.config.files import CONFIGS, config_names
+from pipeline.config.identity import config_hash, group_hash
+from pipeline.config.yaml_tree import yaml_value
 
 positive = st.floats(1e-12, 1e12)
 weight = st.just(0.0) | st.floats(1e-300, 1e6)

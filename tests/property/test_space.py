@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mgmrn.errors import UserError
-from pipeline.compose import ComposedConfig, values_of
-from pipeline.config_files import config_names
+from pipeline.config.compose import ComposedConfig, values_of
+from pipeline.config.files import config_names
+from pipeline.config.yaml_tree import yaml_value
 from pipeline.search.config import (
     Categorical,
     FloatRange,
@@ -26,7 +27,6 @@ from pipeline.search.config import (
     load_search,
 )
 from pipeline.search.space import Space
-from pipeline.yaml_tree import yaml_value
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 SEARCHES = config_names("search")

@@ -14,7 +14,7 @@ from ray.util.placement_group import placement_group_table
 from ray.util.state import list_actors
 
 from mgmrn.data.splits import load_tune
-from pipeline.compose import load_experiment
+from pipeline.config.compose import load_experiment
 from pipeline.train.cell import make_cell
 from pipeline.train.cluster import Placement, ray_session
 from pipeline.trials.plan import Pool, SealedPlan, TrialPlan, TrialReport, TuneSpec

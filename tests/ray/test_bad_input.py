@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from mgmrn.checkpoint import CHECKPOINT_FILE, load_state, save_atomically
-from pipeline.tracking.driver import FOLDER as DRIVERS
+from pipeline.driver import FOLDER as DRIVERS
 from pipeline.train.checkpoints import kept_checkpoints, new_checkpoint
 from tests.ray.command import Answer, Place
 from tests.ray.small import write_small

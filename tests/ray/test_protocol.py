@@ -10,8 +10,8 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from pipeline.compose import load_experiment, values_of
-from pipeline.yaml_tree import yaml_value
+from pipeline.config.compose import load_experiment, values_of
+from pipeline.config.yaml_tree import yaml_value
 from tests.ray.command import Answer, Place, a_place
 from tests.ray.small import write_small
 from tests.ray.tracked import client_of, files_of, runs_of, steps_of

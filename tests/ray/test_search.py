@@ -15,7 +15,7 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from pipeline.compose import load_experiment
+from pipeline.config.compose import load_experiment
 from tests.ray.command import Answer, Place, a_place, wait_until
 from tests.ray.small import write_small
 from tests.ray.tracked import client_of, files_of, steps_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mgmrn.data.synthetic import make_synthetic
+from mgmrn.makers.synthetic import make_synthetic
 from tests.ray.command import Place
 from tests.ray.small import EXPERIMENT
 from tests.ray.tracked import client_of

@@ -8,7 +8,7 @@ import pytest
 
 from mgmrn.errors import UserError
 from pipeline.ablation.config import AblationFile, load_ablation, with_benchmarks
-from pipeline.config_files import config_names
+from pipeline.config.files import config_names
 from pipeline.errors import ExitCode, exit_code
 
 SCALE = "variants:\n  low: {loss.scale: 10}\n"

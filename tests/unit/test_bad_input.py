@@ -18,7 +18,7 @@ from mlflow.tracking import MlflowClient
 from mgmrn.config import BackboneConfig
 from mgmrn.errors import UserError
 from mgmrn.model.backbone import build_backbone
-from pipeline.cli import main
+from pipeline.cli.app import main
 from tests.tiny import write_benchmark
 
 EXPERIMENT = """

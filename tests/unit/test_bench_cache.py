@@ -17,7 +17,7 @@ from pipeline.bench.cache import run
 from pipeline.bench.cache_rates import Amount, amount_of
 from pipeline.bench.shared_pages import memory_of_readers, own_share
 from pipeline.bench.spec import TrainingSpec
-from pipeline.compose import load_experiment
+from pipeline.config.compose import load_experiment
 
 MIB = 2**20
 TOUCHER = """

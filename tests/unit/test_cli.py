@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from mgmrn.errors import ResourceError, UserError
-from pipeline.cli import app, main
+from pipeline.cli.app import app, main
 from pipeline.errors import TrackingError
 from pipeline.train.request import Outcome, RunSummary, TrainRequest
 from pipeline.train.workers import Workers
@@ -100,7 +100,7 @@ def test_the_surface_is_frozen() -> None:
 
 def test_help_loads_nothing_heavy() -> None:
     code = (
-        "import sys; from pipeline.cli import main; main(['--help']);"
+        "import sys; from pipeline.cli.app import main; main(['--help']);"
         "print([name for name in ('torch', 'ray', 'mlflow', 'pandas', 'scipy', 'numpy', 'optuna', 'plotly') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

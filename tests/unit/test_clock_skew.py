@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from mgmrn.data.splits import load_tune
-from pipeline.compose import load_experiment
-from pipeline.tracking.driver import driver_is_dead, driver_tag
+from pipeline.config.compose import load_experiment
+from pipeline.driver import driver_is_dead, driver_tag
 from pipeline.tracking.spool import Sender, Spool
 from pipeline.tracking.store import DRIVER_TAG, TrackingStore
 from pipeline.train import notes

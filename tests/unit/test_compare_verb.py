@@ -18,7 +18,7 @@ from pipeline.ablation.cells import GridCell
 from pipeline.ablation.compare import compare_grid, compare_runs
 from pipeline.ablation.request import AblationRequest
 from pipeline.analysis.scores import FIGURES
-from pipeline.cli import main
+from pipeline.cli.app import main
 from pipeline.errors import TrackingError
 from pipeline.tracking.store import TrackingStore
 from pipeline.train.cell import Cell

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import completion
-from pipeline.cli import main
+from pipeline.cli import completion
+from pipeline.cli.app import main
 
 ROOT = Path(__file__).resolve().parents[2]
 TYPED = {

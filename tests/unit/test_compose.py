@@ -8,7 +8,7 @@ import pytest
 
 from mgmrn.config import ESZSLConfig, MgMRNConfig
 from mgmrn.errors import UserError
-from pipeline.compose import diff, load_benchmark_config, load_experiment, resolve_weights, show, values_of
+from pipeline.config.compose import diff, load_benchmark_config, load_experiment, resolve_weights, show, values_of
 
 
 def write(path: Path, text: str) -> str:

@@ -18,8 +18,8 @@ from mgmrn.data.splits import Images, load_final, load_tune
 from mgmrn.errors import ResourceError, UserError
 from mgmrn.feed import Share, open_feed
 from pipeline.cache import build_caches
-from pipeline.compose import load_experiment
-from pipeline.identity import config_hash
+from pipeline.config.compose import load_experiment
+from pipeline.config.identity import config_hash
 from tests.tiny import write_benchmark
 from tests.tmpfs import TMPFS, small_disk
 

@@ -18,9 +18,9 @@ from mkdocs.config import load_config
 from mkdocs.exceptions import Abort
 
 from pipeline.ablation.config import AblationConfig, load_ablation
-from pipeline.cli import app, main
-from pipeline.compose import load_experiment, values_of
-from pipeline.config_files import config_names
+from pipeline.cli.app import app, main
+from pipeline.config.compose import load_experiment, values_of
+from pipeline.config.files import config_names
 from pipeline.search.config import SearchConfig, load_search
 from tests.commands import check, commands_in
 

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline.cli import main
+from pipeline.cli.app import main
 from pipeline.doctor import machine, services, versions
 from pipeline.doctor.benchmarks import benchmark_lines
 from pipeline.doctor.line import Line
@@ -223,7 +223,7 @@ def test_benchmarks_that_are_whole_and_those_that_lack_something(tmp_path: Path)
 
 def test_torch_and_mlflow_are_not_imported_without_a_gpu_or_a_server(here: Path) -> None:
     code = (
-        "import sys; from pipeline.cli import main; main(['doctor']);"
+        "import sys; from pipeline.cli.app import main; main(['doctor']);"
         "print([name for name in ('torch', 'ray', 'mlflow', 'pandas') if name in sys.modules])"
     )
     root = str(Path(__file__).resolve().parents[2])

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.tracking import driver
-from pipeline.tracking.driver import Driver, driver_is_dead, driver_tag, heartbeat
+from pipeline import driver
+from pipeline.driver import Driver, driver_is_dead, driver_tag, heartbeat
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +95,7 @@ def test_a_heartbeat_ends_with_its_context_and_leaves_nothing(tmp_path: Path) ->
 
 def test_a_killed_driver_falls_silent_but_is_not_forgotten(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from pipeline.tracking.driver import heartbeat, driver_tag\n"
+        "import sys, time; from pathlib import Path; from pipeline.driver import heartbeat, driver_tag\n"
         "with heartbeat(Path(sys.argv[1])): print(driver_tag(), flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:

@@ -14,19 +14,19 @@ from PIL import Image
 
 from mgmrn.checkpoint import LoadedModel, load_model
 from mgmrn.config import AttributeNetworkConfig, ImageConfig
-from mgmrn.data.drawing import PART_OF_TRAIT, PARTS, TRAITS, Creature, draw_creature
 from mgmrn.data.images import decode, for_evaluation
 from mgmrn.data.parts import Parts, part_of, read_parts
-from mgmrn.data.synthetic import ATTRIBUTE_NAMES
 from mgmrn.errors import UserError
 from mgmrn.explanation import CellMap, LevelView
 from mgmrn.localisation import Cells
+from mgmrn.makers.drawing import PART_OF_TRAIT, PARTS, TRAITS, Creature, draw_creature
+from mgmrn.makers.synthetic import ATTRIBUTE_NAMES
 from mgmrn.prediction import score
-from pipeline.cli import main
-from pipeline.explain.explained import Subject, check_explainable, explain, visible
-from pipeline.explain.page import why
-from pipeline.explain.pointing import ALL_LEVELS, ALL_PARTS, by_part, point
-from pipeline.explain.tiles import SIDE, attention_tile, plain_tile, region_tile
+from pipeline.cli.app import main
+from pipeline.models.explain.explained import Subject, check_explainable, explain, visible
+from pipeline.models.explain.page import why
+from pipeline.models.explain.pointing import ALL_LEVELS, ALL_PARTS, by_part, point
+from pipeline.models.explain.tiles import SIDE, attention_tile, plain_tile, region_tile
 from tests.exported import ATTRIBUTES, CONFIG, NAMES, write_model, write_pictures
 from tests.tiny import write_benchmark
 
@@ -147,7 +147,7 @@ def test_everything_is_left_with_the_run(
     folder: Path, model: LoadedModel, tables: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    from pipeline.explain import run as module
+    from pipeline.models.explain import run as module
     from pipeline.tracking.store import TrackingStore
 
     (tmp_path / "mlflow.db").write_bytes(tables.read_bytes())

@@ -11,7 +11,7 @@ from mgmrn.errors import UserError
 from pipeline.ablation.cells import MissingCell, make_cells
 from pipeline.ablation.config import load_ablation, with_benchmarks
 from pipeline.ablation.grid import Grid, make_grid
-from pipeline.cli import main
+from pipeline.cli.app import main
 from pipeline.errors import ExitCode, exit_code
 from tests.grids import DECIDED, cells_of, write_data, write_grid
 

@@ -14,8 +14,8 @@ from mgmrn.data.doctor import verify
 from mgmrn.data.published import PUBLISHED, PublishedSplits, splits_digest
 from mgmrn.data.xlsa17 import load_benchmark
 from mgmrn.errors import UserError
-from pipeline.cli import main
-from pipeline.guide import PHOTOGRAPHS, guide, lines
+from pipeline.cli.app import main
+from pipeline.cli.guide import PHOTOGRAPHS, guide, lines
 from tests.tiny import write_benchmark
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from mgmrn.config import BenchmarkConfig, ExperimentConfig, MgMRNConfig
-from pipeline.compose import load_experiment, resolve_weights
-from pipeline.identity import config_hash, group_hash
+from pipeline.config.compose import load_experiment, resolve_weights
+from pipeline.config.identity import config_hash, group_hash
 
 PLAIN = ExperimentConfig(benchmark=BenchmarkConfig(name="CUB"))
 

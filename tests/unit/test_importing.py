@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from mgmrn.config import BenchmarkConfig
-from mgmrn.data.importing import MARKER, Imported, ImportOptions, import_folder, propose
 from mgmrn.data.splits import load_final, load_tune
 from mgmrn.data.word_vectors import attribute_vectors, read_vectors, unknown_words, words_of
 from mgmrn.data.xlsa17 import load_benchmark
 from mgmrn.errors import UserError
-from pipeline.cli import main
+from mgmrn.makers.importing import MARKER, Imported, ImportOptions, import_folder, propose
+from pipeline.cli.app import main
 
 CLASSES = ("owl", "Gull", "kiwi", "wren", "stork", "heron", "swift")
 ATTRIBUTES = ("has_bill::long", "webbed feet", "large eyes")

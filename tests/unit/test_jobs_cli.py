@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from mgmrn.errors import UserError
-from pipeline import cli_jobs
-from pipeline.cli import main
+from pipeline.cli import job_verbs as cli_jobs
+from pipeline.cli.app import main
 from pipeline.jobs import submit as submitting
 from pipeline.jobs.job import Decision, Job
 from pipeline.jobs.server import JobServer

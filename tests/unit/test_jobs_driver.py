@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.jobs.driver import JOB_VARIABLE, in_job, job_settings, job_tags, submission_id
+from pipeline.job_environment import JOB_VARIABLE, in_job, job_settings, job_tags, submission_id
 from pipeline.tracking.environment import SHIPPED_STATE, GitState, git_state
 from pipeline.train.cluster import _ENVIRONMENT, _runtime_env
 
@@ -48,7 +48,7 @@ def test_hosts_get_the_code_and_the_settings_once(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("job", [True, False])
 def test_a_driver_hears_an_interrupt_that_its_cluster_would_ignore(job: bool) -> None:
-    code = "import signal; from pipeline.cli import main; main(['--help']); print(signal.getsignal(signal.SIGINT))"
+    code = "import signal; from pipeline.cli.app import main; main(['--help']); print(signal.getsignal(signal.SIGINT))"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | ({JOB_VARIABLE: "{}"} if job else {}),

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from mgmrn.errors import UserError
-from pipeline.cli import main
-from pipeline.jobs.driver import JOB_VARIABLE
-from pipeline.jobs.folder import check_outlasts_job, lies_in_job
+from pipeline.cli.app import main
+from pipeline.cli.job_folder import check_outlasts_job, lies_in_job
+from pipeline.job_environment import JOB_VARIABLE
 
 
 @pytest.mark.parametrize("place", ["runs", Path(".mgmrn/runs"), "sqlite:///mlflow.db", "sqlite+pysqlite:///a/b.db"])

@@ -15,7 +15,7 @@ import pytest
 from ray._private.runtime_env.packaging import create_package
 
 from mgmrn.errors import UserError
-from pipeline.config_files import CONFIGS
+from pipeline.config.files import CONFIGS
 from pipeline.jobs.package import make_package
 from pipeline.jobs.submit import CHECKOUT, RUNTIME_ENV, read_runtime_env
 from pipeline.tracking.environment import SHIPPED_STATE, GitState
@@ -30,7 +30,7 @@ LIMIT = 512 * 1024
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     folder = tmp_path / "checkout"
-    sent = ("pipeline/a.py", "pipeline/configs/x.yaml", "mgmrn/b.py", "my.yaml")
+    sent = ("pipeline/a.py", "pipeline/config/configs/x.yaml", "mgmrn/b.py", "my.yaml")
     left = ("mgmrn/out/x", "mgmrn/__pycache__/b.pyc", "tests/t.py", "mlflow.db", "data/y.yaml", ".git/HEAD", ".venv/x")
     for name in (*sent, *left):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def packed_in(folder: Path, checkout: Path, state: GitState = CLEAN):
 
 def test_the_code_and_configs_are_sent_and_all_else_stays_behind(checkout: Path, tmp_path: Path) -> None:
     package = packed_in(tmp_path / "1", checkout)
-    assert package.names == {"pipeline/a.py", "pipeline/configs/x.yaml", "mgmrn/b.py", "my.yaml"}
+    assert package.names == {"pipeline/a.py", "pipeline/config/configs/x.yaml", "mgmrn/b.py", "my.yaml"}
     package.check_holds("my.yaml")
     package.check_holds("./pipeline/../my.yaml")
     for absent in ("data/y.yaml", "../elsewhere.yaml", str(checkout / "my.yaml")):
@@ -89,7 +89,7 @@ def test_this_checkout_is_a_small_upload_and_runs_from_it(tmp_path: Path) -> Non
     there = tmp_path / "job"
     with ZipFile(package.file) as packed:
         packed.extractall(there)
-    code = "from pipeline.tracking.environment import git_state; from pipeline.cli import main; import sys\n"
+    code = "from pipeline.tracking.environment import git_state; from pipeline.cli.app import main; import sys\n"
     code += "print(git_state().sha, file=sys.stderr); sys.exit(main(['config', 'validate', '--json']))"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run([sys.executable, "-c", code], cwd=there, env=environment, capture_output=True, text=True)

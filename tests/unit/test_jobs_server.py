@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mgmrn.errors import ResourceError, UserError
-from pipeline.cli import main
+from pipeline.cli.app import main
 from pipeline.jobs import server as serving
 from pipeline.jobs.server import ADDRESS_VARIABLE, AUTH_MODE, TOKEN_SOURCES, JobExistsError, JobServer
 

@@ -14,11 +14,11 @@ from zipfile import ZipFile
 import pytest
 
 from mgmrn.errors import UserError
+from pipeline.cli.job_task import Task
 from pipeline.jobs import submit as submitting
 from pipeline.jobs.job import Decision, Job
 from pipeline.jobs.server import JobExistsError
 from pipeline.jobs.submit import CHECKOUT, submit
-from pipeline.jobs.task import Task
 from pipeline.tracking.environment import SHIPPED_STATE
 
 TASK = Task("train", "cub", ("cub", "--set", "a=1 2"), (), "0" * 64)

@@ -9,8 +9,8 @@ import pytest
 import typer
 
 from mgmrn.errors import UserError
-from pipeline.cli import app, main
-from pipeline.jobs.task import Task, read_task
+from pipeline.cli.app import app, main
+from pipeline.cli.job_task import Task, read_task
 
 PLACES = ("--storage", "/shared/runs", "--data-root", "/shared/data", "--tracking-uri", "http://mlflow:5000")
 VARIABLES = ("MGMRN_DATA_ROOT", "MLFLOW_TRACKING_URI", "MGMRN_STUDY_STORAGE", "RAY_API_SERVER_ADDRESS")

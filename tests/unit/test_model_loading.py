@@ -13,7 +13,7 @@ import torch
 from mgmrn.checkpoint import MODEL_FILE
 from mgmrn.errors import UserError
 from pipeline.errors import TrackingError
-from pipeline.predict.loading import open_model
+from pipeline.models.predict.loading import open_model
 from pipeline.tracking.model import log_image_model
 from pipeline.tracking.registry import register, set_alias, version_of_alias, versions
 from pipeline.tracking.store import TrackingStore

@@ -20,7 +20,7 @@ from pipeline.ablation.grid import make_grid
 from pipeline.ablation.plan import Cost, PlannedCell, total_cost
 from pipeline.ablation.request import RUN_BY, plan_to_json
 from pipeline.ablation.show import show_plan
-from pipeline.cli import main
+from pipeline.cli.app import main
 from pipeline.console import Console
 from pipeline.tracking.store import TrackedRun, TrackingStore, driver_tag
 from pipeline.train.spec import Calibration

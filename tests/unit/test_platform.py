@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from mgmrn.data.splits import load_tune
-from pipeline.cli import main
-from pipeline.compose import load_experiment
+from pipeline.cli.app import main
+from pipeline.config.compose import load_experiment
 from pipeline.errors import TrackingError
 from pipeline.tracking.store import TrackingStore
 from pipeline.train import cluster

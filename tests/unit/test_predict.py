@@ -13,7 +13,7 @@ from PIL import Image
 
 from mgmrn.data.images import decode, for_evaluation
 from mgmrn.model.network import class_scores
-from pipeline.cli import main
+from pipeline.cli.app import main
 from tests.exported import (
     ATTRIBUTES,
     CLASS_ATTRIBUTES,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline.analysis.paired import bootstrapped_difference
-from pipeline.cli import main
+from pipeline.cli.app import main
 from pipeline.tracking.model import MODEL_TAG
 from pipeline.tracking.registry import version_of_alias, versions
 from pipeline.tracking.store import TrackingStore

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.cli import main
-from pipeline.reproduce import record, run
-from pipeline.reproduce.record import Record, changes, inexact, read_record
-from pipeline.reproduce.verdict import compare_histories, overall
+from pipeline.cli.app import main
+from pipeline.models.reproduce import record, run
+from pipeline.models.reproduce.record import Record, changes, inexact, read_record
+from pipeline.models.reproduce.verdict import compare_histories, overall
 from pipeline.tracking.artifacts import write_provenance
 from pipeline.tracking.environment import GitState, environment
 from pipeline.tracking.history import histories

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mgmrn.errors import UserError
-from pipeline.config_files import CONFIGS, config_names
+from pipeline.config.files import CONFIGS, config_names
 from pipeline.errors import ExitCode, exit_code
 from pipeline.search.config import SearchFile, load_search
 from pipeline.search.space import Space

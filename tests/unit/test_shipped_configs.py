@@ -10,8 +10,8 @@ from mgmrn.config import AttributeNetworkConfig, EpisodicSampling, ESZSLConfig, 
 from pipeline.ablation.config import load_ablation
 from pipeline.ablation.grid import make_grid
 from pipeline.analysis.paired import LEAST_PAIRS
-from pipeline.compose import load_experiment, values_of
-from pipeline.config_files import CONFIGS, config_names
+from pipeline.config.compose import load_experiment, values_of
+from pipeline.config.files import CONFIGS, config_names
 
 BENCHMARKS = ("cub", "sun", "awa2")
 

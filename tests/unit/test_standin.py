@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import loadmat
 
-from mgmrn.data.standin import (
+from mgmrn.data.xlsa17 import LISTS, STANDIN_MARKER
+from mgmrn.errors import UserError
+from mgmrn.makers.standin import (
     IMAGE_FOLDERS,
     attribute_strengths,
     draw_quilt,
@@ -19,10 +21,8 @@ from mgmrn.data.standin import (
     restrict,
     standins,
 )
-from mgmrn.data.synthetic import make_synthetic
-from mgmrn.data.xlsa17 import LISTS, STANDIN_MARKER
-from mgmrn.data.xlsa17_writer import write_images_list, write_splits, write_word_vectors
-from mgmrn.errors import UserError
+from mgmrn.makers.synthetic import make_synthetic
+from mgmrn.makers.xlsa17_writer import write_images_list, write_splits, write_word_vectors
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 CLASSES, PER_CLASS, ATTRIBUTES = 6, 8, 10

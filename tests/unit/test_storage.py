@@ -18,7 +18,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from mgmrn.checkpoint import save_atomically
 from mgmrn.errors import ResourceError
-from pipeline.cli import main
+from pipeline.cli.app import main
 from pipeline.train.cluster import Placement
 from pipeline.train.failure import Failure, record_failure, recorded_failure, reserve_room
 from pipeline.train.storage import StorageError, check_writable, explained

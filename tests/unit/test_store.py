@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from mgmrn.protocol import Evaluation, Labelled, make_evaluation
-from pipeline.compose import load_experiment, values_of
+from pipeline.config.compose import load_experiment, values_of
 from pipeline.errors import TrackingError
 from pipeline.tracking import artifacts
 from pipeline.tracking.artifacts import EvaluationNames, write_evaluation, write_provenance

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import loadmat
 
-from mgmrn.data import synthetic
-from mgmrn.data.drawing import PARTS, TRAITS, Creature, draw_creature
-from mgmrn.data.synthetic import ATTRIBUTE_NAMES, creature_classes, make_synthetic, word_vectors
 from mgmrn.errors import UserError
+from mgmrn.makers import synthetic
+from mgmrn.makers.drawing import PARTS, TRAITS, Creature, draw_creature
+from mgmrn.makers.synthetic import ATTRIBUTE_NAMES, creature_classes, make_synthetic, word_vectors
 
 PER_CLASS, SIZE = 5, 32
 LOCATIONS = ("trainval_loc", "train_loc", "val_loc", "test_seen_loc", "test_unseen_loc")

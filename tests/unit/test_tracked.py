@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mgmrn.data.splits import load_tune
-from pipeline.compose import load_experiment
+from pipeline.config.compose import load_experiment
 from pipeline.errors import TrackingError
 from pipeline.tracking.store import TrackingStore
 from pipeline.train import tracked

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli import app, main
+from pipeline.cli.app import app, main
 from tests.commands import VERB
 
 FILES = {

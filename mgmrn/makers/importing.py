@@ -1,0 +1,249 @@
+"""Makes a data root of a folder of pictures and a table of class attributes, in the xlsa17 layout.
+
+    <folder>/<class>/…            pictures, in as many folders below as there are
+    <table>                       a row per class, a column per attribute (see `mgmrn.data.class_table`)
+
+Splits are proposed as the published ones are made: unseen classes are drawn or named, a share of every seen class's pictures is test_seen,
+and as many of the seen classes as there are unseen ones, at most a third, are for validation. U classes, S attributes, I images.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from mgmrn.config import BenchmarkConfig
+from mgmrn.data.class_table import GivenClasses, read_class_table
+from mgmrn.data.doctor import Finding, verify
+from mgmrn.data.pictures import ENDINGS
+from mgmrn.data.splits import hold_out
+from mgmrn.data.word_vectors import UnknownWords, attribute_vectors, read_vectors, words_of
+from mgmrn.data.xlsa17 import lists_folder, relative_image_path, with_train_and_val, word_vector_file
+from mgmrn.errors import UserError
+from mgmrn.makers.making import stamp_to_build_on, whole_folder
+from mgmrn.makers.xlsa17_writer import write_images_list, write_splits, write_word_vectors
+
+MARKER = "IMPORTED.json"
+"""Lies in a data root that was made here, and says how."""
+FEWEST_SEEN = 3
+"""Classes: one to validate with and two to train on."""
+FEWEST_PICTURES = 3
+"""Of a seen class: one is test_seen, and `tune` holds out one of the others."""
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """How a data set is imported."""
+
+    name: str
+    """Of the benchmark."""
+    unknown_words: UnknownWords
+    unseen: tuple[str, ...] = ()
+    """Names of the unseen classes; none: they are drawn."""
+    unseen_share: float = 0.2
+    """Of the classes, where they are drawn."""
+    test_seen_share: float = 0.2
+    """Of every seen class's pictures."""
+    seed: int = 0
+    """Of all that is drawn."""
+
+    def __post_init__(self) -> None:
+        for share in ("unseen_share", "test_seen_share"):
+            if not 0 < getattr(self, share) < 1:
+                message = f"{share} must lie between 0 and 1, got {getattr(self, share)}"
+                raise UserError(message, f"--{share.replace('_', '-')}")
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What was made."""
+
+    root: Path
+    unseen: tuple[str, ...]
+    val: tuple[str, ...]
+    """Seen classes that validate."""
+    images: dict[str, int]
+    """In each list."""
+    findings: tuple[Finding, ...]
+    """Of the check of the whole data root; none of them an error."""
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """What stands in the folder."""
+
+    sources: tuple[Path, ...]
+    files: tuple[str, ...]
+    """Where each goes, relative to `<root>/<name>`."""
+    labels: Int[np.ndarray, " I"]
+
+
+def import_folder(folder: Path, table: Path, vectors: Path, root: Path, options: ImportOptions) -> Imported:
+    """Copies, splits and checks a data set; nothing is left behind when anything is wrong with it.
+
+    Args:
+        folder: of the pictures.
+        table: of the classes.
+        vectors: text file of word vectors.
+        root: data root to make; absent or empty.
+        options: how.
+
+    Raises:
+        UserError: when the root is not empty, folder and table do not fit, there are too few classes or pictures, a word has no vector
+            and none is allowed to lack one, or the doctor finds an error.
+    """
+    config = _config(options.name)
+    if stamp_to_build_on(root, MARKER) is not None:
+        raise UserError("a data set was imported there before", str(root), "delete it, or name a new folder")
+    classes = read_class_table(table)
+    if classes.columns is None:
+        raise UserError("the class table does not name its attributes", str(table), "write a .csv with a head")
+    attributes = classes.attributes(classes.columns).T.astype(np.float64)
+    words = {word for name in classes.columns for word in words_of(name)}
+    word_vectors = attribute_vectors(classes.columns, read_vectors(vectors, words), options.unknown_words)
+    pictures = _pictures(folder, classes, options.name)
+    lists = propose(pictures.labels, classes.names, options)
+    with whole_folder(root, MARKER, {"what": "imported", "version": 1, **asdict(options)}) as making:
+        for source, file in zip(pictures.sources, pictures.files, strict=True):
+            target = making / options.name / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+        location = lists_folder(making, options.name)
+        write_images_list(location, pictures.files, pictures.labels)
+        write_splits(location, classes.names, attributes / np.linalg.norm(attributes, axis=0), attributes, lists)
+        write_word_vectors(word_vector_file(making, config), word_vectors)
+        _write_names(making / "attribute_names" / options.name / "attributes.txt", classes.columns)
+        (making / f"{options.name}.yaml").write_text(f"benchmark:\n  name: {options.name}\n", encoding="utf-8")
+        findings = [*verify(making, config), *_unlearnable(attributes, pictures.labels, lists, classes)]
+        _refuse_errors(findings, making / options.name / "images", folder)
+    val = np.unique(pictures.labels[lists["val_loc"]])
+    unseen = np.unique(pictures.labels[lists["test_unseen_loc"]])
+    return Imported(
+        root,
+        tuple(classes.names[u] for u in unseen),
+        tuple(classes.names[u] for u in val),
+        {name: len(rows) for name, rows in lists.items()},
+        tuple(one for one in findings if one.check != "data root"),
+    )
+
+
+def propose(
+    labels: Int[np.ndarray, " I"], names: Sequence[str], options: ImportOptions
+) -> dict[str, Int[np.ndarray, " _"]]:
+    """The five image lists, from 0.
+
+    Raises:
+        UserError: for an unseen class that does not exist, and for too few seen classes or pictures.
+    """
+    if strangers := sorted(set(options.unseen) - set(names)):
+        raise UserError(f"there is no class {strangers[0]} to be unseen", "--unseen", "name classes of the table")
+    count = max(1, round(options.unseen_share * len(names)))
+    drawn = np.random.default_rng([options.seed, 0x05EE]).permutation(len(names))[:count]
+    unseen = np.flatnonzero(np.isin(names, options.unseen)) if options.unseen else np.sort(drawn)
+    seen = np.setdiff1d(np.arange(len(names)), unseen)
+    if len(seen) < FEWEST_SEEN:
+        hint = "add classes, or make fewer of them unseen"
+        raise UserError(f"{len(seen)} classes would be seen, {FEWEST_SEEN} are needed", "--classes", hint)
+    few = [names[u] for u in seen if (labels == u).sum() < FEWEST_PICTURES]
+    if few:
+        message = f"{len(few)} seen classes have fewer than {FEWEST_PICTURES} pictures, the first is {few[0]}"
+        raise UserError(message, "FOLDER", "add pictures, or leave those classes out of folder and table")
+    trainval, test_seen = hold_out(np.flatnonzero(np.isin(labels, seen)), labels, options.test_seen_share, options.seed)
+    lists = {
+        "trainval_loc": trainval,
+        "test_seen_loc": test_seen,
+        "test_unseen_loc": np.flatnonzero(np.isin(labels, unseen)),
+    }
+    return with_train_and_val(lists, labels, options.seed)
+
+
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """Names of classes, one a line.
+
+    Raises:
+        UserError: when there is no such file, or no name in it.
+    """
+    try:
+        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"the list of classes cannot be read: {error}", str(path), "a class's name a line") from error
+    if not names:
+        raise UserError("the list of classes is empty", str(path), "a class's name a line")
+    return names
+
+
+def _config(name: str) -> BenchmarkConfig:
+    try:
+        return BenchmarkConfig(name=name)
+    except ValueError as error:
+        hint = "use letters, digits, - and _"
+        raise UserError(f"'{name}' cannot be the name of a benchmark", "--name", hint) from error
+
+
+def _pictures(folder: Path, classes: GivenClasses, name: str) -> _Pictures:
+    """All pictures below the classes' folders, by class and path."""
+    if not folder.is_dir():
+        raise UserError("the folder of pictures does not exist", str(folder), "name one with a folder per class")
+    folders = {entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
+    for found, wanted, complaint in (
+        (folders, set(classes.names), "the table has no row for the folder"),
+        (set(classes.names), folders, "there is no folder for the class"),
+    ):
+        if lone := sorted(found - wanted):
+            more = f" and {len(lone) - 1} more" if len(lone) > 1 else ""
+            raise UserError(
+                f"{complaint} {lone[0]}{more}",
+                str(folder),
+                "name folders and rows of the table alike, letter by letter",
+            )
+    sources, files, labels = [], [], []
+    for label, class_name in enumerate(classes.names):
+        of_class = sorted(path for path in (folder / class_name).rglob("*") if path.suffix.lower() in ENDINGS)
+        if not of_class:
+            raise UserError("the class has no picture", str(folder / class_name), f"among {', '.join(sorted(ENDINGS))}")
+        for path in of_class:
+            file = f"images/{path.relative_to(folder).as_posix()}"
+            if relative_image_path(file, name) != file:
+                hint = "folders named images or JPEGImages mean something in the layout; rename them"
+                raise UserError("a folder cannot be called so", str(path.parent), hint)
+            sources.append(path)
+            files.append(file)
+            labels.append(label)
+    return _Pictures(tuple(sources), tuple(files), np.array(labels))
+
+
+def _write_names(path: Path, names: Sequence[str]) -> None:
+    path.parent.mkdir(parents=True)
+    path.write_text("".join(f"{row} {name}\n" for row, name in enumerate(names, start=1)), encoding="utf-8")
+
+
+def _unlearnable(
+    attributes: Float[np.ndarray, "S U"],
+    labels: Int[np.ndarray, " I"],
+    lists: dict[str, Int[np.ndarray, " _"]],
+    classes: GivenClasses,
+) -> list[Finding]:
+    """Attributes that tell unseen classes from seen ones but in which all seen ones are alike."""
+    seen = attributes[:, np.unique(labels[lists["trainval_loc"]])]
+    unseen = attributes[:, np.unique(labels[lists["test_unseen_loc"]])]
+    alike = seen.min(axis=1) == seen.max(axis=1)
+    blind = np.flatnonzero(alike & (unseen != seen[:, :1]).any(axis=1))
+    if not len(blind):
+        return []
+    assert classes.columns is not None
+    names = ", ".join(classes.columns[s] for s in blind[:3]) + (" …" if len(blind) > 3 else "")
+    detail = f"{len(blind)} cannot be learned, since all seen classes are alike in them: {names}"
+    return [Finding("warning", "attributes", detail, "choose other unseen classes with --unseen or --seed")]
+
+
+def _refuse_errors(findings: Sequence[Finding], copies: Path, folder: Path) -> None:
+    errors = [one for one in findings if one.level == "error"]
+    if errors:
+        # Told of the pictures where they are, not of their copies, which are gone in a moment.
+        detail = errors[0].detail.replace(str(copies), str(folder))
+        raise UserError(f"{errors[0].check}: {detail}", str(folder), errors[0].remedy)

@@ -1,0 +1,214 @@
+"""The verbs of ablation grids: `plan`, `ablate`, `compare`, `report`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from mgmrn.errors import UserError
+from pipeline import places
+from pipeline.cli import completion
+from pipeline.cli.options import Address, DataRoot, GpusPerWorker, Json, Storage, TrackingUri
+from pipeline.console import Console
+from pipeline.errors import ExitCode
+
+if TYPE_CHECKING:
+    from pipeline.ablation.config import AblationFile
+    from pipeline.ablation.request import AblationRequest
+
+ablation_app = typer.Typer()
+
+Ablation = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME",
+        help="Name of a shipped ablation (ablation/NAME too), or path of a YAML file.",
+        autocompletion=completion.shipped("ablation"),
+    ),
+]
+Benchmarks = Annotated[
+    str | None, typer.Option(metavar="cub,sun", help="Benchmarks in place of those that the file names.")
+]
+
+
+@ablation_app.command()
+def plan(
+    name: Ablation,
+    benchmarks: Benchmarks = None,
+    tracking_uri: TrackingUri = places.TRACKING_URI,
+    data_root: DataRoot = places.DATA_ROOT,
+    as_json: Json = False,
+) -> None:
+    """Show every cell of a grid, what there is of it, and what the rest would cost. Nothing runs."""
+    from pipeline.ablation.launch import survey
+    from pipeline.ablation.request import plan_to_json
+    from pipeline.ablation.show import show_plan
+
+    console = Console(as_json)
+    cells = survey(_request(name, benchmarks, tracking_uri, data_root)).plan()
+    show_plan(cells, console)
+    console.result(plan_to_json(cells))
+
+
+@ablation_app.command()
+def ablate(
+    name: Ablation,
+    mode: Annotated[
+        Literal["missing", "retry", "force"],
+        typer.Option(help="Run what is not there; failed and stale cells too; everything again."),
+    ] = "missing",
+    benchmarks: Benchmarks = None,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Runs at once; without it, as many as there is room for.")
+    ] = None,
+    budget_hours: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, help="Hours: a launch that would take longer is refused, one that does begins no new cell."
+        ),
+    ] = None,
+    cpus_per_worker: Annotated[
+        int | None, typer.Option(min=1, help="Without it, the runs share the CPUs evenly.")
+    ] = None,
+    gpus_per_worker: GpusPerWorker = None,
+    address: Address = None,
+    tracking_uri: TrackingUri = places.TRACKING_URI,
+    data_root: DataRoot = places.DATA_ROOT,
+    storage: Storage = places.STORAGE,
+    as_json: Json = False,
+) -> int:
+    """Run what is missing of a grid and compare its variants."""
+    from dataclasses import replace
+
+    from pipeline.ablation.launch import run_ablation
+    from pipeline.ablation.show import outcome_to_json, show_outcome
+
+    request = replace(
+        _request(name, benchmarks, tracking_uri, data_root),
+        mode=mode,
+        concurrency=concurrency,
+        budget_hours=budget_hours,
+        cpus_per_worker=cpus_per_worker,
+        gpus_per_worker=gpus_per_worker,
+        address=address,
+        storage=storage,
+    )
+    console = Console(as_json)
+    outcome = run_ablation(request)
+    show_outcome(outcome, console)
+    console.result(outcome_to_json(outcome))
+    failed = any(cell.state == "failed" for cell in outcome.cells)
+    return ExitCode.SOME_FAILED if failed or outcome.status in ("failed", "stopped") else ExitCode.FINE
+
+
+@ablation_app.command()
+def compare(
+    names: Annotated[list[str], typer.Argument(metavar="NAME|RUN…", help="One ablation, or ids of finished runs.")],
+    metric: Annotated[
+        str | None, typer.Option(help="Figure to compare by, like gzsl_h; without it, all of them.")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Among runs: the variant to compare with; without it, the first run's.")
+    ] = None,
+    benchmarks: Benchmarks = None,
+    tracking_uri: TrackingUri = places.TRACKING_URI,
+    data_root: DataRoot = places.DATA_ROOT,
+    csv: Annotated[bool, typer.Option("--csv", help="Print a table for programs, with fractions.")] = False,
+    latex: Annotated[bool, typer.Option("--latex", help="Print tables for a paper.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print tables for a web page.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare the variants of a grid, or single runs: mean ± std over seeds, differences paired by seed."""
+    from pipeline.ablation.compare import compare_grid, compare_runs
+    from pipeline.ablation.show import show_tables
+    from pipeline.analysis.export import as_csv, as_dict
+    from pipeline.analysis.published import published_on
+    from pipeline.analysis.render import as_latex, as_markdown, tables
+
+    formats = [name for name, asked in (("--csv", csv), ("--latex", latex), ("--markdown", markdown)) if asked]
+    if len(formats) > 1:
+        raise UserError(f"{' and '.join(formats)} were asked for", formats[1], "ask for one of them")
+    if _name_runs(names):
+        _refuse("--benchmarks", benchmarks, "the runs say themselves which benchmarks they are of")
+        compared = compare_runs(names, base, metric, tracking_uri)
+    else:
+        _refuse("--base", base, "a grid has its base")
+        compared = compare_grid(_request(names[0], benchmarks, tracking_uri, data_root), metric)
+    console = Console(as_json)
+    published = published_on(compared[0].benchmarks)
+    if csv:
+        console.line(as_csv(compared).rstrip())
+    elif latex:
+        console.line(as_latex(compared, published).rstrip())
+    elif markdown:
+        console.line(as_markdown(compared, published).rstrip())
+    else:
+        show_tables(tables(compared, published), console)
+    console.result(as_dict(compared, published))
+
+
+@ablation_app.command()
+def report(
+    name: Ablation,
+    out: Annotated[Path | None, typer.Option(help="The page; without it .mgmrn/reports/NAME.html.")] = None,
+    ui: Annotated[
+        str | None, typer.Option(metavar="URL", help="Address of the MLflow UI that run ids link to.")
+    ] = None,
+    benchmarks: Benchmarks = None,
+    tracking_uri: TrackingUri = places.TRACKING_URI,
+    data_root: DataRoot = places.DATA_ROOT,
+    as_json: Json = False,
+) -> None:
+    """Write one self-contained HTML page of a grid, and log it to the grid's run."""
+    from pipeline.ablation.report import make_report
+
+    request = _request(name, benchmarks, tracking_uri, data_root)
+    path = out or places.REPORTS / f"{request.file.name}.html"
+    command = f"python -m pipeline report {name}" + (f" --benchmarks {benchmarks}" if benchmarks else "")
+    made = make_report(request, path, ui, command)
+    console = Console(as_json)
+    console.line(
+        f"the page is {made.path}" + (f", and an artifact of run {made.parent_run_id}" if made.parent_run_id else "")
+    )
+    runs = [card.run_id for card in made.content.runs if card.run_id]
+    console.result({"report": str(made.path), "parent_run_id": made.parent_run_id, "runs": runs})
+
+
+def _name_runs(names: Sequence[str]) -> bool:
+    """A run's id is 32 hex digits; anything else names a grid, of which there may be one."""
+    runs = [len(name) == 32 and set(name) <= set("0123456789abcdef") for name in names]
+    if not all(runs) and len(names) > 1:
+        raise UserError(f"cannot compare {', '.join(names)}", "NAME|RUN…", "name one ablation, or ids of runs alone")
+    return all(runs)
+
+
+def _refuse(option: str, value: str | None, why: str) -> None:
+    if value is not None:
+        raise UserError(f"{option} says nothing here: {why}", option, "leave it out")
+
+
+def _request(name: str, benchmarks: str | None, tracking_uri: str, data_root: Path) -> AblationRequest:
+    from pipeline.ablation.request import AblationRequest
+
+    return AblationRequest(
+        file=_file(name, benchmarks),
+        mode="missing",
+        concurrency=None,
+        budget_hours=None,
+        cpus_per_worker=None,
+        gpus_per_worker=None,
+        address=None,
+        tracking_uri=tracking_uri,
+        data_root=data_root,
+        storage=places.STORAGE,
+    )
+
+
+def _file(name: str, benchmarks: str | None) -> AblationFile:
+    from pipeline.ablation.config import load_ablation, with_benchmarks
+
+    file = load_ablation(name)
+    return file if benchmarks is None else with_benchmarks(file, tuple(benchmarks.split(",")))

@@ -1,0 +1,131 @@
+"""The verbs of trained models: `predict`, `promote`, `reproduce`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mgmrn.errors import UserError
+from pipeline import places
+from pipeline.cli.options import Address, DataRoot, Json, RunOrModel, Storage, TrackingUri
+from pipeline.console import Console
+from pipeline.errors import ExitCode
+
+if TYPE_CHECKING:
+    from pipeline.models.predict.request import PictureAnswer
+
+models_app = typer.Typer()
+
+
+@models_app.command()
+def predict(
+    model: RunOrModel,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Pictures, and folders of them.")],
+    classes: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Classes to choose from, described by attributes: a .csv with a row per class, a .json or a .npy.",
+        ),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Classes per picture.")] = 3,
+    attributes: Annotated[
+        int, typer.Option(min=0, help="Attributes per picture that told the first from the second.")
+    ] = 3,
+    json_lines: Annotated[
+        bool, typer.Option("--json-lines", help="Print a JSON object per picture, as soon as it is known.")
+    ] = False,
+    tracking_uri: TrackingUri = places.TRACKING_URI,
+    as_json: Json = False,
+) -> int:
+    """Say what is in pictures: the best classes, unseen ones too, and the attributes that decided.
+
+    Exit code 1 when some pictures could not be read, 2 when none could.
+    """
+    if json_lines and as_json:
+        raise UserError("--json and --json-lines were both asked for", "--json-lines", "leave one of them out")
+    from pipeline.models.predict.request import PredictRequest
+    from pipeline.models.predict.run import predict as ask
+    from pipeline.models.predict.show import show_answers
+
+    found = ask(PredictRequest(model, tuple(images), classes, top, attributes, tracking_uri))
+    if json_lines:
+        return _print_lines(found)
+    answers, console = list(found), Console(as_json)
+    show_answers(answers, console)
+    console.result({"model": model, "pictures": [one.to_json() for one in answers]})
+    return _code_of(sum(one.answer is not None for one in answers), len(answers))
+
+
+@models_app.command()
+def promote(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Id or name of a run of the final split.")],
+    champion: Annotated[
+        bool, typer.Option("--champion", help="Make it the champion; without it, it becomes the candidate.")
+    ] = False,
+    tracking_uri: TrackingUri = places.TRACKING_URI,
+    as_json: Json = False,
+) -> None:
+    """Register a run's model as mgmrn-BENCHMARK, and show its difference to the present champion.
+
+    Its config needs three finished seeds on the final split, from committed code.
+    """
+    from pipeline.models.promote.run import promote as register
+    from pipeline.models.promote.show import promotion_to_json, show_promotion
+    from pipeline.tracking.registry import CANDIDATE, CHAMPION
+
+    done = register(run, tracking_uri, alias=CHAMPION if champion else CANDIDATE)
+    console = Console(as_json)
+    show_promotion(done, console)
+    console.result(promotion_to_json(done))
+
+
+@models_app.command()
+def reproduce(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Id or name of a finished run.")],
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Go on with other code, data or weights than the run's.")
+    ] = False,
+    tolerance: Annotated[
+        float,
+        typer.Option(
+            min=0.0, help="On another machine or with other versions: largest difference of a figure, as a fraction."
+        ),
+    ] = 0.02,
+    address: Address = None,
+    tracking_uri: TrackingUri = places.TRACKING_URI,
+    data_root: DataRoot = places.DATA_ROOT,
+    storage: Storage = places.STORAGE,
+    as_json: Json = False,
+) -> int:
+    """Run a run again from what is recorded of it, and compare figure by figure; exit code 1 when they differ.
+
+    On the same machine with the same versions, every figure must be the same to the last bit.
+    """
+    from pipeline.models.reproduce.run import ReproduceRequest
+    from pipeline.models.reproduce.run import reproduce as run_again
+    from pipeline.models.reproduce.show import reproduction_to_json, show_reproduction
+
+    done = run_again(ReproduceRequest(run, anyway, tolerance, address, tracking_uri, data_root, storage))
+    console = Console(as_json)
+    show_reproduction(done, console)
+    console.result(reproduction_to_json(done))
+    return ExitCode.FINE if done.verdict in ("equal", "within tolerance") else ExitCode.SOME_FAILED
+
+
+def _print_lines(answers: Iterator[PictureAnswer]) -> int:
+    console = Console(as_json=True)
+    answered = total = 0
+    for one in answers:
+        console.result(one.to_json())
+        answered, total = answered + (one.answer is not None), total + 1
+    return _code_of(answered, total)
+
+
+def _code_of(answered: int, total: int) -> int:
+    if answered == total:
+        return ExitCode.FINE
+    return ExitCode.SOME_FAILED if answered else ExitCode.BAD_INPUT

@@ -1,0 +1,1 @@
+"""Experiment configs: YAML files, their composition, their checks, and the identity of an experiment."""

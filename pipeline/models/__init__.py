@@ -1,0 +1,1 @@
+"""Verbs on trained models: predict, explain, promote, reproduce."""
