@@ -17,7 +17,7 @@ from pipeline.cli.options import APP_OPTIONS
 from pipeline.console import say
 from pipeline.errors import exit_code
 from pipeline.ports import LOOPBACK
-from pipeline.tracking.store import PASSWORD_VARIABLE, USERNAME_VARIABLE
+from pipeline.tracking.connection import PASSWORD_VARIABLE, USERNAME_VARIABLE
 
 FOLDER = places.HOME / "tracking"
 PORT, DATABASE_PORT = 5000, 5433

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mgmrn.errors import UserError
-from pipeline.tracking.store import PASSWORD_VARIABLE, USERNAME_VARIABLE
+from pipeline.tracking.connection import PASSWORD_VARIABLE, USERNAME_VARIABLE
 
 ADMIN = "admin"
 DATABASE_USER = "mgmrn"

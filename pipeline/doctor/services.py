@@ -73,7 +73,8 @@ def ray_line(address: str | None) -> Line:
 def tracking_line(uri: str) -> Line:
     """Whether runs can be tracked there; a server is asked with the credentials at hand."""
     # What checks configs takes a moment to load.
-    from pipeline.tracking.store import TrackingStore, check_reachable
+    from pipeline.tracking.connection import check_reachable
+    from pipeline.tracking.store import TrackingStore
 
     shown = redact(uri)
     try:

@@ -4,68 +4,68 @@ from __future__ import annotations
 
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.tracking.environment import REPOSITORY
-from pipeline.tracking.store import TrackingStore
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
 
 MODEL_TAG = "mgmrn.model_uri"
 BEGUN_TAG = "mgmrn.model_id"
 REQUIREMENTS = ("torch", "torchvision", "numpy", "scipy", "pydantic", "jaxtyping", "pillow", "pandas", "mlflow")
 
 
-def log_image_model(store: TrackingStore, run_id: str, model_file: Path, gamma: float, example: Path) -> str:
+def log_image_model(
+    client: MlflowClient,
+    uri: str,
+    experiment_id: str,
+    run_id: str,
+    model_file: Path,
+    gamma: float,
+    example: Path,
+) -> None:
     """Logs a model with a run; a run that has one keeps it.
 
     Args:
-        store: where the run is.
+        client: connected to the store at `uri`.
+        uri: address of the store.
+        experiment_id: experiment of the run.
         run_id: the run.
         model_file: what `mgmrn.checkpoint.export_model` wrote.
         gamma: default of the param `gamma`, the γ that the run was evaluated at.
         example: a picture for the input example.
 
-    Returns:
-        The model's URI (`models:/…`).
-
     Raises:
-        TrackingError: when the store is away.
+        MlflowException: when the store is away.
     """
-    logged = store.get(run_id).tags.get(MODEL_TAG)
-    if logged:
-        return logged
+    tags = client.get_run(run_id).data.tags
+    if MODEL_TAG in tags:
+        return
     import mlflow
     import mlflow.pyfunc
     from mlflow.models import Model
 
-    mlflow.set_tracking_uri(store.uri)
-    with store.translated():
-        info = Model.log(
-            artifact_path=None,
-            flavor=mlflow.pyfunc,
-            run_id=run_id,
-            model_id=_model_id(store, run_id),
-            python_model=str(Path(__file__).with_name("pyfunc_model.py")),
-            code_paths=[str(REPOSITORY / "mgmrn")],
-            artifacts={"model": str(model_file)},
-            signature=_signature(gamma),
-            input_example=_input_example(example),
-            pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
-        )
-    store.set_tags(run_id, {MODEL_TAG: info.model_uri})
-    return str(info.model_uri)
-
-
-def _model_id(store: TrackingStore, run_id: str) -> str:
-    """Made first, or MLflow would put it into the default experiment and its files into the working folder.
-
-    An attempt that was cut off has left its number with the run, and is gone on with.
-    """
-    begun = store.get(run_id).tags.get(BEGUN_TAG)
-    if begun:
-        return begun
-    model = store.client.create_logged_model(store.experiment_id, name="model", source_run_id=run_id)
-    store.set_tags(run_id, {BEGUN_TAG: model.model_id})
-    return str(model.model_id)
+    mlflow.set_tracking_uri(uri)
+    # Made first, or MLflow would put it into the default experiment and its files into the working folder.
+    # An attempt that was cut off has left its id with the run, and is continued.
+    model_id = tags.get(BEGUN_TAG)
+    if not model_id:
+        model_id = str(client.create_logged_model(experiment_id, name="model", source_run_id=run_id).model_id)
+        client.set_tag(run_id, BEGUN_TAG, model_id)
+    info = Model.log(
+        artifact_path=None,
+        flavor=mlflow.pyfunc,
+        run_id=run_id,
+        model_id=model_id,
+        python_model=str(Path(__file__).with_name("pyfunc_model.py")),
+        code_paths=[str(REPOSITORY / "mgmrn")],
+        artifacts={"model": str(model_file)},
+        signature=_signature(gamma),
+        input_example=_input_example(example),
+        pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
+    )
+    client.set_tag(run_id, MODEL_TAG, info.model_uri)
 
 
 def _signature(gamma: float) -> Any:

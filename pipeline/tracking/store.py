@@ -8,18 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
-import os
 import re
-import socket
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from http import HTTPStatus
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, TypeVar
 
 from mgmrn.config import ExperimentConfig
 from mgmrn.errors import UserError
@@ -29,25 +24,18 @@ from pipeline.databases import with_installed_driver
 from pipeline.driver import driver_is_dead, driver_tag
 from pipeline.errors import TrackingError
 from pipeline.job_environment import job_tags
-from pipeline.redaction import redact
-from pipeline.tracking.new_database import make_tables
+from pipeline.tracking.connection import open_client, sqlite_file, translated
 from pipeline.tracking.spool import EndStatus, Epoch
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
-CONNECT_SECONDS = 5.0
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 ATTRIBUTE_LIMIT = 100
 """Params or tags in one request."""
 METRIC_LIMIT = 1000
 """Metrics in one request."""
-USERNAME_VARIABLE, PASSWORD_VARIABLE = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
-TOKEN_VARIABLE = "MLFLOW_TRACKING_TOKEN"
-"""Where MLflow's client finds credentials."""
-PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
-
 DRIVER_TAG = "mgmrn.driver"
 TRAIN = "mgmrn/train"
 """The experiment of the runs that `train` makes."""
@@ -119,25 +107,18 @@ class TrackingStore:
     def __init__(self, client: MlflowClient, uri: str, experiment: str) -> None:
         self.client = client
         self.uri = uri
-        with _translated(uri):
+        with translated(uri):
             self.experiment_id = _experiment_id(client, uri, experiment)
 
     @classmethod
     def connect(cls, uri: str, experiment: str = TRAIN) -> TrackingStore:
-        """Connects, or says within ten seconds that there is nobody.
+        """Connects; makes the database's tables and the experiment where they are missing.
 
         Raises:
-            TrackingError: when nothing answers, or the address is of a kind that MLflow no longer writes to.
+            TrackingError: within ten seconds where nothing answers, or for an address of a kind that MLflow does not write to.
         """
-        check_reachable(uri)
         uri = with_installed_driver(uri)
-        _quieten_mlflow()
-        from mlflow.tracking import MlflowClient
-
-        with _translated(uri):
-            if _is_new_database(uri):
-                make_tables(_sqlite_file(uri))
-            return cls(MlflowClient(tracking_uri=uri), uri, experiment)
+        return cls(open_client(uri), uri, experiment)
 
     def find_finished(self, config_hash: str, split: str) -> TrackedRun | None:
         """The latest finished run of a config on a split."""
@@ -154,7 +135,7 @@ class TrackingStore:
             patterns: of experiment names, as SQL's LIKE takes them.
             wanted: a filter as MLflow's search takes it.
         """
-        with _translated(self.uri):
+        with translated(self.uri):
             found = [
                 one for like in patterns for one in self.client.search_experiments(filter_string=f"name LIKE '{like}'")
             ]
@@ -190,7 +171,7 @@ class TrackingStore:
     def reopen(self, run: TrackedRun) -> None:
         """Makes this process the driver of a run that another one left."""
         self.set_tags(run.run_id, {DRIVER_TAG: driver_tag(), **job_tags()})
-        with _translated(self.uri):
+        with translated(self.uri):
             self.client.update_run(run.run_id, status="RUNNING")
 
     def get(self, run_id: str) -> TrackedRun:
@@ -202,12 +183,12 @@ class TrackingStore:
         if not RUN_ID.fullmatch(run_id):
             hint = "give the 32 letters and digits that `train` and `compare` print"
             raise UserError(f"{run_id!r} is no id of a run", "RUN", hint)
-        with _translated(self.uri):
+        with translated(self.uri):
             return _tracked(self.client.get_run(run_id))
 
     def logged_steps(self, run_id: str, key: str) -> set[int]:
         """The steps of a metric that the run has."""
-        with _translated(self.uri):
+        with translated(self.uri):
             return {metric.step for metric in self.client.get_metric_history(run_id, key)}
 
     def log_metrics(self, run_id: str, step: int, metrics: Mapping[str, float], timestamp_ms: int) -> None:
@@ -223,7 +204,7 @@ class TrackingStore:
             for epoch in epochs
             for key, value in epoch.metrics.items()
         )
-        with _translated(self.uri):
+        with translated(self.uri):
             for part in _batched(entities, METRIC_LIMIT):
                 self.client.log_batch(run_id, metrics=part)
 
@@ -231,25 +212,26 @@ class TrackingStore:
         """Sets tags; doing it again changes nothing."""
         from mlflow.entities import RunTag
 
-        with _translated(self.uri):
+        with translated(self.uri):
             for part in _batched((RunTag(key, value) for key, value in tags.items()), ATTRIBUTE_LIMIT):
                 self.client.log_batch(run_id, tags=part)
 
     def log_artifacts(self, run_id: str, folder: Path) -> None:
         """Uploads a folder's content, under the names that it has there."""
-        with _translated(self.uri):
+        with translated(self.uri):
             self.client.log_artifacts(run_id, str(folder))
 
     def log_file(self, run_id: str, path: Path, folder: str) -> None:
         """Uploads one file into a folder of the run's artifacts."""
-        with _translated(self.uri):
+        with translated(self.uri):
             self.client.log_artifact(run_id, str(path), folder)
 
     def log_model(self, run_id: str, file: Path, gamma: float, example: Path) -> None:
         """Logs an exported model with the run; doing it again changes nothing."""
         from pipeline.tracking.model import log_image_model
 
-        log_image_model(self, run_id, file, gamma, example)
+        with translated(self.uri):
+            log_image_model(self.client, self.uri, self.experiment_id, run_id, file, gamma, example)
 
     def read_text(self, run_id: str, path: str) -> str:
         """The text of an artifact.
@@ -258,7 +240,7 @@ class TrackingStore:
             UserError: when the path leads out of the run's artifacts.
         """
         _check_inside(path)
-        with _translated(self.uri), tempfile.TemporaryDirectory() as folder:
+        with translated(self.uri), tempfile.TemporaryDirectory() as folder:
             return Path(self.client.download_artifacts(run_id, path, folder)).read_text(encoding="utf-8")
 
     def log_dataset(self, run_id: str, dataset: DatasetInput) -> None:
@@ -269,13 +251,13 @@ class TrackingStore:
         profile = json.dumps({**dataset.counts, "standin": dataset.standin})
         entity = Dataset(dataset.name, dataset.digest[:36], "xlsa17", json.dumps({"layout": "xlsa17"}), profile=profile)
         tags = [InputTag("mlflow.data.context", dataset.split)]
-        with _translated(self.uri):
+        with translated(self.uri):
             self.client.log_inputs(run_id, datasets=[MlflowInput(entity, tags)])
 
     def finish(self, run_id: str, status: EndStatus, stop_reason: str) -> None:
         """Ends a run and says why."""
         self.set_tags(run_id, {"mgmrn.stop_reason": stop_reason})
-        with _translated(self.uri):
+        with translated(self.uri):
             self.client.set_terminated(run_id, status=status)
 
     def close_dead_runs(self, keep: Collection[str] = ()) -> list[TrackedRun]:
@@ -297,11 +279,11 @@ class TrackingStore:
 
     def translated(self) -> contextlib.AbstractContextManager[None]:
         """Turns what MLflow raises inside into `TrackingError`."""
-        return _translated(self.uri)
+        return translated(self.uri)
 
     def _create(self, name: str, tags: Mapping[str, str]) -> str:
         first = dict(list(tags.items())[:ATTRIBUTE_LIMIT])
-        with _translated(self.uri):
+        with translated(self.uri):
             return str(self.client.create_run(self.experiment_id, tags=first, run_name=name).info.run_id)
 
     def _log_params(self, run_id: str, config: ExperimentConfig) -> None:
@@ -309,7 +291,7 @@ class TrackingStore:
         from mlflow.entities import Param
 
         params = (Param(path, yaml_value(value)) for path, value in values_of(config).items())
-        with _translated(self.uri):
+        with translated(self.uri):
             for part in _batched(params, ATTRIBUTE_LIMIT):
                 self.client.log_batch(run_id, params=part)
 
@@ -324,7 +306,7 @@ class TrackingStore:
         """In this experiment unless others are named."""
         token = None
         while True:
-            with _translated(self.uri):
+            with translated(self.uri):
                 page = self.client.search_runs(
                     list(experiments) or [self.experiment_id],
                     wanted,
@@ -371,140 +353,10 @@ def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:
 
 def _artifact_location(uri: str) -> str | None:
     """Beside a sqlite database, where the server decides nothing."""
-    return (_sqlite_file(uri).parent / "mlruns").as_uri() if uri.startswith("sqlite:") else None
+    return (sqlite_file(uri).parent / "mlruns").as_uri() if uri.startswith("sqlite:") else None
 
 
 def _check_inside(path: str) -> None:
     """Raises a `UserError` where an artifact's name is absolute or climbs out of its run."""
     if not path or path.startswith("/") or "\\" in path or ".." in path.split("/"):
         raise UserError(f"{path!r} leads out of the run's artifacts", "artifact", "name a file as the run lists it")
-
-
-def _sqlite_file(uri: str) -> Path:
-    return Path(uri.removeprefix("sqlite:///")).resolve()
-
-
-def _is_new_database(uri: str) -> bool:
-    return uri.startswith("sqlite:///") and ":memory:" not in uri and not _sqlite_file(uri).exists()
-
-
-def check_reachable(uri: str) -> None:
-    """A quick look before MLflow's own attempts, which take minutes to give up.
-
-    Raises:
-        TrackingError: when nobody is there, or the address is of a kind that MLflow does not write to.
-    """
-    scheme = urlsplit(uri).scheme.partition("+")[0]
-    if scheme == "sqlite":
-        _check_sqlite(uri)
-        return
-    if scheme not in PORTS:
-        hint = "use sqlite:///FILE, http(s)://HOST:PORT or postgresql://…"
-        raise TrackingError(f"'{redact(uri)}' is no tracking address", "--tracking-uri", hint)
-    try:
-        parts = urlsplit(uri)
-        address = (parts.hostname or "", parts.port or PORTS[scheme])
-        socket.create_connection(address, timeout=CONNECT_SECONDS).close()
-    except (OSError, ValueError) as error:
-        message = f"unreachable: nothing answers at the tracking address ({error})"
-        raise TrackingError(message, redact(uri), _START) from error
-    if scheme in ("http", "https"):
-        _check_health(uri)
-
-
-_START = "start the server, or leave out --tracking-uri to track in a local file"
-
-
-def _check_sqlite(uri: str) -> None:
-    file = _sqlite_file(uri)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        message = f"unreachable: the folder of the tracking database cannot be made ({error})"
-        raise TrackingError(message, uri) from error
-    if not os.access(file if file.exists() else file.parent, os.W_OK):
-        raise TrackingError("unreachable: the tracking database cannot be written", uri)
-
-
-def _check_health(uri: str) -> None:
-    import urllib.request
-
-    # No proxy: the address was given for what it is, and a loopback server is behind none.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(f"{uri.rstrip('/')}/health", timeout=CONNECT_SECONDS):
-            return
-    except (OSError, ValueError) as error:
-        raise TrackingError(f"unreachable: no MLflow server answers ({error})", redact(uri), _START) from error
-
-
-def _quieten_mlflow() -> None:
-    """No telemetry, no minutes of retries, no migration messages, no progress bars; what the user has set stays."""
-    for name, value in {
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "DO_NOT_TRACK": "true",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-        "MLFLOW_LOGGING_LEVEL": "WARNING",
-        # It prints links on standard output, where nothing may stand but the result.
-        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    }.items():
-        os.environ.setdefault(name, value)
-    for variable in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"):
-        os.environ.pop(variable, None)
-    for logger in ("alembic", "mlflow.store.db.utils"):
-        logging.getLogger(logger).setLevel(logging.WARNING)
-
-
-@contextlib.contextmanager
-def _translated(uri: str) -> Iterator[None]:
-    """Whatever MLflow, its HTTP client or its database raise, as a `TrackingError`."""
-    try:
-        yield
-    except TrackingError:
-        raise
-    except Exception as error:
-        if not _is_of_tracking(error):
-            raise
-        raise _explained(error, redact(uri)) from error
-
-
-def _explained(error: Exception, place: str) -> TrackingError:
-    if _status(error) == HTTPStatus.UNAUTHORIZED:
-        hint = f"set {USERNAME_VARIABLE} and {PASSWORD_VARIABLE} to those of an account of this server"
-        given = PASSWORD_VARIABLE in os.environ or "@" in place
-        return TrackingError(
-            "the tracking server refuses these credentials" if given else "the tracking server asks for credentials",
-            place,
-            hint,
-        )
-    first_line = redact((str(error).strip() or type(error).__name__).splitlines()[0])
-    if _status(error) == HTTPStatus.FORBIDDEN:
-        return TrackingError(f"the tracking server does not allow this account to do that: {first_line}", place)
-    if given_up := _GIVEN_UP.search(first_line):
-        reason = given_up["reason"].rpartition(": ")[2]
-        return TrackingError(f"the tracking server does not answer: {reason}", place)
-    return TrackingError(f"the tracking store failed: {first_line}", place)
-
-
-_GIVEN_UP = re.compile(r"""Max retries exceeded .*Caused by \w+\(["'](?P<reason>.*?)["']\)""")
-"""How the HTTP client ends its attempts: the reason stands after address and path."""
-
-
-def _status(error: Exception) -> int | None:
-    """The HTTP status behind an error of MLflow's or of its HTTP client."""
-    from mlflow.exceptions import MlflowException
-
-    if isinstance(error, MlflowException):
-        return int(error.get_http_status_code())
-    return getattr(getattr(error, "response", None), "status_code", None)
-
-
-def _is_of_tracking(error: Exception) -> bool:
-    from mlflow.exceptions import MlflowException
-    from requests.exceptions import RequestException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    kinds: tuple[Any, ...] = (MlflowException, RequestException, SQLAlchemyError, OSError)
-    return isinstance(error, kinds)

@@ -18,9 +18,7 @@ from pipeline.config.compose import resolve_weights
 from pipeline.console import say
 from pipeline.driver import heartbeat
 from pipeline.redaction import redact
-from pipeline.tracking.glance import FinishedRuns, glance
-from pipeline.tracking.spool import leftovers
-from pipeline.tracking.store import TRAIN, TrackingStore
+from pipeline.tracking.store import TrackingStore
 from pipeline.train.cell import Cell, make_cell, variant_of
 from pipeline.train.cluster import Placement, check_room_here, place_elastic, ray_session
 from pipeline.train.failure import Failure
@@ -70,8 +68,6 @@ def run_experiment(request: TrainRequest) -> Outcome:
     """
     request = _with_absolute_paths(request)
     launch = Launch(request, _load_splits(request))
-    if known := _known_at_once(launch):
-        return _cached(request, known)
     store = TrackingStore.connect(request.tracking_uri)
     send_leftovers(request.storage, store, END_SECONDS)
     if not request.force and (known := _all_finished(launch, store)):
@@ -115,24 +111,16 @@ def _load_splits(request: TrainRequest) -> dict[Split, SplitData]:
     return tune if request.split == "tune" else tune | {"final": final_data(benchmark)}
 
 
-def _known_at_once(launch: Launch) -> tuple[RunSummary, ...] | None:
-    """What `_all_finished` finds without MLflow, where nothing else has to be done."""
-    request = launch.request
-    if request.force or next(leftovers(request.storage), None) is not None:
-        return None
-    return _all_finished(launch, glance(request.tracking_uri, TRAIN))
-
-
-def _all_finished(launch: Launch, runs: FinishedRuns) -> tuple[RunSummary, ...] | None:
+def _all_finished(launch: Launch, store: TrackingStore) -> tuple[RunSummary, ...] | None:
     """The answers of earlier runs, where there is one for everything."""
     summaries: list[RunSummary] = []
     for seed in launch.request.seeds:
         calibration: Calibration | None = None
         for split in launch.splits:
             if split == "final" and calibration is None:
-                calibration = _known_calibration(launch, runs, seed)
+                calibration = _known_calibration(launch, store, seed)
             cell = launch.cell(seed, split, calibration)
-            run = finished_run(runs, cell)
+            run = finished_run(store, cell)
             if run is None:
                 return None
             summaries.append(cached_summary(cell, run))
@@ -141,9 +129,9 @@ def _all_finished(launch: Launch, runs: FinishedRuns) -> tuple[RunSummary, ...] 
     return tuple(summaries)
 
 
-def _known_calibration(launch: Launch, runs: FinishedRuns, seed: int) -> Calibration | None:
+def _known_calibration(launch: Launch, store: TrackingStore, seed: int) -> Calibration | None:
     """What an earlier `tune` run of the same config and seed decided."""
-    run = finished_run(runs, launch.cell(seed, "tune", None))
+    run = finished_run(store, launch.cell(seed, "tune", None))
     return recorded_calibration(run) if run else None
 
 

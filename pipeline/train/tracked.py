@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from pipeline.console import say
 from pipeline.errors import TrackingError
-from pipeline.tracking.glance import FinishedRuns
 from pipeline.tracking.spool import OnEpoch, Sender, Spool, replay_leftovers
 from pipeline.tracking.store import TrackedRun, TrackingStore
 from pipeline.train.cell import Cell
@@ -184,9 +183,9 @@ def forget(spec: RunSpec) -> None:
     shutil.rmtree(spec.run_folder, ignore_errors=True)
 
 
-def finished_run(runs: FinishedRuns, cell: Cell) -> TrackedRun | None:
+def finished_run(store: TrackingStore, cell: Cell) -> TrackedRun | None:
     """The latest finished run of exactly this cell."""
-    run = runs.find_finished(cell.config_hash, cell.split)
+    run = store.find_finished(cell.config_hash, cell.split)
     if run is None or (cell.split == "final" and run.tags.get("mgmrn.calibration") != cell.calibration_tag):
         return None
     return run

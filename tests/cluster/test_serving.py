@@ -27,7 +27,7 @@ from PIL import Image
 
 from mgmrn.data.images import decode, for_evaluation
 from mgmrn.model.network import class_scores
-from pipeline.tracking.model import log_image_model
+from pipeline.tracking.model import MODEL_TAG
 from pipeline.tracking.registry import register, set_alias
 from pipeline.tracking.store import TrackingStore
 from tests.exported import (
@@ -114,7 +114,8 @@ def server(folder: Path, tables: Path) -> Iterator[Server]:
     shutil.copy(tables, folder / "mlflow.db")
     store = TrackingStore.connect(f"sqlite:///{folder}/mlflow.db")
     run_id = store.create_parent("run", {})
-    uri = log_image_model(store, run_id, write_model(folder / "model.pt"), GAMMA, write_pictures(folder)[0])
+    store.log_model(run_id, write_model(folder / "model.pt"), GAMMA, write_pictures(folder)[0])
+    uri = store.get(run_id).tags[MODEL_TAG]
     set_alias(store, register(store, "mgmrn-X", uri, run_id, {}, ""), "champion")
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

@@ -27,8 +27,9 @@ from pipeline.ports import free_port
 from pipeline.search.config import FloatRange, SearchConfig, SearchFile
 from pipeline.search.space import Space
 from pipeline.search.study import Study
+from pipeline.tracking.connection import PASSWORD_VARIABLE, USERNAME_VARIABLE
 from pipeline.tracking.spool import Sender, Spool
-from pipeline.tracking.store import PASSWORD_VARIABLE, USERNAME_VARIABLE, TrackingStore
+from pipeline.tracking.store import TrackingStore
 from tests.cluster.tracking import server_for_tests
 from tests.ray.command import REPOSITORY, wait_until
 from tests.recovery import time_recovery

@@ -5,12 +5,12 @@ from __future__ import annotations
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from pipeline.tracking.store import _quieten_mlflow
+from pipeline.tracking.connection import quieten_mlflow
 from tests.ray.command import Place
 
 
 def client_of(place: Place) -> MlflowClient:
-    _quieten_mlflow()
+    quieten_mlflow()
     return MlflowClient(tracking_uri=place.tracking_uri)
 
 

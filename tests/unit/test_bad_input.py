@@ -220,7 +220,7 @@ def test_no_weights_file(refused: Callable[..., Answer]) -> None:
 @pytest.fixture
 def silent_address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A port that takes connections and never says a word."""
-    monkeypatch.setattr("pipeline.tracking.store.CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr("pipeline.tracking.connection.CONNECT_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 

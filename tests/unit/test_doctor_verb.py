@@ -96,7 +96,7 @@ def test_a_cluster_that_is_not_there_outweighs_it(
 
 
 def test_a_server_that_is_none(listener: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.tracking.store.CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr("pipeline.tracking.connection.CONNECT_SECONDS", 0.2)
     line = services.tracking_line(f"http://127.0.0.1:{listener}")
     assert (line.state, line.code) == ("bad", ExitCode.BAD_INPUT)
     assert "no MLflow server answers" in line.found

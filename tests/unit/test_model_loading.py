@@ -14,7 +14,7 @@ from mgmrn.checkpoint import MODEL_FILE
 from mgmrn.errors import UserError
 from pipeline.errors import TrackingError
 from pipeline.models.predict.loading import open_model
-from pipeline.tracking.model import log_image_model
+from pipeline.tracking.model import MODEL_TAG
 from pipeline.tracking.registry import register, set_alias, version_of_alias, versions
 from pipeline.tracking.store import TrackingStore
 from tests.exported import ATTRIBUTES, CLASS_ATTRIBUTES, GAMMA, NAMES, SEEN, write_model, write_pictures
@@ -39,7 +39,8 @@ def logged(tmp_path_factory: pytest.TempPathFactory, file: Path, tables: Path) -
     store = TrackingStore.connect(f"sqlite:///{folder}/mlflow.db")
     run_id = store.create_parent("x.small.s0.1234", {"mgmrn.kind": "run", "mgmrn.split": "final"})
     tune = store.create_parent("x.small.s0.1234", {"mgmrn.kind": "run", "mgmrn.split": "tune"})
-    uri = log_image_model(store, run_id, file, GAMMA, write_pictures(folder)[0])
+    store.log_model(run_id, file, GAMMA, write_pictures(folder)[0])
+    uri = store.get(run_id).tags[MODEL_TAG]
     for run in (run_id, tune):
         store.finish(run, "FINISHED", "finished")
     version = register(store, "mgmrn-X", uri, run_id, {"mgmrn.group_hash": "g"}, "of a test")

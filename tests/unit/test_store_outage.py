@@ -12,7 +12,8 @@ from mlflow.protos.databricks_pb2 import PERMISSION_DENIED, UNAUTHENTICATED
 from mgmrn.errors import UserError
 from pipeline.errors import TrackingError
 from pipeline.tracking import spool as spool_module
-from pipeline.tracking.store import PASSWORD_VARIABLE, TrackingStore
+from pipeline.tracking.connection import PASSWORD_VARIABLE
+from pipeline.tracking.store import TrackingStore
 from pipeline.train import parent
 from pipeline.train.parent import parent_run
 from pipeline.train.tracked import send_leftovers

@@ -20,7 +20,7 @@ from PIL import Image
 
 from mgmrn.data.images import decode, for_evaluation
 from mgmrn.model.network import ImageModel, class_scores
-from pipeline.tracking.model import log_image_model
+from pipeline.tracking.model import MODEL_TAG
 from pipeline.tracking.store import TrackingStore
 from tests.exported import ATTRIBUTES, CLASS_ATTRIBUTES, CONFIG, NAMES, SEEN, small_model, write_model, write_pictures
 
@@ -47,9 +47,10 @@ def logged(
     write_model(folder / "model.pt")
     store = TrackingStore.connect(f"sqlite:///{folder}/mlflow.db")
     run_id = store.create_parent("run", {})
-    uri = log_image_model(store, run_id, folder / "model.pt", 0.5, pictures[0])
-    assert log_image_model(store, run_id, folder / "model.pt", 0.5, pictures[0]) == uri
-    assert store.get(run_id).tags["mgmrn.model_uri"] == uri
+    store.log_model(run_id, folder / "model.pt", 0.5, pictures[0])
+    uri = store.get(run_id).tags[MODEL_TAG]
+    store.log_model(run_id, folder / "model.pt", 0.5, pictures[0])
+    assert store.get(run_id).tags[MODEL_TAG] == uri
     model = store.client.get_logged_model(uri.removeprefix("models:/"))
     assert (str(model.status), model.source_run_id, model.experiment_id) == ("READY", run_id, store.experiment_id)
     return store.uri, uri

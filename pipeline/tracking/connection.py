@@ -1,0 +1,192 @@
+"""How a tracking store is reached, and what its failures mean: addresses, a new database, one sentence for each error."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import secrets
+import shutil
+import socket
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from pipeline.errors import TrackingError
+from pipeline.redaction import redact
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+CONNECT_SECONDS = 5.0
+PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+"""Schemes of servers that MLflow writes to, and their usual ports."""
+USERNAME_VARIABLE, PASSWORD_VARIABLE = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
+"""Where MLflow's client finds credentials."""
+_SQLITE = "sqlite:///"
+_START_HINT = "start the server, or leave out --tracking-uri to track in a local file"
+_GIVEN_UP = re.compile(r"""Max retries exceeded .*Caused by \w+\(["'](?P<reason>.*?)["']\)""")
+"""How the HTTP client ends its attempts: the reason stands after address and path."""
+
+
+def open_client(uri: str) -> MlflowClient:
+    """Opens MLflow's client for a store; makes the tables of a new database.
+
+    Raises:
+        TrackingError: within ten seconds where nothing answers, or for an address of a kind that MLflow does not write to.
+    """
+    check_reachable(uri)
+    quieten_mlflow()
+    # MLflow takes seconds to import.
+    from mlflow.tracking import MlflowClient
+
+    with translated(uri):
+        if uri.startswith(_SQLITE) and ":memory:" not in uri and not sqlite_file(uri).exists():
+            _make_database(sqlite_file(uri))
+        return MlflowClient(tracking_uri=uri)
+
+
+def check_reachable(uri: str) -> None:
+    """Fails fast where MLflow's own attempts would take minutes.
+
+    Raises:
+        TrackingError: when nothing answers, or the address is of a kind that MLflow does not write to.
+    """
+    scheme = urlsplit(uri).scheme.partition("+")[0]
+    if scheme == "sqlite":
+        _check_sqlite(uri)
+        return
+    if scheme not in PORTS:
+        hint = "use sqlite:///FILE, http(s)://HOST:PORT or postgresql://…"
+        raise TrackingError(f"'{redact(uri)}' is no tracking address", "--tracking-uri", hint)
+    try:
+        parts = urlsplit(uri)
+        address = (parts.hostname or "", parts.port or PORTS[scheme])
+        socket.create_connection(address, timeout=CONNECT_SECONDS).close()
+    except (OSError, ValueError) as error:
+        message = f"unreachable: nothing answers at the tracking address ({error})"
+        raise TrackingError(message, redact(uri), _START_HINT) from error
+    if scheme in ("http", "https"):
+        _check_health(uri)
+
+
+def sqlite_file(uri: str) -> Path:
+    """Absolute path of the database file behind `sqlite:///FILE`."""
+    return Path(uri.removeprefix(_SQLITE)).resolve()
+
+
+def quieten_mlflow() -> None:
+    """Turns off telemetry, long retries, migration messages and progress bars, except where the user has set them."""
+    for name, value in {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
+        # It prints links on standard output, where nothing may stand but the result.
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    }.items():
+        os.environ.setdefault(name, value)
+    for variable in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"):
+        os.environ.pop(variable, None)
+    for logger in ("alembic", "mlflow.store.db.utils"):
+        logging.getLogger(logger).setLevel(logging.WARNING)
+
+
+@contextlib.contextmanager
+def translated(uri: str) -> Iterator[None]:
+    """Raises what MLflow, its HTTP client or its database raise inside as a `TrackingError`."""
+    try:
+        yield
+    except TrackingError:
+        raise
+    except Exception as error:
+        if not _is_of_tracking(error):
+            raise
+        raise _explained(error, redact(uri)) from error
+
+
+def _make_database(file: Path) -> None:
+    """Makes MLflow's tables in a new database, which appears whole or not at all.
+
+    MLflow makes its tables one by one and can never open a database in which it was interrupted, so they are made
+    in a temporary folder. Where another command has made the database meanwhile, that one stays.
+
+    Args:
+        file: path of the database; its folder exists.
+    """
+    from mlflow.tracking import MlflowClient
+
+    with tempfile.TemporaryDirectory(prefix="mgmrn-") as folder:
+        made = Path(folder, "made.db")
+        MlflowClient(tracking_uri=f"{_SQLITE}{made}")
+        whole = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
+        try:
+            shutil.copyfile(made, whole)
+            # Refused where the file exists, and on a disk without links, where MLflow then makes its tables in place.
+            with contextlib.suppress(OSError):
+                os.link(whole, file)
+        finally:
+            whole.unlink(missing_ok=True)
+
+
+def _check_sqlite(uri: str) -> None:
+    file = sqlite_file(uri)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        message = f"unreachable: the folder of the tracking database cannot be made ({error})"
+        raise TrackingError(message, uri) from error
+    if not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise TrackingError("unreachable: the tracking database cannot be written", uri)
+
+
+def _check_health(uri: str) -> None:
+    # No proxy: the address was given for what it is, and a loopback server is behind none.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"{uri.rstrip('/')}/health", timeout=CONNECT_SECONDS):
+            return
+    except (OSError, ValueError) as error:
+        raise TrackingError(f"unreachable: no MLflow server answers ({error})", redact(uri), _START_HINT) from error
+
+
+def _explained(error: Exception, place: str) -> TrackingError:
+    if _status(error) == HTTPStatus.UNAUTHORIZED:
+        hint = f"set {USERNAME_VARIABLE} and {PASSWORD_VARIABLE} to those of an account of this server"
+        given = PASSWORD_VARIABLE in os.environ or "@" in place
+        return TrackingError(
+            "the tracking server refuses these credentials" if given else "the tracking server asks for credentials",
+            place,
+            hint,
+        )
+    first_line = redact((str(error).strip() or type(error).__name__).splitlines()[0])
+    if _status(error) == HTTPStatus.FORBIDDEN:
+        return TrackingError(f"the tracking server does not allow this account to do that: {first_line}", place)
+    if given_up := _GIVEN_UP.search(first_line):
+        reason = given_up["reason"].rpartition(": ")[2]
+        return TrackingError(f"the tracking server does not answer: {reason}", place)
+    return TrackingError(f"the tracking store failed: {first_line}", place)
+
+
+def _status(error: Exception) -> int | None:
+    """The HTTP status behind an error of MLflow's or of its HTTP client."""
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        return int(error.get_http_status_code())
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def _is_of_tracking(error: Exception) -> bool:
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return isinstance(error, (MlflowException, RequestException, SQLAlchemyError, OSError))
