@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,11 +15,6 @@ SUBMISSION_TAG = "mgmrn.ray_submission_id"
 def in_job() -> bool:
     """Whether this process is the driver of a submitted job, with a working folder that goes with the job."""
     return JOB_VARIABLE in os.environ
-
-
-def hear_interrupts() -> None:
-    """Lets `stop` end the driver as Ctrl-C does, also where the cluster was started in a script's background, which ignores that."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def submission_id() -> str | None:

@@ -106,10 +106,10 @@ class GridDirector:
         if not run.over:
             self._fail(run, Failure("workers-lost", error or "the run ended without a result"))
 
-    def interrupted(self) -> None:
+    def interrupted(self, reason: str) -> None:
         for run in self._runs.values():
             if not run.over:
-                self._site.clerk.do(partial(run.tracker.killed, "interrupted"))
+                self._site.clerk.do(partial(run.tracker.killed, reason))
                 self._close(run)
         self._site.clerk.finish()
 

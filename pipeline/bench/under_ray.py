@@ -13,7 +13,7 @@ from ray.train import RunConfig
 from mgmrn.config import Frozen
 from pipeline.bench.spec import StretchSpec
 from pipeline.train.cluster import Placement
-from pipeline.train.trainer import QUIET, LeanTrainer
+from pipeline.train.fit import QUIET, make_trainer
 
 WARM_UP = 2
 """Batches before those that are timed."""
@@ -51,7 +51,7 @@ def train_stretch(spec: StretchSpec, placement: Placement, storage: Path) -> Str
         TrainingFailedError: when a rank failed.
     """
     run_config = RunConfig(name="bench", storage_path=str(storage), logging_config=QUIET)
-    LeanTrainer.on(placement, time_rank, spec.model_dump_json(), run_config).fit()
+    make_trainer(placement, time_rank, spec.model_dump_json(), run_config).fit()
     return StretchTimes.model_validate_json(spec.answer.read_bytes())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -35,7 +36,7 @@ from pipeline.cli.options import (
 from pipeline.cli.usage import in_our_words, is_a_call_for_help
 from pipeline.console import Console
 from pipeline.errors import ExitCode, Expected, TrackingError, error_object, exit_code
-from pipeline.job_environment import hear_interrupts, in_job
+from pipeline.interruption import Interruption, raised_signals
 
 if TYPE_CHECKING:
     from pipeline.search.request import SearchRequest
@@ -61,24 +62,24 @@ app.add_typer(doctor_app)
 def main(arguments: Sequence[str]) -> int:
     """Runs a command and answers with its exit code; a user's mistake is answered with one sentence."""
     console = Console("--json" in arguments)
-    if in_job():
-        hear_interrupts()
     completion.prepare()
     try:
-        answer = app(
-            args=list(arguments),
-            prog_name="python -m pipeline",
-            standalone_mode=False,
-            complete_var=completion.VARIABLE,
-        )
+        with raised_signals():
+            answer = app(
+                args=list(arguments),
+                prog_name="python -m pipeline",
+                standalone_mode=False,
+                complete_var=completion.VARIABLE,
+            )
         return int(answer or ExitCode.FINE)
     except _UsageError as error:
         return _usage_error(error, console)
     except (UserError, ResourceError, TrackingError) as error:
         return _expected_error(error, console)
-    except (typer.Abort, KeyboardInterrupt):
-        console.err.write("interrupted; the same command goes on from the last checkpoint\n")
-        return 130
+    except Interruption as interruption:
+        by = "" if interruption.signal == signal.SIGINT else f" by {interruption.signal.name}"
+        console.err.write(f"interrupted{by}; the same command goes on from the last checkpoint\n")
+        return interruption.exit_code
 
 
 def _usage_error(error: Any, console: Console) -> int:

@@ -11,13 +11,13 @@ import typer
 from pipeline.cli.options import Json
 from pipeline.console import Console, duration, say
 from pipeline.errors import ExitCode, TrackingError
+from pipeline.interruption import Interruption
 from pipeline.jobs.server import ADDRESS_VARIABLE, LOCAL_ADDRESS, JobServer
 from pipeline.redaction import redact
 
 if TYPE_CHECKING:
     from pipeline.jobs.job import Job
 
-INTERRUPTED = 130
 STOP_SECONDS = 45.0
 
 jobs_app = typer.Typer()
@@ -151,11 +151,11 @@ def _follow(server: JobServer, job_id: str, action: str, console: Console) -> in
 
     try:
         job = follow(server, job_id, write)
-    except KeyboardInterrupt:
+    except Interruption as interruption:
         console.err.write(
             f"\nno longer following {job_id}, which goes on: `logs {job_id} --follow` comes back to it, `stop {job_id}` ends it\n"
         )
-        return INTERRUPTED
+        return interruption.exit_code
     _show_result(job, action, console)
     return job.exit_code
 

@@ -168,8 +168,8 @@ class SearchDirector:
         if not trial.over:
             self._fail(trial, Failure("workers-lost", error or "the trial ended without a result"))
 
-    def interrupted(self) -> None:
-        _interrupt(self._trials.values(), self._bench.clerk)
+    def interrupted(self, reason: str) -> None:
+        _interrupt(self._trials.values(), self._bench.clerk, reason)
 
     def _begin(self, record: Record, cells: Sequence[Cell], *, resumed: bool) -> TrialPlan:
         trial = self._bench.track(record.number, cells, resumed)
@@ -287,15 +287,15 @@ class ListDirector:
             trial.fail(Failure("workers-lost", error or "the run ended without a result"))
             self._board.say(f"error: {trial.cells[0].name}: its workers were lost")
 
-    def interrupted(self) -> None:
-        _interrupt(self._trials.values(), self._bench.clerk)
+    def interrupted(self, reason: str) -> None:
+        _interrupt(self._trials.values(), self._bench.clerk, reason)
 
 
-def _interrupt(trials: Iterable[TrackedTrial], clerk: Clerk) -> None:
+def _interrupt(trials: Iterable[TrackedTrial], clerk: Clerk, reason: str) -> None:
     """Ends the open runs, which the next call resumes."""
     for trial in trials:
         if not trial.over:
-            trial.kill("interrupted")
+            trial.kill(reason)
     clerk.finish()
 
 

@@ -68,7 +68,7 @@ def run_search(request: SearchRequest) -> SearchOutcome:
     for split in data.values():
         check_images_exist(split.train.followed_by(evaluation_images(split)))
     send_leftovers(folder, store, END_SECONDS)
-    session = ray_session(request.address, dashboard=True)
+    session = ray_session(request.address)
     with explained(request.storage), heartbeat(request.storage), session as hosts:
         pool = make_pool(
             hosts,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mgmrn.errors import ResourceError
+from pipeline.interruption import kept_handlers
 from pipeline.job_environment import in_job, job_settings
 from pipeline.ports import LOOPBACK, free_port
 from pipeline.train.workers import Workers
@@ -23,29 +24,18 @@ LOCAL = "local"
 """Ray's word for an instance of its own."""
 
 _LOCAL_ENVIRONMENT = {
-    # A fresh instance on loopback for one command: no token, no usage report, no killing by memory on a shared machine.
+    # A fresh instance on loopback for one command: no token, no killing by memory on a shared machine.
     "RAY_AUTH_MODE": "disabled",
     "RAY_memory_monitor_refresh_ms": "0",
-    # Processes made in advance would not be used: every actor of ours starts one with its own settings.
-    "RAY_prestart_worker_first_driver": "0",
-    # Nobody takes this machine away; the watcher would be one more process for each run.
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    # Nobody can read the meters and the history of an instance that ends with its command, and each of Ray's processes would feed them.
-    "RAY_enable_metrics_collection": "0",
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_event_stats": "0",
-    "REPORTER_UPDATE_INTERVAL_MS": "3600000",
-    "RAY_task_events_report_interval_ms": "0",
 }
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    # The controller takes one report per poll: the default of 2 s would be the length of short epochs. A poll costs 20 ms of a core.
+    # The controller takes one report per poll: the default of 2 s would be the length of short epochs.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
-    # Glibc gives each thread's memory back by heaps, whatever it was told to keep: a rank trains in a thread, and would fault some thousand
-    # pages in again in every epoch.
+    # glibc returns a thread's memory arena by arena: a rank trains in a thread and would fault in thousands of pages every epoch.
     "MALLOC_ARENA_MAX": "1",
-    # Ray would hide a GPU host's devices from processes that asked for none; our driver asks for none and needs none.
+    # The driver asks for no GPU; Ray would otherwise hide the host's GPUs from it.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
@@ -93,15 +83,13 @@ class Host:
 
 
 @contextmanager
-def ray_session(address: str | None, *, dashboard: bool = False) -> Iterator[tuple[Host, ...]]:
+def ray_session(address: str | None) -> Iterator[tuple[Host, ...]]:
     """Connects to a cluster, or starts an instance of this process's own, and yields its hosts.
 
     Inside another session of this process, that one serves.
 
     Args:
         address: as `ray.init` takes it; None: `$RAY_ADDRESS` where that is set (as in a submitted job), else a local instance.
-        dashboard: whether an instance of this process's own serves Ray's state: without it, what Ray Tune stops early would
-            keep its resources.
 
     Raises:
         ResourceError: when no cluster answers at the address.
@@ -118,11 +106,12 @@ def ray_session(address: str | None, *, dashboard: bool = False) -> Iterator[tup
     if local:
         os.environ.update(_LOCAL_ENVIRONMENT)
     try:
-        if local:
-            _start_here(dashboard)
-        else:
-            knock(address)
-            ray.init(address=address, logging_level="WARNING", log_to_driver=False, runtime_env=_runtime_env())
+        with kept_handlers():
+            if local:
+                _start_here()
+            else:
+                knock(address)
+                ray.init(address=address, logging_level="WARNING", log_to_driver=False, runtime_env=_runtime_env())
     except ResourceError:
         raise
     except (OSError, RuntimeError, ValueError) as error:
@@ -140,7 +129,7 @@ def ray_session(address: str | None, *, dashboard: bool = False) -> Iterator[tup
             os.environ.pop("RAY_ADDRESS", None)
 
 
-def _start_here(dashboard: bool) -> None:
+def _start_here() -> None:
     """Starts an instance on loopback; once more where a busy machine did not bring it up within Ray's own half minute.
 
     Raises:
@@ -158,12 +147,12 @@ def _start_here(dashboard: bool) -> None:
                 ray.init(
                     address=LOCAL,
                     num_cpus=available_cpus(),
-                    include_dashboard=dashboard,
+                    # Ray frees the resources of a stopped trial through the dashboard's state API.
+                    include_dashboard=True,
                     logging_level="WARNING",
                     log_to_driver=False,
                     _node_ip_address=LOOPBACK,
                 )
-            _end_idle_helpers(dashboard)
             return
         except Exception as error:
             # Ray raises a bare Exception here.
@@ -179,17 +168,6 @@ def _start_here(dashboard: bool) -> None:
             del os.environ["RAY_GCS_SERVER_PORT"]
             if not ray.is_initialized():
                 del os.environ["RAY_ADDRESS"]
-
-
-def _end_idle_helpers(dashboard: bool) -> None:
-    """Ends what Ray starts on every head node and nobody asks on one that ends with its command (docs/adr/0009)."""
-    import ray
-
-    node = ray._private.worker._global_node
-    node.kill_log_monitor()  # Reads what workers print, for a driver that has said it does not want that.
-    node.kill_monitor()  # Would call for more hosts.
-    if not dashboard:
-        node.kill_dashboard()  # Without its pages there is still the process.
 
 
 @contextmanager

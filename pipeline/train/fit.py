@@ -6,12 +6,14 @@ the run's own storage: the spool says which epochs there were, the checkpoints s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ray.train import FailureConfig, RunConfig
-from ray.train.v2.api.exceptions import TrainingFailedError
+import ray
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from mgmrn.data.seal import check_open
 from mgmrn.protocol import Evaluation, load_evaluation
@@ -21,15 +23,21 @@ from pipeline.train.checkpoints import counting_epoch, kept_checkpoints
 from pipeline.train.cluster import Placement
 from pipeline.train.entry import train_worker
 from pipeline.train.failure import Failure, recorded_failure
+from pipeline.train.process_group import ProcessGroup
 from pipeline.train.spec import EVALUATION_FILE, Calibration, RunSpec
 from pipeline.train.storage import StorageError, check_writable
-from pipeline.train.trainer import QUIET, LeanTrainer
 
 RETRIES = 3
 """Restarts after lost workers; failures that a retry cannot mend end at the first."""
 
 COUNT_SECONDS = 21.0
 """Ray counts what the hosts have every 20 seconds. Before that, an elastic run that lost a host would ask for it again, and wait a minute."""
+
+GROWTH_SECONDS = 10.0
+"""Interval at which an elastic run looks for room to grow."""
+
+QUIET = LoggingConfig(log_level="CRITICAL")
+"""Ray Train logs into its own files, `logs/train` of Ray's session, and prints nothing between the driver's lines."""
 
 
 @dataclass(frozen=True)
@@ -87,14 +95,65 @@ def fit(spec: RunSpec, placement: Placement) -> Fitted | Failure:
         callbacks=[SpoolEpochs(spec.spool_file), *patience],
         logging_config=QUIET,
     )
-    trainer = LeanTrainer.on(placement, train_worker, spec.model_dump_json(), run_config)
+    trainer = make_trainer(placement, train_worker, spec.model_dump_json(), run_config)
     try:
-        trainer.fit()
+        _run_interruptibly(trainer.fit)
     except TrainingFailedError as error:
         return (
             recorded_failure(spec.failure_file) or _storage_failure(spec) or Failure("workers-lost", _last_line(error))
         )
     return recorded_failure(spec.failure_file) or _counting_checkpoint(spec)
+
+
+def make_trainer(
+    placement: Placement, loop: Callable[[dict[str, str]], None], spec_json: str, run_config: RunConfig
+) -> DataParallelTrainer:
+    """Ray Train's trainer for the ranks of a placement.
+
+    `DataParallelTrainer` instead of `TorchTrainer`: the latter imports torch in the driver and in every trial.
+
+    Args:
+        placement: number of ranks and resources of each.
+        loop: function of each rank; receives `{"spec": spec_json}`.
+        spec_json: the run's `RunSpec`.
+        run_config: name, storage, callbacks.
+    """
+    return DataParallelTrainer(
+        loop,
+        train_loop_config={"spec": spec_json},
+        backend_config=ProcessGroup.between(placement.gpus_per_worker),
+        scaling_config=ScalingConfig(
+            num_workers=placement.number,
+            elastic_resize_monitor_interval_s=GROWTH_SECONDS,
+            use_gpu=placement.gpus_per_worker > 0,
+            resources_per_worker=placement.resources_per_worker,
+        ),
+        run_config=run_config,
+    )
+
+
+def _run_interruptibly(fit: Callable[[], object]) -> None:
+    """Runs `fit` in a thread of its own, where Ray Train installs no signal handlers.
+
+    A signal then interrupts the calling thread, which disconnects from Ray: that ends controller and ranks before the run is closed.
+    """
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            fit()
+        except BaseException as error:  # Raised again in the calling thread.
+            errors.append(error)
+
+    thread = threading.Thread(target=work, name="ray-train", daemon=True)
+    thread.start()
+    try:
+        thread.join()
+    except BaseException:
+        ray.shutdown()
+        raise
+    if errors:
+        raise errors[0]
 
 
 def _counting_checkpoint(spec: RunSpec) -> Fitted | Failure:

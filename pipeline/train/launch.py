@@ -17,6 +17,7 @@ from mgmrn.errors import ResourceError, UserError
 from pipeline.config.compose import resolve_weights
 from pipeline.console import say
 from pipeline.driver import heartbeat
+from pipeline.interruption import Interruption
 from pipeline.redaction import redact
 from pipeline.tracking.store import TrackingStore
 from pipeline.train.cell import Cell, make_cell, variant_of
@@ -194,8 +195,8 @@ def run_cell(
             raise ended.mistake
         say(f"error: {cell.name} {cell.split}: {ended.message}" + (f" ({ended.hint})" if ended.hint else ""))
         return summary, None
-    except KeyboardInterrupt:
-        tracker.killed("interrupted")
+    except Interruption as interruption:
+        tracker.killed(interruption.reason)
         raise
     except (UserError, ResourceError):
         raise

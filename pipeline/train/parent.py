@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.interruption import Interruption
 from pipeline.job_environment import job_tags
 from pipeline.tracking.environment import git_state
 from pipeline.tracking.spool import EndStatus, Spool
@@ -76,8 +77,8 @@ def parent_run(
     parent.spool.assign(run_id)
     try:
         yield parent
-    except KeyboardInterrupt:
-        parent.status, parent.reason = "KILLED", "interrupted"
+    except Interruption as interruption:
+        parent.status, parent.reason = "KILLED", interruption.reason
         raise
     except Exception as error:
         parent.status, parent.reason = "FAILED", type(error).__name__

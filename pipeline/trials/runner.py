@@ -14,11 +14,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
+import ray
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from pipeline.interruption import Interruption
 from pipeline.train.failure import Failure
 from pipeline.train.leftover import give_back
 from pipeline.trials.plan import STEPS, Pool, TrialPlan, TrialReport
@@ -39,6 +41,8 @@ _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     # Results go to the study and the tracking store; Tune's own logs and pictures of them are nobody's.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # A signal interrupts `Tuner.fit` as any other code; Tune would return as if all trials were done.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_RESULT_BUFFER_LENGTH": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_FORCE_TRIAL_CLEANUP_S": str(STOP_SECONDS),
@@ -57,8 +61,12 @@ class Director(Protocol):
     def ended(self, number: int, error: str | None) -> None:
         """Called once per trial: it came to its end, was stopped, or was lost for good, with the last error."""
 
-    def interrupted(self) -> None:
-        """The user ended the search; called once, while trials are still on."""
+    def interrupted(self, reason: str) -> None:
+        """Closes the runs that are open; called once, when the launch is ended before its trials.
+
+        Args:
+            reason: `mgmrn.stop_reason` of these runs.
+        """
 
 
 def run_trials(director: Director, pool: Pool, folder: Path, trainable: Trainable = run_sealed_trial) -> None:
@@ -71,7 +79,7 @@ def run_trials(director: Director, pool: Pool, folder: Path, trainable: Trainabl
         trainable: what a trial does; sealed unless told otherwise.
 
     Raises:
-        KeyboardInterrupt: when the user ended it.
+        Interruption: when a signal ended the launch.
         Exception: what the director raised; all trials are stopped.
     """
     for variable, value in _ENVIRONMENT.items():
@@ -100,15 +108,16 @@ def _run(glue: _Glue, pool: Pool, folder: Path, trainable: Trainable) -> None:
             verbose=0,
         ),
     )
-    tuner.fit()
+    try:
+        tuner.fit()
+    except Interruption as interruption:
+        ray.shutdown()  # Ends trials and ranks before their runs are closed.
+        glue.director.interrupted(interruption.reason)
+        raise
     if glue.error is not None:
         with suppress(Exception):
-            glue.director.interrupted()
+            glue.director.interrupted("stopped")
         raise glue.error
-    if not glue.exhausted or glue.plans:
-        # Ray Tune takes Ctrl+C in and returns as if all were done.
-        glue.director.interrupted()
-        raise KeyboardInterrupt
 
 
 class _Glue:
@@ -119,8 +128,6 @@ class _Glue:
         self.plans: dict[str, TrialPlan] = {}
         """Of trials that are not over."""
         self._leftovers = leftovers
-        self.exhausted = False
-        """Whether the director has no trial any more."""
         self.error: Exception | None = None
         """What the director raised; Ray Tune would hand it on as a text of its own."""
 
@@ -153,7 +160,6 @@ class _Proposals(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         plan = self._glue.ask(self._glue.director.next_trial, None)
         if plan is None:
-            self._glue.exhausted = True
             return Searcher.FINISHED
         if plan == "later":
             return None

@@ -328,7 +328,7 @@ def test_an_interrupted_search_ends_its_open_runs_and_is_gone_on_with(lab: Lab) 
     plans = [director.next_trial(), director.next_trial()]
     assert plans[0] and plans[1]
     run_to_end(director, plans[0], 0.5)
-    director.interrupted()
+    director.interrupted("interrupted")
     assert lab.of("t000")[-1] == "closed"
     assert lab.of("t001") == ["opened", "killed interrupted", "closed"]
     assert lab.states(search) == ["finished", "running"]

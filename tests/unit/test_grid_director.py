@@ -296,7 +296,7 @@ def test_an_interrupted_launch_ends_its_open_runs_and_no_others(lab: Lab, tasks:
     begun(director)
     run_to_end(director, first)
     begun(director)
-    director.interrupted()
+    director.interrupted("interrupted")
     assert lab.of("base tune") == ["opened", "finished checkpoint_2", "closed"]
     assert lab.of("base final") == ["opened", "killed interrupted", "closed"]
     assert lab.of("smooth tune") == ["opened", "killed interrupted", "closed"]

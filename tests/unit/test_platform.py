@@ -6,15 +6,12 @@ import ast
 import os
 import re
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from mgmrn.data.splits import load_tune
-from pipeline.cli.app import main
 from pipeline.config.compose import load_experiment
 from pipeline.errors import TrackingError
 from pipeline.tracking.store import TrackingStore
@@ -23,8 +20,7 @@ from pipeline.train.cell import make_cell
 from pipeline.train.cluster import Placement, ray_session
 from pipeline.train.failure import Failure
 from pipeline.train.fit import RETRIES, fit
-from pipeline.train.trainer import LeanTrainer
-from tests.ray.small import SEARCH, write_small
+from tests.ray.small import write_small
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -70,7 +66,7 @@ def test_what_does_not_do_what_it_seems_to_is_not_used(users: dict[str, list[str
 
 
 def test_names_are_found_where_they_are_used(users: dict[str, list[str]]) -> None:
-    assert users["DataParallelTrainer"] == ["pipeline/train/trainer.py"]
+    assert users["DataParallelTrainer"] == ["pipeline/train/fit.py"]
 
 
 def test_nothing_stops_every_ray_that_it_can_see() -> None:
@@ -88,14 +84,16 @@ def test_the_versions_are_those_that_were_measured() -> None:
     assert {"scipy==1.17.1", "numpy<2.5"} <= set(text.split()), "later ones do not install on Python 3.11"
 
 
-class Trainer(LeanTrainer):
+class Trainer:
     """Takes Ray's place, and fails as it does when it gives up."""
+
+    settings: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, train_loop: Any, **settings: Any) -> None:
         Trainer.settings = settings
 
     def fit(self) -> None:
-        from ray.train.v2.api.exceptions import WorkerGroupError
+        from ray.train import WorkerGroupError
 
         raise WorkerGroupError("lost", {0: RuntimeError("the worker died")})
 
@@ -109,7 +107,7 @@ def test_a_run_has_a_name_of_its_own_and_an_end(
     composed = load_experiment(str(tmp_path / "small.yaml"))
     cell = make_cell(composed, 0, load_tune(tmp_path / "data", composed.config.benchmark), None, "mgmrn")
     spec = cell.spec(tmp_path / "data", tmp_path / "runs", 1)
-    monkeypatch.setattr("pipeline.train.fit.LeanTrainer", Trainer)
+    monkeypatch.setattr("pipeline.train.fit.DataParallelTrainer", Trainer)
     ended = fit(spec, placement)
     assert isinstance(ended, Failure) and ended.reason == "workers-lost"
     run, scaling = Trainer.settings["run_config"], Trainer.settings["scaling_config"]
@@ -134,10 +132,6 @@ def started(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(os, "environ", os.environ.copy())
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
-    helpers = ("log_monitor", "monitor", "dashboard")
-    found["ended"] = []
-    node = SimpleNamespace(**{f"kill_{name}": partial(found["ended"].append, name) for name in helpers})
-    monkeypatch.setattr(ray._private.worker, "_global_node", node)
     monkeypatch.setattr(cluster, "_hosts", lambda: ())
     monkeypatch.setattr(cluster, "knock", lambda address: None)
     return found
@@ -152,14 +146,9 @@ def test_an_instance_of_ones_own_is_asked_for_by_name(started: dict[str, Any]) -
     environment = started["environment"]
     assert environment["RAY_AUTH_MODE"] == "disabled", "a token in the home folder would lock its own processes out"
     assert environment["RAY_memory_monitor_refresh_ms"] == "0"
-    assert started["ended"] == ["log_monitor", "monitor", "dashboard"] and started["log_to_driver"] is False
+    assert started["log_to_driver"] is False
+    assert started["include_dashboard"] is True, "without it the resources of a trial that Ray Tune stops stay taken"
     assert environment["RAY_ADDRESS"].startswith("127.0.0.1:"), "what Ray Tune stops asks this instance for its state"
-
-
-def test_an_instance_that_is_to_serve_its_state_keeps_the_process_that_does(started: dict[str, Any]) -> None:
-    with ray_session(None, dashboard=True):
-        pass
-    assert started["ended"] == ["log_monitor", "monitor"]
 
 
 @pytest.mark.parametrize("address", [None, "10.0.0.1:6379"])
@@ -172,28 +161,6 @@ def test_settings_that_the_code_relies_on_reach_ray(started: dict[str, Any], add
     assert settings["RAY_USAGE_STATS_ENABLED"] == "0"
     assert settings["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] == "0"
     assert settings["MALLOC_ARENA_MAX"] == "1"
-
-
-class RayWasAskedForError(Exception):
-    pass
-
-
-def test_a_search_keeps_the_dashboard(tmp_path: Path, tables: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without it, the resources of what Ray Tune stops early stay taken, and the search waits for ever."""
-    asked: dict[str, Any] = {}
-
-    def ask(address: str | None, **settings: Any) -> None:
-        asked.update(settings)
-        raise RayWasAskedForError
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pipeline.search.launch.ray_session", ask)
-    _, *data = write_small(tmp_path)
-    (tmp_path / "tiny-search.yaml").write_text(SEARCH)
-    (tmp_path / "mlflow.db").write_bytes(tables.read_bytes())
-    with pytest.raises(RayWasAskedForError):
-        main(["search", "tiny-search.yaml", *data, "--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db"])
-    assert asked["dashboard"] is True
 
 
 @pytest.fixture

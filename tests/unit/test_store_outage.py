@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from mlflow.protos.databricks_pb2 import PERMISSION_DENIED, UNAUTHENTICATED
 
 from mgmrn.errors import UserError
 from pipeline.errors import TrackingError
+from pipeline.interruption import Interruption
 from pipeline.tracking import spool as spool_module
 from pipeline.tracking.connection import PASSWORD_VARIABLE
 from pipeline.tracking.store import TrackingStore
@@ -62,9 +64,9 @@ def test_a_launch_that_ends_while_the_store_is_away_is_completed_by_the_next_com
 
 
 def test_a_launch_leaves_nothing_where_all_was_sent(tmp_path: Path, store: TrackingStore) -> None:
-    with pytest.raises(KeyboardInterrupt), parent_run(store, tmp_path / "runs", "key", "launch", {}) as launch:
+    with pytest.raises(Interruption), parent_run(store, tmp_path / "runs", "key", "launch", {}) as launch:
         assert folders(tmp_path / "runs")
-        raise KeyboardInterrupt
+        raise Interruption(signal.SIGINT)
     assert store.get(launch.run_id).status == "KILLED"
     assert not folders(tmp_path / "runs")
 
