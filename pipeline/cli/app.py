@@ -13,7 +13,6 @@ from mgmrn.errors import ResourceError, UserError
 from pipeline import places
 from pipeline.cli import completion
 from pipeline.cli.ablation_verbs import ablation_app
-from pipeline.cli.bench_verbs import bench_app
 from pipeline.cli.data_verbs import data_app
 from pipeline.cli.doctor_verb import doctor_app
 from pipeline.cli.explain_verb import explain_app
@@ -51,7 +50,6 @@ app = typer.Typer(help="Zero-shot learning experiments with Mg-MRN.", **APP_OPTI
 config_app = typer.Typer(help="Look at configs without running them.", **APP_OPTIONS)
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
-app.add_typer(bench_app, name="bench")
 app.add_typer(ablation_app)
 app.add_typer(models_app)
 app.add_typer(explain_app)

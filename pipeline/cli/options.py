@@ -75,31 +75,16 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object; text 
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """What `--seeds` says.
+    """Seeds in the value of `--seeds`.
 
     Raises:
-        UserError: for what is no list of different numbers from 0 on.
+        UserError: for anything but different whole numbers from 0 on, separated by commas.
     """
-    return _numbers(text, 0, "--seeds", "0,1,2")
-
-
-def parse_worker_numbers(text: str) -> tuple[int, ...]:
-    """What `bench scaling --workers` says.
-
-    Raises:
-        UserError: for what is no list of different numbers from 1 on.
-    """
-    return _numbers(text, 1, "--workers", "1,2")
-
-
-def _numbers(text: str, least: int, option: str, example: str) -> tuple[int, ...]:
-    what = option.lstrip("-")
     try:
-        numbers = tuple(int(part) for part in text.split(","))
+        seeds = tuple(int(part) for part in text.split(","))
     except ValueError as error:
-        message = f"{what} must be whole numbers with commas between, got '{text}'"
-        raise UserError(message, option, f"like {example}") from error
-    if min(numbers) < least or len(set(numbers)) < len(numbers):
-        bound = "not negative" if least == 0 else f"{least} or more"
-        raise UserError(f"{what} must be different and {bound}, got '{text}'", option)
-    return numbers
+        message = f"seeds must be whole numbers with commas between, got '{text}'"
+        raise UserError(message, "--seeds", "like 0,1,2") from error
+    if min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise UserError(f"seeds must be different and not negative, got '{text}'", "--seeds")
+    return seeds

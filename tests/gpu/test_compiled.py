@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from pipeline.bench.fresh_process import printed_by
+ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = [
     pytest.mark.compiled,
@@ -31,9 +34,15 @@ def test_compiled_training_equals_plain_training(changed: dict[str, object], gra
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_a_rank_of_nccl_trains_the_same_compiled() -> None:
-    assert float(printed_by("-m", "tests.gpu.compiled_rank").splitlines()[-1]) < 1e-2
+    assert float(printed_by("tests.gpu.compiled_rank").splitlines()[-1]) < 1e-2
+
+
+def printed_by(module: str, *arguments: str) -> str:
+    """Standard output of `python -m MODULE ARGUMENTS`."""
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 def compiled_training(changed: dict[str, object]) -> dict[str, Any]:
     """What `tests.gpu.compiled_training` found."""
-    return json.loads(printed_by("-m", "tests.gpu.compiled_training", json.dumps(changed)).splitlines()[-1])
+    return json.loads(printed_by("tests.gpu.compiled_training", json.dumps(changed)).splitlines()[-1])

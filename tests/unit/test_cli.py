@@ -67,16 +67,6 @@ SURFACE = {
     "config show": ["EXPERIMENT", "--json", "--set"],
     "config validate": ["NAMES", "--json"],
     "config diff": ["BEFORE", "AFTER", "--json"],
-    "bench step": ["--backbone", "--batch", "--json", "--record", "--repeats", "--size", "--variants", "--width"],
-    "bench data": ["EXPERIMENT", "--data-root", "--json", "--loader-workers", "--record", "--repeats", "--set"],
-    "bench eval": ["--json", "--record"],
-    "bench cache": ["EXPERIMENT", "--data-root", "--json", "--record", "--set"],
-    "bench head": ["EXPERIMENT", "--data-root", "--json", "--record", "--repeats", "--set"],
-    "bench overhead": ["EXPERIMENT", "--cpus-per-worker", "--data-root", "--json", "--record", "--repeats", "--set"],
-    "bench scaling": [
-        "EXPERIMENT", "--address", "--batches", "--cpus-per-worker", "--data-root", "--gpus-per-worker", "--json", "--record",
-        "--repeats", "--set", "--storage", "--workers",
-    ],
 }  # fmt: skip
 
 

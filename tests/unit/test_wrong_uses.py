@@ -46,7 +46,6 @@ WRONG: list[tuple[str, int, str]] = [
     ("explain x.pt --per-class 0", 2, "--per-class must be greater than or equal to 1 (see python -m pipeline explain --help)"),
     ("reproduce x --tolerance -1", 2, "--tolerance must be greater than or equal to 0 (see python -m pipeline reproduce --help)"),
     ("promote", 2, "RUN is missing (see python -m pipeline promote --help)"),
-    ("bench step --size 3", 2, "--size must be greater than or equal to 32 (see python -m pipeline bench step --help)"),
     # Names and files.
     ("train cub10", 2, "there is no experiment 'cub10' (did you mean cub100? there are awa2, …, synthetic-eszsl)"),
     ("train none.yaml", 2, "the experiment file none.yaml does not exist"),
@@ -160,7 +159,7 @@ def test_a_wrong_use_is_answered_with_a_sentence(
 
 
 def test_every_verb_has_a_wrong_use_or_takes_nothing() -> None:
-    """`demo` takes no argument, and `bench eval` neither; `status` and `stop` are asked as `logs` is."""
+    """`demo` takes no argument; `status` and `stop` are asked as `logs` is."""
     named = {typed.split()[0] for typed, _, _ in WRONG}
     verbs = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
     for group in app.registered_groups:
@@ -172,7 +171,7 @@ def test_every_verb_has_a_wrong_use_or_takes_nothing() -> None:
     assert verbs - named == {"demo", "status", "stop", "report", "doctor"}
 
 
-@pytest.mark.parametrize("group", ["", "data", "data make", "config", "bench"])
+@pytest.mark.parametrize("group", ["", "data", "data make", "config"])
 def test_a_group_without_a_verb_lists_its_verbs(group: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(group.split()) == 2
     printed = capsys.readouterr()

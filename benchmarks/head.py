@@ -1,0 +1,92 @@
+"""Head training on cached maps: images per second of ours against the same head written out plainly (tests/reference/plain_head.py).
+
+Both start from the same weights and train on the same batches, which are in memory: the arithmetic is compared, not the reading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from benchmarks import measure
+from mgmrn.config import LEVELS, ExperimentConfig, MgMRNConfig
+from mgmrn.engine import Batch, train_epoch
+from mgmrn.errors import UserError
+from tests.reference.plain_head import PlainHead, head_loss
+
+BATCHES = 4
+"""In a round."""
+
+
+def main() -> None:
+    """Times both in alternating rounds."""
+    parser = measure.parser_of(__doc__, rounds=5)
+    measure.add_experiment(parser)
+    arguments = parser.parse_args()
+    config = measure.experiment_of(arguments)
+    model = plain_model(config)
+    training = measure.open_training(config, arguments.data_root, steps=BATCHES * (arguments.rounds + 1))
+    batches = [batch.to(training.device) for batch in training.batches(BATCHES)]
+    classes = training.data.classes
+    seen = torch.from_numpy(classes.attributes[classes.seen_ids]).to(training.device)
+
+    coarsest = LEVELS.index(model.levels[-1])
+    reductions = {level: coarsest - LEVELS.index(level) for level in model.levels}
+    weights = training.feed.network.state_dict()
+    head = PlainHead(weights, model.levels, reductions, model.granularity.group_norm_groups).to(training.device)
+    optimiser = torch.optim.AdamW(
+        head.parameters(), lr=config.optimiser.head_lr, weight_decay=config.optimiser.weight_decay
+    )
+
+    def train_plainly(batches: Sequence[Batch]) -> None:
+        for batch in batches:
+            optimiser.zero_grad()
+            vectors = head(batch.inputs)
+            loss = head_loss(vectors, batch.targets, seen, scale=config.loss.scale, regression=config.loss.regression)
+            loss.backward()
+            optimiser.step()
+            loss.item()  # Waits for a GPU, as `train_epoch` does at its end.
+
+    works = {"ours": lambda: train_epoch(training.trainer, batches), "plain": lambda: train_plainly(batches)}
+    for work in works.values():
+        work()
+    seconds = measure.alternate_seconds(works, arguments.rounds)
+    images = sum(len(batch.ids) for batch in batches)
+    faster = measure.ratio("ours / plain, images/s", seconds["plain"], seconds["ours"])
+    rates = [measure.spread(f"{name}: images", [images / s for s in found], "1/s") for name, found in seconds.items()]
+    measure.show(
+        "head",
+        [faster, *rates],
+        {faster.name: faster.median},
+        "torch",
+        maps=f"{config.benchmark.name}, batches of {training.feed.global_batch}",
+        device=training.device.type,
+        threads=torch.get_num_threads(),
+    )
+
+
+def plain_model(config: ExperimentConfig) -> MgMRNConfig:
+    """The network's config, if the plain head can train it.
+
+    Raises:
+        UserError: for another network, optimiser or source of maps.
+    """
+    model = config.model
+    if (
+        isinstance(model, MgMRNConfig)
+        and config.cache_features
+        and (model.regions.mode, model.granularity.reduce, model.granularity.stem) == ("regions", "after", "project")
+        and (model.refinement.topology, model.decoder.temperature) == ("none", "none")
+        and config.optimiser.name == "adamw"
+    ):
+        return model
+    raise UserError(
+        "the plain head is written for cached features, mined regions, reduce after, no refinement and AdamW only",
+        "EXPERIMENT",
+        "use cub100 or synthetic",
+    )
+
+
+if __name__ == "__main__":
+    measure.run_script(main)

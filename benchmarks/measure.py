@@ -1,0 +1,209 @@
+"""What the scripts share: timing in alternating rounds, the training that is timed, and the JSON object that each of them prints.
+
+Machines are noisy, so that ratios count: each is the median over rounds of the ratio within one round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from itertools import chain, count, islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mgmrn.errors import ResourceError, UserError
+from pipeline import places
+from pipeline.config.compose import load_experiment, resolve_weights
+from pipeline.console import say
+
+if TYPE_CHECKING:
+    import torch
+
+    from mgmrn.config import ExperimentConfig
+    from mgmrn.data.splits import TuneData
+    from mgmrn.engine import Batch, Trainer
+    from mgmrn.feed import Feed
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One quantity over `n` rounds."""
+
+    name: str
+    median: float
+    min: float
+    max: float
+    unit: str
+    n: int
+
+
+def spread(name: str, values: Sequence[float], unit: str) -> Timing:
+    """Median, smallest and largest value of all rounds."""
+    return Timing(name, statistics.median(values), min(values), max(values), unit, len(values))
+
+
+def ratio(name: str, numerators: Sequence[float], denominators: Sequence[float]) -> Timing:
+    """Ratio of two quantities that were measured in the same rounds."""
+    return spread(name, [above / below for above, below in zip(numerators, denominators, strict=True)], "×")
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """Seconds that one call takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def alternate(works: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Values of each kind of work, one after the other in each round; every second round runs backwards, so that a drift hits all alike.
+
+    Args:
+        works: functions that return what they measured, by name.
+        rounds: how often each is called.
+    """
+    values: dict[str, list[float]] = {name: [] for name in works}
+    for number in range(rounds):
+        order = list(works) if number % 2 == 0 else list(reversed(works))
+        for name in order:
+            values[name].append(works[name]())
+        shown = ", ".join(f"{name} {found[-1]:.3g}" for name, found in values.items())
+        say(f"round {number + 1} of {rounds}: {shown}")
+    return values
+
+
+def alternate_seconds(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each kind of work, as `alternate`."""
+    return alternate({name: lambda work=work: seconds_of(work) for name, work in works.items()}, rounds)  # type: ignore[misc]
+
+
+def show(bench: str, results: Sequence[Timing], ratios: Mapping[str, float], packages: str, **settings: object) -> None:
+    """Prints the JSON object on standard output and its figures as lines on standard error.
+
+    Args:
+        bench: name of the script.
+        results: every measured quantity.
+        ratios: the figures that a reader compares.
+        packages: names of the packages whose versions matter, with blanks between.
+        settings: what was measured: sizes, threads, device.
+    """
+    environment = {
+        "command": " ".join(["python -m benchmarks." + bench, *sys.argv[1:]]),
+        "commit": _commit(),
+        "machine": f"{platform.machine()}, {_processor()}, {os.cpu_count()} CPUs",
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages.split()},
+        **settings,
+    }
+    for one in results:
+        say(f"{one.name}: {one.median:.4g} {one.unit} ({one.min:.4g} … {one.max:.4g}, n = {one.n})")
+    answer = {"bench": bench, "environment": environment, "results": [asdict(one) for one in results], "ratios": ratios}
+    sys.stdout.write(json.dumps(answer) + "\n")
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "unknown processor")
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Runs a script; a wrong use ends it with one sentence and exit code 2, a machine that is too small with 3."""
+    try:
+        main()
+    except (UserError, ResourceError) as error:
+        say(f"error: {error}")
+        sys.exit(3 if isinstance(error, ResourceError) else 2)
+
+
+def parser_of(description: str | None, rounds: int) -> argparse.ArgumentParser:
+    """A parser with `--rounds`, described by a script's docstring."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=rounds, help="rounds of all that is compared (%(default)s)")
+    return parser
+
+
+def add_experiment(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments that `experiment_of` reads."""
+    parser.add_argument("experiment", metavar="EXPERIMENT", help="shipped experiment, or path of a YAML file")
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override one value")
+    parser.add_argument(
+        "--data-root", type=Path, default=places.DATA_ROOT, help="folder of the benchmarks (%(default)s)"
+    )
+
+
+def experiment_of(arguments: argparse.Namespace) -> ExperimentConfig:
+    """The experiment that the arguments name, with its weights found.
+
+    Raises:
+        UserError: for a wrong config, or weights that are missing.
+    """
+    return resolve_weights(load_experiment(arguments.experiment, arguments.set).config, arguments.data_root.resolve())
+
+
+@dataclass(frozen=True)
+class Training:
+    """An experiment that is ready to train on its `tune` split, in this process."""
+
+    data: TuneData
+    feed: Feed
+    trainer: Trainer
+    device: torch.device
+
+    def batches(self, number: int) -> Iterator[Batch]:
+        """The first `number` batches of an endless training."""
+        return islice(chain.from_iterable(self.feed.train_batches(epoch) for epoch in count()), number)
+
+
+def open_training(config: ExperimentConfig, data_root: Path, steps: int = 0, loader_workers: int = 0) -> Training:
+    """Reads data and builds network and trainer; fills the feature cache where the experiment wants one and it is missing.
+
+    Args:
+        config: what is trained.
+        data_root: folder of the benchmarks.
+        steps: number of steps that the learning-rate schedule must reach over, if that is more than the experiment's.
+        loader_workers: processes that decode pictures; 0 decodes in a thread.
+
+    Raises:
+        UserError: for weights that are missing, or a broken data set.
+    """
+    import torch
+
+    from mgmrn.data.splits import load_tune
+    from mgmrn.device import prefer_fastest_kernels, usual_device
+    from mgmrn.engine import build_trainer
+    from mgmrn.feed import Share, open_feed
+    from mgmrn.memory import keep_freed_memory
+    from mgmrn.model.network import levels_of
+
+    keep_freed_memory()
+    prefer_fastest_kernels()
+    torch.manual_seed(config.seed)
+    device = usual_device()
+    data = load_tune(data_root, config.benchmark)
+    feed = open_feed(config, data, places.CACHE.resolve(), Share(), device, loader_workers)
+    trainer = build_trainer(
+        feed.network,
+        torch.from_numpy(data.classes.attributes[data.classes.seen_ids]),
+        config,
+        levels=levels_of(config.model),
+        global_batch=feed.global_batch,
+        steps_per_epoch=max(feed.steps_per_epoch, steps),
+        device=device,
+    )
+    return Training(data, feed, trainer, device)

@@ -1,0 +1,149 @@
+"""Cost of Ray Train and MLflow: steady epochs of `train` against the same epochs in a plain loop, each in a process of its own.
+
+The plain loop trains and evaluates as a `tune` run does, without Ray, checkpoints or tracking. Each round runs both, one after the other, and
+every second round in the other order; the first epoch of each does not count. A ratio is that of the two medians of a round. Everything that
+is tracked goes to a database that is thrown away. Needs three epochs or more; those of ten seconds or more, and four rounds, say most.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
+from multiprocessing import get_context
+from pathlib import Path
+
+from benchmarks import measure
+from mgmrn.config import ExperimentConfig
+from mgmrn.errors import UserError
+
+
+def main() -> None:
+    """Times both in alternating rounds, then an answer that is known and `--help`."""
+    parser = measure.parser_of(__doc__, rounds=4)
+    measure.add_experiment(parser)
+    parser.add_argument("--free-cores", type=int, default=1, help="cores that neither of the two uses (%(default)s)")
+    arguments = parser.parse_args()
+    config = measure.experiment_of(arguments).model_copy(update={"seed": 0})
+    if config.schedule.epochs < 3:
+        raise UserError("too few epochs to time", "schedule.epochs", "set schedule.epochs=3 or more")
+    cores = len(os.sched_getaffinity(0))
+    threads = cores - arguments.free_cores
+    if threads < 1:
+        raise UserError(f"{cores} cores less {arguments.free_cores} leave none", "--free-cores", "leave fewer free")
+    first_epochs: dict[str, list[float]] = {"plain loop": [], "pipeline": []}
+
+    def steady(kind: str, start: float, ends: list[float]) -> float:
+        first_epochs[kind].append(ends[0] - start)
+        return statistics.median(after - before for before, after in pairwise(ends))
+
+    def plain() -> float:
+        start = time.time()
+        # A new interpreter each time, as the pipeline's rank is.
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
+            ends = processes.submit(train_plainly, config, arguments.data_root, threads).result()
+        return steady("plain loop", start, ends)
+
+    with tempfile.TemporaryDirectory(prefix="overhead-") as folder:
+        command = train_command(arguments, threads, Path(folder))
+
+        def pipeline() -> float:
+            start = time.time()
+            run(*command, "--force")
+            return steady("pipeline", start, epoch_ends(Path(folder)))
+
+        epochs = measure.alternate({"plain loop": plain, "pipeline": pipeline}, arguments.rounds)
+        cached = [measure.seconds_of(lambda: run(*command)) for _ in range(3)]
+    help_seconds = [measure.seconds_of(lambda: run("--help")) for _ in range(3)]
+    overhead = measure.ratio("pipeline / plain loop, seconds per epoch", epochs["pipeline"], epochs["plain loop"])
+    measure.show(
+        "overhead",
+        [
+            overhead,
+            *(measure.spread(f"{kind}: steady epoch", found, "s") for kind, found in epochs.items()),
+            *(
+                measure.spread(f"{kind}: from its start to the end of epoch 1", s, "s")
+                for kind, s in first_epochs.items()
+            ),
+            measure.spread("pipeline: a cached answer of `train`", cached, "s"),
+            measure.spread("pipeline: `--help`", help_seconds, "s"),
+        ],
+        {overhead.name: overhead.median},
+        "torch ray mlflow",
+        epochs=config.schedule.epochs,
+        threads=threads,
+        free_cores=arguments.free_cores,
+    )
+
+
+def train_plainly(config: ExperimentConfig, data_root: Path, threads: int) -> list[float]:
+    """Trains in this process.
+
+    Args:
+        config: the experiment.
+        data_root: folder of the benchmarks.
+        threads: of torch.
+
+    Returns:
+        End of each epoch in seconds since 1970.
+    """
+    import torch
+
+    from mgmrn.engine import evaluate, train_epoch
+    from mgmrn.protocol import evaluate_split
+
+    torch.set_num_threads(threads)
+    training = measure.open_training(config, data_root)
+    attributes = torch.from_numpy(training.data.classes.attributes)
+    ends = []
+    for epoch in range(config.schedule.epochs):
+        train_epoch(training.trainer, training.feed.train_batches(epoch))
+        inputs = training.feed.evaluation_inputs()
+        evaluate_split(
+            training.data, evaluate(training.trainer.network, inputs, attributes, config, training.device), None
+        )
+        ends.append(time.time())
+    return ends
+
+
+def train_command(arguments: argparse.Namespace, threads: int, folder: Path) -> list[str]:
+    """Words of the `train` command that trains the same, with its files in a folder."""
+    changes = [word for change in arguments.set for word in ("--set", change)]
+    where = ["--data-root", str(arguments.data_root), "--storage", str(folder / "runs")]
+    where += ["--tracking-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+    how = ["--split", "tune", "--seeds", "0", "--workers", "1", "--cpus-per-worker", str(threads), "--json"]
+    return ["train", arguments.experiment, *changes, *how, *where]
+
+
+def run(*words: str) -> None:
+    """Runs `python -m pipeline WORDS`.
+
+    Raises:
+        UserError: if it fails, with the last line that it printed.
+    """
+    environment = os.environ | {"PYTHONPATH": str(measure.REPOSITORY)}
+    command = [sys.executable, "-m", "pipeline", *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = next(reversed(done.stderr.strip().splitlines()), f"exit code {done.returncode}")
+        raise UserError(
+            f"the command that is measured failed: {last}", " ".join(words[:2]), "run it by itself to see more"
+        )
+
+
+def epoch_ends(folder: Path) -> list[float]:
+    """End of each epoch of the only run below a folder, in seconds since 1970, by the clock of its rank."""
+    (spool,) = folder.glob("runs/*/spool.jsonl")
+    entries = [json.loads(line) for line in spool.read_text().splitlines()]
+    return [entry["metrics"]["moment"] for entry in entries if entry["kind"] == "metrics"]
+
+
+if __name__ == "__main__":
+    measure.run_script(main)

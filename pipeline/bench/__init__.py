@@ -1,1 +1,0 @@
-"""Benchmarks: each prints medians over repeats and ratios within one run."""

@@ -1,0 +1,114 @@
+"""Benchmark scripts at sizes at which they say nothing about speed: each prints the JSON object, and what it compares is equal."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import eval as evaluation
+from benchmarks import measure, step
+from tests.tiny import write_benchmark
+
+TINY_TEST = evaluation.Size(30, 20, 5, 3, 7)
+SMALL = (
+    "synthetic", "--data-root", "data", "--rounds", "1", "--set", "benchmark.images.size=40", "--set", "sampling.batch=4",
+    "--set", "model.width=8", "--set", "model.regions.reduced_width=8", "--set", "model.granularity.group_norm_groups=4",
+    "--set", "model.decoder.attention_width=8",
+)  # fmt: skip
+
+
+def printed(
+    bench: str, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> dict[str, Any]:
+    """What a script prints on standard output, which is one JSON object and nothing else."""
+    monkeypatch.setattr(sys, "argv", [bench, *arguments])
+    importlib.import_module(f"benchmarks.{bench}").main()
+    answer = json.loads(capsys.readouterr().out)
+    assert list(answer) == ["bench", "environment", "results", "ratios"] and answer["bench"] == bench
+    assert answer["environment"]["command"].startswith(f"python -m benchmarks.{bench} {arguments[0]}")
+    for one in answer["results"]:
+        assert one.keys() == {"name", "median", "min", "max", "unit", "n"} and one["min"] <= one["median"] <= one["max"]
+    return answer
+
+
+def test_step(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def prepare(variant: str, size: step.StepSize) -> tuple[step.Step, float]:
+        return step.make_step(variant, size, torch.device("cpu")), 4.0 if variant == "reference" else 2.0
+
+    # A process of its own loads torch for seconds.
+    monkeypatch.setattr(step, "prepare_on_cpu", prepare)
+    monkeypatch.setattr(step, "usual_device", lambda: torch.device("cpu"))
+    small = ("--variants", "reference,joint", "--size", "32", "--batch", "2", "--width", "32", "--backbone", "resnet18")
+    answer = printed("step", (*small, "--rounds", "1"), monkeypatch, capsys)
+    found = {one["name"]: one["median"] for one in answer["results"]}
+    faster = found["joint: images"] / found["reference: images"]
+    assert answer["ratios"] == {
+        "joint / reference, images/s": pytest.approx(faster),
+        "joint / reference, peak memory": 0.5,
+    }
+
+
+@pytest.mark.parametrize("variant", [name for name in step.ON_GPU if name not in step.REFERENCES])
+def test_variants_of_ours_train_the_whole_backbone(variant: str) -> None:
+    config = step.config_of(variant, step.StepSize(images=32, batch=2, width=32, backbone="resnet18"))
+    assert config.model.backbone.trainable == "all" and config.model.levels == ("c3", "c4", "c5")
+    assert config.schedule.order == ("sequential" if variant == "sequential" else "joint")
+    assert config.schedule.compile == variant.endswith("compiled")
+    assert config.model.backbone.recompute == (variant == "recomputed")
+
+
+def test_eval(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(evaluation, "SIZES", {"CUB": TINY_TEST})
+    ratios = printed("eval", ("--rounds", "1"), monkeypatch, capsys)["ratios"]
+    assert ratios["CUB largest difference of scores"] < 1e-4
+    assert abs(ratios["CUB AUSUC exact − sweep"]) < 1e-3
+    assert ratios["CUB sweep / exact"] > 0
+
+
+def test_head_and_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    write_benchmark(tmp_path / "data", "SYN")
+    monkeypatch.chdir(tmp_path)
+    assert printed("head", SMALL, monkeypatch, capsys)["ratios"].keys() == {"ours / plain, images/s"}
+    ratios = printed("data", (*SMALL, "--batches", "1"), monkeypatch, capsys)["ratios"]
+    sources = ("files", "packed pictures", "cached maps")
+    assert all(0 <= ratios[f"{source}: waited"] <= 1 for source in sources)
+    assert ratios["cached maps: both / files: both, images/s"] > 0
+
+
+def test_rounds_alternate_and_a_ratio_is_that_of_the_same_round() -> None:
+    order: list[str] = []
+    works = {name: lambda name=name: float(len(order.append(name) or order)) for name in "ab"}
+    assert measure.alternate(works, 3) == {"a": [1.0, 4.0, 5.0], "b": [2.0, 3.0, 6.0]}
+    assert order == ["a", "b", "b", "a", "a", "b"]
+    ratio = measure.ratio("a / b", [2.0, 20.0, 2.0], [1.0, 10.0, 0.5])
+    assert (ratio.median, ratio.min, ratio.max) == (2.0, 2.0, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("bench", "arguments", "sentence"),
+    [
+        ("step", ("--variants", "fast"), "there is no variant 'fast'"),
+        ("head", ("synthetic", "--set", "cache_features=false"), "the plain head is written for cached features"),
+        ("overhead", ("synthetic", "--set", "schedule.epochs=2"), "too few epochs to time"),
+        ("overhead", ("synthetic", "--free-cores", "999"), "cores less 999 leave none"),
+    ],
+)
+def test_a_wrong_use_ends_with_one_sentence(
+    bench: str,
+    arguments: tuple[str, ...],
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", [bench, *arguments])
+    with pytest.raises(SystemExit) as ended:
+        measure.run_script(importlib.import_module(f"benchmarks.{bench}").main)
+    assert ended.value.code == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.startswith("error: ") and sentence in said.err
