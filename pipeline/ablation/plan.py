@@ -84,6 +84,16 @@ class KnownRuns:
         """From the store's experiments of trainings and grids."""
         return cls(store.runs_of(SHARED_WITH, "tags.`mgmrn.kind` = 'run'"), store.experiment_id)
 
+    @classmethod
+    def of_cell(cls, store: TrackingStore, cell: Cell) -> KnownRuns:
+        """Runs of one cell's config and split, from the same experiments as `read`."""
+        wanted = f"tags.`mgmrn.kind` = 'run' and tags.`mgmrn.config_hash` = '{cell.config_hash}' and tags.`mgmrn.split` = '{cell.split}'"
+        return cls(store.runs_of(SHARED_WITH, wanted), store.experiment_id)
+
+    def is_being_run(self, cell: Cell) -> bool:
+        """Whether a living driver works on exactly this cell."""
+        return any(run.status == "RUNNING" and not run.is_cut_off for run in self._of(cell))
+
     def finished(self, cell: Cell) -> TrackedRun | None:
         """The latest finished run of exactly this cell."""
         return next((run for run in self._of(cell) if run.status == "FINISHED"), None)
