@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mgmrn.config import ExperimentConfig
+from mgmrn.config import SCHEMA_VERSION, ExperimentConfig
 from mgmrn.data.splits import SplitData
 from pipeline import places
 from pipeline.config.compose import ComposedConfig
@@ -109,6 +109,7 @@ class Cell:
             "mgmrn.benchmark": self.data.benchmark,
             "mgmrn.seed": str(self.config.seed),
             "mgmrn.split": self.split,
+            "mgmrn.schema": str(SCHEMA_VERSION),
             "mgmrn.config_hash": self.config_hash,
             "mgmrn.group_hash": self.group_hash,
             "mgmrn.run_identity": self.identity,
