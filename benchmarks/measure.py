@@ -74,7 +74,8 @@ def alternate(works: Mapping[str, Callable[[], float]], rounds: int) -> dict[str
     """
     values: dict[str, list[float]] = {name: [] for name in works}
     for number in range(rounds):
-        for name in list(works)[:: 1 if number % 2 == 0 else -1]:
+        order = list(works) if number % 2 == 0 else list(reversed(works))
+        for name in order:
             values[name].append(works[name]())
         shown = ", ".join(f"{name} {found[-1]:.3g}" for name, found in values.items())
         say(f"round {number + 1} of {rounds}: {shown}")
@@ -187,10 +188,8 @@ def open_training(config: ExperimentConfig, data_root: Path, steps: int = 0, loa
     from mgmrn.device import prefer_fastest_kernels, usual_device
     from mgmrn.engine import build_trainer
     from mgmrn.feed import Share, open_feed
-    from mgmrn.memory import keep_freed_memory
     from mgmrn.model.network import levels_of
 
-    keep_freed_memory()
     prefer_fastest_kernels()
     torch.manual_seed(config.seed)
     device = usual_device()

@@ -32,7 +32,6 @@ from mgmrn.config import ExperimentConfig, MgMRNConfig
 from mgmrn.device import prefer_fastest_kernels, usual_device
 from mgmrn.engine import Batch, build_trainer, train_epoch
 from mgmrn.errors import UserError
-from mgmrn.memory import keep_freed_memory
 from mgmrn.model.backbone import build_backbone
 from mgmrn.model.network import ImageModel, build_head
 from pipeline.config.compose import load_experiment
@@ -79,7 +78,6 @@ def main() -> None:
         arguments.width,
         arguments.backbone,
     )
-    keep_freed_memory()
     prefer_fastest_kernels()
     operations = {name: count_operations(make_step(name.removesuffix(COMPILED), size, device)) for name in variants}
     steps, memory = {}, {}
@@ -156,7 +154,7 @@ def profiled(step: Step, device: torch.device) -> str:
     """Table of the operators and kernels that take most of a step."""
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
         finish(step, 1, device)
-    order = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    order = "self_cuda_time_total" if device.type == "cuda" else "self_cpu_time_total"
     return seen.key_averages().table(sort_by=order, row_limit=15, max_name_column_width=60)
 
 
@@ -180,7 +178,6 @@ def prepare_on_cpu(variant: str, size: StepSize) -> tuple[Step, float]:
 
 def peak_memory_of_process(variant: str, size: StepSize) -> float:
     """Peak of this process in MiB after two steps; the second has the optimiser's state besides."""
-    keep_freed_memory()
     make_step(variant, size, torch.device("cpu"))(2)
     # Not getrusage: its maximum is inherited from the parent process.
     lines = Path("/proc/self/status").read_text().splitlines()

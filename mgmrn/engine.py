@@ -7,29 +7,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, cast
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, OneCycleLR, StepLR
 
-from mgmrn.compilation import compile_passes
 from mgmrn.config import ExperimentConfig, Level, LossConfig, OptimiserConfig, ScheduleConfig
+from mgmrn.device import autocast, compile_passes
 from mgmrn.errors import UserError
 from mgmrn.losses import TERMS, zsl_loss
 from mgmrn.model.network import NetworkOutput, class_scores
-from mgmrn.updates import Update, UpdateAfter, UpdateDuring
 
 FUSED = ("cuda", "cpu")
-"""Devices with fused optimisers: AdamW's many small kernels take a tenth of a finetuning step on a CPU, five times what one takes; and
-SGD's, as fast either way there, need no copy of a gradient to decay its weights."""
+"""Device types with fused optimisers. On a CPU a fused AdamW takes a fifth of the time of the plain one."""
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 Inputs = Tensor | dict[Level, Tensor]
 """Images `B 3 H W`, or the maps `B C h w` of every level."""
@@ -123,7 +123,6 @@ class Trainer:
     network: nn.Module
     objective: nn.Module
     optimiser: Optimizer
-    update: Update
     scheduler: LRScheduler
     config: ExperimentConfig
     device: torch.device
@@ -188,10 +187,11 @@ def build_trainer(
             gradient_as_bucket_view=True,
             broadcast_buffers=False,
         )
-    optimiser = build_optimiser(network, config.optimiser, fused=device.type in FUSED)
+    # Fused SGD fails where some parameters have a momentum buffer and others not yet, as after a first level's pass.
+    fused = device.type in FUSED and not (sequential and config.optimiser.name == "sgd")
+    optimiser = build_optimiser(network, config.optimiser, fused=fused)
     scheduler = build_scheduler(optimiser, config.schedule, steps_per_epoch)
-    update = _build_update(network, optimiser, config.optimiser, device, world_size)
-    return Trainer(network, objective, optimiser, update, scheduler, config, device, levels)
+    return Trainer(network, objective, optimiser, scheduler, config, device, levels)
 
 
 def _check_shares(accumulate: int, global_batch: int, world_size: int) -> None:
@@ -226,32 +226,8 @@ def build_optimiser(network: nn.Module, config: OptimiserConfig, *, fused: bool 
         for (backbone, decayed), parameters in sorted(groups.items())
     ]
     if config.name == "sgd":
-        sgd = SGD(settings, lr=config.head_lr, momentum=config.momentum, fused=fused)
-        if config.momentum:
-            sgd.register_step_pre_hook(_add_velocities)
-        return sgd
+        return SGD(settings, lr=config.head_lr, momentum=config.momentum, fused=fused)
     return AdamW(settings, lr=config.head_lr, betas=(config.momentum, 0.999), fused=fused)
-
-
-def _add_velocities(optimiser: Optimizer, *_: object) -> None:
-    """Gives parameters that are updated for the first time a velocity of zero, which changes nothing.
-
-    Fused SGD fails where some have one already and others not yet, as when each level has a pass of its own.
-    """
-    for group in optimiser.param_groups:
-        for parameter in group["params"]:
-            if parameter.grad is not None and not optimiser.state[parameter]:
-                optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-
-
-def _build_update(
-    network: nn.Module, optimiser: Optimizer, config: OptimiserConfig, device: torch.device, world_size: int
-) -> Update:
-    parameters: list[Tensor] = list(network.parameters())
-    # A GPU has room for all gradients, and would wait for a host that asks for them one by one.
-    if device.type == "cpu" and world_size == 1 and config.accumulate == 1 and config.clip_norm is None:
-        return UpdateDuring(optimiser, parameters)
-    return UpdateAfter(optimiser, parameters, config.clip_norm)
 
 
 def build_scheduler(optimiser: Optimizer, config: ScheduleConfig, steps_per_epoch: int) -> LRScheduler:
@@ -292,7 +268,7 @@ def train_epoch(trainer: Trainer, batches: Iterable[Batch]) -> EpochStats:
         batch = batch.to(trainer.device)
         step_terms = torch.zeros_like(totals)
         for level in passes:
-            step_terms += trainer.update(partial(_accumulate, trainer, batch, level))
+            step_terms += _update(trainer, batch, level)
         totals += step_terms
         trainer.scheduler.step()
         watch.see(steps, step_terms, batch.ids)
@@ -326,15 +302,13 @@ def evaluate(
     return torch.cat(rows).numpy() if rows else np.zeros((0, len(attributes)), dtype=np.float32)
 
 
-def autocast(device: torch.device, schedule: ScheduleConfig) -> AbstractContextManager[object]:
-    """bfloat16 autocast where it was not turned off and the GPU computes it natively; nothing elsewhere."""
-    if (
-        schedule.precision == "auto"
-        and device.type == "cuda"
-        and torch.cuda.is_bf16_supported(including_emulation=False)
-    ):
-        return torch.autocast("cuda", dtype=torch.bfloat16)
-    return nullcontext()
+def gather_rows(rows: Float[np.ndarray, "n U"]) -> Float[np.ndarray, "N U"] | None:
+    """All ranks' rows in the order of the ranks, on rank 0; None on the others. Unchanged in a single process."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return rows
+    parts: list[np.ndarray | None] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
+    dist.gather_object(rows, parts)
+    return None if parts is None else np.concatenate([part for part in parts if part is not None])
 
 
 def _agree_on_statistics(network: nn.Module) -> None:
@@ -343,10 +317,10 @@ def _agree_on_statistics(network: nn.Module) -> None:
     Each rank saw other images. One network must be evaluated by all of them, and go on from rank 0's checkpoint.
     """
     for norm in network.modules():
-        if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.training and norm.running_mean is not None:
+        if isinstance(norm, BATCH_NORMS) and norm.training and norm.running_mean is not None:
             for statistic in (norm.running_mean, cast(Tensor, norm.running_var)):
-                torch.distributed.all_reduce(statistic)
-                statistic.div_(torch.distributed.get_world_size())
+                dist.all_reduce(statistic)
+                statistic.div_(dist.get_world_size())
 
 
 class _FiniteWatch:
@@ -364,20 +338,28 @@ class _FiniteWatch:
             raise NonFiniteLossError(self._seen[0], self._seen[2].tolist())
 
 
-def _accumulate(trainer: Trainer, batch: Batch, level: Level | None) -> Float[Tensor, " T"]:
-    """Gradients of one global batch's share, in `accumulate` parts; returns the loss terms in the order of `TERMS`."""
-    parts = list(batch.split(trainer.config.optimiser.accumulate))
+def _update(trainer: Trainer, batch: Batch, level: Level | None) -> Float[Tensor, " T"]:
+    """One optimiser step on this rank's share of a global batch, in `accumulate` micro-batches.
+
+    Returns:
+        The loss terms in the order of `TERMS`.
+    """
+    settings, objective = trainer.config.optimiser, trainer.objective
+    trainer.optimiser.zero_grad(set_to_none=True)
+    parts = list(batch.split(settings.accumulate))
     sums = torch.zeros(len(TERMS), device=trainer.device)
-    for number, part in enumerate(parts):
-        last = number == len(parts) - 1
-        objective = trainer.objective
-        quiet = not last and isinstance(objective, DistributedDataParallel)
+    for number, part in enumerate(parts, start=1):
+        # Ranks exchange gradients in the last backward pass alone.
+        quiet = number < len(parts) and isinstance(objective, DistributedDataParallel)
         with cast(DistributedDataParallel, objective).no_sync() if quiet else nullcontext():
             with autocast(trainer.device, trainer.config.schedule):
                 terms = objective(part.inputs, part.targets, level)
             terms["total"].backward()
-        # A copy: a CUDA graph's next replay overwrites what this one gave.
+        # A copy: a CUDA graph's next replay overwrites the output of this one.
         sums += torch.stack([terms[name].detach() for name in TERMS])
+    if settings.clip_norm is not None:
+        torch.nn.utils.clip_grad_norm_(trainer.network.parameters(), settings.clip_norm)
+    trainer.optimiser.step()
     return sums
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mgmrn.config import EpisodicSampling, ExperimentConfig
 from mgmrn.data.episodes import EpisodicBatches, Epoch, PlainBatches, eval_shard
 from mgmrn.data.kept import Progress
-from mgmrn.data.prefetch import prefetch
+from mgmrn.data.loading import prefetch
 from mgmrn.data.splits import ClassTable, FinalData, Images, TuneData
 from mgmrn.engine import Batch, Inputs
 from mgmrn.model.backbone import build_backbone

@@ -29,8 +29,7 @@ from mgmrn.config import BackboneConfig, ImageConfig, Level
 from mgmrn.data.decoded import PictureFiles
 from mgmrn.data.images import side_for_evaluation
 from mgmrn.data.kept import FULL, Progress, no_room, only_builder, picture_stamps
-from mgmrn.data.loading import evaluation_loader
-from mgmrn.data.prefetch import prefetch
+from mgmrn.data.loading import evaluation_loader, prefetch
 from mgmrn.data.splits import Images
 from mgmrn.errors import UserError
 from mgmrn.model.backbone import Pyramid, build_backbone

@@ -7,7 +7,8 @@ and the same picture whatever the number of workers. B images, H W pixels.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from mgmrn.data.decoded import Pictures
 from mgmrn.data.episodes import Epoch
 from mgmrn.data.images import for_evaluation, for_training
 from mgmrn.errors import UserError
+
+T = TypeVar("T")
 
 AUGMENTATION_STREAM = 2
 """Keeps the random numbers of augmentation apart from those of sampling, which share seed and epoch."""
@@ -48,6 +51,24 @@ def evaluation_loader(
     rows = range(len(pictures.ids))
     batches = [list(rows[i : i + batch]) for i in range(0, len(rows), batch)]
     return _load(_EvaluationPictures(pictures, config), batches, workers)
+
+
+def prefetch(items: Iterable[T]) -> Iterator[T]:
+    """The same items in the same order, each made in a thread while the one before is in use.
+
+    An error in making an item is raised where that item would have come.
+    """
+    source = iter(items)
+    end = object()
+    pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
+    try:
+        pending = pool.submit(next, source, end)
+        while (item := pending.result()) is not end:
+            pending = pool.submit(next, source, end)
+            yield item  # type: ignore[misc]
+    finally:
+        # The pool's own thread may run this while it collects garbage, and cannot wait for itself.
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 Item = Tensor | UserError

@@ -27,7 +27,6 @@ from torchvision.models import WeightsEnum, get_model, get_model_weights
 
 from mgmrn.config import LEVELS, BackboneConfig, BackboneName, Level
 from mgmrn.errors import UserError
-from mgmrn.model.frozen_norm import Named, fold_norms
 from mgmrn.tensor_files import misfits, read_state_dict, refuse
 
 Stage = Literal["stem"] | Level
@@ -122,9 +121,6 @@ class Pyramid(nn.Module):
         for stage, paths in self._stages.items():
             for path in paths:
                 self.get_submodule(path).requires_grad_(stage in trained)
-            # A stage without gradients keeps no maps, and saves nothing. In the stem its rounding shows: it stays as it is.
-            if stage in trained and stage != "stem" and not batch_norm_trains:
-                fold_norms([self._named(path) for path in paths])
 
     def forward(
         self,
@@ -152,10 +148,6 @@ class Pyramid(nn.Module):
                 maps[stage] = x.permute(0, 3, 1, 2) if self._channels_last_output else x
         return maps
 
-    def _named(self, path: str) -> Named:
-        parent, _, child = path.rpartition(".")
-        return self.get_submodule(parent), child, self.get_submodule(path)
-
     def _run(self, module: nn.Module, stage: Stage, x: Tensor) -> Tensor:
         has_gradient = torch.is_grad_enabled() and (x.requires_grad or stage in self._trained)
         # The stem's modules work in place, one upon the other.
@@ -174,7 +166,7 @@ class Pyramid(nn.Module):
                 module.train(mode and stage in self._trained)
                 if not self._batch_norm_trains:
                     for norm in module.modules():
-                        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+                        if isinstance(norm, (nn.BatchNorm2d, nn.SyncBatchNorm)):
                             norm.eval()
         return self
 

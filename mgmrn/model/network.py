@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mgmrn.baselines import AttributeNetwork
 from mgmrn.config import LEVELS, AttributeNetworkConfig, ESZSLConfig, Level, MgMRNConfig, ModelConfig
+from mgmrn.model.attribute_network import AttributeNetwork
 from mgmrn.model.backbone import Pyramid
 from mgmrn.model.decoder import AttributeDecoder
 from mgmrn.model.granularity import GranularityLevel, LevelFeatures, RegionTokens
@@ -186,4 +186,4 @@ def build_head(
             head = AttributeNetwork(config.level, channels[config.level], word_vectors)
             return head.apply(init_weights)
         case ESZSLConfig():
-            raise TypeError("ESZSL is solved in closed form; see mgmrn.baselines.fit_eszsl")
+            raise TypeError("ESZSL is solved in closed form; see mgmrn.eszsl")

@@ -11,7 +11,6 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 
 from mgmrn.errors import ResourceError
-from mgmrn.triton_needs import lacking_for_triton
 from pipeline.doctor.line import Line, lacking
 from pipeline.train.cluster import available_cpus
 from pipeline.train.storage import check_writable
@@ -106,6 +105,8 @@ def gpu_lines() -> Iterator[Line]:
     found = done.stdout.strip().splitlines()
     yield from (Line("ok", f"GPU {number}", text) for number, text in enumerate(found))
     import torch
+
+    from mgmrn.device import lacking_for_triton
 
     if torch.cuda.device_count() < len(found):
         yield Line(

@@ -65,11 +65,9 @@ def _warm(
     from mgmrn.data.seal import close_seal
     from mgmrn.data.splits import load_tune
     from mgmrn.device import usual_device
-    from mgmrn.memory import keep_freed_memory
     from mgmrn.sources import cached_maps
 
     close_seal()
-    keep_freed_memory()
     config = ExperimentConfig.model_validate_json(config_json)
     device = usual_device()
     data = load_tune(Path(data_root), config.benchmark)

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from mgmrn.baselines import eszsl_scores, prepare_eszsl
 from mgmrn.config import ESZSLConfig, ExperimentConfig
 from mgmrn.data.decoded import PictureFiles
 from mgmrn.data.images import side_for_evaluation
 from mgmrn.data.kept import Progress
 from mgmrn.data.loading import evaluation_loader
 from mgmrn.data.splits import FinalData, Images, TuneData, evaluation_images
+from mgmrn.eszsl import eszsl_scores, prepare_eszsl
 from mgmrn.feed import seen_targets
 from mgmrn.model.backbone import build_backbone
 from mgmrn.protocol import Evaluation, evaluate_split

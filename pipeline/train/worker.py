@@ -22,11 +22,9 @@ from mgmrn.data.attribute_names import attribute_names
 from mgmrn.data.seal import close_seal
 from mgmrn.data.splits import FinalData, TuneData, load_final, load_tune
 from mgmrn.device import prefer_fastest_kernels
-from mgmrn.engine import EpochStats, NonFiniteLossError, Trainer, build_trainer, evaluate, train_epoch
+from mgmrn.engine import EpochStats, NonFiniteLossError, Trainer, build_trainer, evaluate, gather_rows, train_epoch
 from mgmrn.errors import ResourceError, UserError
 from mgmrn.feed import Feed, Share, open_feed
-from mgmrn.gather import gather_rows
-from mgmrn.memory import keep_freed_memory
 from mgmrn.model.network import levels_of
 from mgmrn.protocol import Evaluation, evaluate_split
 from pipeline.tracking.spool import Spool
@@ -97,7 +95,6 @@ def _run(spec: RunSpec) -> None:
         note_placement_group(spec.placement_file)
         with explained(spec.run_folder):
             reserve_room(spec.failure_file)
-    keep_freed_memory()
     prefer_fastest_kernels()
     torch.set_num_threads(spec.cpus_per_worker)
     if spec.split == "tune":

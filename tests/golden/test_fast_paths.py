@@ -21,7 +21,7 @@ from mgmrn.config import (
 from mgmrn.engine import Batch, Trainer, build_trainer, train_epoch
 from mgmrn.model.backbone import build_backbone
 from mgmrn.model.network import ImageModel, build_head
-from mgmrn.model.released import load_released
+from tests.reference.released_checkpoint import load_released
 from tests.reference.released_network import ReleasedNetwork, Sizes
 from tests.reference.released_training import Settings, joint_step, make_optimiser, sequential_step
 

@@ -1,6 +1,6 @@
 """The released network, written out plainly: what METHOD says it computes, in the order in which it is said.
 
-For tests and benchmarks alone. Parameters bear the names of the authors' checkpoints (see `mgmrn.model.released`), so a state dict of this
+For tests and benchmarks alone. Parameters bear the names of the authors' checkpoints (see `released_checkpoint.py`), so a state dict of this
 module is one. B images, C channels, H W grid, N tokens, D width, K regions, S attributes, L word-vector length, M attention width.
 """
 

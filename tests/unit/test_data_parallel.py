@@ -22,7 +22,6 @@ from mgmrn.data.episodes import eval_shard
 from mgmrn.engine import Batch, build_trainer, train_epoch
 from mgmrn.errors import UserError
 from mgmrn.model.network import build_head, levels_of
-from mgmrn.updates import UpdateAfter
 from tests.tiny import small_network
 
 CHANNELS, SIDES = {"c3": 8, "c4": 12, "c5": 16}, {"c3": 8, "c4": 4, "c5": 2}
@@ -124,8 +123,6 @@ def trained_share(config: ExperimentConfig, rank: int, world_size: int) -> dict[
         device=CPU,
         world_size=world_size,
     )
-    # One that leaves the gradients to be looked at.
-    trainer.update = UpdateAfter(trainer.optimiser, list(network.parameters()), None)
     train_epoch(trainer, [share_of(batch, rank, world_size) for batch in global_batches(levels)])
     named = list(network.named_parameters())
     gradients = {f"gradient {name}": p.grad.clone() for name, p in named if p.grad is not None}

@@ -154,9 +154,9 @@ def smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_gpus_that_torch_sees_and_does_not_see(smi: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     smi.write_text("#!/bin/sh\necho 'NVIDIA H100, 81559 MiB, 570.1'\necho 'NVIDIA H100, 81559 MiB, 570.1'\n")
     smi.chmod(0o755)
+    monkeypatch.setattr("mgmrn.device.lacking_for_triton", lambda: "a C compiler")
     torch = SimpleNamespace(__version__="2", cuda=SimpleNamespace(device_count=lambda: 1))
     monkeypatch.setitem(sys.modules, "torch", torch)  # type: ignore[arg-type]
-    monkeypatch.setattr(machine, "lacking_for_triton", lambda: "a C compiler")
     lines = list(machine.gpu_lines())
     assert [line.state for line in lines] == ["ok", "ok", "warn", "warn"]
     assert "sees 1 of 2" in lines[2].found

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mgmrn.data.prefetch import prefetch
+from mgmrn.data.loading import prefetch
 
 
 def test_items_come_in_order_one_ahead() -> None:

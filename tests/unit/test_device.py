@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from mgmrn import compilation, triton_needs
-from mgmrn.compilation import compile_passes
+from mgmrn import device as devices
 from mgmrn.config import Compile
-from mgmrn.triton_needs import lacking_for_triton
+from mgmrn.device import compile_passes, lacking_for_triton
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
 
@@ -29,9 +28,10 @@ class Asked(nn.Linear):
 
 @pytest.fixture
 def equipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever Triton needs is there."""
-    monkeypatch.setattr(compilation, "has_triton", lambda: True)
-    monkeypatch.setattr(compilation, "lacking_for_triton", lambda: None)
+    """A machine with all that Triton needs."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(devices, "lacking_for_triton", lambda: None)
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 
 @pytest.mark.usefixtures("equipped")
@@ -53,15 +53,15 @@ def test_who_compiles_and_how(choice: Compile, device: torch.device, micro_batch
     assert module.asked == [{"mode": mode, "dynamic": False} for mode in modes]
 
 
-@pytest.mark.parametrize("missing", ["Triton", "compiler"])
+@pytest.mark.parametrize("missing", ["capability", "compiler"])
 @pytest.mark.usefixtures("equipped")
 def test_auto_leaves_the_network_as_it_is_where_something_is_missing(
     missing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if missing == "Triton":
-        monkeypatch.setattr(compilation, "has_triton", lambda: False)
+    if missing == "capability":
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 1))
     else:
-        monkeypatch.setattr(compilation, "lacking_for_triton", lambda: "a C compiler")
+        monkeypatch.setattr(devices, "lacking_for_triton", lambda: "a C compiler")
     module = Asked()
     compile_passes(module, "auto", GPU, 1)
     assert module.asked == []
@@ -69,11 +69,14 @@ def test_auto_leaves_the_network_as_it_is_where_something_is_missing(
 
 def test_what_triton_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(devices, "find_spec", lambda name: object())
     monkeypatch.setenv("PATH", str(tmp_path))
     assert lacking_for_triton() == "a C compiler (gcc or clang)"
     (tmp_path / "clang").write_text("")
     (tmp_path / "clang").chmod(0o755)
-    monkeypatch.setattr(triton_needs.sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
+    monkeypatch.setattr(devices.sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
     assert lacking_for_triton() == "Python's headers (Python.h)"
     (tmp_path / "Python.h").write_text("")
     assert lacking_for_triton() is None
+    monkeypatch.setattr(devices, "find_spec", lambda name: None)
+    assert lacking_for_triton() == "the package triton"
