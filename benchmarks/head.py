@@ -5,7 +5,7 @@ Both start from the same weights and train on the same batches, which are in mem
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -48,7 +48,10 @@ def main() -> None:
             optimiser.step()
             loss.item()  # Waits for a GPU, as `train_epoch` does at its end.
 
-    works = {"ours": lambda: train_epoch(training.trainer, batches), "plain": lambda: train_plainly(batches)}
+    works: dict[str, Callable[[], object]] = {
+        "ours": lambda: train_epoch(training.trainer, batches),
+        "plain": lambda: train_plainly(batches),
+    }
     for work in works.values():
         work()
     seconds = measure.alternate_seconds(works, arguments.rounds)

@@ -74,8 +74,7 @@ def alternate(works: Mapping[str, Callable[[], float]], rounds: int) -> dict[str
     """
     values: dict[str, list[float]] = {name: [] for name in works}
     for number in range(rounds):
-        order = list(works) if number % 2 == 0 else list(reversed(works))
-        for name in order:
+        for name in list(works)[:: 1 if number % 2 == 0 else -1]:
             values[name].append(works[name]())
         shown = ", ".join(f"{name} {found[-1]:.3g}" for name, found in values.items())
         say(f"round {number + 1} of {rounds}: {shown}")

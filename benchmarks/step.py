@@ -154,7 +154,7 @@ def profiled(step: Step, device: torch.device) -> str:
     """Table of the operators and kernels that take most of a step."""
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
         finish(step, 1, device)
-    order = "self_cuda_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    order = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
     return seen.key_averages().table(sort_by=order, row_limit=15, max_name_column_width=60)
 
 

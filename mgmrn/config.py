@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised whenever the meaning of a field changes, so that old runs are not taken for new ones."""
 
 Level = Literal["c2", "c3", "c4", "c5"]

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from pipeline.ablation.cells import GridCell
+from pipeline.ablation.plan import KnownRuns
 from pipeline.console import say
 from pipeline.tracking.store import TrackingStore
 from pipeline.train.cell import Cell
+from pipeline.train.claim import TakenError, living_holder
 from pipeline.train.failure import Failure
 from pipeline.train.fit import Fitted
 from pipeline.train.progress import EpochLines
 from pipeline.train.spec import Calibration
-from pipeline.train.tracked import Opening, RunTracker, open_run
+from pipeline.train.tracked import Opening, RunTracker, open_run, patiently
 from pipeline.trials.clerk import Clerk
 from pipeline.trials.plan import TrialPlan, TrialReport
+
+LOOK_SECONDS = 5.0
+"""Interval at which runs of other drivers are asked for."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,14 @@ class Site:
     clerk: Clerk
 
 
+@dataclass(frozen=True)
+class _Elsewhere:
+    """A run that another driver is working on."""
+
+    task: Task
+    run: Cell
+
+
 @dataclass
 class _Running:
     task: Task
@@ -65,6 +79,8 @@ class GridDirector:
         self._waiting = list(tasks)
         self._tuned: list[tuple[Task, Calibration]] = []
         """Those whose final run can start."""
+        self._elsewhere: list[_Elsewhere] = []
+        self._next_look = 0.0
         self._runs: dict[int, _Running] = {}
         self._site = site
         self._deadline = deadline
@@ -76,15 +92,17 @@ class GridDirector:
         return len(self._waiting)
 
     def next_trial(self) -> TrialPlan | Literal["later"] | None:
-        # Final runs first: should all be cut off, most of what was begun is whole.
-        if self._tuned:
-            task, calibration = self._tuned.pop(0)
-            return self._begin(task, task.cell.final(calibration))
-        if self._waiting and not self._is_over_budget():
-            task = self._waiting.pop(0)
-            run = task.cell.final(task.calibration) if task.calibration is not None else task.cell.tune
-            return self._begin(task, run)
-        return "later" if any(self._leads_on(run) for run in self._runs.values()) else None
+        self._look_elsewhere()
+        while (ready := self._next_run()) is not None:
+            task, run = ready
+            if not task.anew and self._take_known(task, run):
+                continue
+            if not self._is_being_run(run):
+                with suppress(TakenError):
+                    return self._begin(task, run)
+            say(f"{run.name} {run.split} is being run by another command: waiting for its result")
+            self._elsewhere.append(_Elsewhere(task, run))
+        return "later" if self._elsewhere or any(self._leads_on(run) for run in self._runs.values()) else None
 
     def reported(self, number: int, report: TrialReport) -> bool:
         run = self._runs[number]
@@ -112,6 +130,43 @@ class GridDirector:
                 self._site.clerk.do(partial(run.tracker.killed, reason))
                 self._close(run)
         self._site.clerk.finish()
+
+    def _next_run(self) -> tuple[Task, Cell] | None:
+        """Final runs first: should all be cut off, most of what was begun is whole."""
+        if self._tuned:
+            task, calibration = self._tuned.pop(0)
+            return task, task.cell.final(calibration)
+        if self._waiting and not self._is_over_budget():
+            task = self._waiting.pop(0)
+            return task, task.cell.final(task.calibration) if task.calibration is not None else task.cell.tune
+        return None
+
+    def _look_elsewhere(self) -> None:
+        """Takes over what other drivers have finished meanwhile; what they left unfinished is begun here."""
+        if not self._elsewhere or time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + LOOK_SECONDS
+        elsewhere, self._elsewhere = self._elsewhere, []
+        for one in elsewhere:
+            if self._is_being_run(one.run):
+                self._elsewhere.append(one)
+            elif self._take_known(one.task, one.run):
+                continue
+            elif one.run.calibration is not None:
+                self._tuned.append((one.task, one.run.calibration))
+            else:
+                self._waiting.append(one.task)
+
+    def _take_known(self, task: Task, run: Cell) -> bool:
+        """Whether the store has a result of a run, which then counts as the cell's."""
+        known = patiently(partial(KnownRuns.of_cell, self._site.store, run)).finished(run)
+        if known is not None and run.split == "tune" and task.cell.final_data is not None:
+            self._tuned.append((task, Calibration.model_validate_json(known.tags["mgmrn.calibration"])))
+        return known is not None
+
+    def _is_being_run(self, run: Cell) -> bool:
+        here = living_holder(run.folder(self._site.storage)) is not None
+        return here or patiently(partial(KnownRuns.of_cell, self._site.store, run)).is_being_run(run)
 
     def _begin(self, task: Task, run: Cell) -> TrialPlan:
         site = self._site

@@ -67,7 +67,7 @@ def run_ablation(request: AblationRequest) -> AblationOutcome:
     surveyed = survey(request)
     send_leftovers(request.storage, surveyed.store, END_SECONDS)
     planned = surveyed.plan()
-    todo = _once_each([one for one in planned if one.state in RUN_BY[request.mode]])
+    todo = _once_each([one for one in planned if one.state in RUN_BY[request.mode] or one.state == "running"])
     key = parent_key(surveyed)
     known = surveyed.store.find_finished(key, PARENT_SPLIT)
     if not todo and known is not None:

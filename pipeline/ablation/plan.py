@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mgmrn.config import SCHEMA_VERSION
 from pipeline.ablation.cells import GridCell, MissingCell
 from pipeline.analysis.scores import CellState
 from pipeline.config.identity import code_digest
@@ -84,6 +85,16 @@ class KnownRuns:
         """From the store's experiments of trainings and grids."""
         return cls(store.runs_of(SHARED_WITH, "tags.`mgmrn.kind` = 'run'"), store.experiment_id)
 
+    @classmethod
+    def of_cell(cls, store: TrackingStore, cell: Cell) -> KnownRuns:
+        """Runs of one cell's config and split, from the same experiments as `read`."""
+        wanted = f"tags.`mgmrn.kind` = 'run' and tags.`mgmrn.config_hash` = '{cell.config_hash}' and tags.`mgmrn.split` = '{cell.split}'"
+        return cls(store.runs_of(SHARED_WITH, wanted), store.experiment_id)
+
+    def is_being_run(self, cell: Cell) -> bool:
+        """Whether a living driver works on exactly this cell."""
+        return any(run.status == "RUNNING" and not run.is_cut_off for run in self._of(cell))
+
     def finished(self, cell: Cell) -> TrackedRun | None:
         """The latest finished run of exactly this cell."""
         return next((run for run in self._of(cell) if run.status == "FINISHED"), None)
@@ -112,6 +123,25 @@ class KnownRuns:
             None,
         )
 
+    def of_older_schema(self, cell: Cell) -> TrackedRun | None:
+        """The latest finished run of the same names and seed whose config was hashed by an older schema."""
+        wanted = {
+            "mgmrn.benchmark": cell.data.benchmark,
+            "mgmrn.variant": cell.variant,
+            "mgmrn.seed": str(cell.config.seed),
+            "mgmrn.split": cell.split,
+        }
+        return next(
+            (
+                run
+                for run in self._runs
+                if run.status == "FINISHED"
+                and all(run.tags.get(tag) == value for tag, value in wanted.items())
+                and schema_of(run) < SCHEMA_VERSION
+            ),
+            None,
+        )
+
     def cost(self, cell: Cell) -> Cost | None:
         """Median of finished runs of the same shape on the same split; None without any."""
         shape = cell.shape_hash
@@ -134,6 +164,11 @@ class KnownRuns:
         return [
             run for run in runs if run.tags.get("mgmrn.calibration") == cell.calibration_tag or cell.split == "tune"
         ]
+
+
+def schema_of(run: TrackedRun) -> int:
+    """Schema version by which a run's config was hashed; runs of version 1 carry none."""
+    return int(run.tags.get("mgmrn.schema", "1"))
 
 
 def plan_cells(cells: Sequence[GridCell | MissingCell], known: KnownRuns) -> list[PlannedCell]:
@@ -176,7 +211,13 @@ def _unfinished(cell: Cell, known: KnownRuns) -> tuple[CellState, str]:
         # Where a final run is asked for, its tune run is of these data.
         other = known.on_other_data(cell) if cell.split == "tune" else None
         if other is None:
-            return "new", ""
+            older = known.of_older_schema(cell)
+            return (
+                "new",
+                f"an earlier run belongs to schema {schema_of(older)} of the configs, now {SCHEMA_VERSION}"
+                if older
+                else "",
+            )
         return "stale", f"the data changed: digest {other.tags['mgmrn.data_digest'][:8]}, now {cell.data.digest[:8]}"
     if run.is_cut_off:
         if changed := _changes([run]):

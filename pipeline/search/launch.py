@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +19,14 @@ from mgmrn.data.splits import TuneData, check_images_exist, evaluation_images, l
 from mgmrn.errors import UserError
 from pipeline.config.compose import ComposedConfig, resolve_weights
 from pipeline.config.identity import group_hash
+from pipeline.console import say
 from pipeline.driver import Driver, driver_tag, heartbeat
 from pipeline.search.config import SearchFile
 from pipeline.search.request import SearchOutcome, SearchRequest
 from pipeline.search.space import Space
 from pipeline.search.study import DATABASE_ERRORS, Study, forget_study, lost, study_size
 from pipeline.tracking.store import TrackingStore
+from pipeline.train.claim import taken
 from pipeline.train.cluster import check_room_here, ray_session
 from pipeline.train.parent import parent_run
 from pipeline.train.storage import check_writable, explained
@@ -31,6 +34,7 @@ from pipeline.train.tracked import END_SECONDS, send_leftovers
 from pipeline.trials.pool import make_pool
 
 _DRIVER, _OUTCOME = "driver", "outcome"
+POLL_SECONDS = 1.0
 
 
 def run_search(request: SearchRequest) -> SearchOutcome:
@@ -57,7 +61,7 @@ def run_search(request: SearchRequest) -> SearchOutcome:
     size = study_size(name, request.study_storage)
     if size is not None:
         earlier = Study(name, request.study_storage, config, space)
-        _check_nobody_runs_it(earlier, search)
+        _wait_for_other_driver(earlier, search)
         if not request.force:
             known = earlier.remembered(_OUTCOME)
             if known is not None and size >= config.trials:
@@ -69,7 +73,7 @@ def run_search(request: SearchRequest) -> SearchOutcome:
         check_images_exist(split.train.followed_by(evaluation_images(split)))
     send_leftovers(folder, store, END_SECONDS)
     session = ray_session(request.address)
-    with explained(request.storage), heartbeat(request.storage), session as hosts:
+    with explained(request.storage), heartbeat(request.storage), taken([folder]), session as hosts:
         pool = make_pool(
             hosts,
             config.trials,
@@ -107,14 +111,18 @@ def run_search(request: SearchRequest) -> SearchOutcome:
     return outcome
 
 
-def _check_nobody_runs_it(study: Study, search: SearchFile) -> None:
-    driver = Driver.parse(study.remembered(_DRIVER) or "")
-    if driver and not driver.is_this_process and not driver.is_dead:
-        raise UserError(
-            f"the search {search.name} is being run by process {driver.pid} on {driver.host}",
-            search.label,
-            "wait for it, or end that process first",
-        )
+def _wait_for_other_driver(study: Study, search: SearchFile) -> None:
+    """Waits while a living driver runs the search, and says so; what it found is then the answer."""
+    waited = False
+    while (driver := Driver.parse(study.remembered(_DRIVER) or "")) and not driver.is_this_process:
+        if driver.is_dead or study.remembered(_OUTCOME) is not None:
+            return
+        if not waited:
+            say(
+                f"the search {search.name} is being run by process {driver.pid} on {driver.host}: waiting for it to end"
+            )
+        waited = True
+        time.sleep(POLL_SECONDS)
 
 
 def _check_resumption_is_meant(request: SearchRequest, size: int, trials: int) -> None:

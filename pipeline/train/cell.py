@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mgmrn.config import ExperimentConfig
+from mgmrn.config import SCHEMA_VERSION, ExperimentConfig
 from mgmrn.data.splits import SplitData
 from pipeline import places
 from pipeline.config.compose import ComposedConfig
@@ -77,6 +77,10 @@ class Cell:
         name = f"{data.benchmark} (stand-in)" if data.standin else data.benchmark
         return DatasetInput(name, data.digest, data.split, counts, data.standin)
 
+    def folder(self, storage: Path) -> Path:
+        """Folder of the run below a storage folder."""
+        return storage / f"{self.name}.{self.split}"
+
     def spec(self, data_root: Path, storage: Path, cpus_per_worker: int) -> RunSpec:
         """What the workers are told.
 
@@ -92,7 +96,7 @@ class Cell:
             calibration=self.calibration,
             data_root=data_root,
             cache_root=places.CACHE.resolve(),
-            run_folder=storage / f"{self.name}.{self.split}",
+            run_folder=self.folder(storage),
             cpus_per_worker=cpus_per_worker,
         )
 
@@ -105,6 +109,7 @@ class Cell:
             "mgmrn.benchmark": self.data.benchmark,
             "mgmrn.seed": str(self.config.seed),
             "mgmrn.split": self.split,
+            "mgmrn.schema": str(SCHEMA_VERSION),
             "mgmrn.config_hash": self.config_hash,
             "mgmrn.group_hash": self.group_hash,
             "mgmrn.run_identity": self.identity,

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 from mgmrn.data.splits import SplitData, check_images_exist, evaluation_images, final_data, tune_data
 from mgmrn.data.xlsa17 import load_benchmark
@@ -21,6 +22,7 @@ from pipeline.interruption import Interruption
 from pipeline.redaction import redact
 from pipeline.tracking.store import TrackingStore
 from pipeline.train.cell import Cell, make_cell, variant_of
+from pipeline.train.claim import taken
 from pipeline.train.cluster import Placement, check_room_here, place_elastic, ray_session
 from pipeline.train.failure import Failure
 from pipeline.train.parent import aggregates, parent_run
@@ -64,7 +66,8 @@ def run_experiment(request: TrainRequest) -> Outcome:
 
     Raises:
         UserError: for a bad config or data set; nothing was started.
-        ResourceError: when the cluster can never place the workers, or the storage is full or read-only.
+        ResourceError: when the cluster can never place the workers, the storage is full or read-only, or a living driver
+            works on one of the runs (`TakenError`).
         TrackingError: when the tracking store cannot be reached.
     """
     request = _with_absolute_paths(request)
@@ -72,13 +75,19 @@ def run_experiment(request: TrainRequest) -> Outcome:
     store = TrackingStore.connect(request.tracking_uri)
     send_leftovers(request.storage, store, END_SECONDS)
     if not request.force and (known := _all_finished(launch, store)):
+        store.close_dead_runs()
         return _cached(request, known)
     request.workers.check_shares(request.composed.config)
     check_writable(request.storage)
     check_room_here(request.address, request.workers.least, request.cpus_per_worker)
     for split in launch.splits:
         check_images_exist(launch.data[split].train.followed_by(evaluation_images(launch.data[split])))
-    with explained(request.storage), heartbeat(request.storage), ray_session(request.address) as hosts:
+    with (
+        explained(request.storage),
+        heartbeat(request.storage),
+        taken(_run_folders(launch)),
+        ray_session(request.address) as hosts,
+    ):
         placement = place_elastic(hosts, request.workers, request.cpus_per_worker, request.gpus_per_worker)
         with parent_run(store, request.storage, *_parent(launch), anew=request.force) as parent:
             summaries = tuple(
@@ -92,6 +101,15 @@ def run_experiment(request: TrainRequest) -> Outcome:
             if failed:
                 parent.status, parent.reason = "FAILED", "a run failed"
     return Outcome("failed" if failed else "finished", summaries, parent.run_id, redact(request.tracking_uri))
+
+
+def _run_folders(launch: Launch) -> list[Path]:
+    """Folders of all runs of the launch."""
+    return [
+        launch.cell(seed, split, None).folder(launch.request.storage)
+        for seed in launch.request.seeds
+        for split in launch.splits
+    ]
 
 
 def _cached(request: TrainRequest, known: tuple[RunSummary, ...]) -> Outcome:

@@ -19,6 +19,7 @@ from pipeline.errors import TrackingError
 from pipeline.tracking.spool import OnEpoch, Sender, Spool, replay_leftovers
 from pipeline.tracking.store import TrackedRun, TrackingStore
 from pipeline.train.cell import Cell
+from pipeline.train.claim import release, take
 from pipeline.train.cluster import Placement
 from pipeline.train.failure import Failure, recorded_failure
 from pipeline.train.notes import shown_notes
@@ -99,7 +100,13 @@ class RunTracker:
         self._spool.append_end("KILLED", reason)
 
     def close(self) -> None:
-        """Sends what is left, or says that it will be sent later; a run that never began leaves nothing."""
+        """Sends what is left, or says that it will be sent later, and gives up the run's folder; a run that never began leaves nothing."""
+        try:
+            self._close()
+        finally:
+            release(self.spec.run_folder)
+
+    def _close(self) -> None:
         self._notes.close()
         if problem := self._sender.drain(DRAIN_SECONDS):
             say(f"the tracking server is away, the rest is sent later: {problem}")
@@ -132,8 +139,18 @@ def open_run(
         on_epoch: told of every epoch at once.
 
     Raises:
+        TakenError: when a living driver works on the run; nothing was touched.
         TrackingError: when the store stays away for `PATIENCE_SECONDS`.
     """
+    take(spec.run_folder)
+    try:
+        return _open(store, cell, spec, opening, on_epoch)
+    except BaseException:
+        release(spec.run_folder)
+        raise
+
+
+def _open(store: TrackingStore, cell: Cell, spec: RunSpec, opening: Opening, on_epoch: OnEpoch) -> RunTracker:
     run_id = patiently(lambda: _opened(store, cell, spec, opening))
     spec.run_folder.mkdir(parents=True, exist_ok=True)
     return RunTracker(store, cell, spec, run_id, opening.placement.gpus_per_worker, on_epoch)

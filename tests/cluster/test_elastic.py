@@ -11,7 +11,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,9 +21,8 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from cluster.local.hosts import HostGroup
-from cluster.local.machines import HEAD
 from tests.cluster.long import only_when_asked_for
+from tests.hosts.group import HEAD, HostGroup, host_group
 from tests.ray.command import REPOSITORY, wait_until
 from tests.ray.small import write_small
 from tests.ray.tracked import steps_of
@@ -109,10 +107,8 @@ class Elastic:
 
 @pytest.fixture(scope="module")
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostGroup]:
-    folder = tmp_path_factory.mktemp("hosts")
-    made = HostGroup.up(2, name=f"t{uuid.uuid4().hex[:6]}", folder=folder)
-    yield made
-    made.down()
+    with host_group(tmp_path_factory.mktemp("hosts"), workers=2) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

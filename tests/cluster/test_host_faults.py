@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import pytest
 from mlflow.entities import Run
 
-from tests.cluster.hosts import Job, Site, a_site
 from tests.cluster.long import only_when_asked_for
+from tests.cluster.site import Job, Site, a_site
 from tests.ray.command import wait_until
 from tests.recovery import time_recoveries
 
@@ -77,8 +77,8 @@ def resubmitted(site: Site) -> Resubmitted:
         job.leave()
     left = tuple(run for page in (GRID_PAGE, SEARCH_PAGE) for run in site.runs(page) if is_of_a_config(run))
     assert "RUNNING" in {run.info.status for run in left}, "a driver that is lost cannot say that it ended"
-    site.hosts.replace("head")
-    wait_until(lambda: site.in_ray() == set(site.hosts.group.names), "the workers have joined the new head")
+    site.hosts.replace_head()
+    wait_until(lambda: site.hosts.in_ray() == site.hosts.names, "the workers have joined the new head")
     after = Resubmitted(site.submit(*grid), site.submit(*search, "--resume"), left)
     noted = {pattern: len(site.epochs_noted(pattern)) for pattern in ("ablation/*", "search/*/*")}
     time_recoveries(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.hosts import Job, Site, a_site
+from tests.cluster.site import Job, Site, a_site
 from tests.ray.command import wait_until
 from tests.ray.small import long_epochs
 from tests.recovery import time_recovery
@@ -38,7 +38,7 @@ def trained(site: Site) -> Job:
     wait_until(lambda: 3 in site.epochs_noted("syn*"), "the third epoch was noted", 300, job)
     assert (len(site.ranks("w1")), len(site.ranks("w3"))) == (1, 1), "the new host has taken the place of the lost one"
     site.hosts.cut("w1")
-    wait_until(lambda: "w1" not in site.in_ray(), "Ray gave the host up")
+    wait_until(lambda: "w1" not in site.hosts.in_ray(), "Ray gave the host up")
     assert EPOCHS not in site.epochs_noted("syn*"), "the epochs are too short to lose a host in one"
     seen = len(site.epochs_noted("syn*"))
     site.hosts.heal("w1")
@@ -63,4 +63,4 @@ def test_no_finished_epoch_was_trained_again(site: Site, trained: Job) -> None:
     noted = site.epochs_noted("syn*")
     assert sorted(set(noted)) == list(range(1, EPOCHS + 1))
     assert len(noted) <= EPOCHS + 2, noted
-    assert sorted(site.in_ray()) == ["head", "w1", "w3"], "the host that was cut off has joined again by itself"
+    assert sorted(site.hosts.in_ray()) == ["head", "w1", "w3"], "the host that was cut off has joined again by itself"

@@ -16,9 +16,8 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from cluster.local.machines import HEAD, Host
-from cluster.local.ray_node import Ports, alive, client_environment, environment, start_command
 from pipeline.ports import free_ports
+from tests.hosts.ray_node import Head, write_token
 from tests.ray.command import REPOSITORY, Answer, Place, a_place, wait_until
 from tests.ray.small import EXPERIMENT, long_epochs
 from tests.tiny import write_benchmark
@@ -89,33 +88,31 @@ def site(tmp_path_factory: pytest.TempPathFactory, tables: Path) -> Iterator[Sit
     shared = tmp_path_factory.mktemp("shared")
     write_benchmark(shared / "data")
     shutil.copyfile(tables, shared / "mlflow.db")
-    token = shared / "token"
-    token.write_text(secrets.token_hex(32))
     # Ray would turn 127.0.0.1 into an address that others can reach.
-    host = Host(HEAD, HEAD, HEAD, f"127.{2 + secrets.randbelow(250)}.{secrets.randbelow(250)}.2", 2)
-    gcs, dashboard, client, agent, metrics = free_ports(5, host.address)
-    ports = Ports(gcs, dashboard)
+    address = f"127.{2 + secrets.randbelow(250)}.{secrets.randbelow(250)}.2"
+    gcs, dashboard, client, agent, metrics = free_ports(5, address)
+    head = Head(address, write_token(shared / "token"), gcs, dashboard)
     with a_place(tmp_path_factory.mktemp("place") / "checkout") as place:
         make_checkout(place.folder)
         # The job is to run the code that it was sent with.
         place.environment.pop("PYTHONPATH")
         place.environment |= {"HOME": str(shared)}
         options = {
-            **{"temp-dir": str(place.ray_folder), "ray-client-server-port": str(client)},
-            **{"dashboard-agent-listen-port": str(agent), "metrics-export-port": str(metrics)},
+            **{"temp_dir": str(place.ray_folder), "ray_client_server_port": str(client)},
+            **{"dashboard_agent_listen_port": str(agent), "metrics_export_port": str(metrics)},
         }
-        head = subprocess.Popen(
-            start_command(host, host, ports, options),
-            env=environment(host, token, place.environment),
+        ray = subprocess.Popen(
+            head.start_command(cpus=2, **options),
+            env=head.host_environment(place.environment),
             cwd=shared,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        wait_until(lambda: bool(alive(host, ports, token)), "Ray is up", seconds=240)
-        place.environment |= client_environment(host, ports, token)
+        wait_until(lambda: bool(head.alive()), "Ray is up", seconds=240)
+        place.environment |= head.client_environment
         yield Site(place, shared)
         place.kill_all()
-        head.wait()
+        ray.wait()
 
 
 def test_a_job_is_followed_to_its_end_and_sent_once(site: Site) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,9 @@ import pytest
 from pipeline.ablation import director as director_module
 from pipeline.ablation.cells import GridCell
 from pipeline.ablation.director import GridDirector, Site, Task
+from pipeline.driver import driver_tag
+from pipeline.tracking.store import DRIVER_TAG, TrackedRun
+from pipeline.train.cell import Cell
 from pipeline.train.cluster import Placement
 from pipeline.train.failure import Failure
 from pipeline.train.spec import Calibration
@@ -34,10 +38,13 @@ class Lab:
     """`variant split` → opened, finished, failed, killed, closed."""
     openings: list[Opening] = field(default_factory=list)
     clerk: Clerk = field(default_factory=Clerk)
+    stored: list[TrackedRun] = field(default_factory=list)
+    """Runs that the tracking store has already."""
 
     def director(self, tasks: Sequence[Task], deadline: float | None = None) -> GridDirector:
         opening = Opening("grid", "parent", PLACEMENT)
-        return GridDirector(tasks, Site(cast(Any, None), opening, Path("/data"), Path("/runs"), self.clerk), deadline)
+        store = SimpleNamespace(experiment_id="1", runs_of=lambda patterns, wanted: self.stored)
+        return GridDirector(tasks, Site(cast(Any, store), opening, Path("/data"), Path("/runs"), self.clerk), deadline)
 
     def of(self, run: str) -> list[str]:
         """What became of a run, once all errands are done."""
@@ -126,6 +133,43 @@ def what(plan: TrialPlan) -> tuple[str, float, Calibration | None]:
     """Split, label smoothing and calibration of a trial's only run."""
     (spec,) = plan.runs
     return spec.split, spec.config.loss.label_smoothing, spec.calibration
+
+
+def stored(cell: Cell, status: str, driver: str = "") -> TrackedRun:
+    """A run of a cell in the store."""
+    tags = {
+        "mgmrn.kind": "run",
+        "mgmrn.config_hash": cell.config_hash,
+        "mgmrn.split": cell.split,
+        "mgmrn.calibration": DECIDED.model_dump_json() if status == "FINISHED" else "none",
+        DRIVER_TAG: driver,
+    }
+    return TrackedRun("0" * 32, cell.name, status, tags, {}, "1")
+
+
+def test_a_cell_that_another_driver_runs_is_waited_for_and_its_result_is_taken(
+    lab: Lab, tasks: list[Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(director_module, "LOOK_SECONDS", 0.0)
+    tune = tasks[0].cell.tune
+    lab.stored = [stored(tune, "RUNNING", driver_tag())]
+    director = lab.director(tasks[:1])
+    assert director.next_trial() == "later"
+    assert lab.events == []
+    lab.stored = [stored(tune, "FINISHED")]
+    assert what(begun(director)) == ("final", 0, DECIDED)
+    assert director.next_trial() is None
+
+
+def test_a_cell_that_another_driver_left_is_begun_here(
+    lab: Lab, tasks: list[Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(director_module, "LOOK_SECONDS", 0.0)
+    lab.stored = [stored(tasks[0].cell.tune, "RUNNING", driver_tag())]
+    director = lab.director(tasks[:1])
+    assert director.next_trial() == "later"
+    lab.stored = [stored(tasks[0].cell.tune, "RUNNING", f"{socket.gethostname()}:999999999:0.0")]
+    assert what(begun(director)) == ("tune", 0, None)
 
 
 def test_a_cell_is_tuned_and_then_run_with_what_that_decided(lab: Lab, tasks: list[Task]) -> None:

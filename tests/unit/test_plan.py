@@ -107,6 +107,13 @@ def test_on_the_tune_split_the_tune_run_is_all(folder: Path) -> None:
     assert (planned.state, planned.evaluated, planned.cost) == ("cached", tune, Cost(0, 0))
 
 
+def test_a_run_of_an_older_schema_is_named(cell: GridCell) -> None:
+    tune, _ = both(cell)
+    old = replace(tune, tags={name: value for name, value in tune.tags.items() if name != "mgmrn.schema"})
+    old = replace(old, tags={**old.tags, "mgmrn.config_hash": "of schema 1", "mgmrn.science_hash": "of schema 1"})
+    assert state_of(cell, old) == ("new", "an earlier run belongs to schema 1 of the configs, now 2")
+
+
 def test_the_variant_s_name_is_no_part_of_a_cell_s_identity(cell: GridCell) -> None:
     assert state_of(cell, *both(cell, variant="mgmrn", study="small")) == ("cached", "")
 

@@ -1,4 +1,4 @@
-"""A site of several hosts on one machine: a group of `cluster.local`, a tracking server beside it, a shared folder, a clean clone."""
+"""A site of several hosts on one machine: the hosts, a tracking server beside them, a shared folder, a clean clone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,12 +17,11 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from cluster.local.hosts import HostGroup
-from cluster.local.namespaces import refusal
 from cluster.tracking.credentials import credentials
 from cluster.tracking.server import tracking_server
 from mgmrn.makers.synthetic import make_synthetic
 from tests.cluster.tracking import folder_for_server
+from tests.hosts.group import HostGroup, host_group
 from tests.ray.command import REPOSITORY
 from tests.ray.small import EXPERIMENT
 
@@ -110,13 +108,7 @@ class Site:
 
     def ranks(self, host: str) -> list[int]:
         """Process ids, on this machine, of the ranks of a run that a host holds now."""
-        namespace = f"mgmrn-{self.hosts.group.name}-{host}"
-        words = subprocess.run(["ip", "netns", "pids", namespace], capture_output=True, text=True, check=True).stdout
-        return [pid for pid in map(int, words.split()) if "RayTrainWorker" in _command_line(pid)]
-
-    def in_ray(self) -> set[str]:
-        """Hosts that Ray takes for alive."""
-        return {one.host.name for one in self.hosts.status() if one.in_ray}
+        return [pid for pid in self.hosts.processes(host) if "RayTrainWorker" in _command_line(pid)]
 
 
 def _command_line(pid: int) -> str:
@@ -129,8 +121,6 @@ def _command_line(pid: int) -> str:
 @contextmanager
 def a_site(folder: Path, workers: int) -> Iterator[Site]:
     """Everything up, on hosts of one CPU each, and everything gone afterwards; skips where there can be no namespaces."""
-    if reason := refusal():
-        pytest.skip(f"several hosts on one machine need network namespaces: {reason}")
     shared = folder / "shared"
     shared.mkdir()
     make_synthetic(shared / "data", per_class=6, size=32)
@@ -140,9 +130,5 @@ def a_site(folder: Path, workers: int) -> Iterator[Site]:
     with folder_for_server() as tracking, pytest.MonkeyPatch.context() as patch:
         for name, value in credentials(tracking).environment.items():
             patch.setenv(name, value)
-        hosts = HostGroup.up(workers, name=f"t{uuid.uuid4().hex[:6]}", folder=folder / "cluster")
-        try:
-            with tracking_server(tracking, host=hosts.gateway) as server:
-                yield Site(hosts, shared, experiment, folder / "clone", server.uri)
-        finally:
-            hosts.down()
+        with host_group(folder / "hosts", workers) as hosts, tracking_server(tracking, host=hosts.gateway) as server:
+            yield Site(hosts, shared, experiment, folder / "clone", server.uri)

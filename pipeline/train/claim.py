@@ -1,0 +1,119 @@
+"""Claims on run folders: a run's folder and its MLflow run belong to one living driver at a time, on local and on shared file systems.
+
+A claim is a file beside the folder, made by `link`, which succeeds for one process alone also on network file systems. It holds the driver's
+tag (`pipeline.driver`), by which every host can tell whether its holder lives. The claim of a dead driver is replaced under a claim on the
+claim, so that of two drivers that find it stale at the same moment one gets it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from mgmrn.errors import ResourceError
+from pipeline.driver import Driver, driver_is_dead, driver_tag
+
+
+class TakenError(ResourceError):
+    """The run is being worked on by a living driver.
+
+    Attributes:
+        holder: tag of that driver.
+    """
+
+    def __init__(self, name: str, holder: str) -> None:
+        driver = Driver.parse(holder)
+        by = f"process {driver.pid} on {driver.host}" if driver else holder
+        super().__init__(f"{name} is being run by {by}", "wait for it to end, then give the same command again")
+        self.holder = holder
+
+
+def claim_file(run_folder: Path) -> Path:
+    """Path of the claim on a run folder; beside it, since the folder itself is removed when a run starts again."""
+    return run_folder.with_name(f".{run_folder.name}.driver")
+
+
+def take(run_folder: Path) -> None:
+    """Claims a run folder for this process; taking it twice changes nothing.
+
+    Raises:
+        TakenError: when a living driver holds it.
+        OSError: when the storage cannot be written.
+    """
+    run_folder.parent.mkdir(parents=True, exist_ok=True)
+    _take(claim_file(run_folder), run_folder.name)
+
+
+def release(run_folder: Path) -> None:
+    """Gives up the claim, where this process holds it."""
+    path = claim_file(run_folder)
+    if _is_own(_holder(path)):
+        with suppress(OSError):
+            path.unlink()
+
+
+@contextmanager
+def taken(run_folders: Iterable[Path]) -> Iterator[None]:
+    """Claims several run folders for as long as the context lasts.
+
+    Raises:
+        TakenError: when a living driver holds one of them; none is claimed then.
+    """
+    with ExitStack() as stack:
+        for folder in run_folders:
+            take(folder)
+            stack.callback(release, folder)
+        yield
+
+
+def living_holder(run_folder: Path) -> str | None:
+    """Tag of another, living driver that holds the folder; None where there is none."""
+    holder = _holder(claim_file(run_folder))
+    return None if holder is None or _is_own(holder) or driver_is_dead(holder) else holder
+
+
+def _take(path: Path, name: str) -> None:
+    own = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    own.write_text(driver_tag())
+    try:
+        while not _linked(own, path):
+            holder = _holder(path)
+            if holder is None:
+                continue  # Released since.
+            if _is_own(holder):
+                return
+            if not driver_is_dead(holder):
+                raise TakenError(name, holder)
+            over = path.with_name(f"{path.name}+")
+            _take(over, name)
+            try:
+                if _holder(path) == holder:
+                    os.replace(own, path)
+                    return
+            finally:
+                over.unlink()
+    finally:
+        own.unlink(missing_ok=True)
+
+
+def _linked(own: Path, path: Path) -> bool:
+    try:
+        os.link(own, path)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _is_own(holder: str | None) -> bool:
+    driver = Driver.parse(holder or "")
+    return driver is not None and driver.is_this_process
+
+
+def _holder(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return None

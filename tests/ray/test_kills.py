@@ -1,0 +1,103 @@
+"""Thirty kills at random instants after the first epoch was logged: the same command goes on, and nothing is lost, doubled or left.
+
+With `MGMRN_KILLS_FILE=FILE`, a row of every command is appended to FILE: verb, signals, seconds after the epoch, epochs noted, exit code.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.ray.command import Place, wait_until
+from tests.ray.small import long_epochs, write_small
+from tests.ray.test_ablation import SMOOTH, write_grid
+from tests.ray.tracked import client_of, steps_of
+
+pytestmark = [pytest.mark.ray, pytest.mark.long]
+
+KILLS = 3
+"""Of each command; with ten commands thirty in all."""
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+LATEST_S = 6.0
+"""Longest time from a noted epoch to the kill."""
+
+SEARCH = """\
+# Question: none. Cost: minutes.
+base: small.yaml
+fixed: {schedule.epochs: 4, sampling.kind: episodic, sampling.ways: 2, sampling.shots: 2, sampling.episodes: 40}
+space:
+  loss.regression: {kind: float, low: 0.01, high: 1, log: true}
+sampler: {name: random, seed: 1}
+trials: 3
+confirm_seeds: 3
+"""
+
+
+def train(place: Place) -> tuple[str, ...]:
+    length = ("--split", "tune", "--set", "schedule.epochs=8", *long_epochs(40))
+    return ("train", *write_small(place.folder), *length, "--json")
+
+
+def search(place: Place) -> tuple[str, ...]:
+    _, *data = write_small(place.folder)
+    (place.folder / "tiny-search.yaml").write_text(SEARCH)
+    return ("search", "tiny-search.yaml", *data, "--json", "--resume")
+
+
+def ablate(place: Place) -> tuple[str, ...]:
+    return ("ablate", *write_grid(place, "tiny-grid", SMOOTH), "--json")
+
+
+def epochs_noted(place: Place) -> int:
+    return sum(path.read_text().count('"kind": "metrics"') for path in place.folder.glob(".mgmrn/runs/**/spool.jsonl"))
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("number", range(10))
+def test_a_command_that_is_killed_three_times_comes_to_the_same_end(place: Place, number: int) -> None:
+    chance = random.Random(number)
+    command = (train, train, search, ablate)[number % 4](place)
+    killed: list[str] = []
+    while len(killed) < KILLS:
+        seen, running = epochs_noted(place), place.start(*command)
+        wait_until(lambda seen=seen: epochs_noted(place) > seen, "an epoch was noted", 400, running)
+        wait = chance.uniform(0, LATEST_S)
+        time.sleep(wait)
+        if running.process.poll() is not None:
+            break
+        number_of_signal = chance.choice(SIGNALS)
+        running.process.send_signal(number_of_signal)
+        answer = running.answer(timeout=120)
+        killed.append(f"{number_of_signal.name} after {wait:.1f} s → {answer.code}")
+        assert answer.code in (-signal.SIGKILL, 128 + number_of_signal, 0)
+        psutil.wait_procs(place.processes(), timeout=60)
+        assert not place.processes(), f"{killed[-1]}: {[process.cmdline() for process in place.processes()]}"
+    answer = place.run(*command, timeout=900)
+    note(f"{command[0]} | {'; '.join(killed)} | {epochs_noted(place)} | {answer.code}")
+    assert answer.code == 0, answer.err
+    assert "Traceback" not in answer.err
+
+    client = client_of(place)
+    runs = client.search_runs([one.experiment_id for one in client.search_experiments()])
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    for run in runs:
+        steps = steps_of(client, run)
+        assert all(sorted(set(found)) == sorted(found) for found in steps.values()), run.info.run_name
+        if "train/total" in steps:
+            assert sorted(steps["train/total"]) == list(range(1, len(steps["train/total"]) + 1))
+    assert not place.processes()
+    storage = place.folder / ".mgmrn" / "runs"
+    assert not [path for path in storage.rglob(".checkpoint_*")]
+    assert not [path for path in storage.rglob("*.driver*")]
+
+
+def note(row: str) -> None:
+    if file := os.environ.get("MGMRN_KILLS_FILE"):
+        with Path(file).open("a", encoding="utf-8") as lines:
+            lines.write(row + "\n")

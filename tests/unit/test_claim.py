@@ -1,0 +1,96 @@
+"""A run's folder belongs to one living driver at a time."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from pipeline.driver import Driver, driver_tag
+from pipeline.train.claim import TakenError, claim_file, living_holder, release, take, taken
+
+DEAD = f"{socket.gethostname()}:999999999:0.00"
+
+
+def hold(folder: Path, holder: str) -> None:
+    claim_file(folder).write_text(holder)
+
+
+def parent_tag() -> str:
+    """Tag of another living process of this host."""
+    pid = os.getppid()
+    after_the_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2]
+    return str(Driver(socket.gethostname(), pid, int(after_the_name.split()[19]) / os.sysconf("SC_CLK_TCK")))
+
+
+def test_a_folder_is_taken_and_released(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "run.tune"
+    take(folder)
+    take(folder)
+    assert living_holder(folder) is None, "one's own claim keeps nobody away"
+    release(folder)
+    assert list(folder.parent.iterdir()) == []
+
+
+def test_a_living_driver_is_named_and_keeps_its_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "run.tune"
+    hold(folder, parent_tag())
+    with pytest.raises(TakenError, match=rf"run.tune is being run by process {os.getppid()} on {socket.gethostname()}"):
+        take(folder)
+    release(folder)
+    assert living_holder(folder) == parent_tag()
+    assert list(tmp_path.iterdir()) == [claim_file(folder)]
+
+
+def test_what_a_dead_driver_held_is_taken_also_when_a_dead_one_was_taking_it(tmp_path: Path) -> None:
+    folder = tmp_path / "run.tune"
+    hold(folder, DEAD)
+    claim_file(folder).with_name(f"{claim_file(folder).name}+").write_text(DEAD)
+    take(folder)
+    assert claim_file(folder).read_text() == driver_tag()
+    assert list(tmp_path.iterdir()) == [claim_file(folder)]
+
+
+def test_nothing_stays_claimed_when_one_of_several_is_taken(tmp_path: Path) -> None:
+    first, second = tmp_path / "one", tmp_path / "two"
+    hold(second, parent_tag())
+    with pytest.raises(TakenError), taken([first, second]):
+        pass
+    assert list(tmp_path.iterdir()) == [claim_file(second)]
+
+
+def try_to_take(folder: Path, winners: multiprocessing.Queue[int]) -> None:
+    try:
+        take(folder)
+    except TakenError:
+        return
+    winners.put(os.getpid())
+    over.wait()
+
+
+over = multiprocessing.get_context("fork").Event()
+
+
+@pytest.mark.parametrize("left", ["", DEAD], ids=["free", "left by a dead driver"])
+def test_of_many_processes_one_gets_it(tmp_path: Path, left: str) -> None:
+    folder = tmp_path / "run.tune"
+    if left:
+        hold(folder, left)
+    context = multiprocessing.get_context("fork")
+    over.clear()
+    winners: multiprocessing.Queue[int] = context.Queue()
+    racers = [context.Process(target=try_to_take, args=(folder, winners)) for _ in range(12)]
+    for racer in racers:
+        racer.start()
+    winner = winners.get(timeout=30)
+    losers = [racer for racer in racers if racer.pid != winner]
+    for loser in losers:
+        loser.join(30)
+    assert all(loser.exitcode == 0 for loser in losers) and winners.empty()
+    over.set()
+    for racer in racers:
+        racer.join(30)
+    assert list(tmp_path.iterdir()) == [claim_file(folder)]
