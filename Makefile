@@ -26,7 +26,7 @@ ui: setup
 	.venv/bin/mlflow ui --backend-store-uri sqlite:///.mgmrn/mlflow.db --port 5000
 
 tracking: setup
-	@$(RUN) -m cluster.tracking
+	@cluster/mlflow/serve.sh $(DATABASE)
 
 docs: setup
 	$(RUN) -m mkdocs build --strict

@@ -4,26 +4,45 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-START_SECONDS = 90.0
+from pipeline.ports import LOOPBACK, free_port
+
+START_TIMEOUT_S = 180.0
+"""A first start makes eighty tables, slowly on a busy machine."""
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 class Server:
-    """A real `mlflow server` that can be killed and started again."""
+    """A real `mlflow server` that can be killed and started again; its database is `server.db` in its folder.
 
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+    Args:
+        folder: of database, artifacts and log.
+        host: address that it listens at.
+    """
+
+    def __init__(self, folder: Path, host: str = LOOPBACK) -> None:
+        self.port = free_port(host)
         self.folder = folder
-        self.uri = f"http://127.0.0.1:{self.port}"
+        self.host = host
+        self.uri = f"http://{host}:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def command(self) -> Sequence[str]:
+        """Command line, less where the server listens."""
+        stores = ("--backend-store-uri", f"sqlite:///{self.folder}/server.db", "--artifacts-destination")
+        return (sys.executable, "-m", "mlflow", "server", "--workers", "1", *stores, str(self.folder / "files"))
+
+    @property
+    def server_environment(self) -> Mapping[str, str]:
+        """What the server gets in its environment besides this process's variables."""
+        return {}
 
     def start(self) -> None:
         environment = {
@@ -31,23 +50,26 @@ class Server:
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            **self.server_environment,
         }
-        command = [
-            sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1",
-            "--backend-store-uri", f"sqlite:///{self.folder}/server.db",
-            "--artifacts-destination", str(self.folder / "files"),
-        ]  # fmt: skip
+        command = [*self.command, "--host", self.host, "--port", str(self.port)]
         with (self.folder / "server.log").open("ab") as log:
             # A session of its own, so that killing it takes its workers along.
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + START_TIMEOUT_S
         while not self._answers():
-            assert time.monotonic() < deadline, f"no server: {(self.folder / 'server.log').read_text()}"
+            assert self.process.poll() is None and time.monotonic() < deadline, self.log()
             time.sleep(0.1)
 
+    def log(self) -> str:
+        """What the server has said."""
+        return (self.folder / "server.log").read_text(errors="replace")
+
     def _answers(self) -> bool:
+        # No proxy: the address is this machine's.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with urllib.request.urlopen(f"{self.uri}/health", timeout=2):
+            with opener.open(f"{self.uri}/health", timeout=2):
                 return True
         except OSError:
             return False

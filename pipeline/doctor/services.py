@@ -93,7 +93,7 @@ def secret_lines() -> Iterator[Line]:
         Path(token) if token else Path.home() / TOKEN_FILE,
         Path.home() / ".mlflow" / "credentials",
         places.HOME / "tracking" / "credentials.env",
-        places.HOME / "tracking" / "pgpass",
+        Path.home() / ".pgpass",
     )
     found = [file for file in files if file.is_file()]
     open_ones = [file for file in found if stat.S_IMODE(file.stat().st_mode) & 0o077]

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import sys
-import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +12,13 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from cluster.tracking.process import ServerProcess
 from pipeline.ablation.grid import make_grid
 from pipeline.ablation.plan import KnownRuns, plan_cells
 from pipeline.ablation.results import comparisons
 from pipeline.ablation.track import log_grid
-from pipeline.ports import LOOPBACK, free_port
 from pipeline.tracking.store import TrackingStore
 from tests.grids import DECIDED, cells_of, run_in, write_data, write_grid
+from tests.mlflow_server import Server
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
@@ -47,25 +42,14 @@ class Shown:
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory, tables: Path) -> Iterator[Shown]:
     folder = tmp_path_factory.mktemp("ui")
-    database = f"sqlite:///{shutil.copy(tables, folder / 'mlflow.db')}"
-    store, parent, names = leave_a_grid(folder, database)
-    port = free_port()
-    options = ("--backend-store-uri", database, "--host", LOOPBACK, "--port", str(port), "--workers", "1")
-    settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    command = (sys.executable, "-m", "mlflow", "server", *options)
-    server = ServerProcess("MLflow", command, os.environ | settings, folder / "server.log")
+    store, parent, names = leave_a_grid(folder, f"sqlite:///{shutil.copy(tables, folder / 'server.db')}")
+    server = Server(folder)
     try:
-        server.wait_until(lambda: answers(port), PATIENCE)
-        url = f"http://{LOOPBACK}:{port}/#/experiments/{store.experiment_id}/runs"
+        server.start()
+        url = f"{server.uri}/#/experiments/{store.experiment_id}/runs"
         yield Shown(url, parent, names, store.get(parent).metrics)
     finally:
         server.kill()
-
-
-def answers(port: int) -> bool:
-    with suppress(OSError), urllib.request.urlopen(f"http://{LOOPBACK}:{port}/health", timeout=2):
-        return True
-    return False
 
 
 def leave_a_grid(folder: Path, database: str) -> tuple[TrackingStore, str, tuple[str, ...]]:

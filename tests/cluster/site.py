@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -17,10 +18,9 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from cluster.tracking.credentials import credentials
-from cluster.tracking.server import tracking_server
 from mgmrn.makers.synthetic import make_synthetic
-from tests.cluster.tracking import folder_for_server
+from pipeline.tracking.connection import PASSWORD_VARIABLE, USERNAME_VARIABLE
+from tests.cluster.tracking import tracking_server
 from tests.hosts.group import HostGroup, host_group
 from tests.ray.command import REPOSITORY
 from tests.ray.small import EXPERIMENT
@@ -127,8 +127,9 @@ def a_site(folder: Path, workers: int) -> Iterator[Site]:
     experiment = shared / "small.yaml"
     experiment.write_text(EXPERIMENT.replace("name: TINY", "name: SYN").replace("size: 40", "size: 32"))
     subprocess.run(["git", "clone", "-q", "--depth", "1", f"file://{REPOSITORY}", str(folder / "clone")], check=True)
-    with folder_for_server() as tracking, pytest.MonkeyPatch.context() as patch:
-        for name, value in credentials(tracking).environment.items():
+    login = {USERNAME_VARIABLE: "admin", PASSWORD_VARIABLE: secrets.token_hex(16)}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in login.items():
             patch.setenv(name, value)
-        with host_group(folder / "hosts", workers) as hosts, tracking_server(tracking, host=hosts.gateway) as server:
+        with host_group(folder / "hosts", workers) as hosts, tracking_server(hosts.gateway, login) as server:
             yield Site(hosts, shared, experiment, folder / "clone", server.uri)

@@ -14,10 +14,9 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from cluster.tracking.server import TrackingServer
+from pipeline.tracking.connection import PASSWORD_VARIABLE
 from pipeline.tracking.model import MODEL_TAG
-from pipeline.tracking.store import PASSWORD_VARIABLE
-from tests.cluster.tracking import server_for_tests
+from tests.cluster.tracking import TrackingServer, tracking_server
 from tests.ray.command import Answer, Place, a_place, wait_until
 from tests.ray.small import long_epochs, write_small
 from tests.ray.tracked import files_of
@@ -47,7 +46,7 @@ class Launch:
 
 @pytest.fixture(scope="module")
 def server(monkeypatch_module: pytest.MonkeyPatch) -> Iterator[TrackingServer]:
-    with server_for_tests() as running:
+    with tracking_server() as running:
         for name, value in running.environment.items():
             monkeypatch_module.setenv(name, value)
         yield running
@@ -84,18 +83,18 @@ def disturbed(
     with a_place(tmp_path_factory.mktemp("disturbed")) as place:
         running = place.start(*command(server, place))
         wait_until(lambda: len(place.epochs_noted()) >= 2, "two epochs are over", 400, running)
-        server.mlflow.kill()
+        server.kill()
         before = len(place.epochs_noted())
         environments = "".join(str(worker.environ()) for worker in place.training_workers())
         time.sleep(OUTAGE_SECONDS)
         during = len(place.epochs_noted()) - before
-        server.mlflow.start()
+        server.start()
         left = len(place.epochs_noted())
         time_recovery("train: tracking server away", lambda: epochs_sent(client, "tune") >= left, running)
         wait_until(lambda: spools_of(place, "final") != [], "the final run notes its first epoch", 400, running)
-        server.mlflow.kill()
+        server.kill()
         answer = running.answer()
-        server.mlflow.start()
+        server.start()
         yield Launch(answer, place, during, environments)
 
 
@@ -130,7 +129,7 @@ def test_training_goes_on_while_the_server_is_away(disturbed: Launch) -> None:
 def test_workers_and_what_is_left_on_disk_hold_no_password(server: TrackingServer, disturbed: Launch) -> None:
     assert "RAY_" in disturbed.environments
     assert PASSWORD_VARIABLE not in disturbed.environments
-    password = server.credentials.password.encode()
+    password = server.password.encode()
     files = [path for path in disturbed.place.folder.rglob("*") if path.is_file()]
     assert files
     assert not [path for path in files if password in path.read_bytes()]
@@ -154,7 +153,7 @@ def test_the_next_command_completes_what_was_left_and_every_step_is_there_once(
         assert run.data.params == other.data.params
         assert run.info.status == other.info.status == "FINISHED"
         assert (MODEL_TAG in run.data.tags) is (MODEL_TAG in other.data.tags) is (split == "final")
-        assert server.credentials.password not in str(run.to_dictionary())
+        assert server.password not in str(run.to_dictionary())
     parents = [client.get_run(one.answer.json["parent_run_id"]) for one in (disturbed, undisturbed)]
     assert parents[0].data.metrics.keys() == parents[1].data.metrics.keys() != set()
     assert {parent.info.status for parent in parents} == {"FINISHED"}

@@ -1,13 +1,11 @@
-"""The tracking server: who is let in, what it keeps, what it refuses, and how it ends."""
+"""`cluster/mlflow/serve.sh`: who is let in, what it keeps, what it refuses, and how it ends."""
 
 from __future__ import annotations
 
 import base64
 import os
 import signal
-import socket
 import subprocess
-import sys
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -18,20 +16,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.tracking.credentials import credentials
-from cluster.tracking.mlflow_server import MARK
-from cluster.tracking.server import RUNS, TrackingServer, tracking_server
 from mgmrn.errors import UserError
 from pipeline.errors import TrackingError
-from pipeline.ports import free_port
 from pipeline.search.config import FloatRange, SearchConfig, SearchFile
 from pipeline.search.space import Space
 from pipeline.search.study import Study
 from pipeline.tracking.connection import PASSWORD_VARIABLE, USERNAME_VARIABLE
 from pipeline.tracking.spool import Sender, Spool
 from pipeline.tracking.store import TrackingStore
-from tests.cluster.tracking import server_for_tests
-from tests.ray.command import REPOSITORY, wait_until
+from tests.cluster.tracking import RUNS, SERVE, TrackingServer, tracking_server
+from tests.ray.command import wait_until
 from tests.recovery import time_recovery
 
 pytestmark = pytest.mark.cluster
@@ -41,48 +35,39 @@ HEAD_LR = "optimiser.head_lr"
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[TrackingServer]:
-    with server_for_tests() as running:
+    with tracking_server() as running:
         yield running
 
 
 @pytest.fixture
 def allowed(server: TrackingServer, monkeypatch: pytest.MonkeyPatch) -> TrackingServer:
-    for name, value in (server.environment | server.database.environment).items():
+    for name, value in (server.environment | server.database_environment).items():
         monkeypatch.setenv(name, value)
     return server
 
 
-def folder_of(server: TrackingServer) -> Path:
-    return server.credentials.client_file.parent
+def processes_of(server: TrackingServer) -> list[psutil.Process]:
+    assert server.process is not None
+    first = psutil.Process(server.process.pid)
+    return [first, *first.children(recursive=True)]
 
 
 def test_secrets_stand_in_files_of_their_owner_alone_and_nowhere_else(server: TrackingServer) -> None:
-    folder, secrets = folder_of(server), server.credentials
-    words = (secrets.password, secrets.database_password, secrets.flask_key)
-    assert all(word not in repr(server) for word in words)
-    holding = {
-        path.name
-        for path in folder.iterdir()
-        if path.is_file() and any(word in path.read_text(errors="replace") for word in words)
-    }
-    assert holding == {"credentials.env", "pgpass", "flask.key"}
-    assert {(folder / name).stat().st_mode & 0o777 for name in holding} == {0o600}
-    commands = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
+    key = (server.folder / "flask.key").read_text()
+    words = (server.password, key, server.database.password)
+    assert min(map(len, words)) >= 32
+    files = [path for path in server.folder.iterdir() if path.is_file() and path.name != "server.log"]
+    holding = {path.name for path in files if any(word in path.read_text() for word in words)}
+    assert holding == {"credentials.env", "flask.key"}
+    assert {path.stat().st_mode & 0o077 for path in files} == {0}
+    commands = [" ".join(process.cmdline()) for process in processes_of(server)]
     assert any("basic-auth" in command for command in commands)
-    assert not any(word in command for command in commands for word in words), "every user can read a command line"
-    script = f". {secrets.client_file} && printenv {PASSWORD_VARIABLE}"
-    told = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout
-    assert told.strip() == secrets.password
+    assert not any(word in text for text in [*commands, server.log()] for word in words)
 
 
-def test_both_servers_listen_on_loopback_alone(server: TrackingServer) -> None:
-    processes = psutil.Process().children(recursive=True)
-    listening = {
-        connection.laddr.ip
-        for process in processes
-        for connection in process.net_connections("inet")
-        if connection.status == psutil.CONN_LISTEN
-    }
+def test_the_server_listens_on_loopback_alone(server: TrackingServer) -> None:
+    connections = [one for process in processes_of(server) for one in process.net_connections("inet")]
+    listening = {one.laddr.ip for one in connections if one.status == psutil.CONN_LISTEN}
     assert listening and all(ip_address(address).is_loopback for address in listening), listening
 
 
@@ -129,13 +114,13 @@ def test_artifacts_go_through_the_server_and_cannot_leave_their_folder(allowed: 
     (tmp_path / "eval" / "curve.csv").write_text("gamma\n")
     store.log_artifacts(run_id, tmp_path)
     assert store.read_text(run_id, "eval/curve.csv") == "gamma\n"
-    assert list((folder_of(allowed) / "artifacts").rglob("curve.csv"))
+    assert list((allowed.folder / "artifacts").rglob("curve.csv"))
     for name in ("../../escaped.txt", "..%2F..%2Fescaped.txt", "%2E%2E/%2E%2E/escaped.txt", "/escaped.txt"):
         assert put(allowed, f"/api/2.0/mlflow-artifacts/artifacts/{name}") >= 400, name
     quoted = urllib.parse.quote("../../../credentials.env", safe="")
     assert get(allowed, f"/get-artifact?run_uuid={run_id}&path={quoted}") >= 400
     assert get(allowed, f"/api/2.0/mlflow-artifacts/artifacts/{quoted}") >= 400
-    assert not list(folder_of(allowed).rglob("escaped.txt"))
+    assert not list(allowed.folder.rglob("escaped.txt"))
     with pytest.raises(UserError, match="no id of a run"):
         store.get("../../credentials.env")
     with pytest.raises(TrackingError, match="not found"):
@@ -169,81 +154,39 @@ def test_the_database_itself_serves_as_tracking_store_and_as_study_storage(allow
         {"base": "cub100", "space": {HEAD_LR: FloatRange(low=1e-4, high=1e-2, log=True)}}
     )
     space = Space(SearchFile("x", "x.yaml", config, {HEAD_LR: "x.yaml"}))
-    study = Study("s", allowed.study_storage, config, space)
+    study = Study("s", allowed.database.uri("studies"), config, space)
     trial = study.propose()
     study.report(trial.number, 1, 0.25, [0.25])
     study.finish(trial.number, [0.5])
-    again = Study("s", allowed.study_storage, config, space).records()
+    again = Study("s", allowed.database.uri("studies"), config, space).records()
     assert [(one.state, one.point, one.values) for one in again] == [("finished", trial.point, (0.5,))]
 
 
-def test_a_second_server_from_the_folder_and_a_taken_port_are_refused(server: TrackingServer, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="already runs from this folder"), tracking_server(folder_of(server)):
-        pass
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        with (
-            pytest.raises(UserError, match=f"nothing can listen at 127.0.0.1:{port}"),
-            tracking_server(tmp_path / "other", database_port=port),
-        ):
-            pass
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((), "no database is named"),
+        (("--port", "5000"), "no database is named"),
+        (("postgresql://me:hunter2@127.0.0.1/mlflow",), "holds a password"),
+        (("sqlite:///mlflow.db",), "is not like postgresql://"),
+        (("postgresql://me@127.0.0.1",), "is not like postgresql://"),
+    ],
+)
+def test_a_database_that_cannot_serve_is_refused_before_anything_is_made(
+    arguments: tuple[str, ...], sentence: str, tmp_path: Path
+) -> None:
+    environment = os.environ | {"MGMRN_TRACKING": str(tmp_path / "tracking")}
+    done = subprocess.run([SERVE, *arguments], env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and sentence in done.stderr, done.stderr
+    assert "hunter2" not in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
-def test_what_a_killed_command_left_is_ended_by_the_next_which_ends_without_leftovers(server: TrackingServer) -> None:
-    """Runs in a copy of the running server's folder, whose tables and data folder need not be made again."""
-    folder = folder_of(server).with_name(f"{folder_of(server).name}-command")
-    # What a crash leaves on disk is what PostgreSQL recovers from; `cp -a` of a running folder is no less.
-    subprocess.run(["cp", "-a", str(folder_of(server)), str(folder)], check=True)
-    try:
-        crashed, ports = start(folder)
-        left = of_folder(folder)
-        crashed.kill()
-        crashed.wait()
-        assert {process.pid for process in of_folder(folder)} == {process.pid for process in left} != set()
-        again, _ = start(folder, ports)
-        assert not any(process.is_running() for process in left)
-        text = (folder / "said.txt").read_text()
-        assert str(folder / "credentials.env") in text
-        assert PASSWORD_VARIABLE in text and USERNAME_VARIABLE in text
-        assert credentials(folder).password not in text
-        again.send_signal(signal.SIGINT)
-        assert again.wait(60) == 0
-        assert not of_folder(folder)
-    finally:
-        for process in of_folder(folder):
-            process.kill()
-        subprocess.run(["rm", "-rf", str(folder)], check=True)
-
-
-def start(folder: Path, ports: tuple[int, int] | None = None) -> tuple[subprocess.Popen[bytes], tuple[int, int]]:
-    """`python -m cluster.tracking` in a folder, until it says where it is; with the ports that it was given."""
-    ports = ports or (free_port(), free_port())
-    said = folder / "said.txt"
-    said.write_text("")
-    options = {"--folder": str(folder), "--port": str(ports[0]), "--database-port": str(ports[1])}
-    command = [sys.executable, "-m", "cluster.tracking", *(part for pair in options.items() for part in pair)]
-    with said.open("ab") as output:
-        environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
-
-    def is_up() -> bool:
-        assert process.poll() is None, said.read_text()
-        return f"http://127.0.0.1:{ports[0]}" in said.read_text()
-
-    wait_until(is_up, "the command says where the server is", 240)
-    return process, ports
-
-
-def of_folder(folder: Path) -> list[psutil.Process]:
-    """The servers of a folder that are alive."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            marked = process.environ().get(MARK) == str(folder)
-            if process.status() != psutil.STATUS_ZOMBIE and (marked or process.cwd() == str(folder / "postgresql")):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
+def test_an_interrupt_ends_it_and_the_next_start_has_the_same_login(server: TrackingServer) -> None:
+    password, before = server.password, processes_of(server)
+    assert server.process is not None
+    server.process.send_signal(signal.SIGINT)
+    server.process.wait(60)
+    assert not psutil.wait_procs(before, 10)[1]
+    server.start()
+    assert server.password == password
