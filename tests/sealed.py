@@ -283,6 +283,7 @@ def train_as_the_command_does(folder: Path) -> Any:
     from pipeline.train.launch import run_experiment
     from pipeline.train.request import TrainRequest
     from pipeline.train.workers import Workers
+    from pipeline.where import Where
 
     request = TrainRequest(
         experiment="x",
@@ -290,12 +291,7 @@ def train_as_the_command_does(folder: Path) -> Any:
         split=None,
         seeds=(0,),
         workers=Workers(1, 1),
-        cpus_per_worker=1,
-        gpus_per_worker=0,
-        address=None,
-        tracking_uri=f"sqlite:///{folder}/mlflow.db",
-        data_root=folder / "data",
-        storage=folder / "runs",
+        where=Where(f"sqlite:///{folder}/mlflow.db", folder / "data", folder / "runs", None, 1, 0),
     )
     return run_experiment(request)
 

@@ -51,8 +51,8 @@ def survey(request: AblationRequest) -> Survey:
         TrackingError: when the tracking store cannot be reached.
     """
     grid = make_grid(request.file)
-    store = TrackingStore.connect(request.tracking_uri, f"mgmrn/ablation/{request.file.name}")
-    return Survey(grid, store, tuple(make_cells(grid, request.data_root.resolve())))
+    store = TrackingStore.connect(request.where.tracking_uri, f"mgmrn/ablation/{request.file.name}")
+    return Survey(grid, store, tuple(make_cells(grid, request.where.data_root.resolve())))
 
 
 def run_ablation(request: AblationRequest) -> AblationOutcome:
@@ -63,39 +63,43 @@ def run_ablation(request: AblationRequest) -> AblationOutcome:
         ResourceError: when no run can ever be placed, the predicted time is over the budget, or the storage is full or read-only.
         TrackingError: when the tracking store cannot be reached.
     """
-    request = replace(request, data_root=request.data_root.resolve(), storage=_storage(request))
+    request = replace(request, where=replace(request.where.absolute(), storage=_storage(request)))
     surveyed = survey(request)
-    send_leftovers(request.storage, surveyed.store, END_SECONDS)
+    send_leftovers(request.where.storage, surveyed.store, END_SECONDS)
     planned = surveyed.plan()
     todo = _once_each([one for one in planned if one.state in RUN_BY[request.mode] or one.state == "running"])
     key = parent_key(surveyed)
     known = surveyed.store.find_finished(key, PARENT_SPLIT)
     if not todo and known is not None:
         primary = comparison_by(request.file.config.primary, surveyed.grid, planned)
-        return AblationOutcome("cached", 0, tuple(planned), primary, known.run_id, redact(request.tracking_uri))
+        return AblationOutcome("cached", 0, tuple(planned), primary, known.run_id, redact(request.where.tracking_uri))
     for split in _splits(todo):
         check_images_exist(split.train.followed_by(evaluation_images(split)))
     if todo:
-        check_writable(request.storage)
+        check_writable(request.where.storage)
         workers = request.file.config.workers * (request.concurrency or 1)
-        check_room_here(request.address, workers, request.cpus_per_worker)
-    with explained(request.storage), heartbeat(request.storage), ExitStack() as stack:
-        pool = _pool(request, todo, stack.enter_context(ray_session(request.address))) if todo else None
-        parent = stack.enter_context(parent_run(surveyed.store, request.storage, key, *_names(surveyed), again=known))
+        check_room_here(request.where.address, workers, request.where.cpus_per_worker)
+    with explained(request.where.storage), heartbeat(request.where.storage), ExitStack() as stack:
+        pool = _pool(request, todo, stack.enter_context(ray_session(request.where.address))) if todo else None
+        parent = stack.enter_context(
+            parent_run(surveyed.store, request.where.storage, key, *_names(surveyed), again=known)
+        )
         launched, status = _launch(request, surveyed, todo, pool, parent) if pool else (0, "finished")
         # What a grid came to is read from the store, where all of it has to be first.
-        send_leftovers(request.storage, surveyed.store, PATIENCE_SECONDS)
+        send_leftovers(request.where.storage, surveyed.store, PATIENCE_SECONDS)
         planned = patiently(surveyed.plan)
         if any(one.state == "failed" for one in planned):
             parent.status, parent.reason, status = "FAILED", "a run failed", "failed"
         compared = comparisons(surveyed.grid, planned)
         patiently(partial(log_grid, surveyed.store, parent.run_id, planned, compared))
-    return AblationOutcome(status, launched, tuple(planned), compared[0], parent.run_id, redact(request.tracking_uri))
+    return AblationOutcome(
+        status, launched, tuple(planned), compared[0], parent.run_id, redact(request.where.tracking_uri)
+    )
 
 
 def _storage(request: AblationRequest) -> Path:
     """Folder of the run folders of all grids."""
-    return request.storage.resolve() / "ablation"
+    return request.where.storage.resolve() / "ablation"
 
 
 def _splits(todo: Sequence[PlannedCell]) -> Iterator[SplitData]:
@@ -109,7 +113,7 @@ def _splits(todo: Sequence[PlannedCell]) -> Iterator[SplitData]:
 
 def _pool(request: AblationRequest, todo: Sequence[PlannedCell], hosts: tuple[Host, ...]) -> Pool:
     """Room for the cells, checked against the budget."""
-    workers, cpus, gpus = request.file.config.workers, request.cpus_per_worker, request.gpus_per_worker
+    workers, cpus, gpus = request.file.config.workers, request.where.cpus_per_worker, request.where.gpus_per_worker
     pool = make_pool(hosts, len(todo), workers, request.concurrency, cpus, gpus)
     _check_budget(_budget(request), todo, pool)
     return pool
@@ -131,7 +135,7 @@ def _launch(
     from pipeline.trials.trial import run_trial
 
     opening = Opening(request.file.name, parent.run_id, pool.placement)
-    site = Site(surveyed.store, opening, request.data_root, request.storage, Clerk())
+    site = Site(surveyed.store, opening, request.where.data_root, request.where.storage, Clerk())
     tasks = [
         Task(one.cell, None if _starts_anew(one, request.mode) else one.calibration, _starts_anew(one, request.mode))
         for one in todo
@@ -139,7 +143,7 @@ def _launch(
     ]
     hours = _budget(request)
     director = GridDirector(tasks, site, None if hours is None else time.monotonic() + 3600 * hours)
-    run_trials(director, pool, request.storage / f"tune-{parent.run_id}", run_trial)
+    run_trials(director, pool, request.where.storage / f"tune-{parent.run_id}", run_trial)
     site.clerk.finish()
     if not director.left:
         return len(tasks), "finished"

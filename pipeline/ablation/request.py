@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.ablation.config import AblationFile
 from pipeline.ablation.plan import PlannedCell, total_cost
 from pipeline.analysis.comparison import Comparison
 from pipeline.analysis.scores import CellState
+from pipeline.where import Where
 
 Mode = Literal["missing", "retry", "force"]
 Status = Literal["finished", "cached", "failed", "stopped"]
@@ -31,17 +31,12 @@ class AblationRequest:
     """One launch of a grid, and where it runs."""
 
     file: AblationFile
-    mode: Mode
-    concurrency: int | None
+    where: Where
+    mode: Mode = "missing"
+    concurrency: int | None = None
     """None: as many runs at once as the cluster has room for."""
-    budget_hours: float | None
+    budget_hours: float | None = None
     """None: what the file says, if anything."""
-    cpus_per_worker: int | None
-    gpus_per_worker: int | None
-    address: str | None
-    tracking_uri: str
-    data_root: Path
-    storage: Path
 
 
 @dataclass(frozen=True)

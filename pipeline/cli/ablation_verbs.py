@@ -14,6 +14,7 @@ from pipeline.cli import completion
 from pipeline.cli.options import Address, DataRoot, GpusPerWorker, Json, Storage, TrackingUri
 from pipeline.console import Console
 from pipeline.errors import ExitCode
+from pipeline.where import Where
 
 if TYPE_CHECKING:
     from pipeline.ablation.config import AblationFile
@@ -81,21 +82,12 @@ def ablate(
     as_json: Json = False,
 ) -> int:
     """Run what is missing of a grid and compare its variants."""
-    from dataclasses import replace
-
     from pipeline.ablation.launch import run_ablation
+    from pipeline.ablation.request import AblationRequest
     from pipeline.ablation.show import outcome_to_json, show_outcome
 
-    request = replace(
-        _request(name, benchmarks, tracking_uri, data_root),
-        mode=mode,
-        concurrency=concurrency,
-        budget_hours=budget_hours,
-        cpus_per_worker=cpus_per_worker,
-        gpus_per_worker=gpus_per_worker,
-        address=address,
-        storage=storage,
-    )
+    where = Where(tracking_uri, data_root, storage, address, cpus_per_worker, gpus_per_worker)
+    request = AblationRequest(_file(name, benchmarks), where, mode, concurrency, budget_hours)
     console = Console(as_json)
     outcome = run_ablation(request)
     show_outcome(outcome, console)
@@ -193,18 +185,7 @@ def _refuse(option: str, value: str | None, why: str) -> None:
 def _request(name: str, benchmarks: str | None, tracking_uri: str, data_root: Path) -> AblationRequest:
     from pipeline.ablation.request import AblationRequest
 
-    return AblationRequest(
-        file=_file(name, benchmarks),
-        mode="missing",
-        concurrency=None,
-        budget_hours=None,
-        cpus_per_worker=None,
-        gpus_per_worker=None,
-        address=None,
-        tracking_uri=tracking_uri,
-        data_root=data_root,
-        storage=places.STORAGE,
-    )
+    return AblationRequest(_file(name, benchmarks), Where(tracking_uri, data_root))
 
 
 def _file(name: str, benchmarks: str | None) -> AblationFile:

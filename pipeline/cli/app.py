@@ -36,6 +36,7 @@ from pipeline.cli.usage import in_our_words, is_a_call_for_help
 from pipeline.console import Console
 from pipeline.errors import ExitCode, Expected, TrackingError, error_object, exit_code
 from pipeline.interruption import Interruption, raised_signals
+from pipeline.where import Where
 
 if TYPE_CHECKING:
     from pipeline.search.request import SearchRequest
@@ -130,12 +131,7 @@ def train(
         split=split,
         seeds=parse_seeds(seeds) if seeds is not None else (composed.config.seed,),
         workers=parse_workers(workers),
-        cpus_per_worker=cpus_per_worker,
-        gpus_per_worker=gpus_per_worker,
-        address=address,
-        tracking_uri=tracking_uri,
-        data_root=data_root,
-        storage=storage,
+        where=Where(tracking_uri, data_root, storage, address, cpus_per_worker, gpus_per_worker),
         force=force,
     )
     from pipeline.train.launch import run_experiment
@@ -189,13 +185,8 @@ def search(
         concurrency=concurrency,
         budget_hours=budget_hours,
         resume=resume,
-        cpus_per_worker=cpus_per_worker,
-        gpus_per_worker=gpus_per_worker,
-        address=address,
-        tracking_uri=tracking_uri,
         study_storage=study_storage,
-        data_root=data_root,
-        storage=storage,
+        where=Where(tracking_uri, data_root, storage, address, cpus_per_worker, gpus_per_worker),
         force=force,
     )
     from pipeline.search.launch import run_search
@@ -227,12 +218,7 @@ def _sealed(configs: Sequence[str], request: SearchRequest) -> list[Outcome]:
             split=None,
             seeds=tuple(range(request.search.config.confirm_seeds)),
             workers=workers,
-            cpus_per_worker=request.cpus_per_worker,
-            gpus_per_worker=request.gpus_per_worker,
-            address=request.address,
-            tracking_uri=request.tracking_uri,
-            data_root=request.data_root,
-            storage=request.storage,
+            where=request.where,
         )
         for config in configs
     ]

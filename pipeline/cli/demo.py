@@ -10,6 +10,7 @@ from pipeline.train.cluster import available_cpus, ray_session
 from pipeline.train.launch import run_experiment
 from pipeline.train.request import Outcome, TrainRequest
 from pipeline.train.workers import Workers
+from pipeline.where import Where
 
 EXPERIMENTS = ("synthetic", "synthetic-attribute-network")
 
@@ -38,10 +39,5 @@ def _request(name: str) -> TrainRequest:
         split=None,
         seeds=(composed.config.seed,),
         workers=Workers(workers, workers),
-        cpus_per_worker=None,
-        gpus_per_worker=None,
-        address=None,
-        tracking_uri=places.TRACKING_URI,
-        data_root=places.DATA_ROOT,
-        storage=places.STORAGE,
+        where=Where(),
     )

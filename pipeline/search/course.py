@@ -59,7 +59,7 @@ def run_course(
         importances=shares,
         best_configs=best_configs,
         parent_run_id=bench.parent_run_id,
-        tracking_uri=redact(request.tracking_uri),
+        tracking_uri=redact(request.where.tracking_uri),
     )
 
 

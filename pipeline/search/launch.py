@@ -48,16 +48,16 @@ def run_search(request: SearchRequest) -> SearchOutcome:
     """
     search = request.search
     config = search.config if request.trials is None else search.config.model_copy(update={"trials": request.trials})
-    request = replace(request, data_root=request.data_root.resolve(), storage=request.storage.resolve())
+    request = replace(request, where=request.where.absolute())
     space = Space(search)
     benchmarks: tuple[str | None, ...] = config.benchmarks or (None,)
     bases = {name: space.compose({}, name) for name in benchmarks}
     if config.objective.cost != "none" and any(isinstance(base.config.model, ESZSLConfig) for base in bases.values()):
         raise UserError("ESZSL has neither steps nor trained parameters", "objective.cost", "leave the cost out")
-    data = {name: load_tune(request.data_root, base.config.benchmark) for name, base in bases.items()}
-    name = _study_name(search, bases, data, request.data_root)
-    folder = request.storage / "search" / name
-    store = TrackingStore.connect(request.tracking_uri, f"mgmrn/search/{search.name}")
+    data = {name: load_tune(request.where.data_root, base.config.benchmark) for name, base in bases.items()}
+    name = _study_name(search, bases, data, request.where.data_root)
+    folder = request.where.storage / "search" / name
+    store = TrackingStore.connect(request.where.tracking_uri, f"mgmrn/search/{search.name}")
     size = study_size(name, request.study_storage)
     if size is not None:
         earlier = Study(name, request.study_storage, config, space)
@@ -67,20 +67,20 @@ def run_search(request: SearchRequest) -> SearchOutcome:
             if known is not None and size >= config.trials:
                 return SearchOutcome.from_json(json.loads(known), "cached")
             _check_resumption_is_meant(request, size, config.trials)
-    check_writable(request.storage)
-    check_room_here(request.address, config.workers * (request.concurrency or 1), request.cpus_per_worker)
+    check_writable(request.where.storage)
+    check_room_here(request.where.address, config.workers * (request.concurrency or 1), request.where.cpus_per_worker)
     for split in data.values():
         check_images_exist(split.train.followed_by(evaluation_images(split)))
     send_leftovers(folder, store, END_SECONDS)
-    session = ray_session(request.address)
-    with explained(request.storage), heartbeat(request.storage), taken([folder]), session as hosts:
+    session = ray_session(request.where.address)
+    with explained(request.where.storage), heartbeat(request.where.storage), taken([folder]), session as hosts:
         pool = make_pool(
             hosts,
             config.trials,
             config.workers,
             request.concurrency,
-            request.cpus_per_worker,
-            request.gpus_per_worker,
+            request.where.cpus_per_worker,
+            request.where.gpus_per_worker,
         )
         if request.force:
             forget_study(name, request.study_storage)
@@ -97,8 +97,10 @@ def run_search(request: SearchRequest) -> SearchOutcome:
 
             placed = pool.placement
             slots = min(pool.concurrency * placed.workers, max(host.cpus for host in hosts) // placed.cpus_per_worker)
-            warm_cache(space, bases, request.data_root, max(1, slots) * placed.cpus_per_worker, placed.gpus_per_worker)
-            bench = Bench(name, parent.run_id, store, data, request.data_root, folder, pool, Clerk())
+            warm_cache(
+                space, bases, request.where.data_root, max(1, slots) * placed.cpus_per_worker, placed.gpus_per_worker
+            )
+            bench = Bench(name, parent.run_id, store, data, request.where.data_root, folder, pool, Clerk())
             try:
                 outcome = run_course(request, config, study, space, bench, bases)
             except DATABASE_ERRORS as error:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.analysis.paired import PairedDifference, Summary
 from pipeline.search.config import SearchFile
+from pipeline.where import Where
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,8 @@ class SearchRequest:
     budget_hours: float | None
     """Hours after which no new trial starts; None: no limit."""
     resume: bool
-    cpus_per_worker: int | None
-    gpus_per_worker: int | None
-    address: str | None
-    tracking_uri: str
     study_storage: str
-    data_root: Path
-    storage: Path
+    where: Where
     force: bool = False
     """Forgets an earlier study of the same search."""
 

@@ -72,24 +72,24 @@ def run_experiment(request: TrainRequest) -> Outcome:
     """
     request = _with_absolute_paths(request)
     launch = Launch(request, _load_splits(request))
-    store = TrackingStore.connect(request.tracking_uri)
-    send_leftovers(request.storage, store, END_SECONDS)
+    store = TrackingStore.connect(request.where.tracking_uri)
+    send_leftovers(request.where.storage, store, END_SECONDS)
     if not request.force and (known := _all_finished(launch, store)):
         store.close_dead_runs()
         return _cached(request, known)
     request.workers.check_shares(request.composed.config)
-    check_writable(request.storage)
-    check_room_here(request.address, request.workers.least, request.cpus_per_worker)
+    check_writable(request.where.storage)
+    check_room_here(request.where.address, request.workers.least, request.where.cpus_per_worker)
     for split in launch.splits:
         check_images_exist(launch.data[split].train.followed_by(evaluation_images(launch.data[split])))
     with (
-        explained(request.storage),
-        heartbeat(request.storage),
+        explained(request.where.storage),
+        heartbeat(request.where.storage),
         taken(_run_folders(launch)),
-        ray_session(request.address) as hosts,
+        ray_session(request.where.address) as hosts,
     ):
-        placement = place_elastic(hosts, request.workers, request.cpus_per_worker, request.gpus_per_worker)
-        with parent_run(store, request.storage, *_parent(launch), anew=request.force) as parent:
+        placement = place_elastic(hosts, request.workers, request.where.cpus_per_worker, request.where.gpus_per_worker)
+        with parent_run(store, request.where.storage, *_parent(launch), anew=request.force) as parent:
             summaries = tuple(
                 summary
                 for seed in request.seeds
@@ -100,32 +100,34 @@ def run_experiment(request: TrainRequest) -> Outcome:
             failed = any(summary.status == "failed" for summary in summaries)
             if failed:
                 parent.status, parent.reason = "FAILED", "a run failed"
-    return Outcome("failed" if failed else "finished", summaries, parent.run_id, redact(request.tracking_uri))
+    return Outcome("failed" if failed else "finished", summaries, parent.run_id, redact(request.where.tracking_uri))
 
 
 def _run_folders(launch: Launch) -> list[Path]:
     """Folders of all runs of the launch."""
     return [
-        launch.cell(seed, split, None).folder(launch.request.storage)
+        launch.cell(seed, split, None).folder(launch.request.where.storage)
         for seed in launch.request.seeds
         for split in launch.splits
     ]
 
 
 def _cached(request: TrainRequest, known: tuple[RunSummary, ...]) -> Outcome:
-    return Outcome("cached", known, None, redact(request.tracking_uri))
+    return Outcome("cached", known, None, redact(request.where.tracking_uri))
 
 
 def _with_absolute_paths(request: TrainRequest) -> TrainRequest:
     """The request as every host and the hash see it, the backbone's weights included."""
-    composed = replace(request.composed, config=resolve_weights(request.composed.config, request.data_root.resolve()))
-    return replace(request, composed=composed, data_root=request.data_root.resolve(), storage=request.storage.resolve())
+    composed = replace(
+        request.composed, config=resolve_weights(request.composed.config, request.where.data_root.resolve())
+    )
+    return replace(request, composed=composed, where=request.where.absolute())
 
 
 def _load_splits(request: TrainRequest) -> dict[Split, SplitData]:
     """Both splits from one reading; `tune` too where `final` alone is asked for, since its calibration is looked up."""
     config = request.composed.config.benchmark
-    benchmark = load_benchmark(request.data_root, config)
+    benchmark = load_benchmark(request.where.data_root, config)
     tune: dict[Split, SplitData] = {"tune": tune_data(benchmark, config)}
     return tune if request.split == "tune" else tune | {"final": final_data(benchmark)}
 
@@ -182,7 +184,7 @@ def _run_cell(
     launch: Launch, store: TrackingStore, cell: Cell, parent: str, placement: Placement
 ) -> tuple[RunSummary, Calibration | None]:
     request = launch.request
-    spec = cell.spec(request.data_root, request.storage, placement.cpus_per_worker)
+    spec = cell.spec(request.where.data_root, request.where.storage, placement.cpus_per_worker)
     return run_cell(store, cell, spec, Opening(request.experiment, parent, placement, anew=request.force))
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.config.compose import ComposedConfig
 from pipeline.train.spec import Split
 from pipeline.train.workers import Workers
+from pipeline.where import Where
 
 
 @dataclass(frozen=True)
@@ -22,16 +22,7 @@ class TrainRequest:
     """None: the whole protocol, `tune` and then `final`."""
     seeds: tuple[int, ...]
     workers: Workers
-    cpus_per_worker: int | None
-    """None: the workers share the CPUs of the hosts evenly."""
-    gpus_per_worker: int | None
-    """None: one where the cluster has one for every worker, else none."""
-    address: str | None
-    """Ray cluster; None starts Ray on this machine."""
-    tracking_uri: str
-    data_root: Path
-    storage: Path
-    """Folder of checkpoints and spools; on several hosts one that all of them see."""
+    where: Where
     force: bool = False
     """Runs again what is finished."""
 

@@ -18,6 +18,7 @@ from pipeline.cli.app import app, main
 from pipeline.errors import TrackingError
 from pipeline.train.request import Outcome, RunSummary, TrainRequest
 from pipeline.train.workers import Workers
+from pipeline.where import Where
 
 SURFACE = {
     "train": [
@@ -135,9 +136,8 @@ def test_train_hands_over_what_was_asked(launch: Any, capsys: pytest.CaptureFixt
     assert request.composed.config.loss.scale == 25
     assert request.composed.config.schedule.epochs == 2
     assert (request.experiment, request.split, request.seeds) == ("cub100", "tune", (0, 2))
-    assert (request.workers, request.cpus_per_worker, request.gpus_per_worker) == (Workers(2, 4), 3, 1)
-    assert (request.address, request.tracking_uri, request.force) == ("auto", "http://host:5000", True)
-    assert (request.data_root, request.storage) == (Path("data"), Path("store"))
+    assert (request.workers, request.force) == (Workers(2, 4), True)
+    assert request.where == Where("http://host:5000", Path("data"), Path("store"), "auto", 3, 1)
     output = capsys.readouterr()
     answer = json.loads(output.out)
     assert (answer["status"], answer["parent_run_id"], answer["tracking_uri"]) == ("finished", "p1", "sqlite:///x.db")
@@ -153,7 +153,7 @@ def test_train_without_options(
     assert main(["train", "cub-released"]) == 0
     (request,) = launch.requests
     assert (request.split, request.seeds, request.force) == (None, (214,), False)
-    assert (request.data_root, request.tracking_uri) == (Path("elsewhere"), "sqlite:///.mgmrn/mlflow.db")
+    assert (request.where.data_root, request.where.tracking_uri) == (Path("elsewhere"), "sqlite:///.mgmrn/mlflow.db")
     assert "0.250" in capsys.readouterr().out
 
 

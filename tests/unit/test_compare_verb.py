@@ -22,6 +22,7 @@ from pipeline.cli.app import main
 from pipeline.errors import TrackingError
 from pipeline.tracking.store import TrackingStore
 from pipeline.train.cell import Cell
+from pipeline.where import Where
 from tests.grids import DECIDED, cells_of, run_in, tags_of, write_data, write_grid
 
 BASE = (0.5, 0.6, 0.7)
@@ -53,9 +54,7 @@ class Place:
     def request(self) -> AblationRequest:
         file = write_grid(self.folder, TEXT.format(small=self.folder / "small.yaml"))
         folder = self.folder
-        return AblationRequest(
-            file, "missing", None, None, None, None, None, self.store.uri, folder / "data", folder / "runs"
-        )
+        return AblationRequest(file, Where(self.store.uri, folder / "data", folder / "runs"))
 
     def compared(self, *run_ids: str, base: str | None = None) -> list[Any]:
         return list(compare_runs(run_ids, base, "gzsl_h", self.store.uri)[0].entries)

@@ -16,6 +16,7 @@ from pipeline.ablation.report import make_report
 from pipeline.ablation.request import AblationRequest
 from pipeline.analysis.scores import FIGURES
 from pipeline.tracking.store import TrackingStore
+from pipeline.where import Where
 from tests.grids import DECIDED, cells_of, run_in, write_data, write_grid
 
 TEXT = (
@@ -70,7 +71,7 @@ def request_of_a_page(tmp_path_factory: pytest.TempPathFactory, tables: Path) ->
         for score in SCORES[cell.variant][cell.seed : cell.seed + 1]:
             run_in(store, parent, cell.tune, 0.9)
             leave_evaluation(store, run_in(store, parent, cell.final(DECIDED), score), score, folder)
-    return AblationRequest(file, "missing", None, None, None, None, None, store.uri, folder / "data", folder / "runs")
+    return AblationRequest(file, Where(store.uri, folder / "data", folder / "runs"))
 
 
 def leave_evaluation(store: TrackingStore, run_id: str, score: float, folder: Path) -> None:
@@ -85,7 +86,7 @@ def leave_evaluation(store: TrackingStore, run_id: str, score: float, folder: Pa
 
 @pytest.fixture(scope="module")
 def shown(request_of_a_page: AblationRequest) -> Tables:
-    made = make_report(request_of_a_page, request_of_a_page.storage.parent / "page.html", None, "report grid")
+    made = make_report(request_of_a_page, request_of_a_page.where.storage.parent / "page.html", None, "report grid")
     page = Tables()
     page.feed(made.path.read_text())
     return page
@@ -98,7 +99,7 @@ def cited_runs(shown: Tables) -> list[list[str]]:
 
 
 def test_every_figure_of_a_run_is_the_stores(shown: Tables, request_of_a_page: AblationRequest) -> None:
-    store = TrackingStore.connect(request_of_a_page.tracking_uri)
+    store = TrackingStore.connect(request_of_a_page.where.tracking_uri)
     rows = cited_runs(shown)
     assert len(rows) == sum(map(len, SCORES.values()))
     order = ["gzsl_h", *(metric for metric in FIGURES if metric != "gzsl_h")]
@@ -113,7 +114,7 @@ def test_every_figure_of_a_run_is_the_stores(shown: Tables, request_of_a_page: A
 def test_means_and_differences_are_those_of_the_cited_runs(
     shown: Tables, request_of_a_page: AblationRequest, metric: str
 ) -> None:
-    store = TrackingStore.connect(request_of_a_page.tracking_uri)
+    store = TrackingStore.connect(request_of_a_page.where.tracking_uri)
     scores: dict[str, dict[str, float]] = defaultdict(dict)
     for variant, _, seed, *_, run_id in cited_runs(shown):
         scores[variant][seed] = store.get(run_id).metrics[f"test/{metric}"]
@@ -128,7 +129,7 @@ def test_means_and_differences_are_those_of_the_cited_runs(
 
 
 def test_gains_of_classes_are_those_of_the_cited_runs(request_of_a_page: AblationRequest) -> None:
-    made = make_report(request_of_a_page, request_of_a_page.storage.parent / "again.html", None, "report grid")
+    made = make_report(request_of_a_page, request_of_a_page.where.storage.parent / "again.html", None, "report grid")
     changes = {one.variant: one for one in made.content.classes}
     assert changes.keys() == {"smooth", "rough"}
     for variant, change in changes.items():
@@ -139,13 +140,11 @@ def test_gains_of_classes_are_those_of_the_cited_runs(request_of_a_page: Ablatio
 
 
 def test_a_grid_without_any_score_has_no_page(request_of_a_page: AblationRequest, tmp_path: Path) -> None:
-    empty = f"sqlite:///{shutil.copy(request_of_a_page.storage.parent / 'mlflow.db', tmp_path / 'mlflow.db')}"
+    empty = f"sqlite:///{shutil.copy(request_of_a_page.where.storage.parent / 'mlflow.db', tmp_path / 'mlflow.db')}"
     file = write_grid(tmp_path, "variants:\n  other: {loss.scale: 31}\nfixed: {loss.scale: 30}\n", "empty")
     with pytest.raises(UserError, match="no cell of empty has a score yet"):
         make_report(
-            AblationRequest(
-                file, "missing", None, None, None, None, None, empty, request_of_a_page.data_root, tmp_path / "runs"
-            ),
+            AblationRequest(file, Where(empty, request_of_a_page.where.data_root, tmp_path / "runs")),
             tmp_path / "page.html",
             None,
             "report empty",

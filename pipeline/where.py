@@ -1,0 +1,29 @@
+"""Where runs are executed, tracked and stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pipeline import places
+
+
+@dataclass(frozen=True)
+class Where:
+    """Cluster, resources, tracking store and folders of a launch; shared by `train`, `search`, `ablate` and `reproduce`."""
+
+    tracking_uri: str = places.TRACKING_URI
+    data_root: Path = places.DATA_ROOT
+    """Folder of the benchmarks."""
+    storage: Path = places.STORAGE
+    """Folder of checkpoints and spools; on several hosts one that all of them see."""
+    address: str | None = None
+    """Ray cluster; None starts Ray on this machine."""
+    cpus_per_worker: int | None = None
+    """None: the workers share the CPUs of the hosts evenly."""
+    gpus_per_worker: int | None = None
+    """None: one where the cluster has one for every worker, else none."""
+
+    def absolute(self) -> Where:
+        """The same folders as absolute paths, by which every host knows them."""
+        return replace(self, data_root=self.data_root.resolve(), storage=self.storage.resolve())
