@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from mgmrn.feed import Feed
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+KEPT_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "2147483647", "MALLOC_MMAP_THRESHOLD_": "2147483647"}
+"""Settings of glibc, read when a process starts, under which tensors reuse freed memory; otherwise each large one faults its pages in."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,9 @@ def _processor() -> str:
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Runs a script; a wrong use ends it with one sentence and exit code 2, a machine that is too small with 3."""
+    """Runs a script under `KEPT_MEMORY`; a wrong use ends it with one sentence and exit code 2, a machine that is too small with 3."""
+    if not os.environ.keys() >= KEPT_MEMORY.keys():
+        os.execve(sys.executable, sys.orig_argv, KEPT_MEMORY | os.environ)
     try:
         main()
     except (UserError, ResourceError) as error:

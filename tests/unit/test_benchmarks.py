@@ -107,6 +107,8 @@ def test_a_wrong_use_ends_with_one_sentence(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(sys, "argv", [bench, *arguments])
+    for name, value in measure.KEPT_MEMORY.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit) as ended:
         measure.run_script(importlib.import_module(f"benchmarks.{bench}").main)
     assert ended.value.code == 2
