@@ -12,13 +12,14 @@ from unittest import mock
 from pipeline.ablation.cells import GridCell, MissingCell, make_cells
 from pipeline.ablation.config import AblationFile, load_ablation
 from pipeline.ablation.grid import make_grid
-from pipeline.ablation.plan import KnownRuns, PlannedCell, plan_cells
+from pipeline.ablation.plan import PlannedCell, plan_cells
 from pipeline.analysis.scores import FIGURES
 from pipeline.tracking.environment import GitState
 from pipeline.tracking.store import TrackedRun, TrackingStore
 from pipeline.train.cell import Cell
 from pipeline.train.cluster import Placement
 from pipeline.train.spec import Calibration
+from pipeline.trials.known import KnownRuns
 from tests.ray.small import EXPERIMENT
 from tests.tiny import write_benchmark
 

@@ -9,12 +9,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mgmrn.data.splits import SplitData, check_images_exist, evaluation_images
 from mgmrn.errors import ResourceError
 from pipeline.ablation.cells import GridCell, MissingCell, make_cells
 from pipeline.ablation.grid import Grid, make_grid
-from pipeline.ablation.plan import KnownRuns, PlannedCell, plan_cells
+from pipeline.ablation.plan import PlannedCell, plan_cells
 from pipeline.ablation.request import RUN_BY, AblationOutcome, AblationRequest, Mode, Status
 from pipeline.ablation.results import comparison_by, comparisons
 from pipeline.ablation.track import PARENT_KIND, log_grid
@@ -24,10 +25,15 @@ from pipeline.redaction import redact
 from pipeline.tracking.store import TrackingStore
 from pipeline.train.cluster import Host, check_room_here, ray_session
 from pipeline.train.parent import PARENT_SPLIT, ParentRun, parent_run
+from pipeline.train.progress import EpochLines
 from pipeline.train.storage import check_writable, explained
 from pipeline.train.tracked import END_SECONDS, PATIENCE_SECONDS, Opening, patiently, send_leftovers
+from pipeline.trials.known import KnownRuns
 from pipeline.trials.plan import Pool
-from pipeline.trials.pool import make_pool
+from pipeline.trials.site import make_pool
+
+if TYPE_CHECKING:
+    from pipeline.trials.list_director import Task
 
 
 @dataclass(frozen=True)
@@ -128,22 +134,19 @@ def _launch(
     request: AblationRequest, surveyed: Survey, todo: Sequence[PlannedCell], pool: Pool, parent: ParentRun
 ) -> tuple[int, Status]:
     """Runs the cells; answers with how many were begun, and the launch's status."""
-    # What leads cells through Ray Tune takes seconds to load, which a launch with nothing to do is not to wait for.
-    from pipeline.ablation.director import GridDirector, Site, Task
-    from pipeline.trials.clerk import Clerk
+    # Ray Tune takes seconds to load, which a launch with nothing to do does not wait for.
+    from pipeline.trials.list_director import ListDirector
     from pipeline.trials.runner import run_trials
+    from pipeline.trials.site import Clerk, Site
     from pipeline.trials.trial import run_trial
 
     opening = Opening(request.file.name, parent.run_id, pool.placement)
-    site = Site(surveyed.store, opening, request.where.data_root, request.where.storage, Clerk())
-    tasks = [
-        Task(one.cell, None if _starts_anew(one, request.mode) else one.calibration, _starts_anew(one, request.mode))
-        for one in todo
-        if isinstance(one.cell, GridCell)
-    ]
+    site = Site(surveyed.store, opening, request.where.data_root, request.where.storage, pool, Clerk())
+    tasks = [_task(one, request.mode) for one in todo if isinstance(one.cell, GridCell)]
     hours = _budget(request)
-    director = GridDirector(tasks, site, None if hours is None else time.monotonic() + 3600 * hours)
-    run_trials(director, pool, request.where.storage / f"tune-{parent.run_id}", run_trial)
+    deadline = None if hours is None else time.monotonic() + 3600 * hours
+    director = ListDirector(tasks, site, say, lambda run: EpochLines(f"{run.name} {run.split}").epoch, deadline)
+    run_trials(director, pool, site.tune_folder, run_trial)
     site.clerk.finish()
     if not director.left:
         return len(tasks), "finished"
@@ -152,15 +155,20 @@ def _launch(
     return len(tasks) - director.left, "stopped"
 
 
+def _task(planned: PlannedCell, mode: Mode) -> Task:
+    """A planned cell as it is run; stale and forced cells start again."""
+    from pipeline.trials.list_director import Task
+
+    assert isinstance(planned.cell, GridCell)
+    anew = mode == "force" or planned.state == "stale"
+    final = None if planned.cell.final_data is None else planned.cell.final
+    return Task(planned.cell.tune, final, None if anew else planned.calibration, anew)
+
+
 def _once_each(todo: Sequence[PlannedCell]) -> list[PlannedCell]:
     """Two variants may be one config on some benchmark; it is run once, under the first one's name."""
     found = {one.cell.tune.config_hash: one for one in reversed(todo) if isinstance(one.cell, GridCell)}
     return [one for one in todo if one in found.values()]
-
-
-def _starts_anew(planned: PlannedCell, mode: Mode) -> bool:
-    """Whether nothing of a cell's earlier runs is gone on with."""
-    return mode == "force" or planned.state == "stale"
 
 
 def _check_budget(hours: float | None, todo: Sequence[PlannedCell], pool: Pool) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.ablation.plan import Cost, PlannedCell, total_cost
+from pipeline.ablation.plan import PlannedCell, total_cost
 from pipeline.ablation.request import TO_RUN, AblationOutcome, plan_to_json, to_be_run, totals
 from pipeline.analysis.export import as_dict
 from pipeline.analysis.render import tables
 from pipeline.analysis.table import Table
 from pipeline.console import Console, duration
+from pipeline.trials.known import Cost
 
 
 def show_plan(cells: Sequence[PlannedCell], console: Console) -> None:

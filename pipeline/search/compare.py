@@ -8,13 +8,16 @@ from pipeline.analysis.paired import paired_difference, summarise
 from pipeline.config.compose import ComposedConfig
 from pipeline.search.board import Board
 from pipeline.search.config import SearchConfig
-from pipeline.search.director import Bench, ListDirector, ListedRun
+from pipeline.search.director import Tunables
 from pipeline.search.objective import METRIC_KEYS
 from pipeline.search.request import Comparison
 from pipeline.search.space import Space
 from pipeline.search.study import Record
+from pipeline.tracking.spool import OnEpoch
 from pipeline.train.cell import Cell
+from pipeline.trials.list_director import ListDirector, Task
 from pipeline.trials.runner import run_trials
+from pipeline.trials.site import Site
 
 FRESH_SEEDS_FROM = 1000
 """Searches use small seeds."""
@@ -23,7 +26,8 @@ FRESH_SEEDS_FROM = 1000
 def compare(
     config: SearchConfig,
     space: Space,
-    bench: Bench,
+    site: Site,
+    tunables: Tunables,
     bases: Mapping[str | None, ComposedConfig],
     best: Record,
     board: Board,
@@ -32,13 +36,13 @@ def compare(
     board.say(f"comparing trial {best.number} with the base over {config.confirm_seeds} fresh seeds")
     seeds = range(FRESH_SEEDS_FROM, FRESH_SEEDS_FROM + config.confirm_seeds)
     variants = [
-        (bench.cell(base, name, seed, "base"), bench.cell(space.compose(best.point, name), name, seed, "best"))
+        (tunables.cell(base, name, seed, "base"), tunables.cell(space.compose(best.point, name), name, seed, "best"))
         for name, base in bases.items()
         for seed in seeds
     ]
     # By science, not by name: what is the same is run once.
     cells = {cell.identity: cell for pair in variants for cell in reversed(pair)}
-    figures_of = dict(zip(cells, (run.figures for run in run_cells(list(cells.values()), bench, board)), strict=True))
+    figures_of = dict(zip(cells, run_cells(list(cells.values()), site, board), strict=True))
     key = METRIC_KEYS[config.objective.metric]
     comparisons = []
     for position, name in enumerate(bases):
@@ -50,7 +54,7 @@ def compare(
         is_base = all(base.identity == winner.identity for base, winner in pairs)
         comparisons.append(
             Comparison(
-                benchmark=bench.data[name].benchmark,
+                benchmark=tunables.data[name].benchmark,
                 metric=key,
                 best=summarise(ours) if ours else None,
                 base=summarise(theirs) if theirs else None,
@@ -58,16 +62,26 @@ def compare(
                 is_base=is_base,
             )
         )
-    bench.log_figures(0, _figures(comparisons))
+    site.log_figures(0, _figures(comparisons))
     return tuple(comparisons)
 
 
-def run_cells(cells: Sequence[Cell], bench: Bench, board: Board) -> list[ListedRun]:
-    """What each cell comes to, in their order; Ray Tune is started only where one was not finished before."""
-    director = ListDirector(cells, bench, board)
-    if director.is_needed:
-        run_trials(director, bench.pool, bench.tune_folder)
-    return director.runs
+def run_cells(cells: Sequence[Cell], site: Site, board: Board) -> list[Mapping[str, float]]:
+    """Figures of each cell, in their order, empty where it failed; Ray Tune is started only where one was not finished before."""
+
+    def follow(cell: Cell) -> OnEpoch:
+        board.say(f"{cell.name}: begins")
+
+        def told(step: int, metrics: Mapping[str, float]) -> None:
+            if step == metrics["epochs"]:
+                board.say(f"{cell.name}: AUSUC {metrics['val/ausuc']:.3f}  H {metrics['val/gzsl_h']:.3f}")
+
+        return told
+
+    director = ListDirector([Task(cell) for cell in cells], site, board.say, follow)
+    if director.take_known():
+        run_trials(director, site.pool, site.tune_folder)
+    return [director.results[cell.identity].metrics for cell in cells]
 
 
 def _figures(comparisons: Sequence[Comparison]) -> dict[str, float]:

@@ -13,13 +13,14 @@ from pipeline.redaction import redact
 from pipeline.search.board import Board
 from pipeline.search.compare import compare, run_cells
 from pipeline.search.config import SearchConfig
-from pipeline.search.director import Bench, SearchDirector
+from pipeline.search.director import SearchDirector, Tunables
 from pipeline.search.objective import METRIC_KEYS, final_ranks
 from pipeline.search.report import write_study
 from pipeline.search.request import Comparison, SearchOutcome, SearchRequest
 from pipeline.search.space import Space
 from pipeline.search.study import Record, Study
 from pipeline.trials.runner import run_trials
+from pipeline.trials.site import Site
 
 
 def run_course(
@@ -27,7 +28,8 @@ def run_course(
     config: SearchConfig,
     study: Study,
     space: Space,
-    bench: Bench,
+    site: Site,
+    tunables: Tunables,
     bases: Mapping[str | None, ComposedConfig],
 ) -> SearchOutcome:
     """Trials, then the winner against the base."""
@@ -37,28 +39,30 @@ def run_course(
         for record in study.records():
             if record.state in ("finished", "stopped", "failed"):
                 board.remember(record.number, record.point, record.state, record.values[0] if record.values else None)
-        references = _references(config, bench, bases, board)
+        references = _references(config, site, tunables, bases, board)
         run_trials(
-            SearchDirector(config, study, space, bench, references, board, deadline), bench.pool, bench.tune_folder
+            SearchDirector(config, study, space, site, tunables, references, board, deadline),
+            site.pool,
+            site.tune_folder,
         )
         best = best_record(config, study.records())
         comparisons: tuple[Comparison, ...] = ()
         if best is not None:
-            comparisons = compare(config, space, bench, bases, best, board)
-    shutil.rmtree(bench.tune_folder, ignore_errors=True)
-    report = bench.storage / "report"
+            comparisons = compare(config, space, site, tunables, bases, best, board)
+    shutil.rmtree(site.tune_folder, ignore_errors=True)
+    report = site.storage / "report"
     targets = [config.objective.metric] + ([] if config.objective.cost == "none" else [config.objective.cost])
     shares = write_study(report, study.optuna, study.records(), f"Search {request.search.name}", targets)
     best_configs = () if best is None else _write_best(report, space, best, bases)
     return SearchOutcome(
         status="finished" if best else "failed",
-        study=bench.study_name,
+        study=site.opening.study,
         trials=_counts(study.records()),
         best=None if best is None else {"trial": best.number, "values": list(best.values), "point": dict(best.point)},
         comparisons=comparisons,
         importances=shares,
         best_configs=best_configs,
-        parent_run_id=bench.parent_run_id,
+        parent_run_id=site.opening.parent_run_id,
         tracking_uri=redact(request.where.tracking_uri),
     )
 
@@ -76,17 +80,18 @@ def best_record(config: SearchConfig, records: Sequence[Record]) -> Record | Non
 
 def _references(
     config: SearchConfig,
-    bench: Bench,
+    site: Site,
+    tunables: Tunables,
     bases: Mapping[str | None, ComposedConfig],
     board: Board,
 ) -> dict[str | None, float]:
     """The base's own score on each benchmark, where several are to be brought to one scale; else 1."""
     if len(bases) == 1 or config.objective.combine == "mean_rank":
         return dict.fromkeys(bases, 1.0)
-    cells = [bench.cell(base, name, config.seeds[0], "base") for name, base in bases.items()]
+    cells = [tunables.cell(base, name, config.seeds[0], "base") for name, base in bases.items()]
     scores = {}
-    for name, run in zip(bases, run_cells(cells, bench, board), strict=True):
-        score = run.figures.get(METRIC_KEYS[config.objective.metric], 0.0)
+    for name, figures in zip(bases, run_cells(cells, site, board), strict=True):
+        score = figures.get(METRIC_KEYS[config.objective.metric], 0.0)
         if score <= 0:
             raise UserError(
                 f"the base scores nothing on {name}, so that scores cannot be brought to one scale",

@@ -1,16 +1,11 @@
-"""The course of a search: which trial is next, what its reports mean, when it is stopped, and what becomes of it.
-
-Two directors serve Ray Tune. `SearchDirector` asks the study; `ListDirector` runs a list of runs to their ends, for the base's own scores and
-for the comparison at the end.
-"""
+"""Trials of a search: which is next, what its reports mean, when it is stopped, and what becomes of it."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mgmrn.data.splits import TuneData
@@ -22,62 +17,28 @@ from pipeline.search.objective import COST_KEYS, METRIC_KEYS, mean_normalised, m
 from pipeline.search.space import Space
 from pipeline.search.study import Record, Study
 from pipeline.search.tracked_trial import TrackedTrial
-from pipeline.tracking.store import TrackingStore
 from pipeline.train.cell import Cell, make_cell
-from pipeline.train.cluster import Placement
 from pipeline.train.failure import Failure
-from pipeline.train.tracked import Opening, finished_run, patiently
-from pipeline.trials.clerk import Clerk
-from pipeline.trials.plan import Pool, TrialPlan, TrialReport
+from pipeline.train.tracked import finished_run
+from pipeline.trials.plan import TrialPlan, TrialReport
+from pipeline.trials.site import Site
 
 LARGEST_STREAK = 50
 """Proposals in a row that only repeat earlier trials, after which the space is taken for exhausted."""
 
 
 @dataclass(frozen=True)
-class Bench:
-    """What all trials of a search share."""
+class Tunables:
+    """Tuning splits of a search, and the runs that can be had of them."""
 
-    study_name: str
-    parent_run_id: str
-    store: TrackingStore
     data: Mapping[str | None, TuneData]
     """Benchmark, or None for the base's own → its tuning split; in the order in which a trial runs them."""
     data_root: Path
-    storage: Path
-    """Folder of run folders of this search."""
-    pool: Pool
-    clerk: Clerk
-
-    @property
-    def tune_folder(self) -> Path:
-        """Ray Tune's own files, which are thrown away."""
-        return self.storage / "tune"
-
-    @property
-    def placement(self) -> Placement:
-        """Of each run."""
-        return self.pool.placement
 
     def cell(self, composed: ComposedConfig, benchmark: str | None, seed: int, variant: str) -> Cell:
         """One run of a config."""
         found = replace(composed, config=resolve_weights(composed.config, self.data_root))
         return make_cell(found, seed, self.data[benchmark], None, variant)
-
-    def track(self, number: int, cells: Sequence[Cell], resumed: bool) -> TrackedTrial:
-        """Opens a trial's first run; of a resumed trial only what is not over yet."""
-        finished = [run for run, cell in enumerate(cells) if resumed and self._is_finished(cell)]
-        opening = Opening(self.study_name, self.parent_run_id, self.placement, anew=not resumed)
-        return TrackedTrial(number, cells, self.store, opening, self.data_root, self.storage, self.clerk, finished)
-
-    def log_figures(self, step: int, figures: Mapping[str, float]) -> None:
-        """Adds figures to the search's own run, as soon as the clerk and the store have time."""
-        log = partial(self.store.log_metrics, self.parent_run_id, step, figures, int(time.time() * 1000))
-        self.clerk.do(partial(patiently, log))
-
-    def _is_finished(self, cell: Cell) -> bool:
-        run = finished_run(self.store, cell)
-        return run is not None and run.parent_run_id == self.parent_run_id
 
 
 class SearchDirector:
@@ -87,7 +48,8 @@ class SearchDirector:
         config: the search.
         study: its memory.
         space: from which it draws.
-        bench: what trials share.
+        site: shared by all trials.
+        tunables: the data.
         references: the base's score on each benchmark, by which scores are divided where there are several.
         board: shows how it goes.
         deadline: `time.monotonic()` after which no new trial starts.
@@ -98,7 +60,8 @@ class SearchDirector:
         config: SearchConfig,
         study: Study,
         space: Space,
-        bench: Bench,
+        site: Site,
+        tunables: Tunables,
         references: Mapping[str | None, float],
         board: Board,
         deadline: float | None,
@@ -106,8 +69,9 @@ class SearchDirector:
         self._config = config
         self._study = study
         self._space = space
-        self._bench = bench
-        self._references = [references[name] for name in bench.data for _ in config.seeds]
+        self._site = site
+        self._tunables = tunables
+        self._references = [references[name] for name in tunables.data for _ in config.seeds]
         self._board = board
         self._deadline = deadline
         self._cost = COST_KEYS.get(config.objective.cost)
@@ -169,10 +133,15 @@ class SearchDirector:
             self._fail(trial, Failure("workers-lost", error or "the trial ended without a result"))
 
     def interrupted(self, reason: str) -> None:
-        _interrupt(self._trials.values(), self._bench.clerk, reason)
+        for trial in self._trials.values():
+            if not trial.over:
+                trial.kill(reason)
+        self._site.clerk.finish()
 
     def _begin(self, record: Record, cells: Sequence[Cell], *, resumed: bool) -> TrialPlan:
-        trial = self._bench.track(record.number, cells, resumed)
+        opening = replace(self._site.opening, anew=not resumed)
+        finished = [run for run, cell in enumerate(cells) if resumed and self._is_finished(cell)]
+        trial = TrackedTrial(record.number, cells, self._site, opening, finished)
         self._trials[record.number] = trial
         self._board.began(record.number, record.point, trial.epochs)
         return trial.plan()
@@ -190,7 +159,11 @@ class SearchDirector:
         self._board.finished(trial.number, score)
         best = self._board.best
         figures = {"search/score": score} | ({"search/best": best[1]} if best else {})
-        self._bench.log_figures(trial.number, figures)
+        self._site.log_figures(trial.number, figures)
+
+    def _is_finished(self, cell: Cell) -> bool:
+        run = finished_run(self._site.store, cell)
+        return run is not None and run.parent_run_id == self._site.opening.parent_run_id
 
     def _is_enough(self) -> bool:
         if self._deadline is not None and time.monotonic() >= self._deadline:
@@ -198,15 +171,15 @@ class SearchDirector:
         return sum(record.state != "repeated" for record in self._study.records()) >= self._config.trials
 
     def _combined(self, number: int, steps: int, scores: Sequence[float]) -> float:
-        if len(self._bench.data) > 1 and self._config.objective.combine == "mean_rank":
+        if len(self._tunables.data) > 1 and self._config.objective.combine == "mean_rank":
             others = (record for record in self._study.records() if record.number != number)
             return mean_rank(scores, [other.scores[steps] for other in others if steps in other.scores])
         return mean_normalised(scores, self._references)
 
     def _cells(self, record: Record) -> list[Cell]:
         return [
-            self._bench.cell(self._space.compose(record.point, benchmark), benchmark, seed, f"t{record.number:03d}")
-            for benchmark in self._bench.data
+            self._tunables.cell(self._space.compose(record.point, benchmark), benchmark, seed, f"t{record.number:03d}")
+            for benchmark in self._tunables.data
             for seed in self._config.seeds
         ]
 
@@ -219,85 +192,3 @@ class SearchDirector:
 
 def _key(cells: Sequence[Cell]) -> tuple[str, ...]:
     return tuple(cell.config_hash for cell in cells)
-
-
-@dataclass(frozen=True)
-class ListedRun:
-    """One run of a list, and what it came to."""
-
-    cell: Cell
-    figures: dict[str, float] = field(default_factory=dict)
-    """`val/…` of the epoch that counts; empty where it failed."""
-    run_id: str = ""
-
-
-class ListDirector:
-    """Runs each cell of a list to its end; what was finished before is answered from the store.
-
-    Args:
-        cells: what is run.
-        bench: what runs share.
-        board: shows how it goes.
-    """
-
-    def __init__(self, cells: Sequence[Cell], bench: Bench, board: Board) -> None:
-        self._bench = bench
-        self._board = board
-        self._waiting: list[int] = []
-        self._trials: dict[int, TrackedTrial] = {}
-        self.runs = [ListedRun(cell) for cell in cells]
-        for number, cell in enumerate(cells):
-            known = finished_run(bench.store, cell)
-            if known is None:
-                self._waiting.append(number)
-            else:
-                self.runs[number] = ListedRun(cell, _val(known.metrics), known.run_id)
-
-    @property
-    def is_needed(self) -> bool:
-        """Whether anything is left to be run."""
-        return bool(self._waiting)
-
-    def next_trial(self) -> TrialPlan | None:
-        if not self._waiting:
-            return None
-        number = self._waiting.pop(0)
-        cell = self.runs[number].cell
-        trial = self._bench.track(number, [cell], resumed=True)
-        self._trials[number] = trial
-        self._board.say(f"{cell.name}: begins")
-        return trial.plan()
-
-    def reported(self, number: int, report: TrialReport) -> bool:
-        trial = self._trials[number]
-        if report.failure is not None:
-            trial.fail(Failure(**report.failure))
-            self._board.say(f"error: {trial.cells[0].name}: {report.failure['message']}")
-        elif report.checkpoint is not None:
-            figures = _val(report.metrics)
-            self.runs[number] = ListedRun(trial.cells[0], figures, trial.run_ids.get(0, ""))
-            trial.run_finished(report)
-            trial.done()
-            self._board.say(f"{trial.cells[0].name}: AUSUC {figures['val/ausuc']:.3f}  H {figures['val/gzsl_h']:.3f}")
-        return False
-
-    def ended(self, number: int, error: str | None) -> None:
-        trial = self._trials[number]
-        if not trial.over:
-            trial.fail(Failure("workers-lost", error or "the run ended without a result"))
-            self._board.say(f"error: {trial.cells[0].name}: its workers were lost")
-
-    def interrupted(self, reason: str) -> None:
-        _interrupt(self._trials.values(), self._bench.clerk, reason)
-
-
-def _interrupt(trials: Iterable[TrackedTrial], clerk: Clerk, reason: str) -> None:
-    """Ends the open runs, which the next call resumes."""
-    for trial in trials:
-        if not trial.over:
-            trial.kill(reason)
-    clerk.finish()
-
-
-def _val(metrics: Mapping[str, float]) -> dict[str, float]:
-    return {key: value for key, value in metrics.items() if key.startswith("val/")}

@@ -31,7 +31,7 @@ from pipeline.train.cluster import check_room_here, ray_session
 from pipeline.train.parent import parent_run
 from pipeline.train.storage import check_writable, explained
 from pipeline.train.tracked import END_SECONDS, send_leftovers
-from pipeline.trials.pool import make_pool
+from pipeline.trials.site import make_pool
 
 _DRIVER, _OUTCOME = "driver", "outcome"
 POLL_SECONDS = 1.0
@@ -91,21 +91,24 @@ def run_search(request: SearchRequest) -> SearchOutcome:
         with parent_run(store, folder, *_parent(search, name, data), anew=request.force) as parent:
             # Loading what runs trials takes seconds, which a search that has ended is not to wait for.
             from pipeline.search.course import run_course
-            from pipeline.search.director import Bench
+            from pipeline.search.director import Tunables
             from pipeline.search.warm import warm_cache
-            from pipeline.trials.clerk import Clerk
+            from pipeline.train.tracked import Opening
+            from pipeline.trials.site import Clerk, Site
 
             placed = pool.placement
             slots = min(pool.concurrency * placed.workers, max(host.cpus for host in hosts) // placed.cpus_per_worker)
             warm_cache(
                 space, bases, request.where.data_root, max(1, slots) * placed.cpus_per_worker, placed.gpus_per_worker
             )
-            bench = Bench(name, parent.run_id, store, data, request.where.data_root, folder, pool, Clerk())
+            opening = Opening(name, parent.run_id, placed)
+            site = Site(store, opening, request.where.data_root, folder, pool, Clerk())
+            tunables = Tunables(data, request.where.data_root)
             try:
-                outcome = run_course(request, config, study, space, bench, bases)
+                outcome = run_course(request, config, study, space, site, tunables, bases)
             except DATABASE_ERRORS as error:
                 raise lost(request.study_storage, error) from error
-            bench.clerk.finish()
+            site.clerk.finish()
             parent.attach(folder / "report")
             if outcome.status == "failed":
                 parent.status, parent.reason = "FAILED", "no trial finished"

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.tracking.store import TrackingStore
 from pipeline.train.cell import Cell
 from pipeline.train.failure import Failure
 from pipeline.train.fit import Fitted
 from pipeline.train.tracked import Opening, RunTracker, open_run
-from pipeline.trials.clerk import Clerk
 from pipeline.trials.plan import SealedPlan, TrialReport, TuneSpec
+from pipeline.trials.site import Site
 
 
 class TrackedTrial:
@@ -20,11 +19,8 @@ class TrackedTrial:
     Args:
         number: of the trial.
         cells: its runs, in their order.
-        store: where they are tracked.
+        site: where they are tracked and stored.
         opening: study, parent and placement of each.
-        data_root: folder of the benchmarks, absolute.
-        storage: folder of run folders.
-        clerk: does what takes long.
         finished: positions of runs that an earlier driver has brought to their end.
     """
 
@@ -32,11 +28,8 @@ class TrackedTrial:
         self,
         number: int,
         cells: Sequence[Cell],
-        store: TrackingStore,
+        site: Site,
         opening: Opening,
-        data_root: Path,
-        storage: Path,
-        clerk: Clerk,
         finished: Sequence[int] = (),
     ) -> None:
         self.number = number
@@ -47,11 +40,9 @@ class TrackedTrial:
         """Of each run begun so far."""
         self.costs: list[float] = []
         """Of each run that has ended."""
-        self._store = store
+        self._site = site
         self._opening = opening
-        placement = opening.placement
-        self._specs = [TuneSpec(**dict(cell.spec(data_root, storage, placement.cpus_per_worker))) for cell in cells]
-        self._clerk = clerk
+        self._specs = [TuneSpec(**dict(site.spec(cell))) for cell in cells]
         self._finished = set(finished)
         self._tracker: RunTracker | None = None
         self._open(0)
@@ -82,8 +73,8 @@ class TrackedTrial:
             return
         if (tracker := self._tracker) is not None:
             folder, metrics = Path(report.checkpoint), report.metrics
-            self._clerk.do(lambda: tracker.finished(Fitted.from_checkpoint(folder, metrics)))
-            self._clerk.do(tracker.close)
+            self._site.clerk.do(lambda: tracker.finished(Fitted.from_checkpoint(folder, metrics)))
+            self._site.clerk.do(tracker.close)
             self._tracker = None
         if report.run + 1 < len(self.cells):
             self._open(report.run + 1)
@@ -91,13 +82,13 @@ class TrackedTrial:
     def fail(self, failure: Failure) -> None:
         """Ends the trial as failed."""
         if (tracker := self._tracker) is not None:
-            self._clerk.do(lambda: tracker.failed(failure))
+            self._site.clerk.do(lambda: tracker.failed(failure))
         self._close()
 
     def kill(self, reason: str) -> None:
         """Ends the trial as stopped; what was reported stays."""
         if (tracker := self._tracker) is not None:
-            self._clerk.do(lambda: tracker.killed(reason))
+            self._site.clerk.do(lambda: tracker.killed(reason))
         self._close()
 
     def done(self) -> None:
@@ -108,11 +99,11 @@ class TrackedTrial:
         self._run = run
         if run in self._finished:
             return
-        self._tracker = open_run(self._store, self.cells[run], self._specs[run], self._opening)
+        self._tracker = open_run(self._site.store, self.cells[run], self._specs[run], self._opening)
         self.run_ids[run] = self._tracker.run_id
 
     def _close(self) -> None:
         self.over = True
         if (tracker := self._tracker) is not None:
-            self._clerk.do(tracker.close)
+            self._site.clerk.do(tracker.close)
             self._tracker = None

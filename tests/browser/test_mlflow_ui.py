@@ -13,10 +13,11 @@ from urllib.parse import urlsplit
 import pytest
 
 from pipeline.ablation.grid import make_grid
-from pipeline.ablation.plan import KnownRuns, plan_cells
+from pipeline.ablation.plan import plan_cells
 from pipeline.ablation.results import comparisons
 from pipeline.ablation.track import log_grid
 from pipeline.tracking.store import TrackingStore
+from pipeline.trials.known import KnownRuns
 from tests.grids import DECIDED, cells_of, run_in, write_data, write_grid
 from tests.mlflow_server import Server
 

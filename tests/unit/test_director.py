@@ -19,13 +19,14 @@ from pipeline.search import tracked_trial
 from pipeline.search.board import Board
 from pipeline.search.config import Categorical, FloatRange, Objective, Sampler, Scheduler, SearchConfig, SearchFile
 from pipeline.search.course import best_record
-from pipeline.search.director import Bench, ListDirector, SearchDirector
+from pipeline.search.director import SearchDirector, Tunables
 from pipeline.search.space import Space
 from pipeline.search.study import Study
 from pipeline.train.cluster import Placement
 from pipeline.train.failure import Failure
-from pipeline.trials.clerk import Clerk
+from pipeline.train.tracked import Opening
 from pipeline.trials.plan import Pool, TrialPlan, TrialReport
+from pipeline.trials.site import Clerk, Site
 
 RATE = {"optimiser.head_lr": FloatRange(low=1e-4, high=1e-2, log=True)}
 TEMPERATURE = {"model.decoder.temperature": Categorical(choices=("none", "sqrt"))}
@@ -68,15 +69,17 @@ class Lab:
     def space(self, config: SearchConfig) -> Space:
         return Space(SearchFile("x", "x.yaml", config, dict.fromkeys([*config.space, *FIXED], "x.yaml")))
 
-    def bench(self, config: SearchConfig) -> Bench:
+    def tunables(self, config: SearchConfig) -> Tunables:
         data = {
             name: SimpleNamespace(split="tune", digest=f"of {name}", benchmark=name or "SYN", standin=False)
             for name in config.benchmarks or (None,)
         }
+        return Tunables(cast(Any, data), Path("/data"))
+
+    def site(self) -> Site:
         pool = Pool(2, Placement(workers=1, cpus_per_worker=1, gpus_per_worker=0))
-        return Bench(
-            "s", "parent", cast(Any, self.store), cast(Any, data), Path("/data"), Path("/runs"), pool, self.clerk
-        )
+        opening = Opening("s", "parent", pool.placement)
+        return Site(cast(Any, self.store), opening, Path("/data"), Path("/runs"), pool, self.clerk)
 
     def director(
         self, config: SearchConfig, references: Mapping[str | None, float] | None = None, deadline: float | None = None
@@ -85,7 +88,7 @@ class Lab:
         board = Board("x", config.trials, "AUSUC", self.shown)
         references = references or dict.fromkeys(config.benchmarks or (None,), 1.0)
         study, space = self.study(config), self.space(config)
-        return SearchDirector(config, study, space, self.bench(config), references, board, deadline)
+        return SearchDirector(config, study, space, self.site(), self.tunables(config), references, board, deadline)
 
     def states(self, config: SearchConfig) -> list[str]:
         return [record.state for record in self.study(config).records()]
@@ -271,8 +274,8 @@ def test_runs_that_were_finished_are_not_opened_again(lab: Lab) -> None:
     first = lab.director(search)
     plan = first.next_trial()
     assert plan is not None
-    bench, space = lab.bench(search), lab.space(search)
-    cell = bench.cell(space.compose(lab.study(search).records()[0].point, None), None, 0, "t000")
+    space = lab.space(search)
+    cell = lab.tunables(search).cell(space.compose(lab.study(search).records()[0].point, None), None, 0, "t000")
     lab.store.finished[cell.config_hash] = SimpleNamespace(parent_run_id="parent")
     second = lab.director(search)
     again = second.next_trial()
@@ -436,30 +439,6 @@ def test_the_cost_is_a_second_value(lab: Lab) -> None:
     director.reported(0, epoch(0, 4, 0.5, **figures))
     director.reported(0, end(0, 4, 0.5, **figures))
     assert lab.study(search).records()[0].values == (0.5, 1000.0)
-
-
-def test_a_list_is_run_to_its_end_and_what_is_finished_is_answered(lab: Lab) -> None:
-    search = config(confirm_seeds=3)
-    bench, space = lab.bench(search), lab.space(search)
-    cells = [bench.cell(space.compose({}, None), None, seed, "base") for seed in (1, 2, 3, 4)]
-    known = SimpleNamespace(metrics={"val/ausuc": 0.25, "train/loss": 1.0}, run_id="known", parent_run_id="another")
-    lab.store.finished[cells[1].config_hash] = known
-    director = ListDirector(cells, bench, Board("x", 1, "AUSUC", lab.shown))
-    assert director.is_needed
-    plans = [director.next_trial() for _ in range(3)]
-    assert [plan.number for plan in plans if plan] == [0, 2, 3]
-    assert director.next_trial() is None and not director.is_needed
-    assert not director.reported(0, epoch(0, 1, 0.5))
-    director.reported(0, end(0, 4, 0.75))
-    director.reported(2, failed(0, 1))
-    for number in (0, 2):
-        director.ended(number, None)
-    director.ended(3, "its host died")
-    assert [run.figures.get("val/ausuc") for run in director.runs] == [0.75, 0.25, None, None]
-    assert [run.run_id for run in director.runs] == [f"id of {cells[0].name}", "known", "", ""]
-    assert director.runs[1].figures == {"val/ausuc": 0.25}
-    shown = lab.shown.getvalue()
-    assert "AUSUC 0.750" in shown and "the device is full" in shown and "its workers were lost" in shown
 
 
 def test_a_space_that_is_used_up_ends_the_search(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

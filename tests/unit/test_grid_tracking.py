@@ -15,12 +15,13 @@ import pytest
 
 from pipeline.ablation.cells import GridCell
 from pipeline.ablation.grid import Grid, make_grid
-from pipeline.ablation.plan import KnownRuns, PlannedCell, plan_cells
+from pipeline.ablation.plan import PlannedCell, plan_cells
 from pipeline.ablation.results import comparisons
 from pipeline.ablation.track import LINK_KIND, NOTE_LIMIT, NOTE_TAG, SCORED, description, log_grid
 from pipeline.analysis.comparison import Comparison
 from pipeline.analysis.scores import FIGURES
 from pipeline.tracking.store import TrackedRun, TrackingStore
+from pipeline.trials.known import KnownRuns
 from tests.grids import DECIDED, cells_of, run_in, write_data, write_grid
 
 TEXT = "seeds: [0, 1, 2]\nprimary: ausuc\nvariants:\n  smooth: {loss.label_smoothing: 0.1}\n"

@@ -17,13 +17,14 @@ import pytest
 from pipeline.ablation import plan as plan_module
 from pipeline.ablation.cells import GridCell, make_cells
 from pipeline.ablation.grid import make_grid
-from pipeline.ablation.plan import Cost, PlannedCell, total_cost
+from pipeline.ablation.plan import PlannedCell, total_cost
 from pipeline.ablation.request import RUN_BY, plan_to_json
 from pipeline.ablation.show import show_plan
 from pipeline.cli.app import main
 from pipeline.console import Console
 from pipeline.tracking.store import TrackedRun, TrackingStore, driver_tag
 from pipeline.train.spec import Calibration
+from pipeline.trials.known import Cost
 from tests.grids import DECIDED, SMOOTH, a_run, cells_of, plan_of, run_in, write_data, write_grid
 from tests.tiny import ATTRIBUTES, WORD_LENGTH
 

@@ -1,20 +1,18 @@
-"""The course of a grid with no Ray, store or training behind it: what is run in which order, and what becomes of each run."""
+"""A list of runs without Ray, store or training behind it: what is run in which order, and what becomes of each run."""
 
 from __future__ import annotations
 
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from pipeline.ablation import director as director_module
 from pipeline.ablation.cells import GridCell
-from pipeline.ablation.director import GridDirector, Site, Task
 from pipeline.driver import driver_tag
 from pipeline.tracking.store import DRIVER_TAG, TrackedRun
 from pipeline.train.cell import Cell
@@ -22,8 +20,10 @@ from pipeline.train.cluster import Placement
 from pipeline.train.failure import Failure
 from pipeline.train.spec import Calibration
 from pipeline.train.tracked import Opening
-from pipeline.trials.clerk import Clerk
-from pipeline.trials.plan import TrialPlan, TrialReport
+from pipeline.trials import list_director as director_module
+from pipeline.trials.list_director import ListDirector, Task
+from pipeline.trials.plan import Pool, TrialPlan, TrialReport
+from pipeline.trials.site import Clerk, Site
 from tests.grids import DECIDED, SMOOTH, cells_of, write_data, write_grid
 
 LATE = Failure("out-of-memory", "the device is full", hint="take a smaller batch")
@@ -41,10 +41,15 @@ class Lab:
     stored: list[TrackedRun] = field(default_factory=list)
     """Runs that the tracking store has already."""
 
-    def director(self, tasks: Sequence[Task], deadline: float | None = None) -> GridDirector:
+    said: list[str] = field(default_factory=list)
+
+    def director(self, tasks: Sequence[Task], deadline: float | None = None) -> ListDirector:
         opening = Opening("grid", "parent", PLACEMENT)
-        store = SimpleNamespace(experiment_id="1", runs_of=lambda patterns, wanted: self.stored)
-        return GridDirector(tasks, Site(cast(Any, store), opening, Path("/data"), Path("/runs"), self.clerk), deadline)
+        store = SimpleNamespace(
+            experiment_id="1", own_runs=lambda wanted: self.stored, runs_of=lambda patterns, wanted: []
+        )
+        site = Site(cast(Any, store), opening, Path("/data"), Path("/runs"), Pool(2, PLACEMENT), self.clerk)
+        return ListDirector(tasks, site, self.said.append, lambda cell: lambda step, metrics: None, deadline)
 
     def of(self, run: str) -> list[str]:
         """What became of a run, once all errands are done."""
@@ -63,6 +68,7 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
         lab.openings.append(opening)
         return SimpleNamespace(
             cell=cell,
+            run_id=f"id of {cell.variant} {cell.split}",
             finished=lambda ended: lab.events.append((f"finished {ended.checkpoint}", name)),
             failed=lambda failure: lab.events.append((f"failed {failure.reason}", name)),
             killed=lambda reason: lab.events.append((f"killed {reason}", name)),
@@ -71,7 +77,7 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
 
     def from_checkpoint(folder: Path, metrics: dict[str, float]) -> Any:
         decided = Calibration(epochs=int(metrics["epoch"]), gamma=0.25)
-        return SimpleNamespace(checkpoint=folder.name, calibration=decided)
+        return SimpleNamespace(checkpoint=folder.name, calibration=decided, reported={"val/ausuc": 0.5})
 
     monkeypatch.setattr(director_module, "open_run", open_run)
     monkeypatch.setattr(director_module, "Fitted", SimpleNamespace(from_checkpoint=from_checkpoint))
@@ -91,15 +97,19 @@ def cells(folder: Path, text: str = SMOOTH) -> list[GridCell]:
     return cells_of(write_grid(folder, text), folder / "data")
 
 
+def task(cell: GridCell, calibration: Calibration | None = None, anew: bool = False) -> Task:
+    return Task(cell.tune, None if cell.final_data is None else cell.final, calibration, anew)
+
+
 @pytest.fixture
 def tasks(folder: Path) -> list[Task]:
-    return [Task(cell, None) for cell in cells(folder)]
+    return [task(cell) for cell in cells(folder)]
 
 
 @pytest.fixture
 def tune_tasks(folder: Path) -> list[Task]:
     """Of a grid that is scored on validation images."""
-    return [Task(cell, None) for cell in cells(folder, "split: tune\n" + SMOOTH)]
+    return [task(cell) for cell in cells(folder, "split: tune\n" + SMOOTH)]
 
 
 def epoch(steps: int) -> TrialReport:
@@ -151,7 +161,7 @@ def test_a_cell_that_another_driver_runs_is_waited_for_and_its_result_is_taken(
     lab: Lab, tasks: list[Task], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(director_module, "LOOK_SECONDS", 0.0)
-    tune = tasks[0].cell.tune
+    tune = tasks[0].tune
     lab.stored = [stored(tune, "RUNNING", driver_tag())]
     director = lab.director(tasks[:1])
     assert director.next_trial() == "later"
@@ -161,14 +171,24 @@ def test_a_cell_that_another_driver_runs_is_waited_for_and_its_result_is_taken(
     assert director.next_trial() is None
 
 
+def test_what_is_finished_is_answered_before_anything_starts(lab: Lab, tune_tasks: list[Task]) -> None:
+    lab.stored = [replace(stored(tune_tasks[0].tune, "FINISHED"), metrics={"val/ausuc": 0.25})]
+    director = lab.director(tune_tasks)
+    assert director.take_known() and director.left == 1
+    run_to_end(director, begun(director))
+    assert director.next_trial() is None and not director.take_known()
+    figures = [director.results[task.tune.identity].metrics["val/ausuc"] for task in tune_tasks]
+    assert figures == [0.25, 0.5]
+
+
 def test_a_cell_that_another_driver_left_is_begun_here(
     lab: Lab, tasks: list[Task], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(director_module, "LOOK_SECONDS", 0.0)
-    lab.stored = [stored(tasks[0].cell.tune, "RUNNING", driver_tag())]
+    lab.stored = [stored(tasks[0].tune, "RUNNING", driver_tag())]
     director = lab.director(tasks[:1])
     assert director.next_trial() == "later"
-    lab.stored = [stored(tasks[0].cell.tune, "RUNNING", f"{socket.gethostname()}:999999999:0.0")]
+    lab.stored = [stored(tasks[0].tune, "RUNNING", f"{socket.gethostname()}:999999999:0.0")]
     assert what(begun(director)) == ("tune", 0, None)
 
 
@@ -183,12 +203,13 @@ def test_a_cell_is_tuned_and_then_run_with_what_that_decided(lab: Lab, tasks: li
     assert director.next_trial() is None
     assert lab.of("base tune") == ["opened", "finished checkpoint_1", "closed"]
     assert lab.of("base final") == ["opened", "finished checkpoint_2", "closed"]
-    assert (director.left, director.failed) == (0, 0)
+    assert director.left == 0
+    assert [one.run_id for one in director.results.values()] == ["id of base tune", "id of base final"]
 
 
 def test_cells_are_begun_in_order_and_final_runs_come_before_new_cells(lab: Lab, folder: Path) -> None:
     seeds = cells(folder, "seeds: [0, 1]\n" + SMOOTH)
-    director = lab.director([Task(cell, None) for cell in seeds])
+    director = lab.director([task(cell) for cell in seeds])
     first, second = begun(director), begun(director)
     assert [plan.runs[0].config.seed for plan in (first, second)] == [0, 1]
     run_to_end(director, second)
@@ -199,7 +220,7 @@ def test_cells_are_begun_in_order_and_final_runs_come_before_new_cells(lab: Lab,
 
 
 def test_numbers_folders_and_placement_are_those_of_the_launch(lab: Lab, tasks: list[Task]) -> None:
-    director = lab.director([Task(tasks[0].cell, None, anew=True), tasks[1]])
+    director = lab.director([replace(tasks[0], anew=True), tasks[1]])
     plans = [begun(director), begun(director)]
     for plan in list(plans):
         run_to_end(director, plan)
@@ -215,7 +236,7 @@ def test_numbers_folders_and_placement_are_those_of_the_launch(lab: Lab, tasks: 
 
 
 def test_what_is_tuned_already_is_run_on_the_final_split_alone(lab: Lab, tasks: list[Task]) -> None:
-    director = lab.director([Task(tasks[0].cell, DECIDED)])
+    director = lab.director([replace(tasks[0], calibration=DECIDED)])
     plan = begun(director)
     assert what(plan) == ("final", 0, DECIDED)
     assert director.next_trial() is None, "nothing follows a final run"
@@ -259,19 +280,17 @@ def test_nothing_is_begun_after_the_deadline_and_what_was_begun_is_brought_to_it
     assert director.next_trial() is None
     run_to_end(director, final)
     assert director.next_trial() is None
-    assert (director.left, director.failed) == (1, 0)
+    assert director.left == 1
     assert lab.of("smooth tune") == []
 
 
 def test_a_budget_that_is_used_up_from_the_start_begins_nothing(lab: Lab, tasks: list[Task]) -> None:
-    director = lab.director([tasks[0], Task(tasks[1].cell, DECIDED)], deadline=time.monotonic())
+    director = lab.director([tasks[0], replace(tasks[1], calibration=DECIDED)], deadline=time.monotonic())
     assert director.next_trial() is None
     assert director.left == 2
 
 
-def test_after_a_failed_tune_run_there_is_no_final_run(
-    lab: Lab, tasks: list[Task], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_after_a_failed_tune_run_there_is_no_final_run(lab: Lab, tasks: list[Task]) -> None:
     director = lab.director(tasks[:1])
     plan = begun(director)
     director.reported(plan.number, epoch(1))
@@ -279,9 +298,9 @@ def test_after_a_failed_tune_run_there_is_no_final_run(
     assert director.next_trial() is None
     director.ended(plan.number, None)
     assert lab.of("base tune") == ["opened", "failed out-of-memory", "closed"]
-    assert (director.failed, director.left) == (1, 0)
-    name = tasks[0].cell.tune.name
-    assert f"error: {name} tune: the device is full (take a smaller batch)\n" in capsys.readouterr().err
+    assert director.left == 0 and director.results[tasks[0].tune.identity].metrics == {}
+    name = tasks[0].tune.name
+    assert lab.said == [f"error: {name} tune: the device is full (take a smaller batch)"]
 
 
 def test_a_cell_that_fails_stops_no_other(lab: Lab, tasks: list[Task]) -> None:
@@ -291,21 +310,18 @@ def test_a_cell_that_fails_stops_no_other(lab: Lab, tasks: list[Task]) -> None:
     assert director.next_trial() == "later"
     run_to_end(director, second)
     assert what(begun(director))[:2] == ("final", 0.1)
-    assert director.failed == 1
 
 
 @pytest.mark.parametrize(("error", "message"), [("its host died", "its host died"), (None, "without a result")])
-def test_a_run_that_is_lost_has_failed(
-    lab: Lab, tasks: list[Task], capsys: pytest.CaptureFixture[str], error: str | None, message: str
-) -> None:
+def test_a_run_that_is_lost_has_failed(lab: Lab, tasks: list[Task], error: str | None, message: str) -> None:
     director = lab.director(tasks[:1])
     plan = begun(director)
     director.reported(plan.number, epoch(1))
     director.ended(plan.number, error)
     assert director.next_trial() is None
     assert lab.of("base tune") == ["opened", "failed workers-lost", "closed"]
-    assert director.failed == 1
-    assert message in capsys.readouterr().err
+    (said,) = lab.said
+    assert message in said
 
 
 def test_a_lost_final_run_has_failed_too(lab: Lab, tasks: list[Task]) -> None:
@@ -314,7 +330,7 @@ def test_a_lost_final_run_has_failed_too(lab: Lab, tasks: list[Task]) -> None:
     director.ended(begun(director).number, "its host died")
     assert lab.of("base tune") == ["opened", "finished checkpoint_2", "closed"]
     assert lab.of("base final") == ["opened", "failed workers-lost", "closed"]
-    assert (director.failed, director.next_trial()) == (1, None)
+    assert director.next_trial() is None
 
 
 @pytest.mark.parametrize("last", [end(), failed()])
@@ -329,7 +345,6 @@ def test_a_process_that_is_lost_after_its_last_word_says_it_once_more_in_vain(
         assert not director.reported(plan.number, report)
     director.ended(plan.number, "its host died")
     assert lab.of("base tune") == events
-    assert director.failed == (last.failure is not None)
     finals = [director.next_trial(), director.next_trial()]
     assert [isinstance(one, TrialPlan) for one in finals] == [last.failure is None, False], "one final run at most"
 
@@ -344,4 +359,4 @@ def test_an_interrupted_launch_ends_its_open_runs_and_no_others(lab: Lab, tasks:
     assert lab.of("base tune") == ["opened", "finished checkpoint_2", "closed"]
     assert lab.of("base final") == ["opened", "killed interrupted", "closed"]
     assert lab.of("smooth tune") == ["opened", "killed interrupted", "closed"]
-    assert director.failed == 0
+    assert lab.said == []
