@@ -10,6 +10,7 @@ never reached. Ray knows the address by which the cluster sees a host; its inter
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -86,13 +87,12 @@ def on_its_own_gpu() -> Iterator[None]:
     yield
 
 
-def meeting_point() -> str:
-    """Called on rank 0: an address at which it can listen."""
-    host = ray.util.get_node_ip_address()
-    return f"tcp://{f'[{host}]' if ':' in host else host}:{free_port(EVERYWHERE)}"
+def meeting_point() -> tuple[str, int]:
+    """Called on rank 0: host and port at which it can listen."""
+    return ray.util.get_node_ip_address(), free_port(EVERYWHERE)
 
 
-def join(backend: str, meeting: str, rank: int, size: int) -> None:
+def join(backend: str, meeting: tuple[str, int], rank: int, size: int) -> None:
     """Called on each rank: waits until all are there."""
     import torch.distributed
 
@@ -101,7 +101,24 @@ def join(backend: str, meeting: str, rank: int, size: int) -> None:
     else:
         # Ranks that wait for one that is gone give up.
         os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
-    torch.distributed.init_process_group(backend, init_method=meeting, rank=rank, world_size=size, timeout=PATIENCE)
+    store = rendezvous(meeting, rank, size)
+    torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+
+
+def rendezvous(meeting: tuple[str, int], rank: int, size: int) -> Any:
+    """Called on each rank: the `TCPStore` by which ranks find one another.
+
+    Rank 0 listens at Ray's address of the host alone: left to itself, torch listens on all interfaces, without a password.
+    """
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    host, port = meeting
+    if rank:
+        return TCPStore(host, port, size, is_master=False, timeout=PATIENCE)
+    # Behind an address translation no interface has the address.
+    own = host if interface_of(host) else EVERYWHERE
+    listener = socket.create_server((own, port), family=socket.AF_INET6 if ":" in own else socket.AF_INET)
+    return TCPStore(host, port, size, is_master=True, timeout=PATIENCE, master_listen_fd=listener.detach())
 
 
 def leave() -> None:

@@ -9,8 +9,16 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from pipeline.ports import LOOPBACK, free_port
 from pipeline.train import process_group
-from pipeline.train.process_group import GLOO_INTERFACE, GroupBackend, ProcessGroup, interface_of, use_network_of_ray
+from pipeline.train.process_group import (
+    GLOO_INTERFACE,
+    GroupBackend,
+    ProcessGroup,
+    interface_of,
+    rendezvous,
+    use_network_of_ray,
+)
 
 
 def address(text: str, family: int = socket.AF_INET) -> SimpleNamespace:
@@ -58,3 +66,12 @@ def test_a_rank_that_is_alone_waits_for_nobody() -> None:
 
     # Has no way to call anything on a rank.
     GroupBackend().on_start(Alone(), ProcessGroup.between(gpus_per_worker=0))
+
+
+def test_the_ranks_meet_at_the_address_of_ray_alone() -> None:
+    port = free_port()
+    store = rendezvous((LOOPBACK, port), 0, 1)
+    found = [one.laddr.ip for one in psutil.Process().net_connections("tcp") if one.laddr.port == port]
+    assert LOOPBACK in found and not {"0.0.0.0", "::"} & set(found)
+    store.set("key", "value")
+    assert store.get("key") == b"value"
