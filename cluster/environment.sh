@@ -4,6 +4,13 @@
 #   MGMRN_VENV           folder of the virtual environment; without it `.venv` of this checkout
 #   RAY_AUTH_TOKEN_PATH  file of the token; without it ~/.ray/auth_token
 
+# A token that other users of the machine can read lets them run code as the cluster's user.
+mgmrn_token="${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}"
+if [[ -n $(find -L "$mgmrn_token" -perm /077 2> /dev/null) ]]; then
+  echo "others can read Ray's token: chmod 600 '$mgmrn_token'" >&2
+  return 3
+fi
+
 # shellcheck source=/dev/null
 source "${MGMRN_VENV:-$(dirname "${BASH_SOURCE[0]}")/../.venv}/bin/activate"
 export RAY_AUTH_MODE=token

@@ -99,7 +99,7 @@ def secret_lines() -> Iterator[Line]:
     open_ones = [file for file in found if stat.S_IMODE(file.stat().st_mode) & 0o077]
     for file in open_ones:
         mode = f"{stat.S_IMODE(file.stat().st_mode):o}"
-        yield Line("warn", "secrets", f"{file} has mode {mode}: others may read it", f"chmod 600 {file}")
+        yield wrong("secrets", f"{file} has mode {mode}: others may read it", f"chmod 600 {file}")
     if not open_ones:
         names = ", ".join(map(str, found))
         yield Line("ok", "secrets", f"you alone may read {names}" if found else "no token or password file")

@@ -201,7 +201,7 @@ def test_secrets_that_others_may_read(here: Path) -> None:
     token.write_text("token")
     token.chmod(0o644)
     (line,) = services.secret_lines()
-    assert (line.state, line.remedy) == ("warn", f"chmod 600 {token}")
+    assert (line.state, line.code, line.remedy) == ("bad", 2, f"chmod 600 {token}")
     token.chmod(0o600)
     assert next(services.secret_lines()) == Line("ok", "secrets", f"you alone may read {token}")
 
