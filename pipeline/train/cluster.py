@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from mgmrn.errors import ResourceError
 from pipeline.interruption import kept_handlers
 from pipeline.job_environment import in_job, job_settings
 from pipeline.ports import LOOPBACK, free_port
+from pipeline.train.private_instance import private_instance
 from pipeline.train.workers import Workers
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -24,8 +25,7 @@ LOCAL = "local"
 """Ray's word for an instance of its own."""
 
 _LOCAL_ENVIRONMENT = {
-    # A fresh instance on loopback for one command: no token, no killing by memory on a shared machine.
-    "RAY_AUTH_MODE": "disabled",
+    # No process is killed for the memory that others take on a shared machine.
     "RAY_memory_monitor_refresh_ms": "0",
 }
 _ENVIRONMENT = {
@@ -94,6 +94,15 @@ def ray_session(address: str | None) -> Iterator[tuple[Host, ...]]:
     Raises:
         ResourceError: when no cluster answers at the address.
     """
+    address = _address(address)
+    # Before Ray is imported, which reads its settings then.
+    with private_instance() if address == LOCAL else nullcontext(), _connected(address) as hosts:
+        yield hosts
+
+
+@contextmanager
+def _connected(address: str) -> Iterator[tuple[Host, ...]]:
+    """Hosts of the cluster at an address, or of an instance of this process's own, between `ray.init` and `ray.shutdown`."""
     import ray
 
     if ray.is_initialized():
@@ -101,7 +110,6 @@ def ray_session(address: str | None) -> Iterator[tuple[Host, ...]]:
         return
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    address = _address(address)
     local = address == LOCAL
     if local:
         os.environ.update(_LOCAL_ENVIRONMENT)
@@ -151,7 +159,6 @@ def _start_here() -> None:
                     include_dashboard=True,
                     logging_level="WARNING",
                     log_to_driver=False,
-                    _node_ip_address=LOOPBACK,
                 )
             return
         except Exception as error:

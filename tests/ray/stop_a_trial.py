@@ -83,7 +83,7 @@ def kill_dashboard() -> None:
 
 
 def main() -> None:
-    with ray_session(None, dashboard=True):
+    with ray_session(None):
         first = stop_one(0)
         alive = [actor.class_name for actor in list_actors() if actor.state != "DEAD"]
         first["actors"] = [name for name in alive if name not in OF_THE_CLUSTER]

@@ -142,9 +142,7 @@ def test_an_instance_of_ones_own_is_asked_for_by_name(started: dict[str, Any]) -
     with ray_session(None):
         pass
     assert started["address"] == "local"
-    assert started["_node_ip_address"] == "127.0.0.1"
     environment = started["environment"]
-    assert environment["RAY_AUTH_MODE"] == "disabled", "a token in the home folder would lock its own processes out"
     assert environment["RAY_memory_monitor_refresh_ms"] == "0"
     assert started["log_to_driver"] is False
     assert started["include_dashboard"] is True, "without it the resources of a trial that Ray Tune stops stay taken"
