@@ -14,8 +14,6 @@ from pipeline import places
 from pipeline.cli import completion
 from pipeline.cli.ablation_verbs import ablation_app
 from pipeline.cli.data_verbs import data_app
-from pipeline.cli.doctor_verb import doctor_app
-from pipeline.cli.explain_verb import explain_app
 from pipeline.cli.job_verbs import jobs_app
 from pipeline.cli.model_verbs import models_app
 from pipeline.cli.options import (
@@ -53,9 +51,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
 app.add_typer(ablation_app)
 app.add_typer(models_app)
-app.add_typer(explain_app)
 app.add_typer(jobs_app)
-app.add_typer(doctor_app)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -231,6 +227,33 @@ def demo(as_json: Json = False) -> int:
     from pipeline.cli.demo import run_demo
 
     return _report(run_demo(), Console(as_json))
+
+
+@app.command()
+def doctor(
+    address: Address = None,
+    tracking_uri: TrackingUri = places.TRACKING_URI,
+    data_root: DataRoot = places.DATA_ROOT,
+    storage: Storage = places.STORAGE,
+    as_json: Json = False,
+) -> int:
+    """Look at this machine and at what a run would use: one table, with a remedy for whatever is not as it should be.
+
+    Exit code 2 when something that was named is wrong, 3 when this machine cannot run; warnings leave it at 0.
+    """
+    from dataclasses import asdict
+
+    from pipeline.doctor.examine import examine
+    from pipeline.doctor.line import worst
+
+    console = Console(as_json)
+    lines = list(examine(Where(tracking_uri, data_root, storage, address)))
+    console.table(["", "check", "found", "remedy"], [[one.state, one.check, one.found, one.remedy] for one in lines])
+    states = [one.state for one in lines]
+    counts = {state: states.count(state) for state in ("ok", "warn", "bad")}
+    console.line(", ".join(f"{count} {state}" for state, count in counts.items()))
+    console.result({"lines": [asdict(one) for one in lines], "counts": counts})
+    return worst(lines)
 
 
 @app.command("completion")

@@ -1,1 +1,1 @@
-"""`doctor`: what on this machine speaks against a run, and how to mend it."""
+"""Checks of this machine before a run, each with a remedy."""

@@ -13,9 +13,9 @@ State = Literal["ok", "warn", "bad"]
 
 @dataclass(frozen=True)
 class Line:
-    """What was looked at and found.
+    """One check and its finding.
 
-    `bad` is what makes a run impossible; `warn` makes it slower, or may trouble it later.
+    `bad` makes a run impossible; `warn` makes it slower, or may disturb it later.
     """
 
     state: State
@@ -23,19 +23,19 @@ class Line:
     found: str
     remedy: str = ""
     code: ExitCode = ExitCode.FINE
-    """What a run would answer with; of bad lines alone."""
+    """Exit code that a run would end with; FINE unless the line is bad."""
 
 
 def wrong(check: str, found: str, remedy: str) -> Line:
-    """Something that was named on the command line or in the environment is not as it must be."""
+    """A bad line about something that was named on the command line or in the environment."""
     return Line("bad", check, found, remedy, ExitCode.BAD_INPUT)
 
 
 def lacking(check: str, found: str, remedy: str) -> Line:
-    """This machine cannot run anything."""
+    """A bad line about this machine, which cannot run anything."""
     return Line("bad", check, found, remedy, ExitCode.CANNOT_RUN_HERE)
 
 
 def worst(lines: Sequence[Line]) -> ExitCode:
-    """The exit code for all of them."""
+    """Exit code for all lines: the largest."""
     return max((line.code for line in lines), default=ExitCode.FINE)

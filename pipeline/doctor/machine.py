@@ -17,9 +17,9 @@ from pipeline.train.storage import check_writable
 
 GB = 10**9
 WORKER_BYTES = GB
-"""Of a process that has imported torch and trains a small network."""
+"""Memory of a process that has imported torch and trains a small network."""
 LEAST_BYTES, USUAL_BYTES = 2 * GB, 6 * GB
-"""A driver, Ray and one worker; the same with room for pictures and a second worker."""
+"""Memory of a driver, Ray and one worker; the same with pictures and a second worker."""
 USUAL_SHARED_BYTES = GB
 LEAST_DISK_BYTES, USUAL_DISK_BYTES = GB, 10 * GB
 USUAL_FILES = 4096
@@ -27,7 +27,7 @@ NVIDIA_SECONDS = 20.0
 
 
 def cpu_line() -> Line:
-    """CPUs that this process may use."""
+    """Number of CPUs that this process may use."""
     count = available_cpus()
     if count == 1:
         return Line("warn", "CPUs", "1", "runs work, one at a time; two or more let a worker decode while it trains")
@@ -35,7 +35,7 @@ def cpu_line() -> Line:
 
 
 def memory_line() -> Line:
-    """Memory that is free, within the limit of a container."""
+    """Free memory, within the limit of a container."""
     memory = psutil.virtual_memory()
     limit = min(memory.total, _container_limit() or memory.total)
     free = min(memory.available, limit)
@@ -61,7 +61,7 @@ def _container_limit(file: Path = Path("/sys/fs/cgroup/memory.max")) -> int | No
 
 
 def shared_memory_line(folder: Path = Path("/dev/shm")) -> Line:
-    """Where Ray keeps what its processes share."""
+    """Free space in the folder where Ray keeps what its processes share."""
     if not folder.is_dir():
         return Line("warn", "shared memory", f"there is no {folder}", "Ray uses the disk instead, which is slower")
     free = shutil.disk_usage(folder).free
@@ -77,7 +77,7 @@ def shared_memory_line(folder: Path = Path("/dev/shm")) -> Line:
 
 
 def gpu_lines() -> Iterator[Line]:
-    """Every GPU with its driver, and whether torch can use it. Torch is imported only where there is a GPU."""
+    """Each GPU with its driver, and whether torch can use it; torch is imported only where there is a GPU."""
     program = shutil.which("nvidia-smi")
     if program is None:
         yield Line("ok", "GPUs", "none (no nvidia-smi): runs are on the CPUs")
@@ -125,7 +125,7 @@ def gpu_lines() -> Iterator[Line]:
 
 
 def disk_line(storage: Path) -> Line:
-    """Room where checkpoints go; a small file is written there and removed."""
+    """Free space in the folder of checkpoints; a small file is written there and removed."""
     try:
         check_writable(storage)
     except ResourceError as error:
@@ -146,7 +146,7 @@ def disk_line(storage: Path) -> Line:
 
 
 def open_files_line() -> Line:
-    """How many files and connections a process may have open."""
+    """Number of files and connections that a process may have open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if 0 <= soft < USUAL_FILES:
         most = "unlimited" if hard < 0 else str(hard)

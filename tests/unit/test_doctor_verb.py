@@ -16,8 +16,8 @@ import psutil
 import pytest
 
 from pipeline.cli.app import main
-from pipeline.doctor import machine, services, versions
-from pipeline.doctor.benchmarks import benchmark_lines
+from pipeline.doctor import examine, machine, services
+from pipeline.doctor.examine import benchmark_lines
 from pipeline.doctor.line import Line
 from pipeline.errors import ExitCode
 
@@ -173,17 +173,17 @@ def test_a_driver_that_does_not_answer(smi: Path) -> None:
 def test_versions_against_the_pins(tmp_path: Path) -> None:
     pins = tmp_path / "requirements.txt"
     pins.write_text("# note\n\nray[default,train]==0.1\nnumpy<99\nnot-a-package-of-anybody==1\n")
-    lines = {line.check: line for line in versions.package_lines(pins)}
+    lines = {line.check: line for line in examine.package_lines(pins)}
     assert lines["ray"].state == "warn" and "tried with ==0.1" in lines["ray"].found
     assert lines["not-a-package-of-anybody"].code == ExitCode.CANNOT_RUN_HERE
     assert lines["packages"].found == "1 as in requirements.txt"
-    (missing,) = versions.package_lines(tmp_path / "none.txt")
+    (missing,) = examine.package_lines(tmp_path / "none.txt")
     assert missing.state == "warn"
 
 
 @pytest.mark.parametrize(("running", "state"), [((3, 10), "bad"), ((3, 11), "ok"), ((3, 12), "ok"), ((3, 14), "warn")])
 def test_python(running: tuple[int, int], state: str) -> None:
-    assert versions.python_line(running).state == state
+    assert examine.python_line(running).state == state
 
 
 def test_ports_and_who_holds_them(listener: int, monkeypatch: pytest.MonkeyPatch) -> None:
