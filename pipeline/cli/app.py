@@ -30,7 +30,6 @@ from pipeline.cli.options import (
     WorkerRange,
     parse_seeds,
 )
-from pipeline.cli.usage import in_our_words, is_a_call_for_help
 from pipeline.console import Console
 from pipeline.errors import ExitCode, Expected, TrackingError, error_object, exit_code
 from pipeline.interruption import Interruption, raised_signals
@@ -78,11 +77,14 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _usage_error(error: Any, console: Console) -> int:
-    if not is_a_call_for_help(error):
-        return _expected_error(in_our_words(error), console)
-    console.err.write(f"{error.format_message()}\n")
-    console.result({"error": "a verb is missing", "where": error.ctx.command_path, "hint": "see --help"})
-    return ExitCode.BAD_INPUT
+    """Answers what Typer finds wrong with the words of a command; a group without a verb is answered with the list of its verbs."""
+    text = error.format_message()
+    if error.ctx is not None and text == error.ctx.get_help():
+        console.err.write(f"{text}\n")
+        console.result({"error": "a verb is missing", "where": error.ctx.command_path, "hint": "see --help"})
+        return ExitCode.BAD_INPUT
+    hint = f"see {error.ctx.command_path} --help" if error.ctx else ""
+    return _expected_error(UserError(" ".join(text.split()).rstrip("."), hint=hint), console)
 
 
 def _expected_error(error: Expected, console: Console) -> int:
