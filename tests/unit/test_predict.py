@@ -143,7 +143,7 @@ def test_folders_and_json_lines(model: str, pictures: list[Path], capsys: pytest
         (("EMPTY",), "the folder holds no picture"),
         (("PICTURE", "--classes", "gone.csv"), "the class table cannot be read"),
         (("PICTURE", "--json-lines"), "were both asked for"),
-        (("PICTURE", "--top", "0"), "--top must be greater than or equal to 1"),
+        (("PICTURE", "--top", "0"), "Invalid value for '--top': Input should be greater than or equal to 1"),
     ],
 )
 def test_mistakes_are_answered_with_a_sentence(
