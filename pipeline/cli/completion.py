@@ -1,6 +1,6 @@
-"""Completion in a shell. `python -m pipeline` is no program of its own, so the script defines one: a function `mgmrn`.
+"""Completion in bash and zsh: a script defines `mgmrn` as a function that calls `python -m pipeline`, and completes its words.
 
-Typer answers what a shell asks through an environment variable; the scripts here ask, in the words of Typer's own protocol.
+Typer answers completion requests that a shell makes through an environment variable; the scripts follow Typer's protocol.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Literal
 
 VARIABLE = "_MGMRN_COMPLETE"
-"""Set while a shell asks, to what it asks for."""
+"""Environment variable that holds a shell's completion request."""
 
 Shell = Literal["bash", "zsh"]
 
@@ -36,13 +36,13 @@ _SCRIPTS: dict[Shell, str] = {"bash": _BASH, "zsh": _ZSH}
 
 
 def script(shell: Shell) -> str:
-    """What a shell has to run to know `mgmrn` and to complete it."""
+    """Script that defines `mgmrn` and its completion in a shell."""
     program = f"{shlex.quote(sys.executable)} -m pipeline"
     return _SCRIPTS[shell].format(program=program, variable=VARIABLE)
 
 
 def prepare() -> None:
-    """Where a shell is asking, lets Typer know the shells; it does so by itself only for programs of their own."""
+    """Registers the shells with Typer if this process answers a completion request; Typer does so itself only for installed programs."""
     if os.environ.get(VARIABLE):
         from typer.completion import completion_init  # type: ignore[attr-defined]
 
@@ -50,10 +50,10 @@ def prepare() -> None:
 
 
 def shipped(group: str) -> Callable[[str], list[str]]:
-    """What completes the names of a group's configs (`experiment`, `search` …); paths of files are completed by the shell."""
+    """Completion of the names of a group's configs (`experiment`, `search` …); the shell completes paths of files."""
 
     def complete(incomplete: str) -> list[str]:
-        # Loads what checks configs.
+        # Loads pydantic and the config models.
         from pipeline.config.files import config_names
 
         return [name for name in config_names(group) if name.startswith(incomplete)]

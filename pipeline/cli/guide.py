@@ -1,4 +1,4 @@
-"""`data guide`: what a benchmark consists of, where its makers publish it, and where it belongs in the data root. Nothing is downloaded."""
+"""`data guide`: parts of a published benchmark, their pages, and their folders in the data root. Nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WORD_VECTORS = "https://github.com/shiming-chen/TransZero"
 
 @dataclass(frozen=True)
 class Photographs:
-    """How a benchmark's pictures are published."""
+    """Publication of a benchmark's pictures."""
 
     title: str
     page: str
@@ -29,9 +29,9 @@ class Photographs:
     size: str
     terms: str
     folder: str
-    """Below the data root; where the archive is unpacked to."""
+    """Folder below the data root into which the archive is unpacked."""
     holds: str
-    """Folder below the data root that is there when all is in place."""
+    """Folder below the data root that exists once the archive is unpacked."""
 
 
 PHOTOGRAPHS: Mapping[str, Photographs] = {
@@ -67,44 +67,44 @@ PHOTOGRAPHS: Mapping[str, Photographs] = {
 
 @dataclass(frozen=True)
 class Item:
-    """One thing to get."""
+    """One part of a benchmark."""
 
     what: str
     page: str
     size: str
     terms: str
     place: str
-    """What must be there afterwards, relative to the data root."""
+    """Path that must exist afterwards, relative to the data root."""
     hint: str
     there: bool
 
 
 @dataclass(frozen=True)
 class Guide:
-    """Everything that a benchmark needs."""
+    """All parts of a benchmark."""
 
     title: str
     splits: PublishedSplits
     items: tuple[Item, ...]
     verify: str
-    """The command that says what is still missing or wrong."""
+    """Command that lists what is still missing or wrong."""
 
     def to_json(self) -> dict[str, Any]:
-        """What `--json` prints."""
+        """Serialise to the object that `--json` prints."""
         from dataclasses import asdict
 
         return {**asdict(self), "splits": {**asdict(self.splits), "images": self.splits.images}}
 
 
 def guide(benchmark: str, data_root: Path) -> Guide:
-    """What there is to get for a benchmark, and what of it is there.
+    """Parts of a benchmark, and which of them exist.
 
     Args:
         benchmark: cub, sun or awa2, in any case.
-        data_root: where it is to go.
+        data_root: folder of the benchmarks.
 
     Raises:
-        UserError: for a benchmark that nobody publishes under this name.
+        UserError: for any other name.
     """
     name = benchmark.upper()
     if name not in PHOTOGRAPHS:

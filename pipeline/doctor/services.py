@@ -1,4 +1,4 @@
-"""What a run talks to: ports on this machine, a Ray cluster, the tracking server; and who may read the files with secrets."""
+"""Services that a run connects to: ports on this machine, a Ray cluster, the tracking store; and permissions of files with secrets."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from pipeline.redaction import redact
 from pipeline.train.cluster import knock
 
 PORTS = {8265: "Ray's job server", 6379: "a Ray head", 5000: "the MLflow UI"}
-"""Which a run on this machine alone needs none of."""
+"""Ports of Ray and MLflow; a run on this machine alone needs none of them."""
 _EXPECTED = ("ray", "gcs_server", "mlflow", "python", "uvicorn", "gunicorn")
-"""Beginnings of the names of programs that belong at these ports."""
+"""Beginnings of the names of programs that are expected at these ports."""
 
 
 def port_lines() -> Iterator[Line]:
-    """Who listens at the ports of Ray and MLflow, as far as this user may see it."""
+    """Programs that listen at the ports of Ray and MLflow, as far as this user may see them."""
     try:
         listening = {
             one.laddr.port: one.pid for one in psutil.net_connections("tcp") if one.status == psutil.CONN_LISTEN
@@ -53,26 +53,26 @@ def _name_of(pid: int | None) -> str | None:
 
 
 def ray_line(address: str | None) -> Line:
-    """Whether somebody listens at the head's address."""
+    """Whether a Ray head listens at the address."""
     given = address or os.environ.get("RAY_ADDRESS")
     if given is None:
         return Line("ok", "Ray", "no cluster was named: it is started here for each command")
     if not given.rpartition(":")[2].isdigit():
-        return Line("warn", "Ray", f"{given} is not HOST:PORT, so nobody was asked", "name the head, like HEAD:6379")
+        return Line("warn", "Ray", f"{given} is not HOST:PORT, so it was not tried", "name the head, like HEAD:6379")
     try:
         knock(given)
     except OSError as error:
         return lacking(
             "Ray",
-            f"nobody answers at {given} ({error})",
+            f"nothing answers at {given} ({error})",
             "start the head, open its port, or leave out --address to run here",
         )
-    return Line("ok", "Ray", f"somebody answers at {given}")
+    return Line("ok", "Ray", f"a service answers at {given}")
 
 
 def tracking_line(uri: str) -> Line:
-    """Whether runs can be tracked there; a server is asked with the credentials at hand."""
-    # What checks configs takes a moment to load.
+    """Whether runs can be tracked in a store; a server is asked with the credentials of this user."""
+    # Imports SQL drivers and, for a server, MLflow's client.
     from pipeline.tracking.connection import check_reachable
     from pipeline.tracking.store import TrackingStore
 

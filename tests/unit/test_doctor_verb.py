@@ -36,7 +36,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def listener() -> Iterator[int]:
-    """A port of this process at which nobody speaks HTTP."""
+    """A port of this process that does not answer in HTTP."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         one.listen()
@@ -90,7 +90,7 @@ def test_a_cluster_that_is_not_there_outweighs_it(
 ) -> None:
     code, lines, _ = doctor(capsys, "--address", f"127.0.0.1:{closed_port()}", "--data-root", "nowhere")
     assert code == ExitCode.CANNOT_RUN_HERE
-    assert "nobody answers" in lines["Ray"]["found"]
+    assert "nothing answers" in lines["Ray"]["found"]
     assert services.ray_line(f"127.0.0.1:{listener}").state == "ok"
     assert services.ray_line("auto").state == "warn"
 
