@@ -52,15 +52,17 @@ def main() -> None:
         return steady("plain loop", start, ends)
 
     with tempfile.TemporaryDirectory(prefix="overhead-") as folder:
-        command = train_command(arguments, threads, Path(folder))
+        storages = [Path(folder, f"runs-{number}") for number in range(arguments.rounds)]
+        rounds = iter(storages)
 
         def pipeline() -> float:
-            start = time.time()
-            run(*command, "--force")
-            return steady("pipeline", start, epoch_ends(Path(folder)))
+            storage, start = next(rounds), time.time()
+            run(*train_command(arguments, threads, storage), "--force")
+            return steady("pipeline", start, epoch_ends(storage))
 
         epochs = measure.alternate({"plain loop": plain, "pipeline": pipeline}, arguments.rounds)
-        cached = [measure.seconds_of(lambda: run(*command)) for _ in range(3)]
+        known = train_command(arguments, threads, storages[-1])
+        cached = [measure.seconds_of(lambda: run(*known)) for _ in range(3)]
     help_seconds = [measure.seconds_of(lambda: run("--help")) for _ in range(3)]
     overhead = measure.ratio("pipeline / plain loop, seconds per epoch", epochs["pipeline"], epochs["plain loop"])
     measure.show(
@@ -113,11 +115,11 @@ def train_plainly(config: ExperimentConfig, data_root: Path, threads: int) -> li
     return ends
 
 
-def train_command(arguments: argparse.Namespace, threads: int, folder: Path) -> list[str]:
-    """Words of the `train` command that trains the same, with its files in a folder."""
+def train_command(arguments: argparse.Namespace, threads: int, storage: Path) -> list[str]:
+    """Words of the `train` command that trains the same; its database lies beside its storage."""
     changes = [word for change in arguments.set for word in ("--set", change)]
-    where = ["--data-root", str(arguments.data_root), "--storage", str(folder / "runs")]
-    where += ["--tracking-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+    where = ["--data-root", str(arguments.data_root), "--storage", str(storage)]
+    where += ["--tracking-uri", f"sqlite:///{storage.parent / 'mlflow.db'}"]
     how = ["--split", "tune", "--seeds", "0", "--workers", "1", "--cpus-per-worker", str(threads), "--json"]
     return ["train", arguments.experiment, *changes, *how, *where]
 
@@ -138,11 +140,11 @@ def run(*words: str) -> None:
         )
 
 
-def epoch_ends(folder: Path) -> list[float]:
-    """End of each epoch of the only run below a folder, in seconds since 1970, by the clock of its rank."""
-    (spool,) = folder.glob("runs/*/spool.jsonl")
-    entries = [json.loads(line) for line in spool.read_text().splitlines()]
-    return [entry["metrics"]["moment"] for entry in entries if entry["kind"] == "metrics"]
+def epoch_ends(storage: Path) -> list[float]:
+    """End of each epoch of the only run in a storage, in seconds since 1970, by the clock of its rank."""
+    lines = [line for spool in storage.glob("*/spool.jsonl") for line in spool.read_text().splitlines()]
+    metrics = [entry["metrics"] for entry in map(json.loads, lines) if entry["kind"] == "metrics"]
+    return sorted(one["moment"] for one in metrics if "moment" in one)
 
 
 if __name__ == "__main__":

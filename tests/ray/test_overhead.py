@@ -20,7 +20,7 @@ def test_overhead_is_a_steady_epoch_against_the_plain_loop(place: Place) -> None
     arguments = (*write_small(place.folder), "--set", "schedule.epochs=3", "--rounds", "1")
     command = [sys.executable, "-m", "benchmarks.overhead", *arguments]
     done = subprocess.run(
-        command, cwd=place.folder, env=place.environment, capture_output=True, text=True, timeout=400, check=False
+        command, cwd=place.folder, env=place.environment, capture_output=True, text=True, timeout=550, check=False
     )
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
