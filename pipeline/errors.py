@@ -20,12 +20,18 @@ class TrackingError(Explained, RuntimeError):
     """The tracking server, at the address `where`, cannot be reached or refuses what it is asked."""
 
 
+class UntrackedError(TrackingError):
+    """Runs have ended, and the tracking store could not take all of them; the same command sends the rest without training."""
+
+
 Expected = UserError | ResourceError | TrackingError
 """Errors that are answered with a sentence; any other is a defect and keeps its traceback."""
 
 
 def exit_code(error: Expected) -> ExitCode:
     """The exit code for an error."""
+    if isinstance(error, UntrackedError):
+        return ExitCode.SOME_FAILED
     return ExitCode.CANNOT_RUN_HERE if isinstance(error, ResourceError) else ExitCode.BAD_INPUT
 
 

@@ -21,6 +21,7 @@ from pipeline.train.cluster import Placement
 from pipeline.train.spec import Calibration
 from pipeline.trials.known import KnownRuns
 from tests.ray.small import EXPERIMENT
+from tests.runs import create_child
 from tests.tiny import write_benchmark
 
 DECIDED = Calibration(epochs=2, gamma=0.25)
@@ -83,7 +84,7 @@ def a_run(cell: Cell, status: str = "FINISHED", *, seconds: float | None = 10.0,
 
 def run_in(store: TrackingStore, parent_run_id: str, cell: Cell, score: float, **more: Any) -> str:
     """A finished run in a store; returns its id."""
-    run_id = store.create_child(parent_run_id, cell.name, tags_of(cell, score, **more), cell.config)
+    run_id = create_child(store, parent_run_id, cell.name, tags_of(cell, score, **more), cell.config)
     store.log_metrics(run_id, 2, figures(cell, score), 0)
     store.finish(run_id, "FINISHED", "finished")
     return run_id

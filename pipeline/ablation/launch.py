@@ -68,10 +68,12 @@ def run_ablation(request: AblationRequest) -> AblationOutcome:
         UserError: for a bad grid or data set; nothing was started.
         ResourceError: when no run can ever be placed, the predicted time is over the budget, or the storage is full or read-only.
         TrackingError: when the tracking store cannot be reached.
+        UntrackedError: when the store went away in mid-run.
     """
     request = replace(request, where=replace(request.where.absolute(), storage=_storage(request)))
     surveyed = survey(request)
-    send_leftovers(request.where.storage, surveyed.store, END_SECONDS)
+    if left := send_leftovers(request.where.storage, surveyed.store, END_SECONDS):
+        say(str(left))
     planned = surveyed.plan()
     todo = _once_each([one for one in planned if one.state in RUN_BY[request.mode] or one.state == "running"])
     key = parent_key(surveyed)
@@ -92,12 +94,13 @@ def run_ablation(request: AblationRequest) -> AblationOutcome:
         )
         launched, status = _launch(request, surveyed, todo, pool, parent) if pool else (0, "finished")
         # What a grid came to is read from the store, where all of it has to be first.
-        send_leftovers(request.where.storage, surveyed.store, PATIENCE_SECONDS)
-        planned = patiently(surveyed.plan)
+        if left := send_leftovers(request.where.storage, surveyed.store, PATIENCE_SECONDS):
+            raise left
+        planned = patiently(surveyed.plan, PATIENCE_SECONDS)
         if any(one.state == "failed" for one in planned):
             parent.status, parent.reason, status = "FAILED", "a run failed", "failed"
         compared = comparisons(surveyed.grid, planned)
-        patiently(partial(log_grid, surveyed.store, parent.run_id, planned, compared))
+        patiently(partial(log_grid, surveyed.store, parent.run_id, planned, compared), PATIENCE_SECONDS)
     return AblationOutcome(
         status, launched, tuple(planned), compared[0], parent.run_id, redact(request.where.tracking_uri)
     )

@@ -198,7 +198,8 @@ def search(
         _show_runs(one, console)
     console.result(outcome.to_json() | ({"final": [one.to_json() for one in sealed]} if final else {}))
     failed = "failed" in {outcome.status, *(one.status for one in sealed)}
-    return ExitCode.SOME_FAILED if failed else ExitCode.FINE
+    tracked = outcome.is_tracked and all(one.is_tracked for one in sealed)
+    return ExitCode.SOME_FAILED if failed or not tracked else ExitCode.FINE
 
 
 def _sealed(configs: Sequence[str], request: SearchRequest) -> list[Outcome]:
@@ -359,7 +360,8 @@ def _report(outcome: Outcome, console: Console) -> int:
     """Prints a launch and answers with its exit code."""
     _show_runs(outcome, console)
     console.result(outcome.to_json())
-    return ExitCode.SOME_FAILED if outcome.status in ("failed", "stopped") else ExitCode.FINE
+    failed = outcome.status in ("failed", "stopped") or not outcome.is_tracked
+    return ExitCode.SOME_FAILED if failed else ExitCode.FINE
 
 
 def _show_runs(outcome: Outcome, console: Console) -> None:
@@ -370,7 +372,8 @@ def _show_runs(outcome: Outcome, console: Console) -> None:
     ]
     console.table(["run", "split", "seed", "status", *_COLUMNS], rows)
     launch = f", run {outcome.parent_run_id}" if outcome.parent_run_id else ""
-    console.line(f"tracked in {outcome.tracking_uri}{launch}")
+    if outcome.is_tracked:
+        console.line(f"tracked in {outcome.tracking_uri}{launch}")
 
 
 def _figure(value: float | None) -> str:

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from mgmrn.data.splits import TuneData
@@ -19,7 +20,7 @@ from pipeline.search.study import Record, Study
 from pipeline.search.tracked_trial import TrackedTrial
 from pipeline.train.cell import Cell, make_cell
 from pipeline.train.failure import Failure
-from pipeline.train.tracked import finished_run
+from pipeline.train.tracked import finished_run, look_up
 from pipeline.trials.plan import TrialPlan, TrialReport
 from pipeline.trials.site import Site
 
@@ -162,7 +163,7 @@ class SearchDirector:
         self._site.log_figures(trial.number, figures)
 
     def _is_finished(self, cell: Cell) -> bool:
-        run = finished_run(self._site.store, cell)
+        run = look_up(partial(finished_run, self._site.store, cell))
         return run is not None and run.parent_run_id == self._site.opening.parent_run_id
 
     def _is_enough(self) -> bool:

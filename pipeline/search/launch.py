@@ -58,6 +58,7 @@ def run_search(request: SearchRequest) -> SearchOutcome:
     name = _study_name(search, bases, data, request.where.data_root)
     folder = request.where.storage / "search" / name
     store = TrackingStore.connect(request.where.tracking_uri, f"mgmrn/search/{search.name}")
+    left = send_leftovers(folder, store, END_SECONDS)
     size = study_size(name, request.study_storage)
     if size is not None:
         earlier = Study(name, request.study_storage, config, space)
@@ -65,13 +66,14 @@ def run_search(request: SearchRequest) -> SearchOutcome:
         if not request.force:
             known = earlier.remembered(_OUTCOME)
             if known is not None and size >= config.trials:
-                return SearchOutcome.from_json(json.loads(known), "cached")
+                if left:
+                    say(f"error: {left}")
+                return replace(SearchOutcome.from_json(json.loads(known), "cached"), is_tracked=left is None)
             _check_resumption_is_meant(request, size, config.trials)
     check_writable(request.where.storage)
     check_room_here(request.where.address, config.workers * (request.concurrency or 1), request.where.cpus_per_worker)
     for split in data.values():
         check_images_exist(split.train.followed_by(evaluation_images(split)))
-    send_leftovers(folder, store, END_SECONDS)
     session = ray_session(request.where.address)
     with explained(request.where.storage), heartbeat(request.where.storage), taken([folder]), session as hosts:
         pool = make_pool(
@@ -113,7 +115,7 @@ def run_search(request: SearchRequest) -> SearchOutcome:
             if outcome.status == "failed":
                 parent.status, parent.reason = "FAILED", "no trial finished"
     study.remember(_OUTCOME, json.dumps(outcome.to_json()))
-    return outcome
+    return replace(outcome, is_tracked=parent.is_tracked)
 
 
 def _wait_for_other_driver(study: Study, search: SearchFile) -> None:

@@ -67,6 +67,8 @@ class SearchOutcome:
     """A YAML file per benchmark that `train` accepts."""
     parent_run_id: str | None
     tracking_uri: str
+    is_tracked: bool = True
+    """Whether the tracking store has all of it."""
 
     @classmethod
     def from_json(cls, value: dict[str, Any], status: Literal["finished", "cached", "failed"]) -> SearchOutcome:
@@ -86,8 +88,8 @@ class SearchOutcome:
         return cls(**{**fields, "comparisons": comparisons, "status": status})
 
     def to_json(self) -> dict[str, Any]:
-        """As `--json` prints it."""
-        value = asdict(self)
+        """The object that `--json` prints."""
+        value = {key: found for key, found in asdict(self).items() if key != "is_tracked"}
         for described, comparison in zip(value["comparisons"], self.comparisons, strict=True):
             described["verdict"] = comparison.verdict
         return value

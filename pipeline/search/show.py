@@ -29,7 +29,8 @@ def show_outcome(outcome: SearchOutcome, console: Console) -> None:
     console.table(["benchmark", "metric", "best", "base", "difference", "95 % interval", "verdict"], rows, title)
     for path in outcome.best_configs:
         console.line(f"best config: {path}")
-    console.line(f"tracked in {outcome.tracking_uri}, run {outcome.parent_run_id}")
+    if outcome.is_tracked:
+        console.line(f"tracked in {outcome.tracking_uri}, run {outcome.parent_run_id}")
 
 
 def _share(share: float | None) -> str:

@@ -35,7 +35,6 @@ class TrackedTrial:
         self.number = number
         self.cells = cells
         self.over = False
-        self.run_ids: dict[int, str] = {}
         self.scores: list[float] = []
         """Of each run begun so far."""
         self.costs: list[float] = []
@@ -100,7 +99,6 @@ class TrackedTrial:
         if run in self._finished:
             return
         self._tracker = open_run(self._site.store, self.cells[run], self._specs[run], self._opening)
-        self.run_ids[run] = self._tracker.run_id
 
     def _close(self) -> None:
         self.over = True

@@ -9,6 +9,7 @@ import re
 import secrets
 import shutil
 import socket
+import sqlite3
 import tempfile
 import urllib.request
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 CONNECT_SECONDS = 5.0
+PROBE_BYTES = 256 * 1024
+"""Room that a disk must have for a tracking database to be opened."""
 PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 """Schemes of servers that MLflow writes to, and their usual ports."""
 USERNAME_VARIABLE, PASSWORD_VARIABLE = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
@@ -32,6 +35,10 @@ _SQLITE = "sqlite:///"
 _START_HINT = "start the server, or leave out --tracking-uri to track in a local file"
 _GIVEN_UP = re.compile(r"""Max retries exceeded .*Caused by \w+\(["'](?P<reason>.*?)["']\)""")
 """How the HTTP client ends its attempts: the reason stands after address and path."""
+
+
+_OF_DATABASE = re.compile(r"\((?:\w+\.)+\w*Error\) (?P<reason>.+)")
+"""How SQLAlchemy quotes a database's own error, among advice and statements."""
 
 
 def open_client(uri: str) -> MlflowClient:
@@ -81,13 +88,14 @@ def sqlite_file(uri: str) -> Path:
 
 
 def quieten_mlflow() -> None:
-    """Turns off telemetry, long retries, migration messages and progress bars, except where the user has set them."""
+    """Turns off telemetry, long retries, log messages and progress bars, except where the user has set them."""
     for name, value in {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-        "MLFLOW_LOGGING_LEVEL": "WARNING",
+        # It logs a traceback for each failure, which is explained by `translated`.
+        "MLFLOW_LOGGING_LEVEL": "CRITICAL",
         # It prints links on standard output, where nothing may stand but the result.
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -95,8 +103,8 @@ def quieten_mlflow() -> None:
         os.environ.setdefault(name, value)
     for variable in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"):
         os.environ.pop(variable, None)
-    for logger in ("alembic", "mlflow.store.db.utils"):
-        logging.getLogger(logger).setLevel(logging.WARNING)
+    logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())  # Where it is imported already.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # It warns of each retry.
 
 
 @contextlib.contextmanager
@@ -137,14 +145,23 @@ def _make_database(file: Path) -> None:
 
 
 def _check_sqlite(uri: str) -> None:
+    """Tries to write beside the database, where SQLite puts its journal, and to lock it; MLflow would wait for minutes."""
     file = sqlite_file(uri)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=file.parent) as probe:
+            probe.write(bytes(PROBE_BYTES))
     except OSError as error:
-        message = f"unreachable: the folder of the tracking database cannot be made ({error})"
+        message = f"unreachable: the folder of the tracking database cannot be written ({error.strerror})"
         raise TrackingError(message, uri) from error
-    if not os.access(file if file.exists() else file.parent, os.W_OK):
-        raise TrackingError("unreachable: the tracking database cannot be written", uri)
+    if not file.exists():
+        return
+    try:
+        with contextlib.closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", CONNECT_SECONDS, uri=True)) as database:
+            database.execute("BEGIN IMMEDIATE")
+    except sqlite3.Error as error:
+        message = f"unreachable: the tracking database cannot be written ({error})"
+        raise TrackingError(message, uri) from error
 
 
 def _check_health(uri: str) -> None:
@@ -166,7 +183,11 @@ def _explained(error: Exception, place: str) -> TrackingError:
             place,
             hint,
         )
-    first_line = redact((str(error).strip() or type(error).__name__).splitlines()[0])
+    if place.startswith(_SQLITE) and not sqlite_file(place).exists():
+        return TrackingError("the tracking database was removed", place)
+    text = str(error).strip() or type(error).__name__
+    database = _OF_DATABASE.search(text)
+    first_line = redact(database["reason"] if database else text.splitlines()[0])
     if _status(error) == HTTPStatus.FORBIDDEN:
         return TrackingError(f"the tracking server does not allow this account to do that: {first_line}", place)
     if given_up := _GIVEN_UP.search(first_line):

@@ -16,19 +16,17 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from mgmrn.config import ExperimentConfig
 from mgmrn.errors import UserError
-from pipeline.config.compose import values_of
-from pipeline.config.yaml_tree import yaml_value
 from pipeline.databases import with_installed_driver
 from pipeline.driver import driver_is_dead, driver_tag
 from pipeline.errors import TrackingError
 from pipeline.job_environment import job_tags
+from pipeline.redaction import redact
 from pipeline.tracking.connection import open_client, sqlite_file, translated
-from pipeline.tracking.spool import EndStatus, Epoch
+from pipeline.tracking.spool import PARENT_TAG, DatasetInput, EndStatus, Epoch, NewRun, RunState, StoreIdentity
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    from mlflow.entities import Experiment, Run
     from mlflow.tracking import MlflowClient
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -73,19 +71,7 @@ class TrackedRun:
     @property
     def parent_run_id(self) -> str | None:
         """The launch that the run was created by."""
-        return self.tags.get("mlflow.parentRunId")
-
-
-@dataclass(frozen=True)
-class DatasetInput:
-    """The data that a run was made from."""
-
-    name: str
-    digest: str
-    split: str
-    counts: Mapping[str, int]
-    """Images and classes."""
-    standin: bool
+        return self.tags.get(PARENT_TAG)
 
 
 def run_name(benchmark: str, variant: str, seed: int, config_hash: str) -> str:
@@ -108,7 +94,10 @@ class TrackingStore:
         self.client = client
         self.uri = uri
         with translated(uri):
-            self.experiment_id = _experiment_id(client, uri, experiment)
+            found = _experiment(client, uri, experiment)
+        self.experiment_id = str(found.experiment_id)
+        address = f"sqlite:///{sqlite_file(uri)}" if uri.startswith("sqlite:") else redact(uri)
+        self.identity = StoreIdentity(address, experiment, int(found.creation_time or 0))
 
     @classmethod
     def connect(cls, uri: str, experiment: str = TRAIN) -> TrackingStore:
@@ -146,26 +135,33 @@ class TrackingStore:
         """A run for one launch; returns its id."""
         return self._create(name, {**tags, DRIVER_TAG: driver_tag()})
 
-    def create_child(self, parent_run_id: str, name: str, tags: Mapping[str, str], config: ExperimentConfig) -> str:
-        """A run for one training, with its resolved config as params; returns its id."""
-        run_id = self._create(name, {**tags, "mlflow.parentRunId": parent_run_id, DRIVER_TAG: driver_tag()})
-        self._log_params(run_id, config)
-        return run_id
+    def create_run(self, new: NewRun) -> str:
+        """Creates a run without its params and data set; returns its id."""
+        return self._create(new.name, new.tags, new.time_ms)
+
+    def describe_run(self, run_id: str, new: NewRun) -> None:
+        """Logs a run's params and data set; doing it again changes nothing."""
+        from mlflow.entities import Param
+
+        params = (Param(path, value) for path, value in new.params.items())
+        with translated(self.uri):
+            for part in _batched(params, ATTRIBUTE_LIMIT):
+                self.client.log_batch(run_id, params=part)
+        if new.dataset is not None:
+            self.log_dataset(run_id, new.dataset)
 
     def create_link(self, parent_run_id: str, name: str, tags: Mapping[str, str]) -> str:
         """A run that stands for one below another parent; returns its id."""
-        return self._create(name, {**tags, "mlflow.parentRunId": parent_run_id, DRIVER_TAG: driver_tag()})
+        return self._create(name, {**tags, PARENT_TAG: parent_run_id, DRIVER_TAG: driver_tag()})
 
     def own_runs(self, wanted: str) -> list[TrackedRun]:
         """Runs of this experiment that a filter finds, the latest first."""
         return list(self._search(wanted))
 
-    def resume(self, run: TrackedRun, parent_run_id: str, config: ExperimentConfig) -> None:
-        """Goes on with a run under a new driver and launch: RUNNING again, one attempt more."""
+    def resume(self, run: TrackedRun, parent_run_id: str) -> None:
+        """Continues a run under a new driver and launch: RUNNING again, one attempt more."""
         attempt = int(run.tags.get("mgmrn.attempt", "1")) + 1
-        tags = {"mgmrn.attempt": str(attempt), "mlflow.parentRunId": parent_run_id}
-        self.set_tags(run.run_id, tags)
-        self._log_params(run.run_id, config)
+        self.set_tags(run.run_id, {"mgmrn.attempt": str(attempt), PARENT_TAG: parent_run_id})
         self.reopen(run)
 
     def reopen(self, run: TrackedRun) -> None:
@@ -185,6 +181,19 @@ class TrackingStore:
             raise UserError(f"{run_id!r} is no id of a run", "RUN", hint)
         with translated(self.uri):
             return _tracked(self.client.get_run(run_id))
+
+    def state_of(self, run_id: str) -> RunState:
+        """Whether the store has a run, or its user has deleted it, or the store does not know the id."""
+        from mlflow.exceptions import MlflowException
+
+        with translated(self.uri):
+            try:
+                run = self.client.get_run(run_id)
+            except MlflowException as error:
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                    return "lost"
+                raise
+        return "active" if run.info.lifecycle_stage == "active" else "deleted"
 
     def logged_steps(self, run_id: str, key: str) -> set[int]:
         """The steps of a metric that the run has."""
@@ -254,11 +263,18 @@ class TrackingStore:
         with translated(self.uri):
             self.client.log_inputs(run_id, datasets=[MlflowInput(entity, tags)])
 
-    def finish(self, run_id: str, status: EndStatus, stop_reason: str) -> None:
-        """Ends a run and says why."""
+    def finish(self, run_id: str, status: EndStatus, stop_reason: str, time_ms: int | None = None) -> None:
+        """Ends a run and says why.
+
+        Args:
+            run_id: the run.
+            status: of its end.
+            stop_reason: why it ended, as a tag.
+            time_ms: of its end; None is now.
+        """
         self.set_tags(run_id, {"mgmrn.stop_reason": stop_reason})
         with translated(self.uri):
-            self.client.set_terminated(run_id, status=status)
+            self.client.set_terminated(run_id, status=status, end_time=time_ms)
 
     def close_dead_runs(self, keep: Collection[str] = ()) -> list[TrackedRun]:
         """Ends the runs of drivers of this host that are dead.
@@ -281,19 +297,10 @@ class TrackingStore:
         """Turns what MLflow raises inside into `TrackingError`."""
         return translated(self.uri)
 
-    def _create(self, name: str, tags: Mapping[str, str]) -> str:
-        first = dict(list(tags.items())[:ATTRIBUTE_LIMIT])
+    def _create(self, name: str, tags: Mapping[str, str], time_ms: int | None = None) -> str:
         with translated(self.uri):
-            return str(self.client.create_run(self.experiment_id, tags=first, run_name=name).info.run_id)
-
-    def _log_params(self, run_id: str, config: ExperimentConfig) -> None:
-        """The same values again are accepted, so a run whose driver died in between is completed."""
-        from mlflow.entities import Param
-
-        params = (Param(path, yaml_value(value)) for path, value in values_of(config).items())
-        with translated(self.uri):
-            for part in _batched(params, ATTRIBUTE_LIMIT):
-                self.client.log_batch(run_id, params=part)
+            run = self.client.create_run(self.experiment_id, start_time=time_ms, tags=dict(tags), run_name=name)
+        return str(run.info.run_id)
 
     def _latest(self, config_hash: str, split: str, statuses: Sequence[str]) -> TrackedRun | None:
         wanted = f"tags.`mgmrn.config_hash` = '{config_hash}' and tags.`mgmrn.split` = '{split}'"
@@ -334,21 +341,21 @@ def _tracked(run: Run) -> TrackedRun:
     return TrackedRun(info.run_id, info.run_name or "", info.status, tags, metrics, str(info.experiment_id), seconds)
 
 
-def _experiment_id(client: MlflowClient, uri: str, name: str) -> str:
+def _experiment(client: MlflowClient, uri: str, name: str) -> Experiment:
     """By name: an inherited MLFLOW_EXPERIMENT_ID would silently lead elsewhere."""
     from mlflow.exceptions import MlflowException
 
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         with contextlib.suppress(MlflowException):  # Another driver has just made it.
-            return str(client.create_experiment(name, artifact_location=_artifact_location(uri)))
+            client.create_experiment(name, artifact_location=_artifact_location(uri))
         experiment = client.get_experiment_by_name(name)
     if experiment is None:
         raise TrackingError(f"the experiment {name} cannot be made", uri)
     if experiment.lifecycle_stage != "active":
         hint = "restore it, or remove it for good with mlflow gc"
         raise TrackingError(f"the experiment {name} was deleted", uri, hint)
-    return str(experiment.experiment_id)
+    return experiment
 
 
 def _artifact_location(uri: str) -> str | None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from mgmrn.data.splits import SplitData, check_images_exist, evaluation_images, final_data, tune_data
 from mgmrn.data.xlsa17 import load_benchmark
@@ -20,6 +21,7 @@ from pipeline.console import say
 from pipeline.driver import heartbeat
 from pipeline.interruption import Interruption
 from pipeline.redaction import redact
+from pipeline.tracking.spool import Spool
 from pipeline.tracking.store import TrackingStore
 from pipeline.train.cell import Cell, make_cell, variant_of
 from pipeline.train.claim import taken
@@ -35,8 +37,8 @@ from pipeline.train.tracked import (
     Opening,
     cached_summary,
     finished_run,
+    look_up,
     open_run,
-    patiently,
     recorded_calibration,
     send_leftovers,
 )
@@ -73,7 +75,8 @@ def run_experiment(request: TrainRequest) -> Outcome:
     request = _with_absolute_paths(request)
     launch = Launch(request, _load_splits(request))
     store = TrackingStore.connect(request.where.tracking_uri)
-    send_leftovers(request.where.storage, store, END_SECONDS)
+    if left := send_leftovers(request.where.storage, store, END_SECONDS):
+        say(str(left))
     if not request.force and (known := _all_finished(launch, store)):
         store.close_dead_runs()
         return _cached(request, known)
@@ -100,7 +103,17 @@ def run_experiment(request: TrainRequest) -> Outcome:
             failed = any(summary.status == "failed" for summary in summaries)
             if failed:
                 parent.status, parent.reason = "FAILED", "a run failed"
-    return Outcome("failed" if failed else "finished", summaries, parent.run_id, redact(request.where.tracking_uri))
+    summaries = tuple(_with_run_id(summary, request.where.storage) for summary in summaries)
+    status: Literal["failed", "finished"] = "failed" if failed else "finished"
+    return Outcome(status, summaries, parent.run_id, redact(request.where.tracking_uri), parent.is_tracked)
+
+
+def _with_run_id(summary: RunSummary, storage: Path) -> RunSummary:
+    """The summary with the id that its run has at the end of the launch: a store that was away creates a run late."""
+    if summary.status == "cached":
+        return summary
+    spool = Spool(storage / f"{summary.name}.{summary.split}" / "spool.jsonl")
+    return replace(summary, run_id=spool.run_id or summary.run_id)
 
 
 def _run_folders(launch: Launch) -> list[Path]:
@@ -163,11 +176,11 @@ def _run_seed(
     calibration: Calibration | None = None
     for split in launch.splits:
         if split == "final" and calibration is None:
-            calibration = _known_calibration(launch, store, seed)
+            calibration = look_up(partial(_known_calibration, launch, store, seed))
             if calibration is None:
                 say("no finished tune run of this config: γ = 0 and all epochs, so H is not calibrated")
         cell = launch.cell(seed, split, calibration)
-        known = None if launch.request.force else patiently(partial(finished_run, store, cell))
+        known = None if launch.request.force else look_up(partial(finished_run, store, cell))
         if known:
             yield cached_summary(cell, known)
             decided = recorded_calibration(known)
@@ -201,7 +214,6 @@ def run_cell(
 
     Raises:
         UserError, ResourceError: when a worker met a mistake of the user's, or a machine that is too small.
-        TrackingError: when the store stays away.
     """
     from pipeline.train.fit import fit
 

@@ -9,16 +9,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.console import say
+from pipeline.driver import driver_tag
+from pipeline.errors import UntrackedError
 from pipeline.interruption import Interruption
 from pipeline.job_environment import job_tags
 from pipeline.tracking.environment import git_state
-from pipeline.tracking.spool import EndStatus, Spool
-from pipeline.tracking.store import TrackedRun, TrackingStore
+from pipeline.tracking.spool import EndStatus, NewRun, Sender, Spool
+from pipeline.tracking.store import DRIVER_TAG, TrackedRun, TrackingStore
 from pipeline.train.request import RunSummary
 from pipeline.train.tracked import END_SECONDS, send_leftovers
 
 PREFIX = "launch."
 """Of a parent's folder in the storage."""
+ONE_ATTEMPT_SECONDS = 0.5
 PARENT_SPLIT = "launch"
 """Takes the place of a split in the tags of a parent, so that nobody takes it for a run."""
 
@@ -32,6 +36,8 @@ class ParentRun:
     """What it is to carry; sent at the latest when it ends."""
     status: EndStatus = "FINISHED"
     reason: str = "finished"
+    is_tracked: bool = True
+    """After its end: whether the store has all of the launch."""
 
     def attach(self, folder: Path) -> None:
         """Makes a folder's content artifacts of the run; a copy, since the folder may change before it is sent."""
@@ -55,7 +61,7 @@ def parent_run(
 
     Args:
         store: where it is tracked.
-        storage: folder of run folders; what their spools hold is sent at the end, this run's own spool among them.
+        storage: folder of run folders; what their spools hold is sent at the end. Where the store does not take it, that is said.
         key: what tells this parent from others; the same command gives the same key.
         name: shown in the store.
         tags: besides key and code state.
@@ -67,16 +73,21 @@ def parent_run(
     """
     left = again or (None if anew else store.find_resumable(key, PARENT_SPLIT))
     store.close_dead_runs(keep=[left.run_id] if left else [])
+    all_tags = {**tags, "mgmrn.config_hash": key, "mgmrn.split": PARENT_SPLIT, **job_tags(), **git_state().tags()}
     if left:
         store.reopen(left)
         run_id = left.run_id
     else:
-        all_tags = {**tags, "mgmrn.config_hash": key, "mgmrn.split": PARENT_SPLIT, **job_tags(), **git_state().tags()}
         run_id = store.create_parent(name, all_tags)
-    parent = ParentRun(run_id, Spool(storage / f"{PREFIX}{run_id}" / "spool.jsonl"))
-    parent.spool.assign(run_id)
+    parent = ParentRun(run_id, parent_spool(storage, run_id))
+    if parent.spool.new_run() is None:
+        parent.spool.append_run(NewRun(name, all_tags | {DRIVER_TAG: driver_tag()}))
+    sender = Sender(parent.spool, run_id, store).start()
     try:
         yield parent
+    except UntrackedError:
+        parent.status, parent.reason = "KILLED", "untracked"
+        raise
     except Interruption as interruption:
         parent.status, parent.reason = "KILLED", interruption.reason
         raise
@@ -85,8 +96,17 @@ def parent_run(
         raise
     finally:
         parent.spool.append_end(parent.status, parent.reason)
-        send_leftovers(storage, store, END_SECONDS)
+        away = sender.drain(END_SECONDS) is not None
+        untracked = send_leftovers(storage, store, ONE_ATTEMPT_SECONDS if away else END_SECONDS)
+        parent.is_tracked = untracked is None
+        if untracked and parent.reason != "untracked":
+            say(f"error: {untracked}")
         _remove_ended(storage)
+
+
+def parent_spool(storage: Path, run_id: str) -> Spool:
+    """The spool of a launch's own run."""
+    return Spool(storage / f"{PREFIX}{run_id}" / "spool.jsonl")
 
 
 def aggregates(summaries: Sequence[RunSummary]) -> dict[str, float]:

@@ -52,7 +52,9 @@ class Outcome:
     runs: tuple[RunSummary, ...]
     parent_run_id: str | None
     tracking_uri: str
+    is_tracked: bool = True
+    """Whether the tracking store has all of it."""
 
     def to_json(self) -> dict[str, Any]:
-        """As `--json` prints it."""
-        return asdict(self)
+        """The object that `--json` prints."""
+        return {key: value for key, value in asdict(self).items() if key != "is_tracked"}

@@ -11,13 +11,18 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+from pipeline.config.compose import values_of
+from pipeline.config.yaml_tree import yaml_value
 from pipeline.console import say
-from pipeline.errors import TrackingError
-from pipeline.tracking.spool import OnEpoch, Sender, Spool, replay_leftovers
-from pipeline.tracking.store import TrackedRun, TrackingStore
+from pipeline.driver import driver_tag
+from pipeline.errors import TrackingError, UntrackedError
+from pipeline.redaction import redact
+from pipeline.tracking.spool import PARENT_TAG, NewRun, OnEpoch, Sender, Spool, replay_leftovers
+from pipeline.tracking.store import DRIVER_TAG, TrackedRun, TrackingStore
 from pipeline.train.cell import Cell
 from pipeline.train.claim import release, take
 from pipeline.train.cluster import Placement
@@ -31,11 +36,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PATIENCE_SECONDS = 300.0
-"""How long what cannot go on without the tracking server waits for it, such as a run that is to be opened."""
-PAUSE_SECONDS = 5.0
-DRAIN_SECONDS = 30.0
-"""How long the end of a run waits for a tracking server that is away; what is left is sent at the end of the launch."""
+PATIENCE_SECONDS = 60.0
+"""How long a grid that has ended waits for the tracking store, from which it reads what it came to."""
+LOOK_UP_SECONDS = 10.0
+"""How long a run waits for the tracking store to say whether an earlier driver has begun or finished it."""
+PAUSE_SECONDS = 2.0
+DRAIN_SECONDS = 10.0
+"""How long the end of a run waits for a tracking store that is away; what is left is sent at the end of the launch."""
 END_SECONDS = 10.0
 """How long the start and the end of a launch wait for it besides; what is left then is sent by the next command."""
 
@@ -61,14 +68,18 @@ class RunTracker:
     ) -> None:
         self.cell = cell
         self.spec = spec
-        self.run_id = run_id
         self._gpus_per_worker = gpus_per_worker
         self._spool = Spool(spec.spool_file)
-        self._sender = Sender(self._spool, run_id, store, on_epoch).start()
+        self._sender = Sender(self._spool, run_id, store, on_epoch, self._say_problem).start()
         self._notes = ExitStack()
         self._notes.enter_context(
             shown_notes(spec.notes_file, lambda sentence: say(f"{cell.name} {cell.split}: {sentence}"))
         )
+
+    @property
+    def run_id(self) -> str:
+        """Id of the run; empty as long as the store is away and has not created it."""
+        return self._spool.run_id
 
     def finished(self, ended: Fitted) -> RunSummary:
         """Records figures, tables and plots, and on `final` the model."""
@@ -100,7 +111,7 @@ class RunTracker:
         self._spool.append_end("KILLED", reason)
 
     def close(self) -> None:
-        """Sends what is left, or says that it will be sent later, and gives up the run's folder; a run that never began leaves nothing."""
+        """Sends what is left, or leaves it for the end of the launch, and gives up the run's folder; a run that never began leaves nothing."""
         try:
             self._close()
         finally:
@@ -108,10 +119,11 @@ class RunTracker:
 
     def _close(self) -> None:
         self._notes.close()
-        if problem := self._sender.drain(DRAIN_SECONDS):
-            say(f"the tracking server is away, the rest is sent later: {problem}")
-        elif _never_began(self.spec):
+        if self._sender.drain(DRAIN_SECONDS) is None and _never_began(self.spec):
             forget(self.spec)
+
+    def _say_problem(self, problem: str) -> None:
+        say(f"{self.cell.name} {self.cell.split}: goes on, although it cannot be tracked now: {problem}")
 
     def _append_model(self, ended: Fitted) -> None:
         """The trained network as a model of the run; ESZSL exports none."""
@@ -129,7 +141,10 @@ class RunTracker:
 def open_run(
     store: TrackingStore, cell: Cell, spec: RunSpec, opening: Opening, on_epoch: OnEpoch = lambda step, numbers: None
 ) -> RunTracker:
-    """Takes over the run that a dead or interrupted driver left, or makes a new one in an empty folder.
+    """Takes over the run that a dead or interrupted driver left, or begins a new one in an empty folder.
+
+    A store that is away does not hold it up: what the run folder holds is then taken over, and a new run is created when the
+    store is back.
 
     Args:
         store: where it is tracked.
@@ -140,7 +155,6 @@ def open_run(
 
     Raises:
         TakenError: when a living driver works on the run; nothing was touched.
-        TrackingError: when the store stays away for `PATIENCE_SECONDS`.
     """
     take(spec.run_folder)
     try:
@@ -151,32 +165,57 @@ def open_run(
 
 
 def _open(store: TrackingStore, cell: Cell, spec: RunSpec, opening: Opening, on_epoch: OnEpoch) -> RunTracker:
-    run_id = patiently(lambda: _opened(store, cell, spec, opening))
-    spec.run_folder.mkdir(parents=True, exist_ok=True)
-    return RunTracker(store, cell, spec, run_id, opening.placement.gpus_per_worker, on_epoch)
-
-
-def _opened(store: TrackingStore, cell: Cell, spec: RunSpec, opening: Opening) -> str:
-    left = None if opening.anew else _left_run(store, cell)
-    if left:
-        say(f"{cell.name} {cell.split}: going on with run {left.run_id}")
-        store.resume(left, opening.parent_run_id, cell.config)
+    spool = Spool(spec.spool_file)
+    run_id = None if opening.anew else _left_run_id(store, cell, spool, opening.parent_run_id)
+    if run_id is None:
+        forget(spec)
+    else:
+        say(f"{cell.name} {cell.split}: going on with run {run_id or 'of its folder'}")
         spec.failure_file.unlink(missing_ok=True)
-        return left.run_id
-    forget(spec)
-    tags = {**cell.tags(opening.study, opening.placement), **opening.tags}
-    run_id = store.create_child(opening.parent_run_id, cell.name, tags, cell.config)
-    store.log_dataset(run_id, cell.dataset)
-    return run_id
+    if spool.new_run() is None:
+        spool.append_run(_new_run(cell, opening))
+    return RunTracker(store, cell, spec, run_id or "", opening.placement.gpus_per_worker, on_epoch)
 
 
-def patiently(attempt: Callable[[], T]) -> T:
-    """Tries again while the store is away: in the middle of a launch or a search it is worth waiting for.
+def _left_run_id(store: TrackingStore, cell: Cell, spool: Spool, parent_run_id: str) -> str | None:
+    """The run that an earlier driver left, resumed; empty where it is in the folder alone, None where there is none."""
+    try:
+        left = patiently(partial(_left_run, store, cell), LOOK_UP_SECONDS)
+        if left is None:
+            return None
+        patiently(partial(store.resume, left, parent_run_id), LOOK_UP_SECONDS)
+    except TrackingError:
+        new = spool.new_run()
+        return spool.run_id if new is not None and new.tags.get("mgmrn.run_identity") == cell.identity else None
+    return left.run_id
+
+
+def _new_run(cell: Cell, opening: Opening) -> NewRun:
+    tags = {
+        **cell.tags(opening.study, opening.placement),
+        **opening.tags,
+        PARENT_TAG: opening.parent_run_id,
+        DRIVER_TAG: driver_tag(),
+    }
+    params = {path: yaml_value(value) for path, value in values_of(cell.config).items()}
+    return NewRun(cell.name, tags, params, cell.dataset)
+
+
+def look_up(attempt: Callable[[], T]) -> T | None:
+    """Asks the store; None where it stays away for `LOOK_UP_SECONDS`, so that training goes on without it."""
+    try:
+        return patiently(attempt, LOOK_UP_SECONDS)
+    except TrackingError:
+        return None
+
+
+def patiently(attempt: Callable[[], T], seconds: float) -> T:
+    """Tries again while the store is away.
 
     Raises:
-        TrackingError: when the store stays away for `PATIENCE_SECONDS`.
+        TrackingError: when it stays away for so many seconds.
     """
-    deadline, told = time.monotonic() + PATIENCE_SECONDS, False
+    deadline, told = time.monotonic() + seconds, False
     while True:
         try:
             return attempt()
@@ -189,10 +228,18 @@ def patiently(attempt: Callable[[], T]) -> T:
             time.sleep(PAUSE_SECONDS)
 
 
-def send_leftovers(storage: Path, store: TrackingStore, patience_seconds: float) -> None:
-    """Sends what is left in the spools of a storage folder, and says what has to wait still."""
-    for problem in replay_leftovers(storage, store, patience_seconds):
-        say(f"still waiting to be tracked, sent by the next command: {problem}")
+def send_leftovers(storage: Path, store: TrackingStore, patience_seconds: float) -> UntrackedError | None:
+    """Sends what is left in the spools of a storage folder.
+
+    Returns:
+        What to tell the user where the store did not take all of it.
+    """
+    problems = replay_leftovers(storage, store, patience_seconds)
+    if not problems:
+        return None
+    runs, reason = "a run is" if len(problems) == 1 else f"{len(problems)} runs are", next(iter(problems.values()))
+    hint = "mend the tracking store, then give the same command again: it sends what is left and trains nothing twice"
+    return UntrackedError(f"{runs} not wholly tracked: {reason}", redact(store.uri), hint)
 
 
 def forget(spec: RunSpec) -> None:

@@ -19,7 +19,7 @@ from pipeline.train.claim import TakenError, living_holder
 from pipeline.train.failure import Failure
 from pipeline.train.fit import Fitted
 from pipeline.train.spec import Calibration
-from pipeline.train.tracked import RunTracker, open_run, patiently
+from pipeline.train.tracked import RunTracker, look_up, open_run
 from pipeline.trials.known import KnownRuns
 from pipeline.trials.plan import TrialPlan, TrialReport
 from pipeline.trials.site import Site
@@ -187,7 +187,7 @@ class ListDirector:
         return held or self._known(run).is_being_run(run)
 
     def _known(self, run: Cell) -> KnownRuns:
-        return patiently(partial(KnownRuns.of_cell, self.site.store, run))
+        return look_up(partial(KnownRuns.of_cell, self.site.store, run)) or KnownRuns([], self.site.store.experiment_id)
 
     def _begin(self, task: Task, run: Cell) -> TrialPlan:
         opening = replace(self.site.opening, anew=task.anew)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipeline.tracking.store import TrackingStore
 from pipeline.train.cell import Cell
 from pipeline.train.cluster import Host, Placement, place, rooms
+from pipeline.train.parent import parent_spool
 from pipeline.train.spec import RunSpec
-from pipeline.train.tracked import Opening, patiently
+from pipeline.train.tracked import Opening
 from pipeline.trials.plan import Pool
 
 
@@ -59,9 +58,8 @@ class Site:
         return self.storage / f"tune-{self.opening.parent_run_id}"
 
     def log_figures(self, step: int, figures: Mapping[str, float]) -> None:
-        """Adds figures to the launch's own run, as soon as the clerk and the store have time."""
-        log = partial(self.store.log_metrics, self.opening.parent_run_id, step, figures, int(time.time() * 1000))
-        self.clerk.do(partial(patiently, log))
+        """Adds figures to the launch's own run."""
+        parent_spool(self.storage, self.opening.parent_run_id).append(step, figures)
 
     def spec(self, cell: Cell) -> RunSpec:
         """A run as its workers are told it."""

@@ -19,6 +19,7 @@ from pipeline.train import notes
 from pipeline.train.cell import Cell, make_cell
 from pipeline.train.checkpoints import kept_checkpoints, latest_whole, new_checkpoint
 from tests.ray.small import write_small
+from tests.runs import create_child
 
 HOUR = 3600.0
 
@@ -96,7 +97,7 @@ def test_a_run_that_a_driver_left_is_found_whatever_the_clock_says(
 ) -> None:
     set_clock(monkeypatch, seconds)
     tags = {"mgmrn.config_hash": cell.config_hash, "mgmrn.split": "tune", "mgmrn.run_identity": cell.identity}
-    run_id = store.create_child(store.create_parent("launch", {}), "run", tags, cell.config)
+    run_id = create_child(store, store.create_parent("launch", {}), "run", tags, cell.config)
     host, pid, start = driver_tag().rsplit(":", 2)
     store.set_tags(run_id, {DRIVER_TAG: f"{host}:{pid}:{float(start) - 5:.2f}"})
     monkeypatch.undo()

@@ -24,6 +24,7 @@ from pipeline.tracking.store import TrackingStore
 from pipeline.train.cell import Cell
 from pipeline.where import Where
 from tests.grids import DECIDED, cells_of, run_in, tags_of, write_data, write_grid
+from tests.runs import create_child
 
 BASE = (0.5, 0.6, 0.7)
 SMOOTH = (0.61, 0.7, 0.82)
@@ -172,7 +173,7 @@ def test_runs_on_drawn_pictures_are_of_another_benchmark(place: Place) -> None:
 def test_runs_that_are_not_finished_or_stand_for_something_else_are_refused(place: Place) -> None:
     parent = place.store.create_parent("launch", {"mgmrn.kind": "launch"})
     cell = place.cells["base"][0].final(DECIDED)
-    unfinished = place.store.create_child(parent, cell.name, tags_of(cell), cell.config)
+    unfinished = create_child(place.store, parent, cell.name, tags_of(cell), cell.config)
     link = place.store.create_link(parent, cell.name, tags_of(cell, kind="link"))
     place.store.finish(link, "FINISHED", "linked")
     for run_id in (parent, unfinished, link):

@@ -25,6 +25,7 @@ from pipeline.search.study import Study
 from pipeline.train.cluster import Placement
 from pipeline.train.failure import Failure
 from pipeline.train.tracked import Opening
+from pipeline.trials import site as site_module
 from pipeline.trials.plan import Pool, TrialPlan, TrialReport
 from pipeline.trials.site import Clerk, Site
 
@@ -49,7 +50,7 @@ class Store:
     def find_finished(self, config_hash: str, split: str) -> Any:
         return self.finished.get(config_hash)
 
-    def log_metrics(self, run_id: str, step: int, metrics: dict[str, float], timestamp: int) -> None:
+    def append(self, step: int, metrics: dict[str, float]) -> None:
         self.logged.append((step, metrics))
 
 
@@ -117,6 +118,7 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
         )
 
     monkeypatch.setattr(tracked_trial, "open_run", open_run)
+    monkeypatch.setattr(site_module, "parent_spool", lambda storage, run_id: lab.store)
     fitted = SimpleNamespace(from_checkpoint=lambda folder, metrics: folder.name)
     monkeypatch.setattr(tracked_trial, "Fitted", fitted)
     yield lab

@@ -14,6 +14,7 @@ import pytest
 from mgmrn.data.splits import load_tune
 from pipeline.config.compose import load_experiment
 from pipeline.errors import TrackingError
+from pipeline.tracking.spool import NewRun
 from pipeline.tracking.store import TrackingStore
 from pipeline.train import cluster
 from pipeline.train.cell import make_cell
@@ -21,6 +22,7 @@ from pipeline.train.cluster import Placement, ray_session
 from pipeline.train.failure import Failure
 from pipeline.train.fit import RETRIES, fit
 from tests.ray.small import write_small
+from tests.runs import create_child
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -180,11 +182,11 @@ def test_a_param_never_changes_so_a_run_goes_on_with_its_own_config_alone(store:
     write_small(tmp_path)
     config = load_experiment(str(tmp_path / "small.yaml")).config
     parent = store.create_parent("launch", {})
-    run = store.get(store.create_child(parent, "run", {}, config))
-    store.resume(run, parent, config)
+    run_id = create_child(store, parent, "run", {}, config)
+    store.describe_run(run_id, NewRun("run", {}, {"seed": str(config.seed)}))
     with pytest.raises(TrackingError, match=r"[Cc]hang"):
-        store.resume(run, parent, config.model_copy(update={"seed": config.seed + 1}))
-    params = store.client.get_run(run.run_id).data.params
+        store.describe_run(run_id, NewRun("run", {}, {"seed": str(config.seed + 1)}))
+    params = store.client.get_run(run_id).data.params
     assert params["seed"] == str(config.seed)
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mgmrn.errors import UserError
 from pipeline.errors import TrackingError
 from pipeline.tracking import spool as spool_module
-from pipeline.tracking.spool import Epoch, Sender, Spool, replay_leftovers
+from pipeline.tracking.spool import Epoch, NewRun, RunState, Sender, Spool, StoreIdentity, replay_leftovers
 from tests.mlflow_server import Server
 
 
@@ -28,6 +28,10 @@ class FakeStore:
         self.models: list[tuple[str, float, str]] = []
         self.ended: list[tuple[str, str]] = []
         self.calls: list[str] = []
+        self.created: list[NewRun] = []
+        self.described: list[tuple[str, NewRun]] = []
+        self.states: dict[str, RunState] = {}
+        self.identity = StoreIdentity("a store", "an experiment", 1)
         self.away = False
         self.failures = failures or []
         """For each call: `` to succeed, `before` to fail at once, `after` to do it and fail then."""
@@ -58,7 +62,19 @@ class FakeStore:
     def log_model(self, run_id: str, file: Path, gamma: float, example: Path) -> None:
         self._call("model", lambda: self.models.append((file.name, gamma, example.name)))
 
-    def finish(self, run_id: str, status: str, stop_reason: str) -> None:
+    def create_run(self, new: NewRun) -> str:
+        self._call("create", lambda: self.created.append(new))
+        return f"run {len(self.created)}"
+
+    def describe_run(self, run_id: str, new: NewRun) -> None:
+        self._call("describe", lambda: self.described.append((run_id, new)))
+
+    def state_of(self, run_id: str) -> RunState:
+        if self.away:
+            raise TrackingError("unreachable")
+        return self.states.get(run_id, "active")
+
+    def finish(self, run_id: str, status: str, stop_reason: str, time_ms: int | None = None) -> None:
         self._call("end", lambda: self.ended.append((status, stop_reason)))
 
 
@@ -136,13 +152,13 @@ def test_what_an_away_store_did_not_get_is_replayed_at_the_next_start(tmp_path: 
     spool.append(1, {"train/loss": 1.0})
     spool.append_end("FINISHED", "done")
     problem = Sender(spool, "r", store).start().drain(0.05)
-    assert problem == "2 entries could not be sent: unreachable"
-    assert replay_leftovers(tmp_path, store, 0.05) == [f"{spool.path}: {problem}"]
+    assert problem == "unreachable"
+    assert replay_leftovers(tmp_path, store, 0.05) == {"run-a": "unreachable"}
     store.away = False
-    assert replay_leftovers(tmp_path, store, 5) == []
+    assert replay_leftovers(tmp_path, store, 5) == {}
     assert (store.values, store.ended) == ([("train/loss", 1, 1.0)], [("FINISHED", "done")])
     calls = len(store.calls)
-    assert replay_leftovers(tmp_path, store, 5) == []
+    assert replay_leftovers(tmp_path, store, 5) == {}
     assert len(store.calls) == calls
 
 
@@ -162,10 +178,8 @@ def test_two_senders_of_one_spool_send_one_after_another(tmp_path: Path) -> None
     until(lambda: len(slow.values) == 1)
     slow.away = True
     spool.append(2, {"train/loss": 2.0})
-    assert replay_leftovers(tmp_path, other, 5) == [], "what a living driver sends is left to it"
-    assert (
-        Sender(spool, "r", other).start().drain(0.05) == "2 entries could not be sent: another command is sending them"
-    )
+    assert replay_leftovers(tmp_path, other, 5) == {}, "what a living driver sends is left to it"
+    assert Sender(spool, "r", other).start().drain(0.05) == "another command is sending them"
     second = Sender(spool, "r", other).start()
     first.drain(0.0)
     assert second.drain(5) is None

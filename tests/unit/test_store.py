@@ -21,7 +21,9 @@ from pipeline.errors import TrackingError
 from pipeline.tracking import artifacts
 from pipeline.tracking.artifacts import EvaluationNames, write_evaluation, write_provenance
 from pipeline.tracking.environment import GitState, environment, git_state
-from pipeline.tracking.store import DRIVER_TAG, DatasetInput, TrackingStore, driver_tag, run_name
+from pipeline.tracking.spool import DatasetInput
+from pipeline.tracking.store import DRIVER_TAG, TrackingStore, driver_tag, run_name
+from tests.runs import create_child
 
 CONFIG = load_experiment("cub100").config
 
@@ -41,7 +43,7 @@ def store(database: str, request: pytest.FixtureRequest) -> TrackingStore:
 def child(store: TrackingStore, config_hash: str = "h1", split: str = "tune") -> str:
     parent = store.create_parent("launch", {"mgmrn.kind": "train"})
     tags = {"mgmrn.config_hash": config_hash, "mgmrn.split": split}
-    return store.create_child(parent, run_name("CUB", "full", 3, "1f0c9a2e77"), tags, CONFIG)
+    return create_child(store, parent, run_name("CUB", "full", 3, "1f0c9a2e77"), tags, CONFIG)
 
 
 def dead_driver_tag() -> str:
@@ -91,7 +93,7 @@ def test_a_failed_run_is_resumed_as_the_same_run(store: TrackingStore) -> None:
     run = store.find_resumable("h1", "tune")
     assert run is not None
     parent = store.create_parent("second launch", {})
-    store.resume(run, parent, CONFIG)
+    store.resume(run, parent)
     again = store.get(run_id)
     assert (again.status, again.tags["mgmrn.attempt"], again.parent_run_id) == ("RUNNING", "2", parent)
     assert store.logged_steps(run_id, "train/loss") == {1}

@@ -53,7 +53,9 @@ def test_a_launch_that_ends_while_the_store_is_away_is_completed_by_the_next_com
         launch.spool.append(0, {"val/ausuc/mean": 0.5})
         launch.attach(report)
         shutil.rmtree(report)
-    assert "sent by the next command" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert told.startswith("error: a run is not wholly tracked") and told.count("\n") == 1
+    assert not launch.is_tracked
     monkeypatch.undo()
     assert store.get(launch.run_id).status == "RUNNING"
     send_leftovers(storage, store, 5)

@@ -10,7 +10,7 @@ import pytest
 from mgmrn.data.splits import load_tune
 from pipeline.config.compose import load_experiment
 from pipeline.errors import TrackingError
-from pipeline.tracking.store import TrackingStore
+from pipeline.tracking.store import TrackedRun, TrackingStore
 from pipeline.train import tracked
 from pipeline.train.cell import Cell, make_cell
 from pipeline.train.cluster import Placement
@@ -34,17 +34,17 @@ def store(tmp_path: Path, tables: Path) -> TrackingStore:
 
 
 def refuse(store: TrackingStore, times: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Makes the store fail at its next attempts to make a run; returns a list that grows with each attempt."""
+    """Makes the store fail at its next attempts to find a run; returns a list that grows with each attempt."""
     attempts: list[int] = []
-    create = store.create_child
+    find = store.find_resumable
 
-    def sometimes(*arguments: object) -> str:
+    def sometimes(*arguments: str) -> TrackedRun | None:
         attempts.append(1)
         if len(attempts) <= times:
             raise AWAY
-        return create(*arguments)
+        return find(*arguments)
 
-    monkeypatch.setattr(store, "create_child", sometimes)
+    monkeypatch.setattr(store, "find_resumable", sometimes)
     monkeypatch.setattr(tracked, "PAUSE_SECONDS", 0.0)
     return attempts
 
@@ -53,7 +53,7 @@ def opening(store: TrackingStore) -> Opening:
     return Opening("study", store.create_parent("launch", {}), Placement(1, 1, 0))
 
 
-def test_a_run_waits_for_a_server_that_comes_back(
+def test_a_run_waits_a_moment_for_a_server_that_comes_back(
     tmp_path: Path,
     cell: Cell,
     store: TrackingStore,
@@ -70,10 +70,14 @@ def test_a_run_waits_for_a_server_that_comes_back(
     assert store.get(tracker.run_id).status == "KILLED"
 
 
-def test_it_does_not_wait_for_ever(
+def test_then_it_begins_without_the_server_which_creates_it_later(
     tmp_path: Path, cell: Cell, store: TrackingStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refuse(store, 10**9, monkeypatch)
-    monkeypatch.setattr(tracked, "PATIENCE_SECONDS", 0.05)
-    with pytest.raises(TrackingError, match="connection refused"):
-        open_run(store, cell, cell.spec(tmp_path / "data", tmp_path / "runs", 1), opening(store))
+    monkeypatch.setattr(tracked, "LOOK_UP_SECONDS", 0.0)
+    parent = opening(store)
+    tracker = open_run(store, cell, cell.spec(tmp_path / "data", tmp_path / "runs", 1), parent)
+    tracker.killed("test")
+    tracker.close()
+    run = store.get(tracker.run_id)
+    assert (run.status, run.parent_run_id) == ("KILLED", parent.parent_run_id)

@@ -8,23 +8,26 @@ from pathlib import Path
 
 from mgmrn.data.splits import check_images_exist, evaluation_images
 from mgmrn.errors import UserError
+from pipeline.config.identity import code_digest
 from pipeline.console import say
 from pipeline.driver import heartbeat
 from pipeline.models.reproduce.record import Record, changes, inexact, read_record
 from pipeline.models.reproduce.verdict import COMPARED, MetricComparison, Verdict, compare_histories, overall
 from pipeline.tracking.history import histories
 from pipeline.tracking.naming import find_run
+from pipeline.tracking.spool import Spool
 from pipeline.tracking.store import TrackedRun, TrackingStore
 from pipeline.train.cell import Cell
 from pipeline.train.cluster import Placement, check_room_here, place_elastic, ray_session
 from pipeline.train.launch import run_cell
 from pipeline.train.parent import parent_run
 from pipeline.train.storage import check_writable, explained
-from pipeline.train.tracked import Opening
+from pipeline.train.tracked import END_SECONDS, PATIENCE_SECONDS, Opening, send_leftovers
 
 EXPERIMENT = "mgmrn/reproduce"
 """Reproductions stand apart, so that no launch or grid takes one for a result of its own."""
 KIND = "reproduction"
+VERDICT_TAG = "mgmrn.reproduction"
 
 
 @dataclass(frozen=True)
@@ -64,9 +67,12 @@ def reproduce(request: ReproduceRequest) -> Reproduction:
         UserError: for a run that cannot be reproduced here; nothing was started.
         ResourceError: when the workers that it had can never be placed here.
         TrackingError: when the store cannot be reached or knows no such run.
+        UntrackedError: when the store went away in mid-run.
     """
     data_root, storage = request.data_root.resolve(), request.storage.resolve() / "reproductions"
     store = TrackingStore.connect(request.tracking_uri, EXPERIMENT)
+    if left := send_leftovers(storage, store, END_SECONDS):
+        say(str(left))
     record = read_record(store, find_run(store, request.run))
     cell = record.cell(data_root)
     changed = changes(record, cell)
@@ -80,8 +86,18 @@ def reproduce(request: ReproduceRequest) -> Reproduction:
         remarks = (*changed, *inexact(record, placement.cpus_per_worker, placement.gpus_per_worker))
         for remark in remarks:
             say(f"the same bits cannot be expected: {remark}")
-        run_id = _run_again(store, record, cell, placement, data_root, storage)
+        run_id = _not_yet_compared(store, record, cell) or _run_again(
+            store, record, cell, placement, data_root, storage
+        )
     return _compared(store, record, run_id, request.tolerance if remarks else None, remarks)
+
+
+def _not_yet_compared(store: TrackingStore, record: Record, cell: Cell) -> str | None:
+    """The id of a finished reproduction by this code whose command could not compare it, since the store was away."""
+    found = store.own_runs(f"tags.`mgmrn.reproduces` = '{record.run.run_id}' and attributes.status = 'FINISHED'")
+    wanted = {"mgmrn.run_identity": cell.identity, "mgmrn.code_digest": code_digest()}
+    left = (run for run in found if VERDICT_TAG not in run.tags and wanted.items() <= run.tags.items())
+    return next((run.run_id for run in left), None)
 
 
 def _run_again(
@@ -98,7 +114,9 @@ def _run_again(
         if summary.status == "failed":
             parent.status, parent.reason = "FAILED", "the run failed"
             return None
-    return summary.run_id
+        if left := send_leftovers(storage, store, PATIENCE_SECONDS):
+            raise left
+    return Spool(spec.spool_file).run_id or summary.run_id
 
 
 def _compared(
@@ -109,7 +127,7 @@ def _compared(
     was, now = (histories(store, run, COMPARED) for run in (record.run, store.get(run_id)))
     metrics = compare_histories(was, now, tolerance)
     verdict = overall(metrics)
-    store.set_tags(run_id, {"mgmrn.reproduction": verdict})
+    store.set_tags(run_id, {VERDICT_TAG: verdict})
     return Reproduction(record.run, run_id, tuple(metrics), verdict, remarks)
 
 

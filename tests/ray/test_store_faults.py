@@ -1,0 +1,48 @@
+"""A tracking database that is removed while a run trains: the launch ends with its figures, the next command tracks them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.ray.command import Place, wait_until
+from tests.ray.small import long_epochs, write_small
+from tests.ray.tracked import children_of, client_of, files_of, runs_of, steps_of
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.mark.timeout(900)
+def test_a_run_whose_database_is_removed_is_tracked_by_the_next_command_without_training(place: Place) -> None:
+    command = ("train", *write_small(place.folder), *long_epochs(20), "--json")
+    running = place.start(*command)
+    wait_until(lambda: len(place.epochs_noted()) >= 1, "the first epoch was noted", 300, running)
+    Path(place.tracking_uri.removeprefix("sqlite:///")).unlink()
+    answer = running.answer()
+    assert answer.code == 1, answer.err
+    assert answer.json["status"] == "finished"
+    assert {run["split"]: run["status"] for run in answer.json["runs"]} == {"tune": "finished", "final": "finished"}
+    assert "Traceback" not in answer.err and len(answer.err) < 5000
+    assert "cannot be tracked now: the tracking database was removed" in answer.err
+    (error,) = (line for line in answer.err.splitlines() if line.startswith("error: "))
+    assert "give the same command again" in error
+
+    epochs = place.epochs_noted()
+    again = place.run(*command)
+    assert again.code == 0, again.err
+    assert again.json["status"] == "cached" and place.epochs_noted() == epochs
+    figures = [
+        [{key: run[key] for key in ("split", "metrics", "gamma")} for run in one.json["runs"]]
+        for one in (answer, again)
+    ]
+    assert figures[0] == figures[1]
+    client = client_of(place)
+    assert {run.info.run_id for run in children_of(client)} == {run["run_id"] for run in again.json["runs"]}
+    (parent,) = (run for run in runs_of(client) if run.data.tags["mgmrn.kind"] == "launch")
+    for run in children_of(client):
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert steps_of(client, run)["train/total"] == list(range(1, len(steps_of(client, run)["train/total"]) + 1))
+        assert {"eval/curve.csv", "config/resolved.yaml"} <= files_of(client, run)
+        assert run.data.params and run.inputs.dataset_inputs
