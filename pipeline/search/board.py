@@ -1,4 +1,4 @@
-"""How a search goes: a table that renews itself on a terminal, one line per event elsewhere."""
+"""Progress of a search: a live table on a terminal, one line per event elsewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 SHOWN = 12
-"""Rows of the live table: running trials first, then the best."""
+"""Number of rows of the live table: running trials first, then the best."""
 
 
 @dataclass
@@ -30,13 +30,13 @@ class _Row:
 
 
 class Board:
-    """What a person sees of a search.
+    """Progress display of a search.
 
     Args:
-        name: of the search.
-        trials: how many there will be.
-        metric: what the score is called.
-        stream: where it is shown.
+        name: name of the search.
+        trials: number of trials to run.
+        metric: name of the score.
+        stream: output; standard error by default.
     """
 
     def __init__(self, name: str, trials: int, metric: str, stream: TextIO | None = None) -> None:
@@ -64,36 +64,36 @@ class Board:
             self._live = None
 
     def remember(self, number: int, point: Mapping[str, Any], state: str, score: float | None) -> None:
-        """A trial of an earlier sitting."""
+        """Adds a trial of an earlier launch."""
         self._rows[number] = _Row(_shown(point), 0, 0, score, state)
         self._over_before += state != "running"
 
     def began(self, number: int, point: Mapping[str, Any], epochs: int) -> None:
-        """A trial starts, or goes on."""
+        """Shows that a trial starts or goes on."""
         self._rows[number] = _Row(_shown(point), epochs)
         self._event(f"trial {number} begins: {self._rows[number].point}")
 
     def epoch(self, number: int, steps: int, score: float) -> None:
-        """A trial has trained an epoch."""
+        """Shows the score of an epoch."""
         row = self._rows[number]
         row.steps, row.score = steps, score
         self._event(f"trial {number}  epoch {steps}/{row.total}  {self._metric} {score:.4f}")
 
     def finished(self, number: int, score: float) -> None:
-        """A trial came to its end."""
+        """Shows that a trial ended."""
         self._end(number, "finished", score, f"trial {number} finished: {self._metric} {score:.4f}")
 
     def stopped(self, number: int, score: float) -> None:
-        """A trial was stopped early."""
+        """Shows that a trial was stopped early."""
         self._end(number, "stopped", score, f"trial {number} stopped early at {self._metric} {score:.4f}")
 
     def failed(self, number: int, why: str) -> None:
-        """A trial failed for good."""
+        """Shows that a trial failed."""
         self._rows.setdefault(number, _Row("", 0))
         self._end(number, "failed", None, f"trial {number} failed: {why}")
 
     def say(self, text: str) -> None:
-        """Anything else."""
+        """Prints a line beside the table."""
         if self._live is not None:
             self._live.console.print(text, markup=False, highlight=False)
         else:
@@ -111,7 +111,7 @@ class Board:
         return (max(scores)[1], max(scores)[0]) if scores else None
 
     def counts(self) -> dict[str, int]:
-        """How many trials are in each state."""
+        """State → number of trials."""
         states = [row.state for row in self._rows.values()]
         return {state: states.count(state) for state in ("finished", "stopped", "failed", "running")}
 
@@ -159,7 +159,7 @@ class Board:
 
 
 def _shown(point: Mapping[str, Any]) -> str:
-    """The values without the sections of their paths, short enough for a line."""
+    """Values without the sections of their paths, on one line."""
     parts = []
     for path, value in point.items():
         shown = f"{value:.3g}" if isinstance(value, float) else yaml_value(value)

@@ -1,4 +1,4 @@
-"""What a search is: a base experiment, benchmarks, a space, and how it is searched. Read from `configs/search/*.yaml`."""
+"""Schema of a search file: base experiment, benchmarks, space, sampler, scheduler, objective."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Choice = bool | int | float | str | None | list[Any]
 
 
 class Has(Frozen):
-    """A condition on a list-valued parameter, such as the levels: it holds this item."""
+    """Condition that a list-valued parameter, such as the levels, holds an item."""
 
     has: str
 
@@ -36,7 +36,7 @@ def _condition(value: object) -> object:
 
 class _Parameter(Frozen):
     when: dict[str, Annotated[tuple[Choice, ...] | Has, BeforeValidator(_condition)]] = Field(default_factory=dict)
-    """Searched only where each of these other parameters has one of these values, or a list with this item."""
+    """Conditions: other parameter → its values, or an item of its list, with which this one is searched."""
 
 
 class Categorical(_Parameter):
@@ -47,20 +47,20 @@ class Categorical(_Parameter):
 
 
 class Subsets(_Parameter):
-    """Every non-empty subset of some values, each in the order in which they are given."""
+    """Every non-empty subset of some values, in their given order."""
 
     kind: Literal["subsets"] = "subsets"
     of: Annotated[tuple[str, ...], Field(min_length=1, max_length=8)]
 
     @property
     def choices(self) -> tuple[Choice, ...]:
-        """Small subsets first."""
+        """All subsets, small ones first."""
         return tuple(list(part) for size in range(1, len(self.of) + 1) for part in combinations(self.of, size))
 
 
 class _Range(_Parameter):
     log: bool = False
-    """Drawn evenly on a logarithmic scale."""
+    """Whether the value is drawn uniformly on a logarithmic scale."""
 
     @model_validator(mode="after")
     def _not_empty(self) -> _Range:
@@ -92,7 +92,7 @@ Parameter = Annotated[Categorical | Subsets | IntRange | FloatRange, Field(discr
 
 
 class Objective(Frozen):
-    """What is searched for; always on the `tune` split."""
+    """Objective, on the `tune` split."""
 
     metric: Literal["ausuc", "h"] = "ausuc"
     """AUSUC, or the harmonic mean at the best γ, of the epoch that counts (the best by AUSUC)."""
@@ -110,22 +110,22 @@ class Objective(Frozen):
 
 
 class Sampler(Frozen):
-    """How the next trial's values are proposed (Optuna's samplers)."""
+    """Sampler of Optuna that proposes values."""
 
     name: Literal["tpe", "random", "cmaes", "nsga2", "nsga3"] = "tpe"
     seed: Annotated[int, Field(ge=0)] = 0
     startup_trials: Count = 8
-    """TPE: trials that are drawn at random before the model is used."""
+    """TPE: number of random trials before its model is used."""
 
 
 class Scheduler(Frozen):
-    """When a trial that does badly is stopped (Optuna's pruners; steps are epochs over all runs of a trial)."""
+    """Pruner of Optuna that stops trials early; steps are epochs over all runs of a trial."""
 
     name: Literal["asha", "median", "none"] = "asha"
     grace_epochs: Count = 1
-    """No trial is stopped before."""
+    """Epochs before which no trial is stopped."""
     reduction: Annotated[int, Field(ge=2)] = 3
-    """asha: one of so many trials goes on at each rung."""
+    """asha: one of this many trials continues at each rung."""
 
 
 class SearchConfig(Frozen):
@@ -138,7 +138,7 @@ class SearchConfig(Frozen):
     fixed: dict[str, Choice] = Field(default_factory=dict)
     """Dotted path → value, for all trials and for the base that they are compared with."""
     space: Annotated[dict[str, Parameter], Field(min_length=1)]
-    """Dotted path of a config field → what is tried."""
+    """Dotted path of a config field → its candidate values."""
     objective: Objective = Objective()
     sampler: Sampler = Sampler()
     scheduler: Scheduler = Scheduler()
@@ -148,7 +148,7 @@ class SearchConfig(Frozen):
     workers: Count = 1
     """Ranks of each training run."""
     confirm_seeds: Annotated[int, Field(ge=3)] = 3
-    """Fresh seeds over which the best config is compared with the base at the end."""
+    """Number of fresh seeds over which the best config is compared with the base."""
 
     _no_repeats = field_validator("benchmarks", "seeds")(all_different)
 
@@ -166,7 +166,7 @@ class SearchConfig(Frozen):
 
 @dataclass(frozen=True)
 class SearchFile:
-    """A search as it was written."""
+    """A search file with the places of its values."""
 
     name: str
     label: str

@@ -1,7 +1,7 @@
-"""From the figures of a trial's runs to the number that is searched for. Pure functions.
+"""Objective of a trial from the figures of its runs. Pure functions.
 
-A trial has a run for each benchmark and seed. Trials are compared at one step (epochs over all runs), at which all have begun
-the same runs.
+A trial has a run for each benchmark and seed. Trials are compared at the same step (epochs over all runs), where all have begun the same
+runs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a search leaves for people: its trials as a table, importances, and Optuna's own plots on one page that needs no network."""
+"""Report of a search: table of trials, parameter importances, and Optuna's plots on one page that needs no network."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def write_study(
         folder: made where it is missing.
         study: for the plots.
         records: the trials.
-        title: of the page.
-        targets: what the objectives are called, the score first.
+        title: title of the page.
+        targets: names of the objectives, the score first.
 
     Returns:
         The importances.

@@ -1,4 +1,4 @@
-"""A search's outcome as a person reads it."""
+"""Outcome of a search as text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pipeline.search.request import SearchOutcome
 
 
 def show_outcome(outcome: SearchOutcome, console: Console) -> None:
-    """Trials, the best point, what mattered, and the comparison that counts."""
+    """Prints trials, the best point, importances, and the comparison with the base."""
     counts = ", ".join(f"{count} {state}" for state, count in outcome.trials.items())
     console.line(f"study {outcome.study}: {counts}")
     if outcome.best is None:

@@ -1,4 +1,4 @@
-"""The space of a search: conditions between parameters, the check against the config's schema, and one drawn point."""
+"""Space of a search: conditions between parameters, checks against the schema of the config, and the drawing of a point."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Point = Mapping[str, Any]
 
 
 class Space:
-    """The parameters of a search in an order in which every condition is known before it is asked.
+    """Parameters of a search, each after the parameters that its conditions name.
 
     Args:
         search: the search; its base must exist.
 
     Raises:
-        UserError: all that is wrong at once: conditions on what is not searched or can never hold, unknown paths, values
-            outside the schema.
+        UserError: with all errors at once: conditions on parameters that are not searched or that can never hold, unknown
+            paths, values outside the schema.
     """
 
     def __init__(self, search: SearchFile) -> None:
@@ -42,7 +42,7 @@ class Space:
             raise all_at_once(problems, search.label)
 
     def draw(self, trial: BaseTrial) -> dict[str, Any]:
-        """The next point, as the trial's sampler proposes it."""
+        """Draws a point with the sampler of a trial."""
         point: dict[str, Any] = {}
         for path in self.order:
             if self._holds(path, point):
@@ -50,7 +50,7 @@ class Space:
         return point
 
     def encoded(self, config: ExperimentConfig) -> dict[str, Any]:
-        """A config's own values as the study's database holds them; without those that the space does not reach."""
+        """Values of a config as the study's database holds them; values outside the space are left out."""
         weights = {f"loss.level_weights.{level}": config.loss.level_weights.get(level, 1.0) for level in LEVELS}
         values = values_of(config) | weights
         found: dict[str, Any] = {}
@@ -64,10 +64,10 @@ class Space:
         return found
 
     def compose(self, point: Point, benchmark: str | None) -> ComposedConfig:
-        """The experiment at a point.
+        """Composes the experiment at a point.
 
         Raises:
-            UserError: when its values do not fit together.
+            UserError: when its values are inconsistent.
         """
         values = {**self._search.config.fixed, **point}
         overrides = [f"{path}={yaml_value(value)}" for path, value in values.items()]
@@ -79,7 +79,7 @@ class Space:
         return path in self._parameters and value in (_choices(self._parameters[path]) or ())
 
     def may_read(self, level: Level) -> bool:
-        """Whether a point may ask for a level of the pyramid."""
+        """Whether some point uses a level of the pyramid."""
         levels = self._parameters.get("model.levels")
         chosen = any(level in choice for choice in _choices(levels) or ()) if levels else False
         return chosen or self.may_be("model.level", level)
@@ -130,7 +130,7 @@ class Space:
             raise UserError(f"conditions run in a circle: {circle}", self._search.sources[error.args[1][0]]) from error
 
     def _outside_the_schema(self) -> Iterator[UserError]:
-        """Composes the base with each parameter at its ends, its conditions met, and the rest as the base has it."""
+        """Composes the base with each parameter at its bounds, its conditions met, and all others as in the base."""
         benchmarks = self._search.config.benchmarks or (None,)
         for benchmark in benchmarks:
             self.compose({}, benchmark)
@@ -153,7 +153,7 @@ class Space:
         return None
 
     def _conditions_met(self, path: str) -> dict[str, Any] | None:
-        """A point at which a parameter is searched: the first choice of each parent, and of theirs, that all of them allow."""
+        """Point at which a parameter is searched: the first choice of each parent, and of theirs, that all conditions allow."""
         allowed: dict[str, list[Any]] = {}
         waiting = [path]
         while waiting:
@@ -167,7 +167,7 @@ class Space:
         return {name: allowed[name][0] for name in self.order if name in allowed}
 
     def _with_dependants(self, point: Point) -> dict[str, Any]:
-        """A point with the parameters that are searched because of it: some values cannot do without."""
+        """Point completed by the parameters that its values activate: some values are invalid without them."""
         full = dict(point)
         for path in self.order:
             if path not in full and self._parameters[path].when and self._holds(path, full):
@@ -196,7 +196,7 @@ def _draw(trial: BaseTrial, path: str, parameter: _Parameter) -> Any:
         case FloatRange():
             return trial.suggest_float(path, parameter.low, parameter.high, log=parameter.log)
         case Categorical() | Subsets():
-            # A database keeps choices as plain text: lists are none of the types that Optuna stores.
+            # Optuna stores choices of plain types alone, so lists are stored as text.
             by_name = {yaml_value(choice): choice for choice in parameter.choices}
             return by_name[trial.suggest_categorical(path, list(by_name))]
         case _:

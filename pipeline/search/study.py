@@ -1,7 +1,7 @@
-"""The memory of a search: an Optuna study in a database, which says what was tried, what it came to, and what to try next.
+"""State of a search: an Optuna study in a database, which holds every trial, its scores, and what sampler and pruner have seen.
 
-It is the one truth about a search. A driver that was killed is followed by one that finds there which trials are over, which were
-running, and what the sampler and the early stopping have seen. What Optuna's own fields do not hold is kept in a trial's attributes.
+A driver that goes on with a search reads there which trials ended and which were running. What Optuna's own fields do not hold is kept in
+a trial's attributes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,14 +32,14 @@ if TYPE_CHECKING:
 State = Literal["running", "finished", "stopped", "failed", "repeated"]
 
 CONNECT_SECONDS = 10
-"""How long a database server may take to answer."""
+"""Seconds that a database server may take to answer."""
 
 _POINT, _SCORES, _REASON, _TWIN = "point", "scores", "reason", "repeats"
 
 
 @dataclass(frozen=True)
 class Record:
-    """What the study knows of a trial."""
+    """A trial as the study holds it."""
 
     number: int
     state: State
@@ -49,44 +50,48 @@ class Record:
     scores: Mapping[int, tuple[float, ...]]
     """Step → score on each run begun so far."""
     reason: str
-    """Why it failed."""
+    """Reason of a failure."""
 
 
 class Study:
-    """A search's study.
+    """Optuna study of a search.
 
     Args:
-        name: of the study; the same name goes on.
+        name: name of the study; an existing one is continued.
         storage: `sqlite:///FILE` or a PostgreSQL URL.
         config: sampler, scheduler, objective.
-        space: what is drawn from.
+        space: parameters to draw.
 
     Raises:
         UserError: when the database cannot be reached.
     """
 
     def __init__(self, name: str, storage: str, config: SearchConfig, space: Space) -> None:
-        self._space = space
+        self._name, self._space = name, space
         self._several = config.objective.cost != "none"
         with _quiet():
-            self._study = _opened(name, storage, config)
+            with _reaching(storage):
+                self._storage = _storage(storage)
+                self._study = optuna.create_study(
+                    study_name=name, storage=self._storage, directions=_directions(config), load_if_exists=True
+                )
             known = len(self._study.get_trials(deepcopy=False))
-            # Sampler seeds are not stored: after a restart it would propose again what it proposed at the start.
+            # A study stores no sampler: with the same seed a restarted one would repeat its first proposals.
             self._study.sampler = _sampler(config, known)
             self._study.pruner = _pruner(config)
 
     def left_running(self) -> list[Record]:
-        """Trials that a dead driver left."""
+        """Trials that a dead driver left running."""
         return [record for record in self.records() if record.state == "running"]
 
     def begin_with(self, values: Mapping[str, Any]) -> None:
-        """Makes these the first trial's values (what they lack is drawn); nothing in a study that has begun."""
+        """Enqueues values of the first trial, unless the study has trials; parameters without a value are drawn."""
         with _quiet():
             if not self._study.get_trials(deepcopy=False):
                 self._study.enqueue_trial(dict(values))
 
     def propose(self) -> Record:
-        """A new trial with the values that the sampler proposes; running from now on."""
+        """Starts a trial with the values that the sampler proposes."""
         with _quiet():
             trial = self._study.ask()
             point = self._space.draw(trial)
@@ -94,58 +99,58 @@ class Study:
         return Record(trial.number, "running", point, (), {}, "")
 
     def report(self, number: int, step: int, score: float, scores: Sequence[float]) -> bool:
-        """Takes a step's score in; whether the trial should be stopped. A step that is reported again changes nothing."""
+        """Stores the score of a step and returns whether to stop the trial; a step that is reported again changes nothing."""
         frozen = self._frozen(number)
         trial = self._live(number)
         with _quiet():
             if step not in frozen.intermediate_values:
                 trial.set_user_attr(f"{_SCORES}/{step}", [float(one) for one in scores])
                 if self._several:
-                    return False  # Optuna knows no intermediate values of several objectives.
+                    return False  # Optuna has no intermediate values of several objectives.
                 trial.report(score, step)
             elif step < max(frozen.intermediate_values):
                 return False
             return not self._several and trial.should_prune()
 
     def settle(self, number: int, step: int, scores: Sequence[float]) -> None:
-        """Puts the scores of the epochs that count in the place of those of the last epoch: what ranks compare."""
+        """Replaces the scores of the last epoch by those of the epochs that count, which ranks compare."""
         self._live(number).set_user_attr(f"{_SCORES}/{step}", [float(one) for one in scores])
 
     def finish(self, number: int, values: Sequence[float]) -> None:
-        """The trial came to its end."""
+        """Ends a trial with its objectives."""
         self._tell(number, TrialState.COMPLETE, values)
 
     def stop(self, number: int) -> None:
-        """The trial was stopped early; the sampler knows its last score."""
+        """Ends a trial that was stopped early, with its last score."""
         self._tell(number, TrialState.PRUNED, None)
 
     def fail(self, number: int, reason: str) -> None:
-        """The trial failed for good."""
+        """Ends a trial as failed."""
         self._live(number).set_user_attr(_REASON, reason)
         self._tell(number, TrialState.FAIL, None)
 
     def repeat(self, number: int, twin: int) -> None:
-        """The trial's values are those of an earlier one, which it takes over without being run."""
+        """Ends a trial whose values repeat those of an earlier one, with that one's objectives."""
         earlier = self._frozen(twin)
         self._live(number).set_user_attr(_TWIN, twin)
         values = earlier.values if earlier.state == TrialState.COMPLETE else None
         self._tell(number, TrialState.COMPLETE if values else TrialState.FAIL, values)
 
     def records(self) -> list[Record]:
-        """All trials in their order."""
+        """All trials by number."""
         return _records(self._study)
 
     @property
     def optuna(self) -> optuna.Study:
-        """The study itself, for plots."""
+        """Optuna's study, for plots."""
         return self._study
 
     def remember(self, key: str, value: str) -> None:
-        """Keeps a word about the whole study."""
+        """Stores an attribute of the study."""
         self._study.set_user_attr(key, value)
 
     def remembered(self, key: str) -> str | None:
-        """What `remember` kept."""
+        """Attribute that `remember` stored; None where there is none."""
         value = self._study.user_attrs.get(key)
         return None if value is None else str(value)
 
@@ -157,21 +162,22 @@ class Study:
         return self._study.get_trials(deepcopy=False)[number]
 
     def _live(self, number: int) -> Trial:
-        return Trial(self._study, self._frozen(number)._trial_id)
+        study_id = self._storage.get_study_id_from_name(self._name)
+        return Trial(self._study, self._storage.get_trial_id_from_study_id_trial_number(study_id, number))
 
 
 DATABASE_ERRORS = (optuna.exceptions.StorageInternalError, SQLAlchemyError)
 
 
 def lost(storage: str, error: Exception) -> UserError:
-    """What to say when the database went away in mid-search."""
+    """Error for a database that became unreachable during a search."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     hint = "see to it, then go on with --resume"
     return UserError(f"the study's database was lost: {reason}", redact(storage), hint)
 
 
 def forget_study(name: str, storage: str) -> None:
-    """Deletes a study, where there is one, so that the search starts anew.
+    """Deletes a study if it exists.
 
     Raises:
         UserError: when the database cannot be reached.
@@ -182,7 +188,7 @@ def forget_study(name: str, storage: str) -> None:
 
 
 def study_size(name: str, storage: str) -> int | None:
-    """Trials of a study, repeated ones not counted; None where there is no such study.
+    """Number of trials of a study, without repeated ones; None where there is no such study.
 
     Raises:
         UserError: when the database cannot be reached.
@@ -194,14 +200,8 @@ def study_size(name: str, storage: str) -> int | None:
         return sum(record.state != "repeated" for record in _records(study))
 
 
-def _opened(name: str, storage: str, config: SearchConfig) -> optuna.Study:
-    directions: list[Literal["maximize", "minimize"]] = (
-        ["maximize"] if config.objective.cost == "none" else ["maximize", "minimize"]
-    )
-    with _reaching(storage):
-        return optuna.create_study(
-            study_name=name, storage=_storage(storage), directions=directions, load_if_exists=True
-        )
+def _directions(config: SearchConfig) -> list[Literal["maximize", "minimize"]]:
+    return ["maximize"] if config.objective.cost == "none" else ["maximize", "minimize"]
 
 
 def _storage(url: str) -> optuna.storages.RDBStorage:
@@ -212,45 +212,34 @@ def _storage(url: str) -> optuna.storages.RDBStorage:
     if scheme.partition("+")[0] not in ("postgresql", "postgres"):
         hint = "use sqlite:///FILE or postgresql://USER@HOST/NAME"
         raise UserError(f"'{redact(url)}' names no database that keeps a study", "--study-storage", hint)
-    # A trial may leave the connection idle for hours.
+    # The connection may be idle for hours during a trial.
     waiting = {"connect_args": {"connect_timeout": CONNECT_SECONDS}, "pool_pre_ping": True}
     return optuna.storages.RDBStorage(with_installed_driver(url), engine_kwargs=waiting)
 
 
-class _reaching:
-    """Turns what Optuna and SQLAlchemy raise for a database that is away into one sentence."""
-
-    def __init__(self, storage: str) -> None:
-        self._storage = storage
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        known = OSError | SQLAlchemyError | ValueError | optuna.exceptions.StorageInternalError
-        if isinstance(error, known) and not isinstance(error, UserError):
-            # The complaint about an address that cannot be read quotes it, and with it a password.
-            unreadable = isinstance(error, ValueError)
-            reason = "no address" if unreadable else (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UserError(
-                f"the study's database cannot be reached: {reason}",
-                redact(self._storage),
-                "check --study-storage and the server",
-            ) from error
+@contextmanager
+def _reaching(storage: str) -> Iterator[None]:
+    """Turns errors of Optuna and SQLAlchemy about an unreachable database into one sentence."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, SQLAlchemyError, ValueError, optuna.exceptions.StorageInternalError) as error:
+        # The message about an unreadable address quotes it, and with it a password.
+        unreadable = isinstance(error, ValueError)
+        reason = "no address" if unreadable else (str(error).strip() or type(error).__name__).splitlines()[0]
+        hint = "check --study-storage and the server"
+        raise UserError(f"the study's database cannot be reached: {reason}", redact(storage), hint) from error
 
 
-class _quiet:
-    """Optuna's experimental warnings and its log of every trial say nothing to a user of this command."""
-
-    def __enter__(self) -> None:
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        logging.getLogger("alembic").setLevel(logging.WARNING)
-        self._caught = warnings.catch_warnings()
-        self._caught.__enter__()
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences Optuna's warnings about experimental features and its log of every trial."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-
-    def __exit__(self, *about: object) -> None:
-        self._caught.__exit__(None, None, None)
+        yield
 
 
 def _sampler(config: SearchConfig, known: int) -> BaseSampler:
@@ -260,7 +249,7 @@ def _sampler(config: SearchConfig, known: int) -> BaseSampler:
             return optuna.samplers.TPESampler(
                 seed=seed,
                 n_startup_trials=config.sampler.startup_trials,
-                # Conditions make groups of parameters; running trials are taken for bad ones, so that neighbours differ.
+                # Conditions make groups of parameters. Running trials count as bad, so that parallel proposals differ.
                 multivariate=True,
                 group=True,
                 constant_liar=True,
@@ -302,7 +291,7 @@ _STATES: Mapping[TrialState, State] = {
 
 
 def _records(study: optuna.Study) -> list[Record]:
-    """All trials but those that never began: what waits to be proposed, and what a driver died over before it had a point."""
+    """Trials that began: without enqueued ones, and without running ones whose driver died before it stored a point."""
     return [
         _record(trial)
         for trial in study.get_trials(deepcopy=False)

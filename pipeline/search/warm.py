@@ -1,6 +1,6 @@
-"""Feature caches before the trials: the maps of every level that the space may ask for, from one pass over the pictures.
+"""Feature caches of a search: maps of every level that the space contains, computed in one pass before the trials.
 
-Without it each first trial with another level would decode all pictures again.
+Without it, the first trial with a further level would decode all pictures again.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _with_flips(config: ExperimentConfig) -> ExperimentConfig:
 def _warm(
     config_json: str, levels: tuple[Level, ...], data_root: str, cache_root: str
 ) -> UserError | ResourceError | None:
-    """The work itself; answers with what the user must mend, since Ray would wrap an exception in its own."""
+    """Computes the maps in a Ray task; returns the error that the user must mend, since Ray would wrap an exception."""
     from mgmrn.data.seal import close_seal
     from mgmrn.data.splits import load_tune
     from mgmrn.device import usual_device

@@ -1,0 +1,67 @@
+"""Rules of the house that a parser can hold: no private names of other packages, no private modules of theirs."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+OURS = ("mgmrn", "pipeline", "cluster", "benchmarks")
+EXCEPTIONS = frozenset({"pipeline/jobs/package.py: _private"})
+"""`file: name` of private names that may stay, each with its reason beside it."""
+
+
+def private(name: str) -> bool:
+    return name.startswith("_") and not (name.startswith("__") and name.endswith("__"))
+
+
+def own_names(tree: ast.Module) -> set[str]:
+    """Private attributes that the classes of a file define or set on `self`."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            for one in ast.walk(node):
+                if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef):
+                    found.add(one.name)
+                elif isinstance(one, ast.Name):
+                    found.add(one.id)
+                elif (
+                    isinstance(one, ast.Attribute)
+                    and isinstance(one.value, ast.Name)
+                    and one.value.id in ("self", "cls")
+                ):
+                    found.add(one.attr)
+    return found
+
+
+def foreign_private_names(path: Path) -> Iterator[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    label, own = str(path.relative_to(REPOSITORY)), own_names(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            is_ours = node.module.split(".")[0] in OURS
+            names = [part for part in node.module.split(".") if private(part)]
+            names += [one.name for one in node.names if private(one.name)]
+            yield from (f"{label}: {name}" for name in names if not is_ours)
+        elif isinstance(node, ast.Import):
+            yield from (f"{label}: {one.name}" for one in node.names if any(map(private, one.name.split("."))))
+        elif isinstance(node, ast.Attribute) and private(node.attr):
+            is_own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            if not is_own and node.attr not in own:
+                yield f"{label}: {node.attr}"
+
+
+def test_no_private_name_of_another_package_is_used() -> None:
+    files = [path for folder in OURS for path in sorted((REPOSITORY / folder).rglob("*.py"))]
+    found = {name for path in files for name in foreign_private_names(path)}
+    assert found == EXCEPTIONS
+
+
+def test_a_private_name_is_found(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("tests.unit.test_contracts.REPOSITORY", tmp_path)
+    file = tmp_path / "x.py"
+    file.write_text(
+        "import ray._private\nfrom mlflow._x import y\nfrom optuna import _z\ntrial._trial_id\nself._fine\n"
+    )
+    assert set(foreign_private_names(file)) == {"x.py: ray._private", "x.py: _x", "x.py: _z", "x.py: _trial_id"}
