@@ -13,7 +13,7 @@ from pipeline.ablation.cells import GridCell, MissingCell, make_cells
 from pipeline.ablation.config import AblationFile, load_ablation
 from pipeline.ablation.grid import make_grid
 from pipeline.ablation.plan import PlannedCell, plan_cells
-from pipeline.analysis.scores import FIGURES
+from pipeline.analysis.runs import FIGURES
 from pipeline.tracking.environment import GitState
 from pipeline.tracking.store import TrackedRun, TrackingStore
 from pipeline.train.cell import Cell

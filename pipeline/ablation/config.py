@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, field_validator
 
 from mgmrn.config import Count, Frozen
 from mgmrn.errors import UserError
-from pipeline.analysis.scores import FIGURES
+from pipeline.analysis.runs import FIGURES
 from pipeline.config.files import find_config, label_of, read_config, unknown_files
 from pipeline.config.validation import all_at_once, all_different, validate
 from pipeline.config.yaml_tree import DEFAULT, Section, source_of

@@ -17,7 +17,7 @@ from pipeline.ablation.cells import GridCell, MissingCell, make_cells
 from pipeline.ablation.grid import Grid, make_grid
 from pipeline.ablation.plan import PlannedCell, plan_cells
 from pipeline.ablation.request import RUN_BY, AblationOutcome, AblationRequest, Mode, Status
-from pipeline.ablation.results import comparison_by, comparisons
+from pipeline.ablation.results import comparisons
 from pipeline.ablation.track import PARENT_KIND, log_grid
 from pipeline.console import duration, say
 from pipeline.driver import heartbeat
@@ -79,7 +79,7 @@ def run_ablation(request: AblationRequest) -> AblationOutcome:
     key = parent_key(surveyed)
     known = surveyed.store.find_finished(key, PARENT_SPLIT)
     if not todo and known is not None:
-        primary = comparison_by(request.file.config.primary, surveyed.grid, planned)
+        (primary,) = comparisons(surveyed.grid, planned, request.file.config.primary)
         return AblationOutcome("cached", 0, tuple(planned), primary, known.run_id, redact(request.where.tracking_uri))
     for split in _splits(todo):
         check_images_exist(split.train.followed_by(evaluation_images(split)))

@@ -8,7 +8,7 @@ from typing import Any
 
 from mgmrn.config import SCHEMA_VERSION
 from pipeline.ablation.cells import GridCell, MissingCell
-from pipeline.analysis.scores import CellState
+from pipeline.analysis.runs import CellState
 from pipeline.config.identity import code_digest
 from pipeline.tracking.environment import numerics
 from pipeline.tracking.store import TrackedRun

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pipeline.ablation.config import AblationFile
 from pipeline.ablation.plan import PlannedCell, total_cost
 from pipeline.analysis.comparison import Comparison
-from pipeline.analysis.scores import CellState
+from pipeline.analysis.runs import CellState
 from pipeline.where import Where
 
 Mode = Literal["missing", "retry", "force"]

@@ -1,57 +1,49 @@
-"""From planned cells to score cards, and from these to comparisons by every figure."""
+"""From the planned cells of a grid to the comparison of its variants."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from pipeline.ablation.cells import GridCell
 from pipeline.ablation.grid import Grid
 from pipeline.ablation.plan import PlannedCell
-from pipeline.analysis.comparison import Comparison, compare
-from pipeline.analysis.scores import FIGURES, ScoreCard, prefix_of
-from pipeline.tracking.store import TrackedRun
+from pipeline.analysis.comparison import CELL_COLUMNS, Comparison, compare, figures_of
+from pipeline.analysis.runs import FIGURES, runs_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
-def cards_of(cells: Sequence[PlannedCell]) -> list[ScoreCard]:
-    """One card per cell, in their order."""
-    return [_card(planned) for planned in cells]
-
-
-def comparisons(grid: Grid, cells: Sequence[PlannedCell]) -> list[Comparison]:
-    """By every figure, the primary one first."""
+def comparisons(grid: Grid, cells: Sequence[PlannedCell], metric: str | None = None) -> list[Comparison]:
+    """Compares planned cells by one metric, or by all of them with the grid's primary one first."""
     primary = grid.file.config.primary
-    return [comparison_by(key, grid, cells) for key in sorted(FIGURES, key=lambda key: key != primary)]
-
-
-def comparison_by(metric: str, grid: Grid, cells: Sequence[PlannedCell]) -> Comparison:
-    """By one figure, a key of `FIGURES`."""
     split = "tune" if grid.file.config.split == "tune" else "final"
-    return compare(cards_of(cells), grid.base.name, metric, split)
+    table = cells_of_grid(cells, split)
+    metrics = [metric] if metric else sorted(FIGURES, key=lambda key: key != primary)
+    return [compare(table, grid.base.name, key, split) for key in metrics]
 
 
-def figures_of(run: TrackedRun) -> dict[str, float]:
-    """What a finished run is recorded to have come to, by the keys of `FIGURES`."""
-    metrics = json.loads(run.tags["mgmrn.result"])["metrics"]
-    prefix = prefix_of(run.tags["mgmrn.split"])
-    return {key: float(metrics[prefix + key]) for key in FIGURES if prefix + key in metrics}
+def cells_of_grid(cells: Sequence[PlannedCell], split: str) -> pd.DataFrame:
+    """One row per planned cell, as `compare` takes them; the times are those of its `tune` and `final` runs together."""
+    import pandas as pd
 
-
-def _card(planned: PlannedCell) -> ScoreCard:
-    cell, run = planned.cell, planned.evaluated
-    if run is None:
-        return ScoreCard(cell.benchmark, cell.variant, cell.seed, planned.state, planned.reason)
-    runs = {one.run_id: one for one in (planned.tune, run) if one is not None}.values()
-    assert isinstance(cell, GridCell)
-    return ScoreCard(
-        benchmark=cell.benchmark,
-        variant=cell.variant,
-        seed=cell.seed,
-        state=planned.state,
-        reason=planned.reason,
-        run_id=run.run_id,
-        experiment_id=run.experiment_id,
-        metrics=figures_of(run),
-        seconds=sum(one.seconds or 0.0 for one in runs),
-        gpu_seconds=sum(one.gpu_seconds for one in runs),
-    )
+    rows = []
+    for one in cells:
+        runs = {run.run_id: run for run in (one.tune, one.evaluated) if run and one.evaluated}.values()
+        rows.append(
+            {
+                "benchmark": one.cell.benchmark,
+                "variant": one.cell.variant,
+                "seed": one.cell.seed,
+                "state": one.state,
+                "reason": one.reason,
+                "run_id": one.evaluated.run_id if one.evaluated else "",
+                "experiment_id": one.evaluated.experiment_id if one.evaluated else "",
+                "seconds": sum(run.seconds or 0.0 for run in runs) if runs else None,
+                "gpu_seconds": sum(run.gpu_seconds for run in runs) if runs else None,
+            }
+        )
+    table = pd.DataFrame(rows, columns=list(CELL_COLUMNS)).astype({"seconds": float, "gpu_seconds": float})
+    evaluated = runs_table(one.evaluated for one in cells if one.evaluated).drop_duplicates("run_id")
+    figures = figures_of(evaluated, split).set_index("run_id")[list(FIGURES)].astype(float)
+    return table.join(figures, on="run_id")

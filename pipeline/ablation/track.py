@@ -9,12 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.ablation.plan import PlannedCell
-from pipeline.ablation.results import figures_of
 from pipeline.analysis.comparison import Comparison
-from pipeline.analysis.export import as_csv, as_dict
-from pipeline.analysis.render import overview_table
-from pipeline.analysis.scores import prefix_of
-from pipeline.analysis.table import markdown
+from pipeline.analysis.runs import FIGURES, prefix_of, records_of
+from pipeline.analysis.tables import as_csv, as_dict, markdown, overview_table
 from pipeline.tracking.store import TrackedRun, TrackingStore
 
 PARENT_KIND = "ablation"
@@ -60,25 +57,15 @@ def description(compared: Sequence[Comparison]) -> str:
 
 
 def aggregates(compared: Sequence[Comparison]) -> dict[str, float]:
-    """`benchmark/variant/figure/mean|std|n|difference|low|high|p_holm` of everything that there is."""
-    found: dict[str, float | None] = {}
-    for comparison in compared:
-        for entry in comparison.entries:
-            key = f"{entry.benchmark}/{entry.variant}/{comparison.metric}"
-            if entry.summary is not None:
-                found |= {
-                    f"{key}/mean": entry.summary.mean,
-                    f"{key}/std": entry.summary.std,
-                    f"{key}/n": float(entry.summary.n),
-                }
-            if entry.difference is not None:
-                found |= {
-                    f"{key}/difference": entry.difference.mean,
-                    f"{key}/low": entry.difference.low,
-                    f"{key}/high": entry.difference.high,
-                    f"{key}/p_holm": entry.p_holm,
-                }
-    return {key: value for key, value in found.items() if value is not None}
+    """`benchmark/variant/metric/mean|std|n|difference|low|high|p_holm` of everything that is known."""
+    columns = ("mean", "std", "n", "difference", "low", "high", "p_holm")
+    return {
+        f"{row['benchmark']}/{row['variant']}/{comparison.metric}/{column}": float(row[column])
+        for comparison in compared
+        for row in records_of(comparison.entries)
+        for column in columns
+        if row["n"] and row[column] is not None
+    }
 
 
 def _link(store: TrackingStore, parent_run_id: str, cells: Sequence[PlannedCell]) -> None:
@@ -95,8 +82,8 @@ def _link(store: TrackingStore, parent_run_id: str, cells: Sequence[PlannedCell]
         if run.parent_run_id == parent_run_id and run.tags["mgmrn.variant"] == planned.cell.variant:
             continue
         link = store.create_link(parent_run_id, run.name, _tags(run, planned))
-        prefix = prefix_of(run.tags["mgmrn.split"])
-        figures = {prefix + key: value for key, value in figures_of(run).items()}
+        metrics, prefix = json.loads(run.tags["mgmrn.result"])["metrics"], prefix_of(run.tags["mgmrn.split"])
+        figures = {prefix + key: metrics[prefix + key] for key in FIGURES if prefix + key in metrics}
         store.log_metrics(link, 0, figures, int(time.time() * 1000))
         store.finish(link, "FINISHED", "linked")
         linked.add((run.run_id, planned.cell.variant))

@@ -1,1 +1,5 @@
-"""What runs say together: pure functions from their figures to statistics."""
+"""From tracked runs to pandas tables, statistics, comparisons and the report page."""
+
+from pipeline.analysis.runs import load_runs
+
+__all__ = ["load_runs"]

@@ -3,118 +3,174 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, get_args
 
-from pipeline.analysis.paired import (
-    LEAST_PAIRS,
-    PairedDifference,
-    Summary,
-    bootstrapped_difference,
-    holm,
-    summarise,
-)
-from pipeline.analysis.scores import FIGURES, ScoreCard
+from pipeline.analysis.paired import LEAST_PAIRS, PairedDifference, Summary, bootstrapped_difference, holm, summarise
+from pipeline.analysis.runs import FIGURES, CellState, prefix_of, rows_of
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+VERDICTS = ("better", "worse", "no difference shown", "insufficient seeds", "no score", "base")
 SIGNIFICANCE = 0.05
-"""A corrected p-value below it is needed to call a variant better or worse."""
+"""Largest p-value, corrected by Holm, at which a variant is called better or worse."""
+NO_CELL = "no cell of the grid"
+UNSCORED = "without score"
+"""Condition of a finished cell whose score is missing or not finite."""
+CELL_COLUMNS = ("benchmark", "variant", "seed", "state", "reason", "run_id", "experiment_id", "seconds", "gpu_seconds")
+"""Columns of a table of cells, besides one for each key of `FIGURES`."""
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One variant on one benchmark."""
-
-    benchmark: str
-    variant: str
-    summary: Summary | None
-    """None where no seed has a score."""
-    difference: PairedDifference | None
-    """Variant minus base over the seeds that both have; None for the base, and without such seeds."""
-    p_holm: float | None
-    """The difference's p-value, corrected by Holm over all entries of the comparison that have one."""
-    verdict: str
-    """`base`, `better`, `worse`, `no difference shown`, `insufficient seeds`, or `no score`."""
-    cards: tuple[ScoreCard, ...]
-    """Of every seed, also of those without a score."""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Comparison:
     """All variants on all benchmarks by one metric."""
 
     metric: str
-    """A key of `FIGURES`."""
+    """Key of `FIGURES`."""
     split: str
-    """`final` or `tune`: what the scores were measured on."""
+    """`final` or `tune`."""
     base: str
-    """The variant that the others are compared with."""
-    variants: tuple[str, ...]
-    benchmarks: tuple[str, ...]
-    entries: tuple[Entry, ...]
-    """Every variant on every benchmark, variant by variant."""
+    """Variant that the others are compared with."""
+    cells: pd.DataFrame
+    """One row per variant, benchmark and seed, in this order: `CELL_COLUMNS`, the keys of `FIGURES`, and `score`, the
+    figure of `metric` (NaN: none or not finite)."""
+    entries: pd.DataFrame
+    """One row per variant and benchmark, variant by variant:
 
-    def entry(self, variant: str, benchmark: str) -> Entry:
-        """One of the entries."""
-        return next(one for one in self.entries if (one.variant, one.benchmark) == (variant, benchmark))
+    - `variant`, `benchmark`, `metric`, `split`, `base`;
+    - `mean`, `std`, `n`: over the seeds that have a score;
+    - `difference`, `low`, `high`, `pairs`, `p`: variant minus base over the `pairs` seeds that both have, its 95 %
+      bootstrap interval, and the p-value of a paired t-test; `pairs` is 0 for the base;
+    - `p_holm`: p corrected by Holm over all entries of the comparison;
+    - `verdict`: one of `VERDICTS`;
+    - `run_ids`: of the runs behind the mean, separated by spaces;
+    - `states`, `reasons`: the seeds that are not simply finished with a score, like `1 failed, 2 missing` and
+      `1 failed (seed 2: out of memory), 2 missing (seeds 3, 4)`.
+
+    Figures are fractions; one that is not known is NaN.
+    """
+
+    @property
+    def variants(self) -> list[str]:
+        """Variants, the base among them."""
+        return list(self.entries["variant"].unique())
+
+    @property
+    def benchmarks(self) -> list[str]:
+        """Benchmarks in the order of the cells."""
+        return list(self.entries["benchmark"].unique())
+
+    def on(self, benchmark: str) -> pd.DataFrame:
+        """Entries of one benchmark."""
+        return self.entries[self.entries["benchmark"] == benchmark]
+
+    def rows(self) -> list[tuple[str, list[Any]]]:
+        """Each variant with its entries on the benchmarks, which have the columns as attributes."""
+        by_variant = self.entries.groupby("variant", sort=False)
+        return [(str(variant), rows_of(found)) for variant, found in by_variant]
+
+    def answer(self, benchmark: str) -> dict[str, list[str]]:
+        """Verdict → variants on a benchmark, the base left out."""
+        entries = self.on(benchmark)
+        others = entries[entries["variant"] != self.base]
+        grouped = {str(verdict): list(found) for verdict, found in others.groupby("verdict")["variant"]}
+        return {verdict: grouped[verdict] for verdict in VERDICTS if verdict in grouped}
 
 
-def compare(cards: Sequence[ScoreCard], base: str, metric: str, split: str) -> Comparison:
-    """Compares all variants among the cards with one of them; their order is that of the cards.
+def figures_of(runs: pd.DataFrame, split: str) -> pd.DataFrame:
+    """Figures on a split of a table of runs: its columns, and one for each key of `FIGURES` (NaN where a run has none)."""
+    prefix = prefix_of(split)
+    runs = runs.reindex(columns=[*runs.columns, *({prefix + key for key in FIGURES} - set(runs.columns))])
+    return runs.rename(columns={prefix + key: key for key in FIGURES})
+
+
+def cells_of_runs(runs: pd.DataFrame, split: str) -> pd.DataFrame:
+    """Finished runs of one split as `compare` takes them."""
+    return figures_of(runs.assign(state="cached", reason=""), split)[[*CELL_COLUMNS, *FIGURES]]
+
+
+def compare(cells: pd.DataFrame, base: str, metric: str, split: str) -> Comparison:
+    """Compares all variants among the cells with one of them; variants and benchmarks keep the order of the cells.
+
+    Args:
+        cells: `CELL_COLUMNS` and the keys of `FIGURES`.
+        base: a variant among the cells.
+        metric: key of `FIGURES`.
+        split: `final` or `tune`.
 
     Raises:
-        ValueError: when no card is of the base, for a metric that is no key of `FIGURES`, or for two cards of one cell.
+        ValueError: when no cell is of the base, for an unknown metric, or for two cells of one variant, benchmark, seed.
     """
+    import numpy as np
+    import pandas as pd
+
     if metric not in FIGURES:
         raise ValueError(f"there is no metric '{metric}': it is one of {', '.join(FIGURES)}")
-    variants = tuple(dict.fromkeys(card.variant for card in cards))
-    benchmarks = tuple(dict.fromkeys(card.benchmark for card in cards))
+    variants, benchmarks = (list(cells[name].unique()) for name in ("variant", "benchmark"))
     if base not in variants:
-        raise ValueError(f"no card is of the base '{base}': the variants are {', '.join(variants) or 'none'}")
-    cells: dict[tuple[str, str], dict[int, ScoreCard]] = {(v, b): {} for v in variants for b in benchmarks}
-    for card in sorted(cards, key=lambda card: card.seed):
-        of_seed = cells[card.variant, card.benchmark]
-        if card.seed in of_seed:
-            raise ValueError(f"two cards are of {card.variant} on {card.benchmark} with seed {card.seed}")
-        of_seed[card.seed] = card
-    differences = {
-        (variant, benchmark): _difference(found, cells[base, benchmark], metric)
-        for (variant, benchmark), found in cells.items()
-        if variant != base
+        raise ValueError(f"no cell is of the base '{base}': the variants are {', '.join(variants) or 'none'}")
+    for twice in rows_of(cells[cells.duplicated(["variant", "benchmark", "seed"])]):
+        raise ValueError(f"two cells are of {twice.variant} on {twice.benchmark} with seed {twice.seed}")
+    cells = cells.assign(score=cells[metric].where(np.isfinite(cells[metric]))).sort_values("seed")
+    places = [(variant, benchmark) for variant in variants for benchmark in benchmarks]
+    grouped = {(v, b): cells[(cells["variant"] == v) & (cells["benchmark"] == b)] for v, b in places}
+    rows = [
+        {"variant": variant, "benchmark": benchmark, "metric": metric, "split": split, "base": base}
+        | _entry(grouped[variant, benchmark], None if variant == base else grouped[base, benchmark])
+        for variant, benchmark in places
+    ]
+    entries = pd.DataFrame(rows).astype(dict.fromkeys(("mean", "std", "difference", "low", "high", "p"), float))
+    tested = entries["p"].dropna()
+    entries["p_holm"] = pd.Series(holm(tested.tolist()), tested.index, dtype=float)
+    # Few seeds make a bootstrap interval too narrow, and the t-test assumes a normal distribution: a claim needs both.
+    unclear = (entries["pairs"] >= LEAST_PAIRS) & ~(entries["p_holm"] < SIGNIFICANCE)
+    entries.loc[unclear, "verdict"] = "no difference shown"
+    entries.loc[entries["n"] == 0, "verdict"] = "no score"
+    entries.loc[entries["variant"] == base, "verdict"] = "base"
+    return Comparison(metric, split, base, pd.concat(grouped.values()), entries)
+
+
+def _entry(cells: pd.DataFrame, base: pd.DataFrame | None) -> dict[str, Any]:
+    """Columns of an entry with these cells that follow from them and those of the base (None: the entry is the base's)."""
+    own = cells.dropna(subset="score")
+    summary = summarise(own["score"].tolist()) if len(own) else Summary(math.nan, None, 0)
+    difference = PairedDifference(math.nan, None, None, None, 0)
+    if base is not None:
+        both = own.merge(base.dropna(subset="score"), on="seed", suffixes=("", "_base"))
+        if len(both):
+            difference = bootstrapped_difference(both["score"].tolist(), both["score_base"].tolist())
+    return {
+        **asdict(summary),
+        "difference": difference.mean,
+        "low": difference.low,
+        "high": difference.high,
+        "pairs": difference.n,
+        "p": difference.p,
+        "verdict": difference.verdict,
+        "run_ids": " ".join(filter(None, own["run_id"])),
+        **_remarks(cells),
     }
-    raw = {place: one.p for place, one in differences.items() if one is not None and one.p is not None}
-    corrected = dict(zip(raw, holm(list(raw.values())), strict=True))
-    entries = []
-    for (variant, benchmark), found in cells.items():
-        place = variant, benchmark
-        scores = _scores(found, metric)
-        summary = summarise(list(scores.values())) if scores else None
-        difference, p = differences.get(place), corrected.get(place)
-        verdict = "base" if variant == base else _verdict(summary, difference, p)
-        entries.append(Entry(benchmark, variant, summary, difference, p, verdict, tuple(found.values())))
-    return Comparison(metric, split, base, variants, benchmarks, tuple(entries))
 
 
-def score_of(card: ScoreCard, metric: str) -> float | None:
-    """The card's score, as a fraction; None where it has none or one that is no finite number."""
-    score = card.metrics.get(metric)
-    return score if score is not None and math.isfinite(score) else None
+def _remarks(cells: pd.DataFrame) -> dict[str, str]:
+    """`states` and `reasons` of an entry with these cells."""
+    if cells.empty:
+        return {"states": NO_CELL, "reasons": NO_CELL}
+    conditions = cells["state"].mask((cells["state"] == "cached") & cells["score"].isna(), UNSCORED)
+    states, reasons = [], []
+    for condition in (*(state for state in get_args(CellState) if state != "cached"), UNSCORED):
+        found = cells[conditions == condition]
+        if found.empty:
+            continue
+        states.append(f"{len(found)} {condition}")
+        by_reason = found["seed"].groupby(found["reason"].str.split().str.join(" "), sort=False)
+        reasons.append(f"{states[-1]} ({'; '.join(_seeds(str(reason), seeds) for reason, seeds in by_reason)})")
+    return {"states": ", ".join(states), "reasons": ", ".join(reasons)}
 
 
-def _scores(found: Mapping[int, ScoreCard], metric: str) -> dict[int, float]:
-    scores = {seed: score_of(card, metric) for seed, card in found.items()}
-    return {seed: score for seed, score in scores.items() if score is not None}
-
-
-def _difference(ours: Mapping[int, ScoreCard], theirs: Mapping[int, ScoreCard], metric: str) -> PairedDifference | None:
-    first, second = _scores(ours, metric), _scores(theirs, metric)
-    both = [seed for seed in first if seed in second]
-    return bootstrapped_difference([first[seed] for seed in both], [second[seed] for seed in both]) if both else None
-
-
-def _verdict(summary: Summary | None, difference: PairedDifference | None, p_holm: float | None) -> str:
-    if summary is None:
-        return "no score"
-    if difference is None or difference.n < LEAST_PAIRS:
-        return "insufficient seeds"
-    # Few seeds make a bootstrap interval too narrow, and the t-test trusts in a normal distribution: a claim needs both.
-    return difference.verdict if p_holm is not None and p_holm < SIGNIFICANCE else "no difference shown"
+def _seeds(reason: str, seeds: Iterable[int]) -> str:
+    numbers = [str(seed) for seed in seeds]
+    which = f"seed{'s' * (len(numbers) > 1)} {', '.join(numbers)}"
+    return f"{which}: {reason}" if reason else which

@@ -1,4 +1,4 @@
-"""Differences between two variants, paired by what they have in common (seed and benchmark)."""
+"""Differences between two variants, paired by seed and benchmark."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 LEAST_PAIRS = 3
-"""Below, nothing is said about which is better."""
-
+"""Pairs below which no variant is called better or worse."""
 RESAMPLES = 9999
-"""Of a bootstrap."""
+"""Resamples of a bootstrap."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Scores of one variant."""
+    """Mean and spread of the scores of one variant."""
 
     mean: float
     std: float | None
-    """Of the sample; None for a single score."""
+    """Standard deviation of the sample; None for a single score."""
     n: int
 
 
@@ -30,10 +29,10 @@ class PairedDifference:
 
     mean: float
     low: float | None
-    """95 % confidence interval of the mean difference, by Student's t or bootstrapped; None below two pairs."""
+    """Bounds of the 95 % confidence interval of the mean, by Student's t or bootstrapped; None below two pairs."""
     high: float | None
     p: float | None
-    """Of Student's paired t-test, two-sided, uncorrected; None below two pairs."""
+    """p-value of Student's paired t-test, two-sided, uncorrected; None below two pairs."""
     n: int
 
     @property
@@ -56,7 +55,7 @@ def summarise(scores: Sequence[float]) -> Summary:
 
 
 def paired_difference(first: Sequence[float], second: Sequence[float]) -> PairedDifference:
-    """How much larger the first scores are than the second ones with the same position; the interval is Student's t.
+    """Difference of scores at the same positions, with the interval by Student's t.
 
     Raises:
         ValueError: without pairs, or for lists of different lengths.
@@ -68,7 +67,7 @@ def paired_difference(first: Sequence[float], second: Sequence[float]) -> Paired
     error = statistics.stdev(differences) / math.sqrt(len(differences))
     if error == 0:
         return PairedDifference(mean, mean, mean, 1.0 if mean == 0 else 0.0, len(differences))
-    # Not ttest_rel, which warns of differences that rounding alone tells apart: shares of few images often are.
+    # scipy's ttest_rel warns where differences are equal but for rounding, which is common for shares of few images.
     from scipy.stats import t as students_t
 
     freedom = len(differences) - 1
@@ -78,7 +77,7 @@ def paired_difference(first: Sequence[float], second: Sequence[float]) -> Paired
 
 
 def bootstrapped_difference(first: Sequence[float], second: Sequence[float]) -> PairedDifference:
-    """The same difference and p-value as `paired_difference`, with the interval of `bootstrap_interval`.
+    """`paired_difference` with the interval of `bootstrap_interval`.
 
     Raises:
         ValueError: without pairs, or for lists of different lengths.
@@ -89,7 +88,7 @@ def bootstrapped_difference(first: Sequence[float], second: Sequence[float]) -> 
 
 
 def bootstrap_interval(differences: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
-    """Percentile bootstrap of the mean, the same at every call and in every order; None below two differences."""
+    """Percentile bootstrap of the mean, deterministic and independent of the order; None below two differences."""
     if len(differences) < 2:
         return None
     if min(differences) == max(differences):
@@ -98,7 +97,7 @@ def bootstrap_interval(differences: Sequence[float], level: float = 0.95) -> tup
     import numpy as np
     from scipy.stats import bootstrap
 
-    # A fixed generator draws positions, so only sorted values make the order of the seeds irrelevant.
+    # A fixed generator draws positions: sorting makes the interval independent of the order of the seeds.
     found = bootstrap(
         (np.sort(np.asarray(differences, dtype=float)),),
         np.mean,
@@ -116,11 +115,12 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
     Raises:
         ValueError: for a value outside 0 to 1.
     """
-    if not all(0 <= p <= 1 for p in p_values):
+    import numpy as np
+
+    p = np.asarray(p_values, dtype=float)
+    if not ((p >= 0) & (p <= 1)).all():
         raise ValueError(f"p-values lie between 0 and 1, got {list(p_values)}")
-    corrected = [0.0] * len(p_values)
-    largest = 0.0
-    for rank, position in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[position]))
-        corrected[position] = largest
-    return tuple(corrected)
+    order = np.argsort(p, kind="stable")
+    corrected = np.empty_like(p)
+    corrected[order] = np.maximum.accumulate(np.minimum(np.arange(len(p), 0, -1) * p[order], 1.0))
+    return tuple(corrected.tolist())

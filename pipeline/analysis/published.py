@@ -1,44 +1,26 @@
-"""Figures of other methods as their authors published them, kept apart from what was run here."""
+"""Figures of other methods as their authors published them; they are never mixed with figures of runs."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, TypeAdapter, model_validator
 
 from mgmrn.config import Frozen
 from pipeline.config.yaml_tree import parse_yaml, plain
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 PUBLISHED = Path(__file__).with_name("published.yaml")
 
 LABEL = "Published by their authors, not rerun here; mostly selected on the test images (beside H*, not H)"
-"""Stands over these figures wherever they are shown."""
+"""Heading of these figures wherever they are shown."""
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 Text = Annotated[str, Field(min_length=1)]
-
-
-@dataclass(frozen=True)
-class PublishedScore:
-    """One method on one benchmark."""
-
-    method: str
-    venue: str
-    """With the year."""
-    source: str
-    """The paper's arXiv id, or where else the figures stand."""
-    backbone: str
-    features: str
-    """Of the backbone: `frozen`, `fine-tuned`, or `not recorded`."""
-    benchmark: str
-    t1: float | None
-    """In percent as printed, like the next three; None where it is not at hand."""
-    u: float | None
-    s: float | None
-    h: float | None
 
 
 class _Figures(Frozen):
@@ -48,7 +30,7 @@ class _Figures(Frozen):
     h: Percent | None = None
 
     @model_validator(mode="after")
-    def _holds_something(self) -> _Figures:
+    def _has_a_figure(self) -> _Figures:
         if not self.model_fields_set:
             raise ValueError("a benchmark without any figure is left out")
         return self
@@ -62,32 +44,34 @@ class _Method(Frozen):
     benchmarks: Annotated[dict[Literal["CUB", "SUN", "AWA2"], _Figures], Field(min_length=1)]
 
 
-def read_published(text: str, label: str) -> tuple[PublishedScore, ...]:
-    """Benchmark by benchmark, the methods of each in the order of the text; `label` names the text in errors.
+def read_published(text: str, label: str) -> pd.DataFrame:
+    """One row per benchmark and method, benchmark by benchmark, the methods of each in the order of the text.
+
+    Columns: `method`, `venue` (with the year), `source` (arXiv id or place of the figures), `backbone`, `features`
+    (`frozen`, `fine-tuned` or `not recorded`), `benchmark`, and `t1`, `u`, `s`, `h` in percent as printed (NaN: not given).
+
+    Args:
+        text: YAML, a mapping of methods.
+        label: name of the text in error messages.
 
     Raises:
-        UserError: for what is no YAML.
-        pydantic.ValidationError: for a field or figure that does not belong there.
+        UserError: when the text is not YAML.
+        pydantic.ValidationError: for an unknown field or an impossible figure.
     """
+    import pandas as pd
+
     methods = TypeAdapter(dict[str, _Method]).validate_python(plain(parse_yaml(text, label)))
-    return tuple(
-        PublishedScore(
-            method=name,
-            venue=method.venue,
-            source=method.source,
-            backbone=method.backbone,
-            features=method.features,
-            benchmark=benchmark,
-            **figures.model_dump(),
-        )
-        for benchmark in ("CUB", "SUN", "AWA2")
+    rows = [
+        {"method": name, **method.model_dump(exclude={"benchmarks"}), "benchmark": benchmark, **figures.model_dump()}
         for name, method in methods.items()
-        for on, figures in method.benchmarks.items()
-        if on == benchmark
-    )
+        for benchmark, figures in method.benchmarks.items()
+    ]
+    order = ["CUB", "SUN", "AWA2"]
+    table = pd.DataFrame(rows).astype(dict.fromkeys(("t1", "u", "s", "h"), float))
+    return table.sort_values("benchmark", key=lambda names: names.map(order.index), kind="stable", ignore_index=True)
 
 
-def published_on(benchmarks: Collection[str]) -> tuple[PublishedScore, ...]:
-    """The shipped figures on benchmarks of exactly these names: a stand-in or a part of CUB compares with none."""
+def published_on(benchmarks: Collection[str]) -> pd.DataFrame:
+    """Shipped figures on benchmarks of exactly these names: a stand-in or a part of CUB compares with none."""
     shipped = read_published(PUBLISHED.read_text(encoding="utf-8"), PUBLISHED.name)
-    return tuple(score for score in shipped if score.benchmark in benchmarks)
+    return shipped[shipped["benchmark"].isin(list(benchmarks))]

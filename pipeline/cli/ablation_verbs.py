@@ -12,13 +12,15 @@ from mgmrn.errors import UserError
 from pipeline import places
 from pipeline.cli import completion
 from pipeline.cli.options import Address, DataRoot, GpusPerWorker, Json, Storage, TrackingUri
-from pipeline.console import Console
+from pipeline.console import Console, duration
 from pipeline.errors import ExitCode
 from pipeline.where import Where
 
 if TYPE_CHECKING:
     from pipeline.ablation.config import AblationFile
+    from pipeline.ablation.plan import PlannedCell
     from pipeline.ablation.request import AblationRequest
+    from pipeline.trials.known import Cost
 
 ablation_app = typer.Typer()
 
@@ -46,7 +48,6 @@ def plan(
     """Show every cell of a grid, what there is of it, and what the rest would cost. Nothing runs."""
     from pipeline.ablation.launch import survey
     from pipeline.ablation.request import plan_to_json
-    from pipeline.ablation.show import show_plan
 
     console = Console(as_json)
     cells = survey(_request(name, benchmarks, tracking_uri, data_root)).plan()
@@ -83,15 +84,20 @@ def ablate(
 ) -> int:
     """Run what is missing of a grid and compare its variants."""
     from pipeline.ablation.launch import run_ablation
-    from pipeline.ablation.request import AblationRequest
-    from pipeline.ablation.show import outcome_to_json, show_outcome
+    from pipeline.ablation.request import AblationRequest, plan_to_json
+    from pipeline.analysis.tables import as_dict, show_tables, tables
 
     where = Where(tracking_uri, data_root, storage, address, cpus_per_worker, gpus_per_worker)
     request = AblationRequest(_file(name, benchmarks), where, mode, concurrency, budget_hours)
     console = Console(as_json)
     outcome = run_ablation(request)
-    show_outcome(outcome, console)
-    console.result(outcome_to_json(outcome))
+    show_tables(tables([outcome.comparison]), console)
+    counts = ", ".join(f"{count} {state}" for state, count in outcome.totals.items())
+    console.line(f"{outcome.launched} cells launched; now {counts}")
+    console.line(f"tracked in {outcome.tracking_uri}, run {outcome.parent_run_id}")
+    result = {"status": outcome.status, "launched": outcome.launched, **plan_to_json(outcome.cells)}
+    result |= {"comparison": as_dict([outcome.comparison])}
+    console.result(result | {"parent_run_id": outcome.parent_run_id, "tracking_uri": outcome.tracking_uri})
     failed = any(cell.state == "failed" for cell in outcome.cells)
     return ExitCode.SOME_FAILED if failed or outcome.status in ("failed", "stopped") else ExitCode.FINE
 
@@ -115,10 +121,8 @@ def compare(
 ) -> None:
     """Compare the variants of a grid, or single runs: mean ± std over seeds, differences paired by seed."""
     from pipeline.ablation.compare import compare_grid, compare_runs
-    from pipeline.ablation.show import show_tables
-    from pipeline.analysis.export import as_csv, as_dict
     from pipeline.analysis.published import published_on
-    from pipeline.analysis.render import as_latex, as_markdown, tables
+    from pipeline.analysis.tables import as_csv, as_dict, as_latex, as_markdown, show_tables, tables
 
     formats = [name for name, asked in (("--csv", csv), ("--latex", latex), ("--markdown", markdown)) if asked]
     if len(formats) > 1:
@@ -165,8 +169,39 @@ def report(
     console.line(
         f"the page is {made.path}" + (f", and an artifact of run {made.parent_run_id}" if made.parent_run_id else "")
     )
-    runs = [card.run_id for card in made.content.runs if card.run_id]
-    console.result({"report": str(made.path), "parent_run_id": made.parent_run_id, "runs": runs})
+    console.result({"report": str(made.path), "parent_run_id": made.parent_run_id, "runs": made.run_ids})
+
+
+def show_plan(cells: Sequence[PlannedCell], console: Console) -> None:
+    """Prints every cell, and the predicted cost of those that remain."""
+    from pipeline.ablation.plan import total_cost
+    from pipeline.ablation.request import TO_RUN, to_be_run, totals
+
+    rows = [
+        [
+            one.cell.benchmark,
+            one.cell.variant,
+            str(one.cell.seed),
+            one.state,
+            _cost(one.cost) if one.state in TO_RUN else "–",
+            one.evaluated.run_id if one.evaluated else "–",
+            one.reason,
+        ]
+        for one in cells
+    ]
+    console.table(["benchmark", "variant", "seed", "state", "predicted", "run", "reason"], rows)
+    counts = ", ".join(f"{count} {state}" for state, count in totals(cells).items())
+    left = to_be_run(cells)
+    cost = total_cost(left)
+    rest = f"{_cost(cost)}, one run at a time" if cost else "an unknown time"
+    console.line(f"{len(cells)} cells: {counts}" + (f"; the rest would take {rest}" if left else ""))
+
+
+def _cost(cost: Cost | None) -> str:
+    if cost is None:
+        return "unknown"
+    gpu = f", {cost.gpu_seconds / 3600:.2f} GPU hours" if cost.gpu_seconds else ""
+    return f"{duration(cost.seconds)}{gpu}"
 
 
 def _name_runs(names: Sequence[str]) -> bool:

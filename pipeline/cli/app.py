@@ -351,7 +351,7 @@ _COLUMNS: dict[str, Callable[[RunSummary], float | None]] = {
 
 
 def _prefix(run: RunSummary) -> str:
-    from pipeline.analysis.scores import prefix_of
+    from pipeline.analysis.runs import prefix_of
 
     return prefix_of(run.split)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import shutil
@@ -11,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from mgmrn.errors import UserError
 from pipeline.ablation.cells import GridCell
 from pipeline.ablation.compare import compare_grid, compare_runs
 from pipeline.ablation.request import AblationRequest
-from pipeline.analysis.scores import FIGURES
+from pipeline.analysis import load_runs
+from pipeline.analysis.runs import FIGURES
 from pipeline.cli.app import main
 from pipeline.errors import TrackingError
 from pipeline.tracking.store import TrackingStore
@@ -57,8 +58,8 @@ class Place:
         folder = self.folder
         return AblationRequest(file, Where(self.store.uri, folder / "data", folder / "runs"))
 
-    def compared(self, *run_ids: str, base: str | None = None) -> list[Any]:
-        return list(compare_runs(run_ids, base, "gzsl_h", self.store.uri)[0].entries)
+    def compared(self, *run_ids: str, base: str | None = None) -> pd.DataFrame:
+        return compare_runs(run_ids, base, "gzsl_h", self.store.uri)[0].entries
 
     def add(self, cell: Cell, score: float, **more: Any) -> str:
         """Another finished run, in an experiment where grids do not look for theirs; returns its id."""
@@ -99,27 +100,20 @@ def answer(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 def test_a_grid_is_compared_by_all_figures_the_primary_one_first(place: Place) -> None:
     compared = compare_grid(place.request(), None)
     assert [one.metric for one in compared] == ["ausuc", *(key for key in FIGURES if key != "ausuc")]
-    assert {(one.base, one.split, one.variants, one.benchmarks) for one in compared} == {
-        ("base", "final", ("base", "smooth", "rough"), ("TINY", "SUN"))
-    }
+    for one in compared:
+        assert (one.base, one.split) == ("base", "final")
+        assert (one.variants, one.benchmarks) == (["base", "smooth", "rough"], ["TINY", "SUN"])
 
 
 def test_one_figure_alone(place: Place) -> None:
     (comparison,) = compare_grid(place.request(), "gzsl_h")
-    smooth, rough = comparison.entry("smooth", "TINY"), comparison.entry("rough", "TINY")
-    shift = list(FIGURES).index("gzsl_h") / 100
-    assert smooth.summary is not None and smooth.difference is not None
-    assert smooth.summary.mean == pytest.approx(sum(SMOOTH) / 3 + shift)
-    assert (smooth.difference.mean, smooth.difference.n) == (pytest.approx(0.11), 3)
-    assert [card.run_id for card in smooth.cards] == place.runs["smooth"], "test images count, not validation images"
-    assert (rough.verdict, [card.state for card in rough.cards]) == ("insufficient seeds", ["cached", "new", "new"])
-
-
-def test_a_benchmark_that_is_not_at_hand_stays_in_the_comparison(place: Place) -> None:
-    for entry in compare_grid(place.request(), "gzsl_h")[0].entries:
-        if entry.benchmark == "SUN":
-            assert {card.state for card in entry.cards} == {"missing"}
-            assert entry.summary is None and len(entry.cards) == 3
+    entries = comparison.entries.set_index(["benchmark", "variant"])
+    smooth, rough = entries.loc[("TINY", "smooth")], entries.loc[("TINY", "rough")]
+    assert smooth["mean"] == pytest.approx(sum(SMOOTH) / 3 + list(FIGURES).index("gzsl_h") / 100)
+    assert (smooth["difference"], smooth["pairs"]) == (pytest.approx(0.11), 3)
+    assert smooth["run_ids"].split() == place.runs["smooth"], "test images count, not validation images"
+    assert (rough["verdict"], rough["states"]) == ("insufficient seeds", "2 new")
+    assert (entries.loc["SUN"]["n"] == 0).all() and (entries.loc["SUN"]["states"] == "3 missing").all()
 
 
 def test_a_figure_that_there_is_not(place: Place) -> None:
@@ -131,29 +125,26 @@ def test_a_figure_that_there_is_not(place: Place) -> None:
 
 def test_runs_are_compared_by_variant_and_paired_by_seed(place: Place) -> None:
     entries = place.compared(*place.runs["smooth"][::-1], *place.runs["base"])
-    assert [(one.variant, one.verdict) for one in entries] == [("smooth", "base"), ("base", "worse")]
-    assert entries[1].difference.n == 3
-    assert entries[1].difference.mean == pytest.approx(-0.11)
-    assert [card.seed for card in entries[0].cards] == [0, 1, 2]
+    assert entries[["variant", "verdict", "pairs"]].to_numpy().tolist() == [["smooth", "base", 0], ["base", "worse", 3]]
+    assert entries["difference"][1] == pytest.approx(-0.11)
+    assert entries["run_ids"][0].split() == place.runs["smooth"]
 
 
 def test_the_base_among_runs_can_be_named(place: Place) -> None:
     runs = [*place.runs["rough"], *place.runs["smooth"], *place.runs["base"]]
-    entries = place.compared(*runs, base="base")
-    assert [one.variant for one in entries] == ["base", "rough", "smooth"]
+    assert list(place.compared(*runs, base="base")["variant"]) == ["base", "rough", "smooth"]
     with pytest.raises(UserError, match="no run is of the variant 'full'") as caught:
         place.compared(*runs, base="full")
     assert (caught.value.where, caught.value.hint) == ("--base", "name one of rough, smooth, base")
 
 
-def test_configs_that_go_by_one_name_are_told_apart(place: Place) -> None:
+def test_configs_with_the_same_name_are_told_apart(place: Place) -> None:
     """As two calls of `train` with other overrides are."""
     cells = [place.cells["base"][0], place.cells["smooth"][0]]
     runs = [place.add(cell.final(DECIDED), 0.5, variant="mgmrn") for cell in cells]
-    entries = place.compared(*runs)
-    assert [one.variant for one in entries] == [f"mgmrn.{cell.tune.group_hash[:8]}" for cell in cells]
+    assert list(place.compared(*runs)["variant"]) == [f"mgmrn.{cell.tune.group_hash[:8]}" for cell in cells]
     seeds = [place.add(cell.final(DECIDED), 0.5, variant="mgmrn") for cell in place.cells["base"][1:]]
-    assert [one.variant for one in place.compared(runs[0], *seeds)] == ["mgmrn"], "seeds alone make no other config"
+    assert list(place.compared(runs[0], *seeds)["variant"]) == ["mgmrn"], "seeds alone make no other config"
 
 
 def test_two_runs_of_one_config_and_seed_are_refused(place: Place) -> None:
@@ -166,8 +157,7 @@ def test_two_runs_of_one_config_and_seed_are_refused(place: Place) -> None:
 
 def test_runs_on_drawn_pictures_are_of_another_benchmark(place: Place) -> None:
     drawn = place.add(place.cells["base"][0].final(DECIDED), 0.5, standin="true")
-    entries = place.compared(place.runs["base"][0], drawn)
-    assert [one.benchmark for one in entries] == ["TINY", "TINY-standin"]
+    assert list(place.compared(place.runs["base"][0], drawn)["benchmark"]) == ["TINY", "TINY-standin"]
 
 
 def test_runs_that_are_not_finished_or_stand_for_something_else_are_refused(place: Place) -> None:
@@ -186,7 +176,7 @@ def test_runs_on_validation_and_on_test_images_are_not_compared(place: Place) ->
     with pytest.raises(UserError, match="some runs are scored on validation images and some on test images"):
         place.compared(place.runs["base"][0], tune)
     (alone,) = compare_runs([tune], None, "gzsl_h", place.store.uri)
-    assert alone.split == "tune" and alone.entries[0].summary is not None
+    assert alone.split == "tune" and alone.entries["mean"][0] == pytest.approx(0.53)
 
 
 def test_a_run_that_the_store_does_not_know(place: Place) -> None:
@@ -194,42 +184,29 @@ def test_a_run_that_the_store_does_not_know(place: Place) -> None:
         compare_runs(["0123456789abcdef" * 2], None, None, place.store.uri)
 
 
-def test_csv_has_full_precision_and_cites_the_runs(place: Place, answer: Callable[..., str]) -> None:
-    rows = list(csv.DictReader(io.StringIO(answer("compare", *place.grid, "--csv"))))
-    assert len(rows) == len(FIGURES) * 6
-    (smooth,) = [
-        row for row in rows if (row["metric"], row["variant"], row["benchmark"]) == ("zsl_t1", "smooth", "TINY")
-    ]
-    assert float(smooth["mean"]) == pytest.approx(sum(SMOOTH) / 3, rel=1e-15)
+def test_csv_and_json_cite_the_runs_and_tables_go_to_people(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", *place.grid, "--csv"]) == 0
+    frame = pd.read_csv(io.StringIO(capsys.readouterr().out)).set_index(["metric", "variant", "benchmark"])
+    assert len(frame) == len(FIGURES) * 6
+    smooth, missing = frame.loc[("zsl_t1", "smooth", "TINY")], frame.loc[("ausuc", "base", "SUN")]
+    assert smooth["mean"] == pytest.approx(sum(SMOOTH) / 3, rel=1e-15)
     assert smooth["run_ids"].split() == place.runs["smooth"]
-    assert (smooth["n"], smooth["pairs"], smooth["split"], smooth["verdict"]) == ("3", "3", "final", "better")
-    (missing,) = [row for row in rows if (row["metric"], row["variant"], row["benchmark"]) == ("ausuc", "base", "SUN")]
-    assert (missing["mean"], missing["n"], missing["states"]) == ("", "0", "3 missing")
-
-
-def test_json_is_one_object_and_tables_go_to_people(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(smooth[["n", "pairs", "split", "verdict"]]) == [3, 3, "final", "better"]
+    assert (missing["n"], missing["states"]) == (0, "3 missing")
     assert main(["compare", *place.grid, "--metric", "zsl_t1", "--json"]) == 0
     said = capsys.readouterr()
     (comparison,) = json.loads(said.out)["comparisons"]
     entries = {(one["variant"], one["benchmark"]): one for one in comparison["entries"]}
-    assert entries["smooth", "TINY"]["summary"]["mean"] == pytest.approx(sum(SMOOTH) / 3, rel=1e-15)
+    assert entries["smooth", "TINY"]["summary"]["mean"] == smooth["mean"]
     assert [seed["run_id"] for seed in entries["smooth", "TINY"]["seeds"]] == place.runs["smooth"]
-    assert entries["rough", "TINY"]["reasons"].startswith("2 new")
     assert "T1 on the final split in percent" in said.err
 
 
-def test_markdown_and_the_terminal_show_percent(place: Place, answer: Callable[..., str]) -> None:
-    markdown = answer("compare", *place.grid, "--metric", "zsl_t1", "--markdown")
-    (row,) = [line for line in markdown.splitlines() if line.startswith("| smooth | TINY ")]
-    assert "71.0 ± 10.5" in row and "+11.0" in row and "better" in row
-    plain = answer("compare", *place.grid, "--metric", "zsl_t1")
-    (row,) = [line for line in plain.splitlines() if line.startswith("smooth ") and "TINY" in line]
-    assert "71.0 ± 10.5" in row and "+11.0" in row
-
-
-def test_latex_holds_tables(place: Place, answer: Callable[..., str]) -> None:
-    latex = answer("compare", *place.grid, "--metric", "zsl_t1", "--latex")
-    assert r"\begin{tabular}" in latex and "71.0" in latex and "smooth" in latex
+def test_markdown_latex_and_the_terminal_show_percent(place: Place, answer: Callable[..., str]) -> None:
+    for form, start in (("--markdown", "| smooth | TINY "), ("--latex", "smooth &"), (None, "smooth ")):
+        shown = answer("compare", *place.grid, "--metric", "zsl_t1", *([form] if form else []))
+        row = next(line for line in shown.splitlines() if line.startswith(start) and "71.0" in line)
+        assert "10.5" in row and (form == "--latex" or "+11.0" in row)
 
 
 def test_ids_of_runs_take_the_place_of_a_name(place: Place, answer: Callable[..., str]) -> None:
@@ -249,3 +226,28 @@ def test_mistakes_are_one_sentence(place: Place, capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().err.startswith("error: 'h' is no figure [--metric] (name one of zsl_t1, ")
     assert main(["compare", *place.grid, "--benchmarks", "cup"]) == 2
     assert capsys.readouterr().err.startswith("error: there is no benchmark 'cup' [--benchmarks]")
+
+
+def test_runs_are_loaded_as_a_table_for_notebooks(place: Place) -> None:
+    runs = load_runs("mgmrn/train", tracking_uri=place.store.uri, where="tags.`mgmrn.split` = 'final'")
+    smooth = runs[runs["variant"] == "smooth"].set_index("seed").sort_index()
+    assert list(smooth["run_id"]) == place.runs["smooth"]
+    assert list(smooth["test/zsl_t1"]) == list(SMOOTH)
+    run = place.store.get(place.runs["smooth"][0])
+    columns = ["name", "status", "benchmark", "split", "config_hash", "group_hash", "gamma", "seconds"]
+    tags = (run.tags[f"mgmrn.{name}"] for name in ("config_hash", "group_hash"))
+    assert list(smooth.loc[0, columns]) == [run.name, "FINISHED", "TINY", "final", *tags, 0.25, run.seconds]
+    table = runs.pivot_table(index="variant", columns="benchmark", values="test/gzsl_h")
+    assert table.loc["smooth", "TINY"] == pytest.approx(sum(SMOOTH) / 3 + 0.03)
+    both = load_runs(tracking_uri=place.store.uri)
+    assert {"tune", "final"} <= set(both["split"]) and both["val/gzsl_h"].notna().any()
+
+
+def test_an_ablation_includes_the_runs_that_it_took_from_other_launches(place: Place) -> None:
+    store = TrackingStore.connect(place.store.uri, "mgmrn/ablation/shared")
+    tags = {"mgmrn.kind": "link", "mgmrn.variant": "alike", "mgmrn.linked_run_id": place.runs["base"][0]}
+    store.finish(store.create_link(store.create_parent("ablation", {}), "link", tags), "FINISHED", "linked")
+    (run,) = load_runs("shared", tracking_uri=place.store.uri).itertuples()
+    assert (run.run_id, run.variant, run.seed) == (place.runs["base"][0], "alike", 0)
+    with pytest.raises(UserError, match="there is no run in 'nothing'"):
+        load_runs("nothing", tracking_uri=place.store.uri)

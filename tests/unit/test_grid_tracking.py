@@ -19,7 +19,7 @@ from pipeline.ablation.plan import PlannedCell, plan_cells
 from pipeline.ablation.results import comparisons
 from pipeline.ablation.track import LINK_KIND, NOTE_LIMIT, NOTE_TAG, SCORED, description, log_grid
 from pipeline.analysis.comparison import Comparison
-from pipeline.analysis.scores import FIGURES
+from pipeline.analysis.runs import FIGURES
 from pipeline.tracking.store import TrackedRun, TrackingStore
 from pipeline.trials.known import KnownRuns
 from tests.grids import DECIDED, cells_of, run_in, write_data, write_grid
@@ -148,8 +148,8 @@ def test_a_run_that_two_variants_share_is_linked_under_the_name_that_it_has_not(
     base = lab.cells[0]
     lab.run(base, lab.parent)
     lab.cells = [base, replace(base, variant="alike")]
-    log_grid(lab.store, lab.parent, lab.plan(), [])
-    log_grid(lab.store, lab.parent, lab.plan(), [])
+    lab.log()
+    lab.log()
     (link,) = lab.links()
     assert (link.tags["mgmrn.variant"], linked([link])) == ("alike", {lab.runs[-1].run_id})
 
@@ -172,19 +172,15 @@ def test_figures_over_seeds_are_those_that_compare_tells(lab: Lab) -> None:
     metrics = lab.store.get(lab.parent).metrics
     assert [one.metric for one in compared] == ["ausuc", *(key for key in FIGURES if key != "ausuc")]
     for comparison in compared:
-        for entry in comparison.entries:
+        for entry in comparison.entries.itertuples():
             key = f"TINY/{entry.variant}/{comparison.metric}"
-            assert entry.summary is not None
-            assert metrics[f"{key}/mean"] == entry.summary.mean
-            assert (metrics[f"{key}/std"], metrics[f"{key}/n"]) == (entry.summary.std, 3)
+            assert [metrics[f"{key}/{name}"] for name in ("mean", "std", "n")] == [entry.mean, entry.std, 3]
     shift = list(FIGURES).index("gzsl_h") / 100
     mean = statistics.fmean(SCORES["smooth"]) + shift
     assert metrics["TINY/smooth/gzsl_h/mean"] == pytest.approx(mean), "by hand"
-    smooth = compared[0].entry("smooth", "TINY")
-    assert smooth.difference is not None
-    wanted = (smooth.difference.mean, smooth.difference.low, smooth.difference.high, smooth.p_holm)
-    found = [metrics[f"TINY/smooth/ausuc/{name}"] for name in ("difference", "low", "high", "p_holm")]
-    assert tuple(found) == wanted
+    names = ["difference", "low", "high", "p_holm"]
+    smooth = compared[0].entries.set_index("variant").loc["smooth", names].tolist()
+    assert [metrics[f"TINY/smooth/ausuc/{name}"] for name in names] == smooth
     assert not any(name.startswith("TINY/base/ausuc/d") for name in metrics), "the base differs from nothing"
 
 
@@ -222,7 +218,7 @@ def test_tables_are_artifacts_of_the_parent(lab: Lab) -> None:
         ("ausuc", "smooth"),
         ("zsl_t1", "base"),
     ]
-    assert float(rows[1]["mean"]) == compared[0].entries[1].summary.mean  # type: ignore[union-attr]
+    assert float(rows[1]["mean"]) == compared[0].entries["mean"][1]
     cited = {run_id for row in rows for run_id in row["run_ids"].split()}
     assert cited == {one.evaluated.run_id for one in planned if one.evaluated}
     assert rows[1]["states"] == "1 new"
@@ -247,12 +243,11 @@ def test_the_description_has_the_benchmarks_side_by_side_with_the_primary_figure
 def test_the_cost_of_a_cell_is_that_of_both_its_runs(lab: Lab) -> None:
     lab.run(lab.cells[0], lab.parent, gpu_seconds="2.5")
     lab.runs = [replace(run, seconds=10.0) for run in lab.runs]
-    (first, *_) = comparisons(lab.grid, lab.plan())[0].entry("base", "TINY").cards
-    assert (first.seconds, first.gpu_seconds, first.run_id) == (20.0, 5.0, lab.runs[-1].run_id)
+    first = comparisons(lab.grid, lab.plan())[0].cells.iloc[0]
+    assert (first["seconds"], first["gpu_seconds"], first["run_id"]) == (20.0, 5.0, lab.runs[-1].run_id)
 
 
 def test_on_the_tune_split_a_cell_has_one_run_to_pay_for(database: str, data_root: Path, tmp_path: Path) -> None:
     lab = a_lab(database, data_root, tmp_path, "paid", "split: tune\n" + TEXT)
     lab.run(lab.cells[0], lab.parent, gpu_seconds="2.5")
-    (first, *_) = comparisons(lab.grid, lab.plan())[0].entry("base", "TINY").cards
-    assert first.gpu_seconds == 2.5
+    assert comparisons(lab.grid, lab.plan())[0].cells["gpu_seconds"][0] == 2.5

@@ -19,7 +19,7 @@ from pipeline.ablation.cells import GridCell, make_cells
 from pipeline.ablation.grid import make_grid
 from pipeline.ablation.plan import PlannedCell, total_cost
 from pipeline.ablation.request import RUN_BY, plan_to_json
-from pipeline.ablation.show import show_plan
+from pipeline.cli.ablation_verbs import show_plan
 from pipeline.cli.app import main
 from pipeline.console import Console
 from pipeline.tracking.store import TrackedRun, TrackingStore, driver_tag

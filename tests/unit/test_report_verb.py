@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import statistics
 from collections import defaultdict
@@ -14,7 +15,8 @@ import pytest
 from mgmrn.errors import UserError
 from pipeline.ablation.report import make_report
 from pipeline.ablation.request import AblationRequest
-from pipeline.analysis.scores import FIGURES
+from pipeline.analysis.runs import FIGURES
+from pipeline.cli.app import main
 from pipeline.tracking.store import TrackingStore
 from pipeline.where import Where
 from tests.grids import DECIDED, cells_of, run_in, write_data, write_grid
@@ -130,13 +132,36 @@ def test_means_and_differences_are_those_of_the_cited_runs(
 
 def test_gains_of_classes_are_those_of_the_cited_runs(request_of_a_page: AblationRequest) -> None:
     made = make_report(request_of_a_page, request_of_a_page.where.storage.parent / "again.html", None, "report grid")
-    changes = {one.variant: one for one in made.content.classes}
-    assert changes.keys() == {"smooth", "rough"}
-    for variant, change in changes.items():
-        pairs = list(zip(SCORES[variant], SCORES["base"], strict=False))
+    changes = made.content.classes
+    assert set(changes["variant"]) == {"smooth", "rough"}
+    for variant, change in changes.groupby("variant"):
+        pairs = list(zip(SCORES[str(variant)], SCORES["base"], strict=False))
         gain = statistics.fmean(own - theirs for own, theirs in pairs) / 10
-        assert {one.name: one.group for one in change.classes} == {name: group for name, (group, _) in CLASSES.items()}
-        assert [one.difference for one in change.classes] == pytest.approx([gain] * len(CLASSES))
+        assert dict(zip(change["class"], change["group"], strict=True)) == {
+            name: one for name, (one, _) in CLASSES.items()
+        }
+        assert list(change["difference"]) == pytest.approx([gain] * len(CLASSES))
+
+
+def test_report_prints_the_page_and_the_runs_that_it_cites(
+    request_of_a_page: AblationRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The keys are an interface: scripts read them."""
+    asked, page = request_of_a_page, tmp_path / "page.html"
+    where = [
+        "--tracking-uri",
+        asked.where.tracking_uri,
+        "--data-root",
+        str(asked.where.data_root),
+        "--out",
+        str(page),
+        "--json",
+    ]
+    assert main(["report", asked.file.label, *where]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert list(result) == ["report", "parent_run_id", "runs"]
+    assert (result["report"], len(result["runs"])) == (str(page), sum(map(len, SCORES.values())))
+    assert all(run_id in page.read_text() for run_id in result["runs"])
 
 
 def test_a_grid_without_any_score_has_no_page(request_of_a_page: AblationRequest, tmp_path: Path) -> None:

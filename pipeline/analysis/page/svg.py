@@ -72,6 +72,10 @@ class Axis:
     """That tell the ticks apart."""
     logarithmic: bool = False
 
+    def label(self, tick: float) -> str:
+        """A tick's value as text, with the decimals that tell the ticks apart."""
+        return f"{tick:g}" if self.logarithmic else f"{tick:.{self.decimals}f}"
+
     def at(self, value: float) -> float:
         """Where a value is drawn."""
         scale = math.log if self.logarithmic else float
@@ -100,6 +104,18 @@ def logarithmic(values: Iterable[float], start: float, end: float) -> Axis:
     low, high = math.floor(math.log10(min(found))), math.ceil(math.log10(max(found)))
     ticks = tuple(10.0**power for power in range(low, max(high, low + 1) + 1))
     return Axis(ticks[0], ticks[-1], start, end, ticks, logarithmic=True)
+
+
+def grid(across: Axis, up: Axis) -> list[Markup]:
+    """Grid lines of a chart with its labels below and on the left."""
+    parts = []
+    for tick in up.ticks:
+        parts.append(line(across.start, up.at(tick), across.end, up.at(tick), "grid"))
+        parts.append(text(across.start - 6, up.at(tick), up.label(tick), "muted", "end"))
+    for tick in across.ticks:
+        parts.append(line(across.at(tick), up.start, across.at(tick), up.end, "grid"))
+        parts.append(text(across.at(tick), up.start + 12, across.label(tick), "muted", "middle"))
+    return parts
 
 
 def _round_step(step: float) -> float:

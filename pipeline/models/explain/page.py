@@ -8,8 +8,8 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from pipeline.analysis.page.environment import page_template
 from pipeline.analysis.page.page import HERE as SHARED
+from pipeline.analysis.page.page import page_template
 from pipeline.models.explain import tiles
 from pipeline.models.explain.explained import DECISIVE, Explained
 from pipeline.models.explain.pointing import ALL_LEVELS, ALL_PARTS, Pointing

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.ablation.compare import card_of_run
-from pipeline.analysis.comparison import Comparison, compare
-from pipeline.analysis.scores import FIGURES
+from pipeline.analysis.comparison import Comparison, cells_of_runs, compare
+from pipeline.analysis.runs import FIGURES, runs_table
 from pipeline.models.promote.group import Group, check_promotable, group_of
 from pipeline.tracking.model import MODEL_TAG
 from pipeline.tracking.naming import find_run
@@ -84,6 +83,10 @@ def _against(store: TrackingStore, group: Group, champion: Version | None) -> tu
         return (), f"the champion, version {champion.number}, was scored on other data, so no difference is shown"
     if {run.run_id for run in theirs.runs.values()} == {run.run_id for run in group.runs.values()}:
         return (), f"the champion, version {champion.number}, is another seed of the same config"
-    cards = [card_of_run(run, CHAMPION) for run in theirs.runs.values()]
-    cards += [card_of_run(run, CANDIDATE) for run in group.runs.values()]
-    return tuple(compare(cards, CHAMPION, key, "final") for key in sorted(FIGURES, key=lambda key: key != PRIMARY)), ""
+    import pandas as pd
+
+    sides = [
+        runs_table(one.runs.values()).assign(variant=name) for one, name in ((theirs, CHAMPION), (group, CANDIDATE))
+    ]
+    cells = cells_of_runs(pd.concat(sides), "final")
+    return tuple(compare(cells, CHAMPION, key, "final") for key in sorted(FIGURES, key=lambda key: key != PRIMARY)), ""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.ablation.show import show_tables
-from pipeline.analysis.export import as_dict
-from pipeline.analysis.render import tables
+from pipeline.analysis.tables import as_dict, show_tables, tables
 from pipeline.console import Console
 from pipeline.models.promote.run import Promotion
 

@@ -1,0 +1,283 @@
+"""Charts of the report page as SVG: differences to the base, seen–unseen curves, cost against score."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from pipeline.analysis.comparison import VERDICTS, Comparison
+from pipeline.analysis.page import svg
+from pipeline.analysis.runs import FIGURES, rows_of
+from pipeline.console import duration
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+WIDTH = 400.0
+"""Width of bar and cost charts, in pixels."""
+VALUE = 72.0
+"""Width of the column of numbers on the right of the bars."""
+ROW, NAME_ROW = 22.0, 16.0
+"""Height of a bar's row, and of a name above its bar."""
+WIDEST_NAME = 130.0
+"""Widest name beside a bar, in pixels; longer ones stand above."""
+LONGEST_BAR_NAME = 56
+"""Characters."""
+PANEL = 210.0
+"""Side of a panel of curves."""
+PANEL_LEFT, PANEL_BOTTOM, PANEL_MARGIN = 36.0, 36.0, 8.0
+TOLERANCE = 0.4
+"""Largest distance in pixels between a curve and its drawing."""
+COST_HEIGHT = 280.0
+LEFT, RIGHT, TOP, BOTTOM = 46.0, 14.0, 12.0, 40.0
+"""Margins of the cost chart."""
+MOST_NAMES, LONGEST_NAME = 8, 22
+"""Variants, and characters of their names, above which the cost chart shows numbers."""
+WIDE = 30
+"""Ratio of the largest to the smallest cost above which their axis is logarithmic."""
+
+SIGNS = dict(zip(VERDICTS, "▲▼○?×■", strict=True))
+"""Verdict → sign, which makes the verdicts readable without colour."""
+
+Point = tuple[float, float]
+
+
+def percent(score: float) -> str:
+    """A fraction as percent with one decimal."""
+    return f"{100 * score:.1f}"
+
+
+def points(difference: float) -> str:
+    """A difference of fractions in percentage points with its sign; the minus is as wide as the plus."""
+    return f"{100 * difference:+z.1f}".replace("-", "−")
+
+
+def time(seconds: float) -> str:
+    """Seconds like `0.25 s`, `45 s` or `2 h 10 min`."""
+    return f"{seconds:.2g} s" if seconds < 10 else duration(seconds)
+
+
+def css_class(verdict: str) -> str:
+    """CSS class of a verdict."""
+    return verdict.replace(" ", "-")
+
+
+# --- differences to the base ------------------------------------------------------------------------------------------
+
+
+def bar_chart(comparison: Comparison, benchmark: str) -> Markup:
+    """Differences to the base with their intervals; the scale is the same for every benchmark of the comparison."""
+    entries = [one for one in rows_of(comparison.on(benchmark)) if one.variant != comparison.base]
+    widest = max((svg.width_of(one.variant) for one in entries), default=0)
+    above = widest > WIDEST_NAME
+    row = ROW + NAME_ROW * above
+    ends = (100 * comparison.entries[["difference", "low", "high"]]).stack().dropna()
+    axis = svg.linear([0.0, *ends], 24 if above else widest + 8, WIDTH - VALUE, 0.04)
+    bottom = 6 + row * len(entries)
+    parts = [svg.line(axis.at(tick), 4, axis.at(tick), bottom, "grid") for tick in axis.ticks]
+    parts.append(svg.line(axis.at(0), 4, axis.at(0), bottom, "zero"))
+    for index, entry in enumerate(entries):
+        top = 6 + row * index
+        name = svg.shortened(entry.variant, LONGEST_BAR_NAME)
+        y = top + row - ROW / 2 - 2 * above
+        label = svg.text(0, top + NAME_ROW - 5, name, "name") if above else svg.text(axis.start - 8, y, name, "", "end")
+        parts.append(svg.element("g", *_bar(entry, label, axis, y)))
+    for tick in axis.ticks:
+        text = f"{tick:+.{axis.decimals}f}".replace("-", "−") if tick else "0"
+        parts.append(svg.text(axis.at(tick), bottom + 10, text, "muted", "middle"))
+    parts.append(svg.text((axis.start + axis.end) / 2, bottom + 26, "difference to base, points", "muted", "middle"))
+    title = f"{benchmark}: {FIGURES[comparison.metric]} of each variant less that of {comparison.base}"
+    return svg.picture(title, WIDTH, bottom + 36, parts)
+
+
+def _bar(entry: Any, label: Markup, axis: svg.Axis, y: float) -> Iterator[Markup]:
+    """Elements of one row, the first of which is its tooltip."""
+    sign = SIGNS[entry.verdict]
+    if not entry.pairs:
+        yield svg.element("title", f"{entry.variant}: {entry.verdict}")
+        yield label
+        yield svg.text(WIDTH, y, f"{sign} {entry.verdict}", "muted", "end")
+        return
+    mean = points(entry.difference)
+    yield svg.element(
+        "title", f"{entry.variant}: {mean} over {entry.pairs} seed{'s' * (entry.pairs > 1)}, {entry.verdict}"
+    )
+    yield label
+    left, right = sorted((axis.at(0), axis.at(100 * entry.difference)))
+    yield svg.element("rect", x=left, y=y - 6, width=right - left, height=12, class_=f"bar {css_class(entry.verdict)}")
+    if entry.pairs > 1:
+        low, high = axis.at(100 * entry.low), axis.at(100 * entry.high)
+        yield svg.line(low, y, high, y, "interval")
+        yield from (svg.line(x, y - 4, x, y + 4, "interval") for x in (low, high))
+    yield svg.text(WIDTH, y, f"{sign} {mean}", anchor="end")
+
+
+# --- seen–unseen curves -----------------------------------------------------------------------------------------------
+
+
+def curve_panels(comparison: Comparison, curves: pd.DataFrame, benchmark: str) -> list[tuple[str, Markup]]:
+    """A panel per variant that has a curve on a benchmark, all on one scale: the curve of every seed before those of the
+    base, and marks where the run's γ lies.
+
+    Args:
+        comparison: names the variants and holds U and S at γ.
+        curves: `benchmark`, `variant`, `run_id`, `seen`, `unseen`, a row per point.
+        benchmark: one of the comparison's.
+    """
+    here = curves[curves["benchmark"] == benchmark]
+    if here.empty:
+        return []
+    top = 100 * here[["seen", "unseen"]].to_numpy().max()
+    across = svg.linear([0, top], PANEL_LEFT, PANEL - PANEL_MARGIN)
+    up = svg.linear([0, top], PANEL - PANEL_BOTTOM, PANEL_MARGIN)
+    chosen = comparison.cells.dropna(subset=["gzsl_s", "gzsl_u"]).drop_duplicates("run_id").set_index("run_id")
+
+    def drawn(variant: str, kind: str) -> tuple[list[Markup], list[Markup]]:
+        lines, marks = [], []
+        for run_id, curve in here[here["variant"] == variant].groupby("run_id", sort=False):
+            line = [(across.at(100 * one.unseen), up.at(100 * one.seen)) for one in rows_of(curve)]
+            lines.append(svg.element("path", d=svg.path(simplified(line)), class_=f"curve {kind}"))
+            if run_id in chosen.index:
+                x, y = across.at(100 * chosen["gzsl_u"][run_id]), up.at(100 * chosen["gzsl_s"][run_id])
+                square = svg.element("rect", x=x - 3, y=y - 3, width=6, height=6, class_="chosen base")
+                marks.append(
+                    square if kind == "base" else svg.element("circle", cx=x, cy=y, r=3.5, class_="chosen own")
+                )
+        return lines, marks
+
+    grid = svg.grid(across, up)
+    grid.append(svg.text((across.start + across.end) / 2, PANEL - 8, "U, unseen, %", "muted", "middle"))
+    grid.append(svg.text(6, (up.start + up.end) / 2, "S", "muted", "middle"))
+    base_lines, base_marks = drawn(comparison.base, "base")
+    panels = []
+    for variant in comparison.variants:
+        lines, marks = drawn(variant, "own")
+        if lines:
+            behind, squares = ([], []) if variant == comparison.base else (base_lines, base_marks)
+            title = f"Seen–unseen curves on {benchmark}: {variant}"
+            panels.append((variant, svg.picture(title, PANEL, PANEL, [*grid, *behind, *lines, *squares, *marks])))
+    return panels
+
+
+def simplified(line: Sequence[Point]) -> list[Point]:
+    """Points that a drawing needs (Ramer, Douglas, Peucker): the others lie within `TOLERANCE` of the line between them."""
+    kept = list(line[:1])
+    for point in line[1:]:
+        if math.dist(point, kept[-1]) > TOLERANCE:
+            kept.append(point)
+    if len(kept) < 3:
+        return kept
+    needed = {0, len(kept) - 1}
+    stretches = [(0, len(kept) - 1)]
+    while stretches:
+        first, last = stretches.pop()
+        inside = range(first + 1, last)
+        farthest = max(inside, key=lambda index: _distance(kept[index], kept[first], kept[last]), default=None)
+        if farthest is not None and _distance(kept[farthest], kept[first], kept[last]) > TOLERANCE:
+            needed.add(farthest)
+            stretches += [(first, farthest), (farthest, last)]
+    return [kept[index] for index in sorted(needed)]
+
+
+def _distance(point: Point, start: Point, end: Point) -> float:
+    """Distance of a point from the segment between two others."""
+    dx, dy = end[0] - start[0], end[1] - start[1]
+    length = dx * dx + dy * dy
+    if length == 0:
+        return math.dist(point, start)
+    share = min(max(((point[0] - start[0]) * dx + (point[1] - start[1]) * dy) / length, 0.0), 1.0)
+    return math.dist(point, (start[0] + share * dx, start[1] + share * dy))
+
+
+# --- cost against score -----------------------------------------------------------------------------------------------
+
+
+def costs(comparison: Comparison, benchmark: str) -> tuple[str, pd.DataFrame]:
+    """Mean time per seed of each variant: GPU time if every run has some, otherwise wall-clock time.
+
+    Returns:
+        `GPU time` or `wall-clock time`, and the entries whose time is known with two more columns: `seconds`, and
+        `number`, the position of the variant counted from 1.
+    """
+    cells = comparison.cells[(comparison.cells["benchmark"] == benchmark) & comparison.cells["score"].notna()]
+    on_gpu = bool((cells["gpu_seconds"] > 0).all())
+    seconds = cells["gpu_seconds" if on_gpu else "seconds"]
+    means = seconds[seconds > 0].groupby(cells["variant"]).mean().rename("seconds")
+    entries = comparison.on(benchmark)
+    entries = entries.assign(number=range(1, len(entries) + 1)).join(means, on="variant")
+    return "GPU time" if on_gpu else "wall-clock time", entries[entries["seconds"].notna()]
+
+
+def cost_chart(comparison: Comparison, benchmark: str, unit: str, entries: pd.DataFrame) -> Markup:
+    """Score against cost: a point per variant, with its name or, if there are many, its number.
+
+    Args:
+        comparison: of all variants.
+        benchmark: named in the title.
+        unit: of the costs, as `costs` returns it.
+        entries: with `seconds` and `number`; at least one.
+    """
+    longest = entries["seconds"].max()
+    name, size = next(one for one in (("hours", 3600.0), ("minutes", 60.0), ("seconds", 0.0)) if longest >= 2 * one[1])
+    times, scores = entries["seconds"] / (size or 1.0), 100 * entries["mean"]
+    start, end = LEFT, WIDTH - RIGHT
+    is_wide = times.max() > WIDE * times.min()
+    across = svg.logarithmic(times, start, end) if is_wide else svg.linear([0, *times], start, end - 10)
+    up = svg.linear(scores, COST_HEIGHT - BOTTOM, TOP, 0.1)
+    parts = svg.grid(across, up)
+    parts.append(svg.text((start + end) / 2, COST_HEIGHT - 10, f"{name} of {unit} per seed", "muted", "middle"))
+    places = [(across.at(x), up.at(y)) for x, y in zip(times, scores, strict=True)]
+    parts += [_mark(one, *place) for one, place in zip(rows_of(entries), places, strict=True)]
+    labels = entries["number"].astype(str) if is_numbered(comparison) else entries["variant"]
+    parts += _labels(labels, places)
+    title = f"{benchmark}: {FIGURES[comparison.metric]} against {unit} per seed"
+    return svg.picture(title, WIDTH, COST_HEIGHT, parts)
+
+
+def is_numbered(comparison: Comparison) -> bool:
+    """Whether the cost chart shows numbers in place of names."""
+    return len(comparison.variants) > MOST_NAMES or max(map(len, comparison.variants)) > LONGEST_NAME
+
+
+def _mark(entry: Any, x: float, y: float) -> Markup:
+    title = svg.element("title", f"{entry.variant}: {percent(entry.mean)} % in {time(entry.seconds)}, {entry.verdict}")
+    kind = css_class(entry.verdict)
+    shapes = {
+        "better": [(x, y - 6), (x + 5.5, y + 4.5), (x - 5.5, y + 4.5)],
+        "worse": [(x, y + 6), (x + 5.5, y - 4.5), (x - 5.5, y - 4.5)],
+        "base": [(x - 4.5, y - 4.5), (x + 4.5, y - 4.5), (x + 4.5, y + 4.5), (x - 4.5, y + 4.5)],
+    }
+    if kind in shapes:
+        return svg.element("path", title, d=f"{svg.path(shapes[kind])}Z", class_=f"mark {kind}")
+    return svg.element("circle", title, cx=x, cy=y, r=4.5, class_=f"mark {kind}")
+
+
+def _labels(labels: Iterable[str], places: Sequence[Point]) -> list[Markup]:
+    """Each label beside its point, on the side where it overlaps least with points and earlier labels."""
+    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in places]
+    parts = []
+    for label, (x, y) in zip(labels, places, strict=True):
+        width = svg.width_of(label)
+        sides = [(x + 8, y), (x - 8 - width, y), (x - width / 2, y - 14), (x - width / 2, y + 14)]
+        boxes = [(left, middle - 7, left + width, middle + 7) for left, middle in sides]
+        box = min(boxes, key=lambda one: sum(_overlap(one, other) for other in taken) + _cut_off(one))
+        taken.append(box)
+        parts.append(svg.text(box[0], box[1] + 7, label, "name"))
+    return parts
+
+
+Box = tuple[float, float, float, float]
+
+
+def _overlap(one: Box, other: Box) -> float:
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    return max(width, 0.0) * max(height, 0.0)
+
+
+def _cut_off(one: Box) -> float:
+    """Penalty for a box that leaves the chart, larger than any overlap."""
+    return 1e6 * (one[0] < LEFT or one[2] > WIDTH or one[1] < 0 or one[3] > COST_HEIGHT - BOTTOM)

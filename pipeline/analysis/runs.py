@@ -1,0 +1,113 @@
+"""Training runs of the tracking store as a table with one row a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from mgmrn.errors import UserError
+from pipeline import places
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pipeline.tracking.store import TrackedRun
+
+FIGURES = {
+    "zsl_t1": "T1",
+    "gzsl_u": "U",
+    "gzsl_s": "S",
+    "gzsl_h": "H",
+    "gzsl_h_oracle": "H*",
+    "ausuc": "AUSUC",
+}
+"""Accuracies by their name in the tracking store (without `test/` or `val/`) → the field's symbol."""
+
+CellState = Literal["cached", "stale", "running", "failed", "new", "missing"]
+"""Finished; finished with other code, data or environment; running; failed; not run yet; benchmark not found."""
+
+TAGS = ("benchmark", "variant", "split", "seed", "config_hash", "group_hash", "data_digest", "code_sha")
+"""Tags (`mgmrn.…`) of a run that are columns of `load_runs`."""
+
+
+def prefix_of(split: str) -> str:
+    """Prefix of a split's figures: `tune` is scored on validation images, `final` on test images."""
+    return "val/" if split == "tune" else "test/"
+
+
+def load_runs(experiment: str = "mgmrn/%", *, tracking_uri: str = places.TRACKING_URI, where: str = "") -> pd.DataFrame:
+    """Training runs as a `DataFrame` with one row a run, the latest first.
+
+    Columns: `run_id`, `name`, `experiment_id`, `status`, `benchmark`, `variant`, `split`, `seed`, `config_hash`,
+    `group_hash`, `data_digest`, `code_sha`, `gamma`, `seconds`, `gpu_seconds`, then every metric by its MLflow name
+    (`test/gzsl_h`, `train/loss`, …): the final figures of a finished run, the last logged value of the others.
+    Accuracies are fractions; a metric that a run does not have is NaN.
+
+    Args:
+        experiment: an MLflow experiment (`mgmrn/train`), a pattern of SQL's LIKE (`mgmrn/%`: all), or the name of an
+            ablation or a search (`components`). An ablation includes the runs that it took from other launches, under
+            the name that the variant has in this ablation.
+        tracking_uri: address of the tracking store.
+        where: further filter in MLflow's search syntax, such as ``tags.`mgmrn.split` = 'final'``.
+
+    Raises:
+        UserError: when no run is found.
+        TrackingError: when the store cannot be reached or refuses the filter.
+    """
+    from pipeline.tracking.store import TrackingStore
+
+    is_name = not set(experiment) & set("/%")
+    patterns = [f"mgmrn/ablation/{experiment}", f"mgmrn/search/{experiment}"] if is_name else [experiment]
+    store = TrackingStore.connect(tracking_uri)
+    suffix = f" and {where}" if where else ""
+    runs = store.runs_of(patterns, f"tags.`mgmrn.kind` = 'run'{suffix}")
+    if is_name:
+        for link in store.runs_of(patterns, f"tags.`mgmrn.kind` = 'link' and attributes.status = 'FINISHED'{suffix}"):
+            run = store.get(link.tags["mgmrn.linked_run_id"])
+            runs.append(replace(run, tags={**run.tags, "mgmrn.variant": link.tags["mgmrn.variant"]}))
+    if not runs:
+        hint = "give `mgmrn/train`, the name of an ablation or search that ran, or another tracking_uri"
+        raise UserError(f"there is no run in '{experiment}'{f' where {where}' if where else ''}", "experiment", hint)
+    return runs_table(runs)
+
+
+def rows_of(table: pd.DataFrame) -> list[Any]:
+    """Rows with the columns as attributes."""
+    return list(table.itertuples(index=False))
+
+
+def records_of(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as plain Python values, with None for NaN."""
+    plain = table.astype(object).where(table.notna(), None)
+    return [{str(key): value for key, value in row.items()} for row in plain.to_dict("records")]
+
+
+def runs_table(runs: Iterable[TrackedRun]) -> pd.DataFrame:
+    """The table of `load_runs` for runs that were read before; empty with the same first columns without any."""
+    import pandas as pd
+
+    from pipeline.train.cell import shown_benchmark
+
+    columns = ("run_id", "name", "experiment_id", "status", *TAGS, "gamma", "seconds", "gpu_seconds")
+    rows: list[dict[str, object]] = []
+    for run in runs:
+        tags = {name: run.tags.get(f"mgmrn.{name}", "") for name in TAGS}
+        result = json.loads(run.tags.get("mgmrn.result", "{}"))
+        row = {
+            "run_id": run.run_id,
+            "name": run.name,
+            "experiment_id": run.experiment_id,
+            "status": run.status,
+            **tags,
+            "benchmark": shown_benchmark(tags["benchmark"], standin=run.tags.get("mgmrn.standin") == "true"),
+            "seed": int(tags["seed"]),
+            "gamma": result.get("gamma"),
+            "seconds": run.seconds,
+            "gpu_seconds": run.gpu_seconds,
+        }
+        rows.append(row | dict(run.metrics) | result.get("metrics", {}))
+    if not rows:
+        return pd.DataFrame(columns=list(columns))
+    return pd.DataFrame(rows).astype({"gamma": float, "seconds": float})

@@ -1,0 +1,231 @@
+"""Comparisons for readers (terminal, Markdown, LaTeX: percent with one decimal) and for programs (CSV, JSON: fractions)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pipeline.analysis.comparison import SIGNIFICANCE, Comparison
+from pipeline.analysis.paired import LEAST_PAIRS
+from pipeline.analysis.published import LABEL
+from pipeline.analysis.runs import FIGURES, records_of, rows_of
+from pipeline.console import Console
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CSV_COLUMNS = (
+    *("variant", "benchmark", "metric", "split", "base", "mean", "std", "n", "difference", "low", "high", "pairs"),
+    *("p_holm", "verdict", "run_ids", "states", "reasons"),
+)
+PUBLISHED_COLUMNS = ("benchmark", "method", "venue", "source", "backbone", "features")
+_FIGURES = ("t1", "u", "s", "h")
+
+_LATEX = str.maketrans(
+    {sign: rf"\{sign}" for sign in "&%$#_{}"}
+    # LaTeX takes a star or a bracket at the start of a row for an argument of the row break before it.
+    | {sign: f"{{{sign}}}" for sign in "*["}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "`": r"\textasciigrave{}"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "–": "--", "…": r"\ldots{}", "²": r"$^{2}$"}
+    | {"±": r"$\pm$", "†": r"$^{\dagger}$", "×": r"$\times$", "→": r"$\rightarrow$", "−": "$-$"}
+    | {"β": r"$\beta$", "γ": r"$\gamma$", "λ": r"$\lambda$"}
+)
+
+
+class Table(NamedTuple):
+    """A table of plain text."""
+
+    title: str
+    cells: pd.DataFrame
+    """Strings, without markup."""
+    notes: tuple[str, ...] = ()
+    """Lines below the table."""
+
+
+def tables(comparisons: Sequence[Comparison], published: pd.DataFrame | None = None) -> list[Table]:
+    """Details of every metric, then the published figures if there are any."""
+    return [*map(detail_table, comparisons), *_published_tables(published)]
+
+
+def detail_table(comparison: Comparison) -> Table:
+    """One row per variant and benchmark: mean, difference to the base, verdict, and remarks about seeds."""
+    import pandas as pd
+
+    rows = [
+        {
+            "variant": one.variant,
+            "benchmark": one.benchmark,
+            "mean ± std": percent(one.mean, one.std),
+            "n": str(one.n),
+            "difference": _points(one.difference),
+            "95 % interval": "–" if pd.isna(one.low) else f"{_points(one.low)} … {_points(one.high)}",
+            "pairs": "–" if one.variant == comparison.base else str(one.pairs),
+            "p (Holm)": "–" if pd.isna(one.p_holm) else "< 0.001" if one.p_holm < 0.001 else f"{one.p_holm:.3f}",
+            "verdict": one.verdict,
+            "remarks": one.reasons or "–",
+        }
+        for one in rows_of(comparison.entries)
+    ]
+    title = f"{_subject(comparison)}, differences to {comparison.base} in points"
+    return Table(title, pd.DataFrame(rows), (_claim(comparison, "better, worse"),))
+
+
+def overview_table(comparison: Comparison) -> Table:
+    """Variants × benchmarks: mean ± std with n; the notes give the reasons for missing seeds."""
+    entries = comparison.entries
+    dagger = entries["verdict"].isin(["better", "worse"]).map({True: "†", False: ""})
+    means = [percent(mean, std) for mean, std in zip(entries["mean"], entries["std"], strict=True)]
+    states = entries["states"].mask(entries["states"] != "", "; " + entries["states"])
+    shown = entries.assign(cell=means + dagger + " (n = " + entries["n"].astype(str) + states + ")")
+    wide = shown.pivot(index="variant", columns="benchmark", values="cell")
+    wide = wide.reindex(index=comparison.variants, columns=comparison.benchmarks)
+    names = [f"{name} (base)" if name == comparison.base else name for name in comparison.variants]
+    wide.insert(0, "variant", names, allow_duplicates=True)
+    gaps = rows_of(entries[entries["reasons"] != ""])
+    notes = [f"{one.variant} on {one.benchmark}: {one.reasons}" for one in gaps]
+    return Table(_subject(comparison), wide, (_claim(comparison, "†"), *notes))
+
+
+def published_table(published: pd.DataFrame) -> Table:
+    """Published figures in percent as printed."""
+    figures = {key.upper(): published[key].map(lambda one: "–" if one != one else f"{one:.1f}") for key in _FIGURES}
+    return Table(LABEL, published[list(PUBLISHED_COLUMNS)].assign(**figures))
+
+
+def as_markdown(comparisons: Sequence[Comparison], published: pd.DataFrame | None = None) -> str:
+    """Details of every metric, then the published figures if there are any."""
+    return "\n".join(map(markdown, tables(comparisons, published)))
+
+
+def as_latex(comparisons: Sequence[Comparison], published: pd.DataFrame | None = None) -> str:
+    """Overview of every metric, then the published figures if there are any."""
+    return "\n".join(map(latex, [*map(overview_table, comparisons), *_published_tables(published)]))
+
+
+def as_csv(comparisons: Sequence[Comparison]) -> str:
+    """One line per metric, variant and benchmark under `CSV_COLUMNS`; an unknown value is empty."""
+    import pandas as pd
+
+    entries = pd.concat([one.entries for one in comparisons])
+    return entries.to_csv(columns=list(CSV_COLUMNS), index=False, lineterminator="\n")
+
+
+def as_dict(comparisons: Sequence[Comparison], published: pd.DataFrame | None = None) -> dict[str, Any]:
+    """All entries with every seed's run and state, as plain values for JSON."""
+    figures = list(_FIGURES)
+    # Rounded: 72.1 / 100 has an error in the last place.
+    scores = [] if published is None else records_of(published.assign(**(published[figures] / 100).round(6)))
+    return {
+        "comparisons": [
+            {
+                "metric": one.metric,
+                "symbol": FIGURES[one.metric],
+                "split": one.split,
+                "base": one.base,
+                "variants": one.variants,
+                "benchmarks": one.benchmarks,
+                "entries": [_entry(entry, one) for entry in records_of(one.entries)],
+            }
+            for one in comparisons
+        ],
+        "published": {"label": LABEL, "scores": scores},
+    }
+
+
+def show_tables(found: Sequence[Table], console: Console) -> None:
+    """Prints tables, each with its notes."""
+    for table in found:
+        console.table(list(table.cells.columns), table.cells.to_numpy().tolist(), table.title)
+        for note in table.notes:
+            console.line(note)
+
+
+def markdown(table: Table) -> str:
+    """Heading, table and notes as GitHub Markdown, with a line feed at the end."""
+    rows = [list(table.cells.columns), *table.cells.to_numpy().tolist()]
+    lines = ["| " + " | ".join(map(markdown_text, row)) + " |" for row in rows]
+    lines.insert(1, "|" + "---|" * len(table.cells.columns))
+    blocks = [f"### {markdown_text(table.title)}", "\n".join(lines), *map(markdown_text, table.notes)]
+    return "\n\n".join(blocks) + "\n"
+
+
+def markdown_text(text: str) -> str:
+    """One line of text with everything escaped that Markdown takes for markup."""
+    return re.sub(r"([\\`*_|<>~&\[\]])", r"\\\1", _one_line(text))
+
+
+def latex(table: Table) -> str:
+    """Booktabs `tabular` with the title above and the notes below, with a line feed at the end."""
+    cells = table.cells.map(latex_text).rename(columns=latex_text)
+    lines = [
+        r"% needs \usepackage{booktabs}",
+        rf"{{\small {latex_text(table.title)}\par}}",
+        cells.to_latex(index=False, escape=False).rstrip(),
+        *(rf"{{\par\footnotesize {latex_text(note)}\par}}" for note in table.notes),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def latex_text(text: str) -> str:
+    """One line of text with everything escaped that LaTeX takes for a command; signs beyond ASCII become commands."""
+    # Without the braces, two hyphens become a dash.
+    return "-{}".join(part.translate(_LATEX) for part in re.split("-(?=-)", _one_line(text)))
+
+
+def percent(mean: float, std: float) -> str:
+    """A fraction as percent with one decimal, like `42.0 ± 1.8`; NaN for the deviation leaves it out."""
+    if mean != mean:
+        return "–"
+    return f"{100 * mean:.1f}" + ("" if std != std else f" ± {100 * std:.1f}")
+
+
+def _points(difference: float) -> str:
+    return "–" if difference != difference else f"{100 * difference:+z.1f}"
+
+
+def _subject(comparison: Comparison) -> str:
+    return f"{FIGURES[comparison.metric]} on the {comparison.split} split in percent, mean ± std over n seeds"
+
+
+def _claim(comparison: Comparison, sign: str) -> str:
+    return (
+        f"{sign}: at least {LEAST_PAIRS} seeds in common with {comparison.base}, p < {SIGNIFICANCE} in the paired t-test after "
+        f"Holm's correction (differences: {comparison.entries['p_holm'].count()}), and a bootstrapped 95 % interval without zero."
+    )
+
+
+def _published_tables(published: pd.DataFrame | None) -> list[Table]:
+    return [] if published is None or published.empty else [published_table(published)]
+
+
+def _entry(entry: dict[str, Any], comparison: Comparison) -> dict[str, Any]:
+    cells = comparison.cells
+    seeds = cells[(cells["variant"] == entry["variant"]) & (cells["benchmark"] == entry["benchmark"])]
+    summary = _some(entry, "mean", "std", "n")
+    difference = {"mean": entry["difference"], **_some(entry, "low", "high", "p"), "n": entry["pairs"]}
+    return {
+        **_some(entry, "variant", "benchmark"),
+        "summary": summary if entry["n"] else None,
+        "difference": difference if entry["pairs"] else None,
+        **_some(entry, "p_holm", "verdict", "states", "reasons"),
+        "seeds": [
+            {
+                **_some(cell, "seed", "state", "reason"),
+                "run_id": cell["run_id"] or None,
+                "experiment_id": cell["experiment_id"] or None,
+                "score": cell["score"],
+                "metrics": {key: cell[key] for key in FIGURES if cell[key] is not None},
+                **_some(cell, "seconds", "gpu_seconds"),
+            }
+            for cell in records_of(seeds)
+        ],
+    }
+
+
+def _some(record: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: record[key] for key in keys}
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
