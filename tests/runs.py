@@ -8,7 +8,7 @@ from mgmrn.config import ExperimentConfig
 from pipeline.config.compose import values_of
 from pipeline.config.yaml_tree import yaml_value
 from pipeline.driver import driver_tag
-from pipeline.tracking.spool import PARENT_TAG, NewRun
+from pipeline.spool import PARENT_TAG, NewRun
 from pipeline.tracking.store import DRIVER_TAG, TrackingStore
 
 

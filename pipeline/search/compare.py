@@ -13,7 +13,7 @@ from pipeline.search.objective import METRIC_KEYS
 from pipeline.search.request import Comparison
 from pipeline.search.space import Space
 from pipeline.search.study import Record
-from pipeline.tracking.spool import OnEpoch
+from pipeline.spool import OnEpoch
 from pipeline.train.cell import Cell
 from pipeline.trials.list_director import ListDirector, Task
 from pipeline.trials.runner import run_trials

@@ -22,8 +22,8 @@ from pipeline.driver import driver_is_dead, driver_tag
 from pipeline.errors import TrackingError
 from pipeline.job_environment import job_tags
 from pipeline.redaction import redact
+from pipeline.spool import PARENT_TAG, DatasetInput, EndStatus, Epoch, NewRun, RunState, StoreIdentity
 from pipeline.tracking.connection import open_client, sqlite_file, translated
-from pipeline.tracking.spool import PARENT_TAG, DatasetInput, EndStatus, Epoch, NewRun, RunState, StoreIdentity
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run

@@ -8,7 +8,7 @@ from typing import Any
 
 from ray.train import Checkpoint, UserCallback
 
-from pipeline.tracking.spool import Spool
+from pipeline.spool import Spool
 
 
 class SpoolEpochs(UserCallback):

@@ -13,8 +13,8 @@ from pipeline import places
 from pipeline.config.compose import ComposedConfig
 from pipeline.config.identity import code_digest, config_hash, group_hash, science_hash, shape_hash
 from pipeline.job_environment import job_tags
+from pipeline.spool import DatasetInput
 from pipeline.tracking.environment import git_state, numerics
-from pipeline.tracking.spool import DatasetInput
 from pipeline.tracking.store import run_name
 from pipeline.train.cluster import Placement
 from pipeline.train.spec import Calibration, RunSpec, Split

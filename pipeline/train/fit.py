@@ -17,7 +17,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from mgmrn.data.seal import check_open
 from mgmrn.protocol import Evaluation, load_evaluation
-from pipeline.tracking.spool import Spool
+from pipeline.spool import Spool
 from pipeline.train.callback import NoHaste, SpoolEpochs
 from pipeline.train.checkpoints import counting_epoch, kept_checkpoints
 from pipeline.train.cluster import Placement

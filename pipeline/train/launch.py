@@ -21,7 +21,7 @@ from pipeline.console import say
 from pipeline.driver import heartbeat
 from pipeline.interruption import Interruption
 from pipeline.redaction import redact
-from pipeline.tracking.spool import Spool
+from pipeline.spool import Spool
 from pipeline.tracking.store import TrackingStore
 from pipeline.train.cell import Cell, make_cell, variant_of
 from pipeline.train.claim import taken

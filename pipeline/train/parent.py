@@ -14,8 +14,9 @@ from pipeline.driver import driver_tag
 from pipeline.errors import UntrackedError
 from pipeline.interruption import Interruption
 from pipeline.job_environment import job_tags
+from pipeline.spool import EndStatus, NewRun, Spool
 from pipeline.tracking.environment import git_state
-from pipeline.tracking.spool import EndStatus, NewRun, Sender, Spool
+from pipeline.tracking.sender import Sender
 from pipeline.tracking.store import DRIVER_TAG, TrackedRun, TrackingStore
 from pipeline.train.request import RunSummary
 from pipeline.train.tracked import END_SECONDS, send_leftovers

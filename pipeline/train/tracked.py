@@ -21,7 +21,8 @@ from pipeline.console import say
 from pipeline.driver import driver_tag
 from pipeline.errors import TrackingError, UntrackedError
 from pipeline.redaction import redact
-from pipeline.tracking.spool import PARENT_TAG, NewRun, OnEpoch, Sender, Spool, replay_leftovers
+from pipeline.spool import PARENT_TAG, NewRun, OnEpoch, Spool
+from pipeline.tracking.sender import Sender, replay_leftovers
 from pipeline.tracking.store import DRIVER_TAG, TrackedRun, TrackingStore
 from pipeline.train.cell import Cell
 from pipeline.train.claim import release, take

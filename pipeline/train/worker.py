@@ -27,7 +27,7 @@ from mgmrn.errors import ResourceError, UserError
 from mgmrn.feed import Feed, Share, open_feed
 from mgmrn.model.network import levels_of
 from mgmrn.protocol import Evaluation, evaluate_split
-from pipeline.tracking.spool import Spool
+from pipeline.spool import Spool
 from pipeline.train.checkpoints import (
     counting_epoch,
     latest_whole,

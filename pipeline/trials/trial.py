@@ -14,7 +14,7 @@ from typing import Any
 from ray import tune
 
 from mgmrn.data.seal import close_seal
-from pipeline.tracking.spool import Spool
+from pipeline.spool import Spool
 from pipeline.train.cluster import Placement
 from pipeline.train.failure import Failure
 from pipeline.train.fit import Fitted, fit

@@ -21,8 +21,9 @@ from pipeline.errors import TrackingError
 from pipeline.search.config import FloatRange, SearchConfig, SearchFile
 from pipeline.search.space import Space
 from pipeline.search.study import Study
+from pipeline.spool import Spool
 from pipeline.tracking.connection import PASSWORD_VARIABLE, USERNAME_VARIABLE
-from pipeline.tracking.spool import Sender, Spool
+from pipeline.tracking.sender import Sender
 from pipeline.tracking.store import TrackingStore
 from tests.cluster.tracking import RUNS, SERVE, TrackingServer, tracking_server
 from tests.ray.command import wait_until

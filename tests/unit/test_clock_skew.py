@@ -13,7 +13,8 @@ import pytest
 from mgmrn.data.splits import load_tune
 from pipeline.config.compose import load_experiment
 from pipeline.driver import driver_is_dead, driver_tag
-from pipeline.tracking.spool import Sender, Spool
+from pipeline.spool import Spool
+from pipeline.tracking.sender import Sender
 from pipeline.tracking.store import DRIVER_TAG, TrackingStore
 from pipeline.train import notes
 from pipeline.train.cell import Cell, make_cell

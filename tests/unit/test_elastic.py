@@ -10,7 +10,7 @@ from mgmrn.config import EpisodicSampling, PlainSampling
 from mgmrn.data.splits import load_tune
 from mgmrn.errors import ResourceError, UserError
 from pipeline.config.compose import load_experiment
-from pipeline.tracking.spool import Spool
+from pipeline.spool import Spool
 from pipeline.train.cell import make_cell
 from pipeline.train.cluster import Host, Placement, place, place_elastic
 from pipeline.train.workers import Workers, parse_workers

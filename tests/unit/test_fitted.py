@@ -11,7 +11,7 @@ import pytest
 from mgmrn.data.splits import load_tune
 from mgmrn.protocol import evaluate_split
 from pipeline.config.compose import load_experiment
-from pipeline.tracking.spool import Spool
+from pipeline.spool import Spool
 from pipeline.train.cell import make_cell
 from pipeline.train.checkpoints import kept_checkpoints, new_checkpoint
 from pipeline.train.cluster import Placement

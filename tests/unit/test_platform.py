@@ -14,7 +14,7 @@ import pytest
 from mgmrn.data.splits import load_tune
 from pipeline.config.compose import load_experiment
 from pipeline.errors import TrackingError
-from pipeline.tracking.spool import NewRun
+from pipeline.spool import NewRun
 from pipeline.tracking.store import TrackingStore
 from pipeline.train import cluster
 from pipeline.train.cell import make_cell

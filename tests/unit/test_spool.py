@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from mgmrn.errors import UserError
 from pipeline.errors import TrackingError
+from pipeline.spool import Epoch, NewRun, RunState, Spool, StoreIdentity
 from pipeline.tracking import spool as spool_module
-from pipeline.tracking.spool import Epoch, NewRun, RunState, Sender, Spool, StoreIdentity, replay_leftovers
+from pipeline.tracking.sender import Sender, replay_leftovers
 from tests.mlflow_server import Server
 
 

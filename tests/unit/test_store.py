@@ -18,10 +18,10 @@ import yaml
 from mgmrn.protocol import Evaluation, Labelled, make_evaluation
 from pipeline.config.compose import load_experiment, values_of
 from pipeline.errors import TrackingError
+from pipeline.spool import DatasetInput
 from pipeline.tracking import artifacts
 from pipeline.tracking.artifacts import EvaluationNames, write_evaluation, write_provenance
 from pipeline.tracking.environment import GitState, environment, git_state
-from pipeline.tracking.spool import DatasetInput
 from pipeline.tracking.store import DRIVER_TAG, TrackingStore, driver_tag, run_name
 from tests.runs import create_child
 

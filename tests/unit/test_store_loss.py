@@ -19,8 +19,8 @@ import pytest
 from mgmrn.data.splits import load_tune
 from pipeline.config.compose import load_experiment, values_of
 from pipeline.errors import TrackingError
+from pipeline.spool import Spool
 from pipeline.tracking import spool as spool_module
-from pipeline.tracking.spool import Spool
 from pipeline.tracking.store import TrackingStore
 from pipeline.train import parent as parent_module
 from pipeline.train import record, tracked

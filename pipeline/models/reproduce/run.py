@@ -13,9 +13,9 @@ from pipeline.console import say
 from pipeline.driver import heartbeat
 from pipeline.models.reproduce.record import Record, changes, inexact, read_record
 from pipeline.models.reproduce.verdict import COMPARED, MetricComparison, Verdict, compare_histories, overall
+from pipeline.spool import Spool
 from pipeline.tracking.history import histories
 from pipeline.tracking.naming import find_run
-from pipeline.tracking.spool import Spool
 from pipeline.tracking.store import TrackedRun, TrackingStore
 from pipeline.train.cell import Cell
 from pipeline.train.cluster import Placement, check_room_here, place_elastic, ray_session

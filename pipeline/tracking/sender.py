@@ -1,39 +1,38 @@
-"""What is to be tracked, on disk first: a file that training appends to, and a thread that sends it to the server.
+"""Thread of the driver that sends a run's spool to the tracking store, and the replay of spools that earlier commands left.
 
-Training writes a line and goes on, whether the server answers or not. The driver's `Sender` reads the lines in order,
-sends them, and notes beside the file how far it has come. A server that is away delays what is tracked and loses
-nothing: the rest is sent when it is back, at the end, or at the next start. Each (metric, step) is sent once: a resumed
-run reports an epoch again, and an answer that was lost on the way may hide a success, so the sender asks for the run's
-history whenever it cannot know. A lock beside the file keeps the senders of two commands on one storage apart.
+A server that is away delays what is tracked and loses nothing: the rest is sent when it is back, at the end, or by the next command. Each
+(metric, step) is sent once: a resumed run reports an epoch again, and a lost answer may hide a success, so the sender asks for the run's
+history whenever it cannot know. A lock beside the spool keeps the senders of two commands apart.
 
-The first line says how the run is created. Where a store has lost the run, as when its database was deleted, the next
-command creates it again from that line and sends all others to it.
+Where a store has lost the run, as when its database was deleted, the next command creates it again from the first line of the spool.
 """
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
-import json
-import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import islice, takewhile
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol
+from typing import IO, Any, Protocol
 
-from mgmrn.atomic_file import replacing
-from mgmrn.errors import UserError
 from pipeline.errors import TrackingError
-
-EndStatus = Literal["FINISHED", "FAILED", "KILLED"]
-OnEpoch = Callable[[int, Mapping[str, float]], None]
-OnProblem = Callable[[str], None]
-RunState = Literal["active", "deleted", "lost"]
-PARENT_TAG = "mlflow.parentRunId"
+from pipeline.spool import (
+    PARENT_TAG,
+    EndStatus,
+    Entry,
+    Epoch,
+    NewRun,
+    OnEpoch,
+    OnProblem,
+    RunState,
+    Sent,
+    Spool,
+    StoreIdentity,
+)
 
 POLL_SECONDS = 0.25
 FIRST_PAUSE = 1.0
@@ -42,49 +41,6 @@ GATHER_SECONDS = 10.0
 """Epochs that are shorter travel together: what a request costs, here and on the server, hardly depends on how much it carries."""
 MOST_EPOCHS = 40
 """In one request."""
-
-
-@dataclass(frozen=True)
-class StoreIdentity:
-    """Names one experiment in one database; another database at the same address has another creation time."""
-
-    address: str
-    experiment: str
-    created_ms: int
-
-    def replaces(self, other: StoreIdentity) -> bool:
-        """Whether this one stands at the other's place, whose runs are therefore lost."""
-        return (self.address, self.experiment) == (other.address, other.experiment) and self != other
-
-
-@dataclass(frozen=True)
-class DatasetInput:
-    """The data that a run was made from."""
-
-    name: str
-    digest: str
-    split: str
-    counts: Mapping[str, int]
-    """Images and classes."""
-    standin: bool
-
-
-@dataclass(frozen=True)
-class NewRun:
-    """All that a run is created with."""
-
-    name: str
-    tags: Mapping[str, str]
-    params: Mapping[str, str] = field(default_factory=dict)
-    dataset: DatasetInput | None = None
-    time_ms: int = field(default_factory=lambda: int(time.time() * 1000))
-    """Its start."""
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> NewRun:
-        """Read what `dataclasses.asdict` made of one."""
-        dataset = value["dataset"]
-        return cls(**{**value, "dataset": DatasetInput(**dataset) if dataset else None})
 
 
 class Sink(Protocol):
@@ -118,195 +74,6 @@ class Sink(Protocol):
 
     def finish(self, run_id: str, status: EndStatus, stop_reason: str, time_ms: int | None = None) -> None:
         """Ends the run, now or at a time; doing it again changes nothing."""
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One epoch's numbers."""
-
-    step: int
-    metrics: Mapping[str, float]
-    timestamp_ms: int
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One line of a spool."""
-
-    kind: Literal["run", "metrics", "tags", "artifacts", "model", "end"]
-    content: Mapping[str, Any]
-    end_offset: int
-    """Position in the file after the line."""
-
-
-class Spool:
-    """An append-only file of JSON lines, safe against a writer that is killed in mid-line.
-
-    Args:
-        path: the file; it and its folder are made at the first line.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    @property
-    def lock_file(self) -> Path:
-        """Locked by whoever sends the spool."""
-        return self.path.with_suffix(".lock")
-
-    def append_run(self, new: NewRun) -> None:
-        """Adds how the run is created."""
-        self._append({"kind": "run", "run": asdict(new)})
-
-    def append(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Adds an epoch's numbers. Names with a slash are metrics to be tracked, others are for the progress line."""
-        numbers = {key: float(value) for key, value in metrics.items() if isinstance(value, bool | int | float)}
-        self._append({"kind": "metrics", "step": step, "time_ms": int(time.time() * 1000), "metrics": numbers})
-
-    def append_tags(self, tags: Mapping[str, str]) -> None:
-        """Adds tags."""
-        self._append({"kind": "tags", "tags": dict(tags)})
-
-    def append_artifacts(self, folder: Path) -> None:
-        """Adds a folder of files; it must stand in this one's folder and stay until it is sent."""
-        self._append({"kind": "artifacts", "folder": str(folder.resolve())})
-
-    def append_model(self, file: Path, gamma: float, example: Path) -> None:
-        """Adds an exported model; its files must stand in this one's folder and stay until they are sent.
-
-        Args:
-            file: what `mgmrn.checkpoint.export_model` wrote.
-            gamma: that it was evaluated at.
-            example: a picture.
-        """
-        paths = {"file": str(file.resolve()), "example": str(example.resolve())}
-        self._append({"kind": "model", "gamma": gamma, **paths})
-
-    @property
-    def run_id(self) -> str:
-        """Id of the run that it belongs to; empty as long as that is not created."""
-        sent = _Sent.load(self)
-        return sent.run_id if sent else ""
-
-    def new_run(self) -> NewRun | None:
-        """How its run is created; None where it does not say so."""
-        found = (entry.content["run"] for entry in self.read() if entry.kind == "run")
-        return next(map(NewRun.from_json, found), None)
-
-    def assign(self, run_id: str, store: StoreIdentity) -> None:
-        """Notes the run that it belongs to; what was sent to another run is sent again, to this one.
-
-        Args:
-            run_id: empty for a run that its sender creates.
-            store: where the run is.
-        """
-        sent = _Sent.load(self)
-        if sent is None or sent.run_id != run_id or sent.store != store:
-            offset = sent.offset if sent and sent.run_id == run_id else 0
-            _Sent(run_id, offset, store).save(self)
-
-    def is_being_sent(self) -> bool:
-        """Whether a sender of this command or another one is at it."""
-        with self.lock_file.open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
-
-    def is_done(self) -> bool:
-        """Whether all of it was sent, the run's end too."""
-        entries, sent = list(self.read()), _Sent.load(self)
-        return bool(entries and sent and entries[-1].kind == "end" and entries[-1].end_offset <= sent.offset)
-
-    def inside(self, path: str) -> Path:
-        """A file or folder that an entry names.
-
-        Raises:
-            UserError: when it stands outside of the spool's folder: a line that nobody here wrote may name any file.
-        """
-        found = Path(path).resolve()
-        if not found.is_relative_to(self.path.parent.resolve()):
-            hint = "remove the spool: what it holds of that run is lost, no other run is"
-            raise UserError(
-                f"a line that is to be tracked names a file outside of its run: {found}", str(self.path), hint
-            )
-        return found
-
-    def append_end(self, status: EndStatus, stop_reason: str) -> None:
-        """Adds the run's end; nothing comes after it, unless the run is resumed."""
-        self._append({"kind": "end", "status": status, "stop_reason": stop_reason, "time_ms": int(time.time() * 1000)})
-
-    def read(self, offset: int = 0) -> Iterator[Entry]:
-        """The whole lines from an offset on; a line that was cut short by a killed writer is passed over."""
-        try:
-            with self.path.open("rb") as file:
-                file.seek(offset)
-                content = file.read()
-        except FileNotFoundError:
-            return
-        for line in content.splitlines(keepends=True):
-            if not line.endswith(b"\n"):
-                return
-            offset += len(line)
-            with contextlib.suppress(ValueError):
-                value = json.loads(line)
-                yield Entry(value["kind"], value, offset)
-
-    def worker_seconds(self) -> float:
-        """Training time of every epoch noted, over its workers; of those that were trained again after a crash too."""
-        metrics = (entry.content["metrics"] for entry in self.read() if entry.kind == "metrics")
-        return sum(numbers.get("perf/epoch_s", 0.0) * numbers.get("perf/world_size", 1.0) for numbers in metrics)
-
-    def epochs(self) -> dict[int, dict[str, float]]:
-        """The numbers of every epoch noted; of one that was trained again, the later ones."""
-        return {
-            int(entry.content["step"]): dict(entry.content["metrics"])
-            for entry in self.read()
-            if entry.kind == "metrics"
-        }
-
-    def size(self) -> int:
-        """Bytes in the file."""
-        return self.path.stat().st_size if self.path.exists() else 0
-
-    def _append(self, value: Mapping[str, Any]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            size = os.fstat(descriptor).st_size
-            cut_short = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-            os.write(descriptor, (b"\n" if cut_short else b"") + json.dumps(value).encode() + b"\n")
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-@dataclass(frozen=True)
-class _Sent:
-    """How far a spool was sent, and to which run."""
-
-    run_id: str
-    offset: int
-    store: StoreIdentity | None = None
-    """None in files of earlier versions."""
-
-    @staticmethod
-    def file(spool: Spool) -> Path:
-        return spool.path.with_suffix(".sent.json")
-
-    @classmethod
-    def load(cls, spool: Spool) -> _Sent | None:
-        try:
-            value = json.loads(cls.file(spool).read_text())
-        except FileNotFoundError:
-            return None
-        store = value.get("store")
-        return cls(value["run_id"], value["offset"], StoreIdentity(**store) if store else None)
-
-    def save(self, spool: Spool) -> None:
-        with replacing(self.file(spool)) as file:
-            file.write(json.dumps(asdict(self)).encode())
 
 
 class Sender:
@@ -411,9 +178,9 @@ class Sender:
         except BlockingIOError:
             self._problem = "another command is sending them"
             return False
-        before = _Sent.load(self._spool)
+        before = Sent.load(self._spool)
         if before and before.run_id == self._lost:  # Another command may have created it again meanwhile.
-            before = _Sent("", 0, self._sink.identity)
+            before = Sent("", 0, self._sink.identity)
             before.save(self._spool)
         self._sent_offset = before.offset if before else 0
         self._run_id = before.run_id if before else self._run_id
@@ -459,7 +226,7 @@ class Sender:
                 self._deadline = time.monotonic() + self._patience
             for _ in group:
                 self._sent_offset = self._pending.popleft().end_offset
-            _Sent(self._run_id, self._sent_offset, self._sink.identity).save(self._spool)
+            Sent(self._run_id, self._sent_offset, self._sink.identity).save(self._spool)
 
     def _send_group(self, group: Sequence[Entry]) -> None:
         entry = group[0]
@@ -488,7 +255,7 @@ class Sender:
         run_id = self._sink.create_run(
             replace(new, tags={**new.tags, PARENT_TAG: self._parents.get(parent, parent)} if parent else new.tags)
         )
-        _Sent(run_id, self._sent_offset, self._sink.identity).save(self._spool)
+        Sent(run_id, self._sent_offset, self._sink.identity).save(self._spool)
         return run_id
 
     def _send_epochs(self, contents: Sequence[Mapping[str, Any]]) -> None:
@@ -528,7 +295,7 @@ def replay_leftovers(storage: Path, sink: Sink, timeout: float) -> dict[str, str
     problems: dict[str, str] = {}
     replaced: dict[str, str] = {}
     for path in sorted(storage.glob("*/spool.jsonl"), key=_launches_first):
-        spool, sent = Spool(path), _Sent.load(Spool(path))
+        spool, sent = Spool(path), Sent.load(Spool(path))
         if sent is None or not _is_left(spool, sent, sink) or spool.is_being_sent():
             continue
         problem = next(iter(problems.values()), None) or _replay(spool, sent, sink, timeout, replaced)
@@ -542,7 +309,7 @@ def _launches_first(path: Path) -> tuple[bool, Path]:
     return not path.parent.name.startswith("launch."), path
 
 
-def _replay(spool: Spool, sent: _Sent, sink: Sink, timeout: float, replaced: dict[str, str]) -> str | None:
+def _replay(spool: Spool, sent: Sent, sink: Sink, timeout: float, replaced: dict[str, str]) -> str | None:
     """Sends one spool; returns why not all of it could be sent.
 
     Args:
@@ -565,7 +332,7 @@ def _replay(spool: Spool, sent: _Sent, sink: Sink, timeout: float, replaced: dic
     return problem
 
 
-def _is_left(spool: Spool, sent: _Sent, sink: Sink) -> bool:
+def _is_left(spool: Spool, sent: Sent, sink: Sink) -> bool:
     """Whether something of a spool is not in the store, as far as the files can tell."""
     unsent = next(spool.read(sent.offset), None) is not None
     return unsent or (sent.store is not None and sink.identity.replaces(sent.store))

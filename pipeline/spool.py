@@ -1,0 +1,258 @@
+"""Spool of a run: a file beside its checkpoints, which holds all that is to be tracked until it is sent.
+
+Training appends a line and goes on, whether the tracking server answers or not; `pipeline.tracking.sender` sends the lines in order and notes
+beside the file how far it has come. The first line says how the run is created, so that a store that lost the run gets it again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from mgmrn.atomic_file import replacing
+from mgmrn.errors import UserError
+
+EndStatus = Literal["FINISHED", "FAILED", "KILLED"]
+OnEpoch = Callable[[int, Mapping[str, float]], None]
+OnProblem = Callable[[str], None]
+RunState = Literal["active", "deleted", "lost"]
+PARENT_TAG = "mlflow.parentRunId"
+
+
+@dataclass(frozen=True)
+class StoreIdentity:
+    """Names one experiment in one database; another database at the same address has another creation time."""
+
+    address: str
+    experiment: str
+    created_ms: int
+
+    def replaces(self, other: StoreIdentity) -> bool:
+        """Whether this one stands at the other's place, whose runs are therefore lost."""
+        return (self.address, self.experiment) == (other.address, other.experiment) and self != other
+
+
+@dataclass(frozen=True)
+class DatasetInput:
+    """The data that a run was made from."""
+
+    name: str
+    digest: str
+    split: str
+    counts: Mapping[str, int]
+    """Images and classes."""
+    standin: bool
+
+
+@dataclass(frozen=True)
+class NewRun:
+    """All that a run is created with."""
+
+    name: str
+    tags: Mapping[str, str]
+    params: Mapping[str, str] = field(default_factory=dict)
+    dataset: DatasetInput | None = None
+    time_ms: int = field(default_factory=lambda: int(time.time() * 1000))
+    """Its start."""
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> NewRun:
+        """Read what `dataclasses.asdict` made of one."""
+        dataset = value["dataset"]
+        return cls(**{**value, "dataset": DatasetInput(**dataset) if dataset else None})
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch's numbers."""
+
+    step: int
+    metrics: Mapping[str, float]
+    timestamp_ms: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a spool."""
+
+    kind: Literal["run", "metrics", "tags", "artifacts", "model", "end"]
+    content: Mapping[str, Any]
+    end_offset: int
+    """Position in the file after the line."""
+
+
+class Spool:
+    """An append-only file of JSON lines, safe against a writer that is killed in mid-line.
+
+    Args:
+        path: the file; it and its folder are made at the first line.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def lock_file(self) -> Path:
+        """Locked by whoever sends the spool."""
+        return self.path.with_suffix(".lock")
+
+    def append_run(self, new: NewRun) -> None:
+        """Adds how the run is created."""
+        self._append({"kind": "run", "run": asdict(new)})
+
+    def append(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Adds an epoch's numbers. Names with a slash are metrics to be tracked, others are for the progress line."""
+        numbers = {key: float(value) for key, value in metrics.items() if isinstance(value, bool | int | float)}
+        self._append({"kind": "metrics", "step": step, "time_ms": int(time.time() * 1000), "metrics": numbers})
+
+    def append_tags(self, tags: Mapping[str, str]) -> None:
+        """Adds tags."""
+        self._append({"kind": "tags", "tags": dict(tags)})
+
+    def append_artifacts(self, folder: Path) -> None:
+        """Adds a folder of files; it must stand in this one's folder and stay until it is sent."""
+        self._append({"kind": "artifacts", "folder": str(folder.resolve())})
+
+    def append_model(self, file: Path, gamma: float, example: Path) -> None:
+        """Adds an exported model; its files must stand in this one's folder and stay until they are sent.
+
+        Args:
+            file: what `mgmrn.checkpoint.export_model` wrote.
+            gamma: that it was evaluated at.
+            example: a picture.
+        """
+        paths = {"file": str(file.resolve()), "example": str(example.resolve())}
+        self._append({"kind": "model", "gamma": gamma, **paths})
+
+    @property
+    def run_id(self) -> str:
+        """Id of the run that it belongs to; empty as long as that is not created."""
+        sent = Sent.load(self)
+        return sent.run_id if sent else ""
+
+    def new_run(self) -> NewRun | None:
+        """How its run is created; None where it does not say so."""
+        found = (entry.content["run"] for entry in self.read() if entry.kind == "run")
+        return next(map(NewRun.from_json, found), None)
+
+    def assign(self, run_id: str, store: StoreIdentity) -> None:
+        """Notes the run that it belongs to; what was sent to another run is sent again, to this one.
+
+        Args:
+            run_id: empty for a run that its sender creates.
+            store: where the run is.
+        """
+        sent = Sent.load(self)
+        if sent is None or sent.run_id != run_id or sent.store != store:
+            offset = sent.offset if sent and sent.run_id == run_id else 0
+            Sent(run_id, offset, store).save(self)
+
+    def is_being_sent(self) -> bool:
+        """Whether a sender of this command or another one is at it."""
+        with self.lock_file.open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    def is_done(self) -> bool:
+        """Whether all of it was sent, the run's end too."""
+        entries, sent = list(self.read()), Sent.load(self)
+        return bool(entries and sent and entries[-1].kind == "end" and entries[-1].end_offset <= sent.offset)
+
+    def inside(self, path: str) -> Path:
+        """A file or folder that an entry names.
+
+        Raises:
+            UserError: when it stands outside of the spool's folder: a line that nobody here wrote may name any file.
+        """
+        found = Path(path).resolve()
+        if not found.is_relative_to(self.path.parent.resolve()):
+            hint = "remove the spool: what it holds of that run is lost, no other run is"
+            raise UserError(
+                f"a line that is to be tracked names a file outside of its run: {found}", str(self.path), hint
+            )
+        return found
+
+    def append_end(self, status: EndStatus, stop_reason: str) -> None:
+        """Adds the run's end; nothing comes after it, unless the run is resumed."""
+        self._append({"kind": "end", "status": status, "stop_reason": stop_reason, "time_ms": int(time.time() * 1000)})
+
+    def read(self, offset: int = 0) -> Iterator[Entry]:
+        """The whole lines from an offset on; a line that was cut short by a killed writer is passed over."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(offset)
+                content = file.read()
+        except FileNotFoundError:
+            return
+        for line in content.splitlines(keepends=True):
+            if not line.endswith(b"\n"):
+                return
+            offset += len(line)
+            with contextlib.suppress(ValueError):
+                value = json.loads(line)
+                yield Entry(value["kind"], value, offset)
+
+    def worker_seconds(self) -> float:
+        """Training time of every epoch noted, over its workers; of those that were trained again after a crash too."""
+        metrics = (entry.content["metrics"] for entry in self.read() if entry.kind == "metrics")
+        return sum(numbers.get("perf/epoch_s", 0.0) * numbers.get("perf/world_size", 1.0) for numbers in metrics)
+
+    def epochs(self) -> dict[int, dict[str, float]]:
+        """The numbers of every epoch noted; of one that was trained again, the later ones."""
+        return {
+            int(entry.content["step"]): dict(entry.content["metrics"])
+            for entry in self.read()
+            if entry.kind == "metrics"
+        }
+
+    def size(self) -> int:
+        """Bytes in the file."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def _append(self, value: Mapping[str, Any]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            size = os.fstat(descriptor).st_size
+            cut_short = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+            os.write(descriptor, (b"\n" if cut_short else b"") + json.dumps(value).encode() + b"\n")
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """How far a spool was sent, and to which run."""
+
+    run_id: str
+    offset: int
+    store: StoreIdentity | None = None
+    """None in files of earlier versions."""
+
+    @staticmethod
+    def file(spool: Spool) -> Path:
+        return spool.path.with_suffix(".sent.json")
+
+    @classmethod
+    def load(cls, spool: Spool) -> Sent | None:
+        try:
+            value = json.loads(cls.file(spool).read_text())
+        except FileNotFoundError:
+            return None
+        store = value.get("store")
+        return cls(value["run_id"], value["offset"], StoreIdentity(**store) if store else None)
+
+    def save(self, spool: Spool) -> None:
+        with replacing(self.file(spool)) as file:
+            file.write(json.dumps(asdict(self)).encode())
