@@ -107,8 +107,9 @@ def source_of(names: Sequence[str], tree: Tree) -> str:
 
 
 def yaml_value(value: object) -> str:
-    """One value in YAML's one-line form."""
-    return yaml.safe_dump(value, default_flow_style=True, width=math.inf).removesuffix("...\n").strip()
+    """One value in YAML's one-line form; `parse_yaml` reads it as the same value of the same type."""
+    text: str = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=math.inf)
+    return text.removesuffix("...\n").strip()
 
 
 class _Loader(yaml.SafeLoader):
@@ -121,7 +122,11 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
+class _Dumper(yaml.SafeDumper):
+    """YAML's safe subset, with quotes around text that `_Loader` would take for a float."""
+
+
 # YAML 1.1, which PyYAML reads, takes a number without a dot but with an exponent for text.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+_EXPONENT = re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))

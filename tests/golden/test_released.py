@@ -13,6 +13,7 @@ from torchvision.models import resnet101
 
 from mgmrn.model.backbone import build_backbone
 from mgmrn.model.network import ImageModel, build_head
+from tests.double import TOLERANCE, float64
 from tests.reference.released_checkpoint import load_released
 
 D, K, M, S, L, HIDDEN, B = 64, 3, 24, 6, 10, 16, 2
@@ -125,6 +126,7 @@ def example_maps() -> dict[str, Tensor]:
     ],
     ids=str,
 )
+@float64()
 def test_the_head_computes_the_released_equations(trunk: State, variant: dict[str, int]) -> None:
     state = make_state(trunk, **variant)  # type: ignore[arg-type]
     words = torch.randn(S, L, generator=torch.Generator().manual_seed(3))
@@ -136,7 +138,7 @@ def test_the_head_computes_the_released_equations(trunk: State, variant: dict[st
     expected = plain_forward(state, maps, words)
     found = head.eval()(maps).attributes
     for level, wanted in expected.items():
-        torch.testing.assert_close(found[level], wanted, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(found[level], wanted, **TOLERANCE)
 
 
 def test_sizes_are_read_off_the_shapes(trunk: State) -> None:

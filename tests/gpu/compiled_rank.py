@@ -9,14 +9,13 @@ import torch.distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from mgmrn.engine import train_epoch
-from pipeline.ports import LOOPBACK, free_port
 from tests.gpu.small import batches, disagreement, experiment, new_trainer
 
 
 def main() -> None:
     torch.backends.cudnn.allow_tf32 = False
     gpu = torch.device("cuda", 0)
-    torch.distributed.init_process_group("nccl", init_method=f"tcp://{LOOPBACK}:{free_port()}", rank=0, world_size=1)
+    torch.distributed.init_process_group("nccl", store=torch.distributed.HashStore(), rank=0, world_size=1)
     plain, compiled = new_trainer(experiment(), gpu), new_trainer(experiment(compile="auto"), gpu)
     compiled.objective = DistributedDataParallel(
         compiled.objective, device_ids=[gpu], gradient_as_bucket_view=True, broadcast_buffers=False

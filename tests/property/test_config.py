@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mgmrn.config import (
@@ -69,6 +69,10 @@ configs = st.builds(
 )
 
 
+NUMERAL = ExperimentConfig(benchmark=BenchmarkConfig(name="5E4", word_vectors="0E0"))
+"""Text that reads as a number where it stands without quotes."""
+
+
 def composed_again(text: str, overrides: tuple[str, ...] = ()) -> ExperimentConfig:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "shown.yaml"
@@ -77,6 +81,7 @@ def composed_again(text: str, overrides: tuple[str, ...] = ()) -> ExperimentConf
 
 
 @given(configs)
+@example(NUMERAL)
 def test_a_config_survives_the_way_through_yaml(config: ExperimentConfig) -> None:
     again = composed_again(show(ComposedConfig("x", config, {})))
     assert again == config
@@ -85,6 +90,7 @@ def test_a_config_survives_the_way_through_yaml(config: ExperimentConfig) -> Non
 
 
 @given(configs, configs)
+@example(NUMERAL, NUMERAL)
 def test_overriding_every_value_turns_one_config_into_another(base: ExperimentConfig, wanted: ExperimentConfig) -> None:
     overrides = [f"{path}={yaml_value(value)}" for path, value in values(wanted).items()]
     # Mappings merge, so what only the base names has to be taken out first.

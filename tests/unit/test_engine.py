@@ -16,6 +16,7 @@ from mgmrn.config import (
 )
 from mgmrn.engine import Batch, NonFiniteLossError, Trainer, build_optimiser, build_trainer, evaluate, train_epoch
 from mgmrn.model.network import MgMRN
+from tests.double import TOLERANCE, float64
 from tests.tiny import small_network
 
 CHANNELS = {"c4": 12, "c5": 16}
@@ -89,6 +90,7 @@ def test_resumed_training_is_the_same_to_the_last_bit(optimiser, learning_rate):
     assert largest_difference(weights(straight), weights(resumed)) == 0
 
 
+@float64()
 def test_accumulated_gradients_equal_those_of_the_whole_batch():
     # Plain SGD, so that the weights after one step differ as the gradients do.
     def after_one_step(parts: int):
@@ -97,9 +99,10 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch():
         train_epoch(trainer, batches(count=1))
         return weights(trainer)
 
-    assert largest_difference(after_one_step(1), after_one_step(4)) < 1e-6
+    assert largest_difference(after_one_step(1), after_one_step(4)) < 1e-9
 
 
+@float64()
 def test_joint_gradient_is_the_sum_of_the_levels_gradients():
     trainer = new_trainer(experiment(refinement=RefinementConfig(topology="cascade", detach=True)))
     batch = batches(count=1)[0]
@@ -112,7 +115,7 @@ def test_joint_gradient_is_the_sum_of_the_levels_gradients():
     joint, parts = gradients(None), [gradients(level) for level in ("c4", "c5")]
     for name, gradient in joint.items():
         summed = sum(part[name] for part in parts if name in part)
-        torch.testing.assert_close(summed, gradient, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(summed, gradient, **TOLERANCE)
 
 
 def test_sequential_steps_once_per_level_and_batch():

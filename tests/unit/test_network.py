@@ -19,6 +19,7 @@ from mgmrn.config import (
 from mgmrn.losses import zsl_loss
 from mgmrn.model.backbone import build_backbone
 from mgmrn.model.network import ImageModel, MgMRN, build_head, class_scores, levels_of
+from tests.double import TOLERANCE, float64
 from tests.tiny import small_network
 
 CHANNELS = {"c2": 6, "c3": 10, "c4": 12, "c5": 20}
@@ -79,6 +80,7 @@ def test_every_mode_trains_on_every_choice_of_levels(mode: str, topology: str, d
 @pytest.mark.parametrize("reduce", ["before", "strided", "after"])
 @pytest.mark.parametrize("topology", ["none", "cascade", "adjacent"])
 @pytest.mark.parametrize("mode", ["released", "regions", "tokens"])
+@float64()
 def test_joint_gradients_are_the_sum_of_the_levels(mode: str, topology: str, reduce: str) -> None:
     settings = config(mode=mode, topology=topology).model_copy(
         update={"granularity": GranularityConfig(group_norm_groups=4, reduce=reduce)}
@@ -92,12 +94,12 @@ def test_joint_gradients_are_the_sum_of_the_levels(mode: str, topology: str, red
     for level in settings.levels:
         output = network.forward_level(maps, level)
         assert list(output.attributes) == [level]
-        torch.testing.assert_close(output.attributes[level], joint_output.attributes[level], rtol=0, atol=1e-6)
+        torch.testing.assert_close(output.attributes[level], joint_output.attributes[level], **TOLERANCE)
         for total, part in zip(summed, torch.autograd.grad(loss_of(output), wanted, allow_unused=True), strict=True):
             if part is not None:
                 total += part
     for a, b in zip(summed, joint, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(a, b, **TOLERANCE)
 
 
 def watch(network: MgMRN) -> dict[str, list[bool]]:
@@ -220,6 +222,7 @@ def test_frozen_backbone_gets_no_gradients_and_keeps_its_statistics() -> None:
 
 
 @pytest.mark.parametrize("topology", ["none", "cascade", "adjacent"])
+@float64()
 def test_sequential_with_a_trained_backbone_sums_to_joint(topology: str) -> None:
     backbone = BackboneConfig(name="resnet18", weights="none", trainable="all")
     model = image_model(config(topology=topology, backbone=backbone)).train()
@@ -231,8 +234,7 @@ def test_sequential_with_a_trained_backbone_sums_to_joint(topology: str) -> None
         loss_of(model.forward_level(images, level)).backward()
     for name, parameter in model.named_parameters():
         if name in joint:
-            scale = float(joint[name].abs().max())
-            torch.testing.assert_close(parameter.grad, joint[name], rtol=1e-3, atol=1e-4 * scale + 1e-7, msg=name)
+            torch.testing.assert_close(parameter.grad, joint[name], **TOLERANCE, msg=name)
 
 
 def test_a_level_runs_no_deeper_stage_than_it_needs() -> None:
