@@ -10,6 +10,8 @@ from typing import Any
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Ray sets it in the driver of a submitted job."""
 SUBMISSION_TAG = "mgmrn.ray_submission_id"
+CODE_STATE = "mgmrn.code_state"
+"""Key of the job's metadata under which `submit` sends the state of the code."""
 
 
 def in_job() -> bool:
@@ -18,13 +20,17 @@ def in_job() -> bool:
 
 
 def submission_id() -> str | None:
-    """What the job server calls this driver's job; None outside one."""
-    name = _section("metadata").get("job_submission_id")
-    return None if name is None else str(name)
+    """Id of this driver's job; None outside one."""
+    return _label("job_submission_id")
+
+
+def code_state() -> str | None:
+    """State of the code as `submit` sent it; None outside a job of `submit`."""
+    return _label(CODE_STATE)
 
 
 def job_tags() -> dict[str, str]:
-    """As a run carries the job's name."""
+    """Tag of a run with the id of its job."""
     submission = submission_id()
     return {} if submission is None else {SUBMISSION_TAG: submission}
 
@@ -32,6 +38,11 @@ def job_tags() -> dict[str, str]:
 def job_settings() -> Mapping[str, Any]:
     """Environment variables that the job brought for all its processes; Ray refuses a driver that sets one of them again."""
     return _section("runtime_env").get("env_vars") or {}
+
+
+def _label(name: str) -> str | None:
+    value = _section("metadata").get(name)
+    return None if value is None else str(value)
 
 
 def _section(name: str) -> Mapping[str, Any]:

@@ -1,11 +1,9 @@
-"""What a job is to do: a verb that can run on a cluster and its arguments, checked here before anything is sent."""
+"""Command of a job: a verb that can run on a cluster and its arguments, checked before anything is sent."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,66 +11,37 @@ from typing import Any
 import typer
 
 from mgmrn.errors import UserError
-from pipeline.cli.job_folder import check_outlasts_job
-from pipeline.cli.options import parse_seeds
+from pipeline.cli.options import check_outlasts_job, parse_seeds
+from pipeline.jobs.submit import Task
 from pipeline.redaction import redact
 
 NOT_OF_THE_JOB = frozenset({"address", "as_json"})
-"""Parameters that decide nothing of what is run."""
+"""Parameters that do not change what is run."""
 OF_THE_CONFIG = frozenset({"experiment", "overrides", "name", "benchmarks"})
-"""Parameters of which the resolved config takes the place, however they were written."""
+"""Parameters that the identity replaces by the resolved config."""
 PLACES = frozenset({"storage", "data_root", "tracking_uri", "study_storage"})
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What the configs behind a verb's arguments come to."""
+    """Resolved config of a verb's arguments."""
 
     name: str
     config: Mapping[str, Any]
-    """Resolved: two spellings of one config are the same job."""
+    """Resolved values: two spellings of one config are the same job."""
     files: tuple[str, ...]
-    """Configs that are no shipped ones, as they were named."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """A command for the cluster."""
-
-    verb: str
-    name: str
-    arguments: tuple[str, ...]
-    """Of the verb, as the job gets them."""
-    files: tuple[str, ...]
-    """Config files that the job must find in its folder."""
-    identity: str
-    """sha256 of the resolved config and of all arguments that decide what is run, and where its results go."""
-
-    @property
-    def entrypoint(self) -> str:
-        """The driver's command; everybody who may ask the job server reads it."""
-        return shlex.join(["python", "-m", "pipeline", self.verb, *self.arguments])
-
-    def submission_id(self, code: str) -> str:
-        """Like `mgmrn-train-cub100-1f0c9a2e`: the same command with the same code has the same one.
-
-        Args:
-            code: digest of the files that are sent.
-        """
-        digest = hashlib.sha256(f"{self.identity} {code}".encode()).hexdigest()[:8]
-        name = re.sub(r"[^A-Za-z0-9_-]+", "-", self.name)[:40]
-        return f"mgmrn-{self.verb}-{name}-{digest}"
+    """Config files of the user, as they were named."""
 
 
 def read_task(parent: typer.Context, verb: str, arguments: Sequence[str]) -> Task:
-    """Reads a verb's arguments by the verb's own options, and its configs; what is wrong is said as the verb would say it.
+    """Parse a verb's arguments by the verb's own options, and load its configs.
 
-    An option whose environment variable is set here goes with the job, written out.
+    An option whose environment variable is set here is added to the job's arguments.
 
     Args:
-        parent: of the verb that submits.
-        verb: the one to run.
-        arguments: its own.
+        parent: context of `submit`.
+        verb: the verb to run.
+        arguments: arguments of that verb.
 
     Raises:
         UserError: a verb that cannot run on a cluster, a bad config, a place that would go with the job, or a secret among the arguments.
@@ -101,7 +70,7 @@ def _from_environment(context: typer.Context) -> Iterator[str]:
 
 
 def _check_places(context: typer.Context) -> None:
-    """A default that the cluster's own environment may replace is left to the driver, which knows it."""
+    """Check the places that are decided here; a default that the head's environment may replace is checked by the driver."""
     for parameter in context.command.params:
         variable = parameter.envvar if isinstance(parameter.envvar, str) else None
         decided = _source(context, parameter.name) != "DEFAULT" or variable is None

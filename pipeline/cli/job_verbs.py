@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -12,11 +12,9 @@ from pipeline.cli.options import Json
 from pipeline.console import Console, duration, say
 from pipeline.errors import ExitCode, TrackingError
 from pipeline.interruption import Interruption
-from pipeline.jobs.server import ADDRESS_VARIABLE, LOCAL_ADDRESS, JobServer
+from pipeline.job_environment import SUBMISSION_TAG
+from pipeline.jobs.server import ADDRESS_VARIABLE, LOCAL_ADDRESS, VERB, Job, JobServer, follow
 from pipeline.redaction import redact
-
-if TYPE_CHECKING:
-    from pipeline.jobs.job import Job
 
 STOP_SECONDS = 45.0
 
@@ -122,16 +120,17 @@ def stop(job_id: JobId, address: Server = LOCAL_ADDRESS, as_json: Json = False) 
 
 
 def _launches(tracking_uri: str | None) -> dict[str, str]:
+    """Id of each launch's own run by submission id; empty without a tracking store that answers."""
     if tracking_uri is None:
         return {}
-    from pipeline.jobs.runs import launches_of_jobs
     from pipeline.tracking.store import TrackingStore
 
     try:
-        return launches_of_jobs(TrackingStore.connect(tracking_uri))
+        tagged = TrackingStore.connect(tracking_uri).runs_of(("mgmrn/%",), f"tags.`{SUBMISSION_TAG}` LIKE 'mgmrn-%'")
     except TrackingError as error:
         say(f"which runs the jobs lead is not known: {error}")
         return {}
+    return {run.tags[SUBMISSION_TAG]: run.run_id for run in reversed(tagged) if run.parent_run_id is None}
 
 
 def _wait_for_end(server: JobServer, job_id: str) -> Job:
@@ -143,7 +142,6 @@ def _wait_for_end(server: JobServer, job_id: str) -> Job:
 
 def _follow(server: JobServer, job_id: str, action: str, console: Console) -> int:
     """Streams a job's log; Ctrl-C leaves the job alone."""
-    from pipeline.jobs.follow import follow
 
     def write(text: str) -> None:
         console.people.write(text)
@@ -170,8 +168,6 @@ def _show_result(job: Job, action: str, console: Console) -> None:
 
 
 def _row(job: Job, runs: Mapping[str, str]) -> list[str]:
-    from pipeline.jobs.job import VERB
-
     started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job.started)) if job.started else "–"
     ended = str(int(job.exit_code)) if job.is_over else "–"
     run = runs.get(job.submission_id, "–")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from mgmrn.errors import UserError
 from pipeline.cli import completion
-from pipeline.cli.job_folder import outlasting
+from pipeline.job_environment import in_job
+from pipeline.redaction import redact
+
+Place = TypeVar("Place", str, Path)
 
 APP_OPTIONS: dict[str, Any] = {
     "no_args_is_help": True,
@@ -20,6 +23,51 @@ APP_OPTIONS: dict[str, Any] = {
     "context_settings": {"help_option_names": ["-h", "--help"]},
 }
 """Of every group of verbs."""
+
+
+def lies_in_job(place: str | Path) -> bool:
+    """Whether a path, or the file of a database's address, is relative to the working folder.
+
+    Args:
+        place: a path, or an address like `sqlite:///FILE`.
+    """
+    scheme, separator, rest = str(place).partition("://")
+    if separator:
+        return scheme.partition("+")[0] == "sqlite" and not rest.startswith("//")
+    return not PurePosixPath(str(place)).is_absolute()
+
+
+def check_outlasts_job(place: str | Path, option: str, variable: str | None) -> None:
+    """Refuse a place in the job's working folder, which is made on the cluster for the job and removed with it.
+
+    Args:
+        place: value of the option.
+        option: as it is written, like `--storage`.
+        variable: environment variable that sets the same on the cluster, if there is one.
+
+    Raises:
+        UserError: when the place is relative, with what to give instead.
+    """
+    if not lies_in_job(place):
+        return
+    instead = (
+        "an http:// address or sqlite:////FILE" if "://" in str(place) else "an absolute path that every host sees"
+    )
+    elsewhere = f", or set {variable} on the cluster's head" if variable else ""
+    raise UserError(
+        f"{redact(str(place))} would lie in the job's own folder, which goes with the job",
+        option,
+        f"give {instead}{elsewhere}",
+    )
+
+
+def outlasting(option: typer.CallbackParam, place: Place) -> Place:
+    """Callback of options that name a place of data or results: in a job it must outlast the job."""
+    if in_job():
+        variable = option.envvar
+        check_outlasts_job(place, option.opts[0], variable if isinstance(variable, str) else None)
+    return place
+
 
 Experiment = Annotated[
     str,

@@ -1,1 +1,1 @@
-"""Jobs on a cluster: what is sent there, by which name, and what the job server is asked. Only `server` talks to Ray."""
+"""Jobs on a cluster: what is sent, under which id, and what the job server answers. Only `server` talks to Ray."""

@@ -1,16 +1,19 @@
-"""The job server of a cluster, and its answers in our words."""
+"""The job server of a cluster: its jobs, their logs, and one sentence for each of its errors."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mgmrn.errors import ResourceError, UserError
-from pipeline.jobs.job import Job
+from pipeline.errors import ExitCode
 from pipeline.redaction import redact
 
 if TYPE_CHECKING:
@@ -18,12 +21,66 @@ if TYPE_CHECKING:
 
 ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
 LOCAL_ADDRESS = "http://127.0.0.1:8265"
-CONNECT_SECONDS = 10.0
+CONNECT_TIMEOUT_S = 10.0
+POLL_S = 1.0
+AWAY_TIMEOUT_S = 120.0
+"""Seconds without an answer after which a followed job server is given up; replacing a head takes less."""
 
 AUTH_MODE = "RAY_AUTH_MODE"
 TOKEN_SOURCES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 TOKEN_FILE = Path(".ray", "auth_token")
 """Below the home folder."""
+
+OVER = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
+PIPELINE_CODES = frozenset(int(code) for code in ExitCode)
+
+VERB, NAME, CODE_SHA, CODE_DIRTY = "mgmrn.verb", "mgmrn.name", "mgmrn.code_sha", "mgmrn.code_dirty"
+"""Keys of a job's metadata."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of the server, without its environment, which may hold secrets."""
+
+    submission_id: str
+    status: str
+    """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
+    entrypoint: str
+    message: str
+    started: float | None
+    """Seconds since 1970; None before the start."""
+    ended: float | None
+    driver_exit_code: int | None
+    labels: Mapping[str, str]
+    """Metadata that the sender gave."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the job has ended."""
+        return self.status in OVER
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """The driver's exit code where it is one of the pipeline's; SOME_FAILED for a driver that was killed or stopped."""
+        if self.status == "SUCCEEDED":
+            return ExitCode.FINE
+        code = self.driver_exit_code
+        return ExitCode(code) if code in PIPELINE_CODES and code else ExitCode.SOME_FAILED
+
+    def to_json(self) -> dict[str, Any]:
+        """Serialise to the object that `--json` prints."""
+        return {
+            "submission_id": self.submission_id,
+            "verb": self.labels.get(VERB),
+            "name": self.labels.get(NAME),
+            "status": self.status,
+            "entrypoint": redact(self.entrypoint),
+            "started": self.started,
+            "ended": self.ended,
+            "exit_code": int(self.exit_code) if self.is_over else None,
+            "code_sha": self.labels.get(CODE_SHA),
+            "code_dirty": self.labels.get(CODE_DIRTY),
+        }
 
 
 class JobServer:
@@ -42,31 +99,27 @@ class JobServer:
 
     @classmethod
     def connect(cls, address: str) -> JobServer:
-        """Looks whether a job server answers that takes our token, in seconds."""
+        """Connect to a job server that accepts the user's token; fails within CONNECT_TIMEOUT_S."""
         address = _as_url(address)
         _check_answers(address)
         _use_token()
-        # Ray's client lets the environment (also $RAY_ADDRESS, which is no address of a job server) overrule what it is given.
+        # Ray's client prefers the environment, also $RAY_ADDRESS, which is no address of a job server, to its argument.
         os.environ[ADDRESS_VARIABLE] = address
         from ray.job_submission import JobSubmissionClient
 
-        for name in (
-            "ray.dashboard.modules.dashboard_sdk",
-            "ray.dashboard.modules.job.sdk",
-            "ray._private.runtime_env",
-        ):
+        for name in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
             logging.getLogger(name).setLevel(logging.ERROR)
-        with _in_our_words(address):
+        with _translated(address):
             return cls(JobSubmissionClient(address), address)
 
     def jobs(self) -> list[Job]:
         """All jobs that were submitted since the cluster started, oldest first."""
-        with _in_our_words(self.address):
+        with _translated(self.address):
             found = self._client.list_jobs()
         return sorted((_job(one) for one in found if one.submission_id), key=lambda job: job.started or 0)
 
     def job(self, submission_id: str) -> Job:
-        """One job."""
+        """One job by its id."""
         for job in (jobs := self.jobs()):
             if job.submission_id == submission_id:
                 return job
@@ -81,12 +134,12 @@ class JobServer:
     def submit(
         self, submission_id: str, entrypoint: str, runtime_env: Mapping[str, Any], labels: Mapping[str, str]
     ) -> None:
-        """Sends a job, with the files that its `working_dir` names.
+        """Send a job; Ray packs its `working_dir` less what `.rayignore` and `.gitignore` name.
 
         Raises:
-            JobExistsError: when somebody has sent one of this id in the meantime.
+            JobExistsError: when the server has a job of this id.
         """
-        with _in_our_words(self.address):
+        with _translated(self.address):
             try:
                 self._client.submit_job(
                     entrypoint=entrypoint,
@@ -100,23 +153,71 @@ class JobServer:
                 raise
 
     def stop(self, submission_id: str) -> None:
-        """Asks a job to end; it takes a while."""
-        with _in_our_words(self.address):
+        """Ask a job to end, which takes a while."""
+        with _translated(self.address):
             self._client.stop_job(submission_id)
 
     def log(self, submission_id: str) -> str:
-        """What a job has printed up to now."""
-        with _in_our_words(self.address):
+        """Output of a job so far."""
+        with _translated(self.address):
             return str(self._client.get_job_logs(submission_id))
 
     async def tail(self, submission_id: str) -> AsyncIterator[str]:
-        """What a job prints, from its first line on, until it ends or the connection does; raises as it comes."""
+        """Output of a job from its first line on, until job or connection end. Ray's exceptions are not translated."""
         async for lines in self._client.tail_job_logs(submission_id):
             yield lines
 
 
 class JobExistsError(UserError):
     """The job server has a job of this id."""
+
+
+def follow(server: JobServer, submission_id: str, write: Callable[[str], None]) -> Job:
+    """Write a job's log from its first line on until the job has ended, and return the ended job.
+
+    A broken connection is opened again; nothing is written twice.
+
+    Args:
+        server: the job's server.
+        submission_id: id of the job.
+        write: takes text as it comes, without secrets.
+
+    Raises:
+        ResourceError: when the job server is away for AWAY_TIMEOUT_S.
+    """
+    written = 0
+    away_since: float | None = None
+    while True:
+        try:
+            written = asyncio.run(_write_rest(server, submission_id, written, write))
+            job = server.job(submission_id)
+            away_since = None
+        except ResourceError:
+            away_since = away_since or time.monotonic()
+            if time.monotonic() - away_since > AWAY_TIMEOUT_S:
+                raise
+        else:
+            if job.is_over:
+                return job
+        time.sleep(POLL_S)
+
+
+async def _write_rest(server: JobServer, submission_id: str, written: int, write: Callable[[str], None]) -> int:
+    """Write the log after its first `written` characters; returns the number of characters that were written in all."""
+    import aiohttp
+
+    position = 0
+    try:
+        async for text in server.tail(submission_id):
+            fresh = text[max(written - position, 0) :]
+            position += len(text)
+            if fresh:
+                write(redact(fresh))
+            written = max(written, position)
+    except (aiohttp.ClientError, OSError, RuntimeError):
+        # The caller asks next whether the job has ended or the server is away.
+        pass
+    return written
 
 
 def _as_url(address: str) -> str:
@@ -130,15 +231,15 @@ def _as_url(address: str) -> str:
 
 
 def _check_answers(address: str) -> None:
-    """A quick look, whatever the answer: Ray's own client waits for as long as the other end holds the line."""
+    """Check that the address answers, with whatever status: Ray's own client has no time limit."""
     import http.client
     import urllib.error
     import urllib.request
 
-    # No proxy: the address was given for what it is.
+    # No proxy: the address is used as it was given.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        opener.open(f"{address}/api/version", timeout=CONNECT_SECONDS).close()
+        opener.open(f"{address}/api/version", timeout=CONNECT_TIMEOUT_S).close()
     except urllib.error.HTTPError:
         return
     except (OSError, ValueError, http.client.HTTPException) as error:
@@ -149,7 +250,7 @@ def _check_answers(address: str) -> None:
 
 
 def _use_token() -> None:
-    """Ray's client sends a token only where the mode says so; who has set one means it to be sent."""
+    """Turn on token authentication where a token is set and no mode is."""
     given = any(os.environ.get(name) for name in TOKEN_SOURCES) or (Path.home() / TOKEN_FILE).is_file()
     if given:
         os.environ.setdefault(AUTH_MODE, "token")
@@ -159,8 +260,8 @@ _TOKEN_HINT = f"set {AUTH_MODE}=token, and {TOKEN_SOURCES[0]}, or {TOKEN_SOURCES
 
 
 @contextlib.contextmanager
-def _in_our_words(address: str) -> Iterator[None]:
-    """What Ray's client and its HTTP library raise, as a sentence."""
+def _translated(address: str) -> Iterator[None]:
+    """Translate what Ray's client and its HTTP library raise."""
     from ray.exceptions import AuthenticationError
     from requests.exceptions import RequestException
 

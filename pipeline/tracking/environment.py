@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import platform
 import shutil
 import subprocess
+import zlib
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,13 +16,13 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
+from pipeline.job_environment import code_state
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "torchvision", "ray", "mlflow", "numpy", "scipy", "pydantic", "optuna")
 NUMERICS = ("torch", "torchvision", "numpy", "scipy")
 """Packages whose version may change a figure."""
 NO_GIT = "none"
-SHIPPED_STATE = ".code_state.json"
-"""The code's state in a folder that was shipped without its `.git`."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +41,14 @@ class GitState:
         """How many files differ from the commit."""
         return sum(line.startswith("diff --git ") for line in self.diff.splitlines()) + len(self.untracked)
 
-    def to_json(self) -> str:
-        """What a shipped folder says of itself."""
-        return json.dumps(asdict(self))
+    def to_label(self) -> str:
+        """Serialise to compressed ASCII, for the metadata of a job, whose folder has no `.git`."""
+        return base64.b64encode(zlib.compress(json.dumps(asdict(self)).encode())).decode()
 
     @classmethod
-    def from_json(cls, text: str) -> GitState:
-        """What `to_json` wrote."""
-        values = json.loads(text)
+    def from_label(cls, text: str) -> GitState:
+        """Parse what `to_label` wrote."""
+        values = json.loads(zlib.decompress(base64.b64decode(text)))
         return cls(**{**values, "untracked": tuple(values["untracked"])})
 
     def tags(self) -> dict[str, str]:
@@ -55,10 +57,9 @@ class GitState:
 
 
 def git_state(repository: Path = REPOSITORY) -> GitState:
-    """State of the checkout that this code runs from, or was shipped from."""
-    shipped = repository / SHIPPED_STATE
-    if shipped.is_file():
-        return GitState.from_json(shipped.read_text(encoding="utf-8"))
+    """State of the checkout that this code runs from; in a job, of the one that it was sent from."""
+    if (sent := code_state()) is not None:
+        return GitState.from_label(sent)
     sha = _git(repository, "rev-parse", "--verify", "HEAD").strip()
     if not sha:
         return GitState(NO_GIT, False, "", ())

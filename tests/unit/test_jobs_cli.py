@@ -16,8 +16,8 @@ from mgmrn.errors import UserError
 from pipeline.cli import job_verbs as cli_jobs
 from pipeline.cli.app import main
 from pipeline.jobs import submit as submitting
-from pipeline.jobs.job import Decision, Job
-from pipeline.jobs.server import JobServer
+from pipeline.jobs.server import Job, JobServer
+from pipeline.jobs.submit import Decision
 
 ID = "mgmrn-train-cub-1f0c9a2e"
 PLACES = ["--storage", "/s", "--data-root", "/d", "--tracking-uri", "http://mlflow"]
@@ -67,7 +67,7 @@ class Server:
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     made = Server()
     monkeypatch.setattr(JobServer, "connect", lambda address: made)
-    monkeypatch.setattr("pipeline.jobs.follow.POLL_SECONDS", 0.0)
+    monkeypatch.setattr("pipeline.jobs.server.POLL_S", 0.0)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield made

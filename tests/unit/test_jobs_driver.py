@@ -1,18 +1,16 @@
-"""What a driver learns from the job that it runs in, and from the folder that was shipped to it."""
+"""What a driver learns from the job that it runs in, and of the code that was sent to it."""
 
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from pipeline.job_environment import JOB_VARIABLE, in_job, job_settings, job_tags, submission_id
-from pipeline.tracking.environment import SHIPPED_STATE, GitState, git_state
+from pipeline.interruption import Interruption, raised_signals
+from pipeline.job_environment import CODE_STATE, JOB_VARIABLE, in_job, job_settings, job_tags, submission_id
+from pipeline.tracking.environment import GitState, git_state
 from pipeline.train.cluster import _ENVIRONMENT, _runtime_env
 
 
@@ -46,24 +44,21 @@ def test_hosts_get_the_code_and_the_settings_once(monkeypatch: pytest.MonkeyPatc
     assert inside == {"env_vars": {name: _ENVIRONMENT[name] for name in _ENVIRONMENT if name != set_already}}
 
 
-@pytest.mark.parametrize("job", [True, False])
-def test_a_driver_hears_an_interrupt_that_its_cluster_would_ignore(job: bool) -> None:
-    code = "import signal; from pipeline.cli.app import main; main(['--help']); print(signal.getsignal(signal.SIGINT))"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | ({JOB_VARIABLE: "{}"} if job else {}),
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert ("default_int_handler" in done.stdout.splitlines()[-1]) == job
+def test_a_driver_hears_an_interrupt_that_its_cluster_would_ignore() -> None:
+    """`stop` sends SIGINT, which a job inherits as ignored."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with pytest.raises(Interruption), raised_signals():
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
-def test_a_shipped_folder_tells_the_state_of_the_checkout_it_came_from(tmp_path: Path) -> None:
+def test_a_job_tells_the_state_of_the_checkout_it_came_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     diff = "diff --git a/x b/x\n-1\n+2\ndiff --git a/ÿ b/ÿ\n-diff --git\n"
     state = GitState("1f0c9a2e", True, diff, ("new.py", "other.py"))
-    (tmp_path / SHIPPED_STATE).write_text(state.to_json(), encoding="utf-8")
+    monkeypatch.setenv(JOB_VARIABLE, json.dumps({"metadata": {CODE_STATE: state.to_label()}}))
     assert git_state(tmp_path) == state
     assert state.changed_files == 4
     assert GitState("1f0c9a2e", False, "", ()).changed_files == 0

@@ -1,21 +1,30 @@
-"""What a job server answers, or does not, is told in a sentence; a server of this test's own speaks its protocol."""
+"""The job server: its answers and errors, what is sent to it, and a log that is followed. A fake one speaks its protocol."""
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import shutil
 import socket
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 
 from mgmrn.errors import ResourceError, UserError
 from pipeline.cli.app import main
+from pipeline.config.files import CONFIGS
 from pipeline.jobs import server as serving
-from pipeline.jobs.server import ADDRESS_VARIABLE, AUTH_MODE, TOKEN_SOURCES, JobExistsError, JobServer
+from pipeline.jobs.server import ADDRESS_VARIABLE, AUTH_MODE, TOKEN_SOURCES, Job, JobExistsError, JobServer, follow
+from pipeline.jobs.submit import CHECKOUT
 
 LEFT_OUT = {"job_id": None, "driver_info": None, "error_type": None, "message": None}
 
@@ -31,6 +40,7 @@ class FakeServer(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         self.status = 200
+        self.packages: list[bytes] = []
         self.answers: dict[str, Any] = {"/api/version": {"version": "4", "ray_version": "2.60.0"}}
         super().__init__(("127.0.0.1", 0), _Handler)
 
@@ -46,6 +56,8 @@ class _Handler(BaseHTTPRequestHandler):
         answer = self.server.answers.get(self.path, {})
         body = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
         status = self.server.status if not isinstance(answer, str) else 500
+        if self.path.startswith("/api/packages/") and not self.server.packages:
+            status = 404
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -53,6 +65,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
+
+    def do_PUT(self) -> None:
+        self.server.packages.append(self.rfile.read(int(self.headers["Content-Length"])))
         self.do_GET()
 
     def log_message(self, *_: Any) -> None:
@@ -146,7 +162,7 @@ def test_a_token_that_is_there_is_meant_to_be_sent(
 
 
 def test_a_server_that_is_away_or_silent_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving, "CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(serving, "CONNECT_TIMEOUT_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(ResourceError, match="no job server answers at http://127"):
@@ -161,3 +177,107 @@ def test_another_kind_of_address_is_a_mistake(address: str) -> None:
     with pytest.raises(UserError, match="no address of a job server") as caught:
         JobServer.connect(address)
     assert "hunter2" not in str(caught.value)
+
+
+UPLOAD_LIMIT = 1536 * 1024
+"""Bytes of this checkout as Ray sends it, uncompressed."""
+
+
+def test_the_code_and_configs_are_sent_and_all_else_stays_behind(fake: FakeServer, tmp_path: Path) -> None:
+    folder = tmp_path / "checkout"
+    sent = ("pipeline/a.py", "pipeline/config/configs/x.yaml", "mgmrn/b.py", "my.yaml")
+    left = ("mgmrn/out/x", "mgmrn/__pycache__/b.pyc", "tests/t.py", "mlflow.db", "data/y.yaml", ".git/HEAD", ".venv/x")
+    for name in (*sent, *left):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    (folder / ".gitignore").write_text("out/\n")
+    shutil.copyfile(CHECKOUT / ".rayignore", folder / ".rayignore")
+    fake.answers["/api/jobs/"] = {"submission_id": "x", "job_id": "x"}
+    JobServer.connect(fake.address).submit("x", "python -m pipeline train x", {"working_dir": str(folder)}, {})
+    (package,) = fake.packages
+    with ZipFile(io.BytesIO(package)) as packed:
+        assert {name for name in packed.namelist() if not name.endswith("/")} == set(sent)
+
+
+def test_this_checkout_is_a_small_upload_and_runs_from_it(fake: FakeServer, tmp_path: Path) -> None:
+    fake.answers["/api/jobs/"] = {"submission_id": "x", "job_id": "x"}
+    JobServer.connect(fake.address).submit("x", "python -m pipeline train x", {"working_dir": str(CHECKOUT)}, {})
+    (package,) = fake.packages
+    assert len(package) < UPLOAD_LIMIT
+    with ZipFile(io.BytesIO(package)) as packed:
+        names = set(packed.namelist())
+        packed.extractall(tmp_path / "job")
+    assert {file.relative_to(CHECKOUT).as_posix() for file in CONFIGS.rglob("*.yaml")} <= names
+    command = [sys.executable, "-m", "pipeline", "config", "validate", "--json"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=tmp_path / "job", env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and json.loads(done.stdout) == {"errors": {}}, done.stderr
+
+
+def job(submission_id: str = "mgmrn-train-cub-1f0c9a2e", status: str = "RUNNING", code: int | None = None) -> Job:
+    return Job(submission_id, status, "python -m pipeline train cub", "", 1.0, None, code, {"mgmrn.verb": "train"})
+
+
+@pytest.mark.parametrize(
+    ("status", "driver", "code"),
+    [
+        ("SUCCEEDED", 0, 0),
+        ("FAILED", 1, 1),
+        ("FAILED", 2, 2),
+        ("FAILED", 3, 3),
+        ("FAILED", 137, 1),
+        ("FAILED", None, 1),
+        ("FAILED", 0, 1),
+        ("STOPPED", None, 1),
+        ("STOPPED", 130, 1),
+    ],
+)
+def test_the_exit_code_is_the_pipelines_own(status: str, driver: int | None, code: int) -> None:
+    assert job(status=status, code=driver).exit_code == code
+
+
+def test_json_shows_no_secret() -> None:
+    shown = replace(job(), entrypoint="python -m pipeline train --tracking-uri http://me:word@host").to_json()
+    assert "word" not in shown["entrypoint"] and shown["exit_code"] is None
+
+
+class FlakyServer:
+    """A log that is told in pieces over connections that break; None: the server is away at that moment."""
+
+    def __init__(self, connections: list[list[str] | None]) -> None:
+        self._connections = connections
+        self._asked = 0
+
+    async def tail(self, submission_id: str) -> AsyncIterator[str]:
+        connection = self._connections[min(self._asked, len(self._connections) - 1)]
+        for text in connection or []:
+            yield text
+        raise RuntimeError("WebSocket connection closed unexpectedly")
+
+    def job(self, submission_id: str) -> Job:
+        self._asked += 1
+        if self._connections[min(self._asked, len(self._connections)) - 1] is None:
+            raise ResourceError("the job server went away")
+        return job(submission_id, "SUCCEEDED" if self._asked >= len(self._connections) else "RUNNING", 0)
+
+
+@pytest.fixture
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "POLL_S", 0.0)
+
+
+@pytest.mark.usefixtures("_no_waiting")
+def test_a_log_is_written_once_over_broken_connections() -> None:
+    written: list[str] = []
+    server: Any = FlakyServer([["a\n", "b\n"], ["a\nb"], None, ["a\nb\nc http://u:p@h\n", "d\n"]])
+    ended = follow(server, "x", written.append)
+    assert ended.status == "SUCCEEDED"
+    assert "".join(written) == "a\nb\nc http://u:***@h\nd\n"
+
+
+@pytest.mark.usefixtures("_no_waiting")
+def test_a_server_that_stays_away_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "AWAY_TIMEOUT_S", 0.0)
+    server: Any = FlakyServer([None])
+    with pytest.raises(ResourceError):
+        follow(server, "x", lambda text: None)
