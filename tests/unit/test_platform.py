@@ -55,7 +55,7 @@ def names_in(tree: ast.Module) -> Iterator[str]:
 def users() -> dict[str, list[str]]:
     """Which files use which names."""
     found: dict[str, list[str]] = {}
-    for folder in ("mgmrn", "pipeline", "cluster"):
+    for folder in ("mgmrn", "pipeline", "benchmarks"):
         for file in (REPOSITORY / folder).rglob("*.py"):
             for name in set(names_in(ast.parse(file.read_text(encoding="utf-8")))):
                 found.setdefault(name, []).append(str(file.relative_to(REPOSITORY)))
@@ -74,7 +74,9 @@ def test_names_are_found_where_they_are_used(users: dict[str, list[str]]) -> Non
 def test_nothing_stops_every_ray_that_it_can_see() -> None:
     """`ray stop` would also end what others run on the machine."""
     command = re.compile(r"""["']ray["'],\s*["']stop["']|\bray stop\b""")
-    files = [file for folder in ("pipeline", "cluster", "tests", ".ci") for file in (REPOSITORY / folder).rglob("*.py")]
+    files = [
+        file for folder in ("pipeline", "benchmarks", "tests", ".ci") for file in (REPOSITORY / folder).rglob("*.py")
+    ]
     found = [str(file) for file in files if file != Path(__file__) and command.search(file.read_text(encoding="utf-8"))]
     assert found == []
 

@@ -12,9 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from cluster.slurm.wait_for_hosts import wait_for_hosts
-from mgmrn.errors import ResourceError
-
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "cluster" / "slurm" / "mgmrn.sbatch"
 JOB = 4321
@@ -22,7 +19,8 @@ JOB = 4321
 STAND_INS = {
     # Drops srun's options, and is from then on what it was to start; nothing is removed from this machine.
     "srun": 'echo "srun $*" >> "$CALLS"; while [[ $1 == --* ]]; do shift; done; [[ $1 == rm ]] || exec "$@"',
-    "scontrol": "printf 'node1\\nnode2\\n'",
+    "scontrol": 'seq -f node%g "$NODES"',
+    "sleep": "exec /bin/sleep 0.05",
     "hostname": "echo '192.0.2.1 198.51.100.1 '",
     # Holds on until it is told to go; what it was given of the token is noted, never the token itself.
     "ray": """
@@ -33,15 +31,17 @@ bytes=$(wc -c < "$RAY_AUTH_TOKEN_PATH") password=${MLFLOW_TRACKING_PASSWORD-none
 trap 'echo "$role ended" >> "$CALLS"; exit 0' TERM
 while :; do sleep 0.05; done""",
     "python": """
-echo "python $*" >> "$CALLS"
 if [[ $2 == pipeline ]]; then
+  echo "python $*" >> "$CALLS"
   echo "driver RAY_ADDRESS=$RAY_ADDRESS password=$MLFLOW_TRACKING_PASSWORD" >> "$CALLS"
   trap 'echo "driver ended" >> "$CALLS"; exit 143' TERM
   [[ $3 != search ]] || while :; do sleep 0.05; done
   exit "$ANSWER"
 else
-  # As the real one: until so many hosts are up.
-  for _ in {1..200}; do [[ $(grep -c ' mode=' "$CALLS") -lt $3 ]] || break; sleep 0.05; done
+  # Fails while there is no head, and counts the nodes that have started.
+  up=$(grep -c ' mode=' "$CALLS") || exit 1
+  echo "up $up" >> "$CALLS"
+  echo "$up"
 fi""",
 }
 
@@ -64,8 +64,8 @@ class Job:
         return self.process.returncode, output
 
 
-def submit(folder: Path, *arguments: str, answer: int = 0) -> Job:
-    """Runs the script as Slurm would on the first of two nodes."""
+def submit(folder: Path, *arguments: str, answer: int = 0, nodes: int = 2) -> Job:
+    """Run the script as Slurm would on the first of some nodes, of which two come up."""
     programs = folder / "programs"
     programs.mkdir(parents=True)
     for name, body in STAND_INS.items():
@@ -86,7 +86,14 @@ def submit(folder: Path, *arguments: str, answer: int = 0) -> Job:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "SLURM_", "MGMRN_"))}
     process = subprocess.Popen(
         ["bash", str(SCRIPT), *arguments],
-        env=kept | slurm | {"CALLS": str(folder / "calls"), "ANSWER": str(answer)},
+        env=kept
+        | slurm
+        | {
+            "CALLS": str(folder / "calls"),
+            "ANSWER": str(answer),
+            "NODES": str(nodes),
+            "MGMRN_HOST_TIMEOUT": "80",
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -124,9 +131,7 @@ def test_head_and_worker_are_started_on_their_nodes(finished: tuple[Job, int]):
 def test_all_nodes_are_waited_for_before_the_driver_starts(finished: tuple[Job, int]):
     job, _ = finished
     calls = job.calls()
-    waits = [call for call in calls if "wait_for_hosts" in call]
-    assert [wait.split()[3] for wait in waits] == ["1", "2"]
-    assert calls.index(waits[1]) < calls.index("python -m pipeline train cub --workers 16")
+    assert calls.index("up 1") < calls.index("up 2") < calls.index("python -m pipeline train cub --workers 16")
 
 
 def test_hosts_share_a_token_that_goes_with_the_job_and_get_no_other_secret(finished: tuple[Job, int]):
@@ -170,22 +175,9 @@ def test_without_a_verb_nothing_starts(tmp_path: Path):
     assert not job.calls()
 
 
-def test_waiting_for_hosts_goes_on_until_all_are_up():
-    answers = iter([ResourceError("no head yet"), 1, 3, 4])
-    slept: list[float] = []
-
-    def hosts_up() -> int:
-        answer = next(answers)
-        if isinstance(answer, ResourceError):
-            raise answer
-        return answer
-
-    wait_for_hosts(4, 300.0, hosts_up, slept.append)
-    assert len(slept) == 3
-
-
-def test_hosts_that_do_not_come_are_counted_in_the_error():
-    slept: list[float] = []
-    with pytest.raises(ResourceError, match="1 of 4 hosts"):
-        wait_for_hosts(4, 30.0, lambda: 1, slept.append)
-    assert sum(slept) >= 30.0
+def test_nodes_that_do_not_come_are_counted_in_the_error(tmp_path: Path):
+    job = submit(tmp_path, "train", "cub", nodes=3)
+    code, output = job.end()
+    assert code == 3 and "error: 2 of 3 nodes of Ray were up" in output
+    assert not any("pipeline" in call for call in job.calls())
+    assert {"worker ended", "head ended"} <= set(job.calls())

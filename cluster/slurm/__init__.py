@@ -1,1 +1,0 @@
-"""A cluster of Ray inside one Slurm job."""
