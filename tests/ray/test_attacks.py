@@ -27,7 +27,7 @@ from tests.ray.attacker import GOT_IN
 from tests.ray.command import REPOSITORY, Place, Running, a_place, wait_until
 from tests.ray.small import SEARCH, write_small
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 JOINING_SECONDS = 60
 EPOCHS = 10_000
@@ -101,7 +101,7 @@ def attacked(
         wait_until(
             lambda: any('"metrics"' in file.read_text() for file in spools("spool.jsonl")),
             "an epoch was noted",
-            300,
+            600,
             running,
         )
         yield place, running
@@ -114,8 +114,8 @@ def test_other_users_of_the_machine_are_refused(attacked: tuple[Place, Running])
     paths = [*place.ray_folder.glob("*/token-*"), *place.ray_folder.rglob("sockets/*")]
     outcomes = attack(place, [], targets, [(LOOPBACK, gcs_port(place))], paths)
     found = Counter(outcome for _, _, outcome in outcomes)
-    # The dashboard, its agent and that of environments; GCS, node, driver and ranks.
-    assert found["HTTP 401"] >= 6 and found["UNAUTHENTICATED"] >= 4, f"the attacker did not find all servers: {found}"
+    # Dashboard and an agent, by two paths each (others stay away where their ports are taken); GCS, node, driver and rank.
+    assert found["HTTP 401"] >= 4 and found["UNAUTHENTICATED"] >= 4, f"the attacker did not find all servers: {found}"
     assert {host for host, _ in ports} == {LOOPBACK}
 
 
