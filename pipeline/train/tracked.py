@@ -171,7 +171,7 @@ def _open(store: TrackingStore, cell: Cell, spec: RunSpec, opening: Opening, on_
     if run_id is None:
         forget(spec)
     else:
-        say(f"{cell.name} {cell.split}: going on with run {run_id or 'of its folder'}")
+        say(f"{cell.name} {cell.split}: going on with run {run_id or 'that is not tracked yet'}")
         spec.failure_file.unlink(missing_ok=True)
     if spool.new_run() is None:
         spool.append_run(_new_run(cell, opening))
@@ -179,16 +179,23 @@ def _open(store: TrackingStore, cell: Cell, spec: RunSpec, opening: Opening, on_
 
 
 def _left_run_id(store: TrackingStore, cell: Cell, spool: Spool, parent_run_id: str) -> str | None:
-    """The run that an earlier driver left, resumed; empty where it is in the folder alone, None where there is none."""
+    """Id of the run that an earlier driver left, resumed; empty where it is in the folder alone, None where there is none."""
+    new = spool.new_run()
+    in_folder = new is not None and new.tags.get("mgmrn.run_identity") == cell.identity
     try:
         left = patiently(partial(_left_run, store, cell), LOOK_UP_SECONDS)
-        if left is None:
-            return None
-        patiently(partial(store.resume, left, parent_run_id), LOOK_UP_SECONDS)
+        if left is not None:
+            patiently(partial(store.resume, left, parent_run_id), LOOK_UP_SECONDS)
+            return left.run_id
+        # What the store did not take yet is not removed, unless a user has deleted the run.
+        in_folder = in_folder and not spool.is_done() and _is_wanted(store, spool.run_id)
     except TrackingError:
-        new = spool.new_run()
-        return spool.run_id if new is not None and new.tags.get("mgmrn.run_identity") == cell.identity else None
-    return left.run_id
+        pass
+    return spool.run_id if in_folder else None
+
+
+def _is_wanted(store: TrackingStore, run_id: str) -> bool:
+    return not run_id or store.state_of(run_id) != "deleted"
 
 
 def _new_run(cell: Cell, opening: Opening) -> NewRun:

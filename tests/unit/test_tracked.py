@@ -10,6 +10,7 @@ import pytest
 from mgmrn.data.splits import load_tune
 from pipeline.config.compose import load_experiment
 from pipeline.errors import TrackingError
+from pipeline.spool import Spool
 from pipeline.tracking.store import TrackedRun, TrackingStore
 from pipeline.train import tracked
 from pipeline.train.cell import Cell, make_cell
@@ -81,3 +82,23 @@ def test_then_it_begins_without_the_server_which_creates_it_later(
     tracker.close()
     run = store.get(tracker.run_id)
     assert (run.status, run.parent_run_id) == ("KILLED", parent.parent_run_id)
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+def test_what_the_store_did_not_take_is_removed_only_where_its_user_deleted_the_run(
+    tmp_path: Path, cell: Cell, store: TrackingStore, deleted: bool
+) -> None:
+    spec = cell.spec(tmp_path / "data", tmp_path / "runs", 1)
+    tracker = open_run(store, cell, spec, opening(store))
+    tracker.killed("test")
+    tracker.close()
+    spool, run_id = Spool(spec.spool_file), tracker.run_id
+    spool.append_end("FINISHED", "finished")  # Not sent.
+    store.set_tags(
+        tracker.run_id, {"mgmrn.run_identity": "of another code"}
+    )  # So that the store offers none to resume.
+    if deleted:
+        store.client.delete_run(run_id)
+    again = open_run(store, cell, spec, opening(store))
+    again.close()
+    assert (again.run_id == run_id) is not deleted
