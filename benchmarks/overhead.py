@@ -19,6 +19,7 @@ from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks import measure
 from mgmrn.config import ExperimentConfig
@@ -26,7 +27,7 @@ from mgmrn.errors import UserError
 
 
 def main() -> None:
-    """Times both in alternating rounds, then an answer that is known and `--help`."""
+    """Times both in alternating rounds, then an answer that is known."""
     parser = measure.parser_of(__doc__, rounds=4)
     measure.add_experiment(parser)
     parser.add_argument("--free-cores", type=int, default=1, help="cores that neither of the two uses (%(default)s)")
@@ -39,17 +40,19 @@ def main() -> None:
     if threads < 1:
         raise UserError(f"{cores} cores less {arguments.free_cores} leave none", "--free-cores", "leave fewer free")
     first_epochs: dict[str, list[float]] = {"plain loop": [], "pipeline": []}
+    training: dict[str, list[float]] = {"plain loop": [], "pipeline": []}
 
-    def steady(kind: str, start: float, ends: list[float]) -> float:
-        first_epochs[kind].append(ends[0] - start)
-        return statistics.median(after - before for before, after in pairwise(ends))
+    def steady(kind: str, start: float, epochs: list[Epoch]) -> float:
+        first_epochs[kind].append(epochs[0].end - start)
+        training[kind].append(statistics.median(one.training for one in epochs[1:]))
+        return statistics.median(after.end - before.end for before, after in pairwise(epochs))
 
     def plain() -> float:
         start = time.time()
         # A new interpreter each time, as the pipeline's rank is.
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
-            ends = processes.submit(train_plainly, config, arguments.data_root, threads).result()
-        return steady("plain loop", start, ends)
+            done = processes.submit(train_plainly, config, arguments.data_root, threads).result()
+        return steady("plain loop", start, done)
 
     with tempfile.TemporaryDirectory(prefix="overhead-") as folder:
         storages = [Path(folder, f"runs-{number}") for number in range(arguments.rounds)]
@@ -58,24 +61,23 @@ def main() -> None:
         def pipeline() -> float:
             storage, start = next(rounds), time.time()
             run(*train_command(arguments, threads, storage), "--force")
-            return steady("pipeline", start, epoch_ends(storage))
+            return steady("pipeline", start, recorded_epochs(storage))
 
         epochs = measure.alternate({"plain loop": plain, "pipeline": pipeline}, arguments.rounds)
         known = train_command(arguments, threads, storages[-1])
         cached = [measure.seconds_of(lambda: run(*known)) for _ in range(3)]
-    help_seconds = [measure.seconds_of(lambda: run("--help")) for _ in range(3)]
     overhead = measure.ratio("pipeline / plain loop, seconds per epoch", epochs["pipeline"], epochs["plain loop"])
     measure.show(
         "overhead",
         [
             overhead,
             *(measure.spread(f"{kind}: steady epoch", found, "s") for kind, found in epochs.items()),
+            *(measure.spread(f"{kind}: training within it", found, "s") for kind, found in training.items()),
             *(
                 measure.spread(f"{kind}: from its start to the end of epoch 1", s, "s")
                 for kind, s in first_epochs.items()
             ),
             measure.spread("pipeline: a cached answer of `train`", cached, "s"),
-            measure.spread("pipeline: `--help`", help_seconds, "s"),
         ],
         {overhead.name: overhead.median},
         "torch ray mlflow",
@@ -85,16 +87,20 @@ def main() -> None:
     )
 
 
-def train_plainly(config: ExperimentConfig, data_root: Path, threads: int) -> list[float]:
-    """Trains in this process.
+class Epoch(NamedTuple):
+    """One epoch: its end in seconds since 1970, and the seconds of its training; evaluation follows, and in a run the checkpoint."""
+
+    end: float
+    training: float
+
+
+def train_plainly(config: ExperimentConfig, data_root: Path, threads: int) -> list[Epoch]:
+    """Trains and evaluates every epoch in this process.
 
     Args:
         config: the experiment.
         data_root: folder of the benchmarks.
-        threads: of torch.
-
-    Returns:
-        End of each epoch in seconds since 1970.
+        threads: number of torch's threads.
     """
     import torch
 
@@ -104,15 +110,15 @@ def train_plainly(config: ExperimentConfig, data_root: Path, threads: int) -> li
     torch.set_num_threads(threads)
     training = measure.open_training(config, data_root)
     attributes = torch.from_numpy(training.data.classes.attributes)
-    ends = []
+    epochs = []
     for epoch in range(config.schedule.epochs):
-        train_epoch(training.trainer, training.feed.train_batches(epoch))
+        stats = train_epoch(training.trainer, training.feed.train_batches(epoch))
         inputs = training.feed.evaluation_inputs()
         evaluate_split(
             training.data, evaluate(training.trainer.network, inputs, attributes, config, training.device), None
         )
-        ends.append(time.time())
-    return ends
+        epochs.append(Epoch(time.time(), stats.seconds))
+    return epochs
 
 
 def train_command(arguments: argparse.Namespace, threads: int, storage: Path) -> list[str]:
@@ -140,11 +146,11 @@ def run(*words: str) -> None:
         )
 
 
-def epoch_ends(storage: Path) -> list[float]:
-    """End of each epoch of the only run in a storage, in seconds since 1970, by the clock of its rank."""
+def recorded_epochs(storage: Path) -> list[Epoch]:
+    """Epochs of the only run in a storage, by the clock of its rank."""
     lines = [line for spool in storage.glob("*/spool.jsonl") for line in spool.read_text().splitlines()]
     metrics = [entry["metrics"] for entry in map(json.loads, lines) if entry["kind"] == "metrics"]
-    return sorted(one["moment"] for one in metrics if "moment" in one)
+    return sorted(Epoch(one["moment"], one["perf/epoch_s"]) for one in metrics if "moment" in one)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -54,15 +54,12 @@ Step = Callable[[int], None]
 """Makes a number of training steps and drops the gradients: the variants of one process share its memory."""
 
 
-@dataclass(frozen=True)
-class StepSize:
-    """What a step is made on."""
+class StepSize(NamedTuple):
+    """Side of the images in pixels, images of a step, D of the released mathematics (`default` and `slim` have their own), backbone."""
 
     images: int
-    """Side in pixels."""
     batch: int
     width: int
-    """D of the released mathematics; `default` and `slim` have their own."""
     backbone: str
 
 
@@ -95,7 +92,7 @@ def main() -> None:
     results, ratios = compare(seconds, memory, operations, size.batch)
     threads = torch.get_num_threads()
     where = torch.cuda.get_device_name(device) if on_gpu else "CPU"
-    measure.show("step", results, ratios, "torch torchvision", **vars(size), device=where, threads=threads)
+    measure.show("step", results, ratios, "torch torchvision", **size._asdict(), device=where, threads=threads)
 
 
 def parse() -> argparse.Namespace:
@@ -116,10 +113,10 @@ def compare(
     """All figures, and the ratios to each reference that was measured.
 
     Args:
-        seconds: of a step, round by round, by variant.
+        seconds: seconds of a step in each round, by variant.
         memory: peak in MiB, by variant.
         operations: floating-point operations of a step, by variant.
-        batch: images of a step.
+        batch: number of images of a step.
     """
     ours = [name for name in seconds if name not in REFERENCES]
     pairs = [(name, reference) for reference in REFERENCES if reference in seconds for name in ours]
