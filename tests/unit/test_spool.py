@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mgmrn.errors import UserError
 from pipeline.errors import TrackingError
 from pipeline.spool import Epoch, NewRun, RunState, Spool, StoreIdentity
-from pipeline.tracking import spool as spool_module
+from pipeline.tracking import sender as sender_module
 from pipeline.tracking.sender import Sender, replay_leftovers
 from tests.mlflow_server import Server
 
@@ -81,10 +81,10 @@ class FakeStore:
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spool_module, "POLL_SECONDS", 0.002)
-    monkeypatch.setattr(spool_module, "FIRST_PAUSE", 0.002)
-    monkeypatch.setattr(spool_module, "LONGEST_PAUSE", 0.01)
-    monkeypatch.setattr(spool_module, "GATHER_SECONDS", 0.0)
+    monkeypatch.setattr(sender_module, "POLL_SECONDS", 0.002)
+    monkeypatch.setattr(sender_module, "FIRST_PAUSE", 0.002)
+    monkeypatch.setattr(sender_module, "LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr(sender_module, "GATHER_SECONDS", 0.0)
 
 
 def until(condition: Callable[[], bool], seconds: float = 20) -> None:
@@ -192,7 +192,7 @@ def test_draining_goes_on_as_long_as_something_can_be_sent(tmp_path: Path, monke
     for step in range(6):
         spool.append(step, {"train/loss": 1.0})
     log = store.log_epochs
-    monkeypatch.setattr(spool_module, "MOST_EPOCHS", 1)
+    monkeypatch.setattr(sender_module, "MOST_EPOCHS", 1)
     monkeypatch.setattr(store, "log_epochs", lambda *arguments: (time.sleep(0.1), log(*arguments)))
     assert Sender(spool, "r", store).start().drain(0.2) is None
     assert len(store.values) == 6
@@ -201,7 +201,7 @@ def test_draining_goes_on_as_long_as_something_can_be_sent(tmp_path: Path, monke
 def test_short_epochs_travel_together_and_wait_for_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spool_module, "GATHER_SECONDS", 600.0)
+    monkeypatch.setattr(sender_module, "GATHER_SECONDS", 600.0)
     spool, store = Spool(tmp_path / "spool.jsonl"), FakeStore()
     sender = Sender(spool, "r", store).start()
     spool.append(1, {"train/loss": 1.0})

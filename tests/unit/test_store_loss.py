@@ -20,7 +20,7 @@ from mgmrn.data.splits import load_tune
 from pipeline.config.compose import load_experiment, values_of
 from pipeline.errors import TrackingError
 from pipeline.spool import Spool
-from pipeline.tracking import spool as spool_module
+from pipeline.tracking import sender as sender_module
 from pipeline.tracking.store import TrackingStore
 from pipeline.train import parent as parent_module
 from pipeline.train import record, tracked
@@ -44,7 +44,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
         "LONGEST_PAUSE": 0.05,
         "GATHER_SECONDS": 0.0,
     }.items():
-        monkeypatch.setattr(spool_module, name, seconds)
+        monkeypatch.setattr(sender_module, name, seconds)
     for name in ("LOOK_UP_SECONDS", "DRAIN_SECONDS"):
         monkeypatch.setattr(tracked, name, 0.2)
     monkeypatch.setattr(tracked, "PAUSE_SECONDS", 0.02)

@@ -13,7 +13,7 @@ from mlflow.protos.databricks_pb2 import PERMISSION_DENIED, UNAUTHENTICATED
 from mgmrn.errors import UserError
 from pipeline.errors import TrackingError
 from pipeline.interruption import Interruption
-from pipeline.tracking import spool as spool_module
+from pipeline.tracking import sender as sender_module
 from pipeline.tracking.connection import PASSWORD_VARIABLE
 from pipeline.tracking.store import TrackingStore
 from pipeline.train import parent
@@ -23,8 +23,8 @@ from pipeline.train.tracked import send_leftovers
 
 @pytest.fixture
 def store(tmp_path: Path, tables: Path, monkeypatch: pytest.MonkeyPatch) -> TrackingStore:
-    monkeypatch.setattr(spool_module, "POLL_SECONDS", 0.002)
-    monkeypatch.setattr(spool_module, "FIRST_PAUSE", 0.002)
+    monkeypatch.setattr(sender_module, "POLL_SECONDS", 0.002)
+    monkeypatch.setattr(sender_module, "FIRST_PAUSE", 0.002)
     monkeypatch.setattr(parent, "END_SECONDS", 0.05)
     shutil.copy(tables, tmp_path / "mlflow.db")
     return TrackingStore.connect(f"sqlite:///{tmp_path}/mlflow.db")
