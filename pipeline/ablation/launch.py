@@ -25,9 +25,8 @@ from pipeline.redaction import redact
 from pipeline.tracking.store import TrackingStore
 from pipeline.train.cluster import Host, check_room_here, ray_session
 from pipeline.train.parent import PARENT_SPLIT, ParentRun, parent_run
-from pipeline.train.progress import EpochLines
 from pipeline.train.storage import check_writable, explained
-from pipeline.train.tracked import END_SECONDS, PATIENCE_SECONDS, Opening, patiently, send_leftovers
+from pipeline.train.tracked import END_SECONDS, PATIENCE_SECONDS, EpochLines, Opening, patiently, send_leftovers
 from pipeline.trials.known import KnownRuns
 from pipeline.trials.plan import Pool
 from pipeline.trials.site import make_pool

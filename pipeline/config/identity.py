@@ -16,7 +16,7 @@ from mgmrn.weights import weights_digest
 
 HASH_LENGTH = 16
 REPOSITORY = Path(__file__).resolve().parents[2]
-SCIENCE = ("mgmrn/**/*.py", "pipeline/train/worker.py", "pipeline/train/closed_form.py")
+SCIENCE = ("mgmrn/**/*.py", "pipeline/train/worker.py")
 """The code that a run's figures come from."""
 
 

@@ -19,7 +19,7 @@ from pipeline.search.space import Space
 from pipeline.search.study import Record, Study
 from pipeline.search.tracked_trial import TrackedTrial
 from pipeline.train.cell import Cell, make_cell
-from pipeline.train.failure import Failure
+from pipeline.train.messages import Failure
 from pipeline.train.tracked import finished_run, look_up
 from pipeline.trials.plan import TrialPlan, TrialReport
 from pipeline.trials.site import Site

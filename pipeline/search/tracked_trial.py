@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.train.cell import Cell
-from pipeline.train.failure import Failure
 from pipeline.train.fit import Fitted
+from pipeline.train.messages import Failure
 from pipeline.train.tracked import Opening, RunTracker, open_run
 from pipeline.trials.plan import SealedPlan, TrialReport, TuneSpec
 from pipeline.trials.site import Site

@@ -22,7 +22,7 @@ from pipeline.train.callback import NoHaste, SpoolEpochs
 from pipeline.train.checkpoints import counting_epoch, kept_checkpoints
 from pipeline.train.cluster import Placement
 from pipeline.train.entry import train_worker
-from pipeline.train.failure import Failure, recorded_failure
+from pipeline.train.messages import Failure, recorded_failure
 from pipeline.train.process_group import ProcessGroup
 from pipeline.train.spec import EVALUATION_FILE, Calibration, RunSpec
 from pipeline.train.storage import StorageError, check_writable

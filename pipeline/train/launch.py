@@ -26,14 +26,14 @@ from pipeline.tracking.store import TrackingStore
 from pipeline.train.cell import Cell, make_cell, variant_of
 from pipeline.train.claim import taken
 from pipeline.train.cluster import Placement, check_room_here, place_elastic, ray_session
-from pipeline.train.failure import Failure
+from pipeline.train.messages import Failure
 from pipeline.train.parent import aggregates, parent_run
-from pipeline.train.progress import EpochLines
 from pipeline.train.request import Outcome, RunSummary, TrainRequest
 from pipeline.train.spec import Calibration, RunSpec, Split
 from pipeline.train.storage import check_writable, explained
 from pipeline.train.tracked import (
     END_SECONDS,
+    EpochLines,
     Opening,
     cached_summary,
     finished_run,

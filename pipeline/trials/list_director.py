@@ -16,8 +16,8 @@ from typing import Literal
 from pipeline.tracking.store import TrackedRun
 from pipeline.train.cell import Cell
 from pipeline.train.claim import TakenError, living_holder
-from pipeline.train.failure import Failure
 from pipeline.train.fit import Fitted
+from pipeline.train.messages import Failure
 from pipeline.train.spec import Calibration
 from pipeline.train.tracked import RunTracker, look_up, open_run
 from pipeline.trials.known import KnownRuns

@@ -21,8 +21,8 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from pipeline.interruption import Interruption
-from pipeline.train.failure import Failure
 from pipeline.train.leftover import give_back
+from pipeline.train.messages import Failure
 from pipeline.trials.plan import STEPS, Pool, TrialPlan, TrialReport
 from pipeline.trials.trial import run_sealed_trial
 

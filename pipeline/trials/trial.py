@@ -16,9 +16,9 @@ from ray import tune
 from mgmrn.data.seal import close_seal
 from pipeline.spool import Spool
 from pipeline.train.cluster import Placement
-from pipeline.train.failure import Failure
 from pipeline.train.fit import Fitted, fit
 from pipeline.train.leftover import give_back
+from pipeline.train.messages import Failure
 from pipeline.train.spec import RunSpec
 from pipeline.trials.plan import SealedPlan, TrialPlan, TrialReport
 

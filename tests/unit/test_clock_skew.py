@@ -16,7 +16,6 @@ from pipeline.driver import driver_is_dead, driver_tag
 from pipeline.spool import Spool
 from pipeline.tracking.sender import Sender
 from pipeline.tracking.store import DRIVER_TAG, TrackingStore
-from pipeline.train import notes
 from pipeline.train.cell import Cell, make_cell
 from pipeline.train.checkpoints import kept_checkpoints, latest_whole, new_checkpoint
 from tests.ray.small import write_small
@@ -120,8 +119,8 @@ def test_the_latest_checkpoint_is_that_of_the_last_epoch_whatever_the_files_say(
 
 def test_a_note_is_taken_on_a_machine_that_has_just_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its clock of intervals begins at nought."""
-    monkeypatch.setattr(notes.time, "monotonic", lambda: 0.5)
-    note = notes.note_taker(tmp_path / "notes.txt")
+    monkeypatch.setattr(messages.time, "monotonic", lambda: 0.5)
+    note = messages.note_taker(tmp_path / "notes.txt")
     note("the first")
     note("too soon")
     assert (tmp_path / "notes.txt").read_text() == "the first\n"

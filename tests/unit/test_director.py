@@ -23,7 +23,7 @@ from pipeline.search.director import SearchDirector, Tunables
 from pipeline.search.space import Space
 from pipeline.search.study import Study
 from pipeline.train.cluster import Placement
-from pipeline.train.failure import Failure
+from pipeline.train.messages import Failure
 from pipeline.train.tracked import Opening
 from pipeline.trials import site as site_module
 from pipeline.trials.plan import Pool, TrialPlan, TrialReport

@@ -15,8 +15,8 @@ from pipeline.spool import Spool
 from pipeline.train.cell import make_cell
 from pipeline.train.checkpoints import kept_checkpoints, new_checkpoint
 from pipeline.train.cluster import Placement
-from pipeline.train.failure import Failure
 from pipeline.train.fit import Fitted, fit
+from pipeline.train.messages import Failure
 from pipeline.train.spec import EVALUATION_FILE, RunSpec
 from tests.ray.small import write_small
 

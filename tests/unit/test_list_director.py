@@ -17,7 +17,7 @@ from pipeline.driver import driver_tag
 from pipeline.tracking.store import DRIVER_TAG, TrackedRun
 from pipeline.train.cell import Cell
 from pipeline.train.cluster import Placement
-from pipeline.train.failure import Failure
+from pipeline.train.messages import Failure
 from pipeline.train.spec import Calibration
 from pipeline.train.tracked import Opening
 from pipeline.trials import list_director as director_module

@@ -19,8 +19,8 @@ from pipeline.tracking.store import TrackingStore
 from pipeline.train import cluster
 from pipeline.train.cell import make_cell
 from pipeline.train.cluster import Placement, ray_session
-from pipeline.train.failure import Failure
 from pipeline.train.fit import RETRIES, fit
+from pipeline.train.messages import Failure
 from tests.ray.small import write_small
 from tests.runs import create_child
 

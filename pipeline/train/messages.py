@@ -1,13 +1,16 @@
-"""Failures that a retry cannot mend, told from those that it can.
+"""Messages of workers to the driver, as files in the run's storage: notes on progress, and the failure that ends a run for good.
 
-Ray Train restarts a worker group after any exception. A bad config, a broken picture, a loss that is not a number or a
-device without memory would fail again; so the worker that meets one leaves a note in the run's storage, and the
-restarted group reads it and ends at once.
+Ray Train restarts a worker group after any exception. A bad config, a broken picture, a non-finite loss or a full device would fail again; so
+the worker that meets one leaves a note, and the restarted group reads it and ends at once.
 """
 
 from __future__ import annotations
 
 import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -79,3 +82,52 @@ def _reserve(path: Path) -> Path:
 def recorded_failure(path: Path) -> Failure | None:
     """The note, where there is one."""
     return Failure(**json.loads(path.read_text())) if path.exists() else None
+
+
+SHOW_SECONDS = 0.5
+LEAST_SECONDS_BETWEEN = 5.0
+
+
+def note_taker(path: Path) -> Callable[[str], None]:
+    """A function that notes a sentence, at most one every few seconds."""
+    last = float("-inf")
+
+    def note(sentence: str) -> None:
+        nonlocal last
+        if time.monotonic() - last < LEAST_SECONDS_BETWEEN:
+            return
+        last = time.monotonic()
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{sentence}\n")
+
+    return note
+
+
+@contextmanager
+def shown_notes(path: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Says every note that is taken while the context lasts."""
+    over = threading.Event()
+    offset = path.stat().st_size if path.exists() else 0
+
+    def follow() -> None:
+        nonlocal offset
+        while True:
+            last_look = over.wait(SHOW_SECONDS)
+            if path.exists():
+                with path.open("rb") as file:
+                    file.seek(offset)
+                    lines = file.read()
+                whole = lines[: lines.rfind(b"\n") + 1]
+                offset += len(whole)
+                for line in whole.decode().splitlines():
+                    say(line)
+            if last_look:
+                return
+
+    thread = threading.Thread(target=follow, name="notes", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
