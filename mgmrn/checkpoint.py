@@ -23,7 +23,7 @@ from mgmrn.data.seal import check_open
 from mgmrn.errors import UserError
 from mgmrn.model.backbone import build_backbone
 from mgmrn.model.network import ImageModel, build_head, levels_of
-from mgmrn.tensor_files import misfits, read_plain, refuse
+from mgmrn.tensor_files import misfits, read_plain, refuse, refuse_damaged
 
 CHECKPOINT_FILE = "state.pt"
 MODEL_FILE = "model.pt"
@@ -42,12 +42,15 @@ def save_atomically(state: Mapping[str, Any], path: Path) -> None:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Reads a state of tensors and plain values; the errors are those of `read_plain`.
+    """Reads a state of tensors and plain values; further errors are those of `read_plain`.
 
     Raises:
+        UserError: when a record of the file is not as it was written.
         SealedError: in a sealed process, for an exported model, which names the unseen classes.
     """
-    state = read_plain(path, "checkpoint", "take another one")
+    kind, remedy = "checkpoint", "take another one"
+    state = read_plain(path, kind, remedy)
+    refuse_damaged(path, kind, remedy)
     if "class_attributes" in state:
         check_open(f"the class table of {path.name}")
     return state
@@ -118,7 +121,7 @@ def load_model(path: Path) -> LoadedModel:
     """Reads an exported model, ready for evaluation on the CPU.
 
     Raises:
-        UserError: when the file is unreadable or its tensors do not fit the network that its own config describes.
+        UserError: when the file is unreadable or damaged, or its tensors do not fit the network that its own config describes.
     """
     state = load_state(path)
     try:

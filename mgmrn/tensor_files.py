@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,23 @@ def _is_cut_short(path: Path) -> bool:
     """Whether a zip archive, which begins like one, has no end. Torch's reader calls that an invalid argument of the disk's."""
     with path.open("rb") as file:
         return file.read(2) == b"PK" and not zipfile.is_zipfile(file)
+
+
+def refuse_damaged(path: Path, kind: str, remedy: str) -> None:
+    """Compares each record of a file that `torch.save` wrote with the CRC-32 that the file holds; torch's reader does not.
+
+    Raises:
+        UserError: when one differs.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            # Torch's reader takes a record with the attribute of a folder for an empty one.
+            record = file.testzip() or next((one.filename for one in file.infolist() if one.external_attr), None)
+    # Of a broken directory or record, zipfile says whatever it stumbles over.
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
+        raise UserError(f"the {kind} is damaged: {error}", str(path), remedy) from error
+    if record is not None:
+        raise UserError(f"the {kind} is damaged: its record {record} is not as it was written", str(path), remedy)
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

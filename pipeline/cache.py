@@ -13,7 +13,9 @@ from pipeline.config.compose import resolve_weights
 def build_caches(
     config: ExperimentConfig, data_root: Path, cache_root: Path, progress: Callable[[str], None]
 ) -> dict[str, int]:
-    """Computes the maps, or decodes the pictures, of all images that `tune` and `final` read, where they are not there yet.
+    """Computes the maps, or decodes the pictures, of all images that `tune` and `final` read, where they are missing or damaged.
+
+    The content of what is there is checked, whatever was checked before.
 
     Returns:
         The number of training and evaluation images of each split.
@@ -28,11 +30,13 @@ def build_caches(
             "cache_features, cache_pictures",
             "set cache_features=true, or cache_pictures=true where the backbone is finetuned",
         )
+    from mgmrn.data.kept import forget_checks
     from mgmrn.data.splits import load_final, load_tune
     from mgmrn.device import usual_device
     from mgmrn.sources import cached_maps, packed_pictures
 
     config = resolve_weights(config, data_root)
+    forget_checks(cache_root)
     device = usual_device()
     counts: dict[str, int] = {}
     for data in (load_tune(data_root, config.benchmark), load_final(data_root, config.benchmark)):

@@ -3,7 +3,7 @@
 A store is a folder: `pixels.u8`, the pictures one after the other (h w 3, uint8), and `index.npy`, where each begins and its height and
 width. Its pixels are those that the files give, to the last bit: nothing is resized, except that a large JPEG is decoded smaller.
 Processes map it into memory and share its pages. It is named by the digest of all that it depends on, written beside its place
-and renamed when complete, under a file lock.
+and renamed when complete, under a file lock. A manifest tells a damaged store, which is made again.
 
 N pictures, h w pixels.
 """
@@ -25,10 +25,12 @@ import torch
 from jaxtyping import Int, Int64
 
 from mgmrn.data.images import Picture, decode
-from mgmrn.data.kept import FULL, Progress, no_room, only_builder, picture_stamps
+from mgmrn.data.kept import FULL, Progress, ensure_whole, no_room, picture_stamps
 from mgmrn.data.splits import Images
+from mgmrn.manifest import write_manifest
 
 FORMAT = 1
+WHAT = "packed pictures"
 PIXELS, INDEX = "pixels.u8", "index.npy"
 CHUNK = 64
 """Pictures that wait in memory to be written."""
@@ -113,10 +115,13 @@ def ensure_packed(
     root.mkdir(parents=True, exist_ok=True)
     digest = _digest(files)
     folder = root / f"{digest}-pictures"
-    if not folder.is_dir():
-        with only_builder(root / f"{digest}.lock"):
-            if not folder.is_dir():
-                _pack(folder, files, threads, progress)
+    ensure_whole(
+        WHAT,
+        lambda: {WHAT: folder},
+        lambda _: _pack(folder, files, threads, progress),
+        root / f"{digest}.lock",
+        progress,
+    )
     return PackedPictures(folder / PIXELS, np.load(folder / INDEX), files.ids)
 
 
@@ -137,11 +142,12 @@ def _pack(folder: Path, files: PictureFiles, threads: int, progress: Progress) -
                 index.append((file.tell(), *picture.shape[1:]))
                 file.write(picture.permute(1, 2, 0).contiguous().numpy().tobytes())
             np.save(part / INDEX, np.array(index, dtype=np.int64))
+        write_manifest(part)
         os.replace(part, folder)
     except OSError as error:
         if error.errno not in FULL:
             raise
-        raise no_room("packed pictures", None, folder.parent, "make room, or set cache_pictures: false") from error
+        raise no_room(WHAT, None, folder.parent, "make room, or set cache_pictures: false") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

@@ -6,7 +6,7 @@ one more of the mirrored pictures where flips are wanted, so that processes shar
 differ in their levels share what they have in common.
 
 It is written beside its place and renamed when complete, under a file lock: of several builders one works and the others wait for
-its result, and what a killed builder leaves is never taken for a cache.
+its result, and what a killed builder leaves is never taken for a cache. A manifest tells a damaged cache, which is made again.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ from torchvision.transforms.v2 import functional as transforms
 from mgmrn.config import BackboneConfig, ImageConfig, Level
 from mgmrn.data.decoded import PictureFiles
 from mgmrn.data.images import side_for_evaluation
-from mgmrn.data.kept import FULL, Progress, no_room, only_builder, picture_stamps
+from mgmrn.data.kept import FULL, Progress, ensure_whole, no_room, picture_stamps
 from mgmrn.data.loading import evaluation_loader, prefetch
 from mgmrn.data.splits import Images
 from mgmrn.errors import UserError
+from mgmrn.manifest import write_manifest
 from mgmrn.model.backbone import Pyramid, build_backbone
 from mgmrn.weights import weights_digest
 
@@ -100,15 +101,17 @@ def ensure_cache(
     assert backbone_config.trainable == "none", "only a frozen backbone's maps can be kept"
     root.mkdir(parents=True, exist_ok=True)
     common = _common_digest(images, image_config, backbone_config)
-    folders = {level: _folder(root, common, level, flip) for level in levels}
-    if missing := [level for level in levels if not folders[level].is_dir()]:
-        with only_builder(root / f"{common}.lock"):
-            if missing := [level for level in levels if not folders[level].is_dir()]:
-                backbone = build_backbone(backbone_config, missing).to(device).eval()
-                _build(
-                    {level: folders[level] for level in missing}, images, image_config, backbone, flip, device, progress
-                )
-    return FeatureCache({level: _open(folders[level], flip) for level in levels})
+
+    def folders() -> dict[Level, Path]:
+        return {level: _folder(root, common, level, flip) for level in levels}
+
+    def make(missing: list[Level]) -> None:
+        places = folders()
+        backbone = build_backbone(backbone_config, missing).to(device).eval()
+        _build({level: places[level] for level in missing}, images, image_config, backbone, flip, device, progress)
+
+    found = ensure_whole(WHAT, folders, make, root / f"{common}.lock", progress)
+    return FeatureCache({level: _open(folder, flip) for level, folder in found.items()})
 
 
 def _common_digest(images: Images, image_config: ImageConfig, backbone_config: BackboneConfig) -> str:
@@ -169,7 +172,12 @@ def _build(
             progress(f"caching features: {start + len(pictures)} of {len(images)} pictures")
         writers.close()
         for level, part in parts.items():
+            write_manifest(part)
             os.replace(part, folders[level])
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise no_room(WHAT, None, next(iter(folders.values())).parent, REMEDY) from error
     finally:
         for part in parts.values():
             shutil.rmtree(part, ignore_errors=True)
@@ -208,13 +216,7 @@ class _Writers:
             shutil.rmtree(self._parts[level], ignore_errors=True)
             self._parts[level].mkdir()
             for variant in self._variants:
-                try:
-                    array = _allocated(self._parts[level] / f"{variant}.npy", (self._count, *shape))
-                except OSError as error:
-                    if error.errno not in FULL:
-                        raise
-                    raise no_room(WHAT, needed, folder, REMEDY) from error
-                self._arrays[level, variant] = array
+                self._arrays[level, variant] = _allocated(self._parts[level] / f"{variant}.npy", (self._count, *shape))
 
     def close(self) -> None:
         for array in self._arrays.values():

@@ -1,22 +1,35 @@
-"""What folders of kept results have in common: how they are told apart, who builds one, and what is said when the disk is full."""
+"""Folders of kept results (cached maps, packed pictures): how one is identified, built by one process, checked, and replaced when damaged.
+
+A folder's content is checked once on each host: afterwards a note beside the folder holds the size and times of change of its files. At
+every opening they are compared with the note, and the content is read again when one differs or the host was started again.
+"""
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import json
+import os
+import platform
+import secrets
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
+from mgmrn.atomic_file import replacing
 from mgmrn.data.splits import Images
 from mgmrn.errors import ResourceError
+from mgmrn.manifest import find_damage
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """What the system says when a disk, or somebody's share of it, is full."""
 
 Progress = Callable[[str], None]
 """Told what takes long."""
+
+Key = TypeVar("Key")
 
 PictureStamp = tuple[str, int, int]
 """Name, size in bytes, and time of change in nanoseconds."""
@@ -27,9 +40,89 @@ def picture_stamps(images: Images) -> list[PictureStamp]:
     return [(file, *_size_and_time(images.root / file)) for file in images.files]
 
 
+def ensure_whole(
+    what: str,
+    folders: Callable[[], Mapping[Key, Path]],
+    make: Callable[[list[Key]], None],
+    lock: Path,
+    progress: Progress,
+) -> Mapping[Key, Path]:
+    """The folders, after making those that are missing or damaged. A process that has a damaged one open keeps its files.
+
+    Args:
+        what: name of the content in a message; plural.
+        folders: the present place of each folder.
+        make: makes folders that are missing, each with a manifest.
+        lock: file that is locked meanwhile, in the folder of all of them.
+        progress: told which folder is damaged, and how.
+    """
+    found = folders()
+    if all(_noted_whole(folder) for folder in found.values()):
+        return found
+    if not os.access(lock.parent, os.W_OK) and all(find_damage(folder) is None for folder in found.values()):
+        return found
+    with _locked(lock):
+        for folder in folders().values():
+            if folder.is_dir() and not _noted_whole(folder):
+                if wrong := find_damage(folder):
+                    progress(f"the {what} in {folder} are damaged ({wrong}): they are removed and made again")
+                    _remove(folder)
+                else:
+                    _note_whole(folder)
+        if missing := [key for key, folder in folders().items() if not folder.is_dir()]:
+            make(missing)
+            for key in missing:
+                _note_whole(folders()[key])
+        return folders()
+
+
+def forget_checks(root: Path) -> None:
+    """Have the content of all folders below `root` checked at the next opening."""
+    for note in root.glob(".*.whole-*"):
+        note.unlink(missing_ok=True)
+
+
+def _noted_whole(folder: Path) -> bool:
+    try:
+        return json.loads(_note(folder).read_bytes()) == _stamps(folder)
+    except (OSError, ValueError):
+        return False
+
+
+def _note_whole(folder: Path) -> None:
+    # Without a note the content is checked again.
+    with suppress(OSError), replacing(_note(folder)) as file:
+        file.write(json.dumps(_stamps(folder)).encode())
+
+
+def _note(folder: Path) -> Path:
+    """Path of the note of the present host since its start."""
+    try:
+        host = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:  # Not on macOS.
+        host = platform.node()
+    return folder.with_name(f".{folder.name}.whole-{host}")
+
+
+def _stamps(folder: Path) -> dict[str, list[int]]:
+    """Size and times of change of each file. A write changes the last one, which no program can set."""
+    stats = {path.name: path.stat() for path in folder.iterdir()}
+    return {name: [one.st_size, one.st_mtime_ns, one.st_ctime_ns] for name, one in stats.items()}
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder at once for all that look for it, then its files."""
+    aside = folder.with_name(f".{folder.name}.damaged-{secrets.token_hex(8)}")
+    folder.rename(aside)
+    for left in (aside, *folder.parent.glob(f".{folder.name}.damaged-*")):
+        shutil.rmtree(left, ignore_errors=True)
+    for note in folder.parent.glob(f".{folder.name}.whole-*"):
+        note.unlink(missing_ok=True)
+
+
 @contextmanager
-def only_builder(path: Path) -> Iterator[None]:
-    """Holds a lock: one builder of a folder on a file system. The kernel frees the lock of a process that dies."""
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock for one process on a file system. The kernel frees the lock of a process that dies."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -102,7 +102,7 @@ def cache(
     data_root: DataRoot = places.DATA_ROOT,
     as_json: Json = False,
 ) -> None:
-    """Compute a frozen backbone's maps, or decode the pictures, once, for every later run of the experiment."""
+    """Compute a frozen backbone's maps, or decode the pictures, once for all later runs; what is there is checked."""
     from pipeline.cache import build_caches
     from pipeline.config.compose import load_experiment
 

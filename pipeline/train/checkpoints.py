@@ -6,8 +6,6 @@ folder that is gone, could not be gone on with; see docs/adr/0008.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 import secrets
@@ -17,11 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mgmrn.atomic_file import replacing
+from mgmrn.manifest import find_damage, write_manifest
 from pipeline.train.spec import Split
-
-SUMS_FILE = "sha256.json"
-"""Inside a checkpoint: the digest of each of its other files, written last."""
 
 _NAME = re.compile(r"checkpoint_(\d+)_(\d+)")
 _UNFINISHED = ".checkpoint_"
@@ -42,18 +37,7 @@ class Kept:
         Raises:
             OSError: when the disk fails, which may pass.
         """
-        try:
-            sums = json.loads((self.folder / SUMS_FILE).read_bytes())
-            wanted = {str(name): str(digest) for name, digest in sums.items()}
-        except (FileNotFoundError, NotADirectoryError, ValueError, AttributeError):
-            return f"{SUMS_FILE} is missing or unreadable"
-        for name, digest in wanted.items():
-            try:
-                if _digest(self.folder / name) != digest:
-                    return f"{name} is not as it was written"
-            except FileNotFoundError:
-                return f"{name} is missing"
-        return None
+        return find_damage(self.folder)
 
 
 def kept_checkpoints(run_folder: Path) -> list[Kept]:
@@ -74,9 +58,7 @@ def new_checkpoint(run_folder: Path, epoch: int) -> Iterator[Path]:
     part.mkdir(parents=True)
     try:
         yield part
-        sums = {path.name: _digest(path) for path in sorted(part.iterdir())}
-        with replacing(part / SUMS_FILE) as file:
-            file.write(json.dumps(sums).encode())
+        write_manifest(part)
         os.rename(part, run_folder / f"checkpoint_{epoch:06d}_{attempt}")
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
@@ -139,8 +121,3 @@ def latest_whole(run_folder: Path, last_epoch: int, note: Callable[[str], None])
     if last_epoch:
         note(f"{damage}, and there is no whole one before it: the run begins again")
     return None
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

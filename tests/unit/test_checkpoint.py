@@ -35,6 +35,19 @@ def test_a_checkpoint_that_lost_its_end_is_named(tmp_path: Path, kept: float) ->
         load_checkpoint(tmp_path, "one")
 
 
+@pytest.mark.parametrize("load", [lambda path: load_checkpoint(path.parent, "one"), load_model])
+def test_a_flipped_bit_is_named(tmp_path: Path, load: Callable[[Path], object]) -> None:
+    path = tmp_path / "state.pt"
+    save_checkpoint(tmp_path, {"weights": torch.randn(1000)}, "one")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(
+        UserError, match=r"the checkpoint is damaged: its record .* is not as it was written.*state\.pt"
+    ):
+        load(path)
+
+
 class _Payload:
     """Unpickled by an unwary reader, makes a folder."""
 

@@ -11,11 +11,13 @@ import torch
 from torchvision.models import mobilenet_v2
 
 from mgmrn.config import BackboneConfig, ImageConfig
-from mgmrn.data import feature_cache
+from mgmrn.data import feature_cache, kept
 from mgmrn.data.feature_cache import ensure_cache
 from mgmrn.data.images import decode, for_evaluation
+from mgmrn.data.kept import forget_checks
 from mgmrn.data.splits import load_final
 from mgmrn.errors import ResourceError, UserError
+from mgmrn.manifest import MANIFEST_FILE
 from mgmrn.model.backbone import build_backbone
 from tests.tiny import write_benchmark
 
@@ -220,6 +222,97 @@ def test_a_disk_that_fills_up_meanwhile_is_one_sentence_too(tmp_path, images, we
     assert not folders(tmp_path / "cache")
 
 
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def flip_a_bit_and_restore_the_time(path):
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.seek(5000)
+        byte = file.read(1)
+        file.seek(5000)
+        file.write(bytes([byte[0] ^ 1]))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def put_a_nan(path):
+    np.load(path, mmap_mode="r+")[7, 3, 1, 1] = np.nan
+
+
+def remove(path):
+    path.unlink()
+
+
+def remove_the_manifest(path):
+    """As in a cache of a version that wrote none."""
+    (path.parent / MANIFEST_FILE).unlink()
+
+
+DAMAGE = {
+    cut: "straight.npy has",
+    flip_a_bit_and_restore_the_time: "straight.npy is not as it was written",
+    put_a_nan: "straight.npy is not as it was written",
+    remove: "straight.npy is missing",
+    remove_the_manifest: "manifest.json is missing",
+}
+
+
+@pytest.fixture
+def whole(tmp_path, images, weights):
+    """Folders of the two levels of a whole cache."""
+    build(tmp_path / "cache", images, weights, flip=False)
+    return [next((tmp_path / "cache").glob(f"*-{level}")) for level in LEVELS]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_cache_is_named_and_made_again(tmp_path, images, weights, whole, damage):
+    damaged, other = whole
+    content, untouched = (damaged / "straight.npy").read_bytes(), other.stat().st_ino
+    damage(damaged / "straight.npy")
+    said = []
+    build(tmp_path / "cache", images, weights, flip=False, progress=said.append)
+    assert f"in {damaged} are damaged ({DAMAGE[damage]}" in said[0]
+    assert said[0].endswith("they are removed and made again")
+    assert (damaged / "straight.npy").read_bytes() == content and other.stat().st_ino == untouched
+    assert folders(tmp_path / "cache") == {damaged.name, other.name}
+    said.clear()
+    build(tmp_path / "cache", images, weights, flip=False, progress=said.append)
+    assert not said
+
+
+def test_content_is_read_when_a_file_changed_and_only_then(tmp_path, images, weights, whole, monkeypatch):
+    read = []
+    monkeypatch.setattr(kept, "find_damage", lambda folder: read.append(folder))
+    build(tmp_path / "cache", images, weights, flip=False)
+    assert read == []
+    os.utime(whole[0] / "straight.npy")
+    for _ in range(2):
+        build(tmp_path / "cache", images, weights, flip=False)
+    assert read == [whole[0]]
+    forget_checks(tmp_path / "cache")
+    build(tmp_path / "cache", images, weights, flip=False)
+    assert read[1:] == whole
+
+
+def test_a_reader_keeps_what_it_has_open_while_the_cache_is_made_again(tmp_path, images, weights, whole):
+    reader = build(tmp_path / "cache", images, weights, flip=False)
+    rows, straight = np.arange(len(images)), np.zeros(len(images), dtype=bool)
+    before = reader.maps(rows, straight)
+    remove_the_manifest(whole[0] / "straight.npy")
+    build(tmp_path / "cache", images, weights, flip=False)
+    for level, maps in reader.maps(rows, straight).items():
+        assert torch.equal(maps, before[level])
+
+
+def test_a_damaged_cache_with_flips_is_no_hindrance_for_one_without(tmp_path, images, weights):
+    build(tmp_path / "cache", images, weights, levels=("c5",))
+    cut(next((tmp_path / "cache").glob("*-flips")) / "mirrored.npy")
+    cache = build(tmp_path / "cache", images, weights, levels=("c5",), flip=False)
+    assert cache.stores["c5"].mirrored is None
+    assert [name for name in folders(tmp_path / "cache") if name.endswith("-flips")] == []
+
+
 def build_and_tell(pipe, root, images, weights):
     """A builder in another process: tells how far it is, and goes on when it is told to."""
     torch.set_num_threads(1)
@@ -285,6 +378,19 @@ def test_of_two_builders_one_works(tmp_path, images, weights, builder):
     (_, from_first), (messages, from_second) = first.finish(), second.finish()
     assert messages == []
     assert np.array_equal(from_first, from_second)
+    assert len(folders(root)) == len(LEVELS)
+
+
+def test_of_two_that_find_it_damaged_one_makes_it_again(tmp_path, images, weights, builder):
+    root = tmp_path / "cache"
+    build(root, images, weights)
+    cut(next(root.glob("*-c5-flips")) / "straight.npy")
+    first = builder(root, images, weights)
+    assert "are damaged" in first.told()
+    second = builder(root, images, weights)
+    first.pipe.send("go on")
+    (_, from_first), (messages, from_second) = first.finish(), second.finish()
+    assert messages == [] and np.array_equal(from_first, from_second)
     assert len(folders(root)) == len(LEVELS)
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from mgmrn.manifest import MANIFEST_FILE
 from pipeline.train.checkpoints import (
-    SUMS_FILE,
     counting_epoch,
     kept_checkpoints,
     latest_whole,
@@ -49,26 +49,26 @@ def remove_a_file(folder: Path) -> None:
     (folder / "state.pt").unlink()
 
 
-def remove_the_sums(folder: Path) -> None:
-    (folder / SUMS_FILE).unlink()
+def remove_the_manifest(folder: Path) -> None:
+    (folder / MANIFEST_FILE).unlink()
 
 
-def garble_the_sums(folder: Path) -> None:
-    (folder / SUMS_FILE).write_bytes(b'["state.pt"')
+def garble_the_manifest(folder: Path) -> None:
+    (folder / MANIFEST_FILE).write_bytes(b'["state.pt"')
 
 
-def make_the_sums_a_list(folder: Path) -> None:
-    (folder / SUMS_FILE).write_bytes(b'["state.pt"]')
+def make_a_list_of_the_manifest(folder: Path) -> None:
+    (folder / MANIFEST_FILE).write_bytes(b'["state.pt"]')
 
 
 DAMAGE: dict[Callable[[Path], None], str] = {
-    cut: "state.pt is not as it was written",
+    cut: "state.pt has 50 bytes instead of 100",
     flip_a_bit: "state.pt is not as it was written",
     write_garbage: "evaluation.npz is not as it was written",
     remove_a_file: "state.pt is missing",
-    remove_the_sums: "sha256.json is missing or unreadable",
-    garble_the_sums: "sha256.json is missing or unreadable",
-    make_the_sums_a_list: "sha256.json is missing or unreadable",
+    remove_the_manifest: "manifest.json is missing or unreadable",
+    garble_the_manifest: "manifest.json is missing or unreadable",
+    make_a_list_of_the_manifest: "manifest.json is missing or unreadable",
 }
 
 
