@@ -16,6 +16,7 @@ from pipeline.driver import driver_is_dead, driver_tag
 from pipeline.spool import Spool
 from pipeline.tracking.sender import Sender
 from pipeline.tracking.store import DRIVER_TAG, TrackingStore
+from pipeline.train import messages
 from pipeline.train.cell import Cell, make_cell
 from pipeline.train.checkpoints import kept_checkpoints, latest_whole, new_checkpoint
 from tests.ray.small import write_small
