@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import secrets
 import shutil
 import signal
@@ -95,6 +96,8 @@ def postgres_server(*databases: str) -> Iterator[Postgres]:
     """A running server with some databases; skips where PostgreSQL is not installed."""
     if (binaries := _binaries()) is None:
         pytest.skip("PostgreSQL's server is not installed: apt install postgresql")
+    if os.geteuid() == 0 and "postgres" not in {entry.pw_name for entry in pwd.getpwall()}:
+        pytest.skip("PostgreSQL does not run as root, and there is no user postgres")
     # Not pytest's folder, which root keeps to itself.
     with tempfile.TemporaryDirectory(prefix="postgres") as name:
         folder = Path(name)
