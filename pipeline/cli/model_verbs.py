@@ -14,9 +14,10 @@ from pipeline import places
 from pipeline.cli.options import Address, DataRoot, Json, RunOrModel, Storage, TrackingUri
 from pipeline.console import Console
 from pipeline.errors import ExitCode
+from pipeline.where import Where
 
 if TYPE_CHECKING:
-    from pipeline.models.predict.request import PictureAnswer
+    from pipeline.models.predict import Prediction
 
 models_app = typer.Typer()
 
@@ -48,17 +49,15 @@ def predict(
     """
     if json_lines and as_json:
         raise UserError("--json and --json-lines were both asked for", "--json-lines", "leave one of them out")
-    from pipeline.models.predict.request import PredictRequest
-    from pipeline.models.predict.run import predict as ask
-    from pipeline.models.predict.show import show_answers
+    from pipeline.models import predict as prediction
 
-    found = ask(PredictRequest(model, tuple(images), classes, top, attributes, tracking_uri))
+    found = prediction.predict(model, images, classes, top, attributes, tracking_uri)
     if json_lines:
         return _print_lines(found)
-    answers, console = list(found), Console(as_json)
-    show_answers(answers, console)
-    console.result({"model": model, "pictures": [one.to_json() for one in answers]})
-    return _code_of(sum(one.answer is not None for one in answers), len(answers))
+    predictions, console = list(found), Console(as_json)
+    prediction.show_predictions(predictions, console)
+    console.result({"model": model, "pictures": [one.to_json() for one in predictions]})
+    return _code_of(sum(one.answer is not None for one in predictions), len(predictions))
 
 
 @models_app.command()
@@ -80,14 +79,12 @@ def explain(
     """Show what every level looked at in pictures, and which attributes decided, as one page and a sheet per class."""
     if image and split:
         raise UserError("--image and --split were both asked for", "--split", "leave one of them out")
-    from pipeline.models.explain.run import ExplainRequest, run_explain
+    from pipeline.models.explain import run_explain
 
     folder = out or places.EXPLANATIONS / re.sub(r"[^A-Za-z0-9._-]+", "_", model)
     console = Console(as_json)
-    request = ExplainRequest(
-        model, tuple(image or ()), split or "test_unseen", per_class, folder, tracking_uri, data_root
-    )
-    made = run_explain(request, console.progress("pictures"))
+    progress = console.progress("pictures")
+    made = run_explain(model, image or (), split or "test_unseen", per_class, folder, tracking_uri, data_root, progress)
     rows = [
         [one.subject.file, one.subject.truth or "–", one.best.name, one.runner_up.name, f"{one.margin:.2f}"]
         for one in made.content.pictures
@@ -113,14 +110,13 @@ def promote(
 
     Its config needs three finished seeds on the final split, from committed code.
     """
-    from pipeline.models.promote.run import promote as register
-    from pipeline.models.promote.show import promotion_to_json, show_promotion
+    from pipeline.models.promote import promote as register
     from pipeline.tracking.registry import CANDIDATE, CHAMPION
 
     done = register(run, tracking_uri, alias=CHAMPION if champion else CANDIDATE)
     console = Console(as_json)
-    show_promotion(done, console)
-    console.result(promotion_to_json(done))
+    done.show(console)
+    console.result(done.to_json())
 
 
 @models_app.command()
@@ -145,21 +141,20 @@ def reproduce(
 
     On the same machine with the same versions, every figure must be the same to the last bit.
     """
-    from pipeline.models.reproduce.run import ReproduceRequest
-    from pipeline.models.reproduce.run import reproduce as run_again
-    from pipeline.models.reproduce.show import reproduction_to_json, show_reproduction
+    from pipeline.models.reproduce import reproduce as run_again
 
-    done = run_again(ReproduceRequest(run, anyway, tolerance, address, tracking_uri, data_root, storage))
+    where = Where(tracking_uri, data_root, storage, address)
+    done = run_again(run, where, anyway=anyway, tolerance=tolerance)
     console = Console(as_json)
-    show_reproduction(done, console)
-    console.result(reproduction_to_json(done))
+    done.show(console)
+    console.result(done.to_json())
     return ExitCode.FINE if done.verdict in ("equal", "within tolerance") else ExitCode.SOME_FAILED
 
 
-def _print_lines(answers: Iterator[PictureAnswer]) -> int:
+def _print_lines(predictions: Iterator[Prediction]) -> int:
     console = Console(as_json=True)
     answered = total = 0
-    for one in answers:
+    for one in predictions:
         console.result(one.to_json())
         answered, total = answered + (one.answer is not None), total + 1
     return _code_of(answered, total)

@@ -9,9 +9,8 @@ import torch
 
 from mgmrn.checkpoint import load_model
 from mgmrn.data.pictures import prepared_file
-from pipeline.models.explain.explained import Subject, explain
-from pipeline.models.explain.page import ClassOfPictures, Content, render
-from pipeline.models.explain.pointing import ALL_LEVELS, ALL_PARTS, Pointing
+from pipeline.models.explain_page import ClassOfPictures, Content, render
+from pipeline.models.reasons import ALL_LEVELS, ALL_PARTS, Pointing, Subject, explain
 from tests.browser.looks import CONTRAST, requests_of
 from tests.exported import CONFIG, write_model, write_pictures
 
@@ -31,7 +30,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> str:
         benchmark="X",
         standin=True,
         gamma=model.gamma,
-        classes=(ClassOfPictures("wren", explain(model, subjects, images).explained),),
+        classes=(ClassOfPictures("wren", tuple(explain(model, subjects, images)[1])),),
         pointing={ALL_LEVELS: {ALL_PARTS: Pointing(0.4, 0.1, 120)}},
         made_at="2026-11-24T22:00:00+00:00",
         commit="093db53",

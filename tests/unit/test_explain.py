@@ -1,4 +1,4 @@
-"""What `explain` tells adds up to the answer, and what it shows is where it was looked."""
+"""`explain`: reasons add up to the answer, maps show where the model attended, JSON keys are stable."""
 
 from __future__ import annotations
 
@@ -23,17 +23,24 @@ from mgmrn.makers.drawing import PART_OF_TRAIT, PARTS, TRAITS, Creature, draw_cr
 from mgmrn.makers.synthetic import ATTRIBUTE_NAMES
 from mgmrn.prediction import score
 from pipeline.cli.app import main
-from pipeline.models.explain.explained import Subject, check_explainable, explain, visible
-from pipeline.models.explain.page import why
-from pipeline.models.explain.pointing import ALL_LEVELS, ALL_PARTS, by_part, point
-from pipeline.models.explain.tiles import SIDE, attention_tile, plain_tile, region_tile
+from pipeline.models.explain_page import SIDE, attention_tile, plain_tile, region_tile, why
+from pipeline.models.reasons import (
+    ALL_LEVELS,
+    ALL_PARTS,
+    Subject,
+    by_part,
+    check_explainable,
+    explain,
+    point,
+    visible,
+)
 from tests.exported import ATTRIBUTES, CONFIG, NAMES, write_model, write_pictures
 from tests.tiny import write_benchmark
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model, pictures of nobody knows what, and a small benchmark of the name that the model was trained on."""
+    """A model, pictures of unknown classes, and a small benchmark with the name of the one that the model was trained on."""
     root = tmp_path_factory.mktemp("explain")
     write_model(root / "model.pt")
     write_pictures(root / "pictures")
@@ -56,7 +63,7 @@ def test_reasons_others_and_handicap_are_the_whole_lead(folder: Path, model: Loa
     subjects, images = inputs(folder)
     for gamma in (0.5, 0.0):
         model = replace(model, gamma=gamma)
-        for row, one in enumerate(explain(model, subjects, images).explained):
+        for row, one in enumerate(explain(model, subjects, images)[1]):
             order = np.argsort(-score(model, images).calibrated[row])
             assert [one.best.name, one.runner_up.name] == [NAMES[u] for u in order[:2]]
             assert sum(reason.total for reason in one.reasons) + one.others + one.handicap == pytest.approx(
@@ -74,7 +81,7 @@ def test_reasons_others_and_handicap_are_the_whole_lead(folder: Path, model: Loa
 
 def test_the_sentence_names_both_classes_their_attributes_and_the_truth(folder: Path, model: LoadedModel) -> None:
     subjects, images = inputs(folder)
-    told = explain(model, [replace(one, truth="emu") for one in subjects], images).explained[0]
+    told = explain(model, [replace(one, truth="emu") for one in subjects], images)[1][0]
     text = why(told)
     assert text.startswith(f"{told.best.name} rather than {told.runner_up.name} by {told.margin:.2f}.")
     assert told.reasons[0].attribute in text and text.endswith("It is emu.")
@@ -101,6 +108,12 @@ def test_pictures_of_ones_own(folder: Path, tmp_path: Path, capsys: pytest.Captu
     answer = json.loads(capsys.readouterr().out)
     assert [one["image"] for one in answer["pictures"]] == chosen
     assert all(one["truth"] is None and len(one["attributes"]) == len(ATTRIBUTES) for one in answer["pictures"])
+    assert list(answer) == [
+        *("page", "sheets", "run_id", "pictures", "pointing_accuracy", "pointing_chance", "pointing")
+    ], "scripts read these keys"
+    assert list(answer["pictures"][0]) == [
+        *("image", "truth", "class", "runner_up", "margin", "handicap", "others", "attributes")
+    ]
     assert (answer["run_id"], answer["pointing_accuracy"], answer["pointing"]) == (None, None, {})
     with Image.open(answer["sheets"][0]) as sheet:
         # A row per picture; a tile for it, and on each of two levels the regions and three attributes.
@@ -147,7 +160,7 @@ def test_everything_is_left_with_the_run(
     folder: Path, model: LoadedModel, tables: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    from pipeline.models.explain import run as module
+    from pipeline.models import explain as module
     from pipeline.tracking.store import TrackingStore
 
     (tmp_path / "mlflow.db").write_bytes(tables.read_bytes())

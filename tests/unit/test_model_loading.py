@@ -13,7 +13,7 @@ import torch
 from mgmrn.checkpoint import MODEL_FILE
 from mgmrn.errors import UserError
 from pipeline.errors import TrackingError
-from pipeline.models.predict.loading import open_model
+from pipeline.models.predict import open_model
 from pipeline.tracking.model import MODEL_TAG
 from pipeline.tracking.registry import register, set_alias, version_of_alias, versions
 from pipeline.tracking.store import TrackingStore

@@ -1,4 +1,4 @@
-"""`predict`: what it says of pictures, of broken ones, of folders, and of classes that nobody trained on."""
+"""`predict`: pictures, broken ones, folders, and classes that were not trained."""
 
 from __future__ import annotations
 
@@ -50,32 +50,24 @@ def scores_of(pictures: list[Path], class_attributes: np.ndarray) -> np.ndarray:
     return class_scores(attributes, torch.from_numpy(class_attributes), CONFIG.loss.scale).numpy()
 
 
-def test_it_answers_with_calibrated_scores(
+def test_scores_are_calibrated_and_margins_of_all_attributes_add_up_to_the_lead(
     model: str, pictures: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, said, err = ask(capsys, model, *pictures, "--top", "4")
+    code, said, err = ask(capsys, model, *pictures, "--top", "4", "--attributes", len(ATTRIBUTES))
     assert code == 0
-    calibrated = scores_of(pictures, CLASS_ATTRIBUTES) - GAMMA * SEEN
-    for path, scores, found in zip(pictures, calibrated, said["pictures"], strict=True):
-        order = np.argsort(-scores)
-        assert found["picture"] == str(path)
+    plain = scores_of(pictures, CLASS_ATTRIBUTES)
+    for path, scores, found in zip(pictures, plain, said["pictures"], strict=True):
+        calibrated = scores - GAMMA * SEEN
+        order = np.argsort(-calibrated)
+        assert list(found) == ["picture", "classes", "attributes"] and found["picture"] == str(path)
         assert [one["name"] for one in found["classes"]] == [NAMES[u] for u in order]
         assert [one["seen"] for one in found["classes"]] == SEEN[order].tolist()
-        np.testing.assert_allclose([one["score"] for one in found["classes"]], scores[order], atol=1e-4)
-    assert err.splitlines()[0].split() == ["picture", "class", "score", "decided", "by"]
-
-
-def test_the_margins_of_all_attributes_make_the_lead(
-    model: str, pictures: list[Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    _, said, _ = ask(capsys, model, *pictures, "--attributes", len(ATTRIBUTES))
-    plain = scores_of(pictures, CLASS_ATTRIBUTES)
-    for scores, found in zip(plain, said["pictures"], strict=True):
-        first, second = (NAMES.index(one["name"]) for one in found["classes"][:2])
+        np.testing.assert_allclose([one["score"] for one in found["classes"]], calibrated[order], atol=1e-4)
         margins = [one["margin"] for one in found["attributes"]]
         assert {one["name"] for one in found["attributes"]} == set(ATTRIBUTES)
         assert margins == sorted(margins, reverse=True)
-        assert sum(margins) == pytest.approx(scores[first] - scores[second], abs=1e-4)
+        assert sum(margins) == pytest.approx(scores[order[0]] - scores[order[1]], abs=1e-4)
+    assert err.splitlines()[0].split() == ["picture", "class", "score", "decided", "by"]
 
 
 def test_classes_can_be_given(

@@ -20,7 +20,7 @@ LAUNCHING = {
     "train": "pipeline/train/launch.py",
     "search": "pipeline/search/launch.py",
     "ablate": "pipeline/ablation/launch.py",
-    "reproduce": "pipeline/models/reproduce/run.py",
+    "reproduce": "pipeline/models/reproduce.py",
     "demo": "pipeline/cli/demo.py",
 }
 """Modules that start Ray, by verb; benchmarks run the verbs."""

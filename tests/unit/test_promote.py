@@ -1,4 +1,4 @@
-"""`promote`: who may be registered, under which alias, and what the difference to the champion is."""
+"""`promote`: conditions of a registration, aliases, and the difference to the champion."""
 
 from __future__ import annotations
 
@@ -91,12 +91,18 @@ def test_the_first_is_a_candidate_and_then_the_champion(place: Place, capsys: py
     _, said, err = place.ask(capsys, run_id)
     assert said["alias"] == "champion"
     assert "it is the champion" in err
+    _, said, _ = place.ask(capsys, place.runs["base"][2])
+    assert said["remark"] == "the champion, version 1, is another seed of the same config"
 
 
 def test_the_difference_to_the_champion_is_paired_by_seed(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     place.ask(capsys, place.runs["base"][0], "--champion")
     code, said, err = place.ask(capsys, place.runs["smooth"][0])
     assert code == 0
+    assert list(said) == [
+        *("model", "version", "alias", "uri", "run_id", "seeds", "champion_before", "remark"),
+        *("comparisons", "published"),
+    ], "scripts read these keys"
     assert said["champion_before"] == "1"
     first = said["comparisons"][0]
     assert first["metric"] == "gzsl_h"
@@ -112,19 +118,6 @@ def test_the_difference_to_the_champion_is_paired_by_seed(place: Place, capsys: 
     place.ask(capsys, place.runs["smooth"][0], "--champion")
     assert version_of_alias(place.store, "mgmrn-TINY", "champion") == versions(place.store, "mgmrn-TINY")[0]
     assert version_of_alias(place.store, "mgmrn-TINY", "candidate") is None
-
-
-def test_another_seed_of_the_champion(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    place.ask(capsys, place.runs["base"][0], "--champion")
-    _, said, _ = place.ask(capsys, place.runs["base"][2])
-    assert said["remark"] == "the champion, version 1, is another seed of the same config"
-
-
-def test_two_seeds_are_too_few(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    code, said, _ = place.ask(capsys, place.runs["rough"][0])
-    assert code == 2
-    assert "its config has 2 finished final seeds of committed code (0, 1), 3 are needed" in said["error"]
-    assert versions(place.store, "mgmrn-TINY") == []
 
 
 @pytest.mark.parametrize(
@@ -149,14 +142,16 @@ def test_what_must_not_be_promoted(
     assert versions(place.store, "mgmrn-TINY") == []
 
 
-@pytest.mark.parametrize("changed", [{"code_digest": "other"}, {"code_dirty": "true"}])
-def test_a_seed_of_other_code_does_not_count(
+@pytest.mark.parametrize("changed", [{}, {"code_digest": "other"}, {"code_dirty": "true"}])
+def test_two_seeds_are_too_few_and_a_seed_of_other_code_does_not_count(
     changed: dict[str, str], place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place.store.set_tags(place.runs["base"][2], {f"mgmrn.{key}": value for key, value in changed.items()})
-    code, said, _ = place.ask(capsys, place.runs["base"][0])
+    if changed:
+        place.store.set_tags(place.runs["base"][2], {f"mgmrn.{key}": value for key, value in changed.items()})
+    code, said, _ = place.ask(capsys, place.runs["base" if changed else "rough"][0])
     assert code == 2
-    assert "(0, 1), 3 are needed" in said["error"]
+    assert "its config has 2 finished final seeds of committed code (0, 1), 3 are needed" in said["error"]
+    assert versions(place.store, "mgmrn-TINY") == []
 
 
 def test_the_latest_run_of_a_seed_counts(place: Place, capsys: pytest.CaptureFixture[str]) -> None:

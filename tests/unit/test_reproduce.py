@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 
 from pipeline.cli.app import main
-from pipeline.models.reproduce import record, run
-from pipeline.models.reproduce.record import Record, changes, inexact, read_record
-from pipeline.models.reproduce.verdict import compare_histories, overall
+from pipeline.models import reproduce as module
+from pipeline.models.reproduce import Record, changes, compare_histories, inexact, overall, read_record
 from pipeline.tracking.artifacts import write_provenance
 from pipeline.tracking.environment import GitState, environment
 from pipeline.tracking.history import histories
@@ -55,11 +54,6 @@ def test_a_figure_is_equal_near_or_neither(was: dict[int, float], now: dict[int,
     assert verdicts({"train/loss": was}, {"train/loss": now}, 0.05) == loss
 
 
-def test_the_largest_difference_is_of_all_steps() -> None:
-    (one,) = compare_histories({"val/x": {1: 0.5, 2: 0.25}}, {"val/x": {1: 0.9, 2: 0.25}}, 0.05)
-    assert (one.was, one.now, one.difference) == (0.25, 0.25, pytest.approx(0.4))
-
-
 def test_the_worst_figure_decides() -> None:
     both = {"train/loss": {1: 1.0}, "val/x": {1: 0.5}}
     assert overall(compare_histories(both, both, None)) == "equal"
@@ -68,6 +62,8 @@ def test_the_worst_figure_decides() -> None:
     assert overall(compare_histories(both, near, 0.001)) == "differs"
     assert overall(compare_histories(both, {"train/loss": {1: 1.0}}, 0.02)) == "differs"
     assert overall([]) == "differs", "nothing was compared"
+    (one,) = compare_histories({"val/x": {1: 0.5, 2: 0.25}}, {"val/x": {1: 0.9, 2: 0.25}}, 0.05)
+    assert (one.was, one.now, one.difference) == (0.25, 0.25, pytest.approx(0.4)), "the largest of all steps"
 
 
 @dataclass(frozen=True)
@@ -140,11 +136,8 @@ def test_what_makes_it_another_run(changed: dict[str, str], sentence: str, place
 def test_what_may_change_bits(changed: dict[str, str], placed: tuple[int, int], sentence: str, place: Place) -> None:
     (found,) = inexact(place.record(**changed), *placed)
     assert sentence in found
-
-
-def test_another_machine_may_change_bits(place: Place) -> None:
-    (found,) = inexact(replace(place.record(), machine={"cpu": "abacus", "gpus": []}), 1, 0)
-    assert found.endswith("was abacus")
+    *_, machine = inexact(replace(place.record(), machine={"cpu": "abacus", "gpus": []}), 1, 0)
+    assert machine.endswith("was abacus")
 
 
 def test_values_are_read_step_by_step(place: Place) -> None:
@@ -160,30 +153,23 @@ def ask(place: Place, capsys: pytest.CaptureFixture[str], *arguments: str) -> tu
     return code, json.loads(capsys.readouterr().out)
 
 
-def test_other_data_are_refused_before_anything_starts(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_data_missing_pictures_and_launches_are_refused_before_anything_starts(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, said = ask(place, capsys, place.run_id)
+    assert code == 2 and "pictures are not there" in said["error"]
+    code, said = ask(place, capsys, place.store.create_parent("launch", {}))
+    assert code == 2 and "is no finished training run" in said["error"]
     place.store.set_tags(place.run_id, {"mgmrn.data_digest": "1234"})
     code, said = ask(place, capsys, place.cell.name)
     place.store.set_tags(place.run_id, {"mgmrn.data_digest": place.cell.data.digest})
-    assert code == 2
-    assert "cannot be reproduced: the data set is another one" in said["error"]
+    assert code == 2 and "cannot be reproduced: the data set is another one" in said["error"]
     assert "--anyway" in said["hint"]
-
-
-def test_missing_pictures_are_told(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    code, said = ask(place, capsys, place.run_id)
-    assert code == 2
-    assert "pictures are not there" in said["error"]
-
-
-def test_a_launch_is_no_run(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    code, said = ask(place, capsys, place.store.create_parent("launch", {}))
-    assert code == 2
-    assert "is no finished training run" in said["error"]
 
 
 @pytest.fixture
 def rerun(place: Place, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
-    """Stands where Ray and training stand; what it holds as `score` is what the run comes to now."""
+    """Replaces Ray and training; its `score` is the result of the run now, and without one the run fails."""
     now = {"score": 0.5}
 
     def run_cell(store: TrackingStore, cell: Cell, spec: RunSpec, opening: Opening) -> tuple[RunSummary, None]:
@@ -193,9 +179,9 @@ def rerun(place: Place, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
         store.set_tags(run_id, opening.tags)
         return summarise(cell, run_id, "finished", 0.25, {}), None
 
-    monkeypatch.setattr(run, "run_cell", run_cell)
-    monkeypatch.setattr(run, "ray_session", lambda address: nullcontext((Host(1, 0),)))
-    monkeypatch.setattr(run, "check_images_exist", lambda images: None)
+    monkeypatch.setattr(module, "run_cell", run_cell)
+    monkeypatch.setattr(module, "ray_session", lambda address: nullcontext((Host(1, 0),)))
+    monkeypatch.setattr(module, "check_images_exist", lambda images: None)
     return now
 
 
@@ -203,6 +189,10 @@ def test_the_same_figures_are_reproduced(
     rerun: dict[str, float], place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, said = ask(place, capsys, place.cell.name)
+    assert list(said) == [*("run_id", "name", "reproduction_run_id", "comparison", "remarks", "metrics", "verdict")], (
+        "scripts read these keys"
+    )
+    assert list(said["metrics"][0]) == ["metric", "was", "now", "difference", "verdict"]
     assert (code, said["verdict"], said["comparison"], said["remarks"]) == (0, "equal", "bitwise", [])
     assert {one["metric"] for one in said["metrics"]} >= {"test/gzsl_h", "test/zsl_t1"}
     again = place.store.get(said["reproduction_run_id"])
@@ -214,17 +204,17 @@ def test_the_same_figures_are_reproduced(
     assert place.store.get(again.parent_run_id).status == "FINISHED"
 
 
-def test_one_other_bit_is_a_difference(
-    rerun: dict[str, float], place: Place, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rerun["score"] = 0.5000000000000001
-    code, said = ask(place, capsys, place.run_id)
-    assert (code, said["verdict"]) == (1, "differs")
-
-
-@pytest.mark.parametrize(("score", "code", "verdict"), [(0.51, 0, "within tolerance"), (0.53, 1, "differs")])
-def test_other_versions_are_held_against_a_tolerance(
+@pytest.mark.parametrize(
+    ("score", "versions", "code", "verdict"),
+    [
+        (0.5000000000000001, None, 1, "differs"),
+        (0.51, "python 4", 0, "within tolerance"),
+        (0.53, "python 4", 1, "differs"),
+    ],
+)
+def test_one_other_bit_is_a_difference_and_other_versions_get_a_tolerance(
     score: float,
+    versions: str | None,
     code: int,
     verdict: str,
     rerun: dict[str, float],
@@ -233,16 +223,19 @@ def test_other_versions_are_held_against_a_tolerance(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     rerun["score"] = score
-    monkeypatch.setattr(record, "numerics", lambda: "python 4")
+    if versions:
+        monkeypatch.setattr(module, "numerics", lambda: versions)
     found, said = ask(place, capsys, place.run_id)
-    assert (found, said["verdict"], said["comparison"]) == (code, verdict, "tolerance")
-    assert said["remarks"][0].startswith("the versions are python 4, were python 3")
+    assert (found, said["verdict"]) == (code, verdict)
+    assert said["comparison"] == ("tolerance" if versions else "bitwise")
+    if versions:
+        assert said["remarks"][0].startswith("the versions are python 4, were python 3")
 
 
 def test_other_code_needs_to_be_asked_for(
     rerun: dict[str, float], place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(record, "code_digest", lambda: "other")
+    monkeypatch.setattr(module, "code_digest", lambda: "other")
     code, said = ask(place, capsys, place.run_id)
     assert code == 2
     assert "git worktree add" in said["hint"]

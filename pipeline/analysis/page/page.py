@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 HERE = Path(__file__).parent
+STYLE = HERE / "style.css"
+"""Style sheet that all pages share."""
 MOST_CLASSES = 10
 """Classes listed per direction."""
 FEW_PANELS, FEW_RUNS = 12, 40
@@ -85,7 +87,7 @@ def render_page(content: PageContent) -> str:
     verdicts = primary.entries["verdict"].value_counts()
     script = (HERE / "sort.js").read_text(encoding="utf-8")
     filters = (charts.percent, charts.points, charts.time, charts.css_class, charts.bar_chart, probability)
-    return page_template(HERE, filters).render(
+    return page_template(HERE / "template.html.j2", filters).render(
         content=content,
         primary=primary,
         others=content.comparisons[1:],
@@ -105,22 +107,22 @@ def render_page(content: PageContent) -> str:
         run_link=lambda cell: _run_link(content.ui, cell),
         published=published_table(content.published),
         few_runs=FEW_RUNS,
-        style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
+        style=Markup(STYLE.read_text(encoding="utf-8")),
         script=Markup(script),
         # The page's content policy allows the script of this hash alone.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
 
-def page_template(folder: Path, filters: Iterable[Callable[..., object]]) -> Template:
-    """The `template.html.j2` of a folder, with everything escaped and unknown names as errors.
+def page_template(path: Path, filters: Iterable[Callable[..., object]]) -> Template:
+    """A page's template, with everything escaped and unknown names as errors.
 
     Args:
-        folder: of the template and what it includes.
+        path: of the template.
         filters: functions that the template may call, by their names.
     """
     environment = Environment(
-        loader=FileSystemLoader(folder),
+        loader=FileSystemLoader(path.parent),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -128,7 +130,7 @@ def page_template(folder: Path, filters: Iterable[Callable[..., object]]) -> Tem
         keep_trailing_newline=True,
     )
     environment.filters.update({function.__name__: function for function in filters})
-    return environment.get_template("template.html.j2")
+    return environment.get_template(path.name)
 
 
 def probability(p: float) -> str:

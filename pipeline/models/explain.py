@@ -1,4 +1,4 @@
-"""`explain`: from a model and pictures to one page, a contact sheet per class, and both with the run in MLflow."""
+"""Explanations of a model's answers: one page, a contact sheet per class, and both with the run in MLflow."""
 
 from __future__ import annotations
 
@@ -16,13 +16,11 @@ from mgmrn.atomic_file import replacing
 from mgmrn.checkpoint import LoadedModel
 from mgmrn.data.parts import Parts, read_parts
 from mgmrn.data.pictures import prepared_file
-from mgmrn.data.splits import Images, load_final
+from mgmrn.data.splits import load_final
 from mgmrn.data.xlsa17 import STANDIN_MARKER
-from pipeline.models.explain.explained import Explained, Subject, check_explainable, explain
-from pipeline.models.explain.page import ClassOfPictures, Content, render
-from pipeline.models.explain.pointing import Pointed, by_part, point
-from pipeline.models.explain.sheet import contact_sheet
-from pipeline.models.predict.loading import open_model
+from pipeline.models.explain_page import ClassOfPictures, Content, contact_sheet, render
+from pipeline.models.predict import open_model
+from pipeline.models.reasons import Explained, Pointed, Subject, by_part, check_explainable, explain, point
 from pipeline.tracking.environment import git_state
 from pipeline.tracking.naming import find_run
 from pipeline.tracking.registry import registry_uri
@@ -30,40 +28,24 @@ from pipeline.tracking.store import TrackingStore
 
 BATCH = 8
 """Pictures at once; each may have some hundred attention maps."""
-OF_ONES_OWN = "pictures"
-"""Heading of pictures whose class nobody told."""
+UNKNOWN = "pictures"
+"""Heading of pictures whose class is unknown."""
 
 Split = Literal["test_unseen", "test_seen"]
 
 
 @dataclass(frozen=True)
-class ExplainRequest:
-    """What is asked."""
-
-    model: str
-    images: tuple[Path, ...]
-    """None: pictures of the split are taken."""
-    split: Split
-    per_class: int
-    """The first so many of each class of the split."""
-    out: Path
-    """Folder of the page and the sheets."""
-    tracking_uri: str
-    data_root: Path
-
-
-@dataclass(frozen=True)
 class Explanations:
-    """What was made."""
+    """Page and sheets that were written."""
 
     page: Path
     sheets: tuple[Path, ...]
     content: Content
     run_id: str | None
-    """That has them as artifacts; None where a file or a registered model was named."""
+    """Run that has them as artifacts; None for the model of a file or of the registry."""
 
     def to_json(self) -> dict[str, Any]:
-        """What `--json` prints."""
+        """Serialise to the object that `explain --json` prints."""
         overall = self.content.overall
         return {
             "page": str(self.page),
@@ -83,52 +65,63 @@ class Explanations:
 
 
 def run_explain(
-    request: ExplainRequest, progress: Callable[[int, int], None] = lambda done, total: None
+    name: str,
+    images: Sequence[Path],
+    split: Split,
+    per_class: int,
+    out: Path,
+    tracking_uri: str,
+    data_root: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Explanations:
-    """Explains pictures and writes what is to be looked at.
+    """Explains pictures and writes the page and the sheets.
 
     Args:
-        request: names the model, the pictures and the folder.
-        progress: told after every batch.
+        name: of the model, as `open_model` takes it.
+        images: pictures to explain; empty: those of the split.
+        split: of the model's benchmark.
+        per_class: number of pictures of each class of the split, the first ones.
+        out: folder of the page and the sheets.
+        tracking_uri: address of the store.
+        data_root: folder of the benchmarks.
+        progress: called after every batch with the numbers of explained pictures and of all.
 
     Raises:
-        UserError: for a model that attends to nothing, a picture or a data set that cannot be read.
-        TrackingError: when the store is away, or has no such run or model.
+        UserError: for a model without attention, or a picture or data set that cannot be read.
+        TrackingError: when the store cannot be reached, or does not have the run or model.
     """
-    model = open_model(request.model, request.tracking_uri)
+    model = open_model(name, tracking_uri)
     check_explainable(model)
-    subjects = _subjects(request, model)
-    parts = None if request.images else read_parts(request.data_root, model.config.benchmark.name)
+    if images:
+        subjects, parts = [Subject(path, path.name, None) for path in images], None
+    else:
+        subjects = list(_subjects_of(model, data_root, split, per_class))
+        parts = read_parts(data_root, model.config.benchmark.name)
     explained, pointed = _explain_all(model, subjects, parts, progress)
     content = Content(
-        model=request.model,
+        model=name,
         benchmark=model.config.benchmark.name,
-        standin=not request.images and (request.data_root / STANDIN_MARKER).exists(),
+        standin=not images and (data_root / STANDIN_MARKER).exists(),
         gamma=model.gamma,
         classes=tuple(_by_class(explained)),
         pointing=by_part(pointed) if pointed else None,
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
         commit=git_state().sha,
     )
-    page = request.out / "index.html"
+    page = out / "index.html"
     with replacing(page) as file:
         file.write(render(content).encode())
-    sheets = tuple(_write_sheet(request.out / "sheets", of_class) for of_class in content.classes)
-    return Explanations(page, sheets, content, _log(request, page, sheets))
+    sheets = tuple(_write_sheet(out / "sheets", of_class) for of_class in content.classes)
+    return Explanations(page, sheets, content, _log(name, tracking_uri, page, sheets))
 
 
-def _subjects(request: ExplainRequest, model: LoadedModel) -> list[Subject]:
-    if request.images:
-        return [Subject(path, path.name, None) for path in request.images]
-    data = load_final(request.data_root, model.config.benchmark)
-    images = data.unseen if request.split == "test_unseen" else data.seen
-    return list(_first_of_each(images, data.classes.names, request.per_class))
-
-
-def _first_of_each(images: Images, names: Sequence[str], per_class: int) -> Iterator[Subject]:
+def _subjects_of(model: LoadedModel, data_root: Path, split: Split, per_class: int) -> Iterator[Subject]:
+    """The first pictures of each class of a split."""
+    data = load_final(data_root, model.config.benchmark)
+    images = data.unseen if split == "test_unseen" else data.seen
     for label in np.unique(images.labels):
         for row in np.flatnonzero(images.labels == label)[:per_class].tolist():
-            yield Subject(images.path(row), images.files[row], names[label])
+            yield Subject(images.path(row), images.files[row], data.classes.names[label])
 
 
 def _explain_all(
@@ -142,17 +135,17 @@ def _explain_all(
     config = model.config.benchmark.images
     for start in range(0, len(subjects), BATCH):
         batch = subjects[start : start + BATCH]
-        looked = explain(model, batch, torch.stack([prepared_file(one.path, config) for one in batch]))
-        explained += looked.explained
+        views, answers = explain(model, batch, torch.stack([prepared_file(one.path, config) for one in batch]))
+        explained += answers
         if parts is not None:
-            pointed += point(looked.views, batch, parts, model.attribute_names, config)
+            pointed += point(views, batch, parts, model.attribute_names, config)
         progress(len(explained), len(subjects))
     return explained, pointed
 
 
 def _by_class(explained: Sequence[Explained]) -> Iterator[ClassOfPictures]:
     for name in dict.fromkeys(one.subject.truth for one in explained):
-        yield ClassOfPictures(name or OF_ONES_OWN, tuple(one for one in explained if one.subject.truth == name))
+        yield ClassOfPictures(name or UNKNOWN, tuple(one for one in explained if one.subject.truth == name))
 
 
 def _write_sheet(folder: Path, of_class: ClassOfPictures) -> Path:
@@ -162,12 +155,12 @@ def _write_sheet(folder: Path, of_class: ClassOfPictures) -> Path:
     return path
 
 
-def _log(request: ExplainRequest, page: Path, sheets: Sequence[Path]) -> str | None:
-    """Leaves everything with the run, where a run was named."""
-    if Path(request.model).exists() or registry_uri(request.model):
+def _log(name: str, tracking_uri: str, page: Path, sheets: Sequence[Path]) -> str | None:
+    """Logs page and sheets with the run, if the model was named by one."""
+    if Path(name).exists() or registry_uri(name):
         return None
-    store = TrackingStore.connect(request.tracking_uri)
-    run_id = find_run(store, request.model).run_id
+    store = TrackingStore.connect(tracking_uri)
+    run_id = find_run(store, name).run_id
     store.log_file(run_id, page, "explain")
     for sheet in sheets:
         store.log_file(run_id, sheet, "explain/sheets")
