@@ -48,6 +48,17 @@ def raised_signals() -> Iterator[None]:
 
 
 @contextmanager
+def unwrapped() -> Iterator[None]:
+    """Raises an `Interruption` as it is where compiled code of Ray's turned it into a `SystemError`."""
+    try:
+        yield
+    except SystemError as error:
+        if isinstance(error.__cause__, Interruption):
+            raise error.__cause__ from None
+        raise
+
+
+@contextmanager
 def kept_handlers() -> Iterator[None]:
     """Restores the handlers of these signals after a block that ends without an error: `ray.init` takes SIGTERM for itself."""
     before = _handlers()

@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline.console import say
 from pipeline.driver import driver_tag
 from pipeline.errors import UntrackedError
-from pipeline.interruption import Interruption
+from pipeline.interruption import Interruption, unwrapped
 from pipeline.job_environment import job_tags
 from pipeline.spool import EndStatus, NewRun, Spool
 from pipeline.tracking.environment import git_state
@@ -85,7 +85,8 @@ def parent_run(
         parent.spool.append_run(NewRun(name, all_tags | {DRIVER_TAG: driver_tag()}))
     sender = Sender(parent.spool, run_id, store).start()
     try:
-        yield parent
+        with unwrapped():
+            yield parent
     except UntrackedError:
         parent.status, parent.reason = "KILLED", "untracked"
         raise

@@ -20,7 +20,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from pipeline.interruption import Interruption
+from pipeline.interruption import Interruption, unwrapped
 from pipeline.train.leftover import give_back
 from pipeline.train.messages import Failure
 from pipeline.trials.plan import STEPS, Pool, TrialPlan, TrialReport
@@ -109,7 +109,8 @@ def _run(glue: _Glue, pool: Pool, folder: Path, trainable: Trainable) -> None:
         ),
     )
     try:
-        tuner.fit()
+        with unwrapped():
+            tuner.fit()
     except Interruption as interruption:
         ray.shutdown()  # Ends trials and ranks before their runs are closed.
         glue.director.interrupted(interruption.reason)

@@ -73,6 +73,16 @@ def test_a_launch_leaves_nothing_where_all_was_sent(tmp_path: Path, store: Track
     assert not folders(tmp_path / "runs")
 
 
+def test_a_signal_that_comes_while_ray_waits_closes_the_launch_as_any_other(
+    tmp_path: Path, store: TrackingStore
+) -> None:
+    """Compiled code that a signal's handler interrupts raises a SystemError from it."""
+    with pytest.raises(Interruption), parent_run(store, tmp_path / "runs", "key", "launch", {}) as launch:
+        raise SystemError("returned a result with an exception set") from Interruption(signal.SIGTERM)
+    run = store.get(launch.run_id)
+    assert (run.status, run.tags["mgmrn.stop_reason"]) == ("KILLED", "terminated")
+
+
 @pytest.mark.parametrize("forged", ["../x", "", "a" * 31, "A" * 32, "a" * 32 + "/..", "a" * 32 + "\n", "' OR 1=1 --"])
 def test_a_forged_run_id_is_refused_before_anything_is_asked(store: TrackingStore, forged: str) -> None:
     with pytest.raises(UserError, match="is no id of a run"):
