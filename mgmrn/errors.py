@@ -1,13 +1,17 @@
-"""Exceptions that a command line answers with a sentence: the input is wrong, or this machine is too small for it."""
+"""Exceptions that the command line answers with one sentence: wrong input, or a machine that is too small."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class Explained(Exception):
-    """An error that a sentence answers.
+    """An error that one sentence describes.
 
     Args:
-        message: one sentence that says what is wrong.
-        where: file, line, field or address that is wrong; empty when the sentence says it.
-        hint: how to mend it; empty when it is obvious.
+        message: sentence that says what is wrong.
+        where: file, line, field or address of the mistake; empty when the sentence names it.
+        hint: remedy; empty when it is obvious.
     """
 
     def __init__(self, message: str, where: str = "", hint: str = "") -> None:
@@ -28,10 +32,10 @@ class UserError(Explained, ValueError):
 
 
 class ResourceError(RuntimeError):
-    """What was asked for cannot run here: too few CPUs, GPUs or bytes, or no device of the kind that was asked for.
+    """Too few CPUs, GPUs or bytes on this machine, or no device of the wanted kind.
 
     Args:
-        message: one sentence that says what is missing, with both figures.
+        message: sentence that says what is missing, with both figures.
         hint: how to ask for less, or where there is more.
     """
 
@@ -43,3 +47,9 @@ class ResourceError(RuntimeError):
     def __str__(self) -> str:
         """Message and remedy in one line."""
         return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+def some(items: Sequence[object], count: int = 3) -> str:
+    """The first items of a list for a message, and the number of the others."""
+    more = f" and {len(items) - count} more" if len(items) > count else ""
+    return ", ".join(str(item) for item in items[:count]) + more

@@ -48,7 +48,6 @@ class DatasetInput:
     split: str
     counts: Mapping[str, int]
     """Images and classes."""
-    standin: bool
 
 
 @dataclass(frozen=True)

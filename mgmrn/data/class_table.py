@@ -1,4 +1,4 @@
-"""Classes that somebody describes by attributes when a question is asked, which is what zero-shot means.
+"""Tables of classes described by attributes, for predictions among classes of the user's choice.
 
     .csv     a row per class: its name, then a number per attribute; the head names the attributes, in any order
     .json    {"class": {"attribute": number, …}, …}, or {"class": [number, …], …} in the model's order
@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,23 +20,20 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from mgmrn.errors import UserError
-
-_LISTED = 5
-"""Names that an error lists; the others are counted."""
+from mgmrn.errors import UserError, some
 
 
 @dataclass(frozen=True)
 class GivenClasses:
-    """Described classes, before anybody has asked whether a model knows these attributes."""
+    """Described classes, not yet matched with a model's attributes."""
 
     names: tuple[str, ...]
     rows: tuple[tuple[float, ...], ...]
     """A row per class."""
     columns: tuple[str, ...] | None
-    """The attributes that the numbers of a row are of; None: the model's, in its order."""
+    """Attribute of each number of a row; None: the model's attributes in its order."""
     where: str
-    """File or field that an error names."""
+    """File or field for errors."""
 
     def __post_init__(self) -> None:
         if not self.names:
@@ -55,9 +53,12 @@ class GivenClasses:
             UserError: for missing and unknown attributes, and for rows that are too short, too long, all zero or not finite.
         """
         if self.columns is not None:
-            missing, unknown = _without(known, self.columns), _without(self.columns, known)
+            missing = [name for name in known if name not in self.columns]
+            unknown = [name for name in self.columns if name not in known]
             if missing or unknown:
-                parts = [f"lacks {_list(missing)}"] * bool(missing) + [f"has unknown {_list(unknown)}"] * bool(unknown)
+                parts = [f"lacks {some(missing, 5)}"] * bool(missing) + [f"has unknown {some(unknown, 5)}"] * bool(
+                    unknown
+                )
                 hint = "name every attribute of the model once, as the model does"
                 raise UserError(f"the class table {' and '.join(parts)}", self.where, hint)
         wanted = len(known)
@@ -75,16 +76,15 @@ class GivenClasses:
 
 
 def read_class_table(path: Path) -> GivenClasses:
-    """Reads a file of described classes; its ending says how.
+    """Reads a file of described classes in the format of its ending.
 
     Raises:
-        UserError: when there is no such file, or it holds anything else.
+        UserError: when the file is missing, or is no class table.
     """
     readers = {".csv": _read_csv, ".json": _read_json, ".npy": _read_array}
     if path.suffix.lower() not in readers:
-        raise UserError(
-            "a class table ends in .csv, .json or .npy", str(path), "a row per class, a column per attribute"
-        )
+        hint = "a row per class, a column per attribute"
+        raise UserError("a class table ends in .csv, .json or .npy", str(path), hint)
     try:
         return readers[path.suffix.lower()](path)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -95,11 +95,11 @@ def classes_from_json(text: str, where: str) -> GivenClasses:
     """Classes from a JSON object.
 
     Args:
-        text: as described above.
-        where: what an error calls it.
+        text: the object, as described above.
+        where: name of the text in errors.
 
     Raises:
-        UserError: when it is anything else.
+        UserError: when the text is anything else.
     """
     hint = 'write {"class": {"attribute": number, …}, …} or {"class": [number, …], …}'
     try:
@@ -139,9 +139,8 @@ def _read_array(path: Path) -> GivenClasses:
     try:
         values = np.atleast_2d(np.load(path, allow_pickle=False))
     except (ValueError, EOFError) as error:
-        raise UserError(
-            f"the class table is no array of numbers: {error}", str(path), "np.save a U × S array"
-        ) from error
+        message = f"the class table is no array of numbers: {error}"
+        raise UserError(message, str(path), "np.save a U × S array") from error
     if values.ndim != 2 or values.dtype.kind not in "iufb":
         message = f"the array is {values.ndim}-dimensional of {values.dtype}, not U × S numbers"
         raise UserError(message, str(path), "np.save a U × S array")
@@ -157,15 +156,4 @@ def _numbers(cells: Sequence[Any], where: str) -> tuple[float, ...]:
 
 
 def _repeated(names: Sequence[str]) -> str | None:
-    counts: Mapping[str, int] = {name: names.count(name) for name in names}
-    return next((name for name, count in counts.items() if count > 1), None)
-
-
-def _without(names: Sequence[str], others: Sequence[str]) -> list[str]:
-    left_out = set(others)
-    return [name for name in names if name not in left_out]
-
-
-def _list(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more
+    return next((name for name, count in Counter(names).items() if count > 1), None)

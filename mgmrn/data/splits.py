@@ -1,14 +1,15 @@
 """The two splits of the protocol, as two types.
 
-`TuneData` is all that a search, an early stop or a choice of γ may see: it holds no path, label, index or attribute of a test image or of
-an unseen class. `FinalData` is for the one evaluation at the end. N images, U classes of the split, S attributes, L word-vector length.
+A search, an early stop or a choice of γ reads `TuneData` alone, which holds no path, label, index or attribute of a test image or of an
+unseen class. `FinalData` serves the one evaluation at the end. N images, U classes of the split, S attributes, L word-vector length.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -35,7 +36,7 @@ class Images:
         return len(self.files)
 
     def path(self, row: int) -> Path:
-        """Where a picture stands."""
+        """Path of a picture."""
         return self.root / self.files[row]
 
     def take(self, rows: Int[np.ndarray, " M"]) -> Images:
@@ -69,54 +70,44 @@ class ClassTable:
 
 
 @dataclass(frozen=True)
-class TuneData:
-    """Train classes as seen, validation classes as unseen; nothing of the test sets."""
-
-    split: ClassVar[Literal["tune"]] = "tune"
+class _Split:
     benchmark: str
     digest: str
-    """Of the whole data set's lists, labels and attributes."""
+    """sha256 of the whole data set's lists, labels and attributes."""
     listed: tuple[int, int]
     """Images and classes of the whole data set."""
-    standin: bool
     train: Images
     seen: Images
-    """Pseudo-seen: the share of each train class that is held out."""
+    """Evaluation images of seen classes."""
     unseen: Images
-    """Pseudo-unseen: the images of the validation classes."""
+    """Evaluation images of unseen classes."""
     classes: ClassTable
     word_vectors: Float[np.ndarray, "S L"]
 
 
 @dataclass(frozen=True)
-class FinalData:
-    """All seen classes for training, the test images for the one evaluation."""
+class TuneData(_Split):
+    """Train classes as seen, validation classes as unseen; a share of each train class is held out as `seen`."""
+
+    split: ClassVar[Literal["tune"]] = "tune"
+
+
+@dataclass(frozen=True)
+class FinalData(_Split):
+    """trainval for training, test_seen and test_unseen for the one evaluation."""
 
     split: ClassVar[Literal["final"]] = "final"
-    benchmark: str
-    digest: str
-    """Of the whole data set's lists, labels and attributes."""
-    listed: tuple[int, int]
-    """Images and classes of the whole data set."""
-    standin: bool
-    train: Images
-    """trainval."""
-    seen: Images
-    """test_seen."""
-    unseen: Images
-    """test_unseen."""
-    classes: ClassTable
-    word_vectors: Float[np.ndarray, "S L"]
 
     def __post_init__(self) -> None:
         check_open("the final split")
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        check_open("the final split")  # What another process has read could be sent here.
+        check_open("the final split")  # Another process may have read and sent it.
         self.__dict__.update(state)
 
 
 SplitData = TuneData | FinalData
+Split = TypeVar("Split", TuneData, FinalData)
 
 
 def load_tune(root: Path, config: BenchmarkConfig) -> TuneData:
@@ -140,44 +131,21 @@ def load_final(root: Path, config: BenchmarkConfig) -> FinalData:
 
 
 def tune_data(benchmark: Benchmark, config: BenchmarkConfig) -> TuneData:
-    """The tuning split of a data set that was read; copies, so that nothing of it leads back to the rest."""
-    train, held_out = hold_out(
-        benchmark.lists["train_loc"], benchmark.labels, config.tune_seen_fraction, config.tune_split_seed
-    )
-    val = benchmark.lists["val_loc"]
-    classes = np.unique(benchmark.labels[np.concatenate([train, val])])
-    return TuneData(
-        benchmark=benchmark.name,
-        digest=benchmark.digest,
-        listed=(len(benchmark.labels), len(benchmark.class_names)),
-        standin=benchmark.standin,
-        train=_images(benchmark, train, classes),
-        seen=_images(benchmark, held_out, classes),
-        unseen=_images(benchmark, val, classes),
-        classes=_class_table(benchmark, classes, seen=np.unique(benchmark.labels[train])),
-        word_vectors=benchmark.word_vectors,
-    )
+    """The tuning split of a loaded data set; copies, so that nothing of it leads back to the rest."""
+    lists, labels = benchmark.lists, benchmark.labels
+    train, held_out = hold_out(lists["train_loc"], labels, config.tune_seen_fraction, config.tune_split_seed)
+    return _split(TuneData, benchmark, train, held_out, lists["val_loc"])
 
 
 def final_data(benchmark: Benchmark) -> FinalData:
-    """The final split of a data set that was read.
+    """The final split of a loaded data set.
 
     Raises:
         SealedError: in a sealed process.
     """
     check_open("the final split")
-    classes = np.union1d(benchmark.seen_classes, benchmark.unseen_classes)
-    return FinalData(
-        benchmark=benchmark.name,
-        digest=benchmark.digest,
-        listed=(len(benchmark.labels), len(benchmark.class_names)),
-        standin=benchmark.standin,
-        train=_images(benchmark, benchmark.lists["trainval_loc"], classes),
-        seen=_images(benchmark, benchmark.lists["test_seen_loc"], classes),
-        unseen=_images(benchmark, benchmark.lists["test_unseen_loc"], classes),
-        classes=_class_table(benchmark, classes, seen=benchmark.seen_classes),
-        word_vectors=benchmark.word_vectors,
-    )
+    lists = benchmark.lists
+    return _split(FinalData, benchmark, lists["trainval_loc"], lists["test_seen_loc"], lists["test_unseen_loc"])
 
 
 def evaluation_images(data: SplitData) -> Images:
@@ -202,43 +170,60 @@ def hold_out(
     return np.setdiff1d(images, out), out
 
 
+def existing(root: Path, files: Sequence[str]) -> set[str]:
+    """The files that exist below a folder, by one directory listing per parent folder."""
+    parents = {file.rpartition("/")[0] for file in files}
+    return {
+        f"{parent}/{entry.name}" if parent else entry.name
+        for parent in parents
+        if (root / parent).is_dir()
+        for entry in (root / parent).iterdir()
+    }
+
+
 def check_images_exist(images: Images) -> None:
-    """Looks for every picture, one directory listing per folder.
+    """Checks that every picture exists.
 
     Raises:
-        UserError: naming the first that is missing and how many are.
+        UserError: names the first that is missing, and the number of them.
     """
-    present: dict[str, frozenset[str]] = {}
-    missing = 0
-    first = ""
-    for file in images.files:
-        folder, _, name = file.rpartition("/")
-        if folder not in present:
-            place = images.root / folder
-            present[folder] = frozenset(entry.name for entry in place.iterdir()) if place.is_dir() else frozenset()
-        if name not in present[folder]:
-            missing += 1
-            first = first or file
-    if missing:
-        raise UserError(
-            f"{missing} of {len(images)} pictures are not there, the first is {first}",
-            str(images.root),
-            "put the data set's pictures there, or check --data-root; `data verify` lists all findings",
-        )
+    present = existing(images.root, images.files)
+    if missing := [file for file in images.files if file not in present]:
+        message = f"{len(missing)} of {len(images)} pictures are not there, the first is {missing[0]}"
+        hint = "put the data set's pictures there, or check --data-root; `data verify` lists all findings"
+        raise UserError(message, str(images.root), hint)
 
 
-def _images(benchmark: Benchmark, ids: Int[np.ndarray, " N"], classes: Int[np.ndarray, " U"]) -> Images:
-    # Copies: a view would keep the whole benchmark's labels reachable.
-    labels = np.searchsorted(classes, benchmark.labels[ids])
-    return Images(benchmark.image_root, tuple(benchmark.image_files[i] for i in ids), labels, ids.copy())
-
-
-def _class_table(benchmark: Benchmark, classes: Int[np.ndarray, " U"], *, seen: Int[np.ndarray, " U_s"]) -> ClassTable:
+def _split(
+    kind: type[Split],
+    benchmark: Benchmark,
+    train: Int[np.ndarray, " _"],
+    seen: Int[np.ndarray, " _"],
+    unseen: Int[np.ndarray, " _"],
+) -> Split:
+    labels = benchmark.labels
+    classes = np.unique(labels[np.concatenate([train, unseen])])
     table = ClassTable(
-        tuple(benchmark.class_names[i] for i in classes), benchmark.attributes[classes].copy(), np.isin(classes, seen)
+        tuple(benchmark.class_names[i] for i in classes),
+        benchmark.attributes[classes].copy(),
+        np.isin(classes, labels[train]),
     )
     if table.seen.all() or not table.seen.any():
-        raise UserError(
-            f"{benchmark.name} needs seen and unseen classes in each split", "att_splits.mat", "check the image lists"
-        )
-    return table
+        message = f"{benchmark.name} needs seen and unseen classes in each split"
+        raise UserError(message, "att_splits.mat", "check the image lists")
+
+    def images(ids: Int[np.ndarray, " _"]) -> Images:
+        # Copies: a view would keep the whole benchmark's labels reachable.
+        rows = np.searchsorted(classes, labels[ids])
+        return Images(benchmark.image_root, tuple(benchmark.image_files[i] for i in ids), rows, ids.copy())
+
+    return kind(
+        benchmark=benchmark.name,
+        digest=benchmark.digest,
+        listed=(len(labels), len(benchmark.class_names)),
+        train=images(train),
+        seen=images(seen),
+        unseen=images(unseen),
+        classes=table,
+        word_vectors=benchmark.word_vectors,
+    )

@@ -9,18 +9,16 @@ import gzip
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Literal, cast
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 
-from mgmrn.errors import UserError
+from mgmrn.errors import UserError, some
 
 UnknownWords = Literal["error", "zero", "mean"]
-"""What becomes of words that the file lacks: refused, left out of their attribute's mean, or taken as the mean of the known ones."""
+"""Treatment of words that the file lacks: refuse them, leave them out of their attribute's mean, or use the mean of the known words."""
 
-_LISTED = 5
-"""Words that an error lists; the others are counted."""
 _FORMAT = "a line per word: the word, then its numbers, with spaces between"
 
 
@@ -30,20 +28,20 @@ def words_of(name: str) -> tuple[str, ...]:
 
 
 def read_vectors(path: Path, wanted: set[str]) -> dict[str, Float[np.ndarray, " L"]]:
-    """The vectors of some words; a capitalised word stands in where the lower-case one is missing.
+    """The vectors of some words; a capitalised word replaces a missing lower-case one.
 
     Args:
-        path: of the text file; one that ends in `.gz` is unpacked on the way.
+        path: text file, gzipped if it ends in `.gz`.
         wanted: words in lower case.
 
     Raises:
-        UserError: when the file cannot be read or is of another format, with the line.
+        UserError: when the file cannot be read or is of another format; names the line.
     """
     exact: dict[str, Float[np.ndarray, " L"]] = {}
     capitalised: dict[str, Float[np.ndarray, " L"]] = {}
     length: int | None = None
     try:
-        with _open(path) as file:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 fields = line.rstrip().split(" ")
                 if number == 1 and len(fields) == 2 and all(field.isdigit() for field in fields):
@@ -71,34 +69,22 @@ def attribute_vectors(
     """One vector per attribute: the mean over its name's words.
 
     Args:
-        names: of the attributes.
-        vectors: of the words that are known.
-        unknown: what becomes of other words; with `zero`, an attribute without any known word is all zeros.
+        names: names of the attributes.
+        vectors: vectors of the known words.
+        unknown: treatment of other words; with `zero`, an attribute without a known word is all zeros.
 
     Raises:
-        UserError: with `error`, when a word is unknown; always, when all of them are.
+        UserError: for an unknown word with `error`; always when all words are unknown.
     """
-    missing = unknown_words(names, vectors)
+    missing = list(dict.fromkeys(word for name in names for word in words_of(name) if word not in vectors))
     if not vectors or (missing and unknown == "error"):
-        shown = ", ".join(missing[:_LISTED]) + (f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else "")
         hint = "rename attributes, take a larger file, or say --oov zero or --oov mean"
-        raise UserError(f"there are no word vectors for {shown}", "--vectors", hint)
+        raise UserError(f"there are no word vectors for {some(missing, 5)}", "--vectors", hint)
     average = np.mean(list(vectors.values()), axis=0)
     fallback = {word: average for word in missing} if unknown == "mean" else {}
     table = {**fallback, **vectors}
     rows = ([table[word] for word in words_of(name) if word in table] for name in names)
     return np.stack([np.mean(row, axis=0) if row else np.zeros_like(average) for row in rows])
-
-
-def unknown_words(names: Sequence[str], vectors: Mapping[str, object]) -> list[str]:
-    """Words of the names that have no vector, in order, each once."""
-    return list(dict.fromkeys(word for name in names for word in words_of(name) if word not in vectors))
-
-
-def _open(path: Path) -> IO[str]:
-    if path.suffix == ".gz":
-        return cast(IO[str], gzip.open(path, "rt", encoding="utf-8"))
-    return path.open(encoding="utf-8")
 
 
 def _numbers(fields: Sequence[str], path: Path, number: int) -> Float[np.ndarray, " L"]:

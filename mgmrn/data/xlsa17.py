@@ -14,8 +14,9 @@ import hashlib
 import io
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
@@ -25,19 +26,16 @@ from scipy.io import loadmat
 
 from mgmrn.config import BenchmarkConfig
 from mgmrn.data.seal import check_open, is_sealed
-from mgmrn.errors import UserError
+from mgmrn.errors import UserError, some
 
 IMAGE_FOLDERS = ("images", "JPEGImages")
-"""Where the makers' absolute paths become relative: the folder above one of these is kept (unless it is the data set's own)."""
+"""Folders by which `relative_image_path` finds the relative part of a listed path."""
 
 STANDIN_MARKER = "STANDIN.json"
-"""Lies in a data root whose pictures were drawn to stand in for a benchmark's photographs."""
+"""File beside the drawn pictures of a stand-in, which says how they were made."""
 
 SYNTHETIC_MARKER = "SYNTHETIC.json"
-"""Lies in a data root that holds the embedded benchmark."""
-
-DRAWN_MARKERS = (STANDIN_MARKER, SYNTHETIC_MARKER)
-"""Stamps of pictures that were drawn, not taken."""
+"""The same at the top of a data root that holds the embedded benchmark."""
 
 TEST_LISTS = ("test_seen_loc", "test_unseen_loc")
 LISTS = ("trainval_loc", "train_loc", "val_loc", *TEST_LISTS)
@@ -62,8 +60,6 @@ class Benchmark:
     """The five image lists, from 0."""
     digest: str
     """sha256 of all of the above."""
-    standin: bool
-    """Whether the pictures are drawn stand-ins for the real ones."""
 
     @property
     def seen_classes(self) -> Int[np.ndarray, " U_s"]:
@@ -80,37 +76,32 @@ def load_benchmark(root: Path, config: BenchmarkConfig) -> Benchmark:
     """Reads and checks a data set's lists, attributes and word vectors.
 
     Image lists `train_loc` and `val_loc` that are missing, or overlap the test images as in early releases, are rebuilt from `trainval_loc`.
-    In a sealed process (see `mgmrn.data.seal`) what comes back is `without_test_sets`.
+    In a sealed process (see `mgmrn.data.seal`) the result is `without_test_sets`.
 
     Raises:
-        UserError: naming the file and what is wrong in it.
+        UserError: names the file and what is wrong in it.
     """
     if not root.is_dir():
-        raise UserError(
-            f"the data root {root} does not exist", "--data-root", "give the folder that holds xlsa17/ and the pictures"
-        )
+        hint = "give the folder that holds xlsa17/ and the pictures"
+        raise UserError(f"the data root {root} does not exist", "--data-root", hint)
     folder = lists_folder(root, config.name)
+    splits_file = folder / "att_splits.mat"
     images = _read_mat(folder / "res101.mat", ("image_files", "labels"))
-    splits = _read_mat(folder / "att_splits.mat", ("att", "allclasses_names", "trainval_loc", *TEST_LISTS), LISTS)
+    splits = _read_mat(splits_file, ("att", "allclasses_names", "trainval_loc", *TEST_LISTS), LISTS)
     labels = read_indices(images["labels"], folder / "res101.mat", "labels")
-    files = tuple(relative_image_path(str(name), config.name) for name in read_strings(images["image_files"]))
+    files = tuple(relative_image_path(listed, config.name) for listed in read_strings(images["image_files"]))
     class_names = tuple(read_strings(splits["allclasses_names"]))
-    attributes = _class_attributes(splits["att"], class_names, folder / "att_splits.mat")
+    attributes = _class_attributes(splits["att"], class_names, splits_file)
     check_counts(files, labels, class_names, folder)
-    word_vectors = load_word_vectors(word_vector_file(root, config))
+    words = word_vector_file(root, config)
+    word_vectors = load_word_vectors(words)
     if len(word_vectors) != attributes.shape[1]:
-        raise UserError(
-            f"there are {len(word_vectors)} word vectors for {attributes.shape[1]} attributes",
-            str(word_vector_file(root, config)),
-            "one row per attribute, in the order of att_splits.mat",
-        )
-    lists = {
-        name: read_indices(splits[name], folder / "att_splits.mat", name, below=len(labels))
-        for name in LISTS
-        if name in splits
-    }
+        message = f"there are {len(word_vectors)} word vectors for {attributes.shape[1]} attributes"
+        raise UserError(message, str(words), "one row per attribute, in the order of att_splits.mat")
+    lists = {name: read_indices(splits[name], splits_file, name, below=len(labels)) for name in LISTS if name in splits}
     lists = with_train_and_val(lists, labels, config.tune_split_seed)
-    _check_lists(lists, labels, folder / "att_splits.mat")
+    if problems := list_problems(lists, labels, class_names):
+        raise UserError(problems[0], str(splits_file), "`data verify` lists all that is wrong")
     benchmark = Benchmark(
         name=config.name,
         image_root=root / config.name,
@@ -120,14 +111,13 @@ def load_benchmark(root: Path, config: BenchmarkConfig) -> Benchmark:
         attributes=attributes,
         word_vectors=word_vectors,
         lists=lists,
-        digest=_digest(files, labels, class_names, attributes, word_vectors, lists, _stamps(root)),
-        standin=(root / STANDIN_MARKER).exists(),
+        digest=_digest(files, labels, class_names, attributes, word_vectors, lists, _stamps(root, config.name)),
     )
     return without_test_sets(benchmark) if is_sealed() else benchmark
 
 
 def without_test_sets(benchmark: Benchmark) -> Benchmark:
-    """The data set with empty test lists; all that is known of other images than trainval's, and of their classes, is blanked."""
+    """The data set with empty test lists, and with all data of images and classes outside trainval blanked."""
     known = np.zeros(len(benchmark.labels), dtype=bool)
     known[benchmark.lists["trainval_loc"]] = True
     classes = np.isin(np.arange(len(benchmark.class_names)), benchmark.labels[known])
@@ -143,23 +133,23 @@ def without_test_sets(benchmark: Benchmark) -> Benchmark:
 
 
 def lists_folder(root: Path, name: str) -> Path:
-    """Where a data set's two `.mat` files stand."""
+    """Folder of a data set's two `.mat` files."""
     return root / "xlsa17" / "data" / name
 
 
 def word_vector_file(root: Path, config: BenchmarkConfig) -> Path:
-    """Where a data set's attribute word vectors stand."""
+    """File of a data set's attribute word vectors."""
     return root / "w2v" / f"{config.word_vectors or config.name}_attribute.pkl"
 
 
 def relative_image_path(listed: str, name: str) -> str:
-    """Where a listed picture stands below `<root>/<name>`.
+    """Path of a listed picture relative to `<root>/<name>`.
 
-    The lists hold absolute paths of the machines that they were made on. Kept is what follows the folder above `images` or `JPEGImages`,
-    the last of them, with that folder unless it is named like the data set; a path without such a folder is kept whole when it is relative.
+    The published lists hold absolute paths. The result begins with the folder above the last `images` or `JPEGImages`, or with that
+    folder itself when the one above is named like the data set. A relative path without such a folder stays whole.
 
     Raises:
-        UserError: for an absolute path without a known folder, or one that leaves the data root.
+        UserError: for an absolute path without such a folder, or one that leaves the data root.
     """
     path = PurePosixPath(listed.replace("\\", "/"))
     parts = path.parts
@@ -170,11 +160,8 @@ def relative_image_path(listed: str, name: str) -> str:
             keep = position if position == 0 or parts[position - 1] in (name, "/") else position - 1
             return "/".join(parts[keep:])
     if path.is_absolute():
-        raise UserError(
-            f"no folder named {' or '.join(IMAGE_FOLDERS)} in the listed path {listed}",
-            "res101.mat image_files",
-            f"list pictures relative to <data root>/{name}",
-        )
+        message = f"no folder named {' or '.join(IMAGE_FOLDERS)} in the listed path {listed}"
+        raise UserError(message, "res101.mat image_files", f"list pictures relative to <data root>/{name}")
     return str(path)
 
 
@@ -183,8 +170,7 @@ def with_train_and_val(
 ) -> dict[str, Int[np.ndarray, " _"]]:
     """The five lists, with `train_loc` and `val_loc` a partition of `trainval_loc` by classes.
 
-    The published validation classes are kept where they are listed. Where they are not, as many classes as there are unseen ones, but at
-    most a third of the seen ones, are drawn.
+    Listed validation classes are kept. Without any, as many classes as there are unseen ones, but at most a third of the seen ones, are drawn.
     """
     trainval = lists["trainval_loc"]
     seen = np.unique(labels[trainval])
@@ -202,7 +188,7 @@ def with_train_and_val(
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Rebuilds numpy arrays and nothing else: a pickle can name any function, and this one refuses all but these."""
+    """Unpickler of numpy arrays, which refuses every other function that a pickle names."""
 
     _ALLOWED = frozenset(
         {
@@ -221,12 +207,12 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def load_word_vectors(path: Path) -> Float[np.ndarray, "S L"]:
-    """Attribute word vectors from a pickled numpy array, without running what a pickle may hold.
+    """Attribute word vectors from a pickled numpy array, without running code from the pickle.
 
     Rows of zeros (SUN's "man-made") are kept, with a warning.
 
     Raises:
-        UserError: when the file is missing, is no pickled array of S×L finite numbers, or asks for anything but an array.
+        UserError: when the file is missing or is no pickled array of S×L finite numbers.
     """
     try:
         content = path.read_bytes()
@@ -234,12 +220,9 @@ def load_word_vectors(path: Path) -> Float[np.ndarray, "S L"]:
         raise UserError("the attribute word vectors cannot be read", str(path), f"{error.strerror}") from error
     try:
         vectors = _ArraysOnly(io.BytesIO(content), encoding="latin1").load()
-    except Exception as error:  # A malformed pickle raises almost anything.
-        raise UserError(
-            f"the word vectors are not a plain pickled array: {error}",
-            str(path),
-            "pickle one numpy array of S×L floats",
-        ) from error
+    except Exception as error:  # Malformed pickles raise many kinds of exception.
+        hint = "pickle one numpy array of S×L floats"
+        raise UserError(f"the word vectors are not a plain pickled array: {error}", str(path), hint) from error
     if not (isinstance(vectors, np.ndarray) and vectors.ndim == 2 and vectors.dtype.kind == "f"):
         raise UserError("the word vectors are not an S×L array of floats", str(path))
     if not np.isfinite(vectors).all():
@@ -250,7 +233,7 @@ def load_word_vectors(path: Path) -> Float[np.ndarray, "S L"]:
 
 
 def read_mat(path: Path, needed: tuple[str, ...], wanted: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Some variables of a MATLAB 5 file: those that are needed, and those of the wanted that are there.
+    """Some variables of a MATLAB 5 file: all of `needed`, and those of `wanted` that it has.
 
     Raises:
         UserError: when the file or a needed variable is missing, or it cannot be read.
@@ -265,12 +248,9 @@ def _read_mat(path: Path, needed: tuple[str, ...], wanted: tuple[str, ...] = ())
         with path.open("rb") as file:
             content = loadmat(cast(Any, file), variable_names=[*needed, *wanted])
     except FileNotFoundError as error:
-        raise UserError(
-            f"{path.name} of {path.parent.name} does not exist",
-            str(path),
-            "put the xlsa17 Proposed Splits below the data root, or check --data-root and benchmark.name",
-        ) from error
-    except Exception as error:  # scipy raises whatever a broken byte leads to.
+        hint = "put the xlsa17 Proposed Splits below the data root, or check --data-root and benchmark.name"
+        raise UserError(f"{path.name} of {path.parent.name} does not exist", str(path), hint) from error
+    except Exception as error:  # scipy raises many kinds of exception on broken bytes.
         raise UserError(f"{path.name} is not a readable MATLAB 5 file: {error}", str(path), "get it again") from error
     if missing := [name for name in needed if name not in content]:
         raise UserError(f"{path.name} lacks {', '.join(missing)}", str(path), "get the Proposed Splits version of it")
@@ -289,9 +269,8 @@ def read_indices(column: np.ndarray, path: Path, name: str, below: int | None = 
     if not np.array_equal(indices + 1, values) or (len(indices) and indices.min() < 0):
         raise UserError(f"{name} holds something other than whole numbers from 1", str(path))
     if below is not None and len(indices) and indices.max() >= below:
-        raise UserError(
-            f"{name} points to image {indices.max() + 1} of {below}", str(path), "the two .mat files differ"
-        )
+        message = f"{name} points to image {indices.max() + 1} of {below}"
+        raise UserError(message, str(path), "the two .mat files differ")
     return indices
 
 
@@ -305,44 +284,49 @@ def _class_attributes(att: np.ndarray, class_names: tuple[str, ...], path: Path)
     return np.ascontiguousarray((att / lengths).T, dtype=np.float32)
 
 
-def check_counts(
-    files: tuple[str, ...], labels: Int[np.ndarray, " _"], class_names: tuple[str, ...], folder: Path
-) -> None:
-    """Passes where every image has a label, and every label a class.
+def check_counts(files: Sequence[str], labels: Int[np.ndarray, " _"], class_names: Sequence[str], folder: Path) -> None:
+    """Checks that every image has a label, and every label a class.
 
     Raises:
-        UserError: naming the file in `folder` that does not fit.
+        UserError: names the file in `folder` that does not fit.
     """
     if len(files) != len(labels):
         raise UserError(f"{len(files)} image files but {len(labels)} labels", str(folder / "res101.mat"))
     if len(labels) and labels.max() >= len(class_names):
-        raise UserError(
-            f"label {labels.max() + 1} is beyond the {len(class_names)} classes of att_splits.mat",
-            str(folder / "res101.mat"),
-            "the two .mat files are of different data sets",
-        )
+        message = f"label {labels.max() + 1} is beyond the {len(class_names)} classes of att_splits.mat"
+        raise UserError(message, str(folder / "res101.mat"), "the two .mat files are of different data sets")
 
 
-def _check_lists(lists: Mapping[str, np.ndarray], labels: np.ndarray, path: Path) -> None:
-    for name in ("trainval_loc", *TEST_LISTS):
-        if not len(lists[name]):
-            raise UserError(f"{name} is empty", str(path))
-        if len(np.unique(lists[name])) < len(lists[name]):
-            raise UserError(f"{name} lists an image twice", str(path))
-    for test in TEST_LISTS:
-        if shared := np.intersect1d(lists["trainval_loc"], lists[test]).size:
-            raise UserError(f"{shared} images are in trainval_loc and in {test}", str(path))
-    seen, unseen = (np.unique(labels[lists[name]]) for name in ("trainval_loc", "test_unseen_loc"))
-    if shared := np.intersect1d(seen, unseen).size:
-        raise UserError(f"{shared} classes of test_unseen_loc are in trainval_loc: they are not unseen", str(path))
-    if strangers := np.setdiff1d(labels[lists["test_seen_loc"]], seen).size:
-        raise UserError(f"{strangers} classes of test_seen_loc have no image in trainval_loc", str(path))
+def list_problems(
+    lists: Mapping[str, Int[np.ndarray, " _"]], labels: Int[np.ndarray, " I"], class_names: Sequence[str]
+) -> list[str]:
+    """Violations of the protocol by trainval and the test lists, a phrase each; lists that are absent violate nothing."""
+    present = {name: lists[name] for name in ("trainval_loc", *TEST_LISTS) if name in lists}
+    problems = [f"{name} is empty" for name, rows in present.items() if not len(rows)]
+    for name, rows in present.items():
+        if repeated := len(rows) - len(np.unique(rows)):
+            problems.append(f"{name} lists {repeated} images twice")
+    for (one, rows), (other, others) in combinations(present.items(), 2):
+        if shared := np.intersect1d(rows, others).size:
+            problems.append(f"{shared} images are in {one} and in {other}")
+    if len(present) == 3:
+        seen, test_seen, test_unseen = (np.unique(labels[rows[rows < len(labels)]]) for rows in present.values())
+        if both := name_classes(np.intersect1d(seen, test_unseen), class_names):
+            problems.append(f"unseen classes are in trainval_loc: {both}")
+        if strangers := name_classes(np.setdiff1d(test_seen, seen), class_names):
+            problems.append(f"classes of test_seen_loc are not in trainval_loc: {strangers}")
+    return problems
 
 
-def _stamps(root: Path) -> bytes:
-    """What a maker of drawn pictures wrote of them: lists and splits do not tell pictures of two sizes or seeds apart."""
-    files = [root / name for name in DRAWN_MARKERS if (root / name).is_file()]
-    return b"".join(file.read_bytes() for file in files)
+def name_classes(classes: Int[np.ndarray, " _"], class_names: Sequence[str]) -> str:
+    """The first classes by name, and the count of the others; empty without any."""
+    return some([class_names[i] if i < len(class_names) else f"number {i + 1}" for i in classes])
+
+
+def _stamps(root: Path, name: str) -> bytes:
+    """Stamps of drawn pictures: lists and splits do not tell pictures of two sizes or seeds apart."""
+    stamps = (root / name / STANDIN_MARKER, root / SYNTHETIC_MARKER)
+    return b"".join(stamp.read_bytes() for stamp in stamps if stamp.is_file())
 
 
 def _digest(

@@ -25,7 +25,7 @@ from mgmrn.data.splits import hold_out
 from mgmrn.data.word_vectors import UnknownWords, attribute_vectors, read_vectors, words_of
 from mgmrn.data.xlsa17 import lists_folder, relative_image_path, with_train_and_val, word_vector_file
 from mgmrn.errors import UserError
-from mgmrn.makers.making import stamp_to_build_on, whole_folder
+from mgmrn.makers.making import already_made, whole_folder
 from mgmrn.makers.xlsa17_writer import write_images_list, write_splits, write_word_vectors
 
 MARKER = "IMPORTED.json"
@@ -98,7 +98,8 @@ def import_folder(folder: Path, table: Path, vectors: Path, root: Path, options:
             and none is allowed to lack one, or the doctor finds an error.
     """
     config = _config(options.name)
-    if stamp_to_build_on(root, MARKER) is not None:
+    stamp = {"what": "imported", "version": 1, **asdict(options), "unseen": list(options.unseen)}
+    if already_made(root, MARKER, stamp):
         raise UserError("a data set was imported there before", str(root), "delete it, or name a new folder")
     classes = read_class_table(table)
     if classes.columns is None:
@@ -108,7 +109,7 @@ def import_folder(folder: Path, table: Path, vectors: Path, root: Path, options:
     word_vectors = attribute_vectors(classes.columns, read_vectors(vectors, words), options.unknown_words)
     pictures = _pictures(folder, classes, options.name)
     lists = propose(pictures.labels, classes.names, options)
-    with whole_folder(root, MARKER, {"what": "imported", "version": 1, **asdict(options)}) as making:
+    with whole_folder(root, MARKER, stamp) as making:
         for source, file in zip(pictures.sources, pictures.files, strict=True):
             target = making / options.name / file
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,10 @@
-"""Stand-ins for the photographs of CUB, SUN and AWA2: pictures ruled by the real class attributes, for the real lists.
+"""Stand-ins for a benchmark's photographs: pictures made from the real class attributes, for the real lists.
 
-They exercise a benchmark's 312 attributes or 717 classes where its photographs are missing. A picture is a quilt: every
-attribute owns one colour channel of one cell, brighter the stronger the class has it. It resembles no photograph, and
-its root carries a marker by which everything that is made from it is labelled; no figure measured on it is a result.
+The stand-in of CUB is a benchmark of its own, CUB-standin, whose name labels everything that is made from it. It exercises 312 attributes
+or 717 classes where the photographs are missing; no figure measured on it is a result. A picture is a quilt: every attribute owns one
+colour channel of one cell, brighter the stronger the class has it.
+
+I images, K of them drawn, U classes, S attributes.
 """
 
 from __future__ import annotations
@@ -12,10 +14,8 @@ import io
 import math
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -30,56 +30,23 @@ from mgmrn.data.xlsa17 import (
     read_indices,
     read_mat,
     read_strings,
+    relative_image_path,
 )
 from mgmrn.errors import UserError
-from mgmrn.makers.making import Progress, Stamp, check_same, draw_all, more_of_a_folder, stamp_to_build_on, whole_folder
+from mgmrn.makers.making import Progress, already_made, draw_all, whole_folder
 from mgmrn.makers.xlsa17_writer import write_images_list, write_splits
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """Raised whenever the same options give other pictures or lists."""
 
-
-@dataclass(frozen=True)
-class ImageFolder:
-    """Where a benchmark's images stand."""
-
-    anchor: str
-    """In the listed paths; what follows it is kept."""
-    folder: str
-    """Below the data root."""
-
-
-IMAGE_FOLDERS: Mapping[str, ImageFolder] = {
-    "CUB": ImageFolder("/CUB_200_2011/images/", "CUB/CUB_200_2011/images"),
-    "SUN": ImageFolder("/SUN/images/", "SUN/images"),
-    "AWA2": ImageFolder("/Animals_with_Attributes2//JPEGImages/", "AWA2/Animals_with_Attributes2/JPEGImages"),
-}
+SUFFIX = "-standin"
+"""Follows the benchmark's name."""
 
 _DISJOINT = ("trainval_loc", *TEST_LISTS)
 """The lists that share out the images; train and val only divide the first."""
 
-
-@dataclass(frozen=True)
-class _Benchmark:
-    """The real lists, classes and attributes, indices from 0."""
-
-    image_files: tuple[str, ...]
-    labels: Int[np.ndarray, " I"]
-    class_names: tuple[str, ...]
-    attributes: Float[np.ndarray, "S U"]
-    original_attributes: Float[np.ndarray, "S U"]
-    locations: Mapping[str, Int[np.ndarray, " _"]]
-
-
-@dataclass(frozen=True)
-class _Quilting:
-    """One picture to draw: a task that any process can do alone."""
-
-    path: str
-    """Below the image folder."""
-    label: int
-    image: int
-    """In the full list, so that a picture is the same whatever else is kept."""
+_Task = tuple[str, int, int]
+"""A picture to draw: path below the image root, class, and number in the full list, which seeds it whatever else is drawn."""
 
 
 def make_standin(
@@ -92,120 +59,91 @@ def make_standin(
     seed: int = 0,
     workers: int = 1,
     progress: Progress | None = None,
-) -> Path:
-    """Makes a data root with stand-in pictures for a benchmark, or adds them to one; returns at once when it holds just these.
+) -> str:
+    """Makes the benchmark `<NAME>-standin` in a data root, which may hold others; returns at once when it is already there.
 
-    The `.mat` files keep attributes, class names and order; image lists and locations are restricted to what is drawn.
+    The `.mat` files keep attributes, class names and order; the image lists are restricted to what is drawn.
 
     Args:
-        name: CUB, SUN or AWA2, in any case.
-        source_root: data root with the benchmark's real `.mat` files and word vectors; its images are not needed.
-        root: folder to make; absent, empty, or made by this function: for this benchmark with the same options.
-        per_class: most images of a class in each of trainval, test_seen and test_unseen; none: all.
+        name: of the real benchmark, in any case.
+        source_root: data root with its `.mat` files and word vectors; its images are not needed.
+        root: data root that gets the stand-in.
+        per_class: most images of a class in each of trainval, test_seen and test_unseen; None: all.
         size: side of a picture in pixels.
-        seed: decides the pictures.
+        seed: seed of the pictures.
         workers: processes that draw; the result does not depend on it.
-        progress: told after every picture.
+        progress: called after every picture.
+
+    Returns:
+        The stand-in's name.
 
     Raises:
-        UserError: an unknown benchmark, an option out of bounds, a missing or inconsistent source, a foreign root.
+        UserError: an option out of bounds, a missing or inconsistent source, a folder of that name that was made otherwise.
     """
     name = name.upper()
-    _check_options(name, per_class, size, seed)
-    sources = _sources(source_root, name)
-    stamp: dict[str, Any] = {
+    _check_options(per_class, size, seed)
+    made = name + SUFFIX
+    stamp = {
+        "what": "stand-in",
         "seed": seed,
         "size": size,
         "per_class": per_class,
         "version": GENERATOR_VERSION,
-        "sources": {str(path.relative_to(source_root)): _digest(path) for path in sources},
+        "sources": _source_digests(source_root, name),
     }
-    made = standins(root)
-    if name in made:
-        check_same(made[name], stamp, root)
-        return root
-    benchmark = _read(source_root, name)
-    kept, locations = restrict(benchmark.locations, benchmark.labels, per_class)
-    images = IMAGE_FOLDERS[name]
-    tasks = [_Quilting(_below(images, benchmark.image_files[i]), int(benchmark.labels[i]), int(i)) for i in kept]
-    strengths = attribute_strengths(benchmark.original_attributes)
-    everything = {"what": "stand-in", "benchmarks": {**made, name: stamp}}
-    making = (
-        more_of_a_folder(root, STANDIN_MARKER, everything, _parts(name))
-        if made
-        else whole_folder(root, STANDIN_MARKER, everything)
-    )
-    with making as folder:
-        target = folder / images.folder
-        for parent in sorted({str(PurePosixPath(task.path).parent) for task in tasks}):
-            (target / parent).mkdir(parents=True, exist_ok=True)
-        draw_all(partial(_draw, target, strengths, size, seed), tasks, workers, progress)
-        layout = lists_folder(folder, name)
-        write_images_list(layout, [benchmark.image_files[i] for i in kept], benchmark.labels[kept])
-        write_splits(layout, benchmark.class_names, benchmark.attributes, benchmark.original_attributes, locations)
-        _copy_words(source_root, folder, name)
-    return root
-
-
-def standins(root: Path) -> dict[str, Stamp]:
-    """Benchmark → how its stand-ins in a data root were made; empty for a root that is yet to be made.
-
-    Raises:
-        UserError: the folder holds something else, or a marker that this package did not write.
-    """
-    stamp = stamp_to_build_on(root, STANDIN_MARKER)
-    if stamp is None:
-        return {}
-    found = stamp.get("benchmarks")
-    if not isinstance(found, dict):
-        place = str(root / STANDIN_MARKER)
-        raise UserError("the marker of a stand-in names no benchmarks", place, "delete the folder and make it again")
-    return found
-
-
-def _parts(name: str) -> list[str]:
-    """Where a benchmark's files stand in a data root, which it may share; its lists last."""
-    images = PurePosixPath(IMAGE_FOLDERS[name].folder).parts[0]
-    return [images, f"w2v/{name}_attribute.pkl", f"attribute_names/{name}", f"xlsa17/data/{name}"]
+    if already_made(root / made, STANDIN_MARKER, stamp):
+        return made
+    folder = lists_folder(source_root, name)
+    images = read_mat(folder / "res101.mat", ("image_files", "labels"))
+    splits = read_mat(folder / "att_splits.mat", ("att", "original_att", "allclasses_names", *_DISJOINT), LISTS)
+    listed = read_strings(images["image_files"])
+    labels = read_indices(images["labels"], folder / "res101.mat", "labels")
+    class_names = read_strings(splits["allclasses_names"])
+    check_counts(listed, labels, class_names, folder)
+    lists = {
+        key: read_indices(splits[key], folder / "att_splits.mat", key, below=len(listed))
+        for key in LISTS
+        if key in splits
+    }
+    kept, restricted = restrict(lists, labels, per_class)
+    tasks: list[_Task] = [(relative_image_path(listed[i], name), int(labels[i]), int(i)) for i in kept]
+    strengths = attribute_strengths(splits["original_att"])
+    with whole_folder(root / made, STANDIN_MARKER, stamp) as pictures:
+        for parent in {(pictures / path).parent for path, _, _ in tasks}:
+            parent.mkdir(parents=True, exist_ok=True)
+        draw_all(partial(_draw, pictures, strengths, size, seed), tasks, workers, progress)
+        layout = lists_folder(root, made)
+        write_images_list(layout, [path for path, _, _ in tasks], labels[kept])
+        write_splits(layout, class_names, splits["att"], splits["original_att"], restricted)
+        _copy_words(source_root, root, name, made)
+    return made
 
 
 def restrict(
-    locations: Mapping[str, Int[np.ndarray, " _"]], labels: Int[np.ndarray, " I"], per_class: int | None
+    lists: Mapping[str, Int[np.ndarray, " _"]], labels: Int[np.ndarray, " I"], per_class: int | None
 ) -> tuple[Int[np.ndarray, " K"], dict[str, Int[np.ndarray, " _"]]]:
-    """At most so many images of each class in each of trainval, test_seen and test_unseen, the first of each list.
+    """At most `per_class` images of each class in each of trainval, test_seen and test_unseen, the first of each list.
 
     Returns:
         Indices of the K images that are kept, ascending, and all given lists in their order, as indices among those K.
     """
-    chosen = np.concatenate([_first_of_each(locations[name], labels, per_class) for name in _DISJOINT])
-    kept = np.unique(chosen)
-    place = np.full(len(labels), -1, dtype=np.int64)
-    place[kept] = np.arange(len(kept))
-    in_trainval = np.zeros(len(labels), dtype=bool)
-    in_trainval[_first_of_each(locations["trainval_loc"], labels, per_class)] = True
-    restricted = {}
-    for name, indices in locations.items():
-        if name in _DISJOINT:
-            restricted[name] = place[_first_of_each(indices, labels, per_class)]
-        else:
-            # Older files' train list strays into test_seen; what is drawn must not.
-            restricted[name] = place[indices[in_trainval[indices]]]
-    return kept, restricted
+    few = {name: _first_of_each(lists[name], labels, per_class) for name in _DISJOINT}
+    # Older files' train list strays into test_seen, from which nothing may be drawn for it.
+    few |= {name: rows[np.isin(rows, few["trainval_loc"])] for name, rows in lists.items() if name not in _DISJOINT}
+    kept = np.unique(np.concatenate([few[name] for name in _DISJOINT]))
+    return kept, {name: np.searchsorted(kept, few[name]) for name in lists}
 
 
 def _first_of_each(
-    indices: Int[np.ndarray, " _"], labels: Int[np.ndarray, " I"], per_class: int | None
+    rows: Int[np.ndarray, " _"], labels: Int[np.ndarray, " I"], per_class: int | None
 ) -> Int[np.ndarray, " _"]:
     if per_class is None:
-        return indices
-    seen: dict[int, int] = {}
-    kept = []
-    for index in indices.tolist():
-        label = int(labels[index])
-        seen[label] = seen.get(label, 0) + 1
-        if seen[label] <= per_class:
-            kept.append(index)
-    return np.asarray(kept, dtype=np.int64)
+        return rows
+    order = np.argsort(labels[rows], kind="stable")
+    _, starts, counts = np.unique(labels[rows][order], return_index=True, return_counts=True)
+    place = np.empty(len(rows), dtype=np.int64)
+    place[order] = np.arange(len(rows)) - np.repeat(starts, counts)
+    return rows[place < per_class]
 
 
 def attribute_strengths(original: Float[np.ndarray, "S U"]) -> Float[np.ndarray, "U S"]:
@@ -221,8 +159,7 @@ def draw_quilt(strengths: Float[np.ndarray, " S"], size: int, rng: np.random.Gen
     Cells run row by row. The generator adds what differs within a class: strengths, covered cells, shift of the quilt,
     exposure, sensor noise.
     """
-    cells = math.ceil(len(strengths) / 3)
-    side = math.ceil(math.sqrt(cells))
+    side = math.ceil(math.sqrt(math.ceil(len(strengths) / 3)))
     shown = np.clip(strengths + rng.normal(0.0, 0.12, len(strengths)), 0.0, 1.0)
     channels = np.zeros(side * side * 3)
     channels[: len(shown)] = 40 + 215 * shown
@@ -237,17 +174,15 @@ def draw_quilt(strengths: Float[np.ndarray, " S"], size: int, rng: np.random.Gen
     return np.asarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
-def _draw(folder: Path, strengths: Float[np.ndarray, "U S"], size: int, seed: int, task: _Quilting) -> None:
-    rng = np.random.default_rng([seed, task.image])
+def _draw(folder: Path, strengths: Float[np.ndarray, "U S"], size: int, seed: int, task: _Task) -> None:
+    path, label, number = task
+    pixels = draw_quilt(strengths[label], size, np.random.default_rng([seed, number]))
     encoded = io.BytesIO()
-    pixels = draw_quilt(strengths[task.label], size, rng)
     Image.fromarray(pixels).save(encoded, format="JPEG", quality=92, subsampling=0)
-    (folder / task.path).write_bytes(encoded.getvalue())
+    (folder / path).write_bytes(encoded.getvalue())
 
 
-def _check_options(name: str, per_class: int | None, size: int, seed: int) -> None:
-    if name not in IMAGE_FOLDERS:
-        raise UserError(f"there are no stand-ins for {name}", "name", f"one of {', '.join(IMAGE_FOLDERS)}")
+def _check_options(per_class: int | None, size: int, seed: int) -> None:
     if per_class is not None and per_class < 1:
         raise UserError(f"per_class must be at least 1, got {per_class}", "per_class")
     if not 32 <= size <= 512:
@@ -256,56 +191,23 @@ def _check_options(name: str, per_class: int | None, size: int, seed: int) -> No
         raise UserError(f"seed must be 0 or more, got {seed}", "seed")
 
 
-def _sources(source_root: Path, name: str) -> tuple[Path, ...]:
+def _source_digests(source_root: Path, name: str) -> dict[str, str]:
+    """sha256 of each source file, by its path relative to the data root."""
     layout = lists_folder(source_root, name)
-    sources = (layout / "res101.mat", layout / "att_splits.mat", source_root / "w2v" / f"{name}_attribute.pkl")
-    for path in sources:
+    digests = {}
+    for path in (layout / "res101.mat", layout / "att_splits.mat", source_root / "w2v" / f"{name}_attribute.pkl"):
         if not path.is_file():
-            hint = (
-                "a stand-in is drawn from the real lists, splits and word vectors; point to a data root that has them"
-            )
+            hint = "stand-ins are drawn from the real lists, splits and word vectors: name a data root that has them"
             raise UserError(f"{name} lacks {path.name}", str(path), hint)
-    return sources
+        with path.open("rb") as file:
+            digests[str(path.relative_to(source_root))] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _read(source_root: Path, name: str) -> _Benchmark:
-    folder = lists_folder(source_root, name)
-    images = read_mat(folder / "res101.mat", ("image_files", "labels"))
-    splits = read_mat(folder / "att_splits.mat", ("att", "original_att", "allclasses_names", *_DISJOINT), LISTS)
-    files = tuple(read_strings(images["image_files"]))
-    labels = read_indices(images["labels"], folder / "res101.mat", "labels")
-    class_names = tuple(read_strings(splits["allclasses_names"]))
-    check_counts(files, labels, class_names, folder)
-    return _Benchmark(
-        image_files=files,
-        labels=labels,
-        class_names=class_names,
-        attributes=splits["att"],
-        original_attributes=splits["original_att"],
-        locations={
-            key: read_indices(splits[key], folder / "att_splits.mat", key, below=len(files))
-            for key in LISTS
-            if key in splits
-        },
-    )
-
-
-def _below(images: ImageFolder, listed: str) -> str:
-    """What follows the anchor in a listed path."""
-    _, anchor, path = listed.rpartition(images.anchor)
-    if not anchor or PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
-        raise UserError(f"a listed image is not below {images.anchor}", listed)
-    return path
-
-
-def _copy_words(source_root: Path, folder: Path, name: str) -> None:
-    (folder / "w2v").mkdir()
-    shutil.copyfile(source_root / "w2v" / f"{name}_attribute.pkl", folder / "w2v" / f"{name}_attribute.pkl")
+def _copy_words(source_root: Path, root: Path, name: str, made: str) -> None:
+    (root / "w2v").mkdir(exist_ok=True)
+    shutil.copyfile(source_root / "w2v" / f"{name}_attribute.pkl", root / "w2v" / f"{made}_attribute.pkl")
     names = source_root / "attribute_names" / name
     if names.is_dir():
-        shutil.copytree(names, folder / "attribute_names" / name, copy_function=shutil.copyfile)
+        target = root / "attribute_names" / made
+        shutil.copytree(names, target, copy_function=shutil.copyfile, dirs_exist_ok=True)

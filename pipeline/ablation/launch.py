@@ -194,16 +194,10 @@ def parent_key(surveyed: Survey) -> str:
     return hashlib.sha256("\n".join([surveyed.grid.file.name, *parts]).encode()).hexdigest()[:16]
 
 
-def _is_standin(surveyed: Survey) -> bool:
-    return any(isinstance(one, GridCell) and one.tune.data.standin for one in surveyed.cells)
-
-
 def _names(surveyed: Survey) -> tuple[str, dict[str, str]]:
     """Name and tags of the grid's own run."""
-    label = " (stand-in)" if _is_standin(surveyed) else ""
-    return f"ablation {surveyed.grid.file.name}{label}", {
+    return f"ablation {surveyed.grid.file.name}", {
         "mgmrn.kind": PARENT_KIND,
         "mgmrn.study": surveyed.grid.file.name,
         "mgmrn.benchmark": ",".join(dict.fromkeys(one.benchmark for one in surveyed.cells)),
-        "mgmrn.standin": str(_is_standin(surveyed)).lower(),
     }

@@ -80,7 +80,6 @@ def _content(
         command=command,
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
         commit=git_state().sha,
-        standin=any(one.evaluated.tags.get("mgmrn.standin") == "true" for one in planned if one.evaluated),
         comparisons=tuple(compared),
         curves=_artifacts(surveyed.store, planned, "eval/curve.csv"),
         classes=_class_changes(_artifacts(surveyed.store, planned, "eval/per_class.csv"), surveyed.grid.base.name),

@@ -20,7 +20,7 @@ SCORED = "grid/scored"
 """Metric of the parent: cells with a score; each launch adds a step to it."""
 NOTE_TAG, NOTE_LIMIT = "mlflow.note.content", 6000
 """What MLflow's UI shows as a run's description, as Markdown; and characters of it that every store takes."""
-COPIED = ("variant", "benchmark", "seed", "split", "config_hash", "group_hash", "data_digest", "standin")
+COPIED = ("variant", "benchmark", "seed", "split", "config_hash", "group_hash", "data_digest")
 """Tags of a run that its links carry too."""
 
 

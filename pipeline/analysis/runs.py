@@ -88,8 +88,6 @@ def runs_table(runs: Iterable[TrackedRun]) -> pd.DataFrame:
     """The table of `load_runs` for runs that were read before; empty with the same first columns without any."""
     import pandas as pd
 
-    from pipeline.train.cell import shown_benchmark
-
     columns = ("run_id", "name", "experiment_id", "status", *TAGS, "gamma", "seconds", "gpu_seconds")
     rows: list[dict[str, object]] = []
     for run in runs:
@@ -101,7 +99,6 @@ def runs_table(runs: Iterable[TrackedRun]) -> pd.DataFrame:
             "experiment_id": run.experiment_id,
             "status": run.status,
             **tags,
-            "benchmark": shown_benchmark(tags["benchmark"], standin=run.tags.get("mgmrn.standin") == "true"),
             "seed": int(tags["seed"]),
             "gamma": result.get("gamma"),
             "seconds": run.seconds,

@@ -136,16 +136,16 @@ def synthetic(
 def standin(
     name: Annotated[str, typer.Argument(help="cub, sun or awa2.")],
     source: Annotated[Path, typer.Option(help="Data root with the real splits and attributes.")],
-    out: Annotated[Path, typer.Option(help="Folder to make; serves as a data root.")],
+    out: Annotated[Path, typer.Option(help="Data root that gets the pictures; it may hold others.")],
     per_class: Annotated[int | None, typer.Option(help="Pictures of each class; without it, all in the list.")] = None,
     size: Annotated[int, typer.Option(help="Side of a picture in pixels.")] = 64,
     workers: Annotated[int, typer.Option(min=1, help="Processes that draw; they do not change the result.")] = 1,
 ) -> None:
-    """Draw pictures for a real benchmark's lists and splits; whatever is made from them is labelled a stand-in."""
+    """Draw pictures for a real benchmark's lists and splits: a benchmark of its own, like CUB-standin."""
     from mgmrn.makers.standin import make_standin
 
     console = Console()
     made = make_standin(
         name, source, out, per_class=per_class, size=size, workers=workers, progress=console.progress("pictures")
     )
-    console.line(f"the stand-in for {name} is in {made}; figures made from it are no results")
+    console.line(f"the benchmark {made} is in {out}; figures made from it are no results")

@@ -17,7 +17,6 @@ from mgmrn.checkpoint import LoadedModel
 from mgmrn.data.parts import Parts, read_parts
 from mgmrn.data.pictures import prepared_file
 from mgmrn.data.splits import load_final
-from mgmrn.data.xlsa17 import STANDIN_MARKER
 from pipeline.models.explain_page import ClassOfPictures, Content, contact_sheet, render
 from pipeline.models.predict import open_model
 from pipeline.models.reasons import Explained, Pointed, Subject, by_part, check_explainable, explain, point
@@ -101,7 +100,6 @@ def run_explain(
     content = Content(
         model=name,
         benchmark=model.config.benchmark.name,
-        standin=not images and (data_root / STANDIN_MARKER).exists(),
         gamma=model.gamma,
         classes=tuple(_by_class(explained)),
         pointing=by_part(pointed) if pointed else None,

@@ -53,7 +53,6 @@ class Content:
 
     model: str
     benchmark: str
-    standin: bool
     gamma: float
     classes: tuple[ClassOfPictures, ...]
     pointing: Mapping[str, Mapping[str, Pointing]] | None

@@ -152,11 +152,9 @@ def _study_name(
 
 
 def _parent(search: SearchFile, name: str, data: Mapping[str | None, TuneData]) -> tuple[str, str, dict[str, str]]:
-    standin = any(one.standin for one in data.values())
     tags = {
         "mgmrn.kind": "search",
         "mgmrn.study": name,
         "mgmrn.benchmark": ",".join(one.benchmark for one in data.values()),
-        "mgmrn.standin": str(standin).lower(),
     }
-    return name, f"search {search.name}" + (" (stand-in)" if standin else ""), tags
+    return name, f"search {search.name}", tags

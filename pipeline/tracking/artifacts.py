@@ -36,8 +36,6 @@ class EvaluationNames:
     """Of the U classes that the scores are over, in their order."""
     images: Mapping[int, str]
     """By the evaluation's ids."""
-    note: str = ""
-    """Written over every picture, such as that the images are stand-ins."""
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation, names: EvaluationNames) -> None:
@@ -45,7 +43,7 @@ def write_evaluation(folder: Path, evaluation: Evaluation, names: EvaluationName
     target = folder / "eval"
     target.mkdir(parents=True, exist_ok=True)
     answers = _answers(evaluation)
-    _write_curve(target, evaluation, names)
+    _write_curve(target, evaluation)
     _write_per_class(target / "per_class.csv", evaluation, names, answers)
     _write_confusion(target, evaluation, names, answers)
     _write_predictions(target, evaluation, names, answers)
@@ -88,7 +86,7 @@ def _answers(evaluation: Evaluation) -> _Answers:
     )
 
 
-def _write_curve(target: Path, evaluation: Evaluation, names: EvaluationNames) -> None:
+def _write_curve(target: Path, evaluation: Evaluation) -> None:
     curve = seen_unseen_curve(
         evaluation.seen_scores,
         evaluation.seen_labels,
@@ -107,9 +105,9 @@ def _write_curve(target: Path, evaluation: Evaluation, names: EvaluationNames) -
     oracle = f"H* {curve.best_harmonic:.3f} (oracle)"
     axes.plot(curve.unseen[best], curve.seen[best], "x", color="tab:red", label=oracle)
     axes.set(xlabel="accuracy on unseen classes, U", ylabel="accuracy on seen classes, S", xlim=(0, 1), ylim=(0, 1))
-    axes.set_title(_title(f"AUSUC {curve.ausuc:.3f}", names))
+    axes.set_title(f"AUSUC {curve.ausuc:.3f}")
     axes.legend(loc="lower left")
-    _save(figure, target / "curve.png", names)
+    figure.savefig(target / "curve.png", dpi=120)
 
 
 def _write_per_class(path: Path, evaluation: Evaluation, names: EvaluationNames, answers: _Answers) -> None:
@@ -139,8 +137,8 @@ def _write_confusion(target: Path, evaluation: Evaluation, names: EvaluationName
     axes.set_xticks(range(count), ticks, rotation=90, fontsize=6)
     axes.set_yticks(range(count), ticks, fontsize=6)
     axes.set(xlabel="predicted", ylabel="true")
-    axes.set_title(_title("share of each class's images; * unseen", names))
-    _save(figure, target / "confusion.png", names)
+    axes.set_title("share of each class's images; * unseen")
+    figure.savefig(target / "confusion.png", dpi=120)
 
 
 def _write_predictions(target: Path, evaluation: Evaluation, names: EvaluationNames, answers: _Answers) -> None:
@@ -186,12 +184,3 @@ def _figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
-
-
-def _save(figure: Figure, path: Path, names: EvaluationNames) -> None:
-    """Writes a picture that also carries the note inside, for whoever finds the file alone."""
-    figure.savefig(path, dpi=120, metadata={"Description": names.note} if names.note else None)
-
-
-def _title(text: str, names: EvaluationNames) -> str:
-    return f"{names.note}\n{text}" if names.note else text

@@ -257,7 +257,7 @@ class TrackingStore:
         from mlflow.entities import Dataset, InputTag
         from mlflow.entities import DatasetInput as MlflowInput
 
-        profile = json.dumps({**dataset.counts, "standin": dataset.standin})
+        profile = json.dumps(dict(dataset.counts))
         entity = Dataset(dataset.name, dataset.digest[:36], "xlsa17", json.dumps({"layout": "xlsa17"}), profile=profile)
         tags = [InputTag("mlflow.data.context", dataset.split)]
         with translated(self.uri):

@@ -40,8 +40,8 @@ class Cell:
 
     @property
     def benchmark(self) -> str:
-        """The benchmark's name, which says where drawn pictures stand in for it."""
-        return shown_benchmark(self.config.benchmark.name, standin=self.data.standin)
+        """Name of the benchmark."""
+        return self.config.benchmark.name
 
     @property
     def name(self) -> str:
@@ -75,8 +75,7 @@ class Cell:
         data = self.data
         # Of the whole data set: MLflow keeps one profile for a name and digest, whichever split comes first.
         counts = dict(zip(("images", "classes"), data.listed, strict=True))
-        name = f"{data.benchmark} (stand-in)" if data.standin else data.benchmark
-        return DatasetInput(name, data.digest, data.split, counts, data.standin)
+        return DatasetInput(data.benchmark, data.digest, data.split, counts)
 
     def folder(self, storage: Path) -> Path:
         """Folder of the run below a storage folder."""
@@ -119,7 +118,6 @@ class Cell:
             "mgmrn.code_digest": code_digest(),
             "mgmrn.numerics": numerics(),
             "mgmrn.data_digest": self.data.digest,
-            "mgmrn.standin": str(self.data.standin).lower(),
             "mgmrn.world_size": str(Workers(placement.workers, placement.most_workers or placement.workers)),
             "mgmrn.cpus_per_worker": str(placement.cpus_per_worker),
             "mgmrn.gpus_per_worker": str(placement.gpus_per_worker),
@@ -128,11 +126,6 @@ class Cell:
             **job_tags(),
             **git_state().tags(),
         }
-
-
-def shown_benchmark(name: str, *, standin: bool) -> str:
-    """A benchmark's name as tables and runs show it."""
-    return f"{name}-standin" if standin else name
 
 
 def make_cell(

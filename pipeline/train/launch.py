@@ -244,12 +244,10 @@ def _parent(launch: Launch) -> tuple[str, str, dict[str, str]]:
     request = launch.request
     cell = launch.cell(0, launch.splits[0], None)
     key = hashlib.sha256(f"{cell.group_hash} {request.split} {request.seeds}".encode()).hexdigest()[:16]
-    label = " (stand-in)" if cell.data.standin else ""
     tags = {
         "mgmrn.kind": "launch",
         "mgmrn.study": request.experiment,
         "mgmrn.benchmark": cell.data.benchmark,
-        "mgmrn.standin": str(cell.data.standin).lower(),
         "mgmrn.group_hash": cell.group_hash,
     }
-    return key, f"{request.experiment}{label} {request.split or 'tune → final'}", tags
+    return key, f"{request.experiment} {request.split or 'tune → final'}", tags

@@ -28,5 +28,4 @@ def _names(data: SplitData) -> EvaluationNames:
     return EvaluationNames(
         classes=data.classes.names,
         images=dict(zip(images.ids.tolist(), images.files, strict=True)),
-        note="drawn stand-in pictures: no result" if data.standin else "",
     )

@@ -68,8 +68,6 @@ class KnownRuns:
         wanted = {
             "mgmrn.science_hash": cell.science_hash,
             "mgmrn.split": cell.split,
-            # A stand-in and what it stands for are two benchmarks.
-            "mgmrn.standin": str(cell.data.standin).lower(),
         }
         return next(
             (

@@ -44,7 +44,6 @@ def made_up(gains: dict[str, float] | None = None, benchmarks: tuple[str, ...] =
         command="python -m pipeline report refinement",
         made_at="2026-11-24T22:00:00+00:00",
         commit="093db53",
-        standin=False,
         comparisons=tuple(compare(cells, base, metric, "final") for metric in ("ausuc", "gzsl_h", "gzsl_u")),
         curves=pd.concat([_curve(row) for row in rows if "ausuc" in row]),
         classes=pd.DataFrame(

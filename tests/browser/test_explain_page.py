@@ -28,7 +28,6 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> str:
     content = Content(
         model="syn.mgmrn.s0.1234abcd",
         benchmark="X",
-        standin=True,
         gamma=model.gamma,
         classes=(ClassOfPictures("wren", tuple(explain(model, subjects, images)[1])),),
         pointing={ALL_LEVELS: {ALL_PARTS: Pointing(0.4, 0.1, 120)}},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from tests.browser.made_up import GAINS, made_up, many
 pytestmark = pytest.mark.browser
 
 CONTENT = made_up()
-FEW, MANY = render_page(CONTENT), render_page(replace(many(), standin=True))
+FEW, MANY = render_page(CONTENT), render_page(many())
 
 COLUMN = """
     const table = document.querySelector("table[data-metric=ausuc]");

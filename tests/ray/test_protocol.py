@@ -104,7 +104,6 @@ def test_tags_of_a_run(protocol: Protocol, split: str) -> None:
         "seed": "0",
         "split": split,
         "config_hash": run["config_hash"],
-        "standin": "false",
         "world_size": "1",
         "attempt": "1",
         "stop_reason": "finished",

@@ -37,7 +37,6 @@ def test_counts(data_root, name):
         len(np.unique(labels[lists["val_loc"]])),
     )
     assert found == COUNTS[name]
-    assert not benchmark.standin
     assert benchmark.word_vectors.shape == (COUNTS[name][0], 300)
 
 

@@ -155,11 +155,6 @@ def test_two_runs_of_one_config_and_seed_are_refused(place: Place) -> None:
         place.compared(first, first)
 
 
-def test_runs_on_drawn_pictures_are_of_another_benchmark(place: Place) -> None:
-    drawn = place.add(place.cells["base"][0].final(DECIDED), 0.5, standin="true")
-    assert list(place.compared(place.runs["base"][0], drawn)["benchmark"]) == ["TINY", "TINY-standin"]
-
-
 def test_runs_that_are_not_finished_or_stand_for_something_else_are_refused(place: Place) -> None:
     parent = place.store.create_parent("launch", {"mgmrn.kind": "launch"})
     cell = place.cells["base"][0].final(DECIDED)

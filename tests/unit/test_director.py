@@ -72,7 +72,7 @@ class Lab:
 
     def tunables(self, config: SearchConfig) -> Tunables:
         data = {
-            name: SimpleNamespace(split="tune", digest=f"of {name}", benchmark=name or "SYN", standin=False)
+            name: SimpleNamespace(split="tune", digest=f"of {name}", benchmark=name or "SYN")
             for name in config.benchmarks or (None,)
         }
         return Tunables(cast(Any, data), Path("/data"))

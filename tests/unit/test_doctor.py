@@ -9,7 +9,6 @@ from scipy.io import loadmat, savemat
 
 from mgmrn.config import BenchmarkConfig
 from mgmrn.data.doctor import verify
-from mgmrn.data.xlsa17 import STANDIN_MARKER
 from tests.tiny import ATTRIBUTES, CLASSES, PER_CLASS, lists, write_benchmark
 
 CONFIG = BenchmarkConfig(name="TINY")
@@ -124,10 +123,6 @@ def cut_mat(root):
     path.write_bytes(path.read_bytes()[:700])
 
 
-def mark_standin(root):
-    (root / STANDIN_MARKER).write_text("{}")
-
-
 LISTS = lists()
 ZERO_WORD = np.eye(ATTRIBUTES)
 ZERO_WORD[3] = 0
@@ -168,7 +163,6 @@ ZERO_WORD[3] = 0
         ),
         (truncate, "error", "pictures", "1 cannot be decoded"),
         (remove("*.png"), "error", "pictures", f"2 of {CLASSES * PER_CLASS} are not below"),
-        (mark_standin, "warning", "stand-in", "no figure is a result"),
     ],
 )
 def test_a_planted_fault_is_found(tmp_path, plant, level, check, text):

@@ -243,12 +243,6 @@ def test_pictures_that_become_other_tensors_are_of_the_same_data(tmp_path: Path)
     assert base.tune.config_hash != large.tune.config_hash
 
 
-def test_drawn_pictures_say_what_they_stand_in_for(tmp_path: Path) -> None:
-    root = write_data(tmp_path / "data")
-    (root / "STANDIN.json").write_text("{}")
-    assert {one.benchmark for one in cells_of(write_grid(tmp_path), root)} == {"TINY-standin"}
-
-
 def test_weights_that_are_not_there_are_refused(tmp_path: Path) -> None:
     file = write_grid(tmp_path, "variants:\n  trained: {model.backbone.weights: none/such.pth}\n")
     with pytest.raises(UserError, match=r"the weights file none/such\.pth does not exist"):

@@ -109,7 +109,7 @@ def test_a_link_carries_figures_and_tags_of_its_run_and_the_variant_s_own_name(l
     run = planned[3].evaluated
     assert run is not None and run.tags["mgmrn.variant"] == "mgmrn"
     assert (link.tags["mgmrn.kind"], link.tags["mgmrn.variant"]) == ("link", "smooth")
-    for tag in ("benchmark", "seed", "split", "config_hash", "group_hash", "data_digest", "standin"):
+    for tag in ("benchmark", "seed", "split", "config_hash", "group_hash", "data_digest"):
         assert link.tags[f"mgmrn.{tag}"] == run.tags[f"mgmrn.{tag}"], tag
     assert link.metrics == {f"test/{key}": run.metrics[f"test/{key}"] for key in FIGURES}
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from mgmrn.config import BenchmarkConfig
 from mgmrn.data.splits import load_final, load_tune
-from mgmrn.data.word_vectors import attribute_vectors, read_vectors, unknown_words, words_of
+from mgmrn.data.word_vectors import attribute_vectors, read_vectors, words_of
 from mgmrn.data.xlsa17 import load_benchmark
 from mgmrn.errors import UserError
 from mgmrn.makers.importing import MARKER, Imported, ImportOptions, import_folder, propose
@@ -188,7 +188,6 @@ def test_broken_vector_files_are_refused(tmp_path: Path, text: str, match: str) 
 def test_unknown_words_go_as_they_were_told() -> None:
     vectors = {"red": np.array([1.0, 0.0]), "wing": np.array([0.0, 3.0])}
     names = ("red wing", "red beak", "tail")
-    assert unknown_words(names, vectors) == ["beak", "tail"]
     with pytest.raises(UserError, match="no word vectors for beak, tail"):
         attribute_vectors(names, vectors, "error")
     np.testing.assert_allclose(attribute_vectors(names, vectors, "zero"), [[0.5, 1.5], [1, 0], [0, 0]])

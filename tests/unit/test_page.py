@@ -191,15 +191,6 @@ def test_runs_link_to_web_addresses_alone(address: str | None) -> None:
         assert all(link.attributes["href"].startswith("#") for link in page.all("a")) and run_id in page.text
 
 
-def test_stand_ins_are_labelled_at_the_top_and_at_every_heading_and_others_not_at_all() -> None:
-    page = page_of(replace(CONTENT, standin=True))
-    assert page.one("title").text == "[stand-ins] refinement"
-    own = [heading for heading in page.all("h2") if heading.attributes["id"] != "published"]
-    assert len(own) == 8 and all("stand-ins: no results" in heading.text for heading in own)
-    assert page.one("p", class_="standin").text.startswith("Stand-ins: no results.")
-    assert "tand-in" not in page_of().text
-
-
 def test_published_numbers_stand_apart_under_their_label() -> None:
     block = page_of().one("section", class_="published")
     assert "Published by their authors, not rerun here" in block.text

@@ -33,12 +33,10 @@ SAID = "its tune run is done"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With the data in `data`, and other data of the same name in `changed` and `standin`."""
+    """With the data in `data`, and other data of the same name in `changed`."""
     path = tmp_path_factory.mktemp("plan")
     write_data(path / "data")
     write_data(path / "changed", word_vectors=np.ones((ATTRIBUTES, WORD_LENGTH)))
-    write_data(path / "standin")
-    (path / "standin" / "STANDIN.json").write_text("{}")
     return path
 
 
@@ -189,12 +187,6 @@ def test_other_data_make_a_cell_stale(folder: Path, cell: GridCell) -> None:
     assert state_of(now, *both(cell), *both(now)) == ("cached", "")
     assert state_of(now, *both(cell), a_run(now.tune)) == ("new", SAID), "it was begun on the data of now"
     assert state_of(now, *both(cell), a_run(now.tune, "KILLED"))[0] == "new"
-
-
-def test_a_stand_in_is_another_benchmark_not_other_data(folder: Path, cell: GridCell) -> None:
-    (standin, _) = cells_of(write_grid(folder), folder / "standin")
-    assert state_of(cell, *both(standin)) == ("new", "")
-    assert state_of(standin, *both(cell)) == ("new", "")
 
 
 def test_what_was_tuned_with_other_code_is_not_gone_on_with(cell: GridCell) -> None:

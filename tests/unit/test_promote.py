@@ -126,7 +126,7 @@ def test_the_difference_to_the_champion_is_paired_by_seed(place: Place, capsys: 
         ({"code_dirty": "true"}, "its code is not committed"),
         ({"code_sha": "none"}, "its code is not committed"),
         ({"split": "tune"}, "it is not a run of the final split"),
-        ({"standin": "true"}, "its pictures are drawn stand-ins"),
+        ({"benchmark": "CUB-standin"}, "its pictures are drawn stand-ins"),
         ({"model_uri": ""}, "it has logged no model"),
         ({"kind": "trial"}, "is no finished training run"),
     ],

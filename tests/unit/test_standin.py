@@ -1,8 +1,9 @@
-"""Stand-ins: the real lists and attributes, restricted and drawn, and marked as what they are."""
+"""Stand-ins: the real lists and attributes, restricted and drawn, as a benchmark of another name."""
 
-import json
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,22 +12,17 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import loadmat
 
-from mgmrn.data.xlsa17 import LISTS, STANDIN_MARKER
+from mgmrn.config import BenchmarkConfig
+from mgmrn.data.doctor import verify
+from mgmrn.data.splits import check_images_exist, load_final
+from mgmrn.data.xlsa17 import LISTS, STANDIN_MARKER, load_benchmark
 from mgmrn.errors import UserError
-from mgmrn.makers.standin import (
-    IMAGE_FOLDERS,
-    attribute_strengths,
-    draw_quilt,
-    make_standin,
-    restrict,
-    standins,
-)
-from mgmrn.makers.synthetic import make_synthetic
+from mgmrn.makers.standin import attribute_strengths, draw_quilt, make_standin, restrict
 from mgmrn.makers.xlsa17_writer import write_images_list, write_splits, write_word_vectors
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 CLASSES, PER_CLASS, ATTRIBUTES = 6, 8, 10
-ANCHORS = (IMAGE_FOLDERS["CUB"].anchor, IMAGE_FOLDERS["AWA2"].anchor)
+REAL_LISTS, MADE_LISTS = "xlsa17/data/CUB", "xlsa17/data/CUB-standin"
 
 
 @pytest.fixture
@@ -62,8 +58,9 @@ def source(tmp_path: Path) -> Path:
 
 
 def paths(root: Path, folder: str) -> dict[str, list[str]]:
-    """The image files that each list names, in its order."""
+    """The image files that each list names, in its order, below the folder of the images."""
     images = [str(cell[0]) for cell in loadmat(root / folder / "res101.mat")["image_files"].ravel()]
+    images = [re.split("images/|JPEGImages/", image)[-1] for image in images]
     splits = loadmat(root / folder / "att_splits.mat")
     return {name: [images[int(i) - 1] for i in splits[name].ravel()] for name in LISTS}
 
@@ -72,20 +69,37 @@ def jpegs(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*.jpg")}
 
 
-def test_all_images_stand_where_the_real_ones_would(source: Path, tmp_path: Path) -> None:
-    root = make_standin("cub", source, tmp_path / "root", size=32)
-    listed = [str(cell[0]) for cell in loadmat(root / "xlsa17/data/CUB/res101.mat")["image_files"].ravel()]
-    expected = {"CUB/CUB_200_2011/images/" + path.split("/images/")[1] for path in listed}
-    assert set(jpegs(root)) == expected
-    assert len(expected) == CLASSES * PER_CLASS
-    assert paths(root, "xlsa17/data/CUB") == paths(source, "xlsa17/data/CUB")
-    with Image.open(root / min(expected)) as image:
+def make(source: Path, root: Path, **options: Any) -> Path:
+    """The stand-in's data root."""
+    assert make_standin("cub", source, root, **{"size": 32, **options}) == "CUB-standin"
+    return root
+
+
+def test_the_stand_in_is_a_benchmark_of_its_own(source: Path, tmp_path: Path) -> None:
+    root = make(source, tmp_path / "root")
+    assert paths(root, MADE_LISTS) == paths(source, REAL_LISTS)
+    assert len(jpegs(root)) == CLASSES * PER_CLASS
+    config = BenchmarkConfig(name="CUB-standin")
+    benchmark = load_benchmark(root, config)
+    assert {f"CUB-standin/{file}" for file in benchmark.image_files} == set(jpegs(root))
+    with Image.open(root / min(jpegs(root))) as image:
         assert image.size == (32, 32)
+    assert not [one for one in verify(root, config, threads=1) if one.level == "error"]
+    other = load_benchmark(make(source, tmp_path / "other", seed=1), config)
+    assert other.digest != benchmark.digest, "the same lists, other pictures"
+
+
+def test_it_may_share_a_root_with_the_real_lists(source: Path, tmp_path: Path) -> None:
+    shared = shutil.copytree(source, tmp_path / "shared")
+    make(source, tmp_path / "alone")
+    make(shared, shared)
+    assert jpegs(shared) == jpegs(tmp_path / "alone")
+    assert paths(shared, REAL_LISTS) == paths(source, REAL_LISTS)
 
 
 def test_restricted_lists_are_the_first_images_of_every_class_and_attributes_stay(source: Path, tmp_path: Path) -> None:
-    root = make_standin("CUB", source, tmp_path / "root", per_class=2, size=32)
-    full, few = paths(source, "xlsa17/data/CUB"), paths(root, "xlsa17/data/CUB")
+    root = make(source, tmp_path / "root", per_class=2)
+    full, few = paths(source, REAL_LISTS), paths(root, MADE_LISTS)
     for name in LISTS:
         assert few[name] == [path for path in full[name] if path in few[name]], name
     of_class = lambda path: path.split("/")[-2]  # noqa: E731
@@ -93,10 +107,10 @@ def test_restricted_lists_are_the_first_images_of_every_class_and_attributes_sta
         assert len({of_class(path) for path in few[name]}) == classes
         assert len(few[name]) == 2 * classes
     assert sorted(few["train_loc"] + few["val_loc"]) == sorted(few["trainval_loc"])
-    real, made = (loadmat(r / "xlsa17/data/CUB/att_splits.mat") for r in (source, root))
+    real, made = (loadmat(folder / "att_splits.mat") for folder in (source / REAL_LISTS, root / MADE_LISTS))
     for key in ("att", "original_att", "allclasses_names"):
         np.testing.assert_array_equal(made[key], real[key])
-    assert (root / "w2v/CUB_attribute.pkl").read_bytes() == (source / "w2v/CUB_attribute.pkl").read_bytes()
+    assert (root / "w2v/CUB-standin_attribute.pkl").read_bytes() == (source / "w2v/CUB_attribute.pkl").read_bytes()
 
 
 @settings(max_examples=50, deadline=None)
@@ -153,87 +167,43 @@ def test_attributes_that_all_classes_share_are_not_divided_by_zero() -> None:
 
 
 def test_pictures_do_not_depend_on_processes_or_on_what_else_is_kept(source: Path, tmp_path: Path) -> None:
-    alone = jpegs(make_standin("cub", source, tmp_path / "alone", size=32))
-    many = jpegs(make_standin("cub", source, tmp_path / "many", size=32, workers=2))
-    few = jpegs(make_standin("cub", source, tmp_path / "few", size=32, per_class=1))
-    other = jpegs(make_standin("cub", source, tmp_path / "other", size=32, seed=1))
+    alone = jpegs(make(source, tmp_path / "alone"))
+    many = jpegs(make(source, tmp_path / "many", workers=2))
+    few = jpegs(make(source, tmp_path / "few", per_class=1))
+    other = jpegs(make(source, tmp_path / "other", seed=1))
     assert many == alone
     assert few.items() < alone.items()
     assert not any(alone[path] == other[path] for path in alone)
 
 
-def test_the_root_is_marked(source: Path, tmp_path: Path) -> None:
-    root = make_standin("cub", source, tmp_path / "root", per_class=1, size=32, seed=5)
-    (marker,) = standins(root).values()
-    assert {key: marker[key] for key in ("seed", "size", "per_class")} == {"seed": 5, "size": 32, "per_class": 1}
-    assert set(marker["sources"]) == {
-        "xlsa17/data/CUB/res101.mat",
-        "xlsa17/data/CUB/att_splits.mat",
-        "w2v/CUB_attribute.pkl",
-    }
-    assert standins(tmp_path / "nowhere") == {}
-    with pytest.raises(UserError, match="not made by this command"):
-        standins(source)
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / STANDIN_MARKER).write_text("{")
-    with pytest.raises(UserError, match="not readable"):
-        standins(tmp_path / "broken")
-    (tmp_path / "broken" / STANDIN_MARKER).write_text(json.dumps({"name": "CUB"}))
-    with pytest.raises(UserError, match="names no benchmarks"):
-        standins(tmp_path / "broken")
-
-
-def test_benchmarks_share_a_root_and_each_is_as_if_it_were_alone(source: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other-source"
-    shutil.copytree(source / "xlsa17" / "data" / "CUB", other / "xlsa17" / "data" / "AWA2")
-    listed = loadmat(other / "xlsa17/data/AWA2/res101.mat")
-    animals = [str(cell[0]).replace(*ANCHORS) for cell in listed["image_files"].ravel()]
-    write_images_list(other / "xlsa17/data/AWA2", animals, listed["labels"].ravel().astype(int) - 1)
-    (other / "w2v").mkdir()
-    shutil.copy(source / "w2v/CUB_attribute.pkl", other / "w2v/AWA2_attribute.pkl")
-    alone = {name: tmp_path / name for name in ("cub", "awa2")}
-    shared = tmp_path / "shared"
-    for name, its_source in (("cub", source), ("awa2", other)):
-        make_standin(name, its_source, alone[name], per_class=1, size=32)
-        make_standin(name, its_source, shared, per_class=1, size=32)
-    assert standins(shared) == standins(alone["cub"]) | standins(alone["awa2"])
-    assert jpegs(shared) == jpegs(alone["cub"]) | jpegs(alone["awa2"])
-    for name, folder in (("cub", "xlsa17/data/CUB"), ("awa2", "xlsa17/data/AWA2")):
-        assert paths(shared, folder) == paths(alone[name], folder)
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
-
-
 def test_made_once_and_never_over_other_files(source: Path, tmp_path: Path) -> None:
-    root = make_standin("cub", source, tmp_path / "root", per_class=1, size=32)
-    drawn = []
-    make_standin("cub", source, root, per_class=1, size=32, progress=lambda done, total: drawn.append(done))
+    root = make(source, tmp_path / "root", per_class=1)
+    drawn: list[int] = []
+    make(source, root, per_class=1, progress=lambda done, total: drawn.append(done))
     assert not drawn
     with pytest.raises(UserError, match=r"other options \(per_class\)"):
-        make_standin("cub", source, root, per_class=2, size=32)
+        make(source, root, per_class=2)
+    (root / "CUB-standin" / STANDIN_MARKER).write_text("{")
+    with pytest.raises(UserError, match="not readable"):
+        make(source, root, per_class=1)
+    (root / "CUB-standin" / STANDIN_MARKER).unlink()
     with pytest.raises(UserError, match="not made by this command"):
-        make_standin("cub", source, source, per_class=1, size=32)
-    with pytest.raises(UserError, match="not empty"):
-        make_synthetic(root, per_class=5, size=32)
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+        make(source, root, per_class=1)
+    assert [path.name for path in root.iterdir() if path.name.startswith(".")] == []
 
 
 def test_bad_sources_and_options_are_one_sentence(source: Path, tmp_path: Path) -> None:
     for options in ({"per_class": 0}, {"size": 8}, {"seed": -1}):
         with pytest.raises(UserError, match=next(iter(options))):
             make_standin("cub", source, tmp_path / "root", **options)
-    with pytest.raises(UserError, match="no stand-ins for FLO"):
-        make_standin("flo", source, tmp_path / "root")
     with pytest.raises(UserError, match=r"SUN lacks res101\.mat"):
         make_standin("sun", source, tmp_path / "root")
     layout = source / "xlsa17/data/CUB"
-    write_images_list(layout, ["/elsewhere/1.jpg"] * CLASSES * PER_CLASS, np.repeat(np.arange(CLASSES), PER_CLASS))
-    with pytest.raises(UserError, match="not below"):
-        make_standin("cub", source, tmp_path / "root")
-    write_images_list(
-        layout, ["/CUB_200_2011/images/../../x.jpg"] * CLASSES * PER_CLASS, np.repeat(np.arange(CLASSES), PER_CLASS)
-    )
-    with pytest.raises(UserError, match="not below"):
-        make_standin("cub", source, tmp_path / "root")
+    labels = np.repeat(np.arange(CLASSES), PER_CLASS)
+    for listed, sentence in (("/elsewhere/1.jpg", "no folder named"), ("/images/../../x.jpg", "leaves the data root")):
+        write_images_list(layout, [listed] * len(labels), labels)
+        with pytest.raises(UserError, match=sentence):
+            make_standin("cub", source, tmp_path / "root")
     (layout / "res101.mat").write_bytes(b"nothing")
     with pytest.raises(UserError, match="not a readable MATLAB"):
         make_standin("cub", source, tmp_path / "root")
@@ -244,14 +214,13 @@ def test_bad_sources_and_options_are_one_sentence(source: Path, tmp_path: Path) 
 @pytest.mark.skipif(not REAL.is_dir(), reason="no real-data bundle in ../shared/data")
 @pytest.mark.parametrize(("name", "seen", "unseen"), [("CUB", 150, 50), ("SUN", 645, 72), ("AWA2", 40, 10)])
 def test_real_lists_keep_all_classes_and_attributes(name: str, seen: int, unseen: int, tmp_path: Path) -> None:
-    root = make_standin(name, REAL, tmp_path / "root", per_class=1, size=32)
-    few = paths(root, f"xlsa17/data/{name}")
+    root = tmp_path / "root"
+    made_name = make_standin(name, REAL, root, per_class=1, size=32)
+    few = paths(root, f"xlsa17/data/{made_name}")
     assert len(few["trainval_loc"]) == len(few["test_seen_loc"]) == seen
     assert len(few["test_unseen_loc"]) == unseen
     assert len(few["train_loc"]) + len(few["val_loc"]) == seen
-    real, made = (loadmat(r / f"xlsa17/data/{name}/att_splits.mat") for r in (REAL, root))
+    real, made = (loadmat(r / f"xlsa17/data/{n}/att_splits.mat") for r, n in ((REAL, name), (root, made_name)))
     for key in ("att", "original_att", "allclasses_names"):
         np.testing.assert_array_equal(made[key], real[key])
-    images = IMAGE_FOLDERS[name]
-    for path in few["test_unseen_loc"]:
-        assert (root / images.folder / path.rpartition(images.anchor)[2]).is_file()
+    check_images_exist(load_final(root, BenchmarkConfig(name=made_name)).unseen)

@@ -119,12 +119,12 @@ def test_runs_of_dead_drivers_are_closed_and_those_of_living_ones_are_not(store:
 
 def test_the_data_set_is_an_input_of_the_run(store: TrackingStore) -> None:
     run_id = child(store)
-    dataset = DatasetInput("CUB", "0123abcd", "tune", {"train_images": 3}, standin=True)
+    dataset = DatasetInput("CUB", "0123abcd", "tune", {"train_images": 3})
     store.log_dataset(run_id, dataset)
     store.log_dataset(run_id, dataset)
     (logged,) = store.client.get_run(run_id).inputs.dataset_inputs
     assert (logged.dataset.name, logged.dataset.digest) == ("CUB", "0123abcd")
-    assert json.loads(logged.dataset.profile) == {"train_images": 3, "standin": True}
+    assert json.loads(logged.dataset.profile) == {"train_images": 3}
     assert [(tag.key, tag.value) for tag in logged.tags] == [("mlflow.data.context", "tune")]
 
 
@@ -188,7 +188,7 @@ def evaluation(count: int = 3, images: int = 8) -> Evaluation:
 
 def names(count: int = 3, images: int = 8) -> EvaluationNames:
     classes = [f"class {i}" for i in range(count)]
-    return EvaluationNames(classes, [f"folder/{i}.jpg" for i in range(2 * images)], note="STAND-IN")
+    return EvaluationNames(classes, [f"folder/{i}.jpg" for i in range(2 * images)])
 
 
 def read(path: Path) -> list[dict[str, str]]:

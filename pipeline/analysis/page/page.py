@@ -59,8 +59,6 @@ class PageContent:
     made_at: str
     """ISO time."""
     commit: str
-    standin: bool
-    """Whether the pictures are drawn stand-ins, so that no figure is a result."""
     comparisons: tuple[Comparison, ...]
     """One per metric, of the same variants and benchmarks; the first is by the primary metric."""
     curves: pd.DataFrame
