@@ -1,7 +1,7 @@
 """Checkpoints and exported models on disk: atomic, verified on load, never a pickle that can run code.
 
-Two kinds. A *training checkpoint* holds what training needs to go on exactly, for one config. An *exported model* holds all that a
-prediction needs (weights with backbone, class table, image size, γ) and nothing else.
+A *training checkpoint* holds the state of an exact resume, for one config. An *exported model* holds what a prediction needs: weights with
+backbone, class table, image size, γ. U classes, S attributes, L word-vector length.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The science of an experiment as frozen values: what is trained, on what, and how.
+"""The science of an experiment as frozen values: data, network, loss, training.
 
-One model per concern. Everything here takes part in an experiment's identity (its hash); where a run happens (workers,
-devices, paths, tracking) does not belong here. Equations and symbols: the paper (arXiv 2511.08163), sections named in each class.
+Every field takes part in an experiment's identity; workers, devices, paths and tracking have no place here. Equations and symbols are those
+of the paper (arXiv 2511.08163).
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Frozen(BaseModel):
-    """Immutable, and an unknown field is an error."""
+    """Immutable model; an unknown field is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ImageConfig(Frozen):
-    """How a picture becomes a tensor; training and test use one scale."""
+    """Transform of a picture; training and test use one scale."""
 
     size: Annotated[int, Field(ge=32, le=2048)] = 448
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
     resize: Literal["squash", "crop"] = "crop"
-    """`crop`: shorter side to size·8/7, then a size×size crop; `squash`: both sides to size, the picture whole."""
+    """`crop`: shorter side to size·8/7, then a size×size crop; `squash`: both sides to size."""
     flip: bool = True
-    """Random horizontal flip in training; with cached features, a second copy of every map is stored."""
+    """Random horizontal flip in training; cached features then hold a second copy of every map."""
     min_crop_area: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Smallest area of a random resized crop in training; 1 turns it off (the only value cached features allow)."""
     colour_jitter: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -48,17 +48,17 @@ class ImageConfig(Frozen):
 
 
 class BenchmarkConfig(Frozen):
-    """A data set in the xlsa17 layout and how its tuning split is made."""
+    """A data set in the xlsa17 layout, and its tuning split."""
 
     name: Annotated[str, Field(min_length=1, pattern=r"^[A-Za-z0-9_\-]+$")]
-    """Folder under `xlsa17/data/`, and that of the pictures under the data root."""
+    """Folder under `xlsa17/data/`, and folder of the pictures under the data root."""
     word_vectors: str | None = None
-    """Stem of `w2v/<stem>_attribute.pkl`; the data set's name where none is given."""
+    """Stem of `w2v/<stem>_attribute.pkl`; default: the data set's name."""
     images: ImageConfig = ImageConfig()
     tune_seen_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share of each train class that serves as pseudo-seen test images on the `tune` split."""
+    """Share of each train class held out as pseudo-seen test images on the `tune` split."""
     tune_split_seed: int = 0
-    """Seed of that share; not the run's seed, so that runs of several seeds are judged on the same images."""
+    """Seed of that share, apart from the run's seed: runs of several seeds share their evaluation images."""
 
 
 class BackboneConfig(Frozen):
@@ -66,15 +66,14 @@ class BackboneConfig(Frozen):
 
     name: BackboneName = "resnet101"
     weights: str = "DEFAULT"
-    """A name of the torchvision weights enum (`DEFAULT`, `IMAGENET1K_V2`), a path to a `.pth` state dict, or `none`."""
+    """Name of torchvision weights (`DEFAULT`, `IMAGENET1K_V2`), path to a `.pth` state dict, or `none`."""
     trainable: Literal["none", "stages", "all"] = "none"
     trainable_stages: tuple[Level, ...] = ()
-    """With `trainable: stages`: the stages that are finetuned."""
+    """Finetuned stages with `trainable: stages`."""
     batch_norm: Literal["frozen", "train", "sync"] = "frozen"
-    """`frozen`: running statistics, no updates; `train`: per-worker batches; `sync`: statistics over all workers."""
+    """`frozen`: running statistics without updates; `train`: per-worker batches; `sync`: batches over all workers."""
     recompute: bool = False
-    """Activation checkpointing: finetuned blocks keep their inputs alone and are run again in the backward pass. Same gradients,
-    less memory, about a third more time in the backbone."""
+    """Activation checkpointing of finetuned blocks: same gradients, less memory, about a third more time in the backbone."""
 
     @model_validator(mode="after")
     def _stages_named_when_used(self) -> BackboneConfig:
@@ -85,7 +84,7 @@ class BackboneConfig(Frozen):
         return self
 
     @model_validator(mode="after")
-    def _recomputes_what_stays_the_same(self) -> BackboneConfig:
+    def _recomputes_finetuned_stages_with_frozen_norms(self) -> BackboneConfig:
         if self.recompute and self.trainable == "none":
             raise ValueError("recompute saves nothing in a frozen backbone: leave it out, or finetune (trainable)")
         if self.recompute and self.batch_norm != "frozen":
@@ -102,25 +101,25 @@ class RegionConfig(Frozen):
     count: Annotated[int, Field(ge=2, le=64)] = 5
     """K, the number of region centres."""
     reduced_width: Annotated[int, Field(ge=8, le=1024)] = 256
-    """Channels of the space in which pixels are grouped; a level with fewer keeps its own."""
+    """Channels of the space in which pixels are grouped; a level with fewer channels keeps them."""
 
 
 class GranularityConfig(Frozen):
-    """MgM: one level's maps to the common width and the coarsest grid."""
+    """MgM: maps of a level to the common width and the coarsest grid."""
 
     reduce: Literal["before", "strided", "after"] = "strided"
-    """Halve the grid `before` each 3×3 convolution; `after` it, as released (4× the multiply-adds); or `strided`: the convolution
-    reads the fine grid and is worked out at every second pixel, which on a grid of odd sides are those that `after` keeps."""
+    """Halve the grid `before` each 3×3 convolution; `after` it, as released (4× the multiply-adds); or by the convolution's stride
+    (`strided`)."""
     stem: Literal["project", "none"] = "project"
-    """`project`: a 1×1 convolution to the common width D before region mining; `none`: the stage's own channels, as released."""
+    """`project`: 1×1 convolution to the common width D before region mining; `none`: the stage's own channels, as released."""
     group_norm_groups: Count = 32
 
 
 class RefinementConfig(Frozen):
-    """MRM: what a level learns from the others."""
+    """MRM: refinement of a level by the others."""
 
     topology: Literal["none", "cascade", "adjacent"] = "adjacent"
-    """`cascade`: tokens of all deeper levels, as released; `adjacent`: both neighbours, mutual, as the abstract says."""
+    """`cascade`: by all deeper levels, as released; `adjacent`: by both neighbours, as the abstract says."""
     detach: bool = True
     """Whether the neighbours' features are constants for the level that they refine."""
     channel_reduction: Count = 16
@@ -133,9 +132,9 @@ class DecoderConfig(Frozen):
     attention_width: Annotated[int, Field(ge=1, le=8192)] = 1024
     """M, the width of queries, keys and values."""
     word_vectors: Literal["unit", "raw"] = "unit"
-    """Whether word vectors are scaled to unit length, or taken as they are, as released."""
+    """`unit`: scaled to unit length; `raw`: unchanged, as released."""
     temperature: Literal["none", "sqrt", "learned"] = "none"
-    """What divides the attention logits: nothing (as released), sqrt(M), or a learned positive number."""
+    """Divisor of the attention logits: none (as released), sqrt(M), or a learned positive number."""
 
 
 class MgMRNConfig(Frozen):
@@ -156,10 +155,8 @@ class MgMRNConfig(Frozen):
         if list(self.levels) != sorted(set(self.levels)):
             raise ValueError(f"levels must be distinct and finest first, got {list(self.levels)}")
         if self.width % self.granularity.group_norm_groups:
-            raise ValueError(
-                f"width {self.width} must be a multiple of granularity.group_norm_groups "
-                f"{self.granularity.group_norm_groups}"
-            )
+            groups = self.granularity.group_norm_groups
+            raise ValueError(f"width {self.width} must be a multiple of granularity.group_norm_groups {groups}")
         return self
 
 
@@ -190,18 +187,18 @@ class LossConfig(Frozen):
     """Per level: cross-entropy over seen classes + weighted regularisers (paper, loss equations)."""
 
     scale: Positive = 20.0
-    """Multiplies the cosine before the softmax."""
+    """Factor of the cosine before the softmax."""
     regression: Weight = 0.1
     """λ_reg, weight of the attribute regression."""
     regression_reduction: Literal["sum", "mean"] = "sum"
-    """Over the S attributes; `mean` is as released, and inert."""
+    """Reduction over the S attributes; `mean` as released, and inert."""
     occupancy: Weight = 0.0
     """λ_occupancy, weight of the Beta prior on region occupancy."""
     decorrelation: Weight = 0.0
     """λ_decorrelation, weight of the off-diagonal cos² of the region features."""
     label_smoothing: Probability = 0.0
     level_weights: dict[Level, Weight] = {}
-    """Weight of a level's loss; 1 where a level is not named."""
+    """Weight of a level's loss; default 1."""
 
 
 class OptimiserConfig(Frozen):
@@ -217,14 +214,14 @@ class OptimiserConfig(Frozen):
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     """Largest gradient norm; none: no clipping."""
     accumulate: Count = 1
-    """Micro-batches whose gradients are summed for one step; the batch is divided, not enlarged."""
+    """Micro-batches into which a batch is divided; their gradients are summed for one step."""
 
 
 Compile = bool | Literal["auto"]
 
 
 class ScheduleConfig(Frozen):
-    """How long, in which order, at which learning rate and precision."""
+    """Length, order, learning rate and precision of training."""
 
     epochs: Count = 30
     order: Literal["joint", "sequential"] = "joint"
@@ -237,9 +234,9 @@ class ScheduleConfig(Frozen):
     warmup_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """`one-cycle`: share of the steps in which the rate rises."""
     precision: Literal["auto", "float32"] = "auto"
-    """`auto`: bfloat16 autocast where the device computes it natively; norms and the softmax of regions stay float32."""
+    """`auto`: bfloat16 autocast on devices with native support; norms and the softmax of regions stay float32."""
     compile: Compile = False
-    """torch.compile the network, on a GPU with CUDA graphs; `auto`: where that pays, which is on GPUs."""
+    """torch.compile, on a GPU with CUDA graphs; `auto`: on GPUs alone."""
 
 
 class PlainSampling(Frozen):
@@ -264,7 +261,7 @@ SamplingConfig = Annotated[PlainSampling | EpisodicSampling, Field(discriminator
 
 
 class ExperimentConfig(Frozen):
-    """One experiment: a benchmark, a network, a loss, and how it is trained."""
+    """One experiment: benchmark, network, loss, training."""
 
     benchmark: BenchmarkConfig
     model: ModelConfig = MgMRNConfig()
@@ -275,11 +272,11 @@ class ExperimentConfig(Frozen):
     cache_features: bool = False
     """Compute a frozen backbone's maps once and train on them."""
     cache_pictures: bool = False
-    """Decode each picture once and keep its pixels; what is trained is the same to the last bit."""
+    """Decode each picture once and keep its pixels; results are the same bit by bit."""
     seed: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
-    def _finetunes_what_it_has(self) -> ExperimentConfig:
+    def _finetunes_stages_of_the_network(self) -> ExperimentConfig:
         deepest = self.model.levels[-1] if isinstance(self.model, MgMRNConfig) else self.model.level
         if behind := [stage for stage in self.model.backbone.trainable_stages if stage > deepest]:
             raise ValueError(
@@ -288,18 +285,12 @@ class ExperimentConfig(Frozen):
         return self
 
     @model_validator(mode="after")
-    def _decodes_again_and_again(self) -> ExperimentConfig:
+    def _caches_what_is_read_again(self) -> ExperimentConfig:
         if self.cache_pictures and (self.cache_features or isinstance(self.model, ESZSLConfig)):
             raise ValueError("cache_pictures saves nothing where each picture is decoded once: leave it out")
-        return self
-
-    @model_validator(mode="after")
-    def _cacheable(self) -> ExperimentConfig:
-        if not self.cache_features:
-            return self
-        if self.model.backbone.trainable != "none":
+        if self.cache_features and self.model.backbone.trainable != "none":
             raise ValueError("cache_features needs a frozen backbone (model.backbone.trainable: none)")
         images = self.benchmark.images
-        if images.min_crop_area < 1 or images.colour_jitter > 0:
+        if self.cache_features and (images.min_crop_area < 1 or images.colour_jitter > 0):
             raise ValueError("cache_features allows no random crops or colours (min_crop_area: 1, colour_jitter: 0)")
         return self

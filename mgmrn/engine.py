@@ -1,6 +1,6 @@
-"""Training and evaluation of one network, on one process or as one rank of several.
+"""Training and evaluation of one network, in one process or as one rank of several.
 
-Nothing here knows of Ray, MLflow, files or the clock of an experiment: the caller feeds batches and keeps what comes back.
+B images of a rank, C channels, h w grid, S attributes, U classes, T loss terms, N rows of scores.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FUSED = ("cuda", "cpu")
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 Inputs = Tensor | dict[Level, Tensor]
-"""Images `B 3 H W`, or the maps `B C h w` of every level."""
+"""Images `B 3 H W`, or maps `B C h w` of every level."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Batch:
     targets: Int[Tensor, " B"]
     """Index among the *seen* classes."""
     ids: Int[np.ndarray, " B"]
-    """Positions in the benchmark's image list, to name a culprit."""
+    """Positions in the benchmark's image list, for errors."""
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device; float32, images channels-last."""
@@ -52,14 +52,14 @@ class Batch:
     def split(self, parts: int) -> Iterator[Batch]:
         """At most `parts` micro-batches of nearly equal size."""
         for rows in np.array_split(np.arange(len(self.ids)), min(parts, len(self.ids))):
-            chosen = slice(int(rows[0]), int(rows[-1]) + 1)
+            part = slice(int(rows[0]), int(rows[-1]) + 1)
             inputs = self.inputs
-            part = inputs[chosen] if isinstance(inputs, Tensor) else {level: x[chosen] for level, x in inputs.items()}
-            yield Batch(part, self.targets[chosen], self.ids[chosen])
+            taken = inputs[part] if isinstance(inputs, Tensor) else {level: x[part] for level, x in inputs.items()}
+            yield Batch(taken, self.targets[part], self.ids[part])
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss became NaN or infinite; names the images of the step, since a broken picture is one cause."""
+    """The loss became NaN or infinite; the error names the images of the step, since a broken picture is one cause."""
 
     def __init__(self, step: int, ids: Sequence[int]) -> None:
         shown = ", ".join(str(i) for i in ids[:16]) + (", …" if len(ids) > 16 else "")
@@ -72,7 +72,7 @@ class NonFiniteLossError(RuntimeError):
 
 
 class TrainingObjective(nn.Module):
-    """Network and loss as one module, so that a data-parallel wrapper sees one forward per backward."""
+    """Network and loss as one module: a data-parallel wrapper needs one forward pass per backward pass."""
 
     def __init__(
         self,
@@ -90,35 +90,29 @@ class TrainingObjective(nn.Module):
         self.register_buffer("seen_attributes", seen_attributes, persistent=False)
 
     def forward(self, inputs: Inputs, targets: Int[Tensor, " B"], level: Level | None) -> dict[str, Tensor]:
-        """Loss terms by name; of one level alone where `level` is given."""
+        """Loss terms by name, of all levels or of one."""
         output = self.network(inputs) if level is None else cast(Any, self.network).forward_level(inputs, level)
-        terms = zsl_loss(
-            output,
-            targets,
-            cast(Tensor, self.seen_attributes),
-            self.loss,
-            global_batch=self.global_batch,
-            world_size=self.world_size,
-        )
+        classes, batch = cast(Tensor, self.seen_attributes), self.global_batch
+        terms = zsl_loss(output, targets, classes, self.loss, global_batch=batch, world_size=self.world_size)
         return {name: getattr(terms, name) for name in TERMS}
 
 
 @dataclass(frozen=True)
 class EpochStats:
-    """What one epoch of training showed on this rank."""
+    """Figures of one epoch of training on this rank."""
 
     loss: dict[str, float]
-    """Mean of each loss term over the steps (each summed over levels)."""
+    """Mean over the steps of each loss term, summed over levels."""
     images: int
     seconds: float
     wait_seconds: float
-    """Part of `seconds` in which the step waited for data."""
+    """Part of `seconds` spent waiting for data."""
     steps: int
 
 
 @dataclass
 class Trainer:
-    """A network in training: what a checkpoint must hold to go on exactly."""
+    """A network in training, with all state that an exact resume needs."""
 
     network: nn.Module
     objective: nn.Module
@@ -128,7 +122,7 @@ class Trainer:
     device: torch.device
     levels: tuple[Level, ...]
     epoch: int = field(default=0)
-    """Epochs that are complete."""
+    """Number of complete epochs."""
 
     def state_dict(self) -> dict[str, Any]:
         """Network (the trainable part and its buffers), optimiser, scheduler and epoch."""
@@ -140,7 +134,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on where `state_dict` was taken."""
+        """Restores what `state_dict` returned."""
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.scheduler.load_state_dict(state["scheduler"])
@@ -158,31 +152,38 @@ def build_trainer(
     device: torch.device,
     world_size: int = 1,
 ) -> Trainer:
-    """Moves the network to its device and gives it loss, optimiser and schedule; wraps it when there are several ranks.
+    """Moves the network to its device and gives it loss, optimiser and schedule; several ranks get a data-parallel wrapper.
 
     Args:
         network: MgMRN or a baseline on maps, or ImageModel on images.
-        seen_attributes: class attributes of the classes that are trained on.
+        seen_attributes: attributes of the seen classes.
         config: the experiment.
-        levels: levels whose losses are summed (joint) or stepped through (sequential), finest first.
+        levels: levels whose losses are summed (joint) or trained one by one (sequential), finest first.
         global_batch: images of one optimiser step over all ranks.
         steps_per_epoch: global batches of an epoch.
-        device: where to train.
-        world_size: ranks; above 1 torch.distributed must be initialised.
+        device: device of this rank.
+        world_size: number of ranks; above 1 torch.distributed must be initialised.
 
     Raises:
         UserError: when a rank would have fewer images of a global batch than micro-batches.
     """
-    _check_shares(config.optimiser.accumulate, global_batch, world_size)
+    accumulate, smallest = config.optimiser.accumulate, global_batch // world_size
+    if accumulate > smallest:  # Ranks with different numbers of micro-batches would deadlock.
+        raise UserError(
+            f"{accumulate} micro-batches were asked for, but one of {world_size} workers has {smallest} images of a "
+            f"global batch of {global_batch}",
+            "optimiser.accumulate",
+            "lower it, use fewer workers, or a larger batch",
+        )
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     objective: nn.Module = TrainingObjective(network, seen_attributes, config.loss, global_batch, world_size).to(device)
     sequential = config.schedule.order == "sequential"
-    compile_passes(objective, config.schedule.compile, device, config.optimiser.accumulate)
+    compile_passes(objective, config.schedule.compile, device, accumulate)
     if world_size > 1:
         objective = DistributedDataParallel(
             objective,
             device_ids=[device] if device.type == "cuda" else None,
-            # A level's own loss reaches only its own branch.
+            # A level's loss reaches only its own branch.
             find_unused_parameters=sequential,
             gradient_as_bucket_view=True,
             broadcast_buffers=False,
@@ -194,22 +195,10 @@ def build_trainer(
     return Trainer(network, objective, optimiser, scheduler, config, device, levels)
 
 
-def _check_shares(accumulate: int, global_batch: int, world_size: int) -> None:
-    """Ranks with different numbers of micro-batches would wait for each other for ever."""
-    smallest = global_batch // world_size
-    if accumulate > smallest:
-        raise UserError(
-            f"{accumulate} micro-batches were asked for, but one of {world_size} workers has {smallest} images of a "
-            f"global batch of {global_batch}",
-            "optimiser.accumulate",
-            "lower it, use fewer workers, or a larger batch",
-        )
-
-
 def build_optimiser(network: nn.Module, config: OptimiserConfig, *, fused: bool = False) -> Optimizer:
     """SGD or AdamW over four groups: backbone and head, each with and without weight decay.
 
-    Norms, biases and single numbers (anything with fewer than two axes) are not decayed.
+    Parameters with fewer than two axes (norms, biases, single numbers) are not decayed.
     """
     groups: dict[tuple[bool, bool], list[Tensor]] = {}
     for name, parameter in network.named_parameters():
@@ -231,7 +220,7 @@ def build_optimiser(network: nn.Module, config: OptimiserConfig, *, fused: bool 
 
 
 def build_scheduler(optimiser: Optimizer, config: ScheduleConfig, steps_per_epoch: int) -> LRScheduler:
-    """The learning rate as a function of the global batch, torch's own schedules."""
+    """Torch's schedule of the learning rate, which steps once per global batch."""
     total = config.epochs * steps_per_epoch
     match config.learning_rate:
         case "constant":
@@ -242,18 +231,17 @@ def build_scheduler(optimiser: Optimizer, config: ScheduleConfig, steps_per_epoc
             return CosineAnnealingLR(optimiser, total)
         case "one-cycle":
             peaks = [group["lr"] for group in optimiser.param_groups]
-            # total + 1: the schedule is asked for a rate once more after the last step.
-            return OneCycleLR(
-                optimiser, peaks, total_steps=total + 1, pct_start=config.warmup_fraction, cycle_momentum=False
-            )
+            rising = config.warmup_fraction
+            # total + 1: the scheduler steps once more after the last batch.
+            return OneCycleLR(optimiser, peaks, total_steps=total + 1, pct_start=rising, cycle_momentum=False)
 
 
 def train_epoch(trainer: Trainer, batches: Iterable[Batch]) -> EpochStats:
     """One pass over this rank's shares of the epoch's global batches.
 
     Raises:
-        NonFiniteLossError: named after the step in which the loss stopped being a number. The check trails by one step so that it
-            never makes a GPU wait; no checkpoint is taken between the two.
+        NonFiniteLossError: names the step with the first non-finite loss. The check trails by one step, so that a GPU never waits
+            for it; no checkpoint is taken in between.
     """
     trainer.network.train()
     schedule = trainer.config.schedule
@@ -312,10 +300,7 @@ def gather_rows(rows: Float[np.ndarray, "n U"]) -> Float[np.ndarray, "N U"] | No
 
 
 def _agree_on_statistics(network: nn.Module) -> None:
-    """Gives all ranks the mean of their batch norms' running statistics.
-
-    Each rank saw other images. One network must be evaluated by all of them, and go on from rank 0's checkpoint.
-    """
+    """Sets the batch norms' running statistics to their mean over ranks, so that all ranks evaluate the same network."""
     for norm in network.modules():
         if isinstance(norm, BATCH_NORMS) and norm.training and norm.running_mean is not None:
             for statistic in (norm.running_mean, cast(Tensor, norm.running_var)):
@@ -324,7 +309,7 @@ def _agree_on_statistics(network: nn.Module) -> None:
 
 
 class _FiniteWatch:
-    """Looks at each step's loss terms when the next step has been queued."""
+    """Checks each step's loss terms once the next step has been queued."""
 
     def __init__(self) -> None:
         self._seen: tuple[int, Tensor, np.ndarray] | None = None
@@ -365,7 +350,7 @@ def _update(trainer: Trainer, batch: Batch, level: Level | None) -> Float[Tensor
 
 def _to_device(inputs: Inputs, device: torch.device) -> Inputs:
     def moved(x: Tensor) -> Tensor:
-        # Converted where it goes: maps are half as large on their way, and no host turns pictures around for a GPU.
+        # Converted on the device: float16 maps are half as large on the way.
         return x.to(device, non_blocking=True).to(torch.float32, memory_format=torch.channels_last)
 
     return moved(inputs) if isinstance(inputs, Tensor) else {level: moved(maps) for level, maps in inputs.items()}

@@ -1,11 +1,11 @@
-"""Why a network answers what it answers: where each level looked, what it read there, and what that adds to a class's score.
+"""Explanations of a prediction: where each level looked, what it read there, and what that adds to a class's score.
 
 B images, N tokens, D width, S attributes, L word-vector length, K regions, n cells of a side, U classes.
 
-    A_s  = softmax_n(Q_s · K_n / τ)                    where attribute s looks
-    r_sn = ⟨V_n, W_oᵀ e_s⟩                             what token n says of it
-    v_s  = Σ_n A_sn r_sn + ⟨b_o, e_s⟩                  what the level says of it: `AttributeDecoder` without its folding
-    score of class u = scale · Σ_l Σ_s v̂_ls â_us       one term per level and attribute, its contribution
+    A_s  = softmax_n(Q_s · K_n / τ)                    attention of attribute s
+    r_sn = ⟨V_n, W_oᵀ e_s⟩                             evidence of token n for it
+    v_s  = Σ_n A_sn r_sn + ⟨b_o, e_s⟩                  its strength on the level: `AttributeDecoder` without folding
+    score of class u = scale · Σ_l Σ_s v̂_ls â_us       one contribution per level and attribute
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from mgmrn.model.refinement import source_groups
 
 @dataclass(frozen=True)
 class Reading:
-    """How a decoder comes by its attribute vector."""
+    """Terms of a decoder's attribute vector."""
 
     attention: Float[Tensor, "B S N"]
     """A; sums to one over the tokens."""
     evidence: Float[Tensor, "B S N"]
     """r."""
     constant: Float[Tensor, " S"]
-    """What is said whatever the picture."""
+    """The part that does not depend on the picture."""
 
     @property
     def attributes(self) -> Float[Tensor, "B S"]:
@@ -56,7 +56,7 @@ def read(decoder: AttributeDecoder, tokens: Float[Tensor, "B N D"], word_vectors
 
 @dataclass(frozen=True)
 class CellMap:
-    """Something that every cell of a square map has."""
+    """Values of every cell of a square map."""
 
     values: Float[Tensor, "B _ n n"]
     cells: Cells
@@ -64,11 +64,11 @@ class CellMap:
 
 @dataclass(frozen=True)
 class LevelView:
-    """What one level saw of a batch."""
+    """Attention and regions of one level for a batch."""
 
     attributes: Float[Tensor, "B S"]
     attention: tuple[CellMap, ...]
-    """Of the level's own pixels, of each map that refines it, and of its regions; together they sum to one."""
+    """Attention to the level's own pixels, to each map that refines it, and to its regions; the sum of all is one."""
     regions: CellMap | None
     """Assignment of pixels to regions; sums to one over K."""
 
@@ -80,12 +80,12 @@ class LevelView:
 
 @torch.inference_mode()
 def look(head: MgMRN, config: MgMRNConfig, maps: Mapping[Level, Float[Tensor, "B C h w"]]) -> dict[Level, LevelView]:
-    """What every level sees.
+    """The view of every level.
 
     Args:
         head: the network on a pyramid's maps.
-        config: that it was built from.
-        maps: of all its levels, from square pictures.
+        config: config of the network.
+        maps: maps of all its levels, from square pictures.
     """
     return {level: _view(head, config, maps, level) for level in config.levels}
 
@@ -94,7 +94,7 @@ def _view(head: MgMRN, config: MgMRNConfig, maps: Mapping[Level, Float[Tensor, "
     own: LevelFeatures = head.levels[level](maps[level])
     reading = read(head.decoders[level], head.tokens(maps, level), head.word_vectors)  # type: ignore[arg-type]
     pixels = _level_cells(config, level, maps[level].shape[-1])
-    # Levels that are concatenated are first brought onto the grid of the one that they refine.
+    # Concatenated levels are resized to the grid of the level that they refine.
     groups = source_groups(config.refinement.topology, config.levels, level)
     refined = (
         pixels if len(group) > 1 else _level_cells(config, group[0], maps[group[0]].shape[-1]) for group in groups
@@ -131,12 +131,12 @@ def _on_pixels(attention: Float[Tensor, "B S K"], assignment: Float[Tensor, "B K
 def contributions(
     attributes: Mapping[Level, Float[Tensor, "B S"]], classes: Float[Tensor, "B S"], scale: float
 ) -> Float[Tensor, "B levels S"]:
-    """What each level's attributes add to the score of one class per image; sums to `class_scores` of that class.
+    """Share of each level's attributes in the score of one class per image; the sum is the class's score.
 
     Args:
         attributes: v of each level, in the order of the result.
-        classes: attributes of the class that is asked about, image by image.
-        scale: of the scores.
+        classes: attributes of the class, image by image.
+        scale: scale of the scores.
     """
     vectors = torch.stack([F.normalize(v.float(), dim=1) for v in attributes.values()], dim=1)
     return scale * vectors * F.normalize(classes.float(), dim=1)[:, None]
@@ -149,9 +149,9 @@ class Decision:
     best: int
     runner_up: int
     margin: float
-    """Between the two."""
+    """Difference of their calibrated scores."""
     handicap: float
-    """Part of the margin that is owed to γ, which seen classes lose."""
+    """Part of the margin due to γ."""
 
 
 def decide(scores: Float[np.ndarray, " U"], seen: Bool[np.ndarray, " U"], gamma: float) -> Decision:
@@ -163,5 +163,5 @@ def decide(scores: Float[np.ndarray, " U"], seen: Bool[np.ndarray, " U"], gamma:
 
 
 def decisive(differences: Float[np.ndarray, " S"], count: int) -> Int[np.ndarray, " _"]:
-    """The attributes whose contributions differ most between two classes, whichever they speak for; the largest first."""
+    """Attributes whose contributions to two classes differ most, the largest first."""
     return np.argsort(-np.abs(differences), kind="stable")[:count]

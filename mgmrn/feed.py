@@ -1,7 +1,6 @@
-"""What a run trains on: batches from pictures, or from the cached maps of a frozen backbone.
+"""Batches of a run, from pictures or from the cached maps of a frozen backbone.
 
-Training and evaluation know the feed alone; its source is pictures or maps. A rank asks for its own share only; what all ranks together
-see depends on the seed and the epoch alone.
+A rank loads its own share of every global batch; the global batches depend on the seed and the epoch alone. N images.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from mgmrn.sources import MapSource, PictureSource, Source, cached_maps, packed_
 
 @dataclass(frozen=True)
 class Share:
-    """Which part of every global batch is this process's."""
+    """This process's part of every global batch."""
 
     rank: int = 0
     world_size: int = 1
@@ -41,10 +40,10 @@ class Feed:
         data: one split.
         batches: rows of the training images, batch by batch.
         share: this rank's part.
-        source: where the network's inputs come from.
-        network: what is trained: the head alone on cached maps, or the network with its backbone.
+        source: source of the network's inputs.
+        network: trained network: the head alone on cached maps, or the network with its backbone.
         image_model: the network with its backbone.
-        epochs: how many are trained at most; nothing is loaded for later ones before somebody asks.
+        epochs: number of epochs; batches of later ones are not loaded in advance.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class Feed:
         epochs: int,
     ) -> None:
         self.network = network
-        self._image_model = image_model
+        self.image_model = image_model
         self.steps_per_epoch = len(batches)
         self.global_batch = batches.global_batch
         self._batches = batches
@@ -67,7 +66,7 @@ class Feed:
         self._epochs = epochs
         self._stream: Iterator[Inputs] = iter(())
         self._loading: int | None = None
-        """The epoch whose first batch the stream gives next."""
+        """Epoch of the next batch of the stream; None in the middle of an epoch."""
         self._ids = data.train.ids
         self._targets = seen_targets(data.train, data.classes)
         self._evaluation = eval_shard(len(data.seen) + len(data.unseen), share.rank, share.world_size)
@@ -75,13 +74,12 @@ class Feed:
     def train_batches(self, epoch: int) -> Iterator[Batch]:
         """This rank's share of every global batch of an epoch.
 
-        Whoever takes one epoch after the other finds the first batches of the next one loaded: they are while the network is evaluated, and
-        processes that decode pictures go on.
+        In consecutive epochs the first batches of the next one are loaded while the network is evaluated.
         """
         if epoch != self._loading:
             epochs = range(epoch, max(epoch + 1, self._epochs))
             self._stream = prefetch(self._source.training(_shares(self._batches, self._share, epochs)))
-        self._loading = None  # Until this epoch was taken to its end.
+        self._loading = None
         for rows in self._batches.shard(epoch, self._share.rank, self._share.world_size):
             yield Batch(next(self._stream), self._targets[torch.from_numpy(rows)], self._ids[rows])
         self._loading = epoch + 1 if epoch + 1 < self._epochs else None
@@ -89,10 +87,6 @@ class Feed:
     def evaluation_inputs(self) -> Iterator[Inputs]:
         """This rank's contiguous share of the evaluation images, seen first, never padded."""
         return prefetch(self._source.evaluation(self._evaluation))
-
-    def image_model(self) -> ImageModel:
-        """The network with its backbone."""
-        return self._image_model
 
 
 def open_feed(
@@ -104,16 +98,16 @@ def open_feed(
     loader_workers: int = 0,
     progress: Progress = lambda message: None,
 ) -> Feed:
-    """The feed that the config asks for.
+    """The feed of a config, by its `cache_features` and `cache_pictures`.
 
     Args:
-        config: the experiment; `cache_features` and `cache_pictures` decide.
+        config: the experiment.
         data: one split.
         cache_root: folder of cached features and packed pictures.
         share: this rank's part.
-        device: where the backbone runs while features are cached.
+        device: device of the backbone while features are cached.
         loader_workers: processes that decode pictures; 0 decodes in a thread.
-        progress: told what takes long.
+        progress: called with messages on slow steps.
 
     Raises:
         UserError: for an unreadable picture or weights that do not fit.
@@ -122,7 +116,7 @@ def open_feed(
     backbone = build_backbone(config.model.backbone, levels_of(config.model))
     head = build_head(config.model, backbone.channels, torch.from_numpy(data.word_vectors))
     model = ImageModel(backbone, head)
-    batches = _batches(config, data.train)  # Its errors come before features are cached, which takes long.
+    batches = _batches(config, data.train)  # Before features are cached, so that its errors come early.
     if config.cache_features:
         maps = MapSource(config, *cached_maps(config, data, cache_root, device, progress))
         return Feed(data, batches, share, maps, head, model, config.schedule.epochs)

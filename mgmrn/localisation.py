@@ -1,6 +1,6 @@
-"""Where on the picture a map's cells lie, and whether a map points at a part.
+"""Place of a map's cells on the picture, and the pointing game.
 
-Inputs are square, so one axis says all: n cells along it, whose centres are evenly spaced. Lengths are pixels of the network's input.
+Inputs are square: n cells along an axis, with evenly spaced centres. Lengths are pixels of the network's input. P parts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Box = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels."""
 
 PATCH_TRUNKS: tuple[BackboneName, ...] = ("convnext_tiny", "swin_t")
-"""Trunks that cut the picture into patches; the others' convolutions are centred on every 2nd, 4th … pixel, the first included."""
+"""Trunks that cut the picture into patches; convolutions of the others are centred on every 2nd, 4th … pixel from the first."""
 
 
 @dataclass(frozen=True)
@@ -27,18 +27,18 @@ class Cells:
 
     count: int
     first: float
-    """Centre of the first one."""
+    """Centre of the first cell."""
     step: float
-    """From one centre to the next."""
+    """Distance between two centres."""
 
     @property
     def centres(self) -> Float[Tensor, " n"]:
-        """Of all cells."""
+        """Centres of all cells."""
         return self.first + self.step * torch.arange(self.count, dtype=torch.float32)
 
 
 def stage_cells(backbone: BackboneName, level: Level, count: int) -> Cells:
-    """Cells of a trunk's stage with `count` of them: the middle of what each one's receptive field is centred on."""
+    """The `count` cells of a trunk's stage, at the centres of their receptive fields."""
     stride = 4.0 * 2 ** LEVELS.index(level)
     return Cells(count, stride / 2 if backbone in PATCH_TRUNKS else 0.5, stride)
 
@@ -55,7 +55,7 @@ def interpolate(maps: Float[Tensor, "*batch n n"], cells: Cells, size: int) -> F
 
     Args:
         maps: values of the cells.
-        cells: of the maps.
+        cells: cells of the maps.
         size: side of the input.
     """
     weights = _interpolation(cells, size).to(maps)
@@ -63,21 +63,21 @@ def interpolate(maps: Float[Tensor, "*batch n n"], cells: Cells, size: int) -> F
 
 
 def on_input(maps: Float[Tensor, "*batch n n"], cells: Cells, size: int) -> Float[Tensor, "*batch size size"]:
-    """Maps that are not negative, shared out among the pixels in proportion to `interpolate`; each keeps its sum."""
+    """Non-negative maps at every pixel, in proportion to `interpolate`; each keeps its sum."""
     spread = interpolate(maps, cells, size)
     mass = spread.sum(dim=(-2, -1), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
     return spread * (maps.sum(dim=(-2, -1), keepdim=True) / mass)
 
 
 def _interpolation(cells: Cells, size: int) -> Float[Tensor, "size n"]:
-    """Weights of the cells for every pixel; beyond the outermost centres the outermost cell's."""
+    """Weights of the cells for every pixel; the outermost cell extends to the edge."""
     pixels = torch.arange(size, dtype=torch.float32) + 0.5
     position = ((pixels - cells.first) / cells.step).clamp(0, cells.count - 1)
     return (1 - (position[:, None] - torch.arange(cells.count)).abs()).clamp_min(0)
 
 
 def box_on_input(box: Box, width: int, height: int, config: ImageConfig) -> Box:
-    """A box of a picture of `width` by `height` pixels as the network's input shows it; empty where it is cropped away."""
+    """A box of a picture of `width` by `height` pixels in the network's input; empty if cropped away."""
     left, top, right, bottom = box
     if config.resize == "squash":
         scale_x, scale_y, off_x, off_y = config.size / width, config.size / height, 0.0, 0.0
@@ -99,6 +99,6 @@ def points_at(maps: Float[Tensor, "P size size"], boxes: Float[Tensor, "P 4"]) -
 
 
 def chance_of(boxes: Float[Tensor, "P 4"], size: int) -> Float[Tensor, " P"]:
-    """The share of the input that each box covers: how often a random pixel lies in it."""
+    """Share of the input that each box covers: probability that a random pixel lies in it."""
     left, top, right, bottom = boxes.unbind(dim=1)
     return (right - left).clamp_min(0) * (bottom - top).clamp_min(0) / size**2

@@ -31,7 +31,7 @@ class LossTerms:
 
 
 TERMS = tuple(term.name for term in fields(LossTerms))
-"""Names of the terms; asking for them within `forward` would break a compiled graph in two."""
+"""Names of the terms; a call of `fields` within `forward` would break the compiled graph."""
 
 
 def zsl_loss(
@@ -45,16 +45,16 @@ def zsl_loss(
 ) -> LossTerms:
     """Loss of this rank's images, such that the mean over ranks of its gradients is the global batch's gradient.
 
-    Terms of single images are summed here and divided by `global_batch / world_size`, which stays right when ranks hold
-    different numbers of images. Float32 also inside autocast.
+    Terms of single images are summed and divided by `global_batch / world_size`, which holds for ranks with different numbers of images.
+    Float32 also inside autocast.
 
     Args:
-        output: of the network, for all levels or for one.
-        targets: index among the rows of `class_attributes`.
-        class_attributes: of the seen classes.
+        output: output of the network, for all levels or for one.
+        targets: class of each image, a row of `class_attributes`.
+        class_attributes: attributes of the seen classes.
         config: scale and weights.
         global_batch: images of the optimiser step, over ranks and micro-batches.
-        world_size: ranks; above 1 torch.distributed must be initialised for the occupancy term.
+        world_size: number of ranks; above 1 the occupancy term needs torch.distributed.
     """
     zero = class_attributes.new_zeros(())
     classification, regression, occupied, correlated = zero, zero, zero, zero
@@ -89,11 +89,11 @@ def zsl_loss(
 
 
 def _global_occupancy(regions: Regions, global_batch: int, world_size: int) -> Float[Tensor, ""]:
-    """Occupancy prior over the images of all ranks; its share where they are a micro-batch of the global batch."""
+    """Occupancy prior over the images of all ranks, times their share in the global batch."""
     local = occupancy(regions.assignment)
     if world_size == 1:
         return occupancy_loss(local) * (len(local) / global_batch)
     images = gather_images(local)
     loss = occupancy_loss(images) * (len(images) / global_batch)
-    # Every rank has the whole value but only its own images' gradient, which averaging over ranks would shrink.
+    # Every rank has the whole value but its own images' gradient alone, which the mean over ranks would shrink.
     return loss.detach() + world_size * (loss - loss.detach())

@@ -1,10 +1,9 @@
-"""The protocol's numbers: per-class accuracy, T1, U, S, H and the exact seen–unseen curve.
+"""Figures of the protocol: per-class accuracy, T1, U, S, H and the exact seen–unseen curve.
 
-Letters: N images, U classes, P points of the curve. Accuracies are fractions in [0, 1]; γ is in units of the scores.
+N images, U classes, P points of the curve. Accuracies are fractions in [0, 1]; γ is in units of the scores.
 
-Calibrated stacking (Chao et al., ECCV 2016, arXiv 1605.04253) subtracts γ from the score of every seen class. What it decides of an
-image depends on γ only through one threshold, `best seen score − best unseen score`, so one sort of the thresholds gives the
-whole curve exactly: no grid of γ, no grid error.
+Calibrated stacking (Chao et al., ECCV 2016, arXiv 1605.04253) subtracts γ from the score of every seen class. The prediction for an image
+depends on γ through one threshold, `best seen score − best unseen score`: one sort of the thresholds gives the exact curve.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ def mean_class_accuracy(predictions: Labels, labels: Labels) -> float:
 
 
 def calibrated_predictions(scores: Scores, seen: SeenMask, gamma: float) -> Labels:
-    """The class of each image when γ is subtracted from every seen class.
+    """Class of each image with γ subtracted from every seen class.
 
     A tie between the best seen and the best unseen class goes to the unseen one; ties within a group go to the first class.
     """
@@ -77,7 +76,7 @@ class SeenUnseenCurve:
 
     @property
     def best_gamma(self) -> float:
-        """A γ that reaches `best_harmonic`: the middle of the interval, so that it carries over best to other images."""
+        """A γ that reaches `best_harmonic`: the middle of the interval, to transfer best to other images."""
         point = int(self.harmonic.argmax())
         lower = self.gammas[point]
         upper = self.gammas[point + 1] if point + 1 < len(self.gammas) else np.inf
@@ -108,7 +107,7 @@ def seen_unseen_curve(
         seen: which columns are seen classes.
     """
     seen_side, unseen_side = _split(seen_scores, seen), _split(unseen_scores, seen)
-    # Raising γ past an image's threshold turns its answer from its best seen to its best unseen class.
+    # At its threshold an image's prediction changes from its best seen to its best unseen class.
     lost = _class_weights(seen_labels) * (seen_side.best_seen == seen_labels)
     won = _class_weights(unseen_labels) * (unseen_side.best_unseen == unseen_labels)
     thresholds = np.concatenate([seen_side.threshold, unseen_side.threshold])
@@ -127,7 +126,7 @@ def seen_unseen_curve(
 
 @dataclass(frozen=True)
 class ZSLResult:
-    """What the protocol reports of one checkpoint; fractions."""
+    """Figures of one checkpoint; fractions."""
 
     t1: float
     """T1: unseen images among unseen classes."""
@@ -138,7 +137,7 @@ class ZSLResult:
     h: float
     """Harmonic mean at `gamma`: the headline, when `gamma` was chosen on the `tune` split."""
     h_oracle: float
-    """Harmonic mean at the best γ of this very curve: comparable to what papers print, not attainable without test labels."""
+    """Harmonic mean at the best γ of this curve: comparable to published figures, not attainable without test labels."""
     ausuc: float
     gamma: float
     gamma_oracle: float
@@ -152,7 +151,7 @@ def zsl_result(
     seen: SeenMask,
     gamma: float | None = None,
 ) -> ZSLResult:
-    """All figures of the protocol; `gamma=None` takes the curve's own best (for the `tune` split, where γ is chosen)."""
+    """All figures of the protocol; `gamma=None`, on `tune`, chooses the best γ of the curve."""
     curve = seen_unseen_curve(seen_scores, seen_labels, unseen_scores, unseen_labels, seen)
     chosen = curve.best_gamma if gamma is None else gamma
     u, s, h = curve.at(chosen)
@@ -176,10 +175,10 @@ class _Sides:
 
 
 def _split(scores: Scores, seen: SeenMask) -> _Sides:
-    """Each image's best seen and best unseen class, and the γ at which its answer turns from one to the other."""
+    """Each image's best seen and best unseen class, and the γ at which its prediction changes."""
     assert 0 < seen.sum() < len(seen), "scores need columns of seen and of unseen classes"
     rows = np.arange(len(scores))
-    # Adding −inf to the other group's columns is 2–4 times faster than copying a group's columns out.
+    # Adding −inf to the other group's columns is 2–4 times faster than a copy of the group's columns.
     best_seen = (scores + np.where(seen, 0, -np.inf).astype(scores.dtype)).argmax(axis=1)
     best_unseen = (scores + np.where(seen, -np.inf, 0).astype(scores.dtype)).argmax(axis=1)
     threshold = scores[rows, best_seen].astype(np.float64) - scores[rows, best_unseen]

@@ -1,12 +1,12 @@
-"""What a trained model says of pictures: the best classes, and the attributes that decided between the first two.
+"""Predictions of a trained model: the best classes, and the attributes that decided between the first two.
 
 B images, U classes, S attributes. With unit vectors v̂_l (of an image, on level l) and â_u (of a class),
 
     calibrated score of class u     scale · Σ_l ⟨v̂_l, â_u⟩ − γ · [u is seen]
     margin of attribute s           scale · Σ_l v̂_l,s · (â_first,s − â_second,s)
 
-for the two best classes. The margins of all attributes add up to how far the first is ahead of the second, before γ: a positive one
-speaks for the first, a negative one for the second.
+for the two best classes. The margins of all attributes add up to the difference of the two scores before γ; a positive one favours the
+first class, a negative one the second.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from mgmrn.data.class_table import GivenClasses
 from mgmrn.model.network import class_scores, summed_directions
 
 BATCH = 32
-"""Pictures that go through a network at once."""
+"""Pictures per forward pass."""
 
 
 @dataclass(frozen=True)
 class RankedClass:
-    """A class and how well it fits."""
+    """A class with its score."""
 
     name: str
     seen: bool
@@ -40,7 +40,7 @@ class RankedClass:
 
 @dataclass(frozen=True)
 class DecidingAttribute:
-    """An attribute that told the best class from the second."""
+    """An attribute that separates the best class from the second."""
 
     name: str
     margin: float
@@ -48,17 +48,17 @@ class DecidingAttribute:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model says of one picture."""
+    """The prediction for one picture."""
 
     classes: tuple[RankedClass, ...]
     """Best first."""
     attributes: tuple[DecidingAttribute, ...]
-    """Largest margin first; none where there is but one class."""
+    """Largest margin first; empty with a single class."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What a network makes of a batch, on the CPU."""
+    """Output of a network for a batch, on the CPU."""
 
     directions: Float[Tensor, "B S"]
     """Σ_l v̂_l."""
@@ -66,10 +66,10 @@ class Scored:
 
 
 def with_classes(model: LoadedModel, given: GivenClasses) -> LoadedModel:
-    """The model with other classes to choose from; those called as a class that it was trained on stay seen.
+    """The model with other classes to choose from; those with the name of a training class count as seen.
 
     Raises:
-        UserError: when they are not described by the model's attributes.
+        UserError: when the classes are not described by the model's attributes.
     """
     trained_on = {name for name, seen in zip(model.class_names, model.seen, strict=True) if seen}
     return replace(
@@ -82,7 +82,7 @@ def with_classes(model: LoadedModel, given: GivenClasses) -> LoadedModel:
 
 @torch.inference_mode()
 def score(model: LoadedModel, images: Float[Tensor, "B 3 H W"]) -> Scored:
-    """Scores prepared pictures (see `mgmrn.data.images.for_evaluation`) on the device that the network is on."""
+    """Scores prepared pictures (see `mgmrn.data.images.for_evaluation`) on the network's device."""
     device = next(model.network.parameters()).device
     attributes = {level: v.cpu() for level, v in model.network(images.to(device)).attributes.items()}
     scores = class_scores(attributes, model.class_attributes, model.config.loss.scale).numpy()
@@ -93,10 +93,10 @@ def answer(model: LoadedModel, scored: Scored, classes: int, attributes: int) ->
     """The answer for each picture of a batch.
 
     Args:
-        model: that scored the batch.
-        scored: what `score` gave.
-        classes: most classes of an answer.
-        attributes: most attributes of an answer.
+        model: the model that scored the batch.
+        scored: output of `score`.
+        classes: largest number of classes in an answer.
+        attributes: largest number of attributes in an answer.
     """
     order = np.argsort(-scored.calibrated, axis=1, kind="stable")
     margins = margins_between_best(model, scored, order)
@@ -115,7 +115,7 @@ def answer(model: LoadedModel, scored: Scored, classes: int, attributes: int) ->
 def margins_between_best(model: LoadedModel, scored: Scored, order: np.ndarray) -> Float[np.ndarray, "B S"]:
     """Every attribute's margin between the first and the second class of `order` (classes by rank, `B U`).
 
-    Zero where there is but one class.
+    Zero with a single class.
     """
     unit = F.normalize(model.class_attributes.float(), dim=1)
     first, second = order[:, 0], order[:, min(1, order.shape[1] - 1)]

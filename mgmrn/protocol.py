@@ -1,12 +1,12 @@
-"""The evaluation protocol on one split: scores of all evaluation images, the figures, and what is kept of them.
+"""The evaluation protocol on one split: scores of all evaluation images, their figures, and the file that keeps both.
 
 `tune` chooses γ on its own curve (pseudo-seen and pseudo-unseen images); `final` takes it as given. Figures are named `val/…` on `tune` and
-`test/…` on `final`, so that nobody mistakes one for the other.
+`test/…` on `final`. N_s seen and N_u unseen images, U classes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 
 from mgmrn.atomic_file import replacing
 from mgmrn.data.seal import check_open
-from mgmrn.data.splits import FinalData, Images, TuneData
+from mgmrn.data.splits import SplitData
 from mgmrn.metrics import ZSLResult, zsl_result
 
 PREFIX = {"tune": "val", "final": "test"}
@@ -22,7 +22,7 @@ PREFIX = {"tune": "val", "final": "test"}
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of the evaluation images of a split and what the protocol makes of them."""
+    """Scores of the evaluation images of a split, and their figures."""
 
     split: str
     seen_scores: Float[np.ndarray, "N_s U"]
@@ -50,69 +50,52 @@ class Evaluation:
         }
 
     def save(self, path: Path) -> None:
-        """Writes everything but the result (which follows from it and γ), atomically, without pickles."""
+        """Writes everything but the result, which follows from the rest and γ; atomically, without pickles."""
+        arrays = {name: getattr(self, name) for name in _SAVED}
         with replacing(path) as file:
-            np.savez(
-                file,
-                split=np.array(self.split),
-                seen_scores=self.seen_scores,
-                unseen_scores=self.unseen_scores,
-                seen_labels=self.seen_labels,
-                unseen_labels=self.unseen_labels,
-                seen_ids=self.seen_ids,
-                unseen_ids=self.unseen_ids,
-                seen_classes=self.seen_classes,
-                gamma=np.array(self.result.gamma),
-            )
+            np.savez(file, gamma=np.array(self.result.gamma), **arrays)
+
+
+_SAVED = tuple(field.name for field in fields(Evaluation) if field.name != "result")
 
 
 def load_evaluation(path: Path) -> Evaluation:
-    """Reads what `Evaluation.save` wrote and works the figures out again.
+    """Reads what `Evaluation.save` wrote, and computes the figures again.
 
     Raises:
         SealedError: in a sealed process, for scores of test images.
     """
     with np.load(path, allow_pickle=False) as arrays:
-        if str(arrays["split"]) == "final":
+        split = str(arrays["split"])
+        if split == "final":
             check_open(str(path))
-        return make_evaluation(
-            str(arrays["split"]),
-            arrays["seen_scores"],
-            arrays["unseen_scores"],
-            Labelled(arrays["seen_labels"], arrays["seen_ids"]),
-            Labelled(arrays["unseen_labels"], arrays["unseen_ids"]),
-            arrays["seen_classes"],
-            float(arrays["gamma"]),
-        )
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """Which images, of which classes."""
-
-    labels: Int[np.ndarray, " N"]
-    ids: Int[np.ndarray, " N"]
+        content = {name: arrays[name] for name in _SAVED}
+        return make_evaluation(**{**content, "split": split}, gamma=float(arrays["gamma"]))
 
 
 def make_evaluation(
     split: str,
     seen_scores: Float[np.ndarray, "N_s U"],
     unseen_scores: Float[np.ndarray, "N_u U"],
-    seen: Labelled | Images,
-    unseen: Labelled | Images,
+    seen_labels: Int[np.ndarray, " N_s"],
+    unseen_labels: Int[np.ndarray, " N_u"],
+    seen_ids: Int[np.ndarray, " N_s"],
+    unseen_ids: Int[np.ndarray, " N_u"],
     seen_classes: Bool[np.ndarray, " U"],
     gamma: float | None,
 ) -> Evaluation:
-    """Scores to figures; `gamma=None` chooses it on this very curve, which only `tune` may do."""
+    """Scores to figures; `gamma=None`, on `tune` alone, chooses γ on these scores."""
     assert gamma is not None or split == "tune", "γ is never chosen on test images"
-    result = zsl_result(seen_scores, seen.labels, unseen_scores, unseen.labels, seen_classes, gamma)
-    return Evaluation(
-        split, seen_scores, unseen_scores, seen.labels, unseen.labels, seen.ids, unseen.ids, seen_classes, result
-    )
+    result = zsl_result(seen_scores, seen_labels, unseen_scores, unseen_labels, seen_classes, gamma)
+    scores, labels, ids = (seen_scores, unseen_scores), (seen_labels, unseen_labels), (seen_ids, unseen_ids)
+    return Evaluation(split, *scores, *labels, *ids, seen_classes, result)
 
 
-def evaluate_split(data: TuneData | FinalData, scores: Float[np.ndarray, "N U"], gamma: float | None) -> Evaluation:
+def evaluate_split(data: SplitData, scores: Float[np.ndarray, "N U"], gamma: float | None) -> Evaluation:
     """The evaluation of scores whose rows are `data.seen` and then `data.unseen`."""
-    count = len(data.seen.labels)
-    assert len(scores) == count + len(data.unseen.labels)
-    return make_evaluation(data.split, scores[:count], scores[count:], data.seen, data.unseen, data.classes.seen, gamma)
+    seen, unseen = data.seen, data.unseen
+    assert len(scores) == len(seen) + len(unseen)
+    labels_and_ids = (seen.labels, unseen.labels, seen.ids, unseen.ids)
+    return make_evaluation(
+        data.split, scores[: len(seen)], scores[len(seen) :], *labels_and_ids, data.classes.seen, gamma
+    )

@@ -1,11 +1,13 @@
-"""What a network is given for the images of a split: pictures, from their files or packed, or the cached maps of a frozen backbone."""
+"""Inputs of a network for the images of a split: pictures, from files or packed, or the cached maps of a frozen backbone.
+
+N images, M of them chosen, C channels, h w grid.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -25,44 +27,33 @@ from mgmrn.model.network import levels_of
 
 EVALUATION_BATCH = 64
 FLIP_STREAM = 3
-"""Keeps the random numbers of flips apart from those of sampling, which share seed and epoch."""
-
-
-@runtime_checkable
-class Source(Protocol):
-    """What the network is given for the images of one split."""
-
-    def training(self, epochs: Iterable[Epoch]) -> Iterator[Inputs]:
-        """Inputs of the batches of training images of one epoch after the other, augmented for each."""
-
-    def evaluation(self, rows: Rows) -> Iterator[Inputs]:
-        """Inputs of some evaluation images, `EVALUATION_BATCH` at a time."""
+"""Separates the random numbers of flips from those of sampling, which share seed and epoch."""
 
 
 @dataclass(frozen=True)
 class MapSource:
-    """Maps of a frozen backbone, computed once for all runs."""
+    """Cached maps of a frozen backbone."""
 
     config: ExperimentConfig
     train: CachedMaps
     held_out: CachedMaps
 
     def training(self, epochs: Iterable[Epoch]) -> Iterator[Inputs]:
-        """Maps, some of them of the mirrored picture."""
+        """Maps `B C h w` of each batch, a random half of them of the mirrored picture."""
         for epoch, batches in epochs:
             flips = flip_coins(self.config, epoch, len(self.train.rows))
             for rows in batches:
                 yield self.train.take(rows).maps(flips[rows])
 
     def evaluation(self, rows: Rows) -> Iterator[Inputs]:
-        """Maps of the upright pictures."""
+        """Maps of the upright pictures, `EVALUATION_BATCH` at a time."""
         parts = (self.held_out.take(rows[i : i + EVALUATION_BATCH]) for i in range(0, len(rows), EVALUATION_BATCH))
         return (part.maps(np.zeros(len(part.rows), dtype=bool)) for part in parts)
 
 
 @dataclass(frozen=True)
 class PictureSource:
-    """Pictures, augmented by worker processes."""
+    """Pictures, decoded and augmented by worker processes."""
 
     config: ExperimentConfig
     train: Pictures
@@ -70,13 +61,16 @@ class PictureSource:
     loader_workers: int
 
     def training(self, epochs: Iterable[Epoch]) -> Iterator[Inputs]:
-        """Augmented pictures."""
+        """Augmented pictures `B 3 H W` of each batch."""
         return train_loader(self.train, self.config.benchmark.images, epochs, self.config.seed, self.loader_workers)
 
     def evaluation(self, rows: Rows) -> Iterator[Inputs]:
-        """Pictures, resized and cropped in the middle."""
+        """Pictures, resized and cropped in the middle, `EVALUATION_BATCH` at a time."""
         images = self.config.benchmark.images
         return evaluation_loader(self.held_out.take(rows), images, EVALUATION_BATCH, self.loader_workers)
+
+
+Source = MapSource | PictureSource
 
 
 @dataclass(frozen=True)
@@ -91,7 +85,7 @@ class CachedMaps:
         return CachedMaps(self.cache, self.rows[rows])
 
     def maps(self, mirrored: Bool[np.ndarray, " N"]) -> dict[Level, Tensor]:
-        """Maps `N C h w`, float16; in pinned memory where there is a GPU, which fetches them from there while it computes."""
+        """Maps `N C h w`, float16; in pinned memory on a machine with a GPU, which copies them while it computes."""
         maps = self.cache.maps(self.rows, mirrored)
         return {level: x.pin_memory() for level, x in maps.items()} if torch.cuda.is_available() else maps
 
@@ -108,10 +102,9 @@ def cached_maps(
     progress: Progress,
     levels: Sequence[Level] | None = None,
 ) -> tuple[CachedMaps, CachedMaps]:
-    """Maps of the training and of the evaluation images; of the model's levels, or of others.
+    """Maps of the training and of the evaluation images, of the model's levels or of `levels`.
 
-    There are two caches: all images of seen classes that may be trained on, which is all that `tune` opens and what `final` trains on, and
-    the test images.
+    One cache holds all trainable images of seen classes, a second the test images; `tune` opens the first alone.
     """
 
     def cache(images: Images, flip: bool) -> FeatureCache:
@@ -146,13 +139,13 @@ def picture_files(config: ExperimentConfig, data: TuneData | FinalData) -> tuple
 def packed_pictures(
     config: ExperimentConfig, data: TuneData | FinalData, cache_root: Path, progress: Progress
 ) -> tuple[Pictures, Pictures]:
-    """The same pictures, to the last bit, from stores, which are made where they are missing.
+    """The same pictures, bit by bit, from stores, which are made if missing.
 
-    As with `cached_maps`, `tune` opens no store of the test images, and both splits share that of the images that may be trained on.
+    As with `cached_maps`, one store holds all trainable images, and `tune` opens no store of the test images.
     """
     images, evaluation = config.benchmark.images, evaluation_images(data)
     pool, side = trainable_images(data), side_for_training(images)
-    # Smaller crops need larger pictures for training: then those for evaluation are decoded apart.
+    # Small crops need larger pictures for training than for evaluation, which then gets a store of its own.
     shared = isinstance(data, TuneData) and side_for_evaluation(images) == side
     held_out = pool if shared else evaluation
 
@@ -166,19 +159,19 @@ def packed_pictures(
 
 
 def trainable_images(data: TuneData | FinalData) -> Images:
-    """All images of seen classes that either split may train on, by their ids."""
+    """All images of seen classes that either split may train on, sorted by id."""
     pool = data.train if isinstance(data, FinalData) else data.train.followed_by(evaluation_images(data))
     return pool.take(np.argsort(pool.ids))
 
 
 def rows_of(images: Images, among: Images) -> Int[np.ndarray, " N"]:
-    """Where some images stand among others."""
+    """Rows of some images among others."""
     order = np.argsort(among.ids)
     return order[np.searchsorted(among.ids, images.ids, sorter=order)]
 
 
 def flip_coins(config: ExperimentConfig, epoch: int, count: int) -> Bool[np.ndarray, " N"]:
-    """Which training images are mirrored in an epoch: a pure function of seed and epoch."""
+    """Mirrored training images of an epoch, a pure function of seed and epoch."""
     if not config.benchmark.images.flip:
         return np.zeros(count, dtype=bool)
     return np.random.default_rng([config.seed, epoch, 0, FLIP_STREAM]).random(count) < 0.5

@@ -1,9 +1,9 @@
-"""What attributes are called: the makers' own lists, read from `attribute_names/<stem>/` beside the word vectors.
+"""Names of attributes, from the data sets' own lists in `attribute_names/<stem>/` beside the word vectors.
 
     attributes.txt, predicates.txt    a line per attribute: its number from 1, white space, its name (CUB, AWA2, SYN)
     attributes.mat                    a cell array `attributes` (SUN)
 
-Names only show; no figure depends on them. So a data set without a list has numbered attributes, and that is no error.
+Names are for display; no figure depends on them. A data set without a list has numbered attributes.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ def attribute_names(root: Path, config: BenchmarkConfig, count: int) -> tuple[st
 
     Args:
         root: data root.
-        config: names the benchmark.
-        count: S; a list of another length is not this benchmark's.
+        config: the benchmark.
+        count: S; a list of another length is ignored.
 
     Returns:
-        S names, no two alike; `attribute 1` and so on where there is no fitting list.
+        S distinct names; `attribute 1` and so on without a fitting list.
     """
     folder = root / "attribute_names" / (config.word_vectors or config.name)
     names = next((_read_lines(folder / name) for name in _TEXTS if (folder / name).is_file()), None)
@@ -50,5 +50,5 @@ def _read_lines(path: Path) -> tuple[str, ...]:
 def _read_cells(path: Path) -> tuple[str, ...]:
     try:
         return tuple(name.strip() for name in read_strings(loadmat(str(path))["attributes"]))
-    except Exception:  # scipy raises whatever a broken byte leads to; names are not worth a failed run.
+    except Exception:  # scipy raises many kinds of exception on broken bytes.
         return ()

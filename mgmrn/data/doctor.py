@@ -34,6 +34,7 @@ from mgmrn.data.xlsa17 import (
     read_mat,
     read_strings,
     relative_image_path,
+    with_train_and_val,
     word_vector_file,
 )
 from mgmrn.errors import UserError, some
@@ -287,25 +288,20 @@ def _overlaps(report: _Report, content: _Lists) -> None:
 
 
 def _train_and_val(report: _Report, content: _Lists) -> None:
-    """Examines lists that loading rebuilds when they are wrong: no finding is an error."""
+    """Compares train_loc and val_loc with what loading makes of them, which is right in any case."""
     lists = content.lists
-    if missing := [name for name in ("train_loc", "val_loc") if name not in lists]:
-        report.warn("train and val", f"{' and '.join(missing)} missing", _NOTHING + "made from trainval_loc")
-        return
-    problems = [
-        f"{shared} images are in {name} and in {test}"
+    rebuilt = with_train_and_val(lists, content.labels, 0)
+    wrong = [
+        f"{name} {'overlaps other lists or their classes' if name in lists else 'is missing'}"
         for name in ("train_loc", "val_loc")
-        for test in TEST_LISTS
-        if test in lists and (shared := np.intersect1d(lists[name], lists[test]).size)
+        if name not in lists or not np.array_equal(np.sort(lists[name]), np.sort(rebuilt[name]))
     ]
-    train, val = (np.unique(content.labels[lists[name]]) for name in ("train_loc", "val_loc"))
-    both = np.intersect1d(train, val)
-    if len(both):
-        problems.append(f"classes are in train_loc and in val_loc: {name_classes(both, content.class_names)}")
-    for problem in problems:
-        report.warn("train and val", problem, _NOTHING + "both are made from trainval_loc by val's classes")
-    if not problems:
-        sizes = f"{len(lists['train_loc'])} ({len(train)}) / {len(lists['val_loc'])} ({len(val)})"
+    if wrong:
+        report.warn("train and val", " and ".join(wrong), _NOTHING + "both are made from trainval_loc by val's classes")
+    else:
+        sizes = " / ".join(
+            f"{len(lists[n])} ({len(np.unique(content.labels[lists[n]]))})" for n in ("train_loc", "val_loc")
+        )
         report.ok("train and val", f"images (classes) {sizes}, disjoint classes")
 
 

@@ -1,7 +1,7 @@
-"""Which images make each global batch, and which of them are a rank's.
+"""Images of each global batch, and each rank's share of them.
 
-A global batch depends on the run's seed, the epoch and the step alone. Ranks cut it into contiguous shares of nearly equal size, so every
-number of ranks trains on the same batches, and a resumed run goes on with the batch that would have come.
+A global batch depends on the run's seed, the epoch and the step alone, and ranks cut it into contiguous shares of nearly equal size: the
+number of ranks and a resume change no batch. N training images.
 """
 
 from __future__ import annotations
@@ -14,30 +14,29 @@ from jaxtyping import Int
 from mgmrn.errors import UserError
 
 EPISODE_STREAM = 1
-"""Keeps the random numbers of episodes apart from those of augmentation, which share seed and epoch."""
+"""Separates the random numbers of episodes from those of augmentation, which share seed and epoch."""
 
 Rows = Int[np.ndarray, " _"]
 Epoch = tuple[int, list[Rows]]
-"""Its number, and its batches."""
+"""An epoch's number and batches."""
 
 
 class PlainBatches:
     """Every image once an epoch, shuffled; the last incomplete batch is dropped.
 
     Args:
-        count: training images.
+        count: N.
         batch: images of a global batch.
-        seed: of the run.
+        seed: the run's seed.
 
     Raises:
-        UserError: when there are fewer images than one batch takes.
+        UserError: when there are fewer images than one batch needs.
     """
 
     def __init__(self, count: int, batch: int, seed: int) -> None:
         if count < batch:
-            raise UserError(
-                f"a batch of {batch} images was asked for, but there are {count} to train on", "sampling.batch"
-            )
+            message = f"a batch of {batch} images was asked for, but there are {count} to train on"
+            raise UserError(message, "sampling.batch")
         self.global_batch = batch
         self._count = count
         self._seed = seed
@@ -62,9 +61,9 @@ class EpisodicBatches:
     Args:
         labels: class of each training image.
         ways: classes of an episode.
-        shots: images of each; a class with fewer is never drawn.
-        episodes: of an epoch.
-        seed: of the run.
+        shots: images of each class; a class with fewer is never drawn.
+        episodes: episodes of an epoch.
+        seed: the run's seed.
 
     Raises:
         UserError: when fewer than `ways` classes have `shots` images.
@@ -74,11 +73,10 @@ class EpisodicBatches:
         members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
         self._members = [rows for rows in members if len(rows) >= shots]
         if len(self._members) < ways:
-            raise UserError(
-                f"episodes of {ways} classes × {shots} images were asked for, but {len(self._members)} classes have {shots} images",
-                "sampling.ways",
-                "lower sampling.ways or sampling.shots",
+            message = (
+                f"{ways} classes × {shots} images were asked for, but {len(self._members)} classes have {shots} images"
             )
+            raise UserError(f"episodes of {message}", "sampling.ways", "lower sampling.ways or sampling.shots")
         self.global_batch = ways * shots
         self._ways, self._shots, self._episodes, self._seed = ways, shots, episodes, seed
 
@@ -98,17 +96,14 @@ class EpisodicBatches:
 
 
 def eval_shard(count: int, rank: int, world_size: int) -> Rows:
-    """One rank's contiguous share of `count` images: together the shares are all images once, in order, without padding."""
+    """One rank's contiguous share of `count` images, without padding: the shares in order are all images once."""
     start, stop = (count * r // world_size for r in (rank, rank + 1))
     return np.arange(start, stop)
 
 
 def _shares(batches: Iterator[Rows], global_batch: int, rank: int, world_size: int) -> Iterator[Rows]:
     if world_size > global_batch:
-        raise UserError(
-            f"{world_size} workers cannot share a global batch of {global_batch} images",
-            "sampling",
-            "use fewer workers or a larger batch",
-        )
+        message = f"{world_size} workers cannot share a global batch of {global_batch} images"
+        raise UserError(message, "sampling", "use fewer workers or a larger batch")
     share = eval_shard(global_batch, rank, world_size)
     return (batch[share[0] : share[-1] + 1] for batch in batches)

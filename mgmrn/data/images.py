@@ -1,4 +1,4 @@
-"""A picture to a tensor: decoding and transforms. Training and test use one scale. H W pixels."""
+"""Decoding and transforms of a picture; training and test use one scale. h w pixels of the file, H W of the network's input."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ Pixels = Float[Tensor, "3 H W"]
 def decode(
     source: Path | BufferedIOBase, where: str = "", remedy: str = "get the file again", *, at_least: int | None = None
 ) -> Picture:
-    """An image file as RGB, upright, whatever its mode.
+    """An image file of any mode as upright RGB.
 
     Args:
         source: the file, or a stream of its bytes.
-        where: what an error calls it; a file is called by its path.
-        remedy: what an error advises where the picture is broken.
-        at_least: pixels that are needed of the shorter side. A JPEG that has twice as many or more is decoded at a half, a quarter or
-            an eighth of its sides, which saves most of the time; None: at its own size.
+        where: name of the picture in errors; default: the file's path.
+        remedy: hint of errors about broken pictures.
+        at_least: least number of pixels of the shorter side. A JPEG with at least twice as many is decoded at a half, a quarter or an
+            eighth of its sides, which saves most of the time; None: full size.
 
     Raises:
-        UserError: naming the picture when it is missing, cut short or no image.
+        UserError: names the picture that is missing, cut short or no image.
     """
     where = where or (str(source) if isinstance(source, Path) else "")
     try:
@@ -55,12 +55,12 @@ def decode(
 
 
 def side_for_evaluation(config: ImageConfig) -> int:
-    """Pixels of a picture's shorter side that `for_evaluation` has use for."""
+    """Pixels of a picture's shorter side that `for_evaluation` needs."""
     return config.size if config.resize == "squash" else round(config.size * CROP_MARGIN)
 
 
 def side_for_training(config: ImageConfig) -> int:
-    """Pixels of a picture's shorter side that `for_training` has use for, where the smallest crop is to be no coarser than a tensor."""
+    """Pixels of a picture's shorter side at which the smallest crop of `for_training` is not enlarged."""
     if config.min_crop_area == 1:
         return side_for_evaluation(config)
     # The narrowest box has an aspect ratio of 3:4.
@@ -68,13 +68,13 @@ def side_for_training(config: ImageConfig) -> int:
 
 
 def for_evaluation(picture: Picture, config: ImageConfig) -> Pixels:
-    """Resized (and cropped in the middle), scaled and normalised."""
+    """Resized, cropped in the middle, scaled and normalised."""
     resized = _resized(picture, config)
     return _normalised(transforms.center_crop(resized, [config.size, config.size]), config)
 
 
 def for_training(picture: Picture, config: ImageConfig, rng: np.random.Generator) -> Pixels:
-    """Randomly cropped, flipped and coloured as the config says, then scaled and normalised."""
+    """Randomly cropped, flipped and coloured by the config, then scaled and normalised."""
     if config.min_crop_area < 1:
         top, left, height, width = _random_box(picture, config.min_crop_area, rng)
         size = [config.size, config.size]
@@ -101,18 +101,14 @@ def _resized(picture: Picture, config: ImageConfig) -> UInt8[Tensor, "3 H W"]:
 
 
 def _random_box(picture: Picture, min_area: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of a box of a random share of the area and an aspect ratio between 3:4 and 4:3."""
+    """Top, left, height and width of a box with a random share of the area and an aspect ratio between 3:4 and 4:3."""
     height, width = picture.shape[-2:]
     area = height * width * rng.uniform(min_area, 1.0)
     ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
     box_height = min(height, max(1, round(math.sqrt(area / ratio))))
     box_width = min(width, max(1, round(math.sqrt(area * ratio))))
-    return (
-        int(rng.integers(height - box_height + 1)),
-        int(rng.integers(width - box_width + 1)),
-        box_height,
-        box_width,
-    )
+    top, left = int(rng.integers(height - box_height + 1)), int(rng.integers(width - box_width + 1))
+    return top, left, box_height, box_width
 
 
 def _normalised(picture: Picture, config: ImageConfig) -> Pixels:

@@ -1,7 +1,7 @@
 """Batches of pictures as tensors, decoded and augmented ahead of the step that takes them.
 
-An augmentation is a pure function of (run seed, epoch, image id), drawn from a generator of its own: nothing to save for an exact resume,
-and the same picture whatever the number of workers. B images, H W pixels.
+An augmentation is a pure function of run seed, epoch and image id: an exact resume needs no state, and the number of workers changes
+nothing. B images, H W pixels.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mgmrn.errors import UserError
 T = TypeVar("T")
 
 AUGMENTATION_STREAM = 2
-"""Keeps the random numbers of augmentation apart from those of sampling, which share seed and epoch."""
+"""Separates the random numbers of augmentation from those of sampling, which share seed and epoch."""
 
 
 def train_loader(
@@ -34,11 +34,11 @@ def train_loader(
     """The augmented pictures of each batch of some epochs, one epoch after the other.
 
     Args:
-        pictures: what is trained on.
+        pictures: training pictures.
         config: size and augmentation.
         epochs: each with its batches, rows of `pictures`.
-        seed: of the run.
-        workers: decoding processes, which go on from one epoch to the next; 0 decodes in the caller's.
+        seed: the run's seed.
+        workers: decoding processes, which live over all epochs; 0 decodes in the caller's process.
     """
     keys = ([(epoch, row) for row in rows.tolist()] for epoch, batches in epochs for rows in batches)
     return _load(_TrainingPictures(pictures, config, seed), keys, workers)
@@ -47,16 +47,16 @@ def train_loader(
 def evaluation_loader(
     pictures: Pictures, config: ImageConfig, batch: int, workers: int
 ) -> Iterator[Float[Tensor, "B 3 H W"]]:
-    """All pictures in their order; the last batch is as short as it is."""
+    """All pictures in order, in batches `B 3 H W`; the last one may be smaller."""
     rows = range(len(pictures.ids))
     batches = [list(rows[i : i + batch]) for i in range(0, len(rows), batch)]
     return _load(_EvaluationPictures(pictures, config), batches, workers)
 
 
 def prefetch(items: Iterable[T]) -> Iterator[T]:
-    """The same items in the same order, each made in a thread while the one before is in use.
+    """The same items in order, each computed in a thread while the caller uses the one before.
 
-    An error in making an item is raised where that item would have come.
+    An exception is raised in place of its item.
     """
     source = iter(items)
     end = object()
@@ -72,7 +72,7 @@ def prefetch(items: Iterable[T]) -> Iterator[T]:
 
 
 Item = Tensor | UserError
-"""A picture, or why there is none: torch would turn an exception of a worker process into a traceback in a string."""
+"""A picture, or its error: torch would turn an exception of a worker process into a string with a traceback."""
 
 
 class _TrainingPictures(Dataset[Item]):
@@ -106,7 +106,7 @@ def _load(pictures: Dataset[Item], batches: Iterable[list[Any]], workers: int) -
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
-        # Without one of its own the loader draws from torch's, at a moment that depends on threads and on where a run was resumed.
+        # A generator of its own: the loader would draw from torch's at a moment that depends on threads and resumes.
         generator=torch.Generator(),
     )
     for batch in loader:

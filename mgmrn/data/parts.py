@@ -1,4 +1,4 @@
-"""Where the parts of a picture are, and which attributes speak of which part. The embedded benchmark is the one that says so."""
+"""Boxes of the parts of a picture, and the part of each attribute; the embedded benchmark alone has them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mgmrn.errors import UserError
 from mgmrn.makers.drawing import PART_OF_TRAIT, TRAITS, Box
 
 WHOLE_PICTURE = "habitat"
-"""A part that is everywhere: to point at it is no achievement."""
+"""Part that covers the picture, which the pointing game leaves out."""
 
 
 @dataclass(frozen=True)
@@ -20,27 +20,27 @@ class Parts:
     """The annotated parts of one picture."""
 
     boxes: Mapping[str, Box]
-    """In pixels of the picture file."""
+    """Boxes in pixels of the picture file."""
     attributes: tuple[str, ...]
-    """That the picture shows."""
+    """Attributes that the picture shows."""
 
     def shown(self) -> dict[str, Box]:
-        """Box of the part that each attribute shown is of; without attributes of the whole picture."""
+        """Box of each shown attribute's part, without attributes of the whole picture."""
         parts = {name: part_of(name) for name in self.attributes}
         return {name: self.boxes[part] for name, part in parts.items() if part not in (None, WHOLE_PICTURE)}
 
 
 def part_of(attribute: str) -> str | None:
-    """The part that an attribute of the embedded benchmark speaks of; words may be joined by underscores."""
+    """Part of an attribute of the embedded benchmark, whose words may be joined by underscores; None for others."""
     plain = attribute.replace("_", " ")
     return next((PART_OF_TRAIT[trait] for trait, names in TRAITS.items() if plain in names), None)
 
 
 def read_parts(root: Path, name: str) -> dict[str, Parts] | None:
-    """The parts of every picture, by its file relative to `<root>/<name>`; None where the data set has no boxes.
+    """The parts of every picture, by its file relative to `<root>/<name>`; None for a data set without boxes.
 
     Raises:
-        UserError: when the file of the embedded benchmark is not what its maker wrote.
+        UserError: when the embedded benchmark's file of boxes is damaged.
     """
     path = root / name / "parts.json"
     if not path.is_file() or not (root / SYNTHETIC_MARKER).is_file():

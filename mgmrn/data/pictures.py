@@ -1,6 +1,6 @@
-"""Pictures that somebody sends or names when a question is asked: prepared for a network one by one, and refused with a sentence.
+"""Pictures for prediction, prepared one by one; bad ones are refused with one sentence.
 
-Beside image files these may be arrays, as bytes of a `.npy` file with `H W 3` (or `H W`) values from 0 to 255.
+Besides image files these may be arrays: bytes of a `.npy` file with `H W 3` (or `H W`) values from 0 to 255.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from mgmrn.data.images import Picture, Pixels, decode, for_evaluation, side_for_
 from mgmrn.errors import UserError
 
 LARGEST_PIXELS = 50_000_000
-"""Of a picture; a file of a few kilobytes can hold a picture that fills the memory."""
-# What Pillow warns of is refused here, and said in a sentence.
+"""Largest picture; a file of a few kilobytes can decode to a picture that fills the memory."""
+# Pillow warns of pictures that are refused here with a sentence.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 ENDINGS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-"""Of files that are taken for pictures in a folder; a file that is named is taken whatever its ending."""
+"""Endings of picture files in a folder; a file that the user names may have any ending."""
 _ARRAY = b"\x93NUMPY"
-"""How a `.npy` file begins."""
+"""First bytes of a `.npy` file."""
 _REMEDY = "send an image file, or a .npy file with H W 3 values from 0 to 255"
 
 
 def prepared(content: bytes, where: str, config: ImageConfig) -> Pixels:
-    """One picture as a network takes it.
+    """One picture as the input of a network.
 
     Args:
-        content: of an image file or of a `.npy` file.
-        where: what an error calls it.
+        content: bytes of an image file or of a `.npy` file.
+        where: name of the picture in errors.
         config: size and scaling.
 
     Raises:
-        UserError: when it is broken, no picture, or too large.
+        UserError: when the picture is broken, of another format, or too large.
     """
     is_array = content.startswith(_ARRAY)
     picture = _from_array(content, where) if is_array else _from_image(content, where, side_for_evaluation(config))

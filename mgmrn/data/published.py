@@ -1,7 +1,6 @@
-"""What the published lists of the benchmarks hold, to recognise them by (Xian et al., TPAMI 2018, arXiv 1707.00600).
+"""Sizes and digests of the benchmarks' published lists (Xian et al., TPAMI 2018, arXiv 1707.00600).
 
-The digest is of content, not of a file: the same lists written again, or without the features, are the same. It leaves out train and val,
-which early releases had wrong, and which are made anew from trainval where they are.
+A digest covers the content of the lists, not the file. It leaves out train and val, which are wrong in early releases and rebuilt on loading.
 """
 
 from __future__ import annotations
@@ -22,19 +21,18 @@ class PublishedSplits:
 
     attributes: int
     seen: int
-    """Classes."""
+    """Number of classes, as `unseen`."""
     unseen: int
-    """Classes."""
     trainval: int
-    """Images."""
+    """Number of images, as `test_seen` and `test_unseen`."""
     test_seen: int
     test_unseen: int
     digest: str
-    """See `splits_digest`."""
+    """Value of `splits_digest`."""
 
     @property
     def images(self) -> int:
-        """All of them."""
+        """Number of all images."""
         return self.trainval + self.test_seen + self.test_unseen
 
 
@@ -57,14 +55,7 @@ def splits_digest(
     class_names: Sequence[str],
     lists: Mapping[str, Int[np.ndarray, " _"]],
 ) -> str:
-    """sha256 of which image is of which class and in which list; the order within a list has no part in it.
-
-    Args:
-        files: of all images, relative to the benchmark's folder.
-        labels: of all images, from 0.
-        class_names: in the order of the labels.
-        lists: at least trainval and the test lists, from 0.
-    """
+    """sha256 of each image's class and list, whatever the order within a list; arguments as in `xlsa17.Benchmark`."""
     digest = hashlib.sha256()
     for strings in (files, class_names):
         digest.update("\n".join(strings).encode() + b"\0")

@@ -1,7 +1,7 @@
-"""The seal over the test sets: once closed, this process can no longer obtain a test image, label or class.
+"""The seal over the test sets: once closed, this process can obtain no test image, label or class.
 
-Two types (`TuneData`, `FinalData`) keep honest code honest. The seal is for code that is not: a trial of a search closes it before it reads
-any data, and from then on every way to the test sets raises or comes back empty. There is no way to open it again.
+The types `TuneData` and `FinalData` prevent mistakes; the seal prevents the rest. A trial of a search closes it before it reads any data;
+then every way to the test sets raises or returns nothing. A seal cannot be opened again.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ _closed = False
 
 
 class SealedError(RuntimeError):
-    """Something in a sealed process asked for the test sets; always a defect, never the user's mistake."""
+    """A request for the test sets in a sealed process: a defect of the code, never a mistake of the user."""
 
 
 def close_seal() -> None:
-    """Closes the seal for the rest of this process's life."""
+    """Closes the seal for the rest of this process."""
     global _closed
     _closed = True
 
 
 def is_sealed() -> bool:
-    """Whether this process may not see the test sets."""
+    """Whether the seal is closed."""
     return _closed
 
 
@@ -31,6 +31,4 @@ def check_open(what: str) -> None:
         SealedError: when the seal is closed.
     """
     if _closed:
-        raise SealedError(
-            f"{what} is out of reach here: a tuning run or a trial of a search must not see the test sets"
-        )
+        raise SealedError(f"{what} is out of reach here: a tuning run or a trial must not see the test sets")

@@ -1,7 +1,7 @@
 """Draws a creature: a made-up bird with traits at several scales, from the ring around its eye to its habitat.
 
-Pure: a `Creature` and a random generator give a picture and the boxes of its parts. What a trait's values are called is
-`TRAITS`; which class shows which of them, and how often, is `synthetic.py`.
+Pure functions: a `Creature` and a random generator determine a picture and the boxes of its parts. `synthetic.py` says how often a class
+shows each value of a trait. P points of an outline, H W pixels.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
 OVERSAMPLING = 4
-"""Pictures are drawn this many times larger and averaged down, so that a part of three pixels still has a shape."""
+"""Factor by which pictures are drawn larger before they are averaged down: a part of three pixels keeps its shape."""
 
 Colour = tuple[int, int, int]
 Points = Float[np.ndarray, "P 2"]
@@ -31,7 +31,7 @@ COLOURS: Mapping[str, Colour] = {
     "white": (245, 245, 245),
     "black": (38, 36, 42),
 }
-"""One palette for all parts: a colour alone says nothing, only where it sits does."""
+"""Palette of all parts: a colour tells an attribute only together with its place."""
 
 OUTLINE: Colour = (28, 24, 26)
 
@@ -50,35 +50,22 @@ TRAITS: Mapping[str, tuple[str, ...]] = {
     "pattern": ("plain body", "spotted body", "striped body"),
     "habitat": ("water habitat", "forest habitat", "desert habitat", "snow habitat"),
 }
-"""Trait → names of its values; a creature has one value of each. Finest scale first."""
+"""Names of each trait's values; a creature has one value of each. Finest scale first."""
 
 LARGE_TRAITS: tuple[str, ...] = ("body", "body shape", "pattern", "habitat")
-"""Traits that a glance at the whole picture gives away."""
+"""Traits that are visible at the scale of the whole picture."""
 
 PARTS: tuple[str, ...] = ("eye", "beak", "crown", "wing", "tail", "body", "habitat")
-"""Parts that get a box; `habitat` is the whole picture."""
+"""Parts with a box; `habitat` is the whole picture."""
 
-PART_OF_TRAIT: Mapping[str, str] = {
-    "eye": "eye",
-    "beak shape": "beak",
-    "beak": "beak",
-    "crown": "crown",
-    "crest": "crown",
-    "wing": "wing",
-    "wing bars": "wing",
-    "tail": "tail",
-    "tail shape": "tail",
-    "body": "body",
-    "body shape": "body",
-    "pattern": "body",
-    "habitat": "habitat",
-}
-"""Trait → part whose box holds it."""
+_OTHER_PARTS = {"crest": "crown", "pattern": "body"}
+PART_OF_TRAIT: Mapping[str, str] = {trait: _OTHER_PARTS.get(trait, trait.split()[0]) for trait in TRAITS}
+"""Part whose box holds each trait."""
 
 
 @dataclass(frozen=True)
 class Creature:
-    """What a picture shows: for every trait of `TRAITS` the name of one value."""
+    """The name of one value for every trait of `TRAITS`."""
 
     values: Mapping[str, str]
 
@@ -101,12 +88,12 @@ class Picture:
 
     pixels: UInt8[np.ndarray, "H W 3"]
     boxes: Mapping[str, Box]
-    """Box of every part of `PARTS`; a part that something hides keeps the box where it would be."""
+    """Box of every part of `PARTS`; a hidden part keeps its box."""
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Where the creature stands: creature units (about two from tail to beak) to pixels of the large canvas."""
+    """Place of the creature: creature units (about two from tail to beak) to pixels of the large canvas."""
 
     centre: tuple[float, float]
     unit: float
@@ -119,7 +106,7 @@ class Pose:
         x = -points[:, 0] if self.mirrored else points[:, 0]
         y = points[:, 1]
         cos, sin = math.cos(self.tilt), math.sin(self.tilt)
-        turned = np.stack([cos * x - sin * y, sin * x + cos * y], axis=1)
+        turned = _shape(cos * x - sin * y, sin * x + cos * y)
         return np.asarray(turned * self.unit + np.asarray(self.centre))
 
 
@@ -137,31 +124,21 @@ class Canvas:
         flat = [(float(x), float(y)) for x, y in placed]
         self.draw.polygon(flat, fill=fill)
         if outline:
-            self.draw.line(
-                [*flat, flat[0], flat[1]], fill=OUTLINE, width=max(1, round(outline * self.pose.unit)), joint="curve"
-            )
+            width = max(1, round(outline * self.pose.unit))
+            self.draw.line([*flat, flat[0], flat[1]], fill=OUTLINE, width=width, joint="curve")
         if part:
-            self._grow(part, placed)
-
-    def _grow(self, part: str, placed: Points) -> None:
-        left, top = placed.min(axis=0)
-        right, bottom = placed.max(axis=0)
-        known = self.boxes.get(part, (math.inf, math.inf, -math.inf, -math.inf))
-        self.boxes[part] = (
-            min(known[0], float(left)),
-            min(known[1], float(top)),
-            max(known[2], float(right)),
-            max(known[3], float(bottom)),
-        )
+            left, top, right, bottom = self.boxes.get(part, (math.inf, math.inf, -math.inf, -math.inf))
+            xs, ys = zip(*flat, strict=True)
+            self.boxes[part] = min(left, *xs), min(top, *ys), max(right, *xs), max(bottom, *ys)
 
 
 def draw_creature(creature: Creature, size: int, rng: np.random.Generator) -> Picture:
-    """One picture of a creature: pose, scale, light, clutter and occlusion come from the generator.
+    """One picture of a creature.
 
     Args:
-        creature: what to show.
+        creature: its traits.
         size: side of the square picture in pixels.
-        rng: source of everything that the traits leave open.
+        rng: generator of pose, scale, light, clutter and occlusion.
     """
     side = size * OVERSAMPLING
     image = Image.new("RGB", (side, side))
@@ -188,11 +165,12 @@ def ellipse(
     angle = 2 * math.pi * np.linspace(arc[0], arc[1], 40)
     px, py = rx * np.cos(angle), ry * np.sin(angle)
     cos, sin = math.cos(turn), math.sin(turn)
-    return np.stack([x + cos * px - sin * py, y + sin * px + cos * py], axis=1)
+    return _shape(x + cos * px - sin * py, y + sin * px + cos * py)
 
 
-def _points(*pairs: tuple[float, float]) -> Points:
-    return np.asarray(pairs, dtype=np.float64)
+def _shape(xs: Any, ys: Any) -> Points:
+    """Points from their two coordinates."""
+    return np.stack([xs, ys], axis=1)
 
 
 def _about(points: Points, pivot: tuple[float, float], turn: float) -> Points:
@@ -233,9 +211,7 @@ def _creature(canvas: Canvas, creature: Creature, rng: np.random.Generator) -> N
     _tail(canvas, creature, (body[0] - axes[0] * 0.8, body[1]), float(rng.normal(0.0, 0.15)))
     for x in (-0.12, 0.10):
         foot = body[1] + axes[1] + 0.17
-        canvas.polygon(
-            _points((x, body[1]), (x + 0.05, body[1]), (x + 0.05, foot), (x + 0.14, foot), (x, foot)), OUTLINE
-        )
+        canvas.polygon(_shape([x, x + 0.05, x + 0.05, x + 0.14, x], [body[1], body[1], foot, foot, foot]), OUTLINE)
     _body(canvas, creature, body, axes, rng)
     _wing(canvas, creature, (body[0] - 0.06, body[1] - 0.02), float(rng.normal(0.25, 0.12)))
     _head(canvas, creature, head, nod)
@@ -245,18 +221,14 @@ def _tail(canvas: Canvas, creature: Creature, root: tuple[float, float], swing: 
     x, y = root
     shapes = {
         "forked": [
-            _points((x + 0.1, y - 0.12), (x - 0.52, y - 0.36), (x - 0.16, y + 0.0)),
-            _points((x + 0.1, y + 0.12), (x - 0.52, y + 0.36), (x - 0.16, y - 0.0)),
+            _shape([x + 0.1, x - 0.52, x - 0.16], [y - 0.12, y - 0.36, y]),
+            _shape([x + 0.1, x - 0.52, x - 0.16], [y + 0.12, y + 0.36, y]),
         ],
         "fan": [
-            _points(
-                (x + 0.12, y), (x - 0.36, y - 0.40), (x - 0.52, y - 0.16), (x - 0.52, y + 0.16), (x - 0.36, y + 0.40)
-            )
+            _shape([x + 0.12, x - 0.36, x - 0.52, x - 0.52, x - 0.36], [y, y - 0.40, y - 0.16, y + 0.16, y + 0.40])
         ],
         "long": [
-            _points(
-                (x + 0.12, y - 0.12), (x - 0.68, y - 0.13), (x - 0.78, y), (x - 0.68, y + 0.13), (x + 0.12, y + 0.12)
-            )
+            _shape([x + 0.12, x - 0.68, x - 0.78, x - 0.68, x + 0.12], [y - 0.12, y - 0.13, y, y + 0.13, y + 0.12])
         ],
     }
     for shape in shapes[creature.word("tail shape")]:
@@ -281,28 +253,20 @@ def _body(
             for step in np.linspace(-0.72, 0.72, 5):
                 half = axes[1] * math.sqrt(1 - step * step) * 0.97
                 x = centre[0] + axes[0] * step
-                stripe = _points(
-                    (x - 0.04, centre[1] - half),
-                    (x + 0.04, centre[1] - half),
-                    (x + 0.04, centre[1] + half),
-                    (x - 0.04, centre[1] + half),
-                )
+                top, bottom = centre[1] - half, centre[1] + half
+                stripe = _shape([x - 0.04, x + 0.04, x + 0.04, x - 0.04], [top, top, bottom, bottom])
                 canvas.polygon(stripe, mark, outline=0.0)
 
 
 def _wing(canvas: Canvas, creature: Creature, centre: tuple[float, float], turn: float) -> None:
     x, y = centre
     colour = creature.colour("wing")
-    shape = np.concatenate([ellipse(x, y, 0.36, 0.21, arc=(0.55, 1.2)), _points((x - 0.50, y + 0.10))])
+    shape = np.concatenate([ellipse(x, y, 0.36, 0.21, arc=(0.55, 1.2)), _shape([x - 0.50], [y + 0.10])])
     canvas.polygon(_about(shape, centre, -turn), colour, part="wing")
     if creature.word("wing bars") == "barred":
         for offset in (-0.16, 0.06):
-            bar = _points(
-                (x + offset, y - 0.16),
-                (x + offset + 0.08, y - 0.16),
-                (x + offset + 0.04, y + 0.15),
-                (x + offset - 0.04, y + 0.15),
-            )
+            left = x + offset
+            bar = _shape([left, left + 0.08, left + 0.04, left - 0.04], [y - 0.16, y - 0.16, y + 0.15, y + 0.15])
             canvas.polygon(_about(bar, centre, -turn), OUTLINE, outline=0.0)
 
 
@@ -311,29 +275,20 @@ def _head(canvas: Canvas, creature: Creature, head: tuple[float, float], nod: fl
     r = _HEAD_RADIUS
     tip, root = x + r, x + r * 0.80
     beaks = {
-        "hooked": _points(
-            (root, y - 0.12),
-            (tip + 0.18, y - 0.10),
-            (tip + 0.27, y + 0.04),
-            (tip + 0.22, y + 0.24),
-            (tip + 0.08, y + 0.10),
-            (root, y + 0.14),
+        "hooked": _shape(
+            [root, tip + 0.18, tip + 0.27, tip + 0.22, tip + 0.08, root],
+            [y - 0.12, y - 0.10, y + 0.04, y + 0.24, y + 0.10, y + 0.14],
         ),
-        "long": _points((root, y - 0.10), (tip + 0.50, y + 0.03), (tip + 0.50, y + 0.07), (root, y + 0.13)),
-        "short": _points((root - 0.02, y - 0.19), (tip + 0.22, y + 0.03), (root - 0.02, y + 0.22)),
+        "long": _shape([root, tip + 0.50, tip + 0.50, root], [y - 0.10, y + 0.03, y + 0.07, y + 0.13]),
+        "short": _shape([root - 0.02, tip + 0.22, root - 0.02], [y - 0.19, y + 0.03, y + 0.22]),
     }
     canvas.polygon(_about(beaks[creature.word("beak shape")], head, nod), creature.colour("beak"), part="beak")
     canvas.polygon(_about(ellipse(x, y, r, r), head, nod), _shade(creature.colour("body"), 0.92))
     cap = ellipse(x, y, r, r, arc=(0.52, 0.92))
     if creature.word("crest") == "crested":
-        spikes = _points(
-            (x + 0.30, y - 0.30),
-            (x + 0.26, y - 0.62),
-            (x + 0.06, y - 0.38),
-            (x - 0.08, y - 0.70),
-            (x - 0.16, y - 0.34),
-            (x - 0.46, y - 0.54),
-            (x - 0.36, y - 0.08),
+        spikes = _shape(
+            [x + 0.30, x + 0.26, x + 0.06, x - 0.08, x - 0.16, x - 0.46, x - 0.36],
+            [y - 0.30, y - 0.62, y - 0.38, y - 0.70, y - 0.34, y - 0.54, y - 0.08],
         )
         canvas.polygon(_about(spikes, head, nod), creature.colour("crown"), part="crown")
     canvas.polygon(_about(cap, head, nod), creature.colour("crown"), part="crown")
@@ -348,7 +303,7 @@ _GROUNDS: Mapping[str, tuple[Colour, Colour]] = {
     "desert": ((238, 222, 186), (214, 180, 126)),
     "snow": ((206, 212, 222), (236, 240, 244)),
 }
-"""Sky and ground, paler than any part."""
+"""Sky and ground of each habitat, paler than any part."""
 
 
 def _habitat(draw: Any, side: int, place: str, rng: np.random.Generator) -> None:
@@ -362,11 +317,8 @@ def _habitat(draw: Any, side: int, place: str, rng: np.random.Generator) -> None
         case "water":
             for y in np.linspace(horizon + side * 0.06, side, 5):
                 crests = y + side * 0.012 * np.sin(xs / side * 30)
-                draw.line(
-                    [*zip(xs.tolist(), crests.tolist(), strict=True)],
-                    fill=_shade(ground, 1.25),
-                    width=max(1, side // 60),
-                )
+                crest = [*zip(xs.tolist(), crests.tolist(), strict=True)]
+                draw.line(crest, fill=_shade(ground, 1.25), width=max(1, side // 60))
         case "forest":
             for x in rng.uniform(0, side, size=5):
                 width = side * float(rng.uniform(0.03, 0.06))
@@ -380,7 +332,7 @@ def _habitat(draw: Any, side: int, place: str, rng: np.random.Generator) -> None
 
 
 def _clutter(draw: Any, side: int, rng: np.random.Generator) -> None:
-    """Berries and leaves in the creature's own palette, behind it: a count of colours tells little of its parts."""
+    """Berries and leaves in the creature's palette, behind it: the share of a colour in the picture tells little of its parts."""
     palette = tuple(COLOURS.values())
     for _ in range(int(rng.integers(4, 10))):
         colour = palette[int(rng.integers(len(palette)))]
@@ -395,7 +347,7 @@ def _clutter(draw: Any, side: int, rng: np.random.Generator) -> None:
 
 
 def _occlusion(draw: Any, side: int, rng: np.random.Generator) -> None:
-    """In a third of the pictures a twig crosses the view."""
+    """A twig across a third of the pictures."""
     if rng.random() > 0.33:
         return
     start = (float(rng.uniform(0, side)), side * float(rng.choice((0.0, 1.0))))

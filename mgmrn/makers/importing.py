@@ -1,10 +1,10 @@
 """Makes a data root of a folder of pictures and a table of class attributes, in the xlsa17 layout.
 
-    <folder>/<class>/…            pictures, in as many folders below as there are
+    <folder>/<class>/…            pictures, at any depth
     <table>                       a row per class, a column per attribute (see `mgmrn.data.class_table`)
 
-Splits are proposed as the published ones are made: unseen classes are drawn or named, a share of every seen class's pictures is test_seen,
-and as many of the seen classes as there are unseen ones, at most a third, are for validation. U classes, S attributes, I images.
+Splits follow the published ones: unseen classes are drawn or named, a share of every seen class's pictures is test_seen, and as many seen
+classes as there are unseen ones, at most a third, are for validation. U classes, S attributes, I images.
 """
 
 from __future__ import annotations
@@ -24,33 +24,32 @@ from mgmrn.data.pictures import ENDINGS
 from mgmrn.data.splits import hold_out
 from mgmrn.data.word_vectors import UnknownWords, attribute_vectors, read_vectors, words_of
 from mgmrn.data.xlsa17 import lists_folder, relative_image_path, with_train_and_val, word_vector_file
-from mgmrn.errors import UserError
+from mgmrn.errors import UserError, some
 from mgmrn.makers.making import already_made, whole_folder
-from mgmrn.makers.xlsa17_writer import write_images_list, write_splits, write_word_vectors
+from mgmrn.makers.xlsa17_writer import write_attribute_names, write_images_list, write_splits, write_word_vectors
 
 MARKER = "IMPORTED.json"
-"""Lies in a data root that was made here, and says how."""
+"""File in an imported data root, which says how it was made."""
 FEWEST_SEEN = 3
-"""Classes: one to validate with and two to train on."""
+"""Least number of seen classes: one to validate with and two to train on."""
 FEWEST_PICTURES = 3
-"""Of a seen class: one is test_seen, and `tune` holds out one of the others."""
+"""Least number of pictures of a seen class: one is test_seen, and `tune` holds out another."""
 
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """How a data set is imported."""
+    """Options of an import."""
 
     name: str
-    """Of the benchmark."""
+    """Name of the benchmark."""
     unknown_words: UnknownWords
     unseen: tuple[str, ...] = ()
-    """Names of the unseen classes; none: they are drawn."""
+    """Names of the unseen classes; empty: they are drawn."""
     unseen_share: float = 0.2
-    """Of the classes, where they are drawn."""
+    """Share of the classes that is drawn as unseen."""
     test_seen_share: float = 0.2
-    """Of every seen class's pictures."""
+    """Share of every seen class's pictures in test_seen."""
     seed: int = 0
-    """Of all that is drawn."""
 
     def __post_init__(self) -> None:
         for share in ("unseen_share", "test_seen_share"):
@@ -61,41 +60,41 @@ class ImportOptions:
 
 @dataclass(frozen=True)
 class Imported:
-    """What was made."""
+    """An imported data set."""
 
     root: Path
     unseen: tuple[str, ...]
     val: tuple[str, ...]
-    """Seen classes that validate."""
+    """Validation classes, a part of the seen ones."""
     images: dict[str, int]
-    """In each list."""
+    """Number of images in each list."""
     findings: tuple[Finding, ...]
-    """Of the check of the whole data root; none of them an error."""
+    """Findings of `verify`, none of them an error."""
 
 
 @dataclass(frozen=True)
 class _Pictures:
-    """What stands in the folder."""
+    """Pictures of the folder."""
 
     sources: tuple[Path, ...]
     files: tuple[str, ...]
-    """Where each goes, relative to `<root>/<name>`."""
+    """Target of each, relative to `<root>/<name>`."""
     labels: Int[np.ndarray, " I"]
 
 
 def import_folder(folder: Path, table: Path, vectors: Path, root: Path, options: ImportOptions) -> Imported:
-    """Copies, splits and checks a data set; nothing is left behind when anything is wrong with it.
+    """Copies, splits and checks a data set; after an error nothing is left behind.
 
     Args:
-        folder: of the pictures.
-        table: of the classes.
+        folder: folder of the pictures.
+        table: class table.
         vectors: text file of word vectors.
         root: data root to make; absent or empty.
-        options: how.
+        options: name, splits and treatment of unknown words.
 
     Raises:
-        UserError: when the root is not empty, folder and table do not fit, there are too few classes or pictures, a word has no vector
-            and none is allowed to lack one, or the doctor finds an error.
+        UserError: for a root with files, a folder and a table that do not fit, too few classes or pictures, unknown words with
+            `unknown_words: error`, and errors that `verify` finds.
     """
     config = _config(options.name)
     stamp = {"what": "imported", "version": 1, **asdict(options), "unseen": list(options.unseen)}
@@ -118,7 +117,7 @@ def import_folder(folder: Path, table: Path, vectors: Path, root: Path, options:
         write_images_list(location, pictures.files, pictures.labels)
         write_splits(location, classes.names, attributes / np.linalg.norm(attributes, axis=0), attributes, lists)
         write_word_vectors(word_vector_file(making, config), word_vectors)
-        _write_names(making / "attribute_names" / options.name / "attributes.txt", classes.columns)
+        write_attribute_names(making, options.name, classes.columns)
         (making / f"{options.name}.yaml").write_text(f"benchmark:\n  name: {options.name}\n", encoding="utf-8")
         findings = [*verify(making, config), *_unlearnable(attributes, pictures.labels, lists, classes)]
         _refuse_errors(findings, making / options.name / "images", folder)
@@ -139,7 +138,7 @@ def propose(
     """The five image lists, from 0.
 
     Raises:
-        UserError: for an unseen class that does not exist, and for too few seen classes or pictures.
+        UserError: for an unknown unseen class, and for too few seen classes or pictures.
     """
     if strangers := sorted(set(options.unseen) - set(names)):
         raise UserError(f"there is no class {strangers[0]} to be unseen", "--unseen", "name classes of the table")
@@ -164,10 +163,10 @@ def propose(
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
-    """Names of classes, one a line.
+    """Names of classes from a text file, one a line.
 
     Raises:
-        UserError: when there is no such file, or no name in it.
+        UserError: when the file is missing or empty.
     """
     try:
         names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
@@ -196,12 +195,8 @@ def _pictures(folder: Path, classes: GivenClasses, name: str) -> _Pictures:
         (set(classes.names), folders, "there is no folder for the class"),
     ):
         if lone := sorted(found - wanted):
-            more = f" and {len(lone) - 1} more" if len(lone) > 1 else ""
-            raise UserError(
-                f"{complaint} {lone[0]}{more}",
-                str(folder),
-                "name folders and rows of the table alike, letter by letter",
-            )
+            hint = "name folders and rows of the table alike, letter by letter"
+            raise UserError(f"{complaint} {some(lone, 1)}", str(folder), hint)
     sources, files, labels = [], [], []
     for label, class_name in enumerate(classes.names):
         of_class = sorted(path for path in (folder / class_name).rglob("*") if path.suffix.lower() in ENDINGS)
@@ -218,11 +213,6 @@ def _pictures(folder: Path, classes: GivenClasses, name: str) -> _Pictures:
     return _Pictures(tuple(sources), tuple(files), np.array(labels))
 
 
-def _write_names(path: Path, names: Sequence[str]) -> None:
-    path.parent.mkdir(parents=True)
-    path.write_text("".join(f"{row} {name}\n" for row, name in enumerate(names, start=1)), encoding="utf-8")
-
-
 def _unlearnable(
     attributes: Float[np.ndarray, "S U"],
     labels: Int[np.ndarray, " I"],
@@ -237,7 +227,7 @@ def _unlearnable(
     if not len(blind):
         return []
     assert classes.columns is not None
-    names = ", ".join(classes.columns[s] for s in blind[:3]) + (" …" if len(blind) > 3 else "")
+    names = some([classes.columns[s] for s in blind])
     detail = f"{len(blind)} cannot be learned, since all seen classes are alike in them: {names}"
     return [Finding("warning", "attributes", detail, "choose other unseen classes with --unseen or --seed")]
 
@@ -245,6 +235,6 @@ def _unlearnable(
 def _refuse_errors(findings: Sequence[Finding], copies: Path, folder: Path) -> None:
     errors = [one for one in findings if one.level == "error"]
     if errors:
-        # Told of the pictures where they are, not of their copies, which are gone in a moment.
+        # The copies are removed: the error names the original pictures.
         detail = errors[0].detail.replace(str(copies), str(folder))
         raise UserError(f"{errors[0].check}: {detail}", str(folder), errors[0].remedy)

@@ -1,10 +1,9 @@
 """The embedded benchmark SYN: forty kinds of drawn creatures in the xlsa17 layout, deterministic by seed.
 
-What makes it a zero-shot problem: a class is a vector of probabilities over the values of every trait
-(`drawing.TRAITS`), a picture draws one value per trait from it, and the unseen classes are new combinations. What makes
-it one for granularity levels: classes come in families that share the traits that a glance gives away, so that the
-decision lies in parts of a few pixels; all parts share one palette, and berries and leaves behind the creature have it
-too, so that a count of colours does not tell whose they are.
+A zero-shot problem: a class is a vector of probabilities over the values of every trait (`drawing.TRAITS`), a picture draws one value per
+trait from it, and the unseen classes are new combinations. A problem for granularity levels: classes come in families that share the
+large traits, so that parts of a few pixels decide; all parts and the clutter behind the creature share one palette, so that the share of a
+colour in the picture does not tell the part. S attributes, U classes, I images, V values of a trait, L word-vector length.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from mgmrn.data.xlsa17 import SYNTHETIC_MARKER, lists_folder
 from mgmrn.errors import UserError
 from mgmrn.makers.drawing import LARGE_TRAITS, TRAITS, Box, Creature, draw_creature
 from mgmrn.makers.making import Progress, already_made, draw_all, whole_folder
-from mgmrn.makers.xlsa17_writer import write_images_list, write_splits, write_word_vectors
+from mgmrn.makers.xlsa17_writer import write_attribute_names, write_images_list, write_splits, write_word_vectors
 
 NAME = "SYN"
 GENERATOR_VERSION = 1
@@ -39,35 +38,14 @@ TEST_SEEN_FRACTION = 0.2
 WORD_VECTOR_LENGTH = 300
 
 ATTRIBUTE_NAMES: tuple[str, ...] = tuple(name for names in TRAITS.values() for name in names)
-"""Row order of the attribute matrix: the values of each trait in turn."""
+"""Rows of the attribute matrix: the values of each trait in turn."""
 
 _SMALL_TRAITS = tuple(trait for trait in TRAITS if trait not in LARGE_TRAITS)
 _FEWEST_DIFFERENCES = 3
-"""Small traits in which any two classes differ at least in their commonest value."""
+"""Least number of small traits in whose commonest value any two classes differ."""
 
 _IMAGES = f"/data/{NAME}/images"
-"""Stem of the listed paths; a loader keeps what follows `/SYN/images/`."""
-
-
-@dataclass(frozen=True)
-class SyntheticOptions:
-    """What decides the benchmark, to the pixel."""
-
-    seed: int = 0
-    per_class: int = 40
-    """Pictures of each class."""
-    size: int = 64
-    """Side of a picture in pixels."""
-
-    def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise UserError(f"seed must be 0 or more, got {self.seed}", "seed")
-        if self.per_class < 5:
-            raise UserError(
-                f"per_class must be at least 5, got {self.per_class}", "per_class", "a fifth of it is test_seen"
-            )
-        if not 32 <= self.size <= 512:
-            raise UserError(f"size must be 32 to 512 pixels, got {self.size}", "size")
+"""Stem of the listed paths."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +54,7 @@ class CreatureClasses:
 
     names: tuple[str, ...]
     probabilities: Float[np.ndarray, "S U"]
-    """Of every attribute in a picture of the class; the values of one trait sum to 1."""
+    """Probability of every attribute in a picture of the class; the values of one trait sum to 1."""
     train: Int[np.ndarray, " _"]
     val: Int[np.ndarray, " _"]
     unseen: Int[np.ndarray, " _"]
@@ -84,13 +62,13 @@ class CreatureClasses:
 
 @dataclass(frozen=True)
 class _Drawing:
-    """One picture to draw: a task that any process can do alone."""
+    """One picture to draw."""
 
     path: str
-    """Below the folder that is being made."""
+    """Relative to `SYN/images`."""
     label: int
     number: int
-    """Among the pictures of its class."""
+    """Number among the pictures of its class."""
     probabilities: tuple[float, ...]
 
 
@@ -109,23 +87,28 @@ def make_synthetic(
     workers: int = 1,
     progress: Progress | None = None,
 ) -> Path:
-    """Makes the benchmark as a data root; returns at once when that root already holds just this.
+    """Makes the benchmark as a data root; returns at once when the root already holds it.
 
-    Besides the layout that every loader reads, `SYN/parts.json` holds for every image file (path below `SYN/images/`)
-    the attributes that it shows and the boxes of its parts: left, top, right, bottom in pixels.
+    Besides the layout that every loader reads, `SYN/parts.json` holds the attributes that each image shows and the boxes of its parts
+    (left, top, right, bottom in pixels), by path relative to `SYN/images`.
 
     Args:
         root: folder to make; absent, empty, or made by this function with the same options.
-        seed: decides classes and pictures.
+        seed: seed of classes and pictures.
         per_class: pictures of each class.
         size: side of a picture in pixels.
         workers: processes that draw; the result does not depend on it.
-        progress: told after every picture.
+        progress: called after every picture.
 
     Raises:
         UserError: an option out of bounds, or a root with other files in it.
     """
-    options = SyntheticOptions(seed, per_class, size)
+    if seed < 0:
+        raise UserError(f"seed must be 0 or more, got {seed}", "seed")
+    if per_class < 5:
+        raise UserError(f"per_class must be at least 5, got {per_class}", "per_class", "a fifth of it is test_seen")
+    if not 32 <= size <= 512:
+        raise UserError(f"size must be 32 to 512 pixels, got {size}", "size")
     stamp = {
         "what": "synthetic",
         "name": NAME,
@@ -141,17 +124,17 @@ def make_synthetic(
     with whole_folder(root, SYNTHETIC_MARKER, stamp) as folder:
         for name in classes.names:
             (folder / NAME / "images" / name).mkdir(parents=True)
-        drawn = draw_all(partial(_draw, folder, options), drawings, workers, progress)
+        drawn = draw_all(partial(_draw, folder, size, seed), drawings, workers, progress)
         _write_parts(folder, drawings, drawn)
-        _write_layout(folder, classes, drawings, options)
+        _write_layout(folder, classes, drawings, per_class, seed)
     return root
 
 
 def creature_classes(seed: int) -> CreatureClasses:
     """The classes of a seed.
 
-    Each split deals the values of each small trait evenly and independently of all other traits, so that no attribute
-    can be learned through another and none is missing where it is learned. The large traits go with the family.
+    Each split deals the values of each small trait evenly and independently of all other traits: no attribute can be learned through
+    another, and none is missing in training. A family shares the large traits.
 
     Raises:
         SealedError: in a sealed process, since the unseen classes are among them.
@@ -162,7 +145,7 @@ def creature_classes(seed: int) -> CreatureClasses:
     families = np.concatenate([np.arange(size) % FAMILIES for size in sizes])
     commonest = _commonest_values(sizes, families, rng)
     probabilities = np.concatenate([_trait_probabilities(trait, commonest[trait], rng) for trait in TRAITS])
-    # As in the published files, the columns stand in no order that the folders' numbers would tell.
+    # As in the published files, the order of the columns is not that of the folders' numbers.
     order = rng.permutation(CLASSES)
     column = np.argsort(order)
     train, val, unseen = np.split(column, np.cumsum(sizes)[:-1])
@@ -170,7 +153,7 @@ def creature_classes(seed: int) -> CreatureClasses:
 
 
 def word_vectors(names: Sequence[str]) -> Float[np.ndarray, "S L"]:
-    """A vector per attribute name: the mean of its words' vectors, which are fixed gaussian draws named by the word.
+    """A vector per attribute name: the mean over its words of gaussian draws seeded by the word.
 
     Attributes that share a word ("red beak", "red tail") are close, as in vectors learned from text.
     """
@@ -185,7 +168,7 @@ def _word_vector(word: str) -> Float[np.ndarray, " L"]:
 def _commonest_values(
     sizes: Sequence[int], families: Int[np.ndarray, " U"], rng: np.random.Generator
 ) -> dict[str, Int[np.ndarray, " U"]]:
-    """Each trait's commonest value in every class; drawn again until no two classes are alike in their small traits."""
+    """Each trait's commonest value in every class; drawn again until no two classes are too similar in their small traits."""
     large = {trait: rng.permutation(np.arange(FAMILIES) % len(TRAITS[trait]))[families] for trait in LARGE_TRAITS}
     while True:
         small = {
@@ -204,7 +187,7 @@ def _trait_probabilities(
 ) -> Float[np.ndarray, "V U"]:
     """Probability of each value in every class: most for the commonest, the rest shared out at random.
 
-    Within a kind, plumage varies little and surroundings much.
+    Small traits vary little within a class, large ones more.
     """
     count = len(TRAITS[trait])
     low, high = (0.6, 0.8) if trait in LARGE_TRAITS else (0.85, 0.98)
@@ -222,14 +205,14 @@ _KINDS = ("Quillow", "Tarrin", "Mossbill", "Wendle")
 
 
 def _class_names(rng: np.random.Generator) -> tuple[str, ...]:
-    """Made-up names with numbers that say nothing of the order; none tells an attribute."""
+    """Made-up names with numbers in random order; none tells an attribute."""
     plain = [f"{first}_{second}_{kind}" for second, kind in zip(_SECOND, _KINDS, strict=True) for first in _FIRST]
     numbers = rng.permutation(CLASSES)
     return tuple(f"{number + 1:03d}.{plain[number]}" for number in numbers)
 
 
 def _drawings(classes: CreatureClasses, per_class: int) -> list[_Drawing]:
-    """All pictures in the order of the list: by folder name, as in the published files."""
+    """All pictures, sorted by folder name as in the published lists."""
     return [
         _Drawing(f"{name}/{name[4:]}_{number:04d}.jpg", label, number, tuple(classes.probabilities[:, label].tolist()))
         for label, name in sorted(enumerate(classes.names), key=lambda item: item[1])
@@ -237,13 +220,13 @@ def _drawings(classes: CreatureClasses, per_class: int) -> list[_Drawing]:
     ]
 
 
-def _draw(folder: Path, options: SyntheticOptions, drawing: _Drawing) -> _Drawn:
-    """Draws and stores one picture; everything random in it comes from seed, class and number."""
-    rng = np.random.default_rng([options.seed, drawing.label, drawing.number])
+def _draw(folder: Path, size: int, seed: int, drawing: _Drawing) -> _Drawn:
+    """Draws and stores one picture, which depends on seed, class and number alone."""
+    rng = np.random.default_rng([seed, drawing.label, drawing.number])
     creature = _sample(drawing.probabilities, rng)
-    picture = draw_creature(creature, options.size, rng)
+    picture = draw_creature(creature, size, rng)
     encoded = io.BytesIO()
-    # Full chroma: halved, the colour of a ring of three pixels would run into its surroundings.
+    # Full chroma: at half resolution the colour of a ring of three pixels would blur.
     Image.fromarray(picture.pixels).save(encoded, format="JPEG", quality=95, subsampling=0)
     (folder / NAME / "images" / drawing.path).write_bytes(encoded.getvalue())
     return _Drawn(tuple(creature.values.values()), picture.boxes)
@@ -272,39 +255,31 @@ def _write_parts(folder: Path, drawings: Sequence[_Drawing], drawn: Sequence[_Dr
 
 
 def _write_layout(
-    folder: Path, classes: CreatureClasses, drawings: Sequence[_Drawing], options: SyntheticOptions
+    folder: Path, classes: CreatureClasses, drawings: Sequence[_Drawing], per_class: int, seed: int
 ) -> None:
     labels = np.array([drawing.label for drawing in drawings])
     location = lists_folder(folder, NAME)
     write_images_list(location, [f"{_IMAGES}/{drawing.path}" for drawing in drawings], labels)
     raw = classes.probabilities
-    write_splits(location, classes.names, raw / np.linalg.norm(raw, axis=0), raw, _locations(classes, labels, options))
+    lists = _lists(classes, labels, per_class, seed)
+    write_splits(location, classes.names, raw / np.linalg.norm(raw, axis=0), raw, lists)
     write_word_vectors(folder / "w2v" / f"{NAME}_attribute.pkl", word_vectors(ATTRIBUTE_NAMES))
-    names = folder / "attribute_names" / NAME / "attributes.txt"
-    names.parent.mkdir(parents=True)
-    lines = [f"{row} {name.replace(' ', '_')}\n" for row, name in enumerate(ATTRIBUTE_NAMES, start=1)]
-    names.write_text("".join(lines), encoding="utf-8")
+    write_attribute_names(folder, NAME, [name.replace(" ", "_") for name in ATTRIBUTE_NAMES])
 
 
-def _locations(
-    classes: CreatureClasses, labels: Int[np.ndarray, " I"], options: SyntheticOptions
+def _lists(
+    classes: CreatureClasses, labels: Int[np.ndarray, " I"], per_class: int, seed: int
 ) -> dict[str, Int[np.ndarray, " _"]]:
     """The five image lists, from 0: a fifth of each seen class is test_seen; train and val part trainval by class."""
-    rng = np.random.default_rng([options.seed, 0x5711])
-    held_out = round(options.per_class * TEST_SEEN_FRACTION)
-    trainval, test_seen = [], []
-    for label in np.concatenate([classes.train, classes.val]):
-        images = rng.permutation(np.flatnonzero(labels == label))
-        test_seen.append(images[:held_out])
-        trainval.append(images[held_out:])
-    lists = {
-        "trainval_loc": rng.permutation(np.concatenate(trainval)),
-        "test_seen_loc": rng.permutation(np.concatenate(test_seen)),
-    }
-    of_val = np.isin(labels[lists["trainval_loc"]], classes.val)
+    rng = np.random.default_rng([seed, 0x5711])
+    held_out = round(per_class * TEST_SEEN_FRACTION)
+    seen = [rng.permutation(np.flatnonzero(labels == label)) for label in np.concatenate([classes.train, classes.val])]
+    trainval = rng.permutation(np.concatenate([images[held_out:] for images in seen]))
+    of_val = np.isin(labels[trainval], classes.val)
     return {
-        **lists,
-        "train_loc": lists["trainval_loc"][~of_val],
-        "val_loc": lists["trainval_loc"][of_val],
+        "trainval_loc": trainval,
+        "test_seen_loc": rng.permutation(np.concatenate([images[:held_out] for images in seen])),
+        "train_loc": trainval[~of_val],
+        "val_loc": trainval[of_val],
         "test_unseen_loc": np.flatnonzero(np.isin(labels, classes.unseen)),
     }

@@ -19,11 +19,11 @@ _HEADER_TEXT = 116
 
 
 def write_images_list(folder: Path, image_files: Sequence[str], labels: Int[np.ndarray, " I"]) -> None:
-    """`res101.mat` without features.
+    """Writes `res101.mat` without features.
 
     Args:
-        folder: `<root>/xlsa17/data/<NAME>`, which is made.
-        image_files: paths as the data set's makers had them.
+        folder: `<root>/xlsa17/data/<NAME>`, made if absent.
+        image_files: listed paths.
         labels: class index of every image, from 0; stored from 1 as in the published files.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -35,37 +35,39 @@ def write_splits(
     class_names: Sequence[str],
     attributes: Float[np.ndarray, "S U"],
     original_attributes: Float[np.ndarray, "S U"],
-    locations: Mapping[str, Int[np.ndarray, " _"]],
+    lists: Mapping[str, Int[np.ndarray, " _"]],
 ) -> None:
-    """`att_splits.mat`.
+    """Writes `att_splits.mat`.
 
     Args:
-        folder: `<root>/xlsa17/data/<NAME>`, which is made.
+        folder: `<root>/xlsa17/data/<NAME>`, made if absent.
         class_names: one per column of the attributes.
-        attributes: what `att` holds, unit columns in the published files.
-        original_attributes: what `original_att` holds.
-        locations: by names of `LISTS` the images' indices, from 0; stored from 1. Train and val may be missing.
+        attributes: content of `att`; unit columns in the published files.
+        original_attributes: content of `original_att`.
+        lists: image indices by names of `LISTS`, from 0; stored from 1. Train and val may be missing.
     """
-    assert {"trainval_loc", *TEST_LISTS} <= set(locations) <= set(LISTS)
+    assert {"trainval_loc", *TEST_LISTS} <= set(lists) <= set(LISTS)
     folder.mkdir(parents=True, exist_ok=True)
-    lists = {name: _column(indices + 1) for name, indices in locations.items()}
-    content = {
-        "att": attributes,
-        "original_att": original_attributes,
-        "allclasses_names": _cell(class_names),
-        **lists,
-    }
-    _write_mat(folder / "att_splits.mat", content)
+    content = {"att": attributes, "original_att": original_attributes, "allclasses_names": _cell(class_names)}
+    columns = {name: _column(indices + 1) for name, indices in lists.items()}
+    _write_mat(folder / "att_splits.mat", content | columns)
 
 
 def write_word_vectors(path: Path, vectors: Float[np.ndarray, "S L"]) -> None:
-    """The pickled numpy array that published code reads its word vectors from."""
+    """Writes the pickled numpy array from which published code reads its word vectors."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(pickle.dumps(np.ascontiguousarray(vectors, dtype=np.float64), protocol=4))
 
 
+def write_attribute_names(root: Path, name: str, attributes: Sequence[str]) -> None:
+    """Writes `attribute_names/<NAME>/attributes.txt`, numbered from 1."""
+    path = root / "attribute_names" / name / "attributes.txt"
+    path.parent.mkdir(parents=True)
+    path.write_text("".join(f"{row} {name}\n" for row, name in enumerate(attributes, start=1)), encoding="utf-8")
+
+
 def _write_mat(path: Path, content: Mapping[str, Any]) -> None:
-    """A .mat file whose bytes depend on its content alone, so that its digest can name the data."""
+    """Writes a .mat file whose bytes depend on its content alone."""
     buffer = io.BytesIO()
     # scipy takes open files too; its type stubs know paths alone.
     savemat(cast(Any, buffer), dict(content), do_compression=True)

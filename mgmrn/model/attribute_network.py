@@ -12,12 +12,12 @@ from mgmrn.model.output import NeededMaps, NetworkOutput
 
 
 class AttributeNetwork(nn.Module):
-    """One level, global average pooling, one linear map to the attributes.
+    """The network on a pyramid's maps.
 
     Args:
-        level: level that is pooled.
+        level: the level.
         channels: C of its map.
-        word_vectors: not read; their number says S, and an exported model holds them as one of Mg-MRN does.
+        word_vectors: give S; stored, as Mg-MRN stores them, for exported models.
     """
 
     word_vectors: Float[Tensor, "S L"]
@@ -33,12 +33,12 @@ class AttributeNetwork(nn.Module):
         return NetworkOutput({self.level: self.linear(maps[self.level].mean(dim=(2, 3)))}, {})
 
     def forward_level(self, maps: Mapping[Level, Float[Tensor, "B C h w"]], level: Level) -> NetworkOutput:
-        """The same: there is one level."""
+        """Output of the one level."""
         assert level == self.level, f"the network has level {self.level} alone"
         output: NetworkOutput = self(maps)
         return output
 
     def needed_maps(self, level: Level) -> NeededMaps:
-        """Its one map."""
+        """The map of the one level."""
         assert level == self.level, f"the network has level {self.level} alone"
         return NeededMaps((level,), (level,))

@@ -2,14 +2,6 @@
 
 B images, C channels of a level, H W image, h w grid of a level (`h = H / stride`, rounded as the trunk rounds).
 
-| backbone      | stem         | c2           | c3           | c4            | c5             | channels               |
-|---------------|--------------|--------------|--------------|---------------|----------------|------------------------|
-| resnet18, 34  | conv … pool  | layer1       | layer2       | layer3        | layer4         | 64, 128, 256, 512      |
-| resnet50, 101 | conv … pool  | layer1       | layer2       | layer3        | layer4         | 256, 512, 1024, 2048   |
-| mobilenet_v2  | features.0–1 | features.2–3 | features.4–6 | features.7–13 | features.14–18 | 24, 32, 96, 1280       |
-| convnext_tiny | features.0   | features.1   | features.2–3 | features.4–5  | features.6–7   | 96, 192, 384, 768      |
-| swin_t        | features.0   | features.1   | features.2–3 | features.4–5  | features.6–7   | 96, 192, 384, 768      |
-
 Sources: arXiv 1512.03385 (ResNet), 1801.04381 (MobileNetV2), 2201.03545 (ConvNeXt), 2103.14030 (Swin); torchvision.
 """
 
@@ -54,15 +46,11 @@ _MOBILENET: dict[Stage, tuple[str, ...]] = {
 }
 
 STAGE_MODULES: dict[BackboneName, dict[Stage, tuple[str, ...]]] = {
-    "resnet18": _RESNET,
-    "resnet34": _RESNET,
-    "resnet50": _RESNET,
-    "resnet101": _RESNET,
+    **dict.fromkeys(("resnet18", "resnet34", "resnet50", "resnet101"), _RESNET),
     "mobilenet_v2": _MOBILENET,
-    "convnext_tiny": _FOUR_STAGES,
-    "swin_t": _FOUR_STAGES,
+    **dict.fromkeys(("convnext_tiny", "swin_t"), _FOUR_STAGES),
 }
-"""Per backbone and stage: torchvision's modules that make it, in order. The last one's output is the stage's tap."""
+"""Per backbone and stage: torchvision's modules in order. The output of the last one is the stage's tap."""
 
 CHANNELS: dict[BackboneName, tuple[int, int, int, int]] = {
     "resnet18": (64, 128, 256, 512),
@@ -73,22 +61,22 @@ CHANNELS: dict[BackboneName, tuple[int, int, int, int]] = {
     "convnext_tiny": (96, 192, 384, 768),
     "swin_t": (96, 192, 384, 768),
 }
-"""Per backbone: C of c2, c3, c4 and c5."""
+"""C of c2, c3, c4 and c5 per backbone."""
 
 _CHANNELS_LAST_OUTPUT: frozenset[BackboneName] = frozenset({"swin_t"})
-"""Backbones whose stages give B h w C."""
+"""Backbones whose stages output B h w C."""
 
 
 class Pyramid(nn.Module):
     """A torchvision trunk up to the deepest wanted stage, under torchvision's own parameter names.
 
     Args:
-        name: which trunk.
-        trunk: torchvision's model of that name; its modules are taken over, not copied.
-        levels: levels that `forward` gives, finest first.
-        trained: stages that are finetuned; the others stay in evaluation mode and have no gradients.
+        name: name of the trunk.
+        trunk: torchvision's model of that name, whose modules are moved here, not copied.
+        levels: levels that `forward` returns, finest first.
+        trained: finetuned stages; the others stay in evaluation mode and have no gradients.
         batch_norm_trains: whether the batch norms of finetuned stages use and update batch statistics.
-        recompute: whether blocks that have gradients are run again in the backward pass, instead of keeping what is inside.
+        recompute: activation checkpointing of the blocks that have gradients.
     """
 
     channels: dict[Level, int]
@@ -133,8 +121,8 @@ class Pyramid(nn.Module):
 
         Args:
             images: normalised images.
-            levels: which maps are wanted; all of the pyramid's where none are named.
-            gradient_to: the deepest stage whose map needs a gradient; what lies behind runs under `no_grad`.
+            levels: wanted maps; None: all levels of the pyramid.
+            gradient_to: deepest stage whose map needs a gradient; later stages run under `no_grad`.
         """
         wanted = self.levels if levels is None else tuple(levels)
         x = images
@@ -150,7 +138,7 @@ class Pyramid(nn.Module):
 
     def _run(self, module: nn.Module, stage: Stage, x: Tensor) -> Tensor:
         has_gradient = torch.is_grad_enabled() and (x.requires_grad or stage in self._trained)
-        # The stem's modules work in place, one upon the other.
+        # The stem's modules work in place.
         if not (self._recompute and has_gradient) or stage == "stem":
             return cast(Tensor, module(x))
         for block in module.children() if type(module) is nn.Sequential else (module,):
@@ -172,27 +160,26 @@ class Pyramid(nn.Module):
 
 
 def build_backbone(config: BackboneConfig, levels: Sequence[Level]) -> Pyramid:
-    """The pyramid that a config describes, with its weights, frozen where the config says so.
+    """The pyramid of a config, with its weights, frozen where the config says so.
 
     With `batch_norm: sync` and several ranks, batch norms of finetuned stages share their statistics.
 
     Raises:
-        UserError: when a finetuned stage lies behind the deepest level, the weights cannot be had or belong to another
-            network, or synchronised batch norm is asked for on CPUs, for which torch has none.
+        UserError: for a finetuned stage behind the deepest level, weights that cannot be read or belong to another network, and
+            synchronised batch norm on CPUs, for which torch has none.
     """
     trained = _trained_stages(config, levels)
     with torch.random.fork_rng(devices=[], enabled=config.trainable == "none"):
         if config.trainable == "none":
-            # A frozen trunk without weights must be the same one in every run that shares its cached maps.
+            # Runs that share cached maps need the same random trunk.
             torch.manual_seed(0)
         trunk = get_model(config.name, weights=None)
     if config.weights != "none":
         _load_weights(trunk, config, _stages_up_to(levels))
     synchronised = config.batch_norm == "sync" and _world_size() > 1
     if synchronised and not torch.cuda.is_available():
-        raise UserError(
-            "synchronised batch norm needs GPUs", "model.backbone.batch_norm", "use 'frozen' or 'train' on CPUs"
-        )
+        hint = "use 'frozen' or 'train' on CPUs"
+        raise UserError("synchronised batch norm needs GPUs", "model.backbone.batch_norm", hint)
     pyramid = Pyramid(
         config.name,
         trunk,
@@ -202,11 +189,9 @@ def build_backbone(config: BackboneConfig, levels: Sequence[Level]) -> Pyramid:
         recompute=config.recompute,
     )
     if synchronised:
-        for stage in pyramid._stages.keys() & trained:
-            for path in pyramid._stages[stage]:
-                parent, _, child = path.rpartition(".")
-                convert: Callable[[nn.Module], nn.Module] = nn.SyncBatchNorm.convert_sync_batchnorm
-                pyramid.get_submodule(parent).add_module(child, convert(pyramid.get_submodule(path)))
+        for path in (path for stage in trained for path in STAGE_MODULES[config.name][stage]):
+            convert: Callable[[nn.Module], nn.Module] = nn.SyncBatchNorm.convert_sync_batchnorm
+            pyramid.set_submodule(path, convert(pyramid.get_submodule(path)))
     return pyramid.train()
 
 
@@ -217,18 +202,18 @@ def check_trunk_weights(
 
     Args:
         weights: torchvision's state dict of the whole model; the classifier may be missing.
-        name: the backbone that they should fit.
-        levels: levels that are wanted.
-        where: file or source, for the error.
+        name: name of the backbone.
+        levels: wanted levels.
+        where: file or source for the error.
 
     Raises:
-        UserError: naming the first of the parameters that are missing, unknown or of another shape.
+        UserError: names the first parameters that are missing, unknown or of another shape.
     """
     with torch.device("meta"):
         whole = get_model(name, weights=None).state_dict()
     paths = tuple(f"{path}." for stage in _stages_up_to(levels) for path in STAGE_MODULES[name][stage])
     needed = {key: value for key, value in whole.items() if key.startswith(paths)}
-    # Files older than the counter lack it; frozen norms do not read it, and torch starts it at zero.
+    # Old files lack this counter; frozen norms do not read it, and torch starts it at zero.
     counters = {key for key in needed if key.endswith(".num_batches_tracked")}
     wanted = {key: value.shape for key, value in needed.items()}
     refuse(
@@ -247,60 +232,38 @@ def _stages_up_to(levels: Sequence[Level]) -> tuple[Stage, ...]:
 
 def _trained_stages(config: BackboneConfig, levels: Sequence[Level]) -> frozenset[Stage]:
     present = _stages_up_to(levels)
-    missing = [stage for stage in config.trainable_stages if stage not in present]
-    if missing:
-        raise UserError(
-            f"stage {missing[0]} cannot be finetuned: the deepest level of the network is {present[-1]}",
-            "model.backbone.trainable_stages",
-            "name stages up to the deepest of model.levels",
-        )
-    match config.trainable:
-        case "none":
-            return frozenset()
-        case "stages":
-            return frozenset(config.trainable_stages)
-        case "all":
-            return frozenset(present)
+    if missing := [stage for stage in config.trainable_stages if stage not in present]:
+        message = f"stage {missing[0]} cannot be finetuned: the deepest level of the network is {present[-1]}"
+        raise UserError(message, "model.backbone.trainable_stages", "name stages up to the deepest of model.levels")
+    return frozenset(present if config.trainable == "all" else config.trainable_stages)
 
 
 def _load_weights(trunk: nn.Module, config: BackboneConfig, stages: Sequence[Stage]) -> None:
-    member = _weights_member(config)
-    state = read_state_dict(_weights_path(config)) if member is None else _download(member)
-    levels = [stage for stage in stages if stage != "stem"]
-    where = config.weights if member is None else str(member)
-    trunk.load_state_dict(check_trunk_weights(state, config.name, levels, where), strict=False)
-
-
-def _weights_member(config: BackboneConfig) -> WeightsEnum | None:
-    """The enum member of that name (`DEFAULT` resolved), or none where the name must be a path."""
+    """Loads a file, or torchvision's weights of that name."""
     members = get_model_weights(config.name)
-    try:
-        return cast(WeightsEnum, members[config.weights])
-    except KeyError:
-        return None
-
-
-def _weights_path(config: BackboneConfig) -> Path:
+    names = dict.fromkeys(["DEFAULT", *members.__members__])
     path = Path(config.weights).expanduser()
-    if not path.is_file():
-        names = ", ".join(dict.fromkeys(["DEFAULT", *get_model_weights(config.name).__members__]))
+    if config.weights in names:
+        member = cast(WeightsEnum, members[config.weights])
+        state, where = _download(member), str(member)
+    elif path.is_file():
+        state, where = read_state_dict(path), config.weights
+    else:
         raise UserError(
             f"the backbone's weights '{config.weights}' are neither a file nor one of torchvision's for {config.name}",
             "model.backbone.weights",
-            f"give the path of a .pth file, 'none', or one of {names}",
+            f"give the path of a .pth file, 'none', or one of {', '.join(names)}",
         )
-    return path
+    levels = [stage for stage in stages if stage != "stem"]
+    trunk.load_state_dict(check_trunk_weights(state, config.name, levels, where), strict=False)
 
 
 def _download(member: WeightsEnum) -> dict[str, Tensor]:
     try:
         return cast(dict[str, Tensor], member.get_state_dict(progress=False, check_hash=True))
     except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"the weights {member} could not be downloaded ({error})",
-            "model.backbone.weights",
-            "give the path of a local .pth file instead",
-        ) from error
+        message = f"the weights {member} could not be downloaded ({error})"
+        raise UserError(message, "model.backbone.weights", "give the path of a local .pth file instead") from error
 
 
 def _world_size() -> int:

@@ -19,7 +19,7 @@ from mgmrn.model.regions import Regions, build_regions
 
 @dataclass(frozen=True)
 class LevelFeatures:
-    """What a level hands on."""
+    """Output of a level."""
 
     features: Float[Tensor, "B D h w"]
     region_tokens: Float[Tensor, "B K D"] | None
@@ -44,7 +44,7 @@ class RegionTokens(nn.Module):
 
     def __init__(self, reduced: int, width: int) -> None:
         super().__init__()
-        # Drawn N(0, 1): unit vectors become tokens whose entries are of order 1, as those of normalised maps are.
+        # Drawn from N(0, 1): unit vectors become tokens with entries of order 1, as in normalised maps.
         self.linear = nn.Linear(reduced, width, bias=False)
 
     def forward(self, descriptors: Float[Tensor, "B K R"]) -> Float[Tensor, "B K D"]:
@@ -60,8 +60,8 @@ class GranularityLevel(nn.Module):
         channels: C of the stage.
         width: D.
         reductions: halvings from this level's grid to the coarsest level's.
-        regions: how regions are mined.
-        config: whether a block halves before its convolution, by it or, as released, after it.
+        regions: region mining.
+        config: place of the halving, stem, and groups of the norms.
     """
 
     def __init__(

@@ -32,7 +32,7 @@ class MgMRN(nn.Module):
     Args:
         config: levels, width, and one section per block.
         channels: C of each level's map.
-        word_vectors: one word vector per attribute; a zero row is an attribute without a word.
+        word_vectors: one row per attribute; a zero row is an attribute without a word.
     """
 
     word_vectors: Float[Tensor, "S L"]
@@ -68,12 +68,12 @@ class MgMRN(nn.Module):
         return NetworkOutput(attributes, {level: x.regions for level, x in levels.items() if x.regions is not None})
 
     def forward_level(self, maps: Mapping[Level, Float[Tensor, "B C h w"]], level: Level) -> NetworkOutput:
-        """What `forward` gives for one level, computing only what that level's loss needs (schedule `sequential`).
+        """Output of one level, with no more computation than its loss needs (schedule `sequential`).
 
-        With `detach`, the other levels are computed without gradients, and where they have no part, not at all.
+        With `detach`, the other levels are computed without gradients.
 
         Args:
-            maps: at least those that `needed_maps(level)` names.
+            maps: at least those of `needed_maps(level)`.
             level: the level.
         """
         own: LevelFeatures = self.levels[level](maps[level])
@@ -91,7 +91,7 @@ class MgMRN(nn.Module):
         return NeededMaps(values, (level,) if self._detach else values)
 
     def tokens(self, maps: Mapping[Level, Float[Tensor, "B C h w"]], level: Level) -> Float[Tensor, "B N D"]:
-        """What a level's decoder attends to: own pixels, then refined ones, then regions. For explanations."""
+        """Tokens of a level's decoder: own pixels, then refined ones, then regions. For explanations."""
         levels: dict[Level, LevelFeatures] = {
             needed: self.levels[needed](maps[needed]) for needed in self.needed_maps(level).values
         }
@@ -120,19 +120,19 @@ class ImageModel(nn.Module):
         return output
 
     def forward_level(self, images: Float[Tensor, "B 3 H W"], level: Level) -> NetworkOutput:
-        """One level alone: stages that it does not need are not run, its constants are computed without gradients."""
+        """Output of one level; stages that it does not need are not run."""
         needed = self.head.needed_maps(level)
         maps = self.backbone(images, needed.values, gradient_to=needed.gradient[-1])
         return self.head.forward_level(maps, level)
 
 
 def init_weights(module: nn.Module) -> None:
-    """Every distribution that a new network is drawn from; use with `Module.apply`.
+    """Initial distributions of all parameters, for `Module.apply`.
 
     Convolutions and linear maps: uniform within ±1/√fan-in (σ = 1/√(3 fan-in)), so that attention starts soft; biases zero, norms one
-    and zero. Attribute vectors: normal with variance 1/D. Region centres: normal, that is uniform directions on the sphere. The
-    scatter of region descriptors: normal with variance 1/R, beside features of order 1; not zero, or the centres would have no
-    gradient at the start. Region tokens: normal, σ = 1, since descriptors are unit vectors.
+    and zero. Attribute vectors: normal with variance 1/D. Region centres: normal, hence uniform directions on the sphere. Scatter of
+    region descriptors: normal with variance 1/R, beside features of order 1; zero would leave the centres without a gradient. Region
+    tokens: normal, σ = 1, since descriptors are unit vectors.
     """
     match module:
         case nn.Conv2d() | nn.Linear():
@@ -162,7 +162,7 @@ def class_scores(
 
 
 def summed_directions(attributes: Mapping[Level, Float[Tensor, "B S"]]) -> Float[Tensor, "B S"]:
-    """`Σ_l v_l / |v_l|`, float32: all that the scores know of an image."""
+    """`Σ_l v_l / |v_l|`, float32, on which the scores depend."""
     return torch.stack([F.normalize(v.float(), dim=1) for v in attributes.values()]).sum(dim=0)
 
 
@@ -174,16 +174,15 @@ def levels_of(config: ModelConfig) -> tuple[Level, ...]:
 def build_head(
     config: ModelConfig, channels: Mapping[Level, int], word_vectors: Float[Tensor, "S L"]
 ) -> MgMRN | AttributeNetwork:
-    """The trainable part that a config describes.
+    """The trainable part of a config's network.
 
     Raises:
-        TypeError: for ESZSL, which is solved in closed form and has no head.
+        TypeError: for ESZSL, which has no trainable part.
     """
     match config:
         case MgMRNConfig():
             return MgMRN(config, channels, word_vectors)
         case AttributeNetworkConfig():
-            head = AttributeNetwork(config.level, channels[config.level], word_vectors)
-            return head.apply(init_weights)
+            return AttributeNetwork(config.level, channels[config.level], word_vectors).apply(init_weights)
         case ESZSLConfig():
             raise TypeError("ESZSL is solved in closed form; see mgmrn.eszsl")

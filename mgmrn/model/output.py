@@ -1,4 +1,4 @@
-"""What a head says about a batch. B images, S attributes."""
+"""Output and needs of a head. B images, S attributes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mgmrn.model.regions import Regions
 
 @dataclass(frozen=True)
 class NetworkOutput:
-    """Attribute vectors per level, and the regions that the regularisers look at (levels that mine some)."""
+    """Attribute vectors per level, and the regions of levels that mine them, for the regularisers."""
 
     attributes: dict[Level, Float[Tensor, "B S"]]
     regions: dict[Level, Regions]
@@ -21,9 +21,9 @@ class NetworkOutput:
 
 @dataclass(frozen=True)
 class NeededMaps:
-    """What one level's loss reads from the pyramid, each finest first."""
+    """Maps of the pyramid that one level's loss reads, finest first."""
 
     values: tuple[Level, ...]
-    """Maps that must be there."""
+    """Maps that the loss reads."""
     gradient: tuple[Level, ...]
     """Maps through which the loss has a gradient."""

@@ -1,10 +1,10 @@
-"""MRM, mutual refinement: what a granularity level learns from the others (arXiv 2511.08163).
+"""MRM, mutual refinement of a granularity level by the others (arXiv 2511.08163).
 
 B images, D common width, h w coarsest grid, N tokens.
 
     SCA(x) = u ⊙ σ(MLP(mean_hw u)) ⊙ σ(Conv3×3 u),   u = Conv1×1(x)
 
-| topology   | what level l attends to besides itself                                                        |
+| topology   | further tokens of level l                                                                     |
 |------------|-----------------------------------------------------------------------------------------------|
 | `none`     | nothing                                                                                       |
 | `cascade`  | SCA(concat of all deeper levels), as released; its spatial gate has D channels, as released   |
@@ -72,7 +72,7 @@ class MutualRefinement(nn.Module):
         )
 
     def sources(self, level: Level) -> tuple[Level, ...]:
-        """Other levels whose features this level needs, finest first."""
+        """Other levels whose features refine this one, finest first."""
         return tuple(sorted({source for group in self._groups[level] for source in group}))
 
     def forward(self, level: Level, features: Mapping[Level, Float[Tensor, "B D h w"]]) -> Float[Tensor, "B N D"]:
@@ -87,7 +87,7 @@ class MutualRefinement(nn.Module):
         for group in self._groups[level]:
             maps = [features[source].detach() if self.detach else features[source] for source in group]
             if len(maps) > 1:
-                # Trunks that round down can leave grids that differ by one pixel.
+                # With trunks that round down, grids can differ by one pixel.
                 maps = [_on_grid(x, own) for x in maps]
             attention = self.attention[level]["_".join(group)]  # type: ignore[index]
             tokens.append(as_tokens(attention(torch.cat(maps, dim=1))))
@@ -95,7 +95,7 @@ class MutualRefinement(nn.Module):
 
 
 def source_groups(topology: str, levels: Sequence[Level], level: Level) -> tuple[tuple[Level, ...], ...]:
-    """Which levels refine a level: one group per SCA, whose maps are concatenated."""
+    """Levels that refine a level: one group per SCA, whose maps are concatenated."""
     i = levels.index(level)
     match topology:
         case "cascade":
@@ -107,7 +107,7 @@ def source_groups(topology: str, levels: Sequence[Level], level: Level) -> tuple
 
 
 def as_tokens(x: Float[Tensor, "B D h w"]) -> Float[Tensor, "B N D"]:
-    """One token per pixel; no copy when the map is channels-last."""
+    """One token per pixel; no copy of a channels-last map."""
     return x.flatten(2).mT
 
 

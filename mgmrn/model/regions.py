@@ -5,10 +5,10 @@ B images, C channels, H W grid, N = H·W pixels, K regions, R width of the space
     q_k(p) = softmax_k( −‖x_p − c_k‖² / β_k )                                  assignment
     z_k    = normalise( (Σ_p q_k(p) x_p / max(Σ_p q_k(p), 1e-5) − c_k) / √(β_k/2) )      descriptor
 
-| mode       | what leaves the unit                                                                     |
+| mode       | output of the unit                                                                       |
 |------------|------------------------------------------------------------------------------------------|
 | `none`     | x                                                                                        |
-| `released` | x/K: the mean over k of q_k ⊙ x, and Σ_k q_k = 1. The centres have no part in it          |
+| `released` | x/K: the mean over k of q_k ⊙ x, and Σ_k q_k = 1. The centres have no effect              |
 | `regions`  | x_p + W Σ_k q_k(p) z_k                                                                   |
 | `tokens`   | x, and the z_k as further tokens for the decoder                                         |
 """
@@ -31,11 +31,11 @@ OCCUPANCY_BETA = 0.001
 OCCUPANCY_EPSILON = 1e-5
 """Keeps the logarithm of an absent region finite."""
 OCCUPANCY_BLUR = 0.5
-"""σ in pixels of the 3×3 Gaussian over an assignment before its maximum: one stray pixel is not a region."""
+"""σ in pixels of the 3×3 Gaussian over an assignment before its maximum, against single pixels."""
 MASS_FLOOR = 1e-5
-"""Smallest mass Σ_p q_k(p) that a region's mean is divided by."""
+"""Smallest divisor Σ_p q_k(p) of a region's mean."""
 INITIAL_TEMPERATURE = 0.37
-"""β at the start: regions overlap, and sharpen as they are learned."""
+"""Initial β: regions overlap, and sharpen in training."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Regions:
 
 @dataclass(frozen=True)
 class RegionOutput:
-    """What leaves a region-mining unit."""
+    """Output of a region-mining unit."""
 
     features: Float[Tensor, "B C H W"]
     regions: Regions | None
@@ -120,7 +120,7 @@ def build_regions(channels: int, config: RegionConfig) -> InertRegions | RegionM
 
 
 def occupancy(assignment: Float[Tensor, "B K H W"]) -> Float[Tensor, "B K"]:
-    """How present each region is in each image: the maximum over the slightly blurred assignment."""
+    """Presence of each region in each image: the maximum of the blurred assignment."""
     side = math.exp(-0.5 / OCCUPANCY_BLUR**2)
     line = torch.tensor([side, 1.0, side], dtype=assignment.dtype, device=assignment.device)
     line = line / line.sum()
@@ -151,10 +151,10 @@ def decorrelation(descriptors: Float[Tensor, "B K R"]) -> Float[Tensor, " B"]:
 
 
 def gather_images(local: Float[Tensor, "B K"]) -> Float[Tensor, "G K"]:
-    """Rows of all ranks, of which this rank's own carry a gradient; ranks may hold different numbers of images.
+    """Rows of all ranks; this rank's own carry a gradient. Ranks may hold different numbers of images.
 
-    The gradient of a function of the result, summed over ranks, is that of one process holding all rows. Backward
-    does not communicate.
+    The gradient of a function of the result, summed over ranks, is that of one process with all rows. The backward pass does not
+    communicate.
     """
     world_size = torch.distributed.get_world_size()
     own = torch.tensor([len(local)], device=local.device)

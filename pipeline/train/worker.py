@@ -212,7 +212,7 @@ def _report(
         if feed is not None and epoch == spec.epochs:
             export_model(
                 folder / MODEL_FILE,
-                feed.image_model(),
+                feed.image_model,
                 spec.config,
                 class_names=classes.names,
                 class_attributes=classes.attributes,

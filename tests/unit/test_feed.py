@@ -83,8 +83,8 @@ def test_shares_make_up_the_batch_and_the_evaluation(data: TuneData, cache: Path
 
 def test_what_is_trained_is_part_of_the_image_model(data: TuneData, cache: Path) -> None:
     maps, pictures = opened(data, cache, True), opened(data, cache, False)
-    assert maps.network is maps.image_model().head
-    assert pictures.network is pictures.image_model()
+    assert maps.network is maps.image_model.head
+    assert pictures.network is pictures.image_model
 
 
 def test_a_batch_that_cannot_be_had_is_said_before_features_are_cached(data: TuneData, tmp_path: Path) -> None:

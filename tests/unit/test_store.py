@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import yaml
 
-from mgmrn.protocol import Evaluation, Labelled, make_evaluation
+from mgmrn.protocol import Evaluation, make_evaluation
 from pipeline.config.compose import load_experiment, values_of
 from pipeline.errors import TrackingError
 from pipeline.spool import DatasetInput
@@ -179,8 +179,10 @@ def evaluation(count: int = 3, images: int = 8) -> Evaluation:
         "final",
         rng.normal(size=(images, count)).astype(np.float32),
         rng.normal(size=(images, count)).astype(np.float32),
-        Labelled(rng.integers(count - 1, size=images), np.arange(images)),
-        Labelled(np.full(images, count - 1), images + np.arange(images)),
+        rng.integers(count - 1, size=images),
+        np.full(images, count - 1),
+        np.arange(images),
+        images + np.arange(images),
         np.arange(count) < count - 1,
         gamma=0.25,
     )
