@@ -31,22 +31,14 @@ class UserError(Explained, ValueError):
     """A mistake in a config, a data set, an image, a checkpoint or a word-vector file."""
 
 
-class ResourceError(RuntimeError):
-    """Too few CPUs, GPUs or bytes on this machine, or no device of the wanted kind.
-
-    Args:
-        message: sentence that says what is missing, with both figures.
-        hint: how to ask for less, or where there is more.
-    """
+class ResourceError(Explained, RuntimeError):
+    """Too few CPUs, GPUs or bytes on this machine, or no device of the wanted kind; the message gives both figures."""
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message, hint)
-        self.message = message
-        self.hint = hint
+        super().__init__(message, hint=hint)
 
-    def __str__(self) -> str:
-        """Message and remedy in one line."""
-        return f"{self.message} ({self.hint})" if self.hint else self.message
+    def __reduce__(self) -> tuple[type[ResourceError], tuple[str, str]]:
+        return type(self), (self.message, self.hint)
 
 
 def some(items: Sequence[object], count: int = 3) -> str:

@@ -15,7 +15,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from mgmrn.config import EpisodicSampling, ExperimentConfig
-from mgmrn.data.episodes import EpisodicBatches, Epoch, PlainBatches, eval_shard
+from mgmrn.data.episodes import EpisodicBatches, Epoch, PlainBatches, eval_shard, shard
 from mgmrn.data.kept import Progress
 from mgmrn.data.loading import prefetch
 from mgmrn.data.splits import ClassTable, FinalData, Images, TuneData
@@ -80,7 +80,7 @@ class Feed:
             epochs = range(epoch, max(epoch + 1, self._epochs))
             self._stream = prefetch(self._source.training(_shares(self._batches, self._share, epochs)))
         self._loading = None
-        for rows in self._batches.shard(epoch, self._share.rank, self._share.world_size):
+        for rows in shard(self._batches, epoch, self._share.rank, self._share.world_size):
             yield Batch(next(self._stream), self._targets[torch.from_numpy(rows)], self._ids[rows])
         self._loading = epoch + 1 if epoch + 1 < self._epochs else None
 
@@ -131,7 +131,7 @@ def seen_targets(images: Images, classes: ClassTable) -> Int[Tensor, " N"]:
 
 
 def _shares(batches: PlainBatches | EpisodicBatches, share: Share, epochs: Iterable[int]) -> Iterator[Epoch]:
-    return ((epoch, list(batches.shard(epoch, share.rank, share.world_size))) for epoch in epochs)
+    return ((epoch, list(shard(batches, epoch, share.rank, share.world_size))) for epoch in epochs)
 
 
 def _batches(config: ExperimentConfig, images: Images) -> PlainBatches | EpisodicBatches:

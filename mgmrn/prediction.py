@@ -68,8 +68,7 @@ class Scored:
 def with_classes(model: LoadedModel, given: GivenClasses) -> LoadedModel:
     """The model with other classes to choose from; those with the name of a training class count as seen.
 
-    Raises:
-        UserError: when the classes are not described by the model's attributes.
+    Raises UserError when the classes are not described by the model's attributes.
     """
     trained_on = {name for name, seen in zip(model.class_names, model.seen, strict=True) if seen}
     return replace(

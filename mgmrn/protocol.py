@@ -62,8 +62,7 @@ _SAVED = tuple(field.name for field in fields(Evaluation) if field.name != "resu
 def load_evaluation(path: Path) -> Evaluation:
     """Reads what `Evaluation.save` wrote, and computes the figures again.
 
-    Raises:
-        SealedError: in a sealed process, for scores of test images.
+    Raises SealedError in a sealed process, for scores of test images.
     """
     with np.load(path, allow_pickle=False) as arrays:
         split = str(arrays["split"])

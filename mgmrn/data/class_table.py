@@ -78,8 +78,7 @@ class GivenClasses:
 def read_class_table(path: Path) -> GivenClasses:
     """Reads a file of described classes in the format of its ending.
 
-    Raises:
-        UserError: when the file is missing, or is no class table.
+    Raises UserError when the file is missing, or is no class table.
     """
     readers = {".csv": _read_csv, ".json": _read_json, ".npy": _read_array}
     if path.suffix.lower() not in readers:

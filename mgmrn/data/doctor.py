@@ -325,12 +325,7 @@ def _published(report: _Report, content: _Lists, name: str) -> None:
 
 
 def _pictures(
-    report: _Report,
-    folder: Path,
-    files: tuple[str, ...],
-    sample: int | None,
-    threads: int,
-    progress: Progress | None,
+    report: _Report, folder: Path, files: tuple[str, ...], sample: int | None, threads: int, progress: Progress | None
 ) -> None:
     there = existing(folder, files)
     if missing := [file for file in files if file not in there]:

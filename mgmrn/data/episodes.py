@@ -44,15 +44,11 @@ class PlainBatches:
     def __len__(self) -> int:
         return self._count // self.global_batch
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Rows]:
-        """Global batches of an epoch, from `start_step` on."""
+    def epoch(self, epoch: int) -> Iterator[Rows]:
+        """Global batches of an epoch."""
         order = np.random.default_rng([self._seed, epoch]).permutation(self._count)
-        for step in range(start_step, len(self)):
+        for step in range(len(self)):
             yield order[step * self.global_batch : (step + 1) * self.global_batch]
-
-    def shard(self, epoch: int, rank: int, world_size: int, start_step: int = 0) -> Iterator[Rows]:
-        """One rank's share of each global batch."""
-        return _shares(self.epoch(epoch, start_step), self.global_batch, rank, world_size)
 
 
 class EpisodicBatches:
@@ -83,16 +79,12 @@ class EpisodicBatches:
     def __len__(self) -> int:
         return self._episodes
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Rows]:
-        """Episodes of an epoch, from `start_step` on; images of one class stand together."""
-        for step in range(start_step, self._episodes):
+    def epoch(self, epoch: int) -> Iterator[Rows]:
+        """Episodes of an epoch; images of one class are adjacent."""
+        for step in range(self._episodes):
             rng = np.random.default_rng([self._seed, epoch, step, EPISODE_STREAM])
             chosen = rng.choice(len(self._members), self._ways, replace=False)
             yield np.concatenate([rng.choice(self._members[i], self._shots, replace=False) for i in chosen])
-
-    def shard(self, epoch: int, rank: int, world_size: int, start_step: int = 0) -> Iterator[Rows]:
-        """One rank's share of each episode."""
-        return _shares(self.epoch(epoch, start_step), self.global_batch, rank, world_size)
 
 
 def eval_shard(count: int, rank: int, world_size: int) -> Rows:
@@ -101,9 +93,10 @@ def eval_shard(count: int, rank: int, world_size: int) -> Rows:
     return np.arange(start, stop)
 
 
-def _shares(batches: Iterator[Rows], global_batch: int, rank: int, world_size: int) -> Iterator[Rows]:
-    if world_size > global_batch:
-        message = f"{world_size} workers cannot share a global batch of {global_batch} images"
+def shard(batches: PlainBatches | EpisodicBatches, epoch: int, rank: int, world_size: int) -> Iterator[Rows]:
+    """One rank's share of each global batch of an epoch. Raises UserError for more ranks than images."""
+    if world_size > batches.global_batch:
+        message = f"{world_size} workers cannot share a global batch of {batches.global_batch} images"
         raise UserError(message, "sampling", "use fewer workers or a larger batch")
-    share = eval_shard(global_batch, rank, world_size)
-    return (batch[share[0] : share[-1] + 1] for batch in batches)
+    share = eval_shard(batches.global_batch, rank, world_size)
+    return (batch[share[0] : share[-1] + 1] for batch in batches.epoch(epoch))

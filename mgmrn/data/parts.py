@@ -39,8 +39,7 @@ def part_of(attribute: str) -> str | None:
 def read_parts(root: Path, name: str) -> dict[str, Parts] | None:
     """The parts of every picture, by its file relative to `<root>/<name>`; None for a data set without boxes.
 
-    Raises:
-        UserError: when the embedded benchmark's file of boxes is damaged.
+    Raises UserError when the embedded benchmark's file of boxes is damaged.
     """
     path = root / name / "parts.json"
     if not path.is_file() or not (root / SYNTHETIC_MARKER).is_file():
@@ -49,8 +48,7 @@ def read_parts(root: Path, name: str) -> dict[str, Parts] | None:
         found = json.loads(path.read_text(encoding="utf-8"))
         return {
             f"images/{file}": Parts(
-                {part: _box(box) for part, box in entry["boxes"].items()},
-                tuple(entry["attributes"]),
+                {part: _box(box) for part, box in entry["boxes"].items()}, tuple(entry["attributes"])
             )
             for file, entry in found.items()
         }

@@ -45,11 +45,7 @@ def prepared(content: bytes, where: str, config: ImageConfig) -> Pixels:
 
 
 def prepared_file(path: Path, config: ImageConfig) -> Pixels:
-    """The same for a file.
-
-    Raises:
-        UserError: as `prepared`, or when the file cannot be read.
-    """
+    """The same for a file. Raises UserError as `prepared` does, or when the file cannot be read."""
     try:
         content = path.read_bytes()
     except OSError as error:

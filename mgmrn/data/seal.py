@@ -25,10 +25,6 @@ def is_sealed() -> bool:
 
 
 def check_open(what: str) -> None:
-    """Refuses `what` in a sealed process.
-
-    Raises:
-        SealedError: when the seal is closed.
-    """
+    """Refuses `what` in a sealed process. Raises SealedError when the seal is closed."""
     if _closed:
         raise SealedError(f"{what} is out of reach here: a tuning run or a trial must not see the test sets")

@@ -111,11 +111,7 @@ Split = TypeVar("Split", TuneData, FinalData)
 
 
 def load_tune(root: Path, config: BenchmarkConfig) -> TuneData:
-    """The tuning split.
-
-    Raises:
-        UserError: for a broken data set.
-    """
+    """The tuning split. Raises UserError for a broken data set."""
     return tune_data(load_benchmark(root, config), config)
 
 
@@ -138,11 +134,7 @@ def tune_data(benchmark: Benchmark, config: BenchmarkConfig) -> TuneData:
 
 
 def final_data(benchmark: Benchmark) -> FinalData:
-    """The final split of a loaded data set.
-
-    Raises:
-        SealedError: in a sealed process.
-    """
+    """The final split of a loaded data set. Raises SealedError in a sealed process."""
     check_open("the final split")
     lists = benchmark.lists
     return _split(FinalData, benchmark, lists["trainval_loc"], lists["test_seen_loc"], lists["test_unseen_loc"])
@@ -184,8 +176,7 @@ def existing(root: Path, files: Sequence[str]) -> set[str]:
 def check_images_exist(images: Images) -> None:
     """Checks that every picture exists.
 
-    Raises:
-        UserError: names the first that is missing, and the number of them.
+    Raises UserError with the first that is missing and the number of them.
     """
     present = existing(images.root, images.files)
     if missing := [file for file in images.files if file not in present]:

@@ -287,8 +287,7 @@ def _class_attributes(att: np.ndarray, class_names: tuple[str, ...], path: Path)
 def check_counts(files: Sequence[str], labels: Int[np.ndarray, " _"], class_names: Sequence[str], folder: Path) -> None:
     """Checks that every image has a label, and every label a class.
 
-    Raises:
-        UserError: names the file in `folder` that does not fit.
+    Raises UserError with the file in `folder` that does not fit.
     """
     if len(files) != len(labels):
         raise UserError(f"{len(files)} image files but {len(labels)} labels", str(folder / "res101.mat"))

@@ -137,8 +137,7 @@ def propose(
 ) -> dict[str, Int[np.ndarray, " _"]]:
     """The five image lists, from 0.
 
-    Raises:
-        UserError: for an unknown unseen class, and for too few seen classes or pictures.
+    Raises UserError for an unknown unseen class, and for too few seen classes or pictures.
     """
     if strangers := sorted(set(options.unseen) - set(names)):
         raise UserError(f"there is no class {strangers[0]} to be unseen", "--unseen", "name classes of the table")
@@ -163,11 +162,7 @@ def propose(
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
-    """Names of classes from a text file, one a line.
-
-    Raises:
-        UserError: when the file is missing or empty.
-    """
+    """Names of classes from a text file, one a line. Raises UserError when the file is missing or empty."""
     try:
         names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as error:

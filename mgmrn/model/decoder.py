@@ -17,15 +17,15 @@ from mgmrn.config import DecoderConfig
 
 
 class AttributeDecoder(nn.Module):
-    """Attends to the tokens with each attribute's word vector and reads the attribute's strength off what it finds.
+    """Attends to the tokens with each attribute's word vector, and reads the attribute's strength.
 
     What does not depend on the image is folded, once per batch, into two vectors in token space per attribute,
 
         a_s = W_kᵀ Q_s / τ  (where to look)        g_s = W_vᵀ W_oᵀ e_s  (what to read)
         v_s = Σ_n softmax_n(⟨a_s, t_n⟩) ⟨g_s, t_n⟩ + ⟨W_o b_v + b_o, e_s⟩
 
-    so that a batch costs one product of its tokens with a D × 2S matrix. The keys' bias shifts all logits of an
-    attribute alike and cancels in the softmax; it is kept for checkpoints of the authors' code and not trained.
+    so that a batch costs one product of its tokens with a D × 2S matrix. The keys' bias cancels in the softmax; it is kept, untrained,
+    for checkpoints of the authors' code.
 
     Args:
         width: D.
@@ -52,10 +52,6 @@ class AttributeDecoder(nn.Module):
         looked, read = (tokens @ torch.cat([where, what @ self.value.weight]).mT).chunk(2, dim=2)
         constant = what @ self.value.bias + self.attributes @ self.output.bias
         return (looked.softmax(dim=1) * read).sum(dim=1) + constant
-
-    def attention(self, tokens: Float[Tensor, "B N D"], word_vectors: Float[Tensor, "S L"]) -> Float[Tensor, "B S N"]:
-        """Where each attribute looks: weights that sum to one over the tokens."""
-        return (tokens @ self._where(word_vectors).mT).softmax(dim=1).mT
 
     def _where(self, word_vectors: Float[Tensor, "S L"]) -> Float[Tensor, "S D"]:
         where: Tensor = (self.query(word_vectors) / self.fixed_temperature) @ self.key.weight

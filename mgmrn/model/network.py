@@ -174,11 +174,7 @@ def levels_of(config: ModelConfig) -> tuple[Level, ...]:
 def build_head(
     config: ModelConfig, channels: Mapping[Level, int], word_vectors: Float[Tensor, "S L"]
 ) -> MgMRN | AttributeNetwork:
-    """The trainable part of a config's network.
-
-    Raises:
-        TypeError: for ESZSL, which has no trainable part.
-    """
+    """The trainable part of a config's network. Raises TypeError for ESZSL, which has no trainable part."""
     match config:
         case MgMRNConfig():
             return MgMRN(config, channels, word_vectors)

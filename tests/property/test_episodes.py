@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mgmrn.data.episodes import EpisodicBatches, PlainBatches, eval_shard
+from mgmrn.data.episodes import EpisodicBatches, PlainBatches, eval_shard, shard
 from mgmrn.errors import UserError
 
 worlds, seeds, epochs = st.integers(1, 8), st.integers(0, 5), st.integers(0, 5)
@@ -16,7 +16,7 @@ def labels_of(classes: int, per_class: int) -> np.ndarray:
 
 
 def assert_shares_are_a_partition(batches, epoch, world):
-    shares = [list(batches.shard(epoch, rank, world)) for rank in range(world)]
+    shares = [list(shard(batches, epoch, rank, world)) for rank in range(world)]
     for step, whole in enumerate(batches.epoch(epoch)):
         parts = [share[step] for share in shares]
         np.testing.assert_array_equal(np.concatenate(parts), whole)
@@ -46,14 +46,6 @@ def test_episodes_are_distinct_images_of_distinct_classes(ways, shots, world, se
         assert len(classes) == ways and set(counts) == {shots}
 
 
-@given(seeds, epochs, st.integers(0, 5))
-def test_a_resumed_epoch_goes_on_with_the_batch_that_would_have_come(seed, epoch, start):
-    for batches in (PlainBatches(40, 8, seed), EpisodicBatches(labels_of(6, 3), 3, 2, 5, seed)):
-        whole, rest = list(batches.epoch(epoch)), list(batches.epoch(epoch, start))
-        assert len(rest) == len(whole) - start
-        assert all(np.array_equal(a, b) for a, b in zip(whole[start:], rest, strict=True))
-
-
 def test_epochs_and_seeds_differ():
     def first(seed, epoch):
         return next(iter(PlainBatches(100, 50, seed).epoch(epoch))).tolist()
@@ -73,7 +65,7 @@ def test_what_cannot_be_drawn_is_refused():
     with pytest.raises(UserError, match="there are 5 to train on"):
         PlainBatches(5, 6, 0)
     with pytest.raises(UserError, match="9 workers cannot share"):
-        list(PlainBatches(20, 8, 0).shard(0, 0, 9))
+        list(shard(PlainBatches(20, 8, 0), 0, 0, 9))
 
 
 @given(st.integers(0, 50), worlds)

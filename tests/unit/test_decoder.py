@@ -46,13 +46,6 @@ def test_folded_readout_is_the_plain_one_in_value_and_gradient(temperature: str)
         torch.testing.assert_close(folded, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("temperature", ["none", "sqrt", "learned"])
-def test_attention_is_what_the_readout_uses(temperature: str) -> None:
-    module = decoder(temperature)
-    tokens, words = torch.randn(B, N, D), torch.randn(S, L)
-    torch.testing.assert_close(module.attention(tokens, words), plain(module, tokens, words)[1], rtol=1e-4, atol=1e-5)
-
-
 def test_keys_bias_has_no_part_and_is_not_trained() -> None:
     module = decoder("none")
     tokens, words = torch.randn(B, N, D), torch.randn(S, L)
