@@ -36,7 +36,7 @@ LENGTH = ("--split", "tune", "--set", f"schedule.epochs={EPOCHS}", "--cpus-per-w
 
 
 class Gate:
-    """A picture of the evaluation images: while it is a pipe that nobody writes to, no epoch ends.
+    """A picture of the evaluation images: while it is a pipe without a writer, no epoch ends.
 
     Args:
         picture: its file.
@@ -54,7 +54,7 @@ class Gate:
 
     def open(self) -> None:
         os.replace(self._aside, self._picture)
-        # Whoever waits at the pipe gets the picture through it; where nobody does, there is nobody to open it for.
+        # A reader that waits at the pipe gets the picture through it; without a reader, opening it fails.
         with suppress(OSError):
             writing = os.open(self._pipe, os.O_WRONLY | os.O_NONBLOCK)
             os.write(writing, self._picture.read_bytes())

@@ -72,7 +72,7 @@ def test_the_server_listens_on_loopback_alone(server: TrackingServer) -> None:
     assert listening and all(ip_address(address).is_loopback for address in listening), listening
 
 
-def test_whoever_has_no_password_is_told_so_in_one_sentence(
+def test_a_missing_or_wrong_password_is_told_in_one_sentence(
     server: TrackingServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(USERNAME_VARIABLE, raising=False)
