@@ -17,7 +17,21 @@ from mgmrn.weights import weights_digest
 HASH_LENGTH = 16
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCIENCE = ("mgmrn/**/*.py", "pipeline/train/worker.py")
-"""The code that a run's figures come from."""
+"""Code that a run's figures depend on, less `NO_SCIENCE`."""
+NO_SCIENCE = (
+    "mgmrn/makers/*.py",
+    "mgmrn/data/attribute_names.py",
+    "mgmrn/data/class_table.py",
+    "mgmrn/data/doctor.py",
+    "mgmrn/data/parts.py",
+    "mgmrn/data/pictures.py",
+    "mgmrn/data/published.py",
+    "mgmrn/data/word_vectors.py",
+    "mgmrn/explanation.py",
+    "mgmrn/localisation.py",
+    "mgmrn/prediction.py",
+)
+"""Makers of benchmarks, checks of data sets, names for display, predictions and explanations of finished models."""
 
 
 def config_hash(config: ExperimentConfig, data_digest: str) -> str:
@@ -48,11 +62,19 @@ def shape_hash(config: ExperimentConfig, data_digest: str) -> str:
     return _hash(config, data_digest, without=("seed", "loss", "optimiser"))
 
 
+def science_files() -> list[Path]:
+    """Files of the code digest, sorted."""
+    found, left_out = (
+        {path for pattern in patterns for path in REPOSITORY.glob(pattern)} for patterns in (SCIENCE, NO_SCIENCE)
+    )
+    return sorted(found - left_out)
+
+
 @cache
 def code_digest() -> str:
     """First 16 hex digits of the sha256 of all code that a run's figures depend on."""
     digest = hashlib.sha256()
-    for path in sorted({path for pattern in SCIENCE for path in REPOSITORY.glob(pattern)}):
+    for path in science_files():
         digest.update(f"{path.relative_to(REPOSITORY)}\0".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:HASH_LENGTH]

@@ -35,6 +35,9 @@ _ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
     # glibc returns a thread's memory arena by arena: a rank trains in a thread and would fault in thousands of pages every epoch.
     "MALLOC_ARENA_MAX": "1",
+    # On a CPU every large activation would be a fresh mapping whose pages fault in one by one.
+    "MALLOC_TRIM_THRESHOLD_": "2147483647",
+    "MALLOC_MMAP_THRESHOLD_": "2147483647",
     # The driver asks for no GPU; Ray would otherwise hide the host's GPUs from it.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }

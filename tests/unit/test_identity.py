@@ -8,7 +8,7 @@ import pytest
 
 from mgmrn.config import AttributeNetworkConfig, BenchmarkConfig, ESZSLConfig, ExperimentConfig, LossConfig, MgMRNConfig
 from pipeline.config.compose import load_experiment, resolve_weights
-from pipeline.config.identity import config_hash, group_hash
+from pipeline.config.identity import REPOSITORY, config_hash, group_hash, science_files
 
 PLAIN = ExperimentConfig(benchmark=BenchmarkConfig(name="CUB"))
 
@@ -63,3 +63,11 @@ def test_only_the_seed_is_left_out_of_a_group(field: str) -> None:
     changed = PLAIN.model_copy(update={field: {"seed": 1, "cache_features": True}[field]})
     assert config_hash(changed, "d") != config_hash(PLAIN, "d")
     assert (group_hash(changed, "d") == group_hash(PLAIN, "d")) == (field == "seed")
+
+
+def test_the_code_digest_covers_what_figures_depend_on() -> None:
+    found = {str(path.relative_to(REPOSITORY)) for path in science_files()}
+    assert {"mgmrn/engine.py", "mgmrn/model/regions.py", "mgmrn/data/xlsa17.py", "pipeline/train/worker.py"} <= found
+    assert (
+        not {"mgmrn/makers/drawing.py", "mgmrn/data/doctor.py", "mgmrn/explanation.py", "pipeline/cli/app.py"} & found
+    )

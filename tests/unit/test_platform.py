@@ -163,6 +163,7 @@ def test_settings_that_the_code_relies_on_reach_ray(started: dict[str, Any], add
     assert settings["RAY_USAGE_STATS_ENABLED"] == "0"
     assert settings["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] == "0"
     assert settings["MALLOC_ARENA_MAX"] == "1"
+    assert settings["MALLOC_TRIM_THRESHOLD_"] == settings["MALLOC_MMAP_THRESHOLD_"] == "2147483647"
 
 
 @pytest.fixture
