@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -116,13 +117,6 @@ def test_one_figure_alone(place: Place) -> None:
     assert (entries.loc["SUN"]["n"] == 0).all() and (entries.loc["SUN"]["states"] == "3 missing").all()
 
 
-def test_a_figure_that_there_is_not(place: Place) -> None:
-    for ask in (lambda: compare_grid(place.request(), "h"), lambda: compare_runs(["x"], None, "h", place.store.uri)):
-        with pytest.raises(UserError, match="'h' is no figure") as caught:
-            ask()
-        assert caught.value.where == "--metric" and "gzsl_h" in caught.value.hint
-
-
 def test_runs_are_compared_by_variant_and_paired_by_seed(place: Place) -> None:
     entries = place.compared(*place.runs["smooth"][::-1], *place.runs["base"])
     assert entries[["variant", "verdict", "pairs"]].to_numpy().tolist() == [["smooth", "base", 0], ["base", "worse", 3]]
@@ -164,6 +158,8 @@ def test_runs_that_are_not_finished_or_stand_for_something_else_are_refused(plac
     for run_id in (parent, unfinished, link):
         with pytest.raises(UserError, match=f"{run_id} is no finished training run"):
             place.compared(place.runs["base"][0], run_id)
+    with pytest.raises(TrackingError, match="0123456789abcdef"):
+        place.compared("0123456789abcdef" * 2)
 
 
 def test_runs_on_validation_and_on_test_images_are_not_compared(place: Place) -> None:
@@ -172,11 +168,6 @@ def test_runs_on_validation_and_on_test_images_are_not_compared(place: Place) ->
         place.compared(place.runs["base"][0], tune)
     (alone,) = compare_runs([tune], None, "gzsl_h", place.store.uri)
     assert alone.split == "tune" and alone.entries["mean"][0] == pytest.approx(0.53)
-
-
-def test_a_run_that_the_store_does_not_know(place: Place) -> None:
-    with pytest.raises(TrackingError, match="0123456789abcdef"):
-        compare_runs(["0123456789abcdef" * 2], None, None, place.store.uri)
 
 
 def test_csv_and_json_cite_the_runs_and_tables_go_to_people(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
@@ -217,8 +208,9 @@ def test_mistakes_are_one_sentence(place: Place, capsys: pytest.CaptureFixture[s
     assert main(["compare", "component"]) == 2
     said = capsys.readouterr()
     assert said.out == "" and said.err.startswith("error: there is no ablation 'component'")
-    assert main(["compare", *place.grid, "--metric", "h"]) == 2
-    assert capsys.readouterr().err.startswith("error: 'h' is no figure [--metric] (name one of zsl_t1, ")
+    for names in (place.grid, [*place.runs["base"], *place.options]):
+        assert main(["compare", *names, "--metric", "h"]) == 2
+        assert capsys.readouterr().err.startswith("error: 'h' is no figure [--metric] (name one of zsl_t1, ")
     assert main(["compare", *place.grid, "--benchmarks", "cup"]) == 2
     assert capsys.readouterr().err.startswith("error: there is no benchmark 'cup' [--benchmarks]")
 
@@ -246,3 +238,19 @@ def test_an_ablation_includes_the_runs_that_it_took_from_other_launches(place: P
     assert (run.run_id, run.variant, run.seed) == (place.runs["base"][0], "alike", 0)
     with pytest.raises(UserError, match="there is no run in 'nothing'"):
         load_runs("nothing", tracking_uri=place.store.uri)
+
+
+def test_the_example_of_the_docs_prints_means_by_variant(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = TrackingStore.connect(place.store.uri, "mgmrn/ablation/components")
+    parent = store.create_parent("ablation", {})
+    for cell, score in zip(place.cells["base"], (0.5, 0.6, 0.7), strict=False):
+        run_in(store, parent, cell.final(DECIDED), score)
+    (tmp_path / ".mgmrn").mkdir()
+    shutil.copy(place.folder / "mlflow.db", tmp_path / ".mgmrn" / "mlflow.db")
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "read-results.md"
+    (example,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(example, {})
+    assert re.search(r"TINY\s+base\s+0\.63\s+0\.1\s+3", capsys.readouterr().out)

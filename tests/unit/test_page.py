@@ -6,9 +6,7 @@ import base64
 import hashlib
 import math
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from html.parser import HTMLParser
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -20,65 +18,16 @@ from pipeline.analysis.page import charts, svg
 from pipeline.analysis.page.charts import bar_chart, cost_chart, costs, curve_panels, simplified
 from pipeline.analysis.page.page import PageContent, probability, render_page, top_changes
 from tests.browser.made_up import GAINS, made_up, many, with_scores_in
+from tests.pages import Node, parsed
 
-VOID = {"meta", "link", "br", "hr", "img", "input"}
 CONTENT = made_up()
 CELLS = CONTENT.primary.cells
 MANY = many()
 UI = "http://127.0.0.1:5000"
 
 
-@dataclass
-class Node:
-    """An element of a page."""
-
-    tag: str
-    attributes: dict[str, str]
-    children: list[Node | str] = field(default_factory=list)
-
-    def all(self, tag: str, **attributes: str) -> Iterator[Node]:
-        for child in self.children:
-            if isinstance(child, Node):
-                wanted = {key.rstrip("_").replace("_", "-"): value for key, value in attributes.items()}
-                if child.tag == tag and wanted.items() <= child.attributes.items():
-                    yield child
-                yield from child.all(tag, **attributes)
-
-    def one(self, tag: str, **attributes: str) -> Node:
-        return next(self.all(tag, **attributes))
-
-    @property
-    def text(self) -> str:
-        parts = (child if isinstance(child, str) else child.text for child in self.children)
-        return " ".join(" ".join(parts).split())
-
-
-class Page(HTMLParser):
-    """A page as a tree; elements that are not closed as they were opened are refused."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.root = Node("", {})
-        self._open = [self.root]
-        self.feed(text)
-        assert self._open == [self.root]
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        node = Node(tag, {key: value or "" for key, value in attributes})
-        assert len(node.attributes) == len(attributes)
-        self._open[-1].children.append(node)
-        if tag not in VOID:
-            self._open.append(node)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop().tag == tag
-
-    def handle_data(self, data: str) -> None:
-        self._open[-1].children.append(data)
-
-
-def page_of(content=CONTENT) -> Node:
-    return Page(render_page(content)).root
+def page_of(content: PageContent = CONTENT) -> Node:
+    return parsed(render_page(content))
 
 
 def row_of(page: Node, metric: str, variant: str) -> list[Node]:
@@ -221,7 +170,7 @@ def test_nothing_is_loaded_from_anywhere() -> None:
     assert "http://" not in text and "https://" not in text and "//cdn" not in text
     assert "@import" not in text and "url(" not in text
     nodes = [
-        node for tag in ("script", "link", "img", "iframe", "object", "a", "use") for node in Page(text).root.all(tag)
+        node for tag in ("script", "link", "img", "iframe", "object", "a", "use") for node in parsed(text).all(tag)
     ]
     addresses = [node.attributes.get(name, "") for node in nodes for name in ("src", "href", "data")]
     assert {address for address in addresses if not address.startswith("#")} == {"", "data:,"}

@@ -1,4 +1,4 @@
-"""Drawing by hand: escaped SVG elements, and axes with round ticks."""
+"""SVG elements with escaped text, and axes with round ticks."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from unicodedata import east_asian_width
 from markupsafe import Markup, escape
 
 CHARACTER = 6.8
-"""Estimated width of a letter of the charts' 12-pixel text."""
+"""Estimated width of a character of the charts' text, in pixels."""
 MOST_STEPS = 5
-"""Between ticks."""
+"""Largest number of steps between ticks."""
 
 
 def element(name: str, *children: str, **attributes: object) -> Markup:
@@ -24,7 +24,7 @@ def element(name: str, *children: str, **attributes: object) -> Markup:
 
 
 def picture(title: str, width: float, height: float, children: Iterable[str]) -> Markup:
-    """A whole drawing, which a screen reader calls by its title."""
+    """An `svg` element; the title is its accessible name."""
     box = f"0 0 {_text(width)} {_text(height)}"
     return element("svg", element("title", title), *children, role="img", viewBox=box)
 
@@ -35,23 +35,23 @@ def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Markup:
 
 
 def text(x: float, y: float, words: str, class_: str = "", anchor: str = "start") -> Markup:
-    """Words, whose middle is at this height."""
-    # Not dominant-baseline, which not every program that prints knows.
+    """Text whose vertical middle is at y."""
+    # Some programs that print ignore `dominant-baseline`, so the offset is in y.
     return element("text", words, x=x, y=y + 4, class_=class_, text_anchor=anchor)
 
 
 def path(points: Iterable[tuple[float, float]]) -> str:
-    """The `d` of a line through points."""
+    """Attribute `d` of a line through points."""
     return "M" + "L".join(f"{_text(x)} {_text(y)}" for x, y in points)
 
 
 def width_of(words: str) -> float:
-    """About how wide words will be."""
+    """Estimated width of a text, in pixels."""
     return CHARACTER * sum(2 if east_asian_width(letter) in "WF" else 1 for letter in words)
 
 
 def shortened(words: str, limit: int) -> str:
-    """Words without their middle where they are too long: names mostly differ at an end."""
+    """A text cut in its middle to a number of characters, since names mostly differ at an end."""
     if len(words) <= limit:
         return words
     tail = (limit - 1) // 2
@@ -60,16 +60,16 @@ def shortened(words: str, limit: int) -> str:
 
 @dataclass(frozen=True)
 class Axis:
-    """Values along a stretch of the drawing."""
+    """Scale from values to positions in pixels."""
 
     low: float
     high: float
     start: float
-    """Where the low value is drawn."""
+    """Position of the low value."""
     end: float
     ticks: tuple[float, ...]
     decimals: int = 0
-    """That tell the ticks apart."""
+    """Decimals that tell the ticks apart."""
     logarithmic: bool = False
 
     def label(self, tick: float) -> str:
@@ -77,7 +77,7 @@ class Axis:
         return f"{tick:g}" if self.logarithmic else f"{tick:.{self.decimals}f}"
 
     def at(self, value: float) -> float:
-        """Where a value is drawn."""
+        """Position of a value."""
         scale = math.log if self.logarithmic else float
         low, high = scale(self.low), scale(self.high)
         share = (scale(value) - low) / (high - low)
@@ -85,7 +85,7 @@ class Axis:
 
 
 def linear(values: Iterable[float], start: float, end: float, margin: float = 0.0) -> Axis:
-    """An axis over values, with at most six round ticks; the margin is a share of their span, left on both sides."""
+    """Linear axis over values, with at most six round ticks; the margin is a share of their span, added on both sides."""
     found = list(values)
     low, high = min(found), max(found)
     if high - low < 1e-9:
@@ -99,7 +99,7 @@ def linear(values: Iterable[float], start: float, end: float, margin: float = 0.
 
 
 def logarithmic(values: Iterable[float], start: float, end: float) -> Axis:
-    """An axis over positive values, with a tick at each power of ten."""
+    """Logarithmic axis over positive values, with a tick at each power of ten."""
     found = list(values)
     low, high = math.floor(math.log10(min(found))), math.ceil(math.log10(max(found)))
     ticks = tuple(10.0**power for power in range(low, max(high, low + 1) + 1))
@@ -119,7 +119,7 @@ def grid(across: Axis, up: Axis) -> list[Markup]:
 
 
 def _round_step(step: float) -> float:
-    """The least of 1, 2, 5 × 10ⁿ that is not below."""
+    """Least of 1, 2, 5 × 10ⁿ that is not below a step."""
     unit: float = 10.0 ** math.floor(math.log10(step))
     return next(factor * unit for factor in (1, 2, 5, 10) if factor * unit >= step * (1 - 1e-9))
 
