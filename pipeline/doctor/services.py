@@ -9,13 +9,15 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
-from mgmrn.errors import UserError
+from mgmrn.errors import ResourceError, UserError
 from pipeline import places
 from pipeline.doctor.line import Line, lacking, wrong
 from pipeline.errors import TrackingError
 from pipeline.jobs.server import TOKEN_FILE, TOKEN_SOURCES
 from pipeline.redaction import redact
 from pipeline.train.cluster import knock
+from pipeline.train.private_instance import private_instance
+from pipeline.train.start_checks import check_start_here
 
 PORTS = {8265: "Ray's job server", 6379: "a Ray head", 5000: "the MLflow UI"}
 """Ports of Ray and MLflow; a run on this machine alone needs none of them."""
@@ -53,9 +55,14 @@ def _name_of(pid: int | None) -> str | None:
 
 
 def ray_line(address: str | None) -> Line:
-    """Whether a Ray head listens at the address."""
+    """Whether Ray can start on this machine; where a cluster is named, whether its head answers."""
     given = address or os.environ.get("RAY_ADDRESS")
     if given is None:
+        try:
+            with private_instance():
+                check_start_here()
+        except ResourceError as error:
+            return lacking("Ray", error.message, error.hint)
         return Line("ok", "Ray", "no cluster was named: it is started here for each command")
     if not given.rpartition(":")[2].isdigit():
         return Line("warn", "Ray", f"{given} is not HOST:PORT, so it was not tried", "name the head, like HEAD:6379")

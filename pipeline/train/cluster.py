@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from pipeline.interruption import kept_handlers
 from pipeline.job_environment import in_job, job_settings
 from pipeline.ports import LOOPBACK, free_port
 from pipeline.train.private_instance import private_instance
+from pipeline.train.start_checks import check_start_here, worker_interpreter
+from pipeline.train.start_watch import KEEP_LOGS, await_worker, ended_when_stuck, log_says, said_when_late
 from pipeline.train.workers import Workers
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -95,17 +97,25 @@ def ray_session(address: str | None) -> Iterator[tuple[Host, ...]]:
         address: as `ray.init` takes it; None: `$RAY_ADDRESS` where that is set (as in a submitted job), else a local instance.
 
     Raises:
-        ResourceError: when no cluster answers at the address.
+        ResourceError: when no cluster answers at the address, when Ray cannot start here, or when it starts no worker process.
     """
     address = _address(address)
     # Before Ray is imported, which reads its settings then.
-    with private_instance() if address == LOCAL else nullcontext(), _connected(address) as hosts:
+    private: AbstractContextManager[Callable[[], None]] = (
+        private_instance() if address == LOCAL else nullcontext(lambda: None)
+    )
+    with private as clean_up, _connected(address, clean_up) as hosts:
         yield hosts
 
 
 @contextmanager
-def _connected(address: str) -> Iterator[tuple[Host, ...]]:
-    """Hosts of the cluster at an address, or of an instance of this process's own, between `ray.init` and `ray.shutdown`."""
+def _connected(address: str, clean_up: Callable[[], None]) -> Iterator[tuple[Host, ...]]:
+    """Hosts of the cluster at an address, or of an instance of this process's own, between `ray.init` and `ray.shutdown`.
+
+    Args:
+        address: as `ray.init` takes it.
+        clean_up: called where the process must end because `ray.init` hangs.
+    """
     import ray
 
     if ray.is_initialized():
@@ -117,8 +127,9 @@ def _connected(address: str) -> Iterator[tuple[Host, ...]]:
     if local:
         os.environ.update(_LOCAL_ENVIRONMENT)
     try:
-        with kept_handlers():
+        with kept_handlers(), said_when_late("Ray"), ended_when_stuck(clean_up):
             if local:
+                check_start_here()
                 _start_here()
             else:
                 knock(address)
@@ -127,10 +138,11 @@ def _connected(address: str) -> Iterator[tuple[Host, ...]]:
         raise
     except (OSError, RuntimeError, ValueError) as error:
         raise ResourceError(
-            f"no Ray cluster could be reached at {address}: {str(error).splitlines()[0]}",
+            f"no Ray cluster could be reached at {address}: {_first_line(error)}",
             "check --address, or leave it out to run on this machine",
         ) from error
     try:
+        await_worker()
         # Ray prints the death of a worker on standard output, where nothing may stand but the result.
         with redirect_stdout(sys.stderr):
             yield _hosts()
@@ -162,22 +174,29 @@ def _start_here() -> None:
                     include_dashboard=True,
                     logging_level="WARNING",
                     log_to_driver=False,
+                    runtime_env=worker_interpreter(sys.executable),
                 )
             return
         except Exception as error:
             # Ray raises a bare Exception here.
-            if "timed out during startup" not in str(error):
-                raise
             ray.shutdown()
+            if "timed out during startup" not in str(error):
+                raise ResourceError(
+                    f"Ray did not start on this machine: {_first_line(error)}{log_says()}", KEEP_LOGS
+                ) from error
             if attempt == START_ATTEMPTS - 1:
                 raise ResourceError(
-                    "Ray did not come up on this machine within half a minute, twice",
-                    "the machine is too busy: try again later, or name a cluster with --address",
+                    f"Ray did not come up on this machine within half a minute, twice{log_says()}",
+                    f"try again when the machine is less busy, or name a cluster with --address; {KEEP_LOGS}",
                 ) from error
         finally:
             del os.environ["RAY_GCS_SERVER_PORT"]
             if not ray.is_initialized():
                 del os.environ["RAY_ADDRESS"]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import ray
@@ -16,15 +17,17 @@ from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, Tr
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from mgmrn.data.seal import check_open
+from mgmrn.errors import ResourceError
 from mgmrn.protocol import Evaluation, load_evaluation
 from pipeline.spool import Spool
 from pipeline.train.callback import NoHaste, SpoolEpochs
 from pipeline.train.checkpoints import counting_epoch, kept_checkpoints
 from pipeline.train.cluster import Placement
 from pipeline.train.entry import train_worker
-from pipeline.train.messages import Failure, recorded_failure
+from pipeline.train.messages import Failure, note_taker, recorded_failure
 from pipeline.train.process_group import ProcessGroup
 from pipeline.train.spec import EVALUATION_FILE, Calibration, RunSpec
+from pipeline.train.start_watch import await_ranks
 from pipeline.train.storage import StorageError, check_writable
 
 RETRIES = 3
@@ -96,8 +99,13 @@ def fit(spec: RunSpec, placement: Placement) -> Fitted | Failure:
         logging_config=QUIET,
     )
     trainer = make_trainer(placement, train_worker, spec.model_dump_json(), run_config)
+    # Rank 0 writes this file first: from here on it tells that the ranks have begun.
+    spec.placement_file.unlink(missing_ok=True)
+    wait = partial(await_ranks, begun=spec.placement_file, speak=note_taker(spec.notes_file))
     try:
-        _run_interruptibly(trainer.fit)
+        _run_interruptibly(trainer.fit, wait)
+    except ResourceError as error:
+        return Failure("cannot-run-here", error.message, hint=error.hint)
     except TrainingFailedError as error:
         return (
             recorded_failure(spec.failure_file) or _storage_failure(spec) or Failure("workers-lost", _last_line(error))
@@ -132,10 +140,17 @@ def make_trainer(
     )
 
 
-def _run_interruptibly(fit: Callable[[], object]) -> None:
+def _run_interruptibly(fit: Callable[[], object], wait: Callable[[threading.Thread], None]) -> None:
     """Runs `fit` in a thread of its own, where Ray Train installs no signal handlers.
 
     A signal then interrupts the calling thread, which disconnects from Ray: that ends controller and ranks before the run is closed.
+
+    Args:
+        fit: runs Ray Train.
+        wait: waits until the ranks have begun.
+
+    Raises:
+        ResourceError: what `wait` raises; the thread is left behind.
     """
     errors: list[BaseException] = []
 
@@ -148,7 +163,10 @@ def _run_interruptibly(fit: Callable[[], object]) -> None:
     thread = threading.Thread(target=work, name="ray-train", daemon=True)
     thread.start()
     try:
+        wait(thread)
         thread.join()
+    except ResourceError:
+        raise
     except BaseException:
         ray.shutdown()
         raise

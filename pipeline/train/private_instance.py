@@ -11,36 +11,42 @@ import secrets
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 
 from mgmrn.errors import ResourceError
+from pipeline.train.start_checks import LONGEST_FOLDER, check_temporary_folder
 
 AUTH_MODE = "RAY_AUTH_MODE"
 _REPLACED = (AUTH_MODE, "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_TMPDIR", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")
 """Variables that the instance gets values of its own for; those of a cluster are put back when it ends."""
 _PREFIX = "mgmrn-"
-LONGEST_FOLDER = 38
-"""Characters of `RAY_TMPDIR`: a unix socket's path may have 107, and Ray adds up to 69 (`/ray/session_…/sockets/plasma_store`)."""
 
 
 @contextmanager
-def private_instance() -> Iterator[None]:
+def private_instance() -> Iterator[Callable[[], None]]:
     """Sets the environment in which `ray.init` starts an instance of this process's own that others cannot use.
 
     The instance gets a random token, which its ports ask for, in a file of mode 600; its ports on loopback; and its session folder below
     a folder of mode 700. `RAY_TMPDIR` is used as it is where it names such a folder. Token and folder are deleted on exit.
 
     Enter it before `ray` is imported: only then are the ports on loopback alone.
+
+    Yields:
+        A function that deletes token and folder, for a process that ends without leaving the context.
+
+    Raises:
+        ResourceError: when no folder can be used.
     """
     with ExitStack() as stack:
         replaced = {name: os.environ.pop(name) for name in _REPLACED if name in os.environ}
         stack.callback(_restore, replaced)
-        folder = Path(replaced.get("RAY_TMPDIR", tempfile.gettempdir()))
+        folder = Path(replaced["RAY_TMPDIR"]) if "RAY_TMPDIR" in replaced else _temporary_folder()
         if "RAY_TMPDIR" not in replaced or not _is_private(folder):
             folder = Path(stack.enter_context(_private_folder_below(folder)))
+        check_temporary_folder(folder)
         token = stack.enter_context(tempfile.NamedTemporaryFile("w", prefix="token-", dir=folder))
         token.write(_token())
         token.flush()
@@ -50,7 +56,7 @@ def private_instance() -> Iterator[None]:
         # Ray reads the mode when it is imported. Where it was imported earlier, `ray.init` turns tokens on if the mode is unset.
         if "ray" not in sys.modules:
             os.environ[AUTH_MODE] = "token"
-        yield
+        yield stack.close
 
 
 @cache
@@ -59,9 +65,18 @@ def _token() -> str:
     return secrets.token_hex(32)
 
 
+def _temporary_folder() -> Path:
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError as error:
+        raise ResourceError(
+            f"Ray needs a folder for temporary files: {error.strerror}", "set TMPDIR to one that you can write to"
+        ) from error
+
+
 def _private_folder_below(parent: Path) -> tempfile.TemporaryDirectory[str]:
     """A new folder of mode 700; below `/tmp` where the paths of Ray's sockets would otherwise be too long."""
-    if len(f"{parent}/{_PREFIX}12345678") > LONGEST_FOLDER:
+    if len(os.fsencode(f"{parent}/{_PREFIX}12345678")) > LONGEST_FOLDER:
         parent = Path("/tmp")
     try:
         # The last of Ray's processes may still write a log when the folder is deleted.

@@ -133,6 +133,25 @@ def compose() -> dict[str, Any]:
     return yaml.safe_load((CLUSTER / "mlflow" / "compose.yaml").read_text())
 
 
+def test_an_environment_that_ray_cannot_start_workers_from_is_refused(tmp_path: Path):
+    for name, code in (("plain", 0), ("a b", 3), ("a;b", 3)):
+        tools = tmp_path / name / "bin"
+        tools.mkdir(parents=True)
+        (tools / "python").symlink_to(sys.executable)
+        (tools / "activate").write_text('PATH="$MGMRN_VENV/bin:$PATH"')
+        script = f"source {CLUSTER}/environment.sh && exit 0"
+        done = subprocess.run(
+            ["bash", "-c", script],
+            env={"MGMRN_VENV": str(tools.parent), "PATH": "/bin"},
+            capture_output=True,
+            text=True,
+        )
+        assert (done.returncode, done.stderr.count(f"Ray cannot start workers with {tools}/python")) == (
+            code,
+            code // 3,
+        )
+
+
 def test_the_compose_file_matches_its_schema(compose: dict[str, Any]):
     vendored = Path(check_jsonschema.__file__).parent / "builtin_schemas" / "vendor" / "compose-spec.json"
     jsonschema.validate(compose, json.loads(vendored.read_text()))

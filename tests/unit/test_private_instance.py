@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from mgmrn.errors import ResourceError
-from pipeline.train.private_instance import LONGEST_FOLDER, private_instance
+from pipeline.train.private_instance import private_instance
+from pipeline.train.start_checks import LONGEST_FOLDER
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LAUNCHING = {

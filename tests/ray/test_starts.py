@@ -1,0 +1,115 @@
+"""Starts from strange folders, and starts that never come to an end."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.ray.command import REPOSITORY, Place, a_place, wait_until
+from tests.ray.small import write_small
+
+pytestmark = pytest.mark.ray
+
+LATE = 5
+"""Seconds after which a stuck start is said, instead of half a minute."""
+
+SLEEPING_WORKERS = """\
+#!/bin/bash
+# A Python of its own virtual environment, which sleeps where Ray wants a worker.
+case "$*" in
+  *setup_worker.py*) ;;
+  *default_worker.py*) {condition} && {{ echo "the worker fell asleep" >&2; sleep 300; }} ;;
+esac
+exec -a "$0" {python} "$@"
+"""
+
+IMPATIENT = f"""\
+import sys
+from pipeline.cli.app import main
+from pipeline.train import start_watch
+start_watch.said_when_late.__wrapped__.__defaults__ = ({LATE}, start_watch.say)
+{{limits}}
+raise SystemExit(main(sys.argv[1:]))
+"""
+"""The command line with other limits."""
+
+
+@pytest.fixture
+def strange(tmp_path: Path) -> Iterator[Place]:
+    with a_place(tmp_path / "my work [1];touch ran;") as place:
+        yield place
+
+
+def test_a_run_from_a_checkout_whose_path_a_shell_would_split_and_run(strange: Place, tmp_path: Path) -> None:
+    for package in ("mgmrn", "pipeline"):
+        shutil.copytree(REPOSITORY / package, strange.folder / package)
+    (strange.folder / ".venv").symlink_to(sys.prefix)
+    (strange.ray_folder / "t [1]").mkdir(mode=0o700)
+    environment = strange.environment | {"RAY_TMPDIR": str(strange.ray_folder / "t [1]")}
+    del environment["PYTHONPATH"]
+    arguments = (*write_small(strange.folder), "--storage", "the runs", "--split", "tune", "--json")
+    done = subprocess.run(
+        [strange.folder / ".venv" / "bin" / "python", "-m", "pipeline", "train", *arguments],
+        cwd=strange.folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stderr
+    assert '"status": "finished"' in done.stdout
+    assert list(strange.folder.glob("the runs/*/spool.jsonl"))
+    assert not [*tmp_path.rglob("ran"), *strange.ray_folder.rglob("ran")], "the folder's name was run"
+
+
+@pytest.mark.parametrize(
+    ("condition", "limits", "waits", "ends"),
+    [
+        (
+            "true",
+            "start_watch.ended_when_stuck.__wrapped__.__defaults__ = (60,)",
+            "still waiting for Ray after",
+            "Ray did not come up within 60 s",
+        ),
+        (
+            '[ -n "$MGMRN_START" ]',
+            f"start_watch.await_worker.__defaults__ = (30, {LATE})",
+            "still waiting for the first worker process of Ray after",
+            "Ray started no worker process within 30 s",
+        ),
+    ],
+    ids=["every-worker", "workers-with-an-environment"],
+)
+def test_a_start_whose_workers_never_come_up_says_what_it_waits_for_and_ends(
+    place: Place, condition: str, limits: str, waits: str, ends: str
+) -> None:
+    venv = place.folder / "venv"
+    (venv / "bin").mkdir(parents=True)
+    for name in ("pyvenv.cfg", "lib"):
+        (venv / name).symlink_to(Path(sys.prefix, name))
+    python = venv / "bin" / "python"
+    python.write_text(SLEEPING_WORKERS.format(python=sys.executable, condition=condition))
+    python.chmod(0o755)
+    done = subprocess.run(
+        [python, "-c", IMPATIENT.format(limits=limits), "train", *write_small(place.folder), "--json"],
+        cwd=place.folder,
+        env=place.environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 3, done.stderr
+    assert f"{waits} {LATE} s; Ray's logs are in {place.ray_folder}/ray/session_" in done.stderr
+    error = json.loads(done.stdout)["error"]
+    assert error == f"{ends}; Ray's log says: the worker fell asleep (raylet.err)"
+    assert done.stderr.strip().splitlines()[-1].startswith(f"error: {error}")
+    assert not list(place.folder.glob(".mgmrn/runs/*/spool.jsonl")), "no run was begun"
+    wait_until(lambda: not place.processes(), "nothing is left running", 20)
