@@ -64,7 +64,7 @@ def test_zsh_is_told_the_same(tmp_path: Path) -> None:
 
 def test_names_of_shipped_configs() -> None:
     assert completion.shipped("ablation")("lev") == ["levels"]
-    assert completion.shipped("benchmark")("cub") == ["cub", "cub100"]
+    assert completion.shipped("benchmark")("cub") == ["cub", "cub-standin", "cub100"]
 
 
 def test_the_script_defines_the_program_that_it_completes(capsys: pytest.CaptureFixture[str]) -> None:

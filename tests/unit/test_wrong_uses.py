@@ -114,7 +114,7 @@ WRONG: list[tuple[str, int, str]] = [
         "train synthetic --data-root nowhere", 2,
         "the data root …/nowhere does not exist [--data-root] (give the folder that holds xlsa17/ and the pictures)",
     ),
-    ("data make synthetic --out note.txt", 2, "the data root to make is a file [note.txt] (name a new folder)"),
+    ("data make synthetic --out note.txt", 2, "the folder to make is a file [note.txt] (name a new folder)"),
     ("submit predict x", 2, "'predict' does not run as a job [VERB] (submit one of train, search, ablate)"),
     (
         "submit train cub --storage runs", 2,
