@@ -14,7 +14,7 @@ test: setup
 	$(RUN) -m pytest -n auto --dist loadfile -m "not ray and not cluster and not browser and not real and not compiled"
 
 test-all: setup
-	MGMRN_LONG_TESTS=1 $(RUN) -m pytest
+	$(RUN) -m pytest
 
 lint: setup
 	$(RUN) -m ruff check .

@@ -21,7 +21,7 @@ from pipeline.trials.known import KnownRuns
 from tests.grids import DECIDED, cells_of, run_in, write_data, write_grid
 from tests.mlflow_server import Server
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.browser, pytest.mark.long, pytest.mark.timeout(300)]
 
 BENCHMARKS = ("CUB", "SUN", "AWA2")
 PATIENCE = 90

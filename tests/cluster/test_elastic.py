@@ -21,14 +21,13 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from tests.cluster.long import only_when_asked_for
 from tests.hosts.group import HEAD, HostGroup, host_group
 from tests.ray.command import REPOSITORY, wait_until
 from tests.ray.small import write_small
 from tests.ray.tracked import steps_of
 from tests.recovery import time_recovery
 
-pytestmark = [only_when_asked_for, pytest.mark.cluster, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.long, pytest.mark.cluster, pytest.mark.timeout(1200)]
 
 EPOCHS = 6
 FROZEN = ("--set", "model.backbone.trainable=none", "--set", "model.backbone.batch_norm=frozen")

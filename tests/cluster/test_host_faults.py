@@ -12,12 +12,11 @@ from dataclasses import dataclass
 import pytest
 from mlflow.entities import Run
 
-from tests.cluster.long import only_when_asked_for
 from tests.cluster.site import Job, Site, a_site
 from tests.ray.command import wait_until
 from tests.recovery import time_recoveries
 
-pytestmark = [only_when_asked_for, pytest.mark.cluster, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.long, pytest.mark.cluster, pytest.mark.timeout(1200)]
 
 GRID = """\
 # Question: does the machinery work?

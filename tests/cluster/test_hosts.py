@@ -11,7 +11,7 @@ from tests.ray.command import wait_until
 from tests.ray.small import long_epochs
 from tests.recovery import time_recovery
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200), pytest.mark.long]
 
 EPOCHS = 5
 

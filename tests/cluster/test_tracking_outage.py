@@ -22,7 +22,7 @@ from tests.ray.small import long_epochs, write_small
 from tests.ray.tracked import files_of
 from tests.recovery import time_recovery
 
-pytestmark = [pytest.mark.cluster, pytest.mark.ray]
+pytestmark = [pytest.mark.cluster, pytest.mark.ray, pytest.mark.long]
 
 OUTAGE_SECONDS = float(os.environ.get("MGMRN_OUTAGE_SECONDS", "10"))
 EPOCHS = 10 + round(OUTAGE_SECONDS)

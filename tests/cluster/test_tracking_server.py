@@ -29,7 +29,7 @@ from tests.cluster.tracking import RUNS, SERVE, TrackingServer, tracking_server
 from tests.ray.command import wait_until
 from tests.recovery import time_recovery
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 HEAD_LR = "optimiser.head_lr"
 
