@@ -1,7 +1,7 @@
 """Training steps of `mgmrn` against the released ones written out plainly: the same losses and weights.
 
-Several steps are compared in float64. Float32 rounds differently on every kind of CPU, and kinks (ReLU, maxima) multiply the difference
-at every step.
+The backbone is a ResNet-50, whose stages have the shapes of the released ResNet-101. Several steps are compared in float64. Float32
+rounds differently on every kind of CPU, and kinks (ReLU, maxima) multiply the difference at every step.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from tests.reference.released_network import ReleasedNetwork, Sizes
 from tests.reference.released_training import Settings, joint_step, make_optimiser, sequential_step
 
 B, SEEN, STEPS = 2, 5, 2
-SIZES = Sizes(width=64, attention_width=24, regions=3, attributes=9, word_length=10)
+SIZES = Sizes(backbone="resnet50", width=64, attention_width=24, regions=3, attributes=9, word_length=10)
 
 Order = Literal["sequential", "joint"]
 BatchNorm = Literal["frozen", "train"]
@@ -59,8 +59,8 @@ def make_ours(
     settings: Settings,
     classes: Tensor,
 ) -> Trainer:
-    model, weights = load_released(state)
-    backbone = BackboneConfig(name="resnet101", weights="none", trainable="all", batch_norm=batch_norm)
+    model, weights = load_released(state, "resnet50")
+    backbone = BackboneConfig(name="resnet50", weights="none", trainable="all", batch_norm=batch_norm)
     config = ExperimentConfig(
         benchmark=BenchmarkConfig(name="TINY"),
         model=model.model_copy(update={"backbone": backbone}),
@@ -106,7 +106,8 @@ def run(
             wanted = step(reference, optimiser, images, targets, classes, settings)
             found = train_epoch(trainer, [Batch(images, targets, np.arange(B))]).loss["total"]
             assert found == pytest.approx(wanted, rel=1e-9 if dtype is torch.float64 else 1e-5)
-        return load_released(before)[1], load_released(reference.state_dict())[1], trainer.network.state_dict()
+        plain = reference.state_dict()
+        return load_released(before, "resnet50")[1], load_released(plain, "resnet50")[1], trainer.network.state_dict()
 
 
 # Norms and biases are spared from weight decay, unlike in the released code; without decay all updates must be the same.

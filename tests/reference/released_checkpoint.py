@@ -26,6 +26,7 @@ from torch import Tensor
 
 from mgmrn.config import (
     BackboneConfig,
+    BackboneName,
     DecoderConfig,
     GranularityConfig,
     Level,
@@ -43,7 +44,9 @@ _GATES = {"conv": "conv", "c_attn.0": "channel_gate.0", "c_attn.2": "channel_gat
 _LINEARS = {"QueryW": "query", "KeyW": "key", "ValueW": "value", "W_o": "output"}
 
 
-def load_released(state: Mapping[str, Tensor]) -> tuple[MgMRNConfig, dict[str, Tensor]]:
+def load_released(
+    state: Mapping[str, Tensor], backbone: BackboneName = "resnet101"
+) -> tuple[MgMRNConfig, dict[str, Tensor]]:
     """A config that computes what the released code does, and the weights in the names of `ImageModel`.
 
     D, K, M, S, L and the channel gate's bottleneck are read off the shapes. The word vectors (`head.word_vectors`) are no part of such a
@@ -52,7 +55,7 @@ def load_released(state: Mapping[str, Tensor]) -> tuple[MgMRNConfig, dict[str, T
     """
     width = state["V_att_final_branch1"].shape[1]
     config = MgMRNConfig(
-        backbone=BackboneConfig(name="resnet101", weights="none"),
+        backbone=BackboneConfig(name=backbone, weights="none"),
         levels=LEVELS,
         width=width,
         regions=RegionConfig(mode="released", count=state["s3.group.weight"].shape[0]),
@@ -66,9 +69,9 @@ def load_released(state: Mapping[str, Tensor]) -> tuple[MgMRNConfig, dict[str, T
     assert all(name in renamed or name.startswith("backbone.") for name in state), "unknown names"
     ours = {renamed.get(name, name): value for name, value in state.items()}
     with torch.device("meta"):
-        backbone = build_backbone(config.backbone, LEVELS)
+        trunk = build_backbone(config.backbone, LEVELS)
         words = torch.empty(len(state["V_att_final_branch1"]), state["QueryW1.weight"].shape[1])
-        wanted = ImageModel(backbone, build_head(config, backbone.channels, words)).state_dict()
+        wanted = ImageModel(trunk, build_head(config, trunk.channels, words)).state_dict()
     del wanted["head.word_vectors"]
     may_lack = (".bias", ".num_batches_tracked")
     assert all(name in ours or name.endswith(may_lack) for name in wanted), "missing names"
