@@ -14,16 +14,15 @@ from typing import Any, cast
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from mgmrn.atomic_file import replacing
-from mgmrn.config import ExperimentConfig, ModelConfig
+from mgmrn.config import ExperimentConfig
 from mgmrn.data.attribute_names import numbered_attributes
 from mgmrn.data.seal import check_open
 from mgmrn.errors import UserError
-from mgmrn.model.backbone import build_backbone
-from mgmrn.model.network import ImageModel, build_head, levels_of
-from mgmrn.tensor_files import misfits, read_plain, refuse, refuse_damaged
+from mgmrn.model.network import ImageModel, build_model
+from mgmrn.tensor_files import load_strictly, read_plain, refuse_damaged
 
 CHECKPOINT_FILE = "state.pt"
 MODEL_FILE = "model.pt"
@@ -35,7 +34,7 @@ def save_atomically(state: Mapping[str, Any], path: Path) -> None:
         try:
             torch.save(dict(state), file)
         except RuntimeError as error:
-            # Of a full disk torch's writer says that positions in the file differ.
+            # On a full disk torch's writer complains about positions in the file.
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
@@ -57,7 +56,7 @@ def load_state(path: Path) -> dict[str, Any]:
 
 
 def save_checkpoint(folder: Path, trainer_state: Mapping[str, Any], run_identity: str) -> None:
-    """Writes a training checkpoint for the run that `run_identity` names."""
+    """Writes a training checkpoint of the run `run_identity`."""
     save_atomically({"run_identity": run_identity, "trainer": dict(trainer_state)}, folder / CHECKPOINT_FILE)
 
 
@@ -71,17 +70,14 @@ def load_checkpoint(folder: Path, run_identity: str) -> dict[str, Any]:
     state = load_state(path)
     found = state.get("run_identity")
     if found != run_identity:
-        raise UserError(
-            f"the checkpoint belongs to another run ({found}, wanted {run_identity})",
-            str(path),
-            "use another storage folder, or delete this one",
-        )
+        message = f"the checkpoint belongs to another run ({found}, wanted {run_identity})"
+        raise UserError(message, str(path), "use another storage folder, or delete this one")
     return cast(dict[str, Any], state["trainer"])
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A trained network with all that it takes to name what is in a picture."""
+    """A trained network with its classes and attributes."""
 
     network: ImageModel
     config: ExperimentConfig
@@ -90,7 +86,6 @@ class LoadedModel:
     seen: Bool[np.ndarray, " U"]
     gamma: float
     attribute_names: tuple[str, ...]
-    """Of the S attributes."""
 
 
 def export_model(
@@ -127,8 +122,11 @@ def load_model(path: Path) -> LoadedModel:
     try:
         config = ExperimentConfig.model_validate_json(state["config"])
         weights = state["network"]
-        network = empty_model(config.model, weights["head.word_vectors"])
-        load_strictly(network, weights, path)
+        # Without the pretrained weights, whose file may be gone.
+        backbone = config.model.backbone.model_copy(update={"weights": "none"})
+        network = build_model(config.model.model_copy(update={"backbone": backbone}), weights["head.word_vectors"])
+        hint = "load it with the config that it was trained with"
+        load_strictly(network, weights, "the checkpoint is of another architecture", str(path), hint)
     except KeyError as error:
         raise UserError(f"the file is not an exported model: {error} is missing", str(path)) from error
     network.eval()
@@ -142,25 +140,3 @@ def load_model(path: Path) -> LoadedModel:
         # Files of earlier versions have none.
         attribute_names=tuple(state.get("attribute_names") or numbered_attributes(state["class_attributes"].shape[1])),
     )
-
-
-def empty_model(model: ModelConfig, word_vectors: Float[Tensor, "S L"]) -> ImageModel:
-    """The network that a config describes, without looking for the backbone's weights file."""
-    backbone_config = model.backbone.model_copy(update={"weights": "none"})
-    backbone = build_backbone(backbone_config, levels_of(model))
-    return ImageModel(backbone, build_head(model, backbone.channels, word_vectors))
-
-
-def load_strictly(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Loads weights whose names and shapes must all fit.
-
-    Raises:
-        UserError: with the first of the names that do not.
-    """
-    refuse(
-        misfits(weights, {name: value.shape for name, value in network.state_dict().items()}),
-        "the checkpoint is of another architecture",
-        str(path),
-        "load it with the config that it was trained with",
-    )
-    network.load_state_dict(dict(weights))

@@ -20,8 +20,7 @@ from mgmrn.data.kept import Progress
 from mgmrn.data.loading import prefetch
 from mgmrn.data.splits import ClassTable, FinalData, Images, TuneData
 from mgmrn.engine import Batch, Inputs
-from mgmrn.model.backbone import build_backbone
-from mgmrn.model.network import ImageModel, build_head, levels_of
+from mgmrn.model.network import ImageModel, build_model
 from mgmrn.sources import MapSource, PictureSource, Source, cached_maps, packed_pictures, picture_files
 
 
@@ -113,13 +112,11 @@ def open_feed(
         UserError: for an unreadable picture or weights that do not fit.
         ResourceError: when the cache does not fit on the disk.
     """
-    backbone = build_backbone(config.model.backbone, levels_of(config.model))
-    head = build_head(config.model, backbone.channels, torch.from_numpy(data.word_vectors))
-    model = ImageModel(backbone, head)
+    model = build_model(config.model, torch.from_numpy(data.word_vectors))
     batches = _batches(config, data.train)  # Before features are cached, so that its errors come early.
     if config.cache_features:
         maps = MapSource(config, *cached_maps(config, data, cache_root, device, progress))
-        return Feed(data, batches, share, maps, head, model, config.schedule.epochs)
+        return Feed(data, batches, share, maps, model.head, model, config.schedule.epochs)
     kind = packed_pictures(config, data, cache_root, progress) if config.cache_pictures else picture_files(config, data)
     pictures = PictureSource(config, *kind, loader_workers)
     return Feed(data, batches, share, pictures, model, model, config.schedule.epochs)

@@ -1,35 +1,33 @@
-"""Files of named tensors: read without running code, and held against the names and shapes that a network wants."""
+"""Files of named tensors: read without running code, checked against the names and shapes of a network."""
 
 from __future__ import annotations
 
 import re
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mgmrn.errors import UserError
+from mgmrn.errors import UserError, some
 
 _ASKED = re.compile(r"GLOBAL (\S+)")
-"""What torch's reader refuses to look up."""
-LISTED = 5
-"""Misfits that an error names; the others are counted."""
+"""Name that torch's reader refuses to look up."""
 
 
 def read_plain(path: Path, kind: str, remedy: str) -> dict[str, Any]:
     """Reads a dictionary of tensors and plain values, onto the CPU.
 
     Args:
-        path: a file that `torch.save` wrote.
-        kind: what an error calls it, such as `checkpoint`.
-        remedy: how to mend a broken one.
+        path: file that `torch.save` wrote.
+        kind: name of the file in errors, such as `checkpoint`.
+        remedy: hint for a broken file.
 
     Raises:
-        UserError: when the file is missing, may not be read, is cut short, or holds anything else, code among it.
+        UserError: when the file is missing, unreadable or cut short, or holds anything else, such as code.
         OSError, MemoryError: when the disk fails or the memory is full, which may pass.
     """
     try:
@@ -42,15 +40,12 @@ def read_plain(path: Path, kind: str, remedy: str) -> dict[str, Any]:
         raise UserError(f"the {kind} may not be read", str(path), "change its permissions") from error
     except (OSError, MemoryError, UserError):
         raise
-    # On bytes that are no archive, torch's reader fails with whatever it stumbles over (IndexError, KeyError, …).
+    # On bytes that are no archive torch's reader raises many kinds of exception (IndexError, KeyError, …).
     except Exception as error:
         if asked := _ASKED.search(str(error)):
-            message = (
-                f"the {kind} asks for {asked[1]}, which is neither a tensor nor a plain value: nothing of it was run"
-            )
-            raise UserError(
-                message, str(path), "save a dictionary of tensors, and trust no file that asks for more"
-            ) from error
+            what = f"{asked[1]}, which is neither a tensor nor a plain value: nothing of it was run"
+            hint = "save a dictionary of tensors, and trust no file that asks for more"
+            raise UserError(f"the {kind} asks for {what}", str(path), hint) from error
         message = f"the {kind} is cut short, or holds something other than tensors and plain values"
         raise UserError(message, str(path), remedy) from error
     if not isinstance(state, dict):
@@ -89,37 +84,16 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def misfits(
-    found: Mapping[str, Tensor],
-    wanted: Mapping[str, torch.Size | None],
-    *,
-    optional: Set[str] = frozenset(),
-    ignored: Set[str] = frozenset(),
-) -> list[str]:
-    """What is missing, unknown or of another shape, a phrase each.
-
-    Args:
-        found: the tensors that there are.
-        wanted: the shapes that there should be; None where any will do.
-        optional: names of `wanted` that may be missing.
-        ignored: further names that are known.
-    """
-    wrong = [f"{name} is missing" for name in wanted if name not in found and name not in optional]
-    wrong += [f"{name} is unknown" for name in found if name not in wanted and name not in ignored]
+def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], verdict: str, where: str, hint: str) -> None:
+    """Loads weights whose names and shapes must all fit. Raises UserError with the verdict and the first that do not."""
+    wanted = module.state_dict()
+    wrong = [f"{name} is missing" for name in wanted if name not in weights]
+    wrong += [f"{name} is unknown" for name in weights if name not in wanted]
     wrong += [
-        f"{name} is {tuple(found[name].shape)} instead of {tuple(shape)}"
-        for name, shape in wanted.items()
-        if shape is not None and name in found and found[name].shape != shape
+        f"{name} is {tuple(weights[name].shape)} instead of {tuple(value.shape)}"
+        for name, value in wanted.items()
+        if name in weights and weights[name].shape != value.shape
     ]
-    return wrong
-
-
-def refuse(wrong: Sequence[str], verdict: str, where: str, hint: str) -> None:
-    """Passes where nothing is wrong.
-
-    Raises:
-        UserError: the verdict and the first of what is wrong.
-    """
     if wrong:
-        more = f" and {len(wrong) - LISTED} more" if len(wrong) > LISTED else ""
-        raise UserError(f"{verdict}: {'; '.join(wrong[:LISTED])}{more}", where, hint)
+        raise UserError(f"{verdict}: {some(wrong, 5)}", where, hint)
+    module.load_state_dict(dict(weights))

@@ -1,11 +1,11 @@
-"""Where decoded pictures come from: their files, or a packed store in which each was decoded once.
+"""Decoded pictures, from their files or from a packed store in which each was decoded once.
 
-A store is a folder: `pixels.u8`, the pictures one after the other (h w 3, uint8), and `index.npy`, where each begins and its height and
-width. Its pixels are those that the files give, to the last bit: nothing is resized, except that a large JPEG is decoded smaller.
-Processes map it into memory and share its pages. It is named by the digest of all that it depends on, written beside its place
-and renamed when complete, under a file lock. A manifest tells a damaged store, which is made again.
+A store is a folder: `pixels.u8`, the pictures one after the other (h w 3, uint8), and `index.npy`, first byte, height and width of each.
+Its pixels are those of the files bit by bit: nothing is resized, except that a large JPEG is decoded smaller. Processes map it into memory
+and share its pages. Its name is the digest of all that it depends on; it is written under a temporary name and renamed when complete, under
+a file lock. A manifest reveals a damaged store, which is made again.
 
-N pictures, h w pixels.
+N pictures, M of them chosen, h w pixels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -33,26 +32,7 @@ FORMAT = 1
 WHAT = "packed pictures"
 PIXELS, INDEX = "pixels.u8", "index.npy"
 CHUNK = 64
-"""Pictures that wait in memory to be written."""
-
-
-@runtime_checkable
-class Pictures(Protocol):
-    """Decoded pictures, by row."""
-
-    @property
-    def ids(self) -> Int[np.ndarray, " N"]:
-        """Positions in the benchmark's image list."""
-
-    def picture(self, row: int) -> Picture:
-        """One of them.
-
-        Raises:
-            UserError: when it cannot be decoded.
-        """
-
-    def take(self, rows: Int[np.ndarray, " M"]) -> Pictures:
-        """Some of them, in the order of `rows`."""
+"""Decoded pictures in memory that wait to be written."""
 
 
 @dataclass(frozen=True)
@@ -61,52 +41,56 @@ class PictureFiles:
 
     images: Images
     at_least: int
-    """Pixels that are needed of the shorter side; see `decode`."""
+    """Least number of pixels of the shorter side; see `decode`."""
 
     @property
     def ids(self) -> Int[np.ndarray, " N"]:
-        """See `Pictures`."""
+        """Positions in the benchmark's image list."""
         return self.images.ids
 
     def picture(self, row: int) -> Picture:
-        """See `Pictures`."""
+        """One picture. Raises UserError when it cannot be decoded."""
         return decode(self.images.path(row), at_least=self.at_least)
 
     def take(self, rows: Int[np.ndarray, " M"]) -> PictureFiles:
-        """See `Pictures`."""
+        """Some of the pictures, in the order of `rows`."""
         return PictureFiles(self.images.take(rows), self.at_least)
 
 
 @dataclass(frozen=True)
 class PackedPictures:
-    """Pictures of a store. Sent to another process it is a path and an index."""
+    """Pictures of a store; pickled as a path and an index."""
 
     pixels: Path
     index: Int64[np.ndarray, "N 3"]
     """First byte, height and width."""
     ids: Int[np.ndarray, " N"]
+    """Positions in the benchmark's image list."""
 
     def picture(self, row: int) -> Picture:
-        """See `Pictures`."""
+        """One picture."""
         start, height, width = self.index[row].tolist()
         mapped = np.memmap(self.pixels, dtype=np.uint8, mode="r", offset=start, shape=(height, width, 3))
         return torch.from_numpy(np.array(mapped)).permute(2, 0, 1)
 
     def take(self, rows: Int[np.ndarray, " M"]) -> PackedPictures:
-        """See `Pictures`."""
+        """Some of the pictures, in the order of `rows`."""
         return PackedPictures(self.pixels, self.index[rows], self.ids[rows])
+
+
+Pictures = PictureFiles | PackedPictures
 
 
 def ensure_packed(
     root: Path, files: PictureFiles, threads: int, progress: Progress = lambda message: None
 ) -> PackedPictures:
-    """Opens the store of some pictures, decoding them all where it is not there yet.
+    """Opens the store of some pictures, and makes it if it is missing or damaged.
 
     Args:
-        root: folder of all stores; made where it is missing.
+        root: folder of all stores, made if absent.
         files: the pictures, in the order of the rows.
-        threads: that decode.
-        progress: told how far it is.
+        threads: threads that decode.
+        progress: called with messages on the progress.
 
     Raises:
         UserError: for a picture that cannot be decoded.

@@ -1,12 +1,11 @@
 """Maps of a frozen backbone, computed once and shared by all later runs, trials and ablations.
 
-A cache is a folder named by the digest of everything that its numbers depend on: the pictures (names, sizes, times of change) and their order,
-the transform, the backbone with its weights, and the level. It holds one memory-mapped float16 array N C h w per level, and
-one more of the mirrored pictures where flips are wanted, so that processes share pages and copy nothing. Digests are per level: two runs that
-differ in their levels share what they have in common.
+A cache is a folder named by the digest of all that its numbers depend on: the pictures (names, sizes, times of change) and their order,
+the transform, the backbone with its weights, and the level. It holds one memory-mapped float16 array N C h w, and another of the mirrored
+pictures with flips, so that processes share pages. Runs that differ in their levels share the levels that they have in common.
 
-It is written beside its place and renamed when complete, under a file lock: of several builders one works and the others wait for
-its result, and what a killed builder leaves is never taken for a cache. A manifest tells a damaged cache, which is made again.
+It is written under a temporary name and renamed when complete, under a file lock: of several builders one works and the others wait.
+A manifest reveals a damaged cache, which is made again.
 """
 
 from __future__ import annotations
@@ -82,17 +81,17 @@ def ensure_cache(
     device: torch.device,
     progress: Progress = lambda message: None,
 ) -> FeatureCache:
-    """Opens the maps of `images`, computing what is not there yet.
+    """Opens the maps of `images`, and computes those that are missing or damaged.
 
     Args:
-        root: folder of all caches; made where it is missing.
+        root: folder of all caches, made if absent.
         images: pictures, in the order of the rows.
-        image_config: their transform; always that of evaluation.
+        image_config: transform of the pictures, as in evaluation.
         backbone_config: a frozen backbone; a weights file is identified by its bytes.
-        levels: which maps.
-        flip: whether mirror images are wanted too.
-        device: where the backbone runs.
-        progress: told how far it is.
+        levels: wanted levels.
+        flip: whether to cache mirror images too.
+        device: device of the backbone.
+        progress: called with messages on the progress.
 
     Raises:
         UserError: for a picture that cannot be decoded, or weights that do not fit.
@@ -115,19 +114,14 @@ def ensure_cache(
 
 
 def _common_digest(images: Images, image_config: ImageConfig, backbone_config: BackboneConfig) -> str:
-    digest = hashlib.sha256()
     transform = image_config.model_dump(include={"size", "mean", "std", "resize"})
     backbone = [backbone_config.name, weights_digest(backbone_config.weights)]
-    digest.update(
-        json.dumps(
-            [FORMAT, str(images.root.resolve()), picture_stamps(images), transform, backbone], sort_keys=True
-        ).encode()
-    )
-    return digest.hexdigest()[:24]
+    described = [FORMAT, str(images.root.resolve()), picture_stamps(images), transform, backbone]
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def _folder(root: Path, common: str, level: Level, flip: bool) -> Path:
-    """A cache with mirror images serves those who want none too."""
+    """Folder of a level's cache; one with mirror images also serves runs without flips."""
     with_flips = root / f"{common}-{level}-flips"
     return with_flips if flip or with_flips.is_dir() else root / f"{common}-{level}"
 
@@ -161,16 +155,23 @@ def _build(
     """Computes all missing levels in one pass over the pictures; each picture is decoded once."""
     parts = {level: folder.with_name(f".{folder.name}.part") for level, folder in folders.items()}
     variants = ("straight", "mirrored") if flip else ("straight",)
+    arrays: dict[tuple[Level, str], np.memmap] = {}
     try:
-        writers = _Writers(parts, variants, len(images))
         for start, pictures in _batches(images, image_config):
             pictures = pictures.to(device, memory_format=torch.channels_last)
+            stop = start + len(pictures)
             for variant in variants:
                 seen = pictures if variant == "straight" else transforms.horizontal_flip(pictures)
                 with torch.inference_mode():
-                    writers.write(variant, start, backbone(seen))
-            progress(f"caching features: {start + len(pictures)} of {len(images)} pictures")
-        writers.close()
+                    maps = backbone(seen)
+                arrays = arrays or _allocate(
+                    parts, variants, {level: (len(images), *maps[level].shape[1:]) for level in parts}
+                )
+                for level in parts:
+                    arrays[level, variant][start:stop] = _as_float16(level, maps[level])
+            progress(f"caching features: {stop} of {len(images)} pictures")
+        for array in arrays.values():
+            array.flush()
         for level, part in parts.items():
             write_manifest(part)
             os.replace(part, folders[level])
@@ -189,44 +190,29 @@ def _batches(images: Images, image_config: ImageConfig) -> Iterator[tuple[int, T
     return ((number * BATCH, batch) for number, batch in enumerate(pictures))
 
 
-class _Writers:
-    """Files that are filled batch by batch; made when the first batch has shown the shapes."""
-
-    def __init__(self, parts: dict[Level, Path], variants: Sequence[str], count: int) -> None:
-        self._parts, self._variants, self._count = parts, variants, count
-        self._arrays: dict[tuple[Level, str], np.memmap] = {}
-
-    def write(self, variant: str, start: int, maps: dict[Level, Tensor]) -> None:
-        if not self._arrays:
-            self._create({level: tuple(maps[level].shape[1:]) for level in self._parts})
-        for level in self._parts:
-            block = maps[level].to("cpu", torch.float16).contiguous().numpy()
-            if not np.isfinite(block).all():
-                raise UserError(
-                    f"the maps of {level} do not fit float16", "cache_features", "set cache_features: false"
-                )
-            self._arrays[level, variant][start : start + len(block)] = block
-
-    def _create(self, shapes: dict[Level, tuple[int, ...]]) -> None:
-        needed = sum(self._count * int(np.prod(shape)) * 2 * len(self._variants) for shape in shapes.values())
-        folder = next(iter(self._parts.values())).parent
-        if needed > shutil.disk_usage(folder).free:
-            raise no_room(WHAT, needed, folder, REMEDY)
-        for level, shape in shapes.items():
-            shutil.rmtree(self._parts[level], ignore_errors=True)
-            self._parts[level].mkdir()
-            for variant in self._variants:
-                self._arrays[level, variant] = _allocated(self._parts[level] / f"{variant}.npy", (self._count, *shape))
-
-    def close(self) -> None:
-        for array in self._arrays.values():
-            array.flush()
+def _as_float16(level: Level, maps: Float[Tensor, "B C h w"]) -> Float16[np.ndarray, "B C h w"]:
+    block = maps.to("cpu", torch.float16).contiguous().numpy()
+    if not np.isfinite(block).all():
+        raise UserError(f"the maps of {level} do not fit float16", "cache_features", "set cache_features: false")
+    return block
 
 
-def _allocated(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    """A float16 file with all its blocks: on a full disk a write into a sparse one kills the process (SIGBUS)."""
-    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
-    if hasattr(os, "posix_fallocate"):  # Not on macOS.
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    return array
+def _allocate(
+    parts: dict[Level, Path], variants: Sequence[str], shapes: dict[Level, tuple[int, ...]]
+) -> dict[tuple[Level, str], np.memmap]:
+    """Float16 files with all their blocks: on a full disk a write into a sparse file kills the process (SIGBUS)."""
+    needed = sum(2 * int(np.prod(shape)) for shape in shapes.values()) * len(variants)
+    folder = next(iter(parts.values())).parent
+    if needed > shutil.disk_usage(folder).free:
+        raise no_room(WHAT, needed, folder, REMEDY)
+    arrays: dict[tuple[Level, str], np.memmap] = {}
+    for level, part in parts.items():
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        for variant in variants:
+            path = part / f"{variant}.npy"
+            arrays[level, variant] = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shapes[level])
+            if hasattr(os, "posix_fallocate"):  # Not on macOS.
+                with path.open("r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return arrays

@@ -24,10 +24,10 @@ from mgmrn.errors import ResourceError
 from mgmrn.manifest import find_damage
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-"""What the system says when a disk, or somebody's share of it, is full."""
+"""Errors of a full disk or quota."""
 
 Progress = Callable[[str], None]
-"""Told what takes long."""
+"""Called with messages on slow steps."""
 
 Key = TypeVar("Key")
 
@@ -36,7 +36,7 @@ PictureStamp = tuple[str, int, int]
 
 
 def picture_stamps(images: Images) -> list[PictureStamp]:
-    """By what each picture is known, in order; one that is not there has size and time −1, and decoding will name it."""
+    """Stamp of each picture, in order; size and time of a missing one are −1."""
     return [(file, *_size_and_time(images.root / file)) for file in images.files]
 
 
@@ -132,10 +132,10 @@ def no_room(what: str, needed: int | None, folder: Path, remedy: str) -> Resourc
     """The error for a folder that does not fit on its disk.
 
     Args:
-        what: plural, of what is kept.
-        needed: bytes, where they are known.
-        folder: where it was to stand.
-        remedy: how to mend it.
+        what: name of the content; plural.
+        needed: bytes, or None.
+        folder: target folder.
+        remedy: hint of the error.
     """
     free = f"{folder} has {shutil.disk_usage(folder).free / 2**30:.1f} GiB free"
     demand = f"take {needed / 2**30:.1f} GiB" if needed is not None else "do not fit on the disk"

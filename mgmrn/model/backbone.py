@@ -7,7 +7,7 @@ Sources: arXiv 1512.03385 (ResNet), 1801.04381 (MobileNetV2), 2201.03545 (ConvNe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, cast
 
@@ -19,7 +19,7 @@ from torchvision.models import WeightsEnum, get_model, get_model_weights
 
 from mgmrn.config import LEVELS, BackboneConfig, BackboneName, Level
 from mgmrn.errors import UserError
-from mgmrn.tensor_files import misfits, read_state_dict, refuse
+from mgmrn.tensor_files import load_strictly, read_state_dict
 
 Stage = Literal["stem"] | Level
 
@@ -174,8 +174,6 @@ def build_backbone(config: BackboneConfig, levels: Sequence[Level]) -> Pyramid:
             # Runs that share cached maps need the same random trunk.
             torch.manual_seed(0)
         trunk = get_model(config.name, weights=None)
-    if config.weights != "none":
-        _load_weights(trunk, config, _stages_up_to(levels))
     synchronised = config.batch_norm == "sync" and _world_size() > 1
     if synchronised and not torch.cuda.is_available():
         hint = "use 'frozen' or 'train' on CPUs"
@@ -188,41 +186,13 @@ def build_backbone(config: BackboneConfig, levels: Sequence[Level]) -> Pyramid:
         batch_norm_trains=config.batch_norm in ("train", "sync"),
         recompute=config.recompute,
     )
+    if config.weights != "none":
+        _load_weights(pyramid, config, levels)
     if synchronised:
         for path in (path for stage in trained for path in STAGE_MODULES[config.name][stage]):
             convert: Callable[[nn.Module], nn.Module] = nn.SyncBatchNorm.convert_sync_batchnorm
             pyramid.set_submodule(path, convert(pyramid.get_submodule(path)))
     return pyramid.train()
-
-
-def check_trunk_weights(
-    weights: Mapping[str, Tensor], name: BackboneName, levels: Sequence[Level], where: str
-) -> dict[str, Tensor]:
-    """Weights of exactly the stages that the levels need.
-
-    Args:
-        weights: torchvision's state dict of the whole model; the classifier may be missing.
-        name: name of the backbone.
-        levels: wanted levels.
-        where: file or source for the error.
-
-    Raises:
-        UserError: names the first parameters that are missing, unknown or of another shape.
-    """
-    with torch.device("meta"):
-        whole = get_model(name, weights=None).state_dict()
-    paths = tuple(f"{path}." for stage in _stages_up_to(levels) for path in STAGE_MODULES[name][stage])
-    needed = {key: value for key, value in whole.items() if key.startswith(paths)}
-    # Old files lack this counter; frozen norms do not read it, and torch starts it at zero.
-    counters = {key for key in needed if key.endswith(".num_batches_tracked")}
-    wanted = {key: value.shape for key, value in needed.items()}
-    refuse(
-        misfits(weights, wanted, optional=counters, ignored=whole.keys()),
-        f"the weights do not fit {name}",
-        where,
-        f"give a torchvision {name} state dict",
-    )
-    return {key: weights[key] if key in weights else torch.tensor(0) for key in needed}
 
 
 def _stages_up_to(levels: Sequence[Level]) -> tuple[Stage, ...]:
@@ -238,8 +208,8 @@ def _trained_stages(config: BackboneConfig, levels: Sequence[Level]) -> frozense
     return frozenset(present if config.trainable == "all" else config.trainable_stages)
 
 
-def _load_weights(trunk: nn.Module, config: BackboneConfig, stages: Sequence[Stage]) -> None:
-    """Loads a file, or torchvision's weights of that name."""
+def _load_weights(pyramid: Pyramid, config: BackboneConfig, levels: Sequence[Level]) -> None:
+    """Loads a state dict of the whole trunk from a file, or torchvision's weights of that name; the classifier may be missing."""
     members = get_model_weights(config.name)
     names = dict.fromkeys(["DEFAULT", *members.__members__])
     path = Path(config.weights).expanduser()
@@ -254,8 +224,12 @@ def _load_weights(trunk: nn.Module, config: BackboneConfig, stages: Sequence[Sta
             "model.backbone.weights",
             f"give the path of a .pth file, 'none', or one of {', '.join(names)}",
         )
-    levels = [stage for stage in stages if stage != "stem"]
-    trunk.load_state_dict(check_trunk_weights(state, config.name, levels, where), strict=False)
+    paths = tuple(f"{path}." for stage in _stages_up_to(levels) for path in STAGE_MODULES[config.name][stage])
+    # Old files lack these counters; frozen norms do not read them, and torch starts them at zero.
+    counters = {name: torch.tensor(0) for name in pyramid.state_dict() if name.endswith(".num_batches_tracked")}
+    weights = counters | {name: value for name, value in state.items() if name.startswith(paths)}
+    verdict, hint = f"the weights do not fit {config.name}", f"give a torchvision {config.name} state dict"
+    load_strictly(pyramid, weights, verdict, where, hint)
 
 
 def _download(member: WeightsEnum) -> dict[str, Tensor]:

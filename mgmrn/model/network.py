@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mgmrn.config import LEVELS, AttributeNetworkConfig, ESZSLConfig, Level, MgMRNConfig, ModelConfig
 from mgmrn.model.attribute_network import AttributeNetwork
-from mgmrn.model.backbone import Pyramid
+from mgmrn.model.backbone import Pyramid, build_backbone
 from mgmrn.model.decoder import AttributeDecoder
 from mgmrn.model.granularity import GranularityLevel, LevelFeatures, RegionTokens
 from mgmrn.model.output import NeededMaps
@@ -169,6 +169,12 @@ def summed_directions(attributes: Mapping[Level, Float[Tensor, "B S"]]) -> Float
 def levels_of(config: ModelConfig) -> tuple[Level, ...]:
     """Levels of the pyramid that a model reads, finest first."""
     return config.levels if isinstance(config, MgMRNConfig) else (config.level,)
+
+
+def build_model(config: ModelConfig, word_vectors: Float[Tensor, "S L"]) -> ImageModel:
+    """Backbone and head of a config; raises as `build_backbone` and `build_head` do."""
+    backbone = build_backbone(config.backbone, levels_of(config))
+    return ImageModel(backbone, build_head(config, backbone.channels, word_vectors))
 
 
 def build_head(

@@ -195,7 +195,7 @@ def empty(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (foreign, r"do not fit mobilenet_v2: features.* is missing; .*; .* and \d+ more"),
+        (foreign, r"do not fit mobilenet_v2: features.* is missing, .*, .* and \d+ more"),
         (wrapped, "not a state dict of tensors"),
         (code, r"asks for torch\.nn\.modules\.linear\.Linear, which is neither a tensor nor a plain value"),
         (short, "cut short"),
