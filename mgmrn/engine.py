@@ -246,7 +246,7 @@ def train_epoch(trainer: Trainer, batches: Iterable[Batch]) -> EpochStats:
     trainer.network.train()
     schedule = trainer.config.schedule
     passes: tuple[Level | None, ...] = trainer.levels if schedule.order == "sequential" else (None,)
-    watch = _FiniteWatch()
+    queued: tuple[int, Tensor, np.ndarray] | None = None
     totals = torch.zeros(len(TERMS), device=trainer.device)
     images = steps = 0
     waited = 0.0
@@ -259,11 +259,14 @@ def train_epoch(trainer: Trainer, batches: Iterable[Batch]) -> EpochStats:
             step_terms += _update(trainer, batch, level)
         totals += step_terms
         trainer.scheduler.step()
-        watch.see(steps, step_terms, batch.ids)
+        if queued is not None:
+            _check_finite(*queued)
+        queued = steps, step_terms, batch.ids
         images += len(batch.ids)
         steps += 1
         asked = time.perf_counter()
-    watch.settle()
+    if queued is not None:
+        _check_finite(*queued)
     if isinstance(trainer.objective, DistributedDataParallel):
         _agree_on_statistics(trainer.network)
     trainer.epoch += 1
@@ -308,19 +311,9 @@ def _agree_on_statistics(network: nn.Module) -> None:
                 statistic.div_(dist.get_world_size())
 
 
-class _FiniteWatch:
-    """Checks each step's loss terms once the next step has been queued."""
-
-    def __init__(self) -> None:
-        self._seen: tuple[int, Tensor, np.ndarray] | None = None
-
-    def see(self, step: int, terms: Tensor, ids: np.ndarray) -> None:
-        self.settle()
-        self._seen = (step, terms, ids)
-
-    def settle(self) -> None:
-        if self._seen is not None and not bool(torch.isfinite(self._seen[1]).all()):
-            raise NonFiniteLossError(self._seen[0], self._seen[2].tolist())
+def _check_finite(step: int, terms: Float[Tensor, " T"], ids: Int[np.ndarray, " B"]) -> None:
+    if not bool(torch.isfinite(terms).all()):
+        raise NonFiniteLossError(step, ids.tolist())
 
 
 def _update(trainer: Trainer, batch: Batch, level: Level | None) -> Float[Tensor, " T"]:

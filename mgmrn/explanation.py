@@ -80,13 +80,7 @@ class LevelView:
 
 @torch.inference_mode()
 def look(head: MgMRN, config: MgMRNConfig, maps: Mapping[Level, Float[Tensor, "B C h w"]]) -> dict[Level, LevelView]:
-    """The view of every level.
-
-    Args:
-        head: the network on a pyramid's maps.
-        config: config of the network.
-        maps: maps of all its levels, from square pictures.
-    """
+    """The view of every level on the maps of square pictures; `config` is that of the head."""
     return {level: _view(head, config, maps, level) for level in config.levels}
 
 
@@ -131,13 +125,7 @@ def _on_pixels(attention: Float[Tensor, "B S K"], assignment: Float[Tensor, "B K
 def contributions(
     attributes: Mapping[Level, Float[Tensor, "B S"]], classes: Float[Tensor, "B S"], scale: float
 ) -> Float[Tensor, "B levels S"]:
-    """Share of each level's attributes in the score of one class per image; the sum is the class's score.
-
-    Args:
-        attributes: v of each level, in the order of the result.
-        classes: attributes of the class, image by image.
-        scale: scale of the scores.
-    """
+    """Share of each level's attributes v in the score of one class per image, whose attributes are `classes`; sums to the score."""
     vectors = torch.stack([F.normalize(v.float(), dim=1) for v in attributes.values()], dim=1)
     return scale * vectors * F.normalize(classes.float(), dim=1)[:, None]
 

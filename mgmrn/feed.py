@@ -33,17 +33,7 @@ class Share:
 
 
 class Feed:
-    """Batches of one split for one rank.
-
-    Args:
-        data: one split.
-        batches: rows of the training images, batch by batch.
-        share: this rank's part.
-        source: source of the network's inputs.
-        network: trained network: the head alone on cached maps, or the network with its backbone.
-        image_model: the network with its backbone.
-        epochs: number of epochs; batches of later ones are not loaded in advance.
-    """
+    """Batches of one split for one rank; `network` is trained: `image_model`, or its head alone on cached maps."""
 
     def __init__(
         self,

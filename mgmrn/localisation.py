@@ -51,13 +51,7 @@ def halved(cells: Cells) -> Cells:
 
 
 def interpolate(maps: Float[Tensor, "*batch n n"], cells: Cells, size: int) -> Float[Tensor, "*batch size size"]:
-    """Maps at every pixel, linear between the cells' centres.
-
-    Args:
-        maps: values of the cells.
-        cells: cells of the maps.
-        size: side of the input.
-    """
+    """Maps at every pixel of the input, linear between the cells' centres."""
     weights = _interpolation(cells, size).to(maps)
     return weights @ maps @ weights.mT
 

@@ -97,15 +97,7 @@ def seen_unseen_curve(
     unseen_labels: Int[np.ndarray, " N_u"],
     seen: SeenMask,
 ) -> SeenUnseenCurve:
-    """The exact curve from one sort.
-
-    Args:
-        seen_scores: scores of images of seen classes over all classes.
-        seen_labels: their classes, as columns of the scores.
-        unseen_scores: scores of images of unseen classes over all classes.
-        unseen_labels: their classes.
-        seen: which columns are seen classes.
-    """
+    """The exact curve from one sort: scores of seen and of unseen images over all classes, and their classes as columns."""
     seen_side, unseen_side = _split(seen_scores, seen), _split(unseen_scores, seen)
     # At its threshold an image's prediction changes from its best seen to its best unseen class.
     lost = _class_weights(seen_labels) * (seen_side.best_seen == seen_labels)

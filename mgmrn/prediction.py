@@ -89,14 +89,7 @@ def score(model: LoadedModel, images: Float[Tensor, "B 3 H W"]) -> Scored:
 
 
 def answer(model: LoadedModel, scored: Scored, classes: int, attributes: int) -> list[Answer]:
-    """The answer for each picture of a batch.
-
-    Args:
-        model: the model that scored the batch.
-        scored: output of `score`.
-        classes: largest number of classes in an answer.
-        attributes: largest number of attributes in an answer.
-    """
+    """The answer for each picture of a scored batch, with at most so many classes and attributes."""
     order = np.argsort(-scored.calibrated, axis=1, kind="stable")
     margins = margins_between_best(model, scored, order)
     return [

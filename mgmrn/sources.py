@@ -107,20 +107,13 @@ def cached_maps(
     One cache holds all trainable images of seen classes, a second the test images; `tune` opens the first alone.
     """
 
-    def cache(images: Images, flip: bool) -> FeatureCache:
-        return ensure_cache(
-            cache_root,
-            images,
-            config.benchmark.images,
-            config.model.backbone,
-            levels or levels_of(config.model),
-            flip=flip,
-            device=device,
-            progress=progress,
-        )
+    images, backbone, wanted = config.benchmark.images, config.model.backbone, levels or levels_of(config.model)
+
+    def cache(of: Images, flip: bool) -> FeatureCache:
+        return ensure_cache(cache_root, of, images, backbone, wanted, flip=flip, device=device, progress=progress)
 
     pool, evaluation = trainable_images(data), evaluation_images(data)
-    pool_cache = cache(pool, config.benchmark.images.flip)
+    pool_cache = cache(pool, images.flip)
     train = CachedMaps(pool_cache, rows_of(data.train, pool))
     if isinstance(data, FinalData):
         return train, CachedMaps(cache(evaluation, False), np.arange(len(evaluation)))

@@ -20,16 +20,7 @@ _CELLS = "attributes.mat"
 
 
 def attribute_names(root: Path, config: BenchmarkConfig, count: int) -> tuple[str, ...]:
-    """The names of a benchmark's attributes, in the order of its attribute vectors.
-
-    Args:
-        root: data root.
-        config: the benchmark.
-        count: S; a list of another length is ignored.
-
-    Returns:
-        S distinct names; `attribute 1` and so on without a fitting list.
-    """
+    """The `count` distinct names of a benchmark's attributes, in order; `attribute 1` and so on without a list of that length."""
     folder = root / "attribute_names" / (config.word_vectors or config.name)
     names = next((_read_lines(folder / name) for name in _TEXTS if (folder / name).is_file()), None)
     if names is None and (folder / _CELLS).is_file():

@@ -91,15 +91,7 @@ def read_class_table(path: Path) -> GivenClasses:
 
 
 def classes_from_json(text: str, where: str) -> GivenClasses:
-    """Classes from a JSON object.
-
-    Args:
-        text: the object, as described above.
-        where: name of the text in errors.
-
-    Raises:
-        UserError: when the text is anything else.
-    """
+    """Classes from the text of a JSON object. Raises UserError, which calls the text `where`, for anything else."""
     hint = 'write {"class": {"attribute": number, …}, …} or {"class": [number, …], …}'
     try:
         table = json.loads(text)

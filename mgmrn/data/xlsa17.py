@@ -14,7 +14,7 @@ import hashlib
 import io
 import pickle
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path, PurePosixPath
@@ -102,6 +102,7 @@ def load_benchmark(root: Path, config: BenchmarkConfig) -> Benchmark:
     lists = with_train_and_val(lists, labels, config.tune_split_seed)
     if problems := list_problems(lists, labels, class_names):
         raise UserError(problems[0], str(splits_file), "`data verify` lists all that is wrong")
+    arrays = (lists[name] for name in LISTS)
     benchmark = Benchmark(
         name=config.name,
         image_root=root / config.name,
@@ -111,7 +112,7 @@ def load_benchmark(root: Path, config: BenchmarkConfig) -> Benchmark:
         attributes=attributes,
         word_vectors=word_vectors,
         lists=lists,
-        digest=_digest(files, labels, class_names, attributes, word_vectors, lists, _stamps(root, config.name)),
+        digest=_digest(_stamps(root, config.name), (files, class_names), (labels, attributes, word_vectors, *arrays)),
     )
     return without_test_sets(benchmark) if is_sealed() else benchmark
 
@@ -328,18 +329,10 @@ def _stamps(root: Path, name: str) -> bytes:
     return b"".join(stamp.read_bytes() for stamp in stamps if stamp.is_file())
 
 
-def _digest(
-    files: tuple[str, ...],
-    labels: np.ndarray,
-    class_names: tuple[str, ...],
-    attributes: np.ndarray,
-    word_vectors: np.ndarray,
-    lists: Mapping[str, np.ndarray],
-    stamps: bytes,
-) -> str:
+def _digest(stamps: bytes, strings: Sequence[Sequence[str]], arrays: Iterable[np.ndarray]) -> str:
     digest = hashlib.sha256(stamps)
-    for strings in (files, class_names):
-        digest.update("\n".join(strings).encode() + b"\0")
-    for array in (labels, attributes, word_vectors, *(lists[name] for name in LISTS)):
+    for one in strings:
+        digest.update("\n".join(one).encode() + b"\0")
+    for array in arrays:
         digest.update(repr((array.shape, array.dtype.str)).encode() + array.tobytes())
     return digest.hexdigest()

@@ -26,15 +26,9 @@ Result = TypeVar("Result")
 
 
 def already_made(folder: Path, name: str, stamp: Stamp) -> bool:
-    """Whether the folder holds exactly what the stamp describes; False where it is absent or empty.
+    """Whether the folder, by its stamp in the file `name`, was made as `stamp` says; False if it is absent or empty.
 
-    Args:
-        folder: the folder to make.
-        name: file name of the stamp.
-        stamp: what is to be made.
-
-    Raises:
-        UserError: the folder is a file, holds other files, or was made with other options.
+    Raises UserError when it is a file, holds other files, or was made with other options.
     """
     if folder.is_file():
         raise UserError("the folder to make is a file", str(folder), "name a new folder")
@@ -77,14 +71,7 @@ def whole_folder(folder: Path, name: str, stamp: Stamp) -> Iterator[Path]:
 def draw_all(
     draw: Callable[[Task], Result], tasks: Sequence[Task], workers: int, progress: Progress | None
 ) -> list[Result]:
-    """Results of `draw` over the tasks, in their order.
-
-    Args:
-        draw: a picklable function.
-        tasks: its arguments.
-        workers: processes; 1 draws in the caller's.
-        progress: called after every picture.
-    """
+    """Results of a picklable function over the tasks, in their order; 1 worker is the caller's own process."""
     # Spawned, not forked: a fork would copy the caller's threads (torch, Ray) in the middle of their work.
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn")) if workers > 1 else None
     with pool or nullcontext():

@@ -72,10 +72,8 @@ class _Drawing:
     probabilities: tuple[float, ...]
 
 
-@dataclass(frozen=True)
-class _Drawn:
-    shown: tuple[str, ...]
-    boxes: Mapping[str, Box]
+_Drawn = tuple[tuple[str, ...], Mapping[str, Box]]
+"""Attributes that a picture shows, and the boxes of its parts."""
 
 
 def make_synthetic(
@@ -229,7 +227,7 @@ def _draw(folder: Path, size: int, seed: int, drawing: _Drawing) -> _Drawn:
     # Full chroma: at half resolution the colour of a ring of three pixels would blur.
     Image.fromarray(picture.pixels).save(encoded, format="JPEG", quality=95, subsampling=0)
     (folder / NAME / "images" / drawing.path).write_bytes(encoded.getvalue())
-    return _Drawn(tuple(creature.values.values()), picture.boxes)
+    return tuple(creature.values.values()), picture.boxes
 
 
 def _sample(probabilities: Sequence[float], rng: np.random.Generator) -> Creature:
@@ -246,10 +244,10 @@ def _sample(probabilities: Sequence[float], rng: np.random.Generator) -> Creatur
 def _write_parts(folder: Path, drawings: Sequence[_Drawing], drawn: Sequence[_Drawn]) -> None:
     parts = {
         drawing.path: {
-            "attributes": list(result.shown),
-            "boxes": {part: [round(edge, 2) for edge in box] for part, box in result.boxes.items()},
+            "attributes": list(shown),
+            "boxes": {part: [round(edge, 2) for edge in box] for part, box in boxes.items()},
         }
-        for drawing, result in zip(drawings, drawn, strict=True)
+        for drawing, (shown, boxes) in zip(drawings, drawn, strict=True)
     }
     (folder / NAME / "parts.json").write_text(json.dumps(parts) + "\n", encoding="utf-8")
 

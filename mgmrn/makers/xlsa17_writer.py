@@ -19,13 +19,7 @@ _HEADER_TEXT = 116
 
 
 def write_images_list(folder: Path, image_files: Sequence[str], labels: Int[np.ndarray, " I"]) -> None:
-    """Writes `res101.mat` without features.
-
-    Args:
-        folder: `<root>/xlsa17/data/<NAME>`, made if absent.
-        image_files: listed paths.
-        labels: class index of every image, from 0; stored from 1 as in the published files.
-    """
+    """Writes `res101.mat` without features into `<root>/xlsa17/data/<NAME>`; labels from 0 are stored from 1, as published."""
     folder.mkdir(parents=True, exist_ok=True)
     _write_mat(folder / "res101.mat", {"image_files": _cell(image_files), "labels": _column(labels + 1)})
 
@@ -37,14 +31,10 @@ def write_splits(
     original_attributes: Float[np.ndarray, "S U"],
     lists: Mapping[str, Int[np.ndarray, " _"]],
 ) -> None:
-    """Writes `att_splits.mat`.
+    """Writes `att_splits.mat` into `<root>/xlsa17/data/<NAME>`.
 
-    Args:
-        folder: `<root>/xlsa17/data/<NAME>`, made if absent.
-        class_names: one per column of the attributes.
-        attributes: content of `att`; unit columns in the published files.
-        original_attributes: content of `original_att`.
-        lists: image indices by names of `LISTS`, from 0; stored from 1. Train and val may be missing.
+    The attributes are `att` (unit columns in the published files) and `original_att`, a column per class name. The lists are image indices
+    by names of `LISTS`, from 0, stored from 1; train and val may be missing.
     """
     assert {"trainval_loc", *TEST_LISTS} <= set(lists) <= set(LISTS)
     folder.mkdir(parents=True, exist_ok=True)

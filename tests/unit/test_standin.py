@@ -149,23 +149,6 @@ def test_pictures_follow_the_class_attributes() -> None:
     assert not np.array_equal(pictures[0, 0], pictures[0, 1])
 
 
-def test_an_attribute_rules_its_own_cell_and_channel() -> None:
-    weak = np.full(27, 0.5)
-    strong = weak.copy()
-    weak[13], strong[13] = 0.0, 1.0
-    first, second = (draw_quilt(s, 63, np.random.default_rng(1)).astype(int) for s in (weak, strong))
-    changed = np.argwhere(np.abs(first - second) > 60)
-    assert len(changed) > 100
-    assert set(changed[:, 2]) == {13 % 3}
-    assert np.ptp(changed[:, 0]) < 21
-    assert np.ptp(changed[:, 1]) < 21
-
-
-def test_attributes_that_all_classes_share_are_not_divided_by_zero() -> None:
-    strengths = attribute_strengths(np.array([[3.0, 3.0], [0.0, 1.0]]))
-    np.testing.assert_array_equal(strengths, [[0.5, 0.0], [0.5, 1.0]])
-
-
 def test_pictures_do_not_depend_on_processes_or_on_what_else_is_kept(source: Path, tmp_path: Path) -> None:
     alone = jpegs(make(source, tmp_path / "alone"))
     many = jpegs(make(source, tmp_path / "many", workers=2))

@@ -1,7 +1,6 @@
 """The embedded benchmark: deterministic, in the published layout, and drawn as its attributes say."""
 
 import json
-import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from scipy.io import loadmat
 from mgmrn.errors import UserError
 from mgmrn.makers import synthetic
 from mgmrn.makers.drawing import PARTS, TRAITS, Creature, draw_creature
-from mgmrn.makers.synthetic import ATTRIBUTE_NAMES, creature_classes, make_synthetic, word_vectors
+from mgmrn.makers.synthetic import ATTRIBUTE_NAMES, creature_classes, make_synthetic
 
 PER_CLASS, SIZE = 5, 32
 LOCATIONS = ("trainval_loc", "train_loc", "val_loc", "test_seen_loc", "test_unseen_loc")
@@ -158,17 +157,6 @@ def test_an_attribute_changes_the_pixels_of_its_part(part: str, one: dict[str, s
             assert changed[inside].sum() > 0.9 * changed.sum()
 
 
-def test_colours_are_those_of_the_part() -> None:
-    redness = {}
-    for colour in ("red", "blue"):
-        picture = draw_creature(creature(wing=f"{colour} wing", wing_bars="plain wing"), 64, np.random.default_rng(5))
-        left, top, right, bottom = (round(edge) for edge in picture.boxes["wing"])
-        centre = picture.pixels[(top + bottom) // 2, (left + right) // 2].astype(int)
-        redness[colour] = centre[0] - centre[2]
-    assert redness["red"] > 50
-    assert redness["blue"] < -50
-
-
 def test_parts_are_stored_for_every_image(root: Path) -> None:
     parts = json.loads((root / "SYN" / "parts.json").read_text())
     assert {f"SYN/images/{path}" for path in parts} == {name for name in files(root) if name.endswith(".jpg")}
@@ -178,18 +166,6 @@ def test_parts_are_stored_for_every_image(root: Path) -> None:
         for left, top, right, bottom in part["boxes"].values():
             assert 0 <= left <= right <= SIZE
             assert 0 <= top <= bottom <= SIZE
-
-
-def test_word_vectors_of_attributes_that_share_a_word_are_close(root: Path) -> None:
-    stored = pickle.loads((root / "w2v" / "SYN_attribute.pkl").read_bytes())
-    assert stored.shape == (len(ATTRIBUTE_NAMES), 300)
-    assert stored.dtype == np.float64
-    np.testing.assert_array_equal(stored, word_vectors(ATTRIBUTE_NAMES))
-    unit = stored / np.linalg.norm(stored, axis=1, keepdims=True)
-    row = {name: unit[number] for number, name in enumerate(ATTRIBUTE_NAMES)}
-    assert row["red beak"] @ row["red tail"] > 0.3 > row["red beak"] @ row["blue tail"]
-    lines = (root / "attribute_names" / "SYN" / "attributes.txt").read_text().splitlines()
-    assert lines == [f"{number} {name.replace(' ', '_')}" for number, name in enumerate(ATTRIBUTE_NAMES, start=1)]
 
 
 def test_what_is_already_made_is_not_made_again(root: Path) -> None:
