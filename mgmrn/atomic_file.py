@@ -12,12 +12,9 @@ from typing import IO
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write beside `path`, in a folder that is made; it takes that name when the block ends without an error.
+    """A temporary file that replaces `path` when the block ends without an error; the folder is made if absent.
 
-    A reader sees the old file or the new one, never a part. After an error nothing is left behind.
-
-    Raises:
-        OSError: when it cannot be written.
+    A reader sees the old file or the new one, never a part; after an error nothing is left behind. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{secrets.token_hex(8)}")

@@ -1,7 +1,7 @@
 """Checkpoints and exported models on disk: atomic, verified on load, never a pickle that can run code.
 
-A *training checkpoint* holds the state of an exact resume, for one config. An *exported model* holds what a prediction needs: weights with
-backbone, class table, image size, γ. U classes, S attributes, L word-vector length.
+A *training checkpoint* holds the state of an exact resume, for one config. An *exported model* holds what a prediction
+needs: weights with backbone, class table, image size, γ. U classes, S attributes, L word-vector length.
 """
 
 from __future__ import annotations
@@ -116,7 +116,8 @@ def load_model(path: Path) -> LoadedModel:
     """Reads an exported model, ready for evaluation on the CPU.
 
     Raises:
-        UserError: when the file is unreadable or damaged, or its tensors do not fit the network that its own config describes.
+        UserError: when the file is unreadable or damaged, or its tensors do not fit the network that its own config
+            describes.
     """
     state = load_state(path)
     try:

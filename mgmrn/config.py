@@ -1,7 +1,7 @@
 """The science of an experiment as frozen values: data, network, loss, training.
 
-Every field takes part in an experiment's identity; workers, devices, paths and tracking have no place here. Equations and symbols are those
-of the paper (arXiv 2511.08163).
+Every field takes part in an experiment's identity; workers, devices, paths and tracking have no place here. Equations
+and symbols are those of the paper (arXiv 2511.08163).
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class BackboneConfig(Frozen):
     batch_norm: Literal["frozen", "train", "sync"] = "frozen"
     """`frozen`: running statistics without updates; `train`: per-worker batches; `sync`: batches over all workers."""
     recompute: bool = False
-    """Activation checkpointing of finetuned blocks: same gradients, less memory, about a third more time in the backbone."""
+    """Activation checkpointing of finetuned blocks: same gradients, less memory, a third more time in the backbone."""
 
     @model_validator(mode="after")
     def _stages_named_when_used(self) -> BackboneConfig:
@@ -108,10 +108,10 @@ class GranularityConfig(Frozen):
     """MgM: maps of a level to the common width and the coarsest grid."""
 
     reduce: Literal["before", "strided", "after"] = "strided"
-    """Halve the grid `before` each 3×3 convolution; `after` it, as released (4× the multiply-adds); or by the convolution's stride
-    (`strided`)."""
+    """Halve the grid `before` each 3×3 convolution; `after` it, as released (4× the multiply-adds); or by the
+    convolution's stride (`strided`)."""
     stem: Literal["project", "none"] = "project"
-    """`project`: 1×1 convolution to the common width D before region mining; `none`: the stage's own channels, as released."""
+    """`project`: 1×1 convolution to the common width D; `none`: the stage's own channels, as released."""
     group_norm_groups: Count = 32
 
 
@@ -225,7 +225,7 @@ class ScheduleConfig(Frozen):
 
     epochs: Count = 30
     order: Literal["joint", "sequential"] = "joint"
-    """`joint`: one forward, backward and step for all levels; `sequential`: one per level, finest first, as released."""
+    """`joint`: one pass and step for all levels; `sequential`: one per level, finest first, as released."""
     learning_rate: Literal["constant", "step", "cosine", "one-cycle"] = "one-cycle"
     step_epochs: Count = 10
     """`step`: epochs between two drops."""

@@ -24,7 +24,7 @@ def usual_device() -> torch.device:
 
 
 def prefer_fastest_kernels() -> None:
-    """Let cuDNN time its convolutions at the first call for each shape and keep the fastest; training has few shapes."""
+    """Lets cuDNN time its convolutions at the first call for each shape, and keep the fastest."""
     torch.backends.cudnn.benchmark = True
 
 
@@ -42,8 +42,8 @@ def autocast(device: torch.device, schedule: ScheduleConfig) -> AbstractContextM
 def compile_passes(module: nn.Module, choice: Compile, device: torch.device, micro_batches: int) -> None:
     """Compile a module's forward and backward pass at its first call, once for each input shape.
 
-    A GPU can compute a step in 20 ms while its host needs 100 ms to launch the kernels one by one. So on a GPU the compiled
-    passes are recorded as CUDA graphs and replayed.
+    A GPU can compute a step in 20 ms while its host needs 100 ms to launch the kernels one by one. So on a GPU the
+    compiled passes are recorded as CUDA graphs and replayed.
 
     Args:
         module: is called with inputs of the same shape in every step.

@@ -152,7 +152,7 @@ def build_trainer(
     device: torch.device,
     world_size: int = 1,
 ) -> Trainer:
-    """Moves the network to its device and gives it loss, optimiser and schedule; several ranks get a data-parallel wrapper.
+    """A trainer: the network on its device with loss, optimiser and schedule, data-parallel over several ranks.
 
     Args:
         network: MgMRN or a baseline on maps, or ImageModel on images.
@@ -240,8 +240,8 @@ def train_epoch(trainer: Trainer, batches: Iterable[Batch]) -> EpochStats:
     """One pass over this rank's shares of the epoch's global batches.
 
     Raises:
-        NonFiniteLossError: names the step with the first non-finite loss. The check trails by one step, so that a GPU never waits
-            for it; no checkpoint is taken in between.
+        NonFiniteLossError: names the step with the first non-finite loss. The check trails by one step, so that a GPU
+            never waits for it; no checkpoint is taken in between.
     """
     trainer.network.train()
     schedule = trainer.config.schedule
@@ -303,7 +303,7 @@ def gather_rows(rows: Float[np.ndarray, "n U"]) -> Float[np.ndarray, "N U"] | No
 
 
 def _agree_on_statistics(network: nn.Module) -> None:
-    """Sets the batch norms' running statistics to their mean over ranks, so that all ranks evaluate the same network."""
+    """Sets running statistics of batch norms to their mean over ranks: all ranks evaluate the same network."""
     for norm in network.modules():
         if isinstance(norm, BATCH_NORMS) and norm.training and norm.running_mean is not None:
             for statistic in (norm.running_mean, cast(Tensor, norm.running_var)):

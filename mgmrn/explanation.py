@@ -125,7 +125,7 @@ def _on_pixels(attention: Float[Tensor, "B S K"], assignment: Float[Tensor, "B K
 def contributions(
     attributes: Mapping[Level, Float[Tensor, "B S"]], classes: Float[Tensor, "B S"], scale: float
 ) -> Float[Tensor, "B levels S"]:
-    """Share of each level's attributes v in the score of one class per image, whose attributes are `classes`; sums to the score."""
+    """Share of each level's attributes in the score of one class per image, given the class's attributes."""
     vectors = torch.stack([F.normalize(v.float(), dim=1) for v in attributes.values()], dim=1)
     return scale * vectors * F.normalize(classes.float(), dim=1)[:, None]
 

@@ -1,6 +1,7 @@
 """Place of a map's cells on the picture, and the pointing game.
 
-Inputs are square: n cells along an axis, with evenly spaced centres. Lengths are pixels of the network's input. P parts.
+Inputs are square: n cells along an axis, with evenly spaced centres. Lengths are pixels of the network's input. P
+parts.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ Box = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels."""
 
 PATCH_TRUNKS: tuple[BackboneName, ...] = ("convnext_tiny", "swin_t")
-"""Trunks that cut the picture into patches; convolutions of the others are centred on every 2nd, 4th … pixel from the first."""
+"""Trunks that cut the picture into patches; the others' convolutions are centred on every 2nd, 4th … pixel."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def box_on_input(box: Box, width: int, height: int, config: ImageConfig) -> Box:
 
 
 def points_at(maps: Float[Tensor, "P size size"], boxes: Float[Tensor, "P 4"]) -> Bool[Tensor, " P"]:
-    """Whether each map's largest pixel lies in its box (the pointing game; Zhang et al., ECCV 2016, arXiv 1608.00507)."""
+    """Whether each map's largest pixel lies in its box (pointing game; Zhang et al., ECCV 2016, arXiv 1608.00507)."""
     size = maps.shape[-1]
     peak = maps.flatten(1).argmax(dim=1)
     x, y = peak % size + 0.5, peak // size + 0.5

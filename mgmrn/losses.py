@@ -45,8 +45,8 @@ def zsl_loss(
 ) -> LossTerms:
     """Loss of this rank's images, such that the mean over ranks of its gradients is the global batch's gradient.
 
-    Terms of single images are summed and divided by `global_batch / world_size`, which holds for ranks with different numbers of images.
-    Float32 also inside autocast.
+    Terms of single images are summed and divided by `global_batch / world_size`, which holds for ranks with different
+    numbers of images. Float32 also inside autocast.
 
     Args:
         output: output of the network, for all levels or for one.

@@ -1,7 +1,7 @@
-"""Manifest of a folder: size and digest of each file, written last, by which a damaged folder is told from a whole one.
+"""Manifest of a folder: size and digest of each file, written last, which reveals damage.
 
-Against disks, copies and interrupted programs, not against attackers: the digest is the CRC-32 of the CRC-32s of a file's blocks, which
-several threads compute at the speed of memory.
+It guards against disks, copies and interrupted programs, not against attackers: the digest is the CRC-32 of the CRC-32s
+of a file's blocks, which several threads compute at the speed of memory.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def write_manifest(folder: Path) -> None:
 
 
 def find_damage(folder: Path) -> str | None:
-    """What is wrong with the files of a folder, by size first, then by content; None where all are as they were written.
+    """Damage of a folder's files, by size first, then by content; None without damage.
 
     Raises:
         OSError: when the disk fails, which may pass.

@@ -2,8 +2,9 @@
 
 N images, U classes, P points of the curve. Accuracies are fractions in [0, 1]; γ is in units of the scores.
 
-Calibrated stacking (Chao et al., ECCV 2016, arXiv 1605.04253) subtracts γ from the score of every seen class. The prediction for an image
-depends on γ through one threshold, `best seen score − best unseen score`: one sort of the thresholds gives the exact curve.
+Calibrated stacking (Chao et al., ECCV 2016, arXiv 1605.04253) subtracts γ from the score of every seen class. The
+prediction for an image depends on γ through one threshold, `best seen score − best unseen score`: one sort of the
+thresholds gives the exact curve.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ def mean_class_accuracy(predictions: Labels, labels: Labels) -> float:
 def calibrated_predictions(scores: Scores, seen: SeenMask, gamma: float) -> Labels:
     """Class of each image with γ subtracted from every seen class.
 
-    A tie between the best seen and the best unseen class goes to the unseen one; ties within a group go to the first class.
+    A tie between the best seen and the best unseen class goes to the unseen one; ties within a group go to the first
+    class.
     """
     sides = _split(scores, seen)
     return np.where(sides.threshold <= gamma, sides.best_unseen, sides.best_seen)
@@ -49,8 +51,8 @@ def calibrated_predictions(scores: Scores, seen: SeenMask, gamma: float) -> Labe
 class SeenUnseenCurve:
     """Accuracy on seen and unseen images as a step function of γ.
 
-    Point 0 holds for every γ below `gammas[1]` (its own entry is −inf), point i for `gammas[i] ≤ γ < gammas[i + 1]`, the last
-    for all larger γ.
+    Point 0 holds for every γ below `gammas[1]` (its own entry is −inf), point i for `gammas[i] ≤ γ < gammas[i + 1]`,
+    the last for all larger γ.
     """
 
     gammas: Float[np.ndarray, " P"]
@@ -97,7 +99,7 @@ def seen_unseen_curve(
     unseen_labels: Int[np.ndarray, " N_u"],
     seen: SeenMask,
 ) -> SeenUnseenCurve:
-    """The exact curve from one sort: scores of seen and of unseen images over all classes, and their classes as columns."""
+    """The exact curve from one sort; scores are over all classes, labels are columns of the scores."""
     seen_side, unseen_side = _split(seen_scores, seen), _split(unseen_scores, seen)
     # At its threshold an image's prediction changes from its best seen to its best unseen class.
     lost = _class_weights(seen_labels) * (seen_side.best_seen == seen_labels)
@@ -129,7 +131,7 @@ class ZSLResult:
     h: float
     """Harmonic mean at `gamma`: the headline, when `gamma` was chosen on the `tune` split."""
     h_oracle: float
-    """Harmonic mean at the best γ of this curve: comparable to published figures, not attainable without test labels."""
+    """Harmonic mean at the best γ of this curve: comparable to published figures, needs test labels."""
     ausuc: float
     gamma: float
     gamma_oracle: float

@@ -5,8 +5,8 @@ B images, U classes, S attributes. With unit vectors v̂_l (of an image, on leve
     calibrated score of class u     scale · Σ_l ⟨v̂_l, â_u⟩ − γ · [u is seen]
     margin of attribute s           scale · Σ_l v̂_l,s · (â_first,s − â_second,s)
 
-for the two best classes. The margins of all attributes add up to the difference of the two scores before γ; a positive one favours the
-first class, a negative one the second.
+for the two best classes. The margins of all attributes add up to the difference of the two scores before γ; a positive
+one favours the first class, a negative one the second.
 """
 
 from __future__ import annotations

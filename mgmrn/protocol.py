@@ -1,7 +1,7 @@
 """The evaluation protocol on one split: scores of all evaluation images, their figures, and the file that keeps both.
 
-`tune` chooses γ on its own curve (pseudo-seen and pseudo-unseen images); `final` takes it as given. Figures are named `val/…` on `tune` and
-`test/…` on `final`. N_s seen and N_u unseen images, U classes.
+`tune` chooses γ on its own curve (pseudo-seen and pseudo-unseen images); `final` takes it as given. Figures are named
+`val/…` on `tune` and `test/…` on `final`. N_s seen and N_u unseen images, U classes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Inputs of a network for the images of a split: pictures, from files or packed, or the cached maps of a frozen backbone.
+"""Inputs of a network for the images of a split: pictures, or the cached maps of a frozen backbone.
 
 N images, M of them chosen, C channels, h w grid.
 """

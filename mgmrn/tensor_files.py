@@ -54,13 +54,13 @@ def read_plain(path: Path, kind: str, remedy: str) -> dict[str, Any]:
 
 
 def _is_cut_short(path: Path) -> bool:
-    """Whether a zip archive, which begins like one, has no end. Torch's reader calls that an invalid argument of the disk's."""
+    """Whether a file begins like a zip archive but has no end, for which torch's reader has no clear error."""
     with path.open("rb") as file:
         return file.read(2) == b"PK" and not zipfile.is_zipfile(file)
 
 
 def refuse_damaged(path: Path, kind: str, remedy: str) -> None:
-    """Compares each record of a file that `torch.save` wrote with the CRC-32 that the file holds; torch's reader does not.
+    """Compares each record of a file that `torch.save` wrote with its CRC-32, which torch's reader ignores.
 
     Raises:
         UserError: when one differs.
@@ -69,7 +69,7 @@ def refuse_damaged(path: Path, kind: str, remedy: str) -> None:
         with zipfile.ZipFile(path) as file:
             # Torch's reader takes a record with the attribute of a folder for an empty one.
             record = file.testzip() or next((one.filename for one in file.infolist() if one.external_attr), None)
-    # Of a broken directory or record, zipfile says whatever it stumbles over.
+    # On a broken directory or record, zipfile raises many kinds of exception.
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
         raise UserError(f"the {kind} is damaged: {error}", str(path), remedy) from error
     if record is not None:
@@ -85,7 +85,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], verdict: str, where: str, hint: str) -> None:
-    """Loads weights whose names and shapes must all fit. Raises UserError with the verdict and the first that do not."""
+    """Loads weights whose names and shapes must all fit. Raises UserError with the first that do not."""
     wanted = module.state_dict()
     wrong = [f"{name} is missing" for name in wanted if name not in weights]
     wrong += [f"{name} is unknown" for name in weights if name not in wanted]

@@ -1,4 +1,4 @@
-"""Naming pretrained weights without torch: where a file stands, and what identifies it."""
+"""Path and identity of pretrained weights, without torch."""
 
 from __future__ import annotations
 
@@ -14,23 +14,17 @@ def is_weights_file(weights: str) -> bool:
 
 
 def find_weights(weights: str, data_root: Path) -> str:
-    """An absolute path for a weights file that is given relative to the data root or the working folder.
+    """Absolute path of a weights file below the data root or the working folder; names are returned unchanged.
 
-    Names that are no paths come back as they are.
-
-    Raises:
-        UserError: when the file is in neither place.
+    Raises UserError when the file is in neither place.
     """
     if not is_weights_file(weights):
         return weights
     for folder in (data_root, Path.cwd()):
         if (folder / weights).is_file():
             return str((folder / weights).resolve())
-    raise UserError(
-        f"the weights file {weights} does not exist",
-        "model.backbone.weights",
-        f"put it below {data_root}, give an absolute path, or name torchvision weights",
-    )
+    hint = f"put it below {data_root}, give an absolute path, or name torchvision weights"
+    raise UserError(f"the weights file {weights} does not exist", "model.backbone.weights", hint)
 
 
 def weights_digest(weights: str) -> str:

@@ -20,7 +20,7 @@ _CELLS = "attributes.mat"
 
 
 def attribute_names(root: Path, config: BenchmarkConfig, count: int) -> tuple[str, ...]:
-    """The `count` distinct names of a benchmark's attributes, in order; `attribute 1` and so on without a list of that length."""
+    """The `count` distinct names of a benchmark's attributes; `attribute 1`, … without a list of that length."""
     folder = root / "attribute_names" / (config.word_vectors or config.name)
     names = next((_read_lines(folder / name) for name in _TEXTS if (folder / name).is_file()), None)
     if names is None and (folder / _CELLS).is_file():

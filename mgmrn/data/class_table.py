@@ -50,7 +50,8 @@ class GivenClasses:
             known: names of the model's S attributes.
 
         Raises:
-            UserError: for missing and unknown attributes, and for rows that are too short, too long, all zero or not finite.
+            UserError: for missing and unknown attributes, and for rows that are too short, too long, all zero or not
+                finite.
         """
         if self.columns is not None:
             missing = [name for name in known if name not in self.columns]

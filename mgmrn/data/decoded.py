@@ -1,9 +1,10 @@
 """Decoded pictures, from their files or from a packed store in which each was decoded once.
 
-A store is a folder: `pixels.u8`, the pictures one after the other (h w 3, uint8), and `index.npy`, first byte, height and width of each.
-Its pixels are those of the files bit by bit: nothing is resized, except that a large JPEG is decoded smaller. Processes map it into memory
-and share its pages. Its name is the digest of all that it depends on; it is written under a temporary name and renamed when complete, under
-a file lock. A manifest reveals a damaged store, which is made again.
+A store is a folder: `pixels.u8`, the pictures one after the other (h w 3, uint8), and `index.npy`, first byte, height
+and width of each. Its pixels are those of the files bit by bit: nothing is resized, except that a large JPEG is decoded
+smaller. Processes map it into memory and share its pages. Its name is the digest of all that it depends on; it is
+written under a temporary name and renamed when complete, under a file lock. A manifest reveals a damaged store, which
+is made again.
 
 N pictures, M of them chosen, h w pixels.
 """

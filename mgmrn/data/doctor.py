@@ -259,7 +259,8 @@ def _attributes(report: _Report, content: _Lists) -> None:
         norms = lengths * np.linalg.norm(content.original, axis=0)
         turned = np.flatnonzero(~(products >= SAME_DIRECTION * norms))
         if len(turned):
-            detail = f"att and original_att point elsewhere for {len(turned)} classes: {name_classes(turned, content.class_names)}"
+            classes = name_classes(turned, content.class_names)
+            detail = f"att and original_att point elsewhere for {len(turned)} classes: {classes}"
             report.warn("attributes", detail, "att is used; make sure that it is the one that is meant")
 
 

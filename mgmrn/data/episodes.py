@@ -1,7 +1,7 @@
 """Images of each global batch, and each rank's share of them.
 
-A global batch depends on the run's seed, the epoch and the step alone, and ranks cut it into contiguous shares of nearly equal size: the
-number of ranks and a resume change no batch. N training images.
+A global batch depends on the run's seed, the epoch and the step alone, and ranks cut it into contiguous shares of
+nearly equal size: the number of ranks and a resume change no batch. N training images.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """Maps of a frozen backbone, computed once and shared by all later runs, trials and ablations.
 
-A cache is a folder named by the digest of all that its numbers depend on: the pictures (names, sizes, times of change) and their order,
-the transform, the backbone with its weights, and the level. It holds one memory-mapped float16 array N C h w, and another of the mirrored
-pictures with flips, so that processes share pages. Runs that differ in their levels share the levels that they have in common.
+A cache is a folder named by the digest of all that its numbers depend on: the pictures (names, sizes, times of change)
+and their order, the transform, the backbone with its weights, and the level. It holds one memory-mapped float16 array N
+C h w, and another of the mirrored pictures with flips, so that processes share pages. Runs that differ in their levels
+share the levels that they have in common.
 
-It is written under a temporary name and renamed when complete, under a file lock: of several builders one works and the others wait.
-A manifest reveals a damaged cache, which is made again.
+It is written under a temporary name and renamed when complete, under a file lock: of several builders one works and the
+others wait. A manifest reveals a damaged cache, which is made again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Decoding and transforms of a picture; training and test use one scale. h w pixels of the file, H W of the network's input."""
+"""Decoding and transforms of a picture. h w pixels of the file, H W of the network's input."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def decode(
         source: the file, or a stream of its bytes.
         where: name of the picture in errors; default: the file's path.
         remedy: hint of errors about broken pictures.
-        at_least: least number of pixels of the shorter side. A JPEG with at least twice as many is decoded at a half, a quarter or an
-            eighth of its sides, which saves most of the time; None: full size.
+        at_least: least number of pixels of the shorter side. A JPEG with at least twice as many is decoded at a half, a
+            quarter or an eighth of its sides, which saves most of the time; None: full size.
 
     Raises:
         UserError: names the picture that is missing, cut short or no image.

@@ -1,7 +1,8 @@
-"""Folders of kept results (cached maps, packed pictures): how one is identified, built by one process, checked, and replaced when damaged.
+"""Folders of cached maps or packed pictures: identified, built by one process, checked, replaced if damaged.
 
-A folder's content is checked once on each host: afterwards a note beside the folder holds the size and times of change of its files. At
-every opening they are compared with the note, and the content is read again when one differs or the host was started again.
+A folder's content is checked once on each host: afterwards a note beside the folder holds the size and times of change
+of its files. At every opening they are compared with the note, and the content is read again when one differs or the
+host was started again.
 """
 
 from __future__ import annotations
@@ -47,14 +48,14 @@ def ensure_whole(
     lock: Path,
     progress: Progress,
 ) -> Mapping[Key, Path]:
-    """The folders, after making those that are missing or damaged. A process that has a damaged one open keeps its files.
+    """The folders; missing and damaged ones are made. A process that has a damaged one open keeps its files.
 
     Args:
         what: name of the content in a message; plural.
         folders: the present place of each folder.
         make: makes folders that are missing, each with a manifest.
         lock: file that is locked meanwhile, in the folder of all of them.
-        progress: told which folder is damaged, and how.
+        progress: called with a message on each damaged folder.
     """
     found = folders()
     if all(_noted_whole(folder) for folder in found.values()):

@@ -1,7 +1,7 @@
 """Batches of pictures as tensors, decoded and augmented ahead of the step that takes them.
 
-An augmentation is a pure function of run seed, epoch and image id: an exact resume needs no state, and the number of workers changes
-nothing. B images, H W pixels.
+An augmentation is a pure function of run seed, epoch and image id: an exact resume needs no state, and the number of
+workers changes nothing. B images, H W pixels.
 """
 
 from __future__ import annotations

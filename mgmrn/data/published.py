@@ -1,6 +1,7 @@
 """Sizes and digests of the benchmarks' published lists (Xian et al., TPAMI 2018, arXiv 1707.00600).
 
-A digest covers the content of the lists, not the file. It leaves out train and val, which are wrong in early releases and rebuilt on loading.
+A digest covers the content of the lists, not the file. It leaves out train and val, which are wrong in early releases
+and rebuilt on loading.
 """
 
 from __future__ import annotations

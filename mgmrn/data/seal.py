@@ -1,7 +1,7 @@
 """The seal over the test sets: once closed, this process can obtain no test image, label or class.
 
-The types `TuneData` and `FinalData` prevent mistakes; the seal prevents the rest. A trial of a search closes it before it reads any data;
-then every way to the test sets raises or returns nothing. A seal cannot be opened again.
+The types `TuneData` and `FinalData` prevent mistakes; the seal prevents the rest. A trial of a search closes it before
+it reads any data; then every way to the test sets raises or returns nothing. A seal cannot be opened again.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The two splits of the protocol, as two types.
 
-A search, an early stop or a choice of γ reads `TuneData` alone, which holds no path, label, index or attribute of a test image or of an
-unseen class. `FinalData` serves the one evaluation at the end. N images, U classes of the split, S attributes, L word-vector length.
+A search, an early stop or a choice of γ reads `TuneData` alone, which holds no path, label, index or attribute of a
+test image or of an unseen class. `FinalData` serves the one evaluation at the end. N images, U classes of the split, S
+attributes, L word-vector length.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Word vectors for attributes from a text file of GloVe (Pennington et al., EMNLP 2014) or word2vec (arXiv 1301.3781).
 
-A line is a word and its numbers, with a space between; word2vec's text format begins with a line of two counts. S attributes, L length.
+A line is a word and its numbers, with a space between; word2vec's text format begins with a line of two counts. S
+attributes, L length.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from jaxtyping import Float
 from mgmrn.errors import UserError, some
 
 UnknownWords = Literal["error", "zero", "mean"]
-"""Treatment of words that the file lacks: refuse them, leave them out of their attribute's mean, or use the mean of the known words."""
+"""Treatment of words that the file lacks: an error, no part in the attribute's mean, or the mean of the known words."""
 
 _FORMAT = "a line per word: the word, then its numbers, with spaces between"
 

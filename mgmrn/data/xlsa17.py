@@ -75,8 +75,8 @@ class Benchmark:
 def load_benchmark(root: Path, config: BenchmarkConfig) -> Benchmark:
     """Reads and checks a data set's lists, attributes and word vectors.
 
-    Image lists `train_loc` and `val_loc` that are missing, or overlap the test images as in early releases, are rebuilt from `trainval_loc`.
-    In a sealed process (see `mgmrn.data.seal`) the result is `without_test_sets`.
+    Image lists `train_loc` and `val_loc` that are missing, or overlap the test images as in early releases, are rebuilt
+    from `trainval_loc`. In a sealed process (see `mgmrn.data.seal`) the result is `without_test_sets`.
 
     Raises:
         UserError: names the file and what is wrong in it.
@@ -146,8 +146,9 @@ def word_vector_file(root: Path, config: BenchmarkConfig) -> Path:
 def relative_image_path(listed: str, name: str) -> str:
     """Path of a listed picture relative to `<root>/<name>`.
 
-    The published lists hold absolute paths. The result begins with the folder above the last `images` or `JPEGImages`, or with that
-    folder itself when the one above is named like the data set. A relative path without such a folder stays whole.
+    The published lists hold absolute paths. The result begins with the folder above the last `images` or `JPEGImages`,
+    or with that folder itself when the one above is named like the data set. A relative path without such a folder
+    stays whole.
 
     Raises:
         UserError: for an absolute path without such a folder, or one that leaves the data root.
@@ -171,7 +172,8 @@ def with_train_and_val(
 ) -> dict[str, Int[np.ndarray, " _"]]:
     """The five lists, with `train_loc` and `val_loc` a partition of `trainval_loc` by classes.
 
-    Listed validation classes are kept. Without any, as many classes as there are unseen ones, but at most a third of the seen ones, are drawn.
+    Listed validation classes are kept. Without any, as many classes as there are unseen ones, but at most a third of
+    the seen ones, are drawn.
     """
     trainval = lists["trainval_loc"]
     seen = np.unique(labels[trainval])
@@ -300,7 +302,7 @@ def check_counts(files: Sequence[str], labels: Int[np.ndarray, " _"], class_name
 def list_problems(
     lists: Mapping[str, Int[np.ndarray, " _"]], labels: Int[np.ndarray, " I"], class_names: Sequence[str]
 ) -> list[str]:
-    """Violations of the protocol by trainval and the test lists, a phrase each; lists that are absent violate nothing."""
+    """Violations of the protocol by trainval and the test lists, a phrase each; absent lists violate nothing."""
     present = {name: lists[name] for name in ("trainval_loc", *TEST_LISTS) if name in lists}
     problems = [f"{name} is empty" for name, rows in present.items() if not len(rows)]
     for name, rows in present.items():

@@ -1,7 +1,7 @@
 """Draws a creature: a made-up bird with traits at several scales, from the ring around its eye to its habitat.
 
-Pure functions: a `Creature` and a random generator determine a picture and the boxes of its parts. `synthetic.py` says how often a class
-shows each value of a trait. P points of an outline, H W pixels.
+Pure functions: a `Creature` and a random generator determine a picture and the boxes of its parts. `synthetic.py` says
+how often a class shows each value of a trait. P points of an outline, H W pixels.
 """
 
 from __future__ import annotations
@@ -332,7 +332,7 @@ def _habitat(draw: Any, side: int, place: str, rng: np.random.Generator) -> None
 
 
 def _clutter(draw: Any, side: int, rng: np.random.Generator) -> None:
-    """Berries and leaves in the creature's palette, behind it: the share of a colour in the picture tells little of its parts."""
+    """Berries and leaves in the creature's palette: the share of a colour in the picture tells little of its parts."""
     palette = tuple(COLOURS.values())
     for _ in range(int(rng.integers(4, 10))):
         colour = palette[int(rng.integers(len(palette)))]

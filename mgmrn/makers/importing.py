@@ -3,8 +3,9 @@
     <folder>/<class>/…            pictures, at any depth
     <table>                       a row per class, a column per attribute (see `mgmrn.data.class_table`)
 
-Splits follow the published ones: unseen classes are drawn or named, a share of every seen class's pictures is test_seen, and as many seen
-classes as there are unseen ones, at most a third, are for validation. U classes, S attributes, I images.
+Splits follow the published ones: unseen classes are drawn or named, a share of every seen class's pictures is
+test_seen, and as many seen classes as there are unseen ones, at most a third, are for validation. U classes, S
+attributes, I images.
 """
 
 from __future__ import annotations
@@ -93,8 +94,8 @@ def import_folder(folder: Path, table: Path, vectors: Path, root: Path, options:
         options: name, splits and treatment of unknown words.
 
     Raises:
-        UserError: for a root with files, a folder and a table that do not fit, too few classes or pictures, unknown words with
-            `unknown_words: error`, and errors that `verify` finds.
+        UserError: for a root with files, a folder and a table that do not fit, too few classes or pictures, unknown
+            words with `unknown_words: error`, and errors that `verify` finds.
     """
     config = _config(options.name)
     stamp = {"what": "imported", "version": 1, **asdict(options), "unseen": list(options.unseen)}

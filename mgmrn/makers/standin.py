@@ -1,8 +1,8 @@
 """Stand-ins for a benchmark's photographs: pictures made from the real class attributes, for the real lists.
 
-The stand-in of CUB is a benchmark of its own, CUB-standin, whose name labels everything that is made from it. It exercises 312 attributes
-or 717 classes where the photographs are missing; no figure measured on it is a result. A picture is a quilt: every attribute owns one
-colour channel of one cell, brighter the stronger the class has it.
+The stand-in of CUB is a benchmark of its own, CUB-standin, whose name labels everything that is made from it. It
+exercises 312 attributes or 717 classes where the photographs are missing; no figure measured on it is a result. A
+picture is a quilt: every attribute owns one colour channel of one cell, brighter the stronger the class has it.
 
 I images, K of them drawn, U classes, S attributes.
 """
@@ -46,7 +46,7 @@ _DISJOINT = ("trainval_loc", *TEST_LISTS)
 """The lists that share out the images; train and val only divide the first."""
 
 _Task = tuple[str, int, int]
-"""A picture to draw: path below the image root, class, and number in the full list, which seeds it whatever else is drawn."""
+"""A picture to draw: path below the image root, class, and number in the full list, which seeds it."""
 
 
 def make_standin(
@@ -60,7 +60,7 @@ def make_standin(
     workers: int = 1,
     progress: Progress | None = None,
 ) -> str:
-    """Makes the benchmark `<NAME>-standin` in a data root, which may hold others; returns at once when it is already there.
+    """Makes the benchmark `<NAME>-standin` in a data root, which may hold others; returns at once if it exists.
 
     The `.mat` files keep attributes, class names and order; the image lists are restricted to what is drawn.
 
@@ -78,7 +78,8 @@ def make_standin(
         The stand-in's name.
 
     Raises:
-        UserError: an option out of bounds, a missing or inconsistent source, a folder of that name that was made otherwise.
+        UserError: an option out of bounds, a missing or inconsistent source, a folder of that name that was made
+            otherwise.
     """
     name = name.upper()
     _check_options(per_class, size, seed)

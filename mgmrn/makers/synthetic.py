@@ -1,9 +1,10 @@
 """The embedded benchmark SYN: forty kinds of drawn creatures in the xlsa17 layout, deterministic by seed.
 
-A zero-shot problem: a class is a vector of probabilities over the values of every trait (`drawing.TRAITS`), a picture draws one value per
-trait from it, and the unseen classes are new combinations. A problem for granularity levels: classes come in families that share the
-large traits, so that parts of a few pixels decide; all parts and the clutter behind the creature share one palette, so that the share of a
-colour in the picture does not tell the part. S attributes, U classes, I images, V values of a trait, L word-vector length.
+A zero-shot problem: a class is a vector of probabilities over the values of every trait (`drawing.TRAITS`), a picture
+draws one value per trait from it, and the unseen classes are new combinations. A problem for granularity levels:
+classes come in families that share the large traits, so that parts of a few pixels decide; all parts and the clutter
+behind the creature share one palette, so that the share of a colour in the picture does not tell the part. S
+attributes, U classes, I images, V values of a trait, L word-vector length.
 """
 
 from __future__ import annotations
@@ -87,8 +88,8 @@ def make_synthetic(
 ) -> Path:
     """Makes the benchmark as a data root; returns at once when the root already holds it.
 
-    Besides the layout that every loader reads, `SYN/parts.json` holds the attributes that each image shows and the boxes of its parts
-    (left, top, right, bottom in pixels), by path relative to `SYN/images`.
+    Besides the layout that every loader reads, `SYN/parts.json` holds the attributes that each image shows and the
+    boxes of its parts (left, top, right, bottom in pixels), by path relative to `SYN/images`.
 
     Args:
         root: folder to make; absent, empty, or made by this function with the same options.
@@ -131,8 +132,8 @@ def make_synthetic(
 def creature_classes(seed: int) -> CreatureClasses:
     """The classes of a seed.
 
-    Each split deals the values of each small trait evenly and independently of all other traits: no attribute can be learned through
-    another, and none is missing in training. A family shares the large traits.
+    Each split deals the values of each small trait evenly and independently of all other traits: no attribute can be
+    learned through another, and none is missing in training. A family shares the large traits.
 
     Raises:
         SealedError: in a sealed process, since the unseen classes are among them.
@@ -166,7 +167,7 @@ def _word_vector(word: str) -> Float[np.ndarray, " L"]:
 def _commonest_values(
     sizes: Sequence[int], families: Int[np.ndarray, " U"], rng: np.random.Generator
 ) -> dict[str, Int[np.ndarray, " U"]]:
-    """Each trait's commonest value in every class; drawn again until no two classes are too similar in their small traits."""
+    """Each trait's commonest value in every class; drawn again until all classes differ enough in small traits."""
     large = {trait: rng.permutation(np.arange(FAMILIES) % len(TRAITS[trait]))[families] for trait in LARGE_TRAITS}
     while True:
         small = {

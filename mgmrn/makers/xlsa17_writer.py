@@ -19,7 +19,7 @@ _HEADER_TEXT = 116
 
 
 def write_images_list(folder: Path, image_files: Sequence[str], labels: Int[np.ndarray, " I"]) -> None:
-    """Writes `res101.mat` without features into `<root>/xlsa17/data/<NAME>`; labels from 0 are stored from 1, as published."""
+    """Writes `res101.mat` without features into `<root>/xlsa17/data/<NAME>`; labels from 0 are stored from 1."""
     folder.mkdir(parents=True, exist_ok=True)
     _write_mat(folder / "res101.mat", {"image_files": _cell(image_files), "labels": _column(labels + 1)})
 
@@ -33,8 +33,8 @@ def write_splits(
 ) -> None:
     """Writes `att_splits.mat` into `<root>/xlsa17/data/<NAME>`.
 
-    The attributes are `att` (unit columns in the published files) and `original_att`, a column per class name. The lists are image indices
-    by names of `LISTS`, from 0, stored from 1; train and val may be missing.
+    The attributes are `att` (unit columns in the published files) and `original_att`, a column per class name. The
+    lists are image indices by names of `LISTS`, from 0, stored from 1; train and val may be missing.
     """
     assert {"trainval_loc", *TEST_LISTS} <= set(lists) <= set(LISTS)
     folder.mkdir(parents=True, exist_ok=True)

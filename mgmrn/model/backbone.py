@@ -165,8 +165,8 @@ def build_backbone(config: BackboneConfig, levels: Sequence[Level]) -> Pyramid:
     With `batch_norm: sync` and several ranks, batch norms of finetuned stages share their statistics.
 
     Raises:
-        UserError: for a finetuned stage behind the deepest level, weights that cannot be read or belong to another network, and
-            synchronised batch norm on CPUs, for which torch has none.
+        UserError: for a finetuned stage behind the deepest level, weights that cannot be read or belong to another
+            network, and synchronised batch norm on CPUs, for which torch has none.
     """
     trained = _trained_stages(config, levels)
     with torch.random.fork_rng(devices=[], enabled=config.trainable == "none"):
@@ -209,7 +209,7 @@ def _trained_stages(config: BackboneConfig, levels: Sequence[Level]) -> frozense
 
 
 def _load_weights(pyramid: Pyramid, config: BackboneConfig, levels: Sequence[Level]) -> None:
-    """Loads a state dict of the whole trunk from a file, or torchvision's weights of that name; the classifier may be missing."""
+    """Loads torchvision's weights of that name, or a file with a state dict of the trunk."""
     members = get_model_weights(config.name)
     names = dict.fromkeys(["DEFAULT", *members.__members__])
     path = Path(config.weights).expanduser()

@@ -24,8 +24,8 @@ class AttributeDecoder(nn.Module):
         a_s = W_kᵀ Q_s / τ  (where to look)        g_s = W_vᵀ W_oᵀ e_s  (what to read)
         v_s = Σ_n softmax_n(⟨a_s, t_n⟩) ⟨g_s, t_n⟩ + ⟨W_o b_v + b_o, e_s⟩
 
-    so that a batch costs one product of its tokens with a D × 2S matrix. The keys' bias cancels in the softmax; it is kept, untrained,
-    for checkpoints of the authors' code.
+    so that a batch costs one product of its tokens with a D × 2S matrix. The keys' bias cancels in the softmax; it is
+    kept, untrained, for checkpoints of the authors' code.
 
     Args:
         width: D.

@@ -1,8 +1,8 @@
 """MgM, the multi-granularity module: one level of the pyramid to the common width D and the coarsest level's grid.
 
 B images, C channels of the stage, H W its grid, D common width, h w coarsest grid, K regions. Region mining first, then
-blocks of Conv3×3 (no bias) → GroupNorm → ReLU with one 2× reduction per step: bilinear before or after the block, or the
-convolution's own stride. A level that needs no reduction has one block without.
+blocks of Conv3×3 (no bias) → GroupNorm → ReLU with one 2× reduction per step: bilinear before or after the block, or
+the convolution's own stride. A level that needs no reduction has one block without.
 """
 
 from __future__ import annotations

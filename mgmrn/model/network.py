@@ -129,10 +129,10 @@ class ImageModel(nn.Module):
 def init_weights(module: nn.Module) -> None:
     """Initial distributions of all parameters, for `Module.apply`.
 
-    Convolutions and linear maps: uniform within ±1/√fan-in (σ = 1/√(3 fan-in)), so that attention starts soft; biases zero, norms one
-    and zero. Attribute vectors: normal with variance 1/D. Region centres: normal, hence uniform directions on the sphere. Scatter of
-    region descriptors: normal with variance 1/R, beside features of order 1; zero would leave the centres without a gradient. Region
-    tokens: normal, σ = 1, since descriptors are unit vectors.
+    Convolutions and linear maps: uniform within ±1/√fan-in (σ = 1/√(3 fan-in)), so that attention starts soft; biases
+    zero, norms one and zero. Attribute vectors: normal with variance 1/D. Region centres: normal, hence uniform
+    directions on the sphere. Scatter of region descriptors: normal with variance 1/R, beside features of order 1; zero
+    would leave the centres without a gradient. Region tokens: normal, σ = 1, since descriptors are unit vectors.
     """
     match module:
         case nn.Conv2d() | nn.Linear():

@@ -153,8 +153,8 @@ def decorrelation(descriptors: Float[Tensor, "B K R"]) -> Float[Tensor, " B"]:
 def gather_images(local: Float[Tensor, "B K"]) -> Float[Tensor, "G K"]:
     """Rows of all ranks; this rank's own carry a gradient. Ranks may hold different numbers of images.
 
-    The gradient of a function of the result, summed over ranks, is that of one process with all rows. The backward pass does not
-    communicate.
+    The gradient of a function of the result, summed over ranks, is that of one process with all rows. The backward pass
+    does not communicate.
     """
     world_size = torch.distributed.get_world_size()
     own = torch.tensor([len(local)], device=local.device)
