@@ -18,8 +18,8 @@ from torch import Tensor
 
 from mgmrn.atomic_file import replacing
 from mgmrn.config import ExperimentConfig
-from mgmrn.data.attribute_names import numbered_attributes
 from mgmrn.data.seal import check_open
+from mgmrn.data.xlsa17 import numbered_attributes
 from mgmrn.errors import UserError
 from mgmrn.model.network import ImageModel, build_model
 from mgmrn.tensor_files import load_strictly, read_plain, refuse_damaged

@@ -3,6 +3,7 @@
     <root>/xlsa17/data/<NAME>/res101.mat        image_files, labels (from 1); features are not read
     <root>/xlsa17/data/<NAME>/att_splits.mat    att (S U), original_att, allclasses_names, the image lists (from 1)
     <root>/w2v/<NAME>_attribute.pkl             word vectors (S L)
+    <root>/attribute_names/<NAME>/              names of the attributes, for display
     <root>/<NAME>/…                             pictures
 
 I images, U classes, S attributes, L word-vector length. Nothing here opens a picture.
@@ -15,6 +16,7 @@ import io
 import pickle
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path, PurePosixPath
@@ -233,6 +235,29 @@ def load_word_vectors(path: Path) -> Float[np.ndarray, "S L"]:
     if empty := np.flatnonzero(~vectors.any(axis=1)).tolist():
         warnings.warn(f"{path}: the word vectors of attributes {empty} (from 0) are all zeros", stacklevel=2)
     return np.ascontiguousarray(vectors, dtype=np.float32)
+
+
+def attribute_names(root: Path, config: BenchmarkConfig, count: int) -> tuple[str, ...]:
+    """The `count` distinct names of a benchmark's attributes; `attribute 1`, … without a list of that length.
+
+    `attributes.txt` or `predicates.txt` holds a number and a name per line, `attributes.mat` a cell array.
+    """
+    folder = root / "attribute_names" / (config.word_vectors or config.name)
+    texts = (path for path in (folder / "attributes.txt", folder / "predicates.txt") if path.is_file())
+    names: list[str] = []
+    if path := next(texts, None):
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        names = [line.split(maxsplit=1)[-1].strip() for line in lines if line.strip()]
+    elif (folder / "attributes.mat").is_file():
+        with suppress(Exception):  # scipy raises many kinds of exception on broken bytes.
+            cells = loadmat(str(folder / "attributes.mat"))["attributes"]
+            names = [name.strip() for name in read_strings(cells)]
+    return tuple(names) if len(names) == len(set(names)) == count else numbered_attributes(count)
+
+
+def numbered_attributes(count: int) -> tuple[str, ...]:
+    """Names for attributes that have none."""
+    return tuple(f"attribute {number}" for number in range(1, count + 1))
 
 
 def read_mat(path: Path, needed: tuple[str, ...], wanted: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -20,18 +20,15 @@ SCIENCE = ("mgmrn/**/*.py", "pipeline/train/worker.py")
 """Code that a run's figures depend on, less `NO_SCIENCE`."""
 NO_SCIENCE = (
     "mgmrn/makers/*.py",
-    "mgmrn/data/attribute_names.py",
     "mgmrn/data/class_table.py",
     "mgmrn/data/doctor.py",
-    "mgmrn/data/parts.py",
     "mgmrn/data/pictures.py",
     "mgmrn/data/published.py",
-    "mgmrn/data/word_vectors.py",
     "mgmrn/explanation.py",
     "mgmrn/localisation.py",
     "mgmrn/prediction.py",
 )
-"""Makers of benchmarks, checks of data sets, names for display, predictions and explanations of finished models."""
+"""Makers of benchmarks, checks of data sets, predictions and explanations of finished models."""
 
 
 def config_hash(config: ExperimentConfig, data_digest: str) -> str:

@@ -14,9 +14,9 @@ import torch
 
 from mgmrn.atomic_file import replacing
 from mgmrn.checkpoint import LoadedModel
-from mgmrn.data.parts import Parts, read_parts
 from mgmrn.data.pictures import prepared_file
 from mgmrn.data.splits import load_final
+from mgmrn.makers.synthetic import Parts, read_parts
 from pipeline.models.explain_page import ClassOfPictures, Content, contact_sheet, render
 from pipeline.models.predict import open_model
 from pipeline.models.reasons import Explained, Pointed, Subject, by_part, check_explainable, explain, point

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from mgmrn.checkpoint import LoadedModel
 from mgmrn.config import ImageConfig, Level, MgMRNConfig
-from mgmrn.data.parts import Parts, part_of
 from mgmrn.errors import UserError
 from mgmrn.explanation import LevelView, contributions, decide, decisive, look
 from mgmrn.localisation import box_on_input, chance_of, interpolate, points_at
+from mgmrn.makers.synthetic import Parts, part_of
 from mgmrn.model.network import MgMRN, class_scores
 
 DECISIVE = 6

@@ -19,13 +19,13 @@ from ray.train.collective import broadcast_from_rank_zero
 
 from mgmrn.checkpoint import MODEL_FILE, export_model, load_checkpoint, save_checkpoint
 from mgmrn.config import ESZSLConfig, ExperimentConfig
-from mgmrn.data.attribute_names import attribute_names
 from mgmrn.data.decoded import PictureFiles
 from mgmrn.data.images import side_for_evaluation
 from mgmrn.data.kept import Progress
 from mgmrn.data.loading import evaluation_loader
 from mgmrn.data.seal import close_seal
 from mgmrn.data.splits import FinalData, Images, TuneData, evaluation_images, load_final, load_tune
+from mgmrn.data.xlsa17 import attribute_names
 from mgmrn.device import prefer_fastest_kernels
 from mgmrn.engine import EpochStats, NonFiniteLossError, Trainer, build_trainer, evaluate, gather_rows, train_epoch
 from mgmrn.errors import ResourceError, UserError

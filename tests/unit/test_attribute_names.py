@@ -9,7 +9,7 @@ import pytest
 from scipy.io import savemat
 
 from mgmrn.config import BenchmarkConfig
-from mgmrn.data.attribute_names import attribute_names
+from mgmrn.data.xlsa17 import attribute_names
 
 NAMES = ("has_bill_shape::curved_(up_or_down)", "sailing/ boating", "red")
 

@@ -15,12 +15,11 @@ from PIL import Image
 from mgmrn.checkpoint import LoadedModel, load_model
 from mgmrn.config import AttributeNetworkConfig, ImageConfig
 from mgmrn.data.images import decode, for_evaluation
-from mgmrn.data.parts import Parts, part_of, read_parts
 from mgmrn.errors import UserError
 from mgmrn.explanation import CellMap, LevelView
 from mgmrn.localisation import Cells
 from mgmrn.makers.drawing import PART_OF_TRAIT, PARTS, TRAITS, Creature, draw_creature
-from mgmrn.makers.synthetic import ATTRIBUTE_NAMES
+from mgmrn.makers.synthetic import ATTRIBUTE_NAMES, Parts, part_of, read_parts
 from mgmrn.prediction import score
 from pipeline.cli.app import main
 from pipeline.models.explain_page import SIDE, attention_tile, plain_tile, region_tile, why

@@ -12,10 +12,18 @@ from PIL import Image
 
 from mgmrn.config import BenchmarkConfig
 from mgmrn.data.splits import load_final, load_tune
-from mgmrn.data.word_vectors import attribute_vectors, read_vectors, words_of
 from mgmrn.data.xlsa17 import load_benchmark
 from mgmrn.errors import UserError
-from mgmrn.makers.importing import MARKER, Imported, ImportOptions, import_folder, propose
+from mgmrn.makers.importing import (
+    MARKER,
+    Imported,
+    ImportOptions,
+    attribute_vectors,
+    import_folder,
+    propose,
+    read_vectors,
+    words_of,
+)
 from pipeline.cli.app import main
 
 CLASSES = ("owl", "Gull", "kiwi", "wren", "stork", "heron", "swift")
