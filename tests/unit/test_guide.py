@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from mgmrn.config import BenchmarkConfig
-from mgmrn.data import doctor
 from mgmrn.data.doctor import verify
 from mgmrn.data.published import PUBLISHED, PublishedSplits, splits_digest
 from mgmrn.data.xlsa17 import load_benchmark
@@ -86,9 +85,8 @@ def test_the_doctor_knows_published_lists(tmp_path: Path, monkeypatch: pytest.Mo
     assert told.startswith("warning: images, labels or lists are not those of the Proposed Splits of CUB")
     short = told.rpartition("(")[2].rstrip(")")
     assert len(short) == 12 and short not in PUBLISHED["CUB"].digest
-    content: list = []
-    list(doctor._read(root, "CUB", content))
-    digest = splits_digest(content[0].files, content[0].labels, content[0].class_names, content[0].lists)
+    benchmark = load_benchmark(root, BenchmarkConfig(name="CUB"))
+    digest = splits_digest(benchmark.image_files, benchmark.labels, benchmark.class_names, benchmark.lists)
     monkeypatch.setitem(PUBLISHED, "CUB", PublishedSplits(7, 6, 3, 24, 12, 18, digest))  # type: ignore[arg-type]
     assert finding() == f"ok: the Proposed Splits of CUB, {digest[:12]}"
 
