@@ -15,7 +15,7 @@ fi
 source "${MGMRN_VENV:-$(dirname "${BASH_SOURCE[0]}")/../.venv}/bin/activate"
 # Ray joins the path of its interpreter unquoted into a line for bash.
 python=$(command -v python || true)
-if [ "$(printf %q "$python")" != "$python" ]; then
+if [ -n "$python" ] && [ "$(printf %q "$python")" != "$python" ]; then
   echo "Ray cannot start workers with $python, whose path a shell would split: name another virtual environment with MGMRN_VENV" >&2
   return 3
 fi
