@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,15 +45,17 @@ def log_image_model(
         return
     import mlflow
     import mlflow.pyfunc
+    from mlflow.exceptions import MlflowException
     from mlflow.models import Model
 
     mlflow.set_tracking_uri(uri)
     # Made first, or MLflow would put it into the default experiment and its files into the working folder.
-    # An attempt that was cut off has left its id with the run, and is continued.
-    model_id = tags.get(BEGUN_TAG)
-    if not model_id:
-        model_id = str(client.create_logged_model(experiment_id, name="model", source_run_id=run_id).model_id)
-        client.set_tag(run_id, BEGUN_TAG, model_id)
+    # MLflow notes a model's run once: an attempt that was cut off cannot be continued, and its model goes.
+    if begun := tags.get(BEGUN_TAG):
+        with suppress(MlflowException):
+            client.delete_logged_model(begun)
+    model_id = str(client.create_logged_model(experiment_id, name="model", source_run_id=run_id).model_id)
+    client.set_tag(run_id, BEGUN_TAG, model_id)
     info = Model.log(
         artifact_path=None,
         flavor=mlflow.pyfunc,

@@ -9,17 +9,20 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from mlflow.exceptions import MlflowException
+from mlflow.models import Model
 from mlflow.pyfunc import PyFuncModel
 from PIL import Image
 
 from mgmrn.data.images import decode, for_evaluation
 from mgmrn.model.network import ImageModel, class_scores
+from pipeline.errors import TrackingError
 from pipeline.tracking.model import MODEL_TAG
 from pipeline.tracking.store import TrackingStore
 from tests.exported import ATTRIBUTES, CLASS_ATTRIBUTES, CONFIG, NAMES, SEEN, small_model, write_model, write_pictures
@@ -47,6 +50,15 @@ def logged(
     write_model(folder / "model.pt")
     store = TrackingStore.connect(f"sqlite:///{folder}/mlflow.db")
     run_id = store.create_parent("run", {})
+    log = Model.log
+
+    def log_and_fail(**parts: Any) -> None:
+        log(**parts)
+        raise MlflowException("the server went away")
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(TrackingError, match="went away"):
+        patch.setattr(Model, "log", log_and_fail)
+        store.log_model(run_id, folder / "model.pt", 0.5, pictures[0])
     store.log_model(run_id, folder / "model.pt", 0.5, pictures[0])
     uri = store.get(run_id).tags[MODEL_TAG]
     store.log_model(run_id, folder / "model.pt", 0.5, pictures[0])
