@@ -42,7 +42,7 @@ from tests.exported import (
     write_pictures,
 )
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 ROUNDS = 5
 LARGE = 20 * 2**20

@@ -84,7 +84,7 @@ def shared_place(folder: Path) -> Iterator[Place]:
         yield place
 
 
-@pytest.fixture(scope="module", params=["train", "search"])
+@pytest.fixture(scope="module", params=["train", pytest.param("search", marks=pytest.mark.long)])
 def attacked(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, other_host: OtherHost
 ) -> Iterator[tuple[Place, Running]]:

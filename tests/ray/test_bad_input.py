@@ -12,7 +12,7 @@ from tests.ray.command import Answer, Place
 from tests.ray.small import write_small
 from tests.ray.tracked import children_of, client_of, runs_of
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 
 def assert_refused(place: Place, answer: Answer, code: int, *parts: str) -> None:

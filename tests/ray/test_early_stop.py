@@ -11,7 +11,7 @@ import pytest
 from tests.ray.command import REPOSITORY, Place
 from tests.ray.small import write_small
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 SCRIPT = REPOSITORY / "tests" / "ray" / "stop_a_trial.py"
 

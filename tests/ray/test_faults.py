@@ -51,6 +51,7 @@ def history(client: MlflowClient, run: Run, key: str) -> list[float]:
     return [metric.value for metric in client.get_metric_history(run.info.run_id, key)]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_killed_worker_is_replaced_and_the_run_is_the_one_it_would_have_been(
     place: Place, arguments: tuple[str, ...]
@@ -157,6 +158,7 @@ def worker_groups_started(place: Place) -> int:
     return sum("Attempting to start training worker group" in entry.get("message", "") for entry in entries)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_loss_that_is_no_number_ends_the_run_at_once(place: Place, arguments: tuple[str, ...]) -> None:
     explosive = ("optimiser.name=sgd", "optimiser.head_lr=1e30", "optimiser.backbone_lr=1e30")
@@ -170,6 +172,7 @@ def test_a_loss_that_is_no_number_ends_the_run_at_once(place: Place, arguments: 
     assert "learning rate" in answer.err
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_picture_that_cannot_be_read_ends_the_run_which_starts_anew_when_it_is_mended(
     place: Place, arguments: tuple[str, ...]

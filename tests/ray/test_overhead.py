@@ -12,7 +12,7 @@ import pytest
 from tests.ray.command import Place
 from tests.ray.small import write_small
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core is left free")

@@ -16,7 +16,7 @@ from tests.ray.command import Answer, Place, a_place
 from tests.ray.small import write_small
 from tests.ray.tracked import client_of, files_of, runs_of, steps_of
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600), pytest.mark.long]
 
 FIGURES = {"zsl_t1", "gzsl_u", "gzsl_s", "gzsl_h", "gzsl_h_oracle", "ausuc"}
 EPOCHS = 2

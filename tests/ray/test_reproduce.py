@@ -11,7 +11,7 @@ from tests.ray.command import Answer, Place, a_place
 from tests.ray.small import write_small
 from tests.ray.tracked import client_of, runs_of
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from mlflow.tracking import MlflowClient
 from tests.ray.command import Answer, Place
 from tests.ray.tracked import children_of, client_of, runs_of
 
-pytestmark = [pytest.mark.ray, pytest.mark.real]
+pytestmark = [pytest.mark.ray, pytest.mark.real, pytest.mark.long]
 
 SIZE = 64
 SMALL_PICTURES = {

@@ -14,7 +14,7 @@ import pytest
 from tests.ray.command import REPOSITORY, Place, a_place, wait_until
 from tests.ray.small import write_small
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 LATE = 5
 """Seconds after which a stuck start is said, instead of half a minute."""

@@ -16,7 +16,7 @@ from tests.ray.tracked import children_of, client_of, steps_of
 from tests.recovery import time_recovery
 from tests.tmpfs import TMPFS, small_disk
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 EPOCHS = 4
 TUNE = ("--split", "tune", "--set", f"schedule.epochs={EPOCHS}", "--json")

@@ -10,7 +10,7 @@ from tests.ray.command import Place, wait_until
 from tests.ray.small import long_epochs, write_small
 from tests.ray.tracked import children_of, client_of, files_of, runs_of, steps_of
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 
 @pytest.mark.timeout(900)

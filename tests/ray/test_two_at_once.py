@@ -37,6 +37,7 @@ def test_a_second_train_leaves_the_living_first_one_alone(place: Place) -> None:
     assert not [name for name in os.listdir(place.folder / ".mgmrn" / "runs") if name.endswith(".driver")]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_two_ablates_share_a_grid(place: Place) -> None:
     grid = write_grid(place, "tiny-grid", SMOOTH)

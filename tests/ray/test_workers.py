@@ -9,7 +9,7 @@ from tests.ray.command import Place
 from tests.ray.small import EXPERIMENT
 from tests.ray.tracked import client_of
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 FROZEN = ("--set", "model.backbone.trainable=none", "--set", "model.backbone.batch_norm=frozen")
 LAUNCH = ("train", "synthetic-small.yaml", "--data-root", "data", "--split", "tune", "--force", "--json")
