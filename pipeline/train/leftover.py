@@ -1,7 +1,7 @@
-"""The placement group of a run whose trial was ended from outside: noted by rank 0, given back by who ended it.
+"""Placement group of a run whose trial was ended from outside: rank 0 notes its id, the driver releases it.
 
-Ray Train's own actor for that, which is not started (docs/adr/0009), asks the dashboard whether a controller is alive. A dashboard that is
-busy, gone, or another instance's leaves the group and its CPUs taken for ever. Here the cluster itself is asked.
+Ray Train's own actor for that asks the dashboard whether a controller is alive. A dashboard that is busy or gone leaves the group and its
+CPUs taken for ever. Here the cluster itself is asked.
 """
 
 from __future__ import annotations
@@ -23,25 +23,26 @@ POLL_SECONDS = 0.25
 
 
 def note_placement_group(path: Path) -> None:
-    """Called on a rank: notes the group that it was placed in."""
+    """Writes the id of the group that this rank was placed in."""
     group = get_current_placement_group()
     if group is not None:
         with replacing(path) as file:
             file.write(group.id.hex().encode())
 
 
-def give_back(path: Path, grace_seconds: float = 0.0) -> None:
-    """Removes the noted group, where it is still there after a time in which Ray may do it itself.
+def release_placement_group(path: Path, grace_seconds: float = 0.0) -> None:
+    """Removes the noted group, if Ray has not removed it itself within a grace period.
 
     Args:
-        path: the note; without one there was no group, or no rank that came up in it.
-        grace_seconds: how long Ray is waited for.
+        path: file of the group's id; absent where no rank came up.
+        grace_seconds: seconds that Ray is given.
     """
     if not path.exists():
         return
     group = PlacementGroup(ray.PlacementGroupID(bytes.fromhex(path.read_text())))
     deadline = time.monotonic() + grace_seconds
-    while _stands(group):
+    # An interrupted launch disconnects from Ray, which ends its groups; the calls below would start an instance of their own then.
+    while ray.is_initialized() and _stands(group):
         if time.monotonic() >= deadline:
             remove_placement_group(group)
             return

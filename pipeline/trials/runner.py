@@ -21,7 +21,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from pipeline.interruption import Interruption, unwrapped
-from pipeline.train.leftover import give_back
+from pipeline.train.leftover import release_placement_group
 from pipeline.train.messages import Failure
 from pipeline.trials.plan import STEPS, Pool, TrialPlan, TrialReport
 from pipeline.trials.trial import run_sealed_trial
@@ -141,10 +141,10 @@ class _Glue:
                 self.error = error
         return otherwise
 
-    def give_back(self, plan: TrialPlan) -> None:
-        """Sees to it that nothing of a trial that is over keeps its CPUs and GPUs."""
+    def release_placement_group(self, plan: TrialPlan) -> None:
+        """Releases the placement groups of a trial that ended, in a thread."""
         for spec in plan.runs:
-            self._leftovers.submit(give_back, spec.placement_file, STOP_SECONDS)
+            self._leftovers.submit(release_placement_group, spec.placement_file, STOP_SECONDS)
 
     def __reduce__(self) -> Any:
         # Tune pickles its scheduler and searcher to be able to restore a tuner, which is never done here.
@@ -170,7 +170,7 @@ class _Proposals(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if trial_id in self._glue.plans:
             plan, why = self._glue.plans.pop(trial_id), "the trial's process was lost" if error else None
-            self._glue.give_back(plan)
+            self._glue.release_placement_group(plan)
             self._glue.ask(lambda: self._glue.director.ended(plan.number, why), None)
 
     def save(self, checkpoint_path: str) -> None:

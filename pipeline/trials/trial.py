@@ -17,7 +17,7 @@ from mgmrn.data.seal import close_seal
 from pipeline.spool import Spool
 from pipeline.train.cluster import Placement
 from pipeline.train.fit import Fitted, fit
-from pipeline.train.leftover import give_back
+from pipeline.train.leftover import release_placement_group
 from pipeline.train.messages import Failure
 from pipeline.train.spec import RunSpec
 from pipeline.trials.plan import SealedPlan, TrialPlan, TrialReport
@@ -106,7 +106,7 @@ class _Training:
 
     def _fit(self, spec: RunSpec, placement: Placement) -> None:
         try:
-            give_back(spec.placement_file)  # Of a process of this trial that was lost.
+            release_placement_group(spec.placement_file)  # Of a process of this trial that was lost.
             self._ended = fit(spec, placement)
         except BaseException as error:  # Handed to the caller of `result`.
             self._error = error
