@@ -1,4 +1,4 @@
-"""What the controller of a run does besides: notes each epoch in the run's spool, and thinks twice before it replaces workers."""
+"""Callbacks of Ray Train's controller: each epoch is appended to the run's spool, and lost workers are replaced after a pause."""
 
 from __future__ import annotations
 

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from pipeline.tracking.store import TrackedRun
 from pipeline.train.cell import Cell
 from pipeline.train.claim import TakenError, living_holder
 from pipeline.train.fit import Fitted
@@ -101,7 +100,7 @@ class ListDirector:
         """Takes the results of runs that are finished already; whether anything is left to be run."""
         waiting, self._waiting = self._waiting, []
         for task in waiting:
-            if task.anew or not self._take_known(task, task.tune):
+            if task.anew or not self._take_known(task, task.tune, self._known(task.tune)):
                 self._waiting.append(task)
         return bool(self._waiting or self._tuned)
 
@@ -109,9 +108,10 @@ class ListDirector:
         self._look_elsewhere()
         while (ready := self._next_run()) is not None:
             task, run = ready
-            if not task.anew and self._take_known(task, run):
+            held, known = self._is_held(run), self._known(run)
+            if not task.anew and self._take_known(task, run, known):
                 continue
-            if not self._is_being_run(run):
+            if not held and not known.is_being_run(run):
                 with suppress(TakenError):
                     return self._begin(task, run)
             self.say(f"{run.name} {run.split} is being run by another command: waiting for its result")
@@ -160,31 +160,29 @@ class ListDirector:
         self._next_look = time.monotonic() + LOOK_SECONDS
         elsewhere, self._elsewhere = self._elsewhere, []
         for one in elsewhere:
-            if self._is_being_run(one.run):
+            held, known = self._is_held(one.run), self._known(one.run)
+            if held or known.is_being_run(one.run):
                 self._elsewhere.append(one)
-            elif self._take_known(one.task, one.run):
+            elif self._take_known(one.task, one.run, known):
                 continue
             elif one.run.calibration is not None:
                 self._tuned.append((one.task, one.run.calibration))
             else:
                 self._waiting.append(one.task)
 
-    def _take_known(self, task: Task, run: Cell) -> bool:
+    def _take_known(self, task: Task, run: Cell, known: KnownRuns) -> bool:
         """Whether the store has a result of a run, which then counts as the task's."""
-        known = self._known(run).finished(run)
-        if known is None:
+        finished = known.finished(run)
+        if finished is None:
             return False
-        self._remember(task, run, known)
+        self.results[run.identity] = Result(finished.run_id, finished.metrics)
+        if run.split == "tune" and task.final is not None:
+            self._tuned.append((task, Calibration.model_validate_json(finished.tags["mgmrn.calibration"])))
         return True
 
-    def _remember(self, task: Task, run: Cell, known: TrackedRun) -> None:
-        self.results[run.identity] = Result(known.run_id, known.metrics)
-        if run.split == "tune" and task.final is not None:
-            self._tuned.append((task, Calibration.model_validate_json(known.tags["mgmrn.calibration"])))
-
-    def _is_being_run(self, run: Cell) -> bool:
-        held = living_holder(run.folder(self.site.storage)) is not None
-        return held or self._known(run).is_being_run(run)
+    def _is_held(self, run: Cell) -> bool:
+        """Whether another driver holds the run's folder; asked before the store, so that a run that ends in between is not begun again."""
+        return living_holder(run.folder(self.site.storage)) is not None
 
     def _known(self, run: Cell) -> KnownRuns:
         return look_up(partial(KnownRuns.of_cell, self.site.store, run)) or KnownRuns([], self.site.store.experiment_id)
