@@ -122,10 +122,14 @@ class Sender:
         self._wake = threading.Event()
         self._problem: str | None = None
         self._defect: Exception | None = None
+        self._alone = False
+        self._lock: IO[str]
         self._thread = threading.Thread(target=self._run, name="tracking", daemon=True)
 
     def start(self) -> Sender:
-        """Begins to send."""
+        """Begins to send; unless another command sends the spool, `replay_leftovers` passes it over from now on."""
+        self._lock = self._spool.lock_file.open("w")
+        self._alone = self._begin_where_it_was_left()
         self._thread.start()
         return self
 
@@ -150,34 +154,34 @@ class Sender:
 
     def _run(self) -> None:
         try:
-            with self._spool.lock_file.open("w") as lock:
-                self._work(lock)
+            with self._lock:
+                self._work()
         except Exception as error:  # Handed to the caller of `drain`.
             self._defect = error
 
-    def _work(self, lock: IO[str]) -> None:
+    def _work(self) -> None:
         """Reads and shows at once; sends from the moment on at which no other command does."""
-        alone = False
         while True:
             draining = self._deadline is not None  # Read first: what was appended before `drain` must still be seen.
             self._read()
-            alone = alone or self._begin_where_it_was_left(lock)
+            self._alone = self._alone or self._begin_where_it_was_left()
             if draining:
                 self._next_try = min(self._next_try, time.monotonic() + FIRST_PAUSE)
-            if alone and not self._is_gathering():
+            if self._alone and not self._is_gathering():
                 self._send()
-            if draining and ((alone and not self._pending) or self._is_over()):
+            if draining and ((self._alone and not self._pending) or self._is_over()):
                 return
             self._wake.wait(POLL_SECONDS)
             self._wake.clear()
 
-    def _begin_where_it_was_left(self, lock: IO[str]) -> bool:
-        """Takes the lock, which ends with this process if not before; whether nobody else had it."""
+    def _begin_where_it_was_left(self) -> bool:
+        """Takes the lock, which ends with this process if not before; whether no other sender had it."""
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._problem = "another command is sending them"
             return False
+        self._problem = None
         before = Sent.load(self._spool)
         if before and before.run_id == self._lost:  # Another command may have created it again meanwhile.
             before = Sent("", 0, self._sink.identity)

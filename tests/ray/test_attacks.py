@@ -1,7 +1,4 @@
-"""Another user of the machine and another host attack the Ray instances of a live `train` and a live `search`: each try is refused.
-
-All verbs start Ray by the same function (`tests/unit/test_private_instance.py`), so these two stand for all.
-"""
+"""Another user of the machine and another host attack the Ray instances of live commands: each try is refused."""
 
 from __future__ import annotations
 
@@ -25,7 +22,8 @@ import pytest
 
 from tests.ray.attacker import GOT_IN
 from tests.ray.command import REPOSITORY, Place, Running, a_place, wait_until
-from tests.ray.small import SEARCH, write_small
+from tests.ray.small import SEARCH, long_epochs, write_small
+from tests.ray.test_ablation import SMOOTH, write_grid
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
@@ -84,27 +82,52 @@ def shared_place(folder: Path) -> Iterator[Place]:
         yield place
 
 
-@pytest.fixture(scope="module", params=["train", pytest.param("search", marks=pytest.mark.long)])
+def train(place: Place) -> Running:
+    return place.start("train", *write_small(place.folder), "--set", f"schedule.epochs={EPOCHS}")
+
+
+def search(place: Place) -> Running:
+    _, *data = write_small(place.folder)
+    (place.folder / "tiny-search.yaml").write_text(f"{SEARCH}fixed:\n  schedule.epochs: {EPOCHS}\n")
+    return place.start("search", "tiny-search.yaml", *data)
+
+
+def ablate(place: Place) -> Running:
+    grid = write_grid(place, "tiny-grid", SMOOTH)
+    base = place.folder / "small.yaml"
+    base.write_text(base.read_text().replace("epochs: 2", f"epochs: {EPOCHS}"))
+    return place.start("ablate", *grid)
+
+
+def reproduce(place: Place) -> Running:
+    """Reproduction of a short run, whose rank `attacked` suspends."""
+    small, *data = write_small(place.folder)
+    trained = place.run("train", small, *data, "--split", "tune", *long_epochs(60), "--json")
+    assert trained.code == 0, trained.err
+    return place.start("reproduce", trained.json["runs"][0]["name"], *data)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[train, *(pytest.param(verb, marks=pytest.mark.long) for verb in (search, ablate, reproduce))],
+)
 def attacked(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, other_host: OtherHost
 ) -> Iterator[tuple[Place, Running]]:
-    """A command that trains for hours."""
+    """A command that trains as long as it is attacked."""
     with shared_place(tmp_path_factory.mktemp("attacked") / "here") as place:
-        arguments = write_small(place.folder)
-        if request.param == "train":
-            running = place.start("train", *arguments, "--set", f"schedule.epochs={EPOCHS}")
-        else:
-            (place.folder / "tiny-search.yaml").write_text(f"{SEARCH}fixed:\n  schedule.epochs: {EPOCHS}\n")
-            running = place.start("search", "tiny-search.yaml", *arguments[1:])
+        running = request.param(place)
+        seen = epochs_noted(place)
         # By then all servers listen.
-        spools = place.folder.rglob
-        wait_until(
-            lambda: any('"metrics"' in file.read_text() for file in spools("spool.jsonl")),
-            "an epoch was noted",
-            600,
-            running,
-        )
+        wait_until(lambda: epochs_noted(place) > seen, "an epoch was noted", 600, running)
+        if request.param is reproduce:
+            for rank in place.training_workers():
+                rank.suspend()
         yield place, running
+
+
+def epochs_noted(place: Place) -> int:
+    return sum(file.read_text().count('"kind": "metrics"') for file in place.folder.rglob("spool.jsonl"))
 
 
 def test_other_users_of_the_machine_are_refused(attacked: tuple[Place, Running]) -> None:

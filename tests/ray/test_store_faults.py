@@ -1,4 +1,4 @@
-"""A tracking database that is removed while a run trains: the launch ends with its figures, the next command tracks them."""
+"""A tracking database that is removed while runs train: the launch ends with its figures, the next command tracks them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import pytest
 
 from tests.ray.command import Place, wait_until
 from tests.ray.small import long_epochs, write_small
+from tests.ray.test_ablation import SMOOTH, write_grid
+from tests.ray.test_kills import epochs_noted, search
 from tests.ray.tracked import children_of, client_of, files_of, runs_of, steps_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.long]
@@ -46,3 +48,35 @@ def test_a_run_whose_database_is_removed_is_tracked_by_the_next_command_without_
         assert steps_of(client, run)["train/total"] == list(range(1, len(steps_of(client, run)["train/total"]) + 1))
         assert {"eval/curve.csv", "config/resolved.yaml"} <= files_of(client, run)
         assert run.data.params and run.inputs.dataset_inputs
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("verb", ["ablate", "search"])
+def test_many_runs_whose_database_is_removed_are_tracked_by_the_next_command(place: Place, verb: str) -> None:
+    command = search(place) if verb == "search" else ("ablate", *write_grid(place, "tiny-grid", SMOOTH))
+    running = place.start(*command)
+    wait_until(lambda: epochs_noted(place) >= 1, "the first epoch was noted", 300, running)
+    Path(place.tracking_uri.removeprefix("sqlite:///")).unlink()
+    answer = running.answer(timeout=800)
+    assert answer.code == 1, answer.err
+    assert "Traceback" not in answer.err and len(answer.err) < 10_000
+    assert "cannot be tracked now: the tracking database was removed" in answer.err
+    (error,) = (line for line in answer.err.splitlines() if line.startswith("error: "))
+    assert "give the same command again" in error
+
+    epochs = epochs_noted(place)
+    again = place.run(*command, timeout=800)
+    assert again.code == 0, again.err
+    assert epochs_noted(place) == epochs, "nothing is trained again"
+    client = client_of(place)
+    runs = client.search_runs([one.experiment_id for one in client.search_experiments()])
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    (parent,) = (run for run in runs if run.data.tags["mgmrn.kind"] in ("search", "ablation"))
+    cells = [run for run in runs if run.data.tags["mgmrn.kind"] == "run"]
+    assert len(cells) >= 4
+    for run in cells:
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id or verb == "search"
+        steps = steps_of(client, run)["train/total"]
+        assert steps == list(range(1, len(steps) + 1))
+    if verb == "ablate":
+        assert {"comparison.csv", "comparison.json"} <= files_of(client, parent)

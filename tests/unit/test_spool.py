@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -185,6 +186,15 @@ def test_two_senders_of_one_spool_send_one_after_another(tmp_path: Path) -> None
     first.drain(0.0)
     assert second.drain(5) is None
     assert (slow.values, other.values) == ([("train/loss", 1, 1.0)], [("train/loss", 2, 2.0)])
+
+
+def test_a_sender_that_has_only_just_started_is_left_its_spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool, store = Spool(tmp_path / "run" / "spool.jsonl"), FakeStore()
+    spool.append(1, {"train/loss": 1.0})
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: None)  # As on a host whose CPUs are busy.
+    sender = Sender(spool, "r", store).start()
+    assert replay_leftovers(tmp_path, store, 0.1) == {}
+    assert sender.problem is None and store.calls == []
 
 
 def test_draining_goes_on_as_long_as_something_can_be_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
