@@ -1,4 +1,4 @@
-"""Caches ahead of time: the maps or the packed pictures that the runs of an experiment will read, on either split."""
+"""Caches ahead of time: the maps or the packed pictures that the runs of an experiment read on both splits."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ def build_caches(
     config: ExperimentConfig, data_root: Path, cache_root: Path, progress: Callable[[str], None]
 ) -> dict[str, int]:
     """Computes the maps, or decodes the pictures, of all images that `tune` and `final` read, where they are missing or damaged.
-
-    The content of what is there is checked, whatever was checked before.
 
     Returns:
         The number of training and evaluation images of each split.

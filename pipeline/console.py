@@ -1,4 +1,4 @@
-"""What a person or a program reads: rich tables on a terminal, plain lines elsewhere, one JSON object with `--json`.
+"""Output of a command: rich tables on a terminal, plain lines elsewhere, one JSON object with `--json`.
 
 With `--json` standard output carries that object alone; everything for people goes to standard error.
 """
@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 
 def say(text: str) -> None:
-    """A line for the person who waits; standard output belongs to the result."""
+    """Prints a line on standard error; standard output belongs to the result."""
     print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 
@@ -28,22 +28,22 @@ class Console:
 
     @property
     def people(self) -> TextIO:
-        """Where text for people goes."""
+        """Stream of the text for people."""
         return self.err if self.as_json else self.out
 
     def line(self, text: str) -> None:
-        """One line for people, at once."""
+        """Prints a line for people at once."""
         self.people.write(f"{text}\n")
         self.people.flush()
 
     def result(self, value: Mapping[str, Any]) -> None:
-        """The one object of `--json`; nothing without it. Numbers that JSON lacks (NaN, infinity) become null."""
+        """Prints the object of `--json`; nothing without it. Numbers that JSON lacks (NaN, infinity) become null."""
         if self.as_json:
             self.out.write(json.dumps(_finite(value), allow_nan=False) + "\n")
             self.out.flush()
 
     def table(self, headers: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
-        """A table for people."""
+        """Prints a table for people."""
         if self.people.isatty():
             self._rich_table(headers, rows, title)
             return
@@ -64,34 +64,33 @@ class Console:
         RichConsole(file=self.people).print(table)
 
     def progress(self, what: str) -> Callable[[int, int], None]:
-        """A function to call with (done, total): a line that renews itself on a terminal, ten lines elsewhere."""
-        return _Progress(self.people, what)
+        """A function to call with (done, total): a line that renews itself on a terminal, ten lines elsewhere.
 
+        Args:
+            what: a noun for the things that are counted.
+        """
+        stream, start = self.people, time.monotonic()
+        terminal = stream.isatty()
+        shown = -1
 
-class _Progress:
-    def __init__(self, stream: TextIO, what: str) -> None:
-        self._stream = stream
-        self._what = what
-        self._start = time.monotonic()
-        self._shown_at = -1.0
-        self._tenth = -1
+        def show(done: int, total: int) -> None:
+            nonlocal shown
+            elapsed, last = time.monotonic() - start, done >= total
+            step = int(5 * elapsed) if terminal else 10 * done // max(total, 1)
+            if step <= shown and not last:
+                return
+            shown = step
+            rate = done / max(elapsed, 1e-9)
+            left = "" if last or not done else f", {duration((total - done) / rate)} left"
+            text = f"{what} {done}/{total}, {rate:.1f}/s{left}"
+            stream.write(f"\r\x1b[K{text}" + ("\n" if last else "") if terminal else f"{text}\n")
+            stream.flush()
 
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        tenth, last = 10 * done // max(total, 1), done >= total
-        terminal = self._stream.isatty()
-        if not (last or (now - self._shown_at >= 0.2 if terminal else tenth > self._tenth)):
-            return
-        self._shown_at, self._tenth = now, tenth
-        rate = done / max(now - self._start, 1e-9)
-        left = "" if last or not done else f", {duration((total - done) / rate)} left"
-        text = f"{self._what} {done}/{total}, {rate:.1f}/s{left}"
-        self._stream.write(f"\r\x1b[K{text}" + ("\n" if last else "") if terminal else f"{text}\n")
-        self._stream.flush()
+        return show
 
 
 def duration(seconds: float) -> str:
-    """`45 s`, `3 min 05 s` or `2 h 10 min`."""
+    """A duration as `45 s`, `3 min 05 s` or `2 h 10 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -1,14 +1,10 @@
-"""Addresses of databases, for whoever opens one through SQLAlchemy."""
+"""Addresses of databases that are opened through SQLAlchemy."""
 
 from __future__ import annotations
 
 
 def with_installed_driver(uri: str) -> str:
-    """A PostgreSQL address that names the driver which requirements.txt brings; SQLAlchemy's own choice is another one.
-
-    Args:
-        uri: of any database; others than PostgreSQL come back as they are.
-    """
+    """A PostgreSQL address with the driver of requirements.txt, which is not SQLAlchemy's default; other addresses are unchanged."""
     scheme, separator, place = uri.partition("://")
     if scheme.partition("+")[0] not in ("postgresql", "postgres"):
         return uri

@@ -1,6 +1,6 @@
-"""Who leads a run: a driver's name, and whether it still lives, wherever it does.
+"""Drivers of runs: the tag that names one, and whether it lives, on whatever host.
 
-A driver of this host is looked up among its processes. One of another host is listened to: as long as it lives it counts in a file beside
+A driver of this host is looked up among its processes. One of another host is watched: as long as it lives it counts in a heartbeat file beside
 its runs, in the storage that every host sees. No clock is compared with another's, and no lock of a shared file system is relied on.
 """
 
@@ -19,11 +19,16 @@ import psutil  # type: ignore[import-untyped]
 
 FOLDER = "drivers"
 BEAT_SECONDS = 3.0
-SILENCE_SECONDS = 15.0
-"""A driver that does not count for so long is taken for dead. Shared file systems may show a change some seconds late."""
+HEARTBEAT_TIMEOUT_S = 15.0
+"""Seconds without a heartbeat after which a driver counts as dead. Shared file systems may show a change some seconds late."""
 LISTEN_SECONDS = 0.5
 REMEMBER_SECONDS = 30.0
-"""How long an answer about a driver elsewhere is good for: a grid asks about many runs of one driver."""
+"""Seconds for which an answer about a driver elsewhere holds: a grid asks about many runs of one driver."""
+
+_beats: list[Path] = []
+"""Heartbeat file of this process, if it has one."""
+_heard: dict[Path, tuple[float, bool]] = {}
+"""Time at which a heartbeat file was watched, and whether it was silent."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +38,9 @@ class Driver:
     host: str
     pid: int
     start: float
-    """Seconds, by a clock of its host that nobody sets."""
+    """Start time in seconds of the host's monotonic clock."""
     beat: Path | None = None
-    """Where it counts while it leads runs."""
+    """Path of the driver's heartbeat file; None while it leads no runs."""
 
     @classmethod
     def here(cls) -> Driver:
@@ -44,39 +49,36 @@ class Driver:
 
     @classmethod
     def parse(cls, tag: str) -> Driver | None:
-        """As a run carries it; None for what is no driver's name."""
-        host, _, rest = tag.partition(":")
-        pid, _, rest = rest.partition(":")
-        start, _, beat = rest.partition(":")
+        """Driver of a run's tag; None for a text that is no driver's tag."""
         try:
-            return cls(host, int(pid), float(start), Path(beat) if beat else None)
+            host, pid, start, *beat = tag.split(":", 3)
+            return cls(host, int(pid), float(start), Path(beat[0]) if any(beat) else None)
         except ValueError:
             return None
 
     def __str__(self) -> str:
-        """`host:pid:start`, and where it counts."""
+        """Tag: `host:pid:start`, and the heartbeat file."""
         return f"{self.host}:{self.pid}:{self.start:.2f}" + (f":{self.beat}" if self.beat else "")
 
     @property
     def is_this_process(self) -> bool:
-        """Whether it is the one that asks."""
         return self.host == socket.gethostname() and self.pid == os.getpid() and not self.is_dead
 
     @property
     def is_dead(self) -> bool:
-        """Whether it lives no more; one elsewhere that cannot be listened to is taken to live."""
+        """Whether the driver has ended; one elsewhere without a readable heartbeat file counts as living."""
         if self.host == socket.gethostname():
             return not _runs(self.pid, self.start)
         return self.beat is not None and _is_silent(self.beat)
 
 
 def driver_tag() -> str:
-    """This process, as a run carries it."""
+    """Tag of this process."""
     return str(Driver.here())
 
 
 def driver_is_dead(tag: str) -> bool:
-    """Whether the driver that a run carries lives no more; a run without one is nobody's to take."""
+    """Whether the driver of a run's tag has ended; a text that is no tag names no dead driver."""
     driver = Driver.parse(tag)
     return driver is not None and driver.is_dead
 
@@ -101,7 +103,7 @@ def heartbeat(storage: Path) -> Iterator[None]:
         number = 0
         while not over.wait(BEAT_SECONDS):
             number += 1
-            # A storage that is full or away for a while is the business of those who keep something there.
+            # A full or absent storage is reported by those who keep something there.
             with suppress(OSError):
                 path.write_text(str(number))
 
@@ -118,18 +120,12 @@ def heartbeat(storage: Path) -> Iterator[None]:
             path.unlink()
 
 
-_beats: list[Path] = []
-"""Where this process counts, if it does."""
-_heard: dict[Path, tuple[float, bool]] = {}
-"""When a driver was listened to, and whether it was silent."""
-
-
 def _is_silent(beat: Path) -> bool:
-    """Listens until the count changes, or for `SILENCE_SECONDS`. A driver that has ended has taken its file along."""
+    """Watches a file until the count changes, or for `HEARTBEAT_TIMEOUT_S`. A driver that has ended has deleted its file."""
     when, silent = _heard.get(beat, (float("-inf"), False))
     if time.monotonic() - when < REMEMBER_SECONDS:
         return silent
-    first, deadline = _count(beat), time.monotonic() + SILENCE_SECONDS
+    first, deadline = _count(beat), time.monotonic() + HEARTBEAT_TIMEOUT_S
     silent = first is not None or (beat.parent.name == FOLDER and beat.parent.is_dir())
     while first is not None and time.monotonic() < deadline:
         time.sleep(LISTEN_SECONDS)
@@ -141,7 +137,7 @@ def _is_silent(beat: Path) -> bool:
 
 
 def _count(beat: Path) -> bytes | None:
-    """None where there is no such file, or one that no driver counts in: a run's tags may say anything."""
+    """Content of a heartbeat file; None without one. Files elsewhere are not read: a run's tags may name any."""
     try:
         if beat.parent.name != FOLDER or not beat.is_file():
             return None

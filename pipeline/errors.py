@@ -1,4 +1,4 @@
-"""Exit codes, and the one place that turns an error into a sentence."""
+"""Exit codes, and the errors that are answered with a sentence."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mgmrn.errors import Explained, ResourceError, UserError
 
 
 class ExitCode(IntEnum):
-    """What the process answers."""
+    """Exit codes of the command line."""
 
     FINE = 0
     SOME_FAILED = 1
@@ -17,7 +17,7 @@ class ExitCode(IntEnum):
 
 
 class TrackingError(Explained, RuntimeError):
-    """The tracking server, at the address `where`, cannot be reached or refuses what it is asked."""
+    """The tracking server, at the address `where`, cannot be reached or refuses a request."""
 
 
 class UntrackedError(TrackingError):
@@ -25,17 +25,17 @@ class UntrackedError(TrackingError):
 
 
 Expected = UserError | ResourceError | TrackingError
-"""Errors that are answered with a sentence; any other is a defect and keeps its traceback."""
+"""Errors that are answered with a sentence; another error is a defect and keeps its traceback."""
 
 
 def exit_code(error: Expected) -> ExitCode:
-    """The exit code for an error."""
+    """Exit code for an error."""
     if isinstance(error, UntrackedError):
         return ExitCode.SOME_FAILED
     return ExitCode.CANNOT_RUN_HERE if isinstance(error, ResourceError) else ExitCode.BAD_INPUT
 
 
 def error_object(error: Expected) -> dict[str, str]:
-    """What `--json` prints in place of a result."""
+    """Object that `--json` prints in place of a result."""
     where = "" if isinstance(error, ResourceError) else error.where
     return {"error": error.message, "where": where, "hint": error.hint}

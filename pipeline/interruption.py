@@ -1,4 +1,4 @@
-"""Signals that end a command: Ctrl-C, SIGTERM (Slurm, Kubernetes, `timeout`, systemd) and SIGHUP take the same way out."""
+"""Signals that end a command: Ctrl-C, SIGTERM (Slurm, Kubernetes, `timeout`, systemd) and SIGHUP, all in the same way."""
 
 from __future__ import annotations
 
@@ -22,12 +22,11 @@ class Interruption(BaseException):
 
     @property
     def exit_code(self) -> int:
-        """128 plus the signal's number, by the shells' convention."""
+        """Exit code by the shells' convention: 128 plus the signal's number."""
         return 128 + self.signal
 
     @property
     def reason(self) -> str:
-        """`mgmrn.stop_reason` of the runs that it ends."""
         return REASONS[self.signal]
 
 
@@ -35,7 +34,7 @@ class Interruption(BaseException):
 def raised_signals() -> Iterator[None]:
     """Raises `Interruption` at the first signal within the context; the second one ends the process at once.
 
-    A SIGHUP that `nohup` ignores stays ignored. An ignored SIGINT, which background jobs of a script inherit, is heard: `stop` sends it.
+    A SIGHUP that `nohup` ignores stays ignored. An ignored SIGINT, which background jobs of a script inherit, is handled: `stop` sends it.
     """
     before = _handlers()
     for number in before:
@@ -49,7 +48,7 @@ def raised_signals() -> Iterator[None]:
 
 @contextmanager
 def unwrapped() -> Iterator[None]:
-    """Raises an `Interruption` as it is where compiled code of Ray's turned it into a `SystemError`."""
+    """Raises the `Interruption` that compiled code of Ray's turned into a `SystemError`."""
     try:
         yield
     except SystemError as error:

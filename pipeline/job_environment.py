@@ -1,4 +1,4 @@
-"""What a driver knows of the submitted job that it runs in."""
+"""Environment of a submitted job, as its driver sees it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Ray sets it in the driver of a submitted job."""
+"""Variable that Ray sets in the driver of a submitted job."""
 SUBMISSION_TAG = "mgmrn.ray_submission_id"
 CODE_STATE = "mgmrn.code_state"
 """Key of the job's metadata under which `submit` sends the state of the code."""
@@ -20,7 +20,7 @@ def in_job() -> bool:
 
 
 def submission_id() -> str | None:
-    """Id of this driver's job; None outside one."""
+    """Id of this driver's job; None outside a job."""
     return _label("job_submission_id")
 
 

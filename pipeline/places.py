@@ -1,4 +1,4 @@
-"""Where things stand unless a command says otherwise: everything under `.mgmrn/` of the working folder."""
+"""Default folders and databases, all under `.mgmrn/` of the working folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ports of this machine that nobody listens at now."""
+"""Free ports of this machine."""
 
 from __future__ import annotations
 
@@ -11,21 +11,12 @@ EVERYWHERE = ""
 
 
 def free_port(host: str = LOOPBACK) -> int:
-    """A port that is free at an address.
-
-    Args:
-        host: the address.
-    """
+    """A port that is free at an address."""
     return free_ports(1, host)[0]
 
 
 def free_ports(count: int, host: str = LOOPBACK) -> list[int]:
-    """Several ports, each another one.
-
-    Args:
-        count: how many.
-        host: the address at which they are free.
-    """
+    """Several different ports that are free at an address."""
     with ExitStack() as stack:
         listeners = [stack.enter_context(socket.create_server((host, 0))) for _ in range(count)]
         return [int(listener.getsockname()[1]) for listener in listeners]

@@ -1,4 +1,4 @@
-"""Addresses without the secrets in them, for whatever is printed, logged or recorded."""
+"""Redaction of secrets in addresses that are printed, logged or recorded."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ _TOKEN = re.compile(r'(https?://)[^\s/?#":@]+@')
 _SECRET = r"[\w.-]*(?:passw(?:or)?d|pwd|secret|token|signature|credential|api_?key)[\w.-]*"
 _PARAMETER = re.compile(rf'([?&;]{_SECRET}=)[^\s"&;#]+', re.IGNORECASE)
 SECRET_NAME = re.compile(_SECRET, re.IGNORECASE)
-"""Names of variables and parameters whose values are nobody's business."""
+"""Names of variables and parameters whose values are secrets."""
 
 
 def redact(text: str) -> str:
-    """A text with `***` for every password and token in the addresses that it holds; whatever else stays.
-
-    What comes back unchanged carried no secret, and what was redacted once stays as it is.
+    """A text with `***` for every password and token in the addresses that it holds; redacting it again changes nothing.
 
     Args:
         text: an address (`postgresql://me:word@host/db`), or a sentence or log line that quotes some.

@@ -1,7 +1,7 @@
-"""Spool of a run: a file beside its checkpoints, which holds all that is to be tracked until it is sent.
+"""Spool of a run: a file beside its checkpoints, which holds all that is to be tracked until it is sent to the tracking store.
 
 Training appends a line and goes on, whether the tracking server answers or not; `pipeline.tracking.sender` sends the lines in order and notes
-beside the file how far it has come. The first line says how the run is created, so that a store that lost the run gets it again.
+the offset that it has reached in a file beside the spool. The first line tells how to create the run, for a store that lost it.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ PARENT_TAG = "mlflow.parentRunId"
 
 @dataclass(frozen=True)
 class StoreIdentity:
-    """Names one experiment in one database; another database at the same address has another creation time."""
+    """Identity of one experiment in one database; another database at the same address has another creation time."""
 
     address: str
     experiment: str
     created_ms: int
 
     def replaces(self, other: StoreIdentity) -> bool:
-        """Whether this one stands at the other's place, whose runs are therefore lost."""
+        """Whether this one is at the other's address, whose runs are therefore lost."""
         return (self.address, self.experiment) == (other.address, other.experiment) and self != other
 
 
 @dataclass(frozen=True)
 class DatasetInput:
-    """The data that a run was made from."""
+    """Data set of a run."""
 
     name: str
     digest: str
@@ -52,25 +52,25 @@ class DatasetInput:
 
 @dataclass(frozen=True)
 class NewRun:
-    """All that a run is created with."""
+    """Values with which a run is created."""
 
     name: str
     tags: Mapping[str, str]
     params: Mapping[str, str] = field(default_factory=dict)
     dataset: DatasetInput | None = None
     time_ms: int = field(default_factory=lambda: int(time.time() * 1000))
-    """Its start."""
+    """Start of the run."""
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> NewRun:
-        """Read what `dataclasses.asdict` made of one."""
+        """Inverse of `dataclasses.asdict`."""
         dataset = value["dataset"]
         return cls(**{**value, "dataset": DatasetInput(**dataset) if dataset else None})
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch's numbers."""
+    """Numbers of one epoch."""
 
     step: int
     metrics: Mapping[str, float]
@@ -99,62 +99,50 @@ class Spool:
 
     @property
     def lock_file(self) -> Path:
-        """Locked by whoever sends the spool."""
+        """File that a sender locks while it sends the spool."""
         return self.path.with_suffix(".lock")
 
     def append_run(self, new: NewRun) -> None:
-        """Adds how the run is created."""
+        """Adds the values with which the run is created."""
         self._append({"kind": "run", "run": asdict(new)})
 
     def append(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Adds an epoch's numbers. Names with a slash are metrics to be tracked, others are for the progress line."""
+        """Adds the numbers of an epoch. Names with a slash are metrics to be tracked, others are for the progress line."""
         numbers = {key: float(value) for key, value in metrics.items() if isinstance(value, bool | int | float)}
         self._append({"kind": "metrics", "step": step, "time_ms": int(time.time() * 1000), "metrics": numbers})
 
     def append_tags(self, tags: Mapping[str, str]) -> None:
-        """Adds tags."""
         self._append({"kind": "tags", "tags": dict(tags)})
 
     def append_artifacts(self, folder: Path) -> None:
-        """Adds a folder of files; it must stand in this one's folder and stay until it is sent."""
+        """Adds a folder of artifacts; it must be in this one's folder and stay until it is sent."""
         self._append({"kind": "artifacts", "folder": str(folder.resolve())})
 
     def append_model(self, file: Path, gamma: float, example: Path) -> None:
-        """Adds an exported model; its files must stand in this one's folder and stay until they are sent.
-
-        Args:
-            file: what `mgmrn.checkpoint.export_model` wrote.
-            gamma: that it was evaluated at.
-            example: a picture.
-        """
+        """Adds an exported model, its γ and an example picture; the files must be in this one's folder and stay until they are sent."""
         paths = {"file": str(file.resolve()), "example": str(example.resolve())}
         self._append({"kind": "model", "gamma": gamma, **paths})
 
     @property
     def run_id(self) -> str:
-        """Id of the run that it belongs to; empty as long as that is not created."""
+        """Id of the run; empty as long as it is not created."""
         sent = Sent.load(self)
         return sent.run_id if sent else ""
 
     def new_run(self) -> NewRun | None:
-        """How its run is created; None where it does not say so."""
+        """Values with which the run is created; None where no line holds them."""
         found = (entry.content["run"] for entry in self.read() if entry.kind == "run")
         return next(map(NewRun.from_json, found), None)
 
     def assign(self, run_id: str, store: StoreIdentity) -> None:
-        """Notes the run that it belongs to; what was sent to another run is sent again, to this one.
-
-        Args:
-            run_id: empty for a run that its sender creates.
-            store: where the run is.
-        """
+        """Notes the id of the run in a store, empty for a run that its sender creates; lines that went to another run are sent again."""
         sent = Sent.load(self)
         if sent is None or sent.run_id != run_id or sent.store != store:
             offset = sent.offset if sent and sent.run_id == run_id else 0
             Sent(run_id, offset, store).save(self)
 
     def is_being_sent(self) -> bool:
-        """Whether a sender of this command or another one is at it."""
+        """Whether a sender of this command or another one is working on it."""
         with self.lock_file.open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -168,11 +156,7 @@ class Spool:
         return bool(entries and sent and entries[-1].kind == "end" and entries[-1].end_offset <= sent.offset)
 
     def inside(self, path: str) -> Path:
-        """A file or folder that an entry names.
-
-        Raises:
-            UserError: when it stands outside of the spool's folder: a line that nobody here wrote may name any file.
-        """
+        """A file or folder that an entry names; a `UserError` for one outside the run's folder, since a forged line may name any file."""
         found = Path(path).resolve()
         if not found.is_relative_to(self.path.parent.resolve()):
             hint = "remove the spool: what it holds of that run is lost, no other run is"
@@ -182,11 +166,11 @@ class Spool:
         return found
 
     def append_end(self, status: EndStatus, stop_reason: str) -> None:
-        """Adds the run's end; nothing comes after it, unless the run is resumed."""
+        """Adds the end of the run; no line comes after it, unless the run is resumed."""
         self._append({"kind": "end", "status": status, "stop_reason": stop_reason, "time_ms": int(time.time() * 1000)})
 
     def read(self, offset: int = 0) -> Iterator[Entry]:
-        """The whole lines from an offset on; a line that was cut short by a killed writer is passed over."""
+        """Whole lines from an offset on; one that was cut short by a killed writer is passed over."""
         try:
             with self.path.open("rb") as file:
                 file.seek(offset)
@@ -202,17 +186,14 @@ class Spool:
                 yield Entry(value["kind"], value, offset)
 
     def worker_seconds(self) -> float:
-        """Training time of every epoch noted, over its workers; of those that were trained again after a crash too."""
+        """Training time of every epoch noted times its workers, also of epochs that were trained again after a crash."""
         metrics = (entry.content["metrics"] for entry in self.read() if entry.kind == "metrics")
         return sum(numbers.get("perf/epoch_s", 0.0) * numbers.get("perf/world_size", 1.0) for numbers in metrics)
 
     def epochs(self) -> dict[int, dict[str, float]]:
-        """The numbers of every epoch noted; of one that was trained again, the later ones."""
-        return {
-            int(entry.content["step"]): dict(entry.content["metrics"])
-            for entry in self.read()
-            if entry.kind == "metrics"
-        }
+        """Numbers of every epoch noted; of one that was trained again, the later ones."""
+        noted = (entry.content for entry in self.read() if entry.kind == "metrics")
+        return {int(content["step"]): dict(content["metrics"]) for content in noted}
 
     def size(self) -> int:
         """Bytes in the file."""
@@ -232,7 +213,7 @@ class Spool:
 
 @dataclass(frozen=True)
 class Sent:
-    """How far a spool was sent, and to which run."""
+    """Offset that the sender of a spool has reached, and the run that it sent to."""
 
     run_id: str
     offset: int

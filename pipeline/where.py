@@ -1,4 +1,4 @@
-"""Where runs are executed, tracked and stored."""
+"""Places where runs are executed, tracked and stored."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ class Where:
     """None: one where the cluster has one for every worker, else none."""
 
     def absolute(self) -> Where:
-        """The same folders as absolute paths, by which every host knows them."""
+        """The same with absolute paths, by which every host knows the folders."""
         return replace(self, data_root=self.data_root.resolve(), storage=self.storage.resolve())

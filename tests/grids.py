@@ -17,7 +17,7 @@ from pipeline.analysis.runs import FIGURES
 from pipeline.tracking.environment import GitState
 from pipeline.tracking.store import TrackedRun, TrackingStore
 from pipeline.train.cell import Cell
-from pipeline.train.cluster import Placement
+from pipeline.train.placement import Placement
 from pipeline.train.spec import Calibration
 from pipeline.trials.known import KnownRuns
 from tests.ray.small import EXPERIMENT

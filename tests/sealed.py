@@ -272,8 +272,8 @@ def final_spec_in_a_plan(folder: Path) -> Any:
 
 def train_on_final(folder: Path) -> Any:
     """Its workers would be processes of their own, which nobody has sealed."""
-    from pipeline.train.cluster import Placement
     from pipeline.train.fit import fit
+    from pipeline.train.placement import Placement
 
     return fit(final_spec(folder), Placement(1, 1, 0))
 
@@ -281,8 +281,8 @@ def train_on_final(folder: Path) -> Any:
 def train_as_the_command_does(folder: Path) -> Any:
     from pipeline.config.compose import ComposedConfig
     from pipeline.train.launch import run_experiment
+    from pipeline.train.placement import Workers
     from pipeline.train.request import TrainRequest
-    from pipeline.train.workers import Workers
     from pipeline.where import Where
 
     request = TrainRequest(

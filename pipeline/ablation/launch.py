@@ -23,10 +23,20 @@ from pipeline.console import duration, say
 from pipeline.driver import heartbeat
 from pipeline.redaction import redact
 from pipeline.tracking.store import TrackingStore
-from pipeline.train.cluster import Host, check_room_here, ray_session
-from pipeline.train.parent import PARENT_SPLIT, ParentRun, parent_run
+from pipeline.train.cluster import check_room_here, ray_session
+from pipeline.train.placement import Host
 from pipeline.train.storage import check_writable, explained
-from pipeline.train.tracked import END_SECONDS, PATIENCE_SECONDS, EpochLines, Opening, patiently, send_leftovers
+from pipeline.train.tracked import (
+    END_SECONDS,
+    PARENT_SPLIT,
+    PATIENCE_SECONDS,
+    Opening,
+    ParentRun,
+    epoch_lines,
+    parent_run,
+    patiently,
+    send_leftovers,
+)
 from pipeline.trials.known import KnownRuns
 from pipeline.trials.plan import Pool
 from pipeline.trials.site import make_pool
@@ -147,7 +157,7 @@ def _launch(
     tasks = [_task(one, request.mode) for one in todo if isinstance(one.cell, GridCell)]
     hours = _budget(request)
     deadline = None if hours is None else time.monotonic() + 3600 * hours
-    director = ListDirector(tasks, site, say, lambda run: EpochLines(f"{run.name} {run.split}").epoch, deadline)
+    director = ListDirector(tasks, site, say, lambda run: epoch_lines(f"{run.name} {run.split}"), deadline)
     run_trials(director, pool, site.tune_folder, run_trial)
     site.clerk.finish()
     if not director.left:

@@ -22,7 +22,7 @@ from pipeline.config.compose import diff
 from pipeline.config.yaml_tree import yaml_value
 from pipeline.tracking.environment import git_state
 from pipeline.tracking.store import TrackingStore
-from pipeline.train.parent import PARENT_SPLIT
+from pipeline.train.tracked import PARENT_SPLIT
 
 if TYPE_CHECKING:
     import pandas as pd

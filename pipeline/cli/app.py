@@ -119,8 +119,8 @@ def train(
 ) -> int:
     """Train and evaluate an experiment; without --split the whole protocol, with nothing chosen on test images."""
     from pipeline.config.compose import load_experiment
+    from pipeline.train.placement import parse_workers
     from pipeline.train.request import TrainRequest
-    from pipeline.train.workers import parse_workers
 
     composed = load_experiment(experiment, overrides or [])
     request = TrainRequest(
@@ -206,8 +206,8 @@ def _sealed(configs: Sequence[str], request: SearchRequest) -> list[Outcome]:
     """The protocol of `train` on each best config: its own tune runs, then one evaluation on the test images per seed."""
     from pipeline.config.compose import load_experiment
     from pipeline.train.launch import run_experiment
+    from pipeline.train.placement import Workers
     from pipeline.train.request import TrainRequest
-    from pipeline.train.workers import Workers
 
     workers = Workers(request.search.config.workers, request.search.config.workers)
     requests = [
@@ -246,8 +246,7 @@ def doctor(
     """
     from dataclasses import asdict
 
-    from pipeline.doctor.examine import examine
-    from pipeline.doctor.line import worst
+    from pipeline.doctor import examine, worst
 
     console = Console(as_json)
     lines = list(examine(Where(tracking_uri, data_root, storage, address)))

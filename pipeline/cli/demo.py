@@ -6,10 +6,10 @@ from mgmrn.makers.synthetic import make_synthetic
 from pipeline import places
 from pipeline.config.compose import load_experiment
 from pipeline.console import say
-from pipeline.train.cluster import available_cpus, ray_session
+from pipeline.train.cluster import ray_session
 from pipeline.train.launch import run_experiment
+from pipeline.train.placement import Workers, available_cpus
 from pipeline.train.request import Outcome, TrainRequest
-from pipeline.train.workers import Workers
 from pipeline.where import Where
 
 EXPERIMENTS = ("synthetic", "synthetic-attribute-network")

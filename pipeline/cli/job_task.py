@@ -95,7 +95,7 @@ def _check_secrets(arguments: Sequence[str]) -> None:
 
 def _train(params: Mapping[str, Any]) -> Contents:
     from pipeline.config.compose import load_experiment
-    from pipeline.train.workers import parse_workers
+    from pipeline.train.placement import parse_workers
 
     if params["seeds"] is not None:
         parse_seeds(params["seeds"])

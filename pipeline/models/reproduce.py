@@ -29,13 +29,19 @@ from pipeline.tracking.history import Histories, histories
 from pipeline.tracking.naming import find_run
 from pipeline.tracking.store import TrackedRun, TrackingStore
 from pipeline.train.cell import Cell, make_cell
-from pipeline.train.cluster import Placement, check_room_here, place_elastic, ray_session
+from pipeline.train.cluster import check_room_here, ray_session
 from pipeline.train.launch import run_cell
-from pipeline.train.parent import parent_run
+from pipeline.train.placement import Placement, Workers, parse_workers, place_elastic
 from pipeline.train.spec import Split
 from pipeline.train.storage import check_writable, explained
-from pipeline.train.tracked import END_SECONDS, PATIENCE_SECONDS, Opening, recorded_calibration, send_leftovers
-from pipeline.train.workers import Workers, parse_workers
+from pipeline.train.tracked import (
+    END_SECONDS,
+    PATIENCE_SECONDS,
+    Opening,
+    parent_run,
+    recorded_calibration,
+    send_leftovers,
+)
 from pipeline.where import Where
 
 EXPERIMENT = "mgmrn/reproduce"

@@ -140,7 +140,7 @@ class SearchDirector:
         self._site.clerk.finish()
 
     def _begin(self, record: Record, cells: Sequence[Cell], *, resumed: bool) -> TrialPlan:
-        opening = replace(self._site.opening, anew=not resumed)
+        opening = replace(self._site.opening, restart=not resumed)
         finished = [run for run, cell in enumerate(cells) if resumed and self._is_finished(cell)]
         trial = TrackedTrial(record.number, cells, self._site, opening, finished)
         self._trials[record.number] = trial

@@ -26,11 +26,9 @@ from pipeline.search.request import SearchOutcome, SearchRequest
 from pipeline.search.space import Space
 from pipeline.search.study import DATABASE_ERRORS, Study, forget_study, lost, study_size
 from pipeline.tracking.store import TrackingStore
-from pipeline.train.claim import taken
 from pipeline.train.cluster import check_room_here, ray_session
-from pipeline.train.parent import parent_run
-from pipeline.train.storage import check_writable, explained
-from pipeline.train.tracked import END_SECONDS, send_leftovers
+from pipeline.train.storage import check_writable, explained, taken
+from pipeline.train.tracked import END_SECONDS, parent_run, send_leftovers
 from pipeline.trials.site import make_pool
 
 _DRIVER, _OUTCOME = "driver", "outcome"
@@ -90,7 +88,7 @@ def run_search(request: SearchRequest) -> SearchOutcome:
         study = Study(name, request.study_storage, config, space)
         study.begin_with(space.encoded(next(iter(bases.values())).config))
         study.remember(_DRIVER, driver_tag())
-        with parent_run(store, folder, *_parent(search, name, data), anew=request.force) as parent:
+        with parent_run(store, folder, *_parent(search, name, data), restart=request.force) as parent:
             # Loading what runs trials takes seconds, which a search that has ended is not to wait for.
             from pipeline.search.course import run_course
             from pipeline.search.director import Tunables

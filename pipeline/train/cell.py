@@ -1,4 +1,4 @@
-"""One run to be had: a seed on a split, with the calibration that it is given, and everything that it is called."""
+"""Cell of an experiment: one seed on one split with a given calibration, and the names, hashes and tags of its run."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ from pipeline.job_environment import job_tags
 from pipeline.spool import DatasetInput
 from pipeline.tracking.environment import git_state, numerics
 from pipeline.tracking.store import run_name
-from pipeline.train.cluster import Placement
+from pipeline.train.placement import Placement, Workers
 from pipeline.train.spec import Calibration, RunSpec, Split
-from pipeline.train.workers import Workers
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run to be had; make it with `make_cell`."""
+    """One run of an experiment; make it with `make_cell`."""
 
     composed: ComposedConfig
     split: Split
@@ -35,54 +34,52 @@ class Cell:
 
     @property
     def config(self) -> ExperimentConfig:
-        """The science, seed included."""
+        """Config of the run, seed included."""
         return self.composed.config
 
     @property
     def benchmark(self) -> str:
-        """Name of the benchmark."""
         return self.config.benchmark.name
 
     @property
     def name(self) -> str:
-        """As the run is called in the tracking store."""
+        """Name of the run in the tracking store."""
         return run_name(self.benchmark, self.variant, self.config.seed, self.config_hash)
 
     @property
     def calibration_tag(self) -> str:
-        """What a `final` run was given; part of its identity."""
+        """Calibration of a `final` run as text; part of its identity."""
         return self.calibration.model_dump_json() if self.calibration else "none"
 
     @property
     def identity(self) -> str:
-        """Names the run's science."""
+        """Hash of config, split and calibration."""
         text = f"{self.config_hash} {self.split} {self.calibration_tag}"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def science_hash(self) -> str:
-        """Of the config alone, whatever the data."""
+        """Hash of the config alone, whatever the data."""
         return science_hash(self.config)
 
     @property
     def shape_hash(self) -> str:
-        """Shared by runs that take about the same time."""
+        """Hash that is shared by runs that take about the same time."""
         return shape_hash(self.config, self.data.digest)
 
     @property
     def dataset(self) -> DatasetInput:
-        """The data as the tracking store records it."""
-        data = self.data
-        # Of the whole data set: MLflow keeps one profile for a name and digest, whichever split comes first.
-        counts = dict(zip(("images", "classes"), data.listed, strict=True))
-        return DatasetInput(data.benchmark, data.digest, data.split, counts)
+        """Data set in the form in which the tracking store records it."""
+        # Counts of the whole data set: MLflow keeps one profile for a name and digest, whichever split comes first.
+        counts = dict(zip(("images", "classes"), self.data.listed, strict=True))
+        return DatasetInput(self.data.benchmark, self.data.digest, self.data.split, counts)
 
     def folder(self, storage: Path) -> Path:
         """Folder of the run below a storage folder."""
         return storage / f"{self.name}.{self.split}"
 
     def spec(self, data_root: Path, storage: Path, cpus_per_worker: int) -> RunSpec:
-        """What the workers are told.
+        """Specification for the workers.
 
         Args:
             data_root: folder of the benchmarks, absolute.
@@ -101,7 +98,7 @@ class Cell:
         )
 
     def tags(self, study: str, placement: Placement) -> Mapping[str, str]:
-        """As the run carries them from its start."""
+        """Tags that the run carries from its start."""
         return {
             "mgmrn.kind": "run",
             "mgmrn.study": study,
@@ -137,22 +134,9 @@ def make_cell(
         composed: the experiment, with its weights found.
         seed: takes the place of the config's own.
         data: the split.
-        calibration: what `tune` decided, for `final`.
-        variant: what the run is called beside its benchmark.
+        calibration: of the `tune` run, for `final`.
+        variant: part of the run's name beside its benchmark.
     """
     config = composed.config.model_copy(update={"seed": seed})
-    return Cell(
-        replace(composed, config=config),
-        data.split,
-        calibration,
-        variant,
-        config_hash(config, data.digest),
-        group_hash(config, data.digest),
-        data,
-    )
-
-
-def variant_of(composed: ComposedConfig) -> str:
-    """The experiment's name without the benchmark's, or the kind of its model."""
-    prefix = f"{composed.config.benchmark.name.lower()}-"
-    return composed.name.removeprefix(prefix) if composed.name.startswith(prefix) else composed.config.model.kind
+    hashes = config_hash(config, data.digest), group_hash(config, data.digest)
+    return Cell(replace(composed, config=config), data.split, calibration, variant, *hashes, data)

@@ -1,7 +1,7 @@
 """Checkpoints of a run, as folders of its storage: each appears whole, few are kept, and a damaged one is passed over.
 
-Ray Train is told of epochs alone. Its own list of checkpoints is rewritten in place, so that a run whose list is cut short, or names a
-folder that is gone, could not be gone on with; see docs/adr/0008.
+Ray Train is told of epochs alone. Its own list of checkpoints is rewritten in place: a run whose list is cut short, or names a folder that is
+gone, could not be continued; see docs/adr/0008.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _UNFINISHED = ".checkpoint_"
 
 @dataclass(frozen=True, order=True)
 class Kept:
-    """A checkpoint that stands in a run's storage. The later one is the larger, whatever the clocks of the hosts said."""
+    """A checkpoint in a run's storage; the order is by epoch and attempt, whatever the clocks of the hosts say."""
 
     epoch: int
     attempt: int
@@ -41,7 +41,7 @@ class Kept:
 
 
 def kept_checkpoints(run_folder: Path) -> list[Kept]:
-    """All that stand there, the earliest epoch first."""
+    """All checkpoints of a run, the earliest epoch first."""
     names = ((path, _NAME.fullmatch(path.name)) for path in run_folder.glob("checkpoint_*"))
     return sorted(Kept(int(match[1]), int(match[2]), path) for path, match in names if match)
 
@@ -73,20 +73,21 @@ def remove_unfinished(run_folder: Path) -> None:
 
 def prune(run_folder: Path, epochs: Collection[int]) -> None:
     """Removes the checkpoints of all other epochs, and of these all but the last attempt."""
-    last = {one.epoch: one for one in kept_checkpoints(run_folder)}
-    for one in kept_checkpoints(run_folder):
+    kept = kept_checkpoints(run_folder)
+    last = {one.epoch: one for one in kept}
+    for one in kept:
         if one.epoch not in epochs or one != last[one.epoch]:
             shutil.rmtree(one.folder, ignore_errors=True)
 
 
 def worth_keeping(run_folder: Path, epoch: int, counting: int) -> set[int]:
-    """The epochs whose checkpoints stay once that of `epoch` stands: it, the one before, and the one that counts."""
+    """Epochs whose checkpoints stay after that of `epoch`: this one, the one before, and the one that counts."""
     before = [one.epoch for one in kept_checkpoints(run_folder) if one.epoch < epoch]
     return {epoch, counting, *before[-1:]}
 
 
 def counting_epoch(split: Split, epochs: Mapping[int, Mapping[str, float]]) -> int:
-    """The epoch that stands for the run: on `tune` the first of those with the largest AUSUC, on `final` the last.
+    """Epoch that stands for the run: on `tune` the first of those with the largest AUSUC, on `final` the last.
 
     Args:
         split: of the run.
@@ -98,26 +99,25 @@ def counting_epoch(split: Split, epochs: Mapping[int, Mapping[str, float]]) -> i
 
 
 def latest_whole(run_folder: Path, last_epoch: int, note: Callable[[str], None]) -> Kept | None:
-    """The checkpoint to go on from: the latest whole one of an epoch that was noted.
+    """Checkpoint from which a run continues: the latest whole one of an epoch that was noted; None begins the run again.
 
     A later one was written by a process that was killed before its epoch was noted; that epoch must be trained, and noted, again.
 
     Args:
         run_folder: storage of the run.
-        last_epoch: the last one that was noted; 0 before the first.
+        last_epoch: last epoch that was noted; 0 before the first.
         note: told, in one sentence, when it is not the checkpoint of that epoch.
     """
-    damage = f"the checkpoint of epoch {last_epoch} is missing"
-    for number, one in enumerate(
-        sorted((one for one in kept_checkpoints(run_folder) if one.epoch <= last_epoch), reverse=True)
-    ):
+    problem = f"the checkpoint of epoch {last_epoch} is missing"
+    candidates = [one for one in kept_checkpoints(run_folder) if one.epoch <= last_epoch]
+    for one in reversed(candidates):
         wrong = one.damage()
         if wrong is None:
             if one.epoch < last_epoch:
-                note(f"{damage}: going on from that of epoch {one.epoch}")
+                note(f"{problem}: going on from that of epoch {one.epoch}")
             return one
-        if number == 0:
-            damage = f"the checkpoint of epoch {one.epoch} is damaged ({one.folder}: {wrong})"
+        if one is candidates[-1]:
+            problem = f"the checkpoint of epoch {one.epoch} is damaged ({one.folder}: {wrong})"
     if last_epoch:
-        note(f"{damage}, and there is no whole one before it: the run begins again")
+        note(f"{problem}, and there is no whole one before it: the run begins again")
     return None

@@ -1,33 +1,42 @@
 """One run under Ray Train: from its spec to its last checkpoint.
 
-Ray Train starts workers and replaces those that are lost. From which checkpoint they go on, and which of them counts in the end, is read off
-the run's own storage: the spool says which epochs there were, the checkpoints stand beside it.
+Ray Train starts workers and replaces those that are lost. The run's own storage says from which checkpoint they go on and which one counts in
+the end: the spool holds the epochs that there were, and the checkpoints stand beside it.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import ray
-from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train import (
+    Checkpoint,
+    FailureConfig,
+    LoggingConfig,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+    UserCallback,
+)
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
 from mgmrn.data.seal import check_open
 from mgmrn.errors import ResourceError
 from mgmrn.protocol import Evaluation, load_evaluation
 from pipeline.spool import Spool
-from pipeline.train.callback import NoHaste, SpoolEpochs
 from pipeline.train.checkpoints import counting_epoch, kept_checkpoints
-from pipeline.train.cluster import Placement
-from pipeline.train.entry import train_worker
 from pipeline.train.messages import Failure, note_taker, recorded_failure
+from pipeline.train.placement import Placement
 from pipeline.train.process_group import ProcessGroup
+from pipeline.train.ray_start import await_ranks
 from pipeline.train.spec import EVALUATION_FILE, Calibration, RunSpec
-from pipeline.train.start_watch import await_ranks
 from pipeline.train.storage import StorageError, check_writable
 
 RETRIES = 3
@@ -39,16 +48,18 @@ COUNT_SECONDS = 21.0
 GROWTH_SECONDS = 10.0
 """Interval at which an elastic run looks for room to grow."""
 
+GROUP_POLL_SECONDS = 0.25
+
 QUIET = LoggingConfig(log_level="CRITICAL")
 """Ray Train logs into its own files, `logs/train` of Ray's session, and prints nothing between the driver's lines."""
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A run that came to its end."""
+    """A run that reached its last epoch."""
 
     checkpoint: Path
-    """The checkpoint of the epoch that counts: the best on `tune`, the last on `final`."""
+    """Checkpoint of the epoch that counts: the best on `tune`, the last on `final`."""
     epoch: int
     evaluation: Evaluation
     metrics: dict[str, float]
@@ -56,17 +67,22 @@ class Fitted:
 
     @classmethod
     def from_checkpoint(cls, folder: Path, metrics: Mapping[str, float]) -> Fitted:
-        """What a run came to, from the checkpoint that counts and its report."""
+        """Reads the checkpoint that counts.
+
+        Args:
+            folder: of the checkpoint.
+            metrics: report of its epoch.
+        """
         return cls(folder, int(metrics["epoch"]), load_evaluation(folder / EVALUATION_FILE), dict(metrics))
 
     @property
     def reported(self) -> dict[str, float]:
-        """The figures that stand for the run."""
+        """Figures that stand for the run."""
         return {key: float(value) for key, value in self.metrics.items() if key.startswith(("val/", "test/", "perf/"))}
 
     @property
     def calibration(self) -> Calibration:
-        """What a `tune` run decides for its `final` run."""
+        """Calibration that a `tune` run chooses for its `final` run."""
         eszsl = (self.metrics.get("train/log10_gamma"), self.metrics.get("train/log10_lambda"))
         return Calibration(
             epochs=self.epoch,
@@ -75,69 +91,77 @@ class Fitted:
         )
 
 
+class ControllerCallback(UserCallback):
+    """Appends each epoch to the run's spool, and pauses before lost workers are replaced; runs in Ray Train's controller.
+
+    Args:
+        spool_file: of the run.
+        pause_seconds: length of the pause.
+    """
+
+    def __init__(self, spool_file: Path, pause_seconds: float) -> None:
+        self._spool_file = spool_file
+        self._pause_seconds = pause_seconds
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
+        Spool(self._spool_file).append(int(metrics[0]["epoch"]), metrics[0])
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        time.sleep(self._pause_seconds)
+
+
+def train_worker(spec_json: dict[str, str]) -> None:
+    """Trains one rank. Its packages are imported here: driver and controller need no torch, which takes seconds to load.
+
+    Args:
+        spec_json: `{"spec": RunSpec as JSON}`.
+    """
+    from pipeline.train.worker import run_rank
+
+    run_rank(spec_json["spec"])
+
+
 def fit(spec: RunSpec, placement: Placement) -> Fitted | Failure:
-    """Trains until the last epoch, going on from the latest checkpoint of this very run where there is one.
+    """Trains until the last epoch, from the latest checkpoint of this very run where there is one.
 
     Lost workers are replaced up to `RETRIES` times, each time from the latest checkpoint. An elastic run goes on with those that there is
     room for, and begins the epoch again with more when there is room for more; a global batch stays what it is.
-
-    Args:
-        spec: what is trained.
-        placement: workers and their resources.
 
     Raises:
         SealedError: for a `final` run, in a sealed process; the workers would not be sealed.
     """
     if spec.split == "final":
         check_open("a final run")
-    patience = [] if placement.most_workers is None else [NoHaste(COUNT_SECONDS)]
-    run_config = RunConfig(
-        name=spec.run_folder.name,
-        storage_path=str(spec.run_folder.parent),
-        failure_config=FailureConfig(max_failures=RETRIES, controller_failure_limit=RETRIES),
-        callbacks=[SpoolEpochs(spec.spool_file), *patience],
-        logging_config=QUIET,
-    )
-    trainer = make_trainer(placement, train_worker, spec.model_dump_json(), run_config)
-    # Rank 0 writes this file first: from here on it tells that the ranks have begun.
-    spec.placement_file.unlink(missing_ok=True)
-    wait = partial(await_ranks, begun=spec.placement_file, speak=note_taker(spec.notes_file))
-    try:
-        _run_interruptibly(trainer.fit, wait)
-    except ResourceError as error:
-        return Failure("cannot-run-here", error.message, hint=error.hint)
-    except TrainingFailedError as error:
-        return (
-            recorded_failure(spec.failure_file) or _storage_failure(spec) or Failure("workers-lost", _last_line(error))
-        )
-    return recorded_failure(spec.failure_file) or _counting_checkpoint(spec)
-
-
-def make_trainer(
-    placement: Placement, loop: Callable[[dict[str, str]], None], spec_json: str, run_config: RunConfig
-) -> DataParallelTrainer:
-    """Ray Train's trainer for the ranks of a placement.
-
-    `DataParallelTrainer` instead of `TorchTrainer`: the latter imports torch in the driver and in every trial.
-
-    Args:
-        placement: number of ranks and resources of each.
-        loop: function of each rank; receives `{"spec": spec_json}`.
-        spec_json: the run's `RunSpec`.
-        run_config: name, storage, callbacks.
-    """
-    return DataParallelTrainer(
-        loop,
-        train_loop_config={"spec": spec_json},
-        backend_config=ProcessGroup.between(placement.gpus_per_worker),
+    pause_seconds = 0.0 if placement.most_workers is None else COUNT_SECONDS
+    # Not `TorchTrainer`, which imports torch in the driver and in every trial.
+    trainer = DataParallelTrainer(
+        train_worker,
+        train_loop_config={"spec": spec.model_dump_json()},
+        backend_config=ProcessGroup("nccl" if placement.gpus_per_worker else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=placement.number,
             elastic_resize_monitor_interval_s=GROWTH_SECONDS,
             use_gpu=placement.gpus_per_worker > 0,
             resources_per_worker=placement.resources_per_worker,
         ),
-        run_config=run_config,
+        run_config=RunConfig(
+            name=spec.run_folder.name,
+            storage_path=str(spec.run_folder.parent),
+            failure_config=FailureConfig(max_failures=RETRIES, controller_failure_limit=RETRIES),
+            callbacks=[ControllerCallback(spec.spool_file, pause_seconds)],
+            logging_config=QUIET,
+        ),
     )
+    # Rank 0 writes this file first: from here on it tells that the ranks have begun.
+    spec.placement_file.unlink(missing_ok=True)
+    wait = partial(await_ranks, begun=spec.placement_file, speak=note_taker(spec.notes_file))
+    try:
+        _run_interruptibly(trainer.fit, wait)
+    except ResourceError as error:
+        return Failure.of_resources(error)
+    except TrainingFailedError as error:
+        return _failure(spec, _last_line(error))
+    return recorded_failure(spec.failure_file) or _counting_checkpoint(spec)
 
 
 def _run_interruptibly(fit: Callable[[], object], wait: Callable[[threading.Thread], None]) -> None:
@@ -175,10 +199,10 @@ def _run_interruptibly(fit: Callable[[], object], wait: Callable[[threading.Thre
 
 
 def _counting_checkpoint(spec: RunSpec) -> Fitted | Failure:
-    """What the run came to. Another epoch's checkpoint would be another result: it never takes the place of a damaged one."""
+    """Outcome of a run. Another epoch's checkpoint would be another result: it never takes the place of a damaged one."""
     epochs = Spool(spec.spool_file).epochs()
     if max(epochs, default=0) < spec.epochs:
-        return _storage_failure(spec) or Failure("workers-lost", "the workers ended before the last epoch was noted")
+        return _failure(spec, "the workers ended before the last epoch was noted")
     epoch = counting_epoch(spec.split, epochs)
     damage = "it is missing"
     for one in reversed(kept_checkpoints(spec.run_folder)):
@@ -191,19 +215,44 @@ def _counting_checkpoint(spec: RunSpec) -> Fitted | Failure:
         "damaged-checkpoint",
         f"the checkpoint of epoch {epoch}, which counts, was damaged after it was written: {damage}",
         str(spec.run_folder),
-        "look after the disk; the same command trains the run anew",
+        "look after the disk; the same command trains the run again",
     )
 
 
-def _storage_failure(spec: RunSpec) -> Failure | None:
-    """A worker that cannot write cannot leave a note of that either."""
+def _failure(spec: RunSpec, lost: str) -> Failure:
+    """The failure that a worker noted; a full or read-only storage, where it could not note that; else lost workers."""
+    if noted := recorded_failure(spec.failure_file):
+        return noted
     try:
         check_writable(spec.run_folder)
     except StorageError as error:
-        return Failure("storage", error.message, hint=error.hint)
-    return None
+        return Failure.of_resources(error)
+    return Failure("workers-lost", lost)
 
 
 def _last_line(error: TrainingFailedError) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[-1].strip() if lines else type(error).__name__
+
+
+def release_placement_group(path: Path, grace_seconds: float = 0.0) -> None:
+    """Removes the placement group of a run whose trial was ended from outside, if Ray has not removed it within a grace period.
+
+    Ray Train's own actor for that asks the dashboard whether a controller is alive. A dashboard that is busy or gone leaves the group and
+    its CPUs taken for ever; the cluster itself is asked here.
+
+    Args:
+        path: file in which rank 0 noted the group's id; absent where no rank came up.
+        grace_seconds: length of the grace period.
+    """
+    if not path.exists():
+        return
+    group = PlacementGroup(ray.PlacementGroupID(bytes.fromhex(path.read_text())))
+    deadline = time.monotonic() + grace_seconds
+    # An interrupted launch disconnects from Ray, which ends its groups; the calls below would start an instance of their own then.
+    # A group of an earlier cluster is not in the table.
+    while ray.is_initialized() and placement_group_table(group).get("state", "REMOVED") != "REMOVED":
+        if time.monotonic() >= deadline:
+            remove_placement_group(group)
+            return
+        time.sleep(GROUP_POLL_SECONDS)

@@ -1,4 +1,4 @@
-"""`train`, from the request to the answer: what is finished is answered, what was cut off goes on, the rest is run.
+"""`train`, from the request to the outcome: what is finished is answered, what was cut off is continued, the rest is run.
 
 Without a split each seed runs the whole honest protocol: `tune` fixes the number of epochs and γ, and `final`, with both frozen, is evaluated
 once.
@@ -7,11 +7,11 @@ once.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from mgmrn.data.splits import SplitData, check_images_exist, evaluation_images, final_data, tune_data
 from mgmrn.data.xlsa17 import load_benchmark
@@ -23,22 +23,23 @@ from pipeline.interruption import Interruption
 from pipeline.redaction import redact
 from pipeline.spool import Spool
 from pipeline.tracking.store import TrackingStore
-from pipeline.train.cell import Cell, make_cell, variant_of
-from pipeline.train.claim import taken
-from pipeline.train.cluster import Placement, check_room_here, place_elastic, ray_session
+from pipeline.train.cell import Cell, make_cell
+from pipeline.train.cluster import check_room_here, ray_session
 from pipeline.train.messages import Failure
-from pipeline.train.parent import aggregates, parent_run
+from pipeline.train.placement import Placement, place_elastic
 from pipeline.train.request import Outcome, RunSummary, TrainRequest
 from pipeline.train.spec import Calibration, RunSpec, Split
-from pipeline.train.storage import check_writable, explained
+from pipeline.train.storage import check_writable, explained, taken
 from pipeline.train.tracked import (
     END_SECONDS,
-    EpochLines,
     Opening,
+    ParentRun,
     cached_summary,
+    epoch_lines,
     finished_run,
     look_up,
     open_run,
+    parent_run,
     recorded_calibration,
     send_leftovers,
 )
@@ -46,25 +47,38 @@ from pipeline.train.tracked import (
 
 @dataclass(frozen=True)
 class Launch:
-    """What all runs of one request share."""
+    """Request with its data; the runs of the request are its cells."""
 
     request: TrainRequest
     data: Mapping[Split, SplitData]
-    """The splits that the request runs."""
+    store: TrackingStore
 
     @property
     def splits(self) -> tuple[Split, ...]:
-        """In the order in which they are run."""
+        """Splits of each seed, in the order in which they are run."""
         return (self.request.split,) if self.request.split else ("tune", "final")
 
     def cell(self, seed: int, split: Split, calibration: Calibration | None) -> Cell:
-        """One run of the request."""
+        """One run of the request. Its variant is the experiment's name without the benchmark's, or the kind of its model."""
         composed = self.request.composed
-        return make_cell(composed, seed, self.data[split], calibration, variant_of(composed))
+        prefix = f"{composed.config.benchmark.name.lower()}-"
+        named = composed.name.startswith(prefix)
+        variant = composed.name.removeprefix(prefix) if named else composed.config.model.kind
+        return make_cell(composed, seed, self.data[split], calibration, variant)
+
+    def folders(self) -> list[Path]:
+        """Folders of all runs."""
+        storage, seeds = self.request.where.storage, self.request.seeds
+        return [self.cell(seed, split, None).folder(storage) for seed in seeds for split in self.splits]
+
+    def known_calibration(self, seed: int) -> Calibration | None:
+        """Calibration of an earlier `tune` run of the same config and seed."""
+        run = finished_run(self.store, self.cell(seed, "tune", None))
+        return recorded_calibration(run) if run else None
 
 
 def run_experiment(request: TrainRequest) -> Outcome:
-    """Runs what is asked for and not yet finished.
+    """Runs the cells of a request that are not finished.
 
     Raises:
         UserError: for a bad config or data set; nothing was started.
@@ -72,69 +86,39 @@ def run_experiment(request: TrainRequest) -> Outcome:
             works on one of the runs (`TakenError`).
         TrackingError: when the tracking store cannot be reached.
     """
-    request = _with_absolute_paths(request)
-    launch = Launch(request, _load_splits(request))
-    store = TrackingStore.connect(request.where.tracking_uri)
-    if left := send_leftovers(request.where.storage, store, END_SECONDS):
+    composed, where = request.composed, request.where.absolute()
+    # Paths as every host and the hash see them, the backbone's weights included.
+    composed = replace(composed, config=resolve_weights(composed.config, where.data_root))
+    request = replace(request, composed=composed, where=where)
+    launch = Launch(request, _load_splits(request), TrackingStore.connect(where.tracking_uri))
+    if left := send_leftovers(where.storage, launch.store, END_SECONDS):
         say(str(left))
-    if not request.force and (known := _all_finished(launch, store)):
-        store.close_dead_runs()
-        return _cached(request, known)
-    request.workers.check_shares(request.composed.config)
-    check_writable(request.where.storage)
-    check_room_here(request.where.address, request.workers.least, request.where.cpus_per_worker)
+    if not request.force and (known := _all_finished(launch)):
+        launch.store.close_dead_runs()
+        return Outcome("cached", known, None, redact(where.tracking_uri))
+    request.workers.check_shares(composed.config)
+    check_writable(where.storage)
+    check_room_here(where.address, request.workers.least, where.cpus_per_worker)
     for split in launch.splits:
         check_images_exist(launch.data[split].train.followed_by(evaluation_images(launch.data[split])))
     with (
-        explained(request.where.storage),
-        heartbeat(request.where.storage),
-        taken(_run_folders(launch)),
-        ray_session(request.where.address) as hosts,
+        explained(where.storage),
+        heartbeat(where.storage),
+        taken(launch.folders()),
+        ray_session(where.address) as hosts,
     ):
-        placement = place_elastic(hosts, request.workers, request.where.cpus_per_worker, request.where.gpus_per_worker)
-        with parent_run(store, request.where.storage, *_parent(launch), anew=request.force) as parent:
-            summaries = tuple(
-                summary
-                for seed in request.seeds
-                for summary in _run_seed(launch, store, seed, parent.run_id, placement)
-            )
-            if figures := aggregates(summaries):
+        placement = place_elastic(hosts, request.workers, where.cpus_per_worker, where.gpus_per_worker)
+        with parent_run(launch.store, where.storage, *_parent(launch), restart=request.force) as parent:
+            summaries = tuple(_run_seeds(launch, parent, placement))
+            if figures := _aggregates(summaries):
                 parent.spool.append(0, figures)
             failed = any(summary.status == "failed" for summary in summaries)
             if failed:
                 parent.status, parent.reason = "FAILED", "a run failed"
-    summaries = tuple(_with_run_id(summary, request.where.storage) for summary in summaries)
-    status: Literal["failed", "finished"] = "failed" if failed else "finished"
-    return Outcome(status, summaries, parent.run_id, redact(request.where.tracking_uri), parent.is_tracked)
-
-
-def _with_run_id(summary: RunSummary, storage: Path) -> RunSummary:
-    """The summary with the id that its run has at the end of the launch: a store that was away creates a run late."""
-    if summary.status == "cached":
-        return summary
-    spool = Spool(storage / f"{summary.name}.{summary.split}" / "spool.jsonl")
-    return replace(summary, run_id=spool.run_id or summary.run_id)
-
-
-def _run_folders(launch: Launch) -> list[Path]:
-    """Folders of all runs of the launch."""
-    return [
-        launch.cell(seed, split, None).folder(launch.request.where.storage)
-        for seed in launch.request.seeds
-        for split in launch.splits
-    ]
-
-
-def _cached(request: TrainRequest, known: tuple[RunSummary, ...]) -> Outcome:
-    return Outcome("cached", known, None, redact(request.where.tracking_uri))
-
-
-def _with_absolute_paths(request: TrainRequest) -> TrainRequest:
-    """The request as every host and the hash see it, the backbone's weights included."""
-    composed = replace(
-        request.composed, config=resolve_weights(request.composed.config, request.where.data_root.resolve())
+    summaries = tuple(_with_run_id(summary, where.storage) for summary in summaries)
+    return Outcome(
+        "failed" if failed else "finished", summaries, parent.run_id, redact(where.tracking_uri), parent.is_tracked
     )
-    return replace(request, composed=composed, where=request.where.absolute())
 
 
 def _load_splits(request: TrainRequest) -> dict[Split, SplitData]:
@@ -145,16 +129,16 @@ def _load_splits(request: TrainRequest) -> dict[Split, SplitData]:
     return tune if request.split == "tune" else tune | {"final": final_data(benchmark)}
 
 
-def _all_finished(launch: Launch, store: TrackingStore) -> tuple[RunSummary, ...] | None:
-    """The answers of earlier runs, where there is one for everything."""
+def _all_finished(launch: Launch) -> tuple[RunSummary, ...] | None:
+    """Summaries of earlier runs, where there is one for every cell."""
     summaries: list[RunSummary] = []
     for seed in launch.request.seeds:
         calibration: Calibration | None = None
         for split in launch.splits:
             if split == "final" and calibration is None:
-                calibration = _known_calibration(launch, store, seed)
+                calibration = launch.known_calibration(seed)
             cell = launch.cell(seed, split, calibration)
-            run = finished_run(store, cell)
+            run = finished_run(launch.store, cell)
             if run is None:
                 return None
             summaries.append(cached_summary(cell, run))
@@ -163,61 +147,51 @@ def _all_finished(launch: Launch, store: TrackingStore) -> tuple[RunSummary, ...
     return tuple(summaries)
 
 
-def _known_calibration(launch: Launch, store: TrackingStore, seed: int) -> Calibration | None:
-    """What an earlier `tune` run of the same config and seed decided."""
-    run = finished_run(store, launch.cell(seed, "tune", None))
-    return recorded_calibration(run) if run else None
-
-
-def _run_seed(
-    launch: Launch, store: TrackingStore, seed: int, parent: str, placement: Placement
-) -> Iterator[RunSummary]:
-    """`tune`, then `final` with what it decided; a failure ends the seed."""
-    calibration: Calibration | None = None
-    for split in launch.splits:
-        if split == "final" and calibration is None:
-            calibration = look_up(partial(_known_calibration, launch, store, seed))
-            if calibration is None:
-                say("no finished tune run of this config: γ = 0 and all epochs, so H is not calibrated")
-        cell = launch.cell(seed, split, calibration)
-        known = None if launch.request.force else look_up(partial(finished_run, store, cell))
-        if known:
-            yield cached_summary(cell, known)
-            decided = recorded_calibration(known)
-        else:
-            summary, decided = _run_cell(launch, store, cell, parent, placement)
+def _run_seeds(launch: Launch, parent: ParentRun, placement: Placement) -> Iterator[RunSummary]:
+    """Runs `tune`, then `final` with the calibration of `tune`, for each seed; a failure ends the seed."""
+    request = launch.request
+    opening = Opening(request.experiment, parent.run_id, placement, restart=request.force)
+    for seed in request.seeds:
+        calibration: Calibration | None = None
+        for split in launch.splits:
+            if split == "final" and calibration is None:
+                calibration = look_up(partial(launch.known_calibration, seed))
+                if calibration is None:
+                    say("no finished tune run of this config: γ = 0 and all epochs, so H is not calibrated")
+            cell = launch.cell(seed, split, calibration)
+            known = None if request.force else look_up(partial(finished_run, launch.store, cell))
+            if known:
+                summary, decided = cached_summary(cell, known), recorded_calibration(known)
+            else:
+                spec = cell.spec(request.where.data_root, request.where.storage, placement.cpus_per_worker)
+                summary, decided = run_cell(launch.store, cell, spec, opening)
             yield summary
             if summary.status == "failed":
-                return
-        if split == "tune":
-            calibration = decided
-
-
-def _run_cell(
-    launch: Launch, store: TrackingStore, cell: Cell, parent: str, placement: Placement
-) -> tuple[RunSummary, Calibration | None]:
-    request = launch.request
-    spec = cell.spec(request.where.data_root, request.where.storage, placement.cpus_per_worker)
-    return run_cell(store, cell, spec, Opening(request.experiment, parent, placement, anew=request.force))
+                break
+            if split == "tune":
+                calibration = decided
 
 
 def run_cell(
     store: TrackingStore, cell: Cell, spec: RunSpec, opening: Opening
 ) -> tuple[RunSummary, Calibration | None]:
-    """One run: found or created, trained, recorded, ended; what it came to, and what it decides for `final`.
+    """Runs one cell: its run is found or created, trained, recorded and ended.
 
     Args:
         store: where it is tracked.
         cell: what is run.
-        spec: as the workers are told it.
+        spec: specification for the workers.
         opening: study, parent, placement.
+
+    Returns:
+        The outcome, and the calibration for `final`.
 
     Raises:
         UserError, ResourceError: when a worker met a mistake of the user's, or a machine that is too small.
     """
     from pipeline.train.fit import fit
 
-    tracker = open_run(store, cell, spec, opening, EpochLines(f"{cell.name} {cell.split}").epoch)
+    tracker = open_run(store, cell, spec, opening, epoch_lines(f"{cell.name} {cell.split}"))
     try:
         ended = fit(spec, opening.placement)
         if not isinstance(ended, Failure):
@@ -251,3 +225,23 @@ def _parent(launch: Launch) -> tuple[str, str, dict[str, str]]:
         "mgmrn.group_hash": cell.group_hash,
     }
     return key, f"{request.experiment} {request.split or 'tune → final'}", tags
+
+
+def _aggregates(summaries: Sequence[RunSummary]) -> dict[str, float]:
+    """Mean, standard deviation and number over the runs of every figure."""
+    values: dict[str, list[float]] = {}
+    for summary in summaries:
+        for key, value in summary.metrics.items():
+            if key.startswith(("val/", "test/")):
+                values.setdefault(key, []).append(value)
+    means = {f"{key}/mean": statistics.fmean(found) for key, found in values.items()}
+    deviations = {f"{key}/std": statistics.stdev(found) for key, found in values.items() if len(found) > 1}
+    return means | deviations | {f"{key}/n": float(len(found)) for key, found in values.items()}
+
+
+def _with_run_id(summary: RunSummary, storage: Path) -> RunSummary:
+    """The summary with the id that its run has at the end of the launch: a store that was away creates a run late."""
+    if summary.status == "cached":
+        return summary
+    spool = Spool(storage / f"{summary.name}.{summary.split}" / "spool.jsonl")
+    return replace(summary, run_id=spool.run_id or summary.run_id)

@@ -1,7 +1,7 @@
 """Messages of workers to the driver, as files in the run's storage: notes on progress, and the failure that ends a run for good.
 
-Ray Train restarts a worker group after any exception. A bad config, a broken picture, a non-finite loss or a full device would fail again; so
-the worker that meets one leaves a note, and the restarted group reads it and ends at once.
+Ray Train restarts a worker group after any exception. A bad config, a broken picture, a non-finite loss or a full device would fail again, so
+the worker that meets one leaves a note; the restarted group reads it and ends at once.
 """
 
 from __future__ import annotations
@@ -19,24 +19,31 @@ from mgmrn.errors import ResourceError, UserError
 from pipeline.train.storage import StorageError
 
 RESERVED_BYTES = 2**14
+SHOW_SECONDS = 0.5
+LEAST_SECONDS_BETWEEN = 5.0
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a run ended for good."""
+    """Failure that ended a run for good."""
 
     reason: str
-    """`bad-input`, `cannot-run-here`, `damaged-checkpoint`, `non-finite-loss`, `out-of-memory`, `storage` or `workers-lost`.
+    """`mgmrn.stop_reason` of the run.
 
-    The run's `mgmrn.stop_reason`.
+    One of `bad-input`, `cannot-run-here`, `damaged-checkpoint`, `non-finite-loss`, `out-of-memory`, `storage` and `workers-lost`.
     """
     message: str
     where: str = ""
     hint: str = ""
 
+    @classmethod
+    def of_resources(cls, error: ResourceError) -> Failure:
+        """Failure of a machine or storage."""
+        return cls("storage" if isinstance(error, StorageError) else "cannot-run-here", error.message, hint=error.hint)
+
     @property
     def mistake(self) -> UserError | ResourceError | None:
-        """The error that a worker raised, where the user must mend something first; None for other failures."""
+        """Error that the user must mend before anything else; None for other failures."""
         if self.reason == "bad-input":
             return UserError(self.message, self.where, self.hint)
         if self.reason == "cannot-run-here":
@@ -45,21 +52,21 @@ class Failure:
 
     @property
     def of_storage(self) -> StorageError | None:
-        """The error, where the storage is at fault, which all runs of a launch share; none is lost, and all can go on later."""
+        """Error of the storage, which all runs of a launch share; None for other failures. All runs can continue later."""
         return StorageError(self.message, self.hint) if self.reason == "storage" else None
 
 
 def reserve_room(path: Path) -> None:
-    """Sees to it that a note can be left on a disk that is full by then."""
+    """Reserves room on the disk for a note of failure, since the disk may be full when it is written."""
     with replacing(_reserve(path)) as file:
         file.write(bytes(RESERVED_BYTES))
 
 
 def record_failure(path: Path, failure: Failure) -> None:
-    """Leaves the note, atomically; the first of several ranks' notes stays.
+    """Writes the note atomically; the first of several ranks' notes stays.
 
     Raises:
-        OSError: when it cannot be written, not even into the room that was reserved for it.
+        OSError: when it cannot be written, not even into the reserved room.
     """
     if path.exists():
         return
@@ -70,6 +77,11 @@ def record_failure(path: Path, failure: Failure) -> None:
         _write(path, failure)
 
 
+def recorded_failure(path: Path) -> Failure | None:
+    """Failure in the note; None without a note."""
+    return Failure(**json.loads(path.read_text())) if path.exists() else None
+
+
 def _write(path: Path, failure: Failure) -> None:
     with replacing(path) as file:
         file.write(json.dumps(asdict(failure)).encode())
@@ -77,15 +89,6 @@ def _write(path: Path, failure: Failure) -> None:
 
 def _reserve(path: Path) -> Path:
     return path.with_suffix(".room")
-
-
-def recorded_failure(path: Path) -> Failure | None:
-    """The note, where there is one."""
-    return Failure(**json.loads(path.read_text())) if path.exists() else None
-
-
-SHOW_SECONDS = 0.5
-LEAST_SECONDS_BETWEEN = 5.0
 
 
 def note_taker(path: Path) -> Callable[[str], None]:
@@ -111,7 +114,8 @@ def shown_notes(path: Path, say: Callable[[str], None]) -> Iterator[None]:
 
     def follow() -> None:
         nonlocal offset
-        while True:
+        last_look = False
+        while not last_look:
             last_look = over.wait(SHOW_SECONDS)
             if path.exists():
                 with path.open("rb") as file:
@@ -121,8 +125,6 @@ def shown_notes(path: Path, say: Callable[[str], None]) -> Iterator[None]:
                 offset += len(whole)
                 for line in whole.decode().splitlines():
                     say(line)
-            if last_look:
-                return
 
     thread = threading.Thread(target=follow, name="notes", daemon=True)
     thread.start()

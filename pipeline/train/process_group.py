@@ -1,10 +1,10 @@
-"""How the ranks of a run become one process group of torch.
+"""Process group of torch over the ranks of a run.
 
 Ray's own `TorchConfig` does the same, and loads torch in the driver and in each run's controller, which need nothing of it: two seconds of
 each run's start, one after the other (docs/adr/0009).
 
-Left to itself gloo takes the address that the host's own name stands for: often loopback, or none at all, and ranks on other hosts are
-never reached. Ray knows the address by which the cluster sees a host; its interface is the right one. NCCL finds one by itself.
+By default gloo takes the address of the host's own name: often loopback, or none at all, and ranks on other hosts are never reached. The
+right interface is the one with the address by which Ray knows the host. NCCL finds one by itself.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pipeline.ports import EVERYWHERE, free_port
 
 GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
 PATIENCE = timedelta(minutes=30)
-"""Of a rank that waits for another."""
+"""Time that a rank waits for another."""
 FAREWELL_SECONDS = 30.0
 
 
@@ -36,31 +36,24 @@ class ProcessGroup(BackendConfig):
 
     backend: Literal["gloo", "nccl"]
 
-    @classmethod
-    def between(cls, gpus_per_worker: int) -> ProcessGroup:
-        """The one for ranks with so many GPUs each."""
-        return cls("nccl" if gpus_per_worker else "gloo")
-
     @property
     def backend_cls(self) -> type[GroupBackend]:
-        """What Ray Train calls when ranks come and go."""
         return GroupBackend
 
     @property
     def train_func_context(self) -> Any:
-        """Around each rank's work."""
         return on_its_own_gpu
 
 
 class GroupBackend(Backend):
-    """Tells every rank where rank 0 waits; one that is alone has nobody to meet. Runs beside the controller."""
+    """Tells every rank where rank 0 listens; runs beside the controller. A single rank gets no group."""
 
     share_cuda_visible_devices = True
 
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
         assert isinstance(backend_config, ProcessGroup)
         size = len(worker_group)
-        if size == 1:  # A thread of gloo's wakes a hundred times a second, whoever else is there.
+        if size == 1:  # A thread of gloo's wakes a hundred times a second, also without other ranks.
             return
         meeting = worker_group.execute_single(0, meeting_point)
         joining = [
@@ -77,7 +70,7 @@ class GroupBackend(Backend):
 
 @contextmanager
 def on_its_own_gpu() -> Iterator[None]:
-    """What a rank puts on "the" GPU lands on its own."""
+    """Makes the rank's own GPU the default one."""
     import ray.train.torch
     import torch
 
@@ -88,12 +81,12 @@ def on_its_own_gpu() -> Iterator[None]:
 
 
 def meeting_point() -> tuple[str, int]:
-    """Called on rank 0: host and port at which it can listen."""
+    """Host and port at which rank 0, which calls this, can listen."""
     return ray.util.get_node_ip_address(), free_port(EVERYWHERE)
 
 
 def join(backend: str, meeting: tuple[str, int], rank: int, size: int) -> None:
-    """Called on each rank: waits until all are there."""
+    """Joins the group; called on each rank, it returns when all are there."""
     import torch.distributed
 
     if backend == "gloo":
@@ -106,9 +99,9 @@ def join(backend: str, meeting: tuple[str, int], rank: int, size: int) -> None:
 
 
 def rendezvous(meeting: tuple[str, int], rank: int, size: int) -> Any:
-    """Called on each rank: the `TCPStore` by which ranks find one another.
+    """The `TCPStore` by which ranks find one another.
 
-    Rank 0 listens at Ray's address of the host alone: left to itself, torch listens on all interfaces, without a password.
+    Rank 0 listens at Ray's address of the host alone: by default torch listens on all interfaces, without a password.
     """
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
@@ -122,7 +115,7 @@ def rendezvous(meeting: tuple[str, int], rank: int, size: int) -> Any:
 
 
 def leave() -> None:
-    """Called on each rank."""
+    """Leaves the group; called on each rank."""
     import torch.distributed
 
     if torch.distributed.is_initialized():
@@ -130,9 +123,8 @@ def leave() -> None:
 
 
 def use_network_of_ray() -> None:
-    """Called on a rank: tells gloo its interface, unless the host's owner has."""
-    interface = interface_of(ray.util.get_node_ip_address())
-    if interface is not None:
+    """Tells gloo its interface, unless the host's owner has set one."""
+    if interface := interface_of(ray.util.get_node_ip_address()):
         os.environ.setdefault(GLOO_INTERFACE, interface)
 
 

@@ -1,4 +1,4 @@
-"""What `train` is asked for, and what it answers."""
+"""Request and outcome of `train`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from pipeline.config.compose import ComposedConfig
+from pipeline.train.placement import Workers
 from pipeline.train.spec import Split
-from pipeline.train.workers import Workers
 from pipeline.where import Where
 
 
@@ -29,7 +29,7 @@ class TrainRequest:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """One run of a launch."""
+    """Outcome of one run, as `--json` prints it."""
 
     run_id: str
     name: str
@@ -46,7 +46,7 @@ class RunSummary:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a launch came to."""
+    """Outcome of a launch."""
 
     status: Literal["finished", "cached", "failed", "stopped"]
     runs: tuple[RunSummary, ...]
@@ -56,5 +56,5 @@ class Outcome:
     """Whether the tracking store has all of it."""
 
     def to_json(self) -> dict[str, Any]:
-        """The object that `--json` prints."""
+        """Serialise to the object that `--json` prints."""
         return {key: value for key, value in asdict(self).items() if key != "is_tracked"}

@@ -1,4 +1,4 @@
-"""What one training run is: everything a worker must know, as plain values that travel to other hosts."""
+"""Specification of one training run: everything that its workers must know, as plain values that travel to other hosts."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from mgmrn.config import ESZSLConfig, ExperimentConfig, Frozen
 Split = Literal["tune", "final"]
 
 EVALUATION_FILE = "evaluation.npz"
-"""Inside a checkpoint: the scores of the evaluation images, where the epoch was evaluated."""
+"""File of a checkpoint with the scores of the evaluation images, where the epoch was evaluated."""
 
 
 class Calibration(Frozen):
-    """What a `tune` run decides and a `final` run takes as frozen."""
+    """Values that a `tune` run chooses and a `final` run takes as frozen."""
 
     epochs: int
     """Epochs after which training stops; the learning rate follows the config's full schedule up to there."""
@@ -28,14 +28,14 @@ class RunSpec(Frozen):
     """One run of one seed on one split."""
 
     identity: str
-    """Names the run's science: config hash, split and calibration. Storage folder, checkpoints and tracking carry it."""
+    """Hash of config, split and calibration, which storage folder, checkpoints and tracking carry."""
     config: ExperimentConfig
     split: Split
     calibration: Calibration | None
     """None on `tune`; on `final` None means that nothing was calibrated (γ = 0, all epochs)."""
     data_root: Path
     cache_root: Path
-    """Where cached features of frozen backbones stand; local to a host or shared."""
+    """Folder of cached features of frozen backbones; local to a host or shared."""
     run_folder: Path
     """Storage of this run, seen by every host."""
     cpus_per_worker: int
@@ -49,32 +49,32 @@ class RunSpec(Frozen):
 
     @property
     def gamma(self) -> float | None:
-        """γ of the evaluation: chosen on its own curve by `tune`, given to `final`."""
+        """γ of the evaluation: None on `tune`, which chooses it on its own curve."""
         if self.split == "tune":
             return None
         return self.calibration.gamma if self.calibration else 0.0
 
     @property
     def failure_file(self) -> Path:
-        """Where a worker records a failure that a retry cannot mend."""
+        """File in which a worker records a failure that a retry cannot mend."""
         return self.run_folder / "failure.json"
 
     @property
     def notes_file(self) -> Path:
-        """Where rank 0 says what takes long, for the person at the driver."""
+        """File in which rank 0 notes, for the person at the driver, what takes long."""
         return self.run_folder / "notes.txt"
 
     @property
     def placement_file(self) -> Path:
-        """Where rank 0 notes the placement group, for who ends the run from outside."""
+        """File in which rank 0 notes the placement group, which is removed when the run is ended from outside."""
         return self.run_folder / "placement_group"
 
     @property
     def artifacts_folder(self) -> Path:
-        """Files for the tracking store; they stay until it has them."""
+        """Folder of files for the tracking store; they stay until it has them."""
         return self.run_folder / "artifacts"
 
     @property
     def spool_file(self) -> Path:
-        """Where the controller notes each epoch's metrics."""
+        """File in which the controller notes each epoch's metrics."""
         return self.run_folder / "spool.jsonl"

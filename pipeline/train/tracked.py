@@ -1,6 +1,7 @@
-"""The driver's side of one run: opened in the tracking store, followed while it trains, and ended with what it came to.
+"""Tracking of runs from the driver: each is opened in the tracking store, followed while it trains, and ended with its outcome.
 
-Workers know nothing of the store: the controller notes epochs in the run's spool, and what is noted is sent from here.
+Workers do not use the store: the controller notes epochs in the run's spool, and what is noted is sent from here. A parent run stands for a
+whole launch, search or grid, and carries the figures of all its runs.
 """
 
 from __future__ import annotations
@@ -8,28 +9,32 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+from mgmrn.data.splits import evaluation_images
 from pipeline.config.compose import values_of
 from pipeline.config.yaml_tree import yaml_value
 from pipeline.console import duration, say
 from pipeline.driver import driver_tag
 from pipeline.errors import TrackingError, UntrackedError
+from pipeline.interruption import Interruption, unwrapped
+from pipeline.job_environment import job_tags
 from pipeline.redaction import redact
-from pipeline.spool import PARENT_TAG, NewRun, OnEpoch, Spool
+from pipeline.spool import PARENT_TAG, EndStatus, NewRun, OnEpoch, Spool
+from pipeline.tracking.environment import environment, git_state
 from pipeline.tracking.sender import Sender, replay_leftovers
 from pipeline.tracking.store import DRIVER_TAG, TrackedRun, TrackingStore
 from pipeline.train.cell import Cell
-from pipeline.train.claim import release, take
-from pipeline.train.cluster import Placement
 from pipeline.train.messages import Failure, recorded_failure, shown_notes
+from pipeline.train.placement import Placement
 from pipeline.train.request import RunSummary
 from pipeline.train.spec import Calibration, RunSpec
+from pipeline.train.storage import release, take
 
 if TYPE_CHECKING:
     from pipeline.train.fit import Fitted
@@ -37,31 +42,36 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PATIENCE_SECONDS = 60.0
-"""How long a grid that has ended waits for the tracking store, from which it reads what it came to."""
+"""Seconds that a grid, at its end, waits for the tracking store, from which it reads its results."""
 LOOK_UP_SECONDS = 10.0
-"""How long a run waits for the tracking store to say whether an earlier driver has begun or finished it."""
+"""Seconds that a run waits for the tracking store to say whether an earlier driver has begun or finished it."""
 PAUSE_SECONDS = 2.0
 DRAIN_SECONDS = 10.0
-"""How long the end of a run waits for a tracking store that is away; what is left is sent at the end of the launch."""
+"""Seconds that the end of a run waits for a tracking store that is away; what is left is sent at the end of the launch."""
 END_SECONDS = 10.0
-"""How long the start and the end of a launch wait for it besides; what is left then is sent by the next command."""
+"""Seconds that the start and the end of a launch wait for it besides; what is left then is sent by the next command."""
+ONE_ATTEMPT_SECONDS = 0.5
+PARENT_SPLIT = "launch"
+"""Value of the split tag of a parent, which is no run of a split."""
+_PARENT_PREFIX = "launch."
+"""Beginning of the name of a parent's folder in the storage."""
 
 
 @dataclass(frozen=True)
 class Opening:
-    """What a new or resumed run is opened with, besides its cell."""
+    """Study, parent, placement and tags with which a new or resumed run is opened."""
 
     study: str
     parent_run_id: str
     placement: Placement
-    anew: bool = False
-    """Leaves what an earlier driver left, and starts again."""
+    restart: bool = False
+    """Deletes what an earlier driver left of the run, and begins again."""
     tags: Mapping[str, str] = field(default_factory=dict)
     """Besides, or in place of, those of the cell."""
 
 
 class RunTracker:
-    """One run in the tracking store, from `open_run` to `close`; meanwhile the person at the driver reads what its workers note."""
+    """One run in the tracking store, from `open_run` to `close`; meanwhile the notes of its workers are shown."""
 
     def __init__(
         self, store: TrackingStore, cell: Cell, spec: RunSpec, run_id: str, gpus_per_worker: int, on_epoch: OnEpoch
@@ -72,9 +82,7 @@ class RunTracker:
         self._spool = Spool(spec.spool_file)
         self._sender = Sender(self._spool, run_id, store, on_epoch, self._say_problem).start()
         self._notes = ExitStack()
-        self._notes.enter_context(
-            shown_notes(spec.notes_file, lambda sentence: say(f"{cell.name} {cell.split}: {sentence}"))
-        )
+        self._notes.enter_context(shown_notes(spec.notes_file, self._say))
 
     @property
     def run_id(self) -> str:
@@ -83,8 +91,6 @@ class RunTracker:
 
     def finished(self, ended: Fitted) -> RunSummary:
         """Records figures, tables and plots, and on `final` the model."""
-        from pipeline.train.record import write_record
-
         summary = summarise(self.cell, self.run_id, "finished", ended.evaluation.result.gamma, ended.reported)
         tags = {
             "mgmrn.result": json.dumps({"gamma": summary.gamma, "metrics": dict(summary.metrics)}),
@@ -107,26 +113,31 @@ class RunTracker:
         return summarise(self.cell, self.run_id, "failed", None, {})
 
     def killed(self, reason: str) -> None:
-        """Ends the run as stopped from outside; what it had reported stays."""
+        """Ends the run as stopped from outside; the epochs that it reported stay."""
         self._spool.append_end("KILLED", reason)
 
     def close(self) -> None:
-        """Sends what is left, or leaves it for the end of the launch, and gives up the run's folder; a run that never began leaves nothing."""
+        """Sends what is left, or leaves it for the end of the launch, and releases the folder of the run.
+
+        The folder is deleted where a mistake of the user's ended the run before there was anything to keep.
+        """
         try:
-            self._close()
+            self._notes.close()
+            is_sent = self._sender.drain(DRAIN_SECONDS) is None
+            failure = recorded_failure(self.spec.failure_file)
+            if is_sent and failure and failure.mistake and not any(self.spec.run_folder.glob("checkpoint_*")):
+                delete_run_folder(self.spec)
         finally:
             release(self.spec.run_folder)
 
-    def _close(self) -> None:
-        self._notes.close()
-        if self._sender.drain(DRAIN_SECONDS) is None and _never_began(self.spec):
-            forget(self.spec)
+    def _say(self, text: str) -> None:
+        say(f"{self.cell.name} {self.cell.split}: {text}")
 
     def _say_problem(self, problem: str) -> None:
-        say(f"{self.cell.name} {self.cell.split}: goes on, although it cannot be tracked now: {problem}")
+        self._say(f"goes on, although it cannot be tracked now: {problem}")
 
     def _append_model(self, ended: Fitted) -> None:
-        """The trained network as a model of the run; ESZSL exports none."""
+        """Adds the trained network as a model of the run; ESZSL exports none."""
         from mgmrn.checkpoint import MODEL_FILE
 
         file = ended.checkpoint / MODEL_FILE
@@ -138,18 +149,31 @@ class RunTracker:
         self._spool.append_model(file, ended.evaluation.result.gamma, example)
 
 
+def write_record(spec: RunSpec, cell: Cell, ended: Fitted) -> Path:
+    """Writes the artifacts of a finished run, `eval/`, `config/` and `env/`, from its checkpoint; returns their folder."""
+    from pipeline.tracking.artifacts import EvaluationNames, write_evaluation, write_provenance
+
+    images = evaluation_images(cell.data)
+    files = dict(zip(images.ids.tolist(), images.files, strict=True))
+    folder = spec.artifacts_folder
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    write_evaluation(folder, ended.evaluation, EvaluationNames(classes=cell.data.classes.names, images=files))
+    write_provenance(folder, cell.composed, environment(), git_state())
+    return folder
+
+
 def open_run(
     store: TrackingStore, cell: Cell, spec: RunSpec, opening: Opening, on_epoch: OnEpoch = lambda step, numbers: None
 ) -> RunTracker:
-    """Takes over the run that a dead or interrupted driver left, or begins a new one in an empty folder.
+    """Continues the run that a dead or interrupted driver left, or begins a new one in an empty folder.
 
-    A store that is away does not hold it up: what the run folder holds is then taken over, and a new run is created when the
-    store is back.
+    A store that is away does not hold it up: the run in the folder is then continued, and a new run is created when the store is back.
 
     Args:
         store: where it is tracked.
         cell: what is run.
-        spec: as the workers are told it.
+        spec: specification for the workers.
         opening: study, parent, placement.
         on_epoch: told of every epoch at once.
 
@@ -158,23 +182,24 @@ def open_run(
     """
     take(spec.run_folder)
     try:
-        return _open(store, cell, spec, opening, on_epoch)
+        spool = Spool(spec.spool_file)
+        run_id = None if opening.restart else _left_run_id(store, cell, spool, opening.parent_run_id)
+        if run_id is None:
+            delete_run_folder(spec)
+        else:
+            say(f"{cell.name} {cell.split}: going on with run {run_id or 'that is not tracked yet'}")
+            spec.failure_file.unlink(missing_ok=True)
+        if spool.new_run() is None:
+            spool.append_run(_new_run(cell, opening))
+        return RunTracker(store, cell, spec, run_id or "", opening.placement.gpus_per_worker, on_epoch)
     except BaseException:
         release(spec.run_folder)
         raise
 
 
-def _open(store: TrackingStore, cell: Cell, spec: RunSpec, opening: Opening, on_epoch: OnEpoch) -> RunTracker:
-    spool = Spool(spec.spool_file)
-    run_id = None if opening.anew else _left_run_id(store, cell, spool, opening.parent_run_id)
-    if run_id is None:
-        forget(spec)
-    else:
-        say(f"{cell.name} {cell.split}: going on with run {run_id or 'that is not tracked yet'}")
-        spec.failure_file.unlink(missing_ok=True)
-    if spool.new_run() is None:
-        spool.append_run(_new_run(cell, opening))
-    return RunTracker(store, cell, spec, run_id or "", opening.placement.gpus_per_worker, on_epoch)
+def delete_run_folder(spec: RunSpec) -> None:
+    """Deletes all that is stored of a run, so that the next fit begins again."""
+    shutil.rmtree(spec.run_folder, ignore_errors=True)
 
 
 def _left_run_id(store: TrackingStore, cell: Cell, spool: Spool, parent_run_id: str) -> str | None:
@@ -182,19 +207,16 @@ def _left_run_id(store: TrackingStore, cell: Cell, spool: Spool, parent_run_id: 
     new = spool.new_run()
     in_folder = new is not None and new.tags.get("mgmrn.run_identity") == cell.identity
     try:
-        left = patiently(partial(_left_run, store, cell), LOOK_UP_SECONDS)
-        if left is not None:
+        left = patiently(partial(store.find_resumable, cell.config_hash, cell.split), LOOK_UP_SECONDS)
+        if left is not None and left.tags.get("mgmrn.run_identity") == cell.identity and left.is_cut_off:
             patiently(partial(store.resume, left, parent_run_id), LOOK_UP_SECONDS)
             return left.run_id
         # What the store did not take yet is not removed, unless a user has deleted the run.
-        in_folder = in_folder and not spool.is_done() and _is_wanted(store, spool.run_id)
+        in_folder = in_folder and not spool.is_done()
+        in_folder = in_folder and (not spool.run_id or store.state_of(spool.run_id) != "deleted")
     except TrackingError:
         pass
     return spool.run_id if in_folder else None
-
-
-def _is_wanted(store: TrackingStore, run_id: str) -> bool:
-    return not run_id or store.state_of(run_id) != "deleted"
 
 
 def _new_run(cell: Cell, opening: Opening) -> NewRun:
@@ -217,7 +239,7 @@ def look_up(attempt: Callable[[], T]) -> T | None:
 
 
 def patiently(attempt: Callable[[], T], seconds: float) -> T:
-    """Tries again while the store is away.
+    """Repeats an attempt while the store is away.
 
     Raises:
         TrackingError: when it stays away for so many seconds.
@@ -239,7 +261,7 @@ def send_leftovers(storage: Path, store: TrackingStore, patience_seconds: float)
     """Sends what is left in the spools of a storage folder.
 
     Returns:
-        What to tell the user where the store did not take all of it.
+        An error for the user where the store did not take all of it.
     """
     problems = replay_leftovers(storage, store, patience_seconds)
     if not problems:
@@ -247,11 +269,6 @@ def send_leftovers(storage: Path, store: TrackingStore, patience_seconds: float)
     runs, reason = "a run is" if len(problems) == 1 else f"{len(problems)} runs are", next(iter(problems.values()))
     hint = "mend the tracking store, then give the same command again: it sends what is left and trains nothing twice"
     return UntrackedError(f"{runs} not wholly tracked: {reason}", redact(store.uri), hint)
-
-
-def forget(spec: RunSpec) -> None:
-    """Removes all that is stored of a run, so that the next fit starts anew."""
-    shutil.rmtree(spec.run_folder, ignore_errors=True)
 
 
 def finished_run(store: TrackingStore, cell: Cell) -> TrackedRun | None:
@@ -263,13 +280,13 @@ def finished_run(store: TrackingStore, cell: Cell) -> TrackedRun | None:
 
 
 def recorded_calibration(run: TrackedRun) -> Calibration | None:
-    """What a finished `tune` run decided, or a `final` one was given."""
+    """Calibration that a finished `tune` run chose, or that a `final` one was given."""
     text = run.tags["mgmrn.calibration"]
     return None if text == "none" else Calibration.model_validate_json(text)
 
 
 def cached_summary(cell: Cell, run: TrackedRun) -> RunSummary:
-    """The answer of an earlier run."""
+    """Outcome of an earlier run."""
     result = json.loads(run.tags["mgmrn.result"])
     return summarise(cell, run.run_id, "cached", result["gamma"], result["metrics"])
 
@@ -281,7 +298,7 @@ def summarise(
     gamma: float | None,
     metrics: Mapping[str, float],
 ) -> RunSummary:
-    """What a run came to."""
+    """Outcome of a run of a cell."""
     return RunSummary(
         run_id=run_id,
         name=cell.name,
@@ -296,33 +313,19 @@ def summarise(
     )
 
 
-def _left_run(store: TrackingStore, cell: Cell) -> TrackedRun | None:
-    run = store.find_resumable(cell.config_hash, cell.split)
-    if run is None or run.tags.get("mgmrn.run_identity") != cell.identity:
-        return None
-    return run if run.is_cut_off else None
-
-
-def _never_began(spec: RunSpec) -> bool:
-    """Whether a mistake of the user's ended the run before there was anything to keep."""
-    failure = recorded_failure(spec.failure_file)
-    return failure is not None and failure.mistake is not None and not any(spec.run_folder.glob("checkpoint_*"))
-
-
-class EpochLines:
-    """Says what each epoch of a run came to.
+def epoch_lines(name: str) -> OnEpoch:
+    """A function that says rank 0's figures of each epoch of a run, and how long the rest will take.
 
     Args:
         name: of the run.
     """
+    last_epoch_at = float("inf")
 
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._last_epoch_at: float | None = None
-
-    def epoch(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Shows rank 0's view of an epoch."""
-        parts = [f"{self._name}  epoch {step}/{int(numbers['epochs'])}"]
+    def say_epoch(step: int, numbers: Mapping[str, float]) -> None:
+        nonlocal last_epoch_at
+        # Reporting and evaluation take time that is no part of an epoch's own seconds.
+        since, last_epoch_at = time.monotonic() - last_epoch_at, time.monotonic()
+        parts = [f"{name}  epoch {step}/{int(numbers['epochs'])}"]
         if "train/total" in numbers:
             parts.append(f"loss {numbers['train/total']:.3f}")
         for prefix in ("val", "test"):
@@ -331,13 +334,93 @@ class EpochLines:
                 parts.append(f"{prefix} T1 {t1:.3f}  H {h:.3f}  AUSUC {area:.3f}")
         if "perf/images_per_s" in numbers:
             parts.append(f"{numbers['perf/images_per_s']:.0f} images/s")
-            left = (numbers["epochs"] - step) * max(numbers["perf/epoch_s"], self._seconds_since_last_epoch())
+            left = (numbers["epochs"] - step) * max(numbers["perf/epoch_s"], since)
             parts.append(f"{duration(left)} left" if left else "done")
         say("  ".join(parts))
 
-    def _seconds_since_last_epoch(self) -> float:
-        """Reporting and evaluation take time that an epoch's own clock does not see; 0 for the first."""
-        now = time.monotonic()
-        since = now - self._last_epoch_at if self._last_epoch_at is not None else 0.0
-        self._last_epoch_at = now
-        return since
+    return say_epoch
+
+
+@dataclass
+class ParentRun:
+    """Run of a whole launch, and how it ends."""
+
+    run_id: str
+    spool: Spool
+    """Spool of its figures and artifacts; sent at the latest when it ends."""
+    status: EndStatus = "FINISHED"
+    reason: str = "finished"
+    is_tracked: bool = True
+    """After its end: whether the store has all of the launch."""
+
+    def attach(self, folder: Path) -> None:
+        """Makes a folder's content artifacts of the run; a copy, since the folder may change before it is sent."""
+        copy = self.spool.path.parent / "artifacts"
+        shutil.copytree(folder, copy, dirs_exist_ok=True)
+        self.spool.append_artifacts(copy)
+
+
+@contextmanager
+def parent_run(
+    store: TrackingStore,
+    storage: Path,
+    key: str,
+    name: str,
+    tags: Mapping[str, str],
+    *,
+    restart: bool = False,
+    again: TrackedRun | None = None,
+) -> Iterator[ParentRun]:
+    """A parent for as long as the context lasts; that of a dead or interrupted driver is continued.
+
+    Args:
+        store: where it is tracked.
+        storage: folder of run folders; their spools are sent at the end. Where the store does not take them, that is said.
+        key: tells this parent from others; the same command gives the same key.
+        name: shown in the store.
+        tags: besides key and code state.
+        restart: makes a new one all the same.
+        again: a finished one to continue.
+
+    Raises:
+        TrackingError: when the store cannot be reached at the start.
+    """
+    left = again or (None if restart else store.find_resumable(key, PARENT_SPLIT))
+    store.close_dead_runs(keep=[left.run_id] if left else [])
+    all_tags = {**tags, "mgmrn.config_hash": key, "mgmrn.split": PARENT_SPLIT, **job_tags(), **git_state().tags()}
+    if left:
+        store.reopen(left)
+        run_id = left.run_id
+    else:
+        run_id = store.create_parent(name, all_tags)
+    parent = ParentRun(run_id, parent_spool(storage, run_id))
+    if parent.spool.new_run() is None:
+        parent.spool.append_run(NewRun(name, all_tags | {DRIVER_TAG: driver_tag()}))
+    sender = Sender(parent.spool, run_id, store).start()
+    try:
+        with unwrapped():
+            yield parent
+    except UntrackedError:
+        parent.status, parent.reason = "KILLED", "untracked"
+        raise
+    except Interruption as interruption:
+        parent.status, parent.reason = "KILLED", interruption.reason
+        raise
+    except Exception as error:
+        parent.status, parent.reason = "FAILED", type(error).__name__
+        raise
+    finally:
+        parent.spool.append_end(parent.status, parent.reason)
+        away = sender.drain(END_SECONDS) is not None
+        untracked = send_leftovers(storage, store, ONE_ATTEMPT_SECONDS if away else END_SECONDS)
+        parent.is_tracked = untracked is None
+        if untracked and parent.reason != "untracked":
+            say(f"error: {untracked}")
+        for folder in storage.glob(f"{_PARENT_PREFIX}*"):
+            if Spool(folder / "spool.jsonl").is_done():
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def parent_spool(storage: Path, run_id: str) -> Spool:
+    """Spool of a launch's own run."""
+    return Spool(storage / f"{_PARENT_PREFIX}{run_id}" / "spool.jsonl")

@@ -1,6 +1,6 @@
-"""Worker of a run: what each rank does, from its spec to its last checkpoint.
+"""Worker of a run: the work of each rank, from its spec to its last checkpoint.
 
-Nothing here knows the tracking store: rank 0 reports metrics to Ray Train and writes checkpoints into the run's storage.
+No worker uses the tracking store: rank 0 reports metrics to Ray Train and writes checkpoints into the run's storage.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import ray.train.torch
 import torch
 from jaxtyping import Float
 from ray.train.collective import broadcast_from_rank_zero
+from ray.util.placement_group import get_current_placement_group
 
+from mgmrn.atomic_file import replacing
 from mgmrn.checkpoint import MODEL_FILE, export_model, load_checkpoint, save_checkpoint
 from mgmrn.config import ESZSLConfig, ExperimentConfig
 from mgmrn.data.decoded import PictureFiles
@@ -44,10 +46,9 @@ from pipeline.train.checkpoints import (
     remove_unfinished,
     worth_keeping,
 )
-from pipeline.train.leftover import note_placement_group
 from pipeline.train.messages import Failure, note_taker, record_failure, recorded_failure, reserve_room
 from pipeline.train.spec import EVALUATION_FILE, RunSpec
-from pipeline.train.storage import StorageError, explained
+from pipeline.train.storage import explained
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,7 @@ class Rank:
 
 
 def run_rank(spec_json: str) -> None:
-    """Trains, or ends at once where an earlier attempt failed for good.
-
-    Args:
-        spec_json: the `RunSpec`.
-    """
+    """Trains one rank of the run of a `RunSpec`, or ends at once where an earlier attempt failed for good."""
     spec = RunSpec.model_validate_json(spec_json)
     if recorded_failure(spec.failure_file):
         return
@@ -75,22 +72,19 @@ def run_rank(spec_json: str) -> None:
         try:
             record_failure(spec.failure_file, _failure(error))
         except OSError:
-            raise error from None  # Without a note, nobody may think that this was the end.
+            raise error from None  # Without a note, the run must not look as if it had come to its end.
         # Ranks that wait for this one must be torn down; alone, it ends the run without a worker group that only reads the note.
         if ray.train.get_context().get_world_size() > 1:
             raise
 
 
 def _failure(error: UserError | ResourceError | NonFiniteLossError | torch.OutOfMemoryError) -> Failure:
-    match error:
-        case StorageError():
-            return Failure("storage", error.message, hint=error.hint)
-        case UserError():
-            return Failure("bad-input", error.message, error.where, error.hint)
-        case ResourceError():
-            return Failure("cannot-run-here", error.message, hint=error.hint)
-        case NonFiniteLossError():
-            return Failure("non-finite-loss", str(error))
+    if isinstance(error, UserError):
+        return Failure("bad-input", error.message, error.where, error.hint)
+    if isinstance(error, ResourceError):
+        return Failure.of_resources(error)
+    if isinstance(error, NonFiniteLossError):
+        return Failure("non-finite-loss", str(error))
     hint = "use a smaller sampling batch, optimiser.accumulate, or more workers"
     return Failure("out-of-memory", str(error).splitlines()[0], hint=hint)
 
@@ -98,7 +92,9 @@ def _failure(error: UserError | ResourceError | NonFiniteLossError | torch.OutOf
 def _run(spec: RunSpec) -> None:
     context = ray.train.get_context()
     if context.get_world_rank() == 0:
-        note_placement_group(spec.placement_file)
+        if group := get_current_placement_group():
+            with replacing(spec.placement_file) as file:
+                file.write(group.id.hex().encode())
         with explained(spec.run_folder):
             reserve_room(spec.failure_file)
     prefer_fastest_kernels()
@@ -149,13 +145,13 @@ def _train(rank: Rank) -> None:
 
 
 def _folder_to_go_on_from(rank: Rank) -> Path | None:
-    """Rank 0 looks and decides, so that no two ranks go on from different epochs."""
+    """Folder of the checkpoint to continue from; rank 0 chooses it, so that no two ranks continue from different epochs."""
     name = None
     if rank.share.rank == 0:
         folder = rank.spec.run_folder
         remove_unfinished(folder)
         last_epoch = max(Spool(rank.spec.spool_file).epochs(), default=0)
-        # A note taker of its own: a note on progress a moment ago must not swallow this one.
+        # A note taker of its own: this note must not be dropped because of one on progress a moment ago.
         found = latest_whole(folder, last_epoch, note_taker(rank.spec.notes_file))
         name = found.folder.name if found else None
     name = broadcast_from_rank_zero(name)
@@ -163,12 +159,12 @@ def _folder_to_go_on_from(rank: Rank) -> Path | None:
 
 
 def _seed_epoch(seed: int, epoch: int, rank: int) -> None:
-    """Makes an epoch's randomness a function of its number, so that a resumed run draws what an undisturbed one draws."""
+    """Seeds an epoch by its number, so that a resumed run draws what an undisturbed one draws."""
     torch.manual_seed(int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1, np.uint64)[0] >> 1))
 
 
 def _evaluate(rank: Rank, trainer: Trainer, feed: Feed) -> Evaluation | None:
-    """The split's figures, on rank 0; every rank scores its share."""
+    """Evaluation of the split, on rank 0; every rank scores its share."""
     attributes = torch.from_numpy(rank.data.classes.attributes)
     rows = evaluate(trainer.network, feed.evaluation_inputs(), attributes, rank.spec.config, rank.device)
     scores = gather_rows(rows)
@@ -199,7 +195,7 @@ def _report(
     trainer: Trainer | None = None,
     feed: Feed | None = None,
 ) -> None:
-    """One barrier per epoch: rank 0's metrics and checkpoint, with the evaluation and, at the end, the whole model."""
+    """Reports an epoch, at a barrier of all ranks: rank 0 writes its checkpoint, with the evaluation and, at the end, the whole model."""
     if rank.share.rank:
         ray.train.report(metrics)
         return
@@ -266,17 +262,17 @@ def fit_on_split(
 def pooled_features(
     spec: RunSpec, data: TuneData | FinalData, device: torch.device, progress: Progress
 ) -> tuple[Float[np.ndarray, "N C"], Float[np.ndarray, "M C"]]:
-    """Globally averaged maps of the training and of the evaluation images, rows of unit length."""
+    """Globally averaged maps of the training and the evaluation images, in rows of unit length."""
     model = spec.config.model
     assert isinstance(model, ESZSLConfig)
     if spec.config.cache_features:
         parts = cached_maps(spec.config, data, spec.cache_root, device, progress)
-        train, evaluation = (part.pooled(model.level) for part in parts)
+        rows = [part.pooled(model.level) for part in parts]
     else:
-        train, evaluation = (
-            _pooled_from_pictures(spec.config, images, device) for images in (data.train, evaluation_images(data))
-        )
-    return _unit(train), _unit(evaluation)
+        both = (data.train, evaluation_images(data))
+        rows = [_pooled_from_pictures(spec.config, images, device) for images in both]
+    train, evaluation = (part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12) for part in rows)
+    return train, evaluation
 
 
 @torch.inference_mode()
@@ -289,7 +285,3 @@ def _pooled_from_pictures(config: ExperimentConfig, images: Images, device: torc
         for pictures in evaluation_loader(files, config.benchmark.images, EVALUATION_BATCH, 0)
     ]
     return torch.cat(rows).numpy()
-
-
-def _unit(rows: Float[np.ndarray, "N C"]) -> Float[np.ndarray, "N C"]:
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)

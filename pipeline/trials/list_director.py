@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.train.cell import Cell
-from pipeline.train.claim import TakenError, living_holder
 from pipeline.train.fit import Fitted
 from pipeline.train.messages import Failure
 from pipeline.train.spec import Calibration
+from pipeline.train.storage import TakenError, living_holder
 from pipeline.train.tracked import RunTracker, look_up, open_run
 from pipeline.trials.known import KnownRuns
 from pipeline.trials.plan import TrialPlan, TrialReport
@@ -188,7 +188,7 @@ class ListDirector:
         return look_up(partial(KnownRuns.of_cell, self.site.store, run)) or KnownRuns([], self.site.store.experiment_id)
 
     def _begin(self, task: Task, run: Cell) -> TrialPlan:
-        opening = replace(self.site.opening, anew=task.anew)
+        opening = replace(self.site.opening, restart=task.anew)
         spec = self.site.spec(run)
         number = len(self._runs)
         self._runs[number] = _Running(task, open_run(self.site.store, run, spec, opening, self.on_epoch(run)))

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from mgmrn.config import Frozen
-from pipeline.train.cluster import Placement
+from pipeline.train.placement import Placement
 from pipeline.train.spec import RunSpec
 
 STEPS = "steps"

@@ -21,7 +21,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from pipeline.interruption import Interruption, unwrapped
-from pipeline.train.leftover import release_placement_group
+from pipeline.train.fit import release_placement_group
 from pipeline.train.messages import Failure
 from pipeline.trials.plan import STEPS, Pool, TrialPlan, TrialReport
 from pipeline.trials.trial import run_sealed_trial

@@ -10,10 +10,9 @@ from typing import Any
 
 from pipeline.tracking.store import TrackingStore
 from pipeline.train.cell import Cell
-from pipeline.train.cluster import Host, Placement, place, rooms
-from pipeline.train.parent import parent_spool
+from pipeline.train.placement import Host, Placement, place, rooms
 from pipeline.train.spec import RunSpec
-from pipeline.train.tracked import Opening
+from pipeline.train.tracked import Opening, parent_spool
 from pipeline.trials.plan import Pool
 
 

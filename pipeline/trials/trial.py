@@ -15,10 +15,9 @@ from ray import tune
 
 from mgmrn.data.seal import close_seal
 from pipeline.spool import Spool
-from pipeline.train.cluster import Placement
-from pipeline.train.fit import Fitted, fit
-from pipeline.train.leftover import release_placement_group
+from pipeline.train.fit import Fitted, fit, release_placement_group
 from pipeline.train.messages import Failure
+from pipeline.train.placement import Placement
 from pipeline.train.spec import RunSpec
 from pipeline.trials.plan import SealedPlan, TrialPlan, TrialReport
 

@@ -16,7 +16,8 @@ from ray.util.state import list_actors
 from mgmrn.data.splits import load_tune
 from pipeline.config.compose import load_experiment
 from pipeline.train.cell import make_cell
-from pipeline.train.cluster import Placement, ray_session
+from pipeline.train.cluster import ray_session
+from pipeline.train.placement import Placement
 from pipeline.trials.plan import Pool, SealedPlan, TrialPlan, TrialReport, TuneSpec
 from pipeline.trials.runner import run_trials
 

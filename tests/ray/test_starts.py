@@ -32,8 +32,8 @@ exec -a "$0" {python} "$@"
 IMPATIENT = f"""\
 import sys
 from pipeline.cli.app import main
-from pipeline.train import start_watch
-start_watch.said_when_late.__wrapped__.__defaults__ = ({LATE}, start_watch.say)
+from pipeline.train import ray_start
+ray_start.LATE_SECONDS = {LATE}
 {{limits}}
 raise SystemExit(main(sys.argv[1:]))
 """
@@ -74,13 +74,13 @@ def test_a_run_from_a_checkout_whose_path_a_shell_would_split_and_run(strange: P
     [
         (
             "true",
-            "start_watch.ended_when_stuck.__wrapped__.__defaults__ = (60,)",
+            "ray_start.START_SECONDS = 60",
             "still waiting for Ray after",
             "Ray did not come up within 60 s",
         ),
         (
             '[ -n "$MGMRN_START" ]',
-            f"start_watch.await_worker.__defaults__ = (30, {LATE})",
+            "ray_start.WORKER_SECONDS = 30",
             "still waiting for the first worker process of Ray after",
             "Ray started no worker process within 30 s",
         ),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.driver import Driver, driver_tag
-from pipeline.train.claim import TakenError, claim_file, living_holder, release, take, taken
+from pipeline.train.storage import TakenError, claim_file, living_holder, release, take, taken
 
 DEAD = f"{socket.gethostname()}:999999999:0.00"
 

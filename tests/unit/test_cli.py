@@ -16,8 +16,8 @@ import typer
 from mgmrn.errors import ResourceError, UserError
 from pipeline.cli.app import app, main
 from pipeline.errors import TrackingError
+from pipeline.train.placement import Workers
 from pipeline.train.request import Outcome, RunSummary, TrainRequest
-from pipeline.train.workers import Workers
 from pipeline.where import Where
 
 SURFACE = {

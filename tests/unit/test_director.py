@@ -22,8 +22,8 @@ from pipeline.search.course import best_record
 from pipeline.search.director import SearchDirector, Tunables
 from pipeline.search.space import Space
 from pipeline.search.study import Study
-from pipeline.train.cluster import Placement
 from pipeline.train.messages import Failure
+from pipeline.train.placement import Placement
 from pipeline.train.tracked import Opening
 from pipeline.trials import site as site_module
 from pipeline.trials.plan import Pool, TrialPlan, TrialReport
@@ -108,7 +108,7 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     monkeypatch.setattr(study_module, "_storage", lambda url: memory)
 
     def open_run(store: Any, cell: Any, spec: Any, opening: Any) -> Any:
-        lab.events.append(("opened" if opening.anew else "resumed", cell.name))
+        lab.events.append(("opened" if opening.restart else "resumed", cell.name))
         return SimpleNamespace(
             run_id=f"id of {cell.name}",
             finished=lambda fitted: lab.events.append((f"finished {fitted}", cell.name)),

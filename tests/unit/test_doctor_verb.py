@@ -15,13 +15,12 @@ from typing import Any
 import psutil
 import pytest
 
+from pipeline import doctor
 from pipeline.cli.app import main
-from pipeline.doctor import examine, machine, services
-from pipeline.doctor.examine import benchmark_lines
-from pipeline.doctor.line import Line
+from pipeline.doctor import Line
 from pipeline.errors import ExitCode
 
-GB = machine.GB
+GB = doctor.GB
 
 
 @pytest.fixture
@@ -49,7 +48,7 @@ def closed_port() -> int:
         return int(one.getsockname()[1])
 
 
-def doctor(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, dict[str, Any]], str]:
+def examined(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, dict[str, Any]], str]:
     """Exit code, lines by what was looked at, and the text for people."""
     code = main(["doctor", "--json", *arguments])
     output = capsys.readouterr()
@@ -57,7 +56,7 @@ def doctor(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, di
 
 
 def test_a_machine_that_is_fine(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, lines, text = doctor(capsys)
+    code, lines, text = examined(capsys)
     assert code == 0
     assert {
         "Python",
@@ -76,7 +75,7 @@ def test_a_machine_that_is_fine(here: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_what_was_named_and_is_wrong(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, lines, _ = doctor(
+    code, lines, _ = examined(
         capsys, "--data-root", "nowhere", "--tracking-uri", f"http://me:word@127.0.0.1:{closed_port()}"
     )
     assert code == ExitCode.BAD_INPUT
@@ -88,34 +87,34 @@ def test_what_was_named_and_is_wrong(here: Path, capsys: pytest.CaptureFixture[s
 def test_a_cluster_that_is_not_there_outweighs_it(
     here: Path, listener: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, lines, _ = doctor(capsys, "--address", f"127.0.0.1:{closed_port()}", "--data-root", "nowhere")
+    code, lines, _ = examined(capsys, "--address", f"127.0.0.1:{closed_port()}", "--data-root", "nowhere")
     assert code == ExitCode.CANNOT_RUN_HERE
     assert "nothing answers" in lines["Ray"]["found"]
-    assert services.ray_line(f"127.0.0.1:{listener}").state == "ok"
-    assert services.ray_line("auto").state == "warn"
+    assert doctor.ray_line(f"127.0.0.1:{listener}").state == "ok"
+    assert doctor.ray_line("auto").state == "warn"
 
 
 def test_a_server_that_is_none(listener: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.tracking.connection.CONNECT_SECONDS", 0.2)
-    line = services.tracking_line(f"http://127.0.0.1:{listener}")
+    line = doctor.tracking_line(f"http://127.0.0.1:{listener}")
     assert (line.state, line.code) == ("bad", ExitCode.BAD_INPUT)
     assert "no MLflow server answers" in line.found
 
 
 def test_a_storage_that_cannot_be_written(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(folder: Path) -> None:
-        raise machine.ResourceError(f"the storage folder {folder} cannot be written to", "name another with --storage")
+        raise doctor.ResourceError(f"the storage folder {folder} cannot be written to", "name another with --storage")
 
-    monkeypatch.setattr(machine, "check_writable", refuse)
-    line = machine.disk_line(here)
+    monkeypatch.setattr(doctor, "check_writable", refuse)
+    line = doctor.disk_line(here)
     assert (line.state, line.code) == ("bad", ExitCode.CANNOT_RUN_HERE)
     assert "--storage" in line.remedy
 
 
 @pytest.mark.parametrize(("free", "state"), [(0.5, "bad"), (5, "warn"), (50, "ok")])
 def test_room_on_the_disk(here: Path, monkeypatch: pytest.MonkeyPatch, free: float, state: str) -> None:
-    monkeypatch.setattr(machine.shutil, "disk_usage", lambda folder: SimpleNamespace(free=int(free * GB)))
-    assert machine.disk_line(here / "runs" / "deep").state == state
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: SimpleNamespace(free=int(free * GB)))
+    assert doctor.disk_line(here / "runs" / "deep").state == state
 
 
 @pytest.mark.parametrize(
@@ -127,20 +126,20 @@ def test_memory_within_a_containers_limit(
 ) -> None:
     there = SimpleNamespace(total=int(total * GB), available=int(free * GB))
     monkeypatch.setattr(psutil, "virtual_memory", lambda: there)
-    monkeypatch.setattr(machine, "_container_limit", lambda: None if limit is None else int(limit * GB))
-    assert machine.memory_line().state == state
+    monkeypatch.setattr(doctor, "_container_limit", lambda: None if limit is None else int(limit * GB))
+    assert doctor.memory_line().state == state
 
 
 def test_a_small_shared_memory_and_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "there is no" in machine.shared_memory_line(tmp_path / "shm").found
-    monkeypatch.setattr(machine.shutil, "disk_usage", lambda folder: SimpleNamespace(free=64 * 2**20))
-    assert "--shm-size" in machine.shared_memory_line(tmp_path).remedy
+    assert "there is no" in doctor.shared_memory_line(tmp_path / "shm").found
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: SimpleNamespace(free=64 * 2**20))
+    assert "--shm-size" in doctor.shared_memory_line(tmp_path).remedy
 
 
 @pytest.mark.parametrize(("soft", "state"), [(1024, "warn"), (65535, "ok"), (-1, "ok")])
 def test_open_files(monkeypatch: pytest.MonkeyPatch, soft: int, state: str) -> None:
-    monkeypatch.setattr(machine.resource, "getrlimit", lambda which: (soft, -1))
-    assert machine.open_files_line().state == state
+    monkeypatch.setattr(doctor.resource, "getrlimit", lambda which: (soft, -1))
+    assert doctor.open_files_line().state == state
 
 
 @pytest.fixture
@@ -157,7 +156,7 @@ def test_gpus_that_torch_sees_and_does_not_see(smi: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("mgmrn.device.lacking_for_triton", lambda: "a C compiler")
     torch = SimpleNamespace(__version__="2", cuda=SimpleNamespace(device_count=lambda: 1))
     monkeypatch.setitem(sys.modules, "torch", torch)  # type: ignore[arg-type]
-    lines = list(machine.gpu_lines())
+    lines = list(doctor.gpu_lines())
     assert [line.state for line in lines] == ["ok", "ok", "warn", "warn"]
     assert "sees 1 of 2" in lines[2].found
     assert lines[3].found == "a C compiler is missing" and "schedule.compile" in lines[3].remedy
@@ -166,58 +165,58 @@ def test_gpus_that_torch_sees_and_does_not_see(smi: Path, monkeypatch: pytest.Mo
 def test_a_driver_that_does_not_answer(smi: Path) -> None:
     smi.write_text("#!/bin/sh\necho 'couldn''t communicate with the NVIDIA driver'\nexit 9\n")
     smi.chmod(0o755)
-    (line,) = machine.gpu_lines()
+    (line,) = doctor.gpu_lines()
     assert line.state == "warn" and "communicate" in line.found
 
 
 def test_versions_against_the_pins(tmp_path: Path) -> None:
     pins = tmp_path / "requirements.txt"
     pins.write_text("# note\n\nray[default,train]==0.1\nnumpy<99\nnot-a-package-of-anybody==1\n")
-    lines = {line.check: line for line in examine.package_lines(pins)}
+    lines = {line.check: line for line in doctor.package_lines(pins)}
     assert lines["ray"].state == "warn" and "tried with ==0.1" in lines["ray"].found
     assert lines["not-a-package-of-anybody"].code == ExitCode.CANNOT_RUN_HERE
     assert lines["packages"].found == "1 as in requirements.txt"
-    (missing,) = examine.package_lines(tmp_path / "none.txt")
+    (missing,) = doctor.package_lines(tmp_path / "none.txt")
     assert missing.state == "warn"
 
 
 @pytest.mark.parametrize(("running", "state"), [((3, 10), "bad"), ((3, 11), "ok"), ((3, 12), "ok"), ((3, 14), "warn")])
 def test_python(running: tuple[int, int], state: str) -> None:
-    assert examine.python_line(running).state == state
+    assert doctor.python_line(running).state == state
 
 
 def test_ports_and_who_holds_them(listener: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(services, "PORTS", {listener: "the MLflow UI", closed_port(): "a Ray head"})
-    taken, free = services.port_lines()
+    monkeypatch.setattr(doctor, "PORTS", {listener: "the MLflow UI", closed_port(): "a Ray head"})
+    taken, free = doctor.port_lines()
     assert str(os.getpid()) in taken.found and "free" in free.found
-    monkeypatch.setattr(services, "_EXPECTED", ("mlflow",))
-    assert next(iter(services.port_lines())).state == "warn"
+    monkeypatch.setattr(doctor, "_EXPECTED", ("mlflow",))
+    assert next(iter(doctor.port_lines())).state == "warn"
 
 
 def test_secrets_that_others_may_read(here: Path) -> None:
-    assert next(services.secret_lines()).found == "no token or password file"
+    assert next(doctor.secret_lines()).found == "no token or password file"
     token = here / "home" / ".ray" / "auth_token"
     token.parent.mkdir(parents=True)
     token.write_text("token")
     token.chmod(0o644)
-    (line,) = services.secret_lines()
+    (line,) = doctor.secret_lines()
     assert (line.state, line.code, line.remedy) == ("bad", 2, f"chmod 600 {token}")
     token.chmod(0o600)
-    assert next(services.secret_lines()) == Line("ok", "secrets", f"you alone may read {token}")
+    assert next(doctor.secret_lines()) == Line("ok", "secrets", f"you alone may read {token}")
 
 
 def test_benchmarks_that_are_whole_and_those_that_lack_something(tmp_path: Path) -> None:
     (tmp_path / "xlsa17" / "data" / "CUB").mkdir(parents=True)
     (tmp_path / "xlsa17" / "data" / "CUB" / "res101.mat").touch()
-    (line,) = benchmark_lines(tmp_path)
+    (line,) = doctor.benchmark_lines(tmp_path)
     assert (line.check, line.state) == ("cub", "warn")
     assert "att_splits.mat" in line.found and "word vectors" in line.found and "res101" not in line.found
     (tmp_path / "xlsa17" / "data" / "CUB" / "att_splits.mat").touch()
     (tmp_path / "w2v").mkdir()
     (tmp_path / "w2v" / "CUB_attribute.pkl").touch()
     (tmp_path / "CUB").mkdir()
-    assert [line.state for line in benchmark_lines(tmp_path)] == ["ok"]
-    (empty,) = benchmark_lines(tmp_path / "CUB")
+    assert [line.state for line in doctor.benchmark_lines(tmp_path)] == ["ok"]
+    (empty,) = doctor.benchmark_lines(tmp_path / "CUB")
     assert empty.state == "warn" and "no benchmark" in empty.found
 
 

@@ -20,7 +20,7 @@ from pipeline.driver import Driver, driver_is_dead, driver_tag, heartbeat
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "BEAT_SECONDS", 0.02)
     monkeypatch.setattr(driver, "LISTEN_SECONDS", 0.02)
-    monkeypatch.setattr(driver, "SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr(driver, "HEARTBEAT_TIMEOUT_S", 0.5)
     monkeypatch.setattr(driver, "_heard", {})
 
 

@@ -12,8 +12,7 @@ from mgmrn.errors import ResourceError, UserError
 from pipeline.config.compose import load_experiment
 from pipeline.spool import Spool
 from pipeline.train.cell import make_cell
-from pipeline.train.cluster import Host, Placement, place, place_elastic
-from pipeline.train.workers import Workers, parse_workers
+from pipeline.train.placement import Host, Placement, Workers, parse_workers, place, place_elastic
 from tests.ray.small import write_small
 
 TWO_HOSTS = (Host(cpus=4, gpus=0), Host(cpus=2, gpus=0))

@@ -14,9 +14,9 @@ from pipeline.config.compose import load_experiment
 from pipeline.spool import Spool
 from pipeline.train.cell import make_cell
 from pipeline.train.checkpoints import kept_checkpoints, new_checkpoint
-from pipeline.train.cluster import Placement
 from pipeline.train.fit import Fitted, fit
 from pipeline.train.messages import Failure
+from pipeline.train.placement import Placement
 from pipeline.train.spec import EVALUATION_FILE, RunSpec
 from tests.ray.small import write_small
 
@@ -92,7 +92,7 @@ def test_a_damaged_checkpoint_of_the_epoch_that_counts_fails_the_run(spec: RunSp
         "the checkpoint of epoch 2, which counts, was damaged after it was written: "
         "evaluation.npz is not as it was written"
     )
-    assert ended.where == str(spec.run_folder) and "the same command trains the run anew" in ended.hint
+    assert ended.where == str(spec.run_folder) and "the same command trains the run again" in ended.hint
     assert ended.mistake is None, "the launch goes on, and answers that a run failed"
 
 

@@ -16,8 +16,8 @@ from pipeline.ablation.cells import GridCell
 from pipeline.driver import driver_tag
 from pipeline.tracking.store import DRIVER_TAG, TrackedRun
 from pipeline.train.cell import Cell
-from pipeline.train.cluster import Placement
 from pipeline.train.messages import Failure
+from pipeline.train.placement import Placement
 from pipeline.train.spec import Calibration
 from pipeline.train.tracked import Opening
 from pipeline.trials import list_director as director_module
@@ -232,7 +232,7 @@ def test_numbers_folders_and_placement_are_those_of_the_launch(lab: Lab, tasks: 
     assert {(spec.data_root, spec.cpus_per_worker) for spec in specs} == {(Path("/data"), 2)}
     assert all(plan.placement == PLACEMENT for plan in plans)
     assert {one.parent_run_id for one in lab.openings} == {"parent"}
-    assert [one.anew for one in lab.openings] == [True, False, True, False], "of a cell's both runs, or of neither"
+    assert [one.restart for one in lab.openings] == [True, False, True, False], "of a cell's both runs, or of neither"
 
 
 def test_what_is_tuned_already_is_run_on_the_final_split_alone(lab: Lab, tasks: list[Task]) -> None:

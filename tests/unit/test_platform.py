@@ -18,9 +18,10 @@ from pipeline.spool import NewRun
 from pipeline.tracking.store import TrackingStore
 from pipeline.train import cluster
 from pipeline.train.cell import make_cell
-from pipeline.train.cluster import Placement, ray_session
+from pipeline.train.cluster import ray_session
 from pipeline.train.fit import RETRIES, fit
 from pipeline.train.messages import Failure
+from pipeline.train.placement import Placement
 from tests.ray.small import write_small
 from tests.runs import create_child
 
@@ -137,7 +138,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     monkeypatch.setattr(cluster, "_hosts", lambda: ())
-    monkeypatch.setattr(cluster, "knock", lambda address: None)
+    monkeypatch.setattr(cluster, "check_reachable", lambda address: None)
     monkeypatch.setattr(cluster, "await_worker", lambda: None)
     return found
 

@@ -65,7 +65,7 @@ def test_a_rank_that_is_alone_waits_for_nobody() -> None:
             return 1
 
     # Has no way to call anything on a rank.
-    GroupBackend().on_start(Alone(), ProcessGroup.between(gpus_per_worker=0))
+    GroupBackend().on_start(Alone(), ProcessGroup("gloo"))
 
 
 def test_the_ranks_meet_at_the_address_of_ray_alone() -> None:

@@ -20,7 +20,7 @@ from pipeline.tracking.environment import GitState, environment
 from pipeline.tracking.history import histories
 from pipeline.tracking.store import TrackingStore
 from pipeline.train.cell import Cell
-from pipeline.train.cluster import Host
+from pipeline.train.placement import Host
 from pipeline.train.request import RunSummary
 from pipeline.train.spec import RunSpec
 from pipeline.train.tracked import Opening, summarise

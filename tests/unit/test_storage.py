@@ -19,8 +19,8 @@ from ray.tune.schedulers import TrialScheduler
 from mgmrn.checkpoint import save_atomically
 from mgmrn.errors import ResourceError
 from pipeline.cli.app import main
-from pipeline.train.cluster import Placement
 from pipeline.train.messages import Failure, record_failure, recorded_failure, reserve_room
+from pipeline.train.placement import Placement
 from pipeline.train.storage import StorageError, check_writable, explained
 from pipeline.trials.plan import TrialPlan, TrialReport
 from pipeline.trials.runner import _Glue, _Stops

@@ -22,13 +22,11 @@ from pipeline.errors import TrackingError
 from pipeline.spool import Spool
 from pipeline.tracking import sender as sender_module
 from pipeline.tracking.store import TrackingStore
-from pipeline.train import parent as parent_module
-from pipeline.train import record, tracked
+from pipeline.train import tracked
 from pipeline.train.cell import Cell, make_cell
-from pipeline.train.cluster import Placement
-from pipeline.train.parent import parent_run
+from pipeline.train.placement import Placement
 from pipeline.train.spec import Calibration
-from pipeline.train.tracked import Opening, cached_summary, finished_run, open_run, send_leftovers
+from pipeline.train.tracked import Opening, cached_summary, finished_run, open_run, parent_run, send_leftovers
 from tests.mlflow_server import Server
 from tests.ray.small import write_small
 from tests.tmpfs import TMPFS, small_disk
@@ -48,7 +46,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LOOK_UP_SECONDS", "DRAIN_SECONDS"):
         monkeypatch.setattr(tracked, name, 0.2)
     monkeypatch.setattr(tracked, "PAUSE_SECONDS", 0.02)
-    monkeypatch.setattr(parent_module, "END_SECONDS", 0.2)
+    monkeypatch.setattr(tracked, "END_SECONDS", 0.2)
 
 
 @dataclass
@@ -153,7 +151,7 @@ def lab(tmp_path: Path, tables: Path, cells: tuple[Cell, ...], monkeypatch: pyte
         (spec.artifacts_folder / "curve.csv").write_text("gamma\n")
         return cast(Path, spec.artifacts_folder)
 
-    monkeypatch.setattr(record, "write_record", write_record)
+    monkeypatch.setattr(tracked, "write_record", write_record)
     monkeypatch.setattr(tracked, "say", lab.said.append)
     return lab
 

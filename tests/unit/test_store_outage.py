@@ -16,16 +16,15 @@ from pipeline.interruption import Interruption
 from pipeline.tracking import sender as sender_module
 from pipeline.tracking.connection import PASSWORD_VARIABLE
 from pipeline.tracking.store import TrackingStore
-from pipeline.train import parent
-from pipeline.train.parent import parent_run
-from pipeline.train.tracked import send_leftovers
+from pipeline.train import tracked
+from pipeline.train.tracked import parent_run, send_leftovers
 
 
 @pytest.fixture
 def store(tmp_path: Path, tables: Path, monkeypatch: pytest.MonkeyPatch) -> TrackingStore:
     monkeypatch.setattr(sender_module, "POLL_SECONDS", 0.002)
     monkeypatch.setattr(sender_module, "FIRST_PAUSE", 0.002)
-    monkeypatch.setattr(parent, "END_SECONDS", 0.05)
+    monkeypatch.setattr(tracked, "END_SECONDS", 0.05)
     shutil.copy(tables, tmp_path / "mlflow.db")
     return TrackingStore.connect(f"sqlite:///{tmp_path}/mlflow.db")
 

@@ -14,7 +14,7 @@ from pipeline.spool import Spool
 from pipeline.tracking.store import TrackedRun, TrackingStore
 from pipeline.train import tracked
 from pipeline.train.cell import Cell, make_cell
-from pipeline.train.cluster import Placement
+from pipeline.train.placement import Placement
 from pipeline.train.tracked import Opening, open_run
 from tests.ray.small import write_small
 

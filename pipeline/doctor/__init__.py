@@ -1,1 +1,0 @@
-"""Checks of this machine before a run, each with a remedy."""

@@ -1,0 +1,140 @@
+"""Workers of a run and their places: how many there may be, and what each of them gets of the hosts' CPUs and GPUs."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, replace
+
+from mgmrn.config import EpisodicSampling, ExperimentConfig
+from mgmrn.errors import ResourceError, UserError
+
+_OPTION, _EXAMPLE = "--workers", "like 2 or 1..4"
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Least and largest number of workers, equal where the number is fixed. Within a range a run shrinks and grows with the cluster."""
+
+    least: int
+    most: int
+
+    def __str__(self) -> str:
+        """The number or range as the command line takes it."""
+        return str(self.least) if self.least == self.most else f"{self.least}..{self.most}"
+
+    def check_shares(self, config: ExperimentConfig) -> None:
+        """Checks that the largest number of workers can share a batch: each needs an image for every micro-batch.
+
+        Raises:
+            UserError: when a global batch is too small for that.
+        """
+        sampling = config.sampling
+        batch = sampling.ways * sampling.shots if isinstance(sampling, EpisodicSampling) else sampling.batch
+        parts = config.optimiser.accumulate
+        if self.most * parts > batch:
+            micro = f" in {parts} micro-batches each" if parts > 1 else ""
+            raise UserError(
+                f"{self.most} workers cannot share a global batch of {batch} images{micro}",
+                _OPTION,
+                "use fewer workers or a larger batch",
+            )
+
+
+def parse_workers(text: str) -> Workers:
+    """Reads `2` or `1..4`.
+
+    Raises:
+        UserError: for any other text.
+    """
+    match = re.fullmatch(r"(\d+)(?:\.\.(\d+))?", text.strip())
+    if match is None:
+        raise UserError(f"workers must be a number or a range, got '{text}'", _OPTION, _EXAMPLE)
+    least, most = int(match[1]), int(match[2] or match[1])
+    if not 1 <= least <= most:
+        raise UserError(f"workers must be at least 1 and rise in a range, got '{text}'", _OPTION, _EXAMPLE)
+    return Workers(least, most)
+
+
+@dataclass(frozen=True)
+class Host:
+    """CPUs and GPUs of one host of the cluster, whether busy or not."""
+
+    cpus: int
+    gpus: int
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Workers of one run and the resources of each."""
+
+    workers: int
+    cpus_per_worker: int
+    gpus_per_worker: int
+    most_workers: int | None = None
+    """Largest number of workers of an elastic run, of which `workers` is the least; None for a fixed number."""
+
+    @property
+    def number(self) -> int | tuple[int, int]:
+        """Number of workers, or range, in the form of Ray Train's `num_workers`."""
+        return self.workers if self.most_workers is None else (self.workers, self.most_workers)
+
+    @property
+    def resources_per_worker(self) -> dict[str, float]:
+        """Resources of one worker in Ray's names."""
+        gpus = {"GPU": float(self.gpus_per_worker)} if self.gpus_per_worker else {}
+        return {"CPU": float(self.cpus_per_worker), **gpus}
+
+
+def available_cpus() -> int:
+    """Number of CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def rooms(hosts: tuple[Host, ...], cpus: int, gpus: int) -> int:
+    """Number of workers of one size that fit on the hosts when these are idle."""
+    return sum(min(host.cpus // cpus, host.gpus // gpus if gpus else host.cpus) for host in hosts)
+
+
+def place(hosts: tuple[Host, ...], workers: int, cpus_per_worker: int | None, gpus_per_worker: int | None) -> Placement:
+    """Completes a request by what the cluster has.
+
+    Args:
+        hosts: of the cluster.
+        workers: number of workers.
+        cpus_per_worker: None shares the CPUs of the hosts evenly.
+        gpus_per_worker: None gives each worker a GPU where there is one for every worker.
+
+    Raises:
+        ResourceError: when the workers could not be placed even on an idle cluster.
+    """
+    if gpus_per_worker is None:
+        gpus_per_worker = int(rooms(hosts, 1, 1) >= workers)
+    if cpus_per_worker is None:
+        most = max((host.cpus for host in hosts), default=0)
+        cpus_per_worker = next((c for c in range(most, 1, -1) if rooms(hosts, c, gpus_per_worker) >= workers), 1)
+    if (room := rooms(hosts, cpus_per_worker, gpus_per_worker)) < workers:
+        cpus, gpus = sum(host.cpus for host in hosts), sum(host.gpus for host in hosts)
+        with_gpus = f" and {gpus_per_worker} GPUs" if gpus_per_worker else ""
+        raise ResourceError(
+            f"{workers} workers × {cpus_per_worker} CPUs{with_gpus} were asked for, "
+            f"but the cluster ({len(hosts)} hosts, {cpus} CPUs, {gpus} GPUs) has room for {room} such workers",
+            "ask for fewer with --workers, --cpus-per-worker or --gpus-per-worker, or add hosts",
+        )
+    return Placement(workers, cpus_per_worker, gpus_per_worker)
+
+
+def place_elastic(
+    hosts: tuple[Host, ...], workers: Workers, cpus_per_worker: int | None, gpus_per_worker: int | None
+) -> Placement:
+    """Places at least the least number of workers; the resources are shared by as many as fit on the hosts now.
+
+    Raises:
+        ResourceError: when not even the least number could be placed on an idle cluster.
+    """
+    if workers.least == workers.most:
+        return place(hosts, workers.least, cpus_per_worker, gpus_per_worker)
+    least = place(hosts, workers.least, cpus_per_worker or 1, gpus_per_worker)
+    room = rooms(hosts, least.cpus_per_worker, least.gpus_per_worker)
+    each = place(hosts, min(workers.most, room), cpus_per_worker, least.gpus_per_worker)
+    return replace(each, workers=workers.least, most_workers=workers.most)

@@ -1,0 +1,297 @@
+"""Start of Ray on this machine: checks before it, protection of the instance, and waits that end with Ray's own words.
+
+`tests/ray/test_attacks.py` attacks live instances.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mgmrn.errors import ResourceError
+from pipeline.doctor import ray_line
+from pipeline.errors import ExitCode
+from pipeline.train import ray_start
+from pipeline.train.cluster import ray_session
+from pipeline.train.ray_start import (
+    LONGEST_FOLDER,
+    await_ranks,
+    check_address_space,
+    check_paths,
+    check_start_here,
+    check_temporary_folder,
+    last_error,
+    needed_address_space,
+    private_instance,
+    said_when_late,
+    where_logs_are,
+    worker_interpreter,
+)
+from tests.tmpfs import TMPFS, remounted, small_disk
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+LAUNCHING = {
+    "pipeline/train/launch.py",
+    "pipeline/search/launch.py",
+    "pipeline/ablation/launch.py",
+    "pipeline/models/reproduce.py",
+    "pipeline/cli/demo.py",
+}
+"""Modules that start Ray; benchmarks run the verbs."""
+OF_A_CLUSTER = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_AUTH_TOKEN": "of a cluster",
+    "RAY_AUTH_TOKEN_PATH": "/home/me/.ray/auth_token",
+}
+STRANGE = 'my work (1) [b];touch ran;$(touch ran);"a" & b'
+"""Name of a folder that a shell would split and run."""
+
+
+@pytest.fixture
+def shared(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for temporary files that is open to all, and short enough for Ray's sockets; the environment is put back."""
+    for name in [name for name in os.environ if name.startswith("RAY_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as folder:
+        Path(folder).chmod(0o1777)
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
+
+
+def mode(path: str | Path) -> int:
+    return stat.S_IMODE(Path(path).stat().st_mode)
+
+
+def test_a_shell_starts_the_interpreter_of_a_strange_path_and_runs_nothing_else(tmp_path: Path) -> None:
+    folder = tmp_path / STRANGE
+    folder.mkdir()
+    python = folder / "python"
+    python.symlink_to(sys.executable)
+    line = f"exec {worker_interpreter(str(python))['py_executable']} -c 'import sys; print(sys.argv[0])'"
+    done = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "-c\n"
+    assert not (tmp_path / "ran").exists()
+    assert worker_interpreter("/data/work/.venv/bin/python3.11") == {}
+
+
+@pytest.mark.parametrize("name", ["it's", "a\\b", "a\nb"])
+def test_a_path_that_ray_cannot_carry_is_refused(name: str) -> None:
+    check_paths([f"/data/{STRANGE}/.venv/bin/python"])
+    with pytest.raises(ResourceError, match="move or clone the checkout"):
+        check_paths([f"/data/{name}/.venv/bin/python"])
+    with pytest.raises(ResourceError, match="set TMPDIR"):
+        check_temporary_folder(Path("/tmp") / name)
+
+
+def test_a_temporary_folder_too_long_for_sockets_or_that_is_a_file_is_refused(shared: Path) -> None:
+    longest = shared / ("ü [1];c" + "x" * (LONGEST_FOLDER - len(str(shared)) - 9))
+    longest.mkdir()
+    check_temporary_folder(longest)
+    with pytest.raises(
+        ResourceError, match=rf"has {LONGEST_FOLDER + 1} bytes, and Ray's sockets need one of {LONGEST_FOLDER}"
+    ):
+        check_temporary_folder(Path(f"{longest}x"))
+    (shared / "file").touch()
+    with pytest.raises(ResourceError, match=f"Ray cannot write into {shared}/file: Not a directory"):
+        check_temporary_folder(shared / "file")
+
+
+@TMPFS
+def test_a_read_only_temporary_folder_is_refused_before_the_token_is_written(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = shared / "disk"
+    monkeypatch.setenv("RAY_TMPDIR", str(disk))
+    refused = pytest.raises(ResourceError, match=f"Ray cannot write into {disk}: Read-only file system")
+    with small_disk(disk, 1):
+        disk.chmod(0o700)
+        with remounted(disk, "ro"), refused, private_instance():
+            pass
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs the right to become another user")
+def test_a_temporary_folder_of_another_user_is_refused() -> None:
+    """Root may write everywhere, so another process asks as the user nobody."""
+    code = (
+        "import os, pathlib, pipeline.train.ray_start as start; os.setgid(65534); os.setuid(65534)\n"
+        "try: start.check_temporary_folder(pathlib.Path('/'))\n"
+        "except Exception as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("Ray cannot write into /: Permission denied (make room there and make it writable")
+
+
+def test_a_limit_of_address_space_is_refused_below_what_ray_maps() -> None:
+    """With 24.7 GB of memory, the raylet of Ray 2.60 died of `mmap failed` at 13.3 GB."""
+    memory = 24_700_000_000
+    assert needed_address_space(memory) == 15_820_000_000
+    check_address_space(-1, memory)
+    check_address_space(needed_address_space(memory), memory)
+    with pytest.raises(ResourceError, match=r"limited to 13.3 GB a process .* map up to 15.8 GB .*ulimit -v unlimited"):
+        check_address_space(13_312_000_000, memory)
+
+
+def test_a_session_and_the_doctor_refuse_before_ray_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def never(**settings: Any) -> None:
+        raise AssertionError("Ray was started")
+
+    check_start_here()
+    monkeypatch.setattr(ray, "init", never)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(sys, "executable", "/data/it's/.venv/bin/python")
+    with pytest.raises(ResourceError, match="Ray cannot start processes from"), ray_session(None):
+        pass
+    line = ray_line(None)
+    assert (line.state, line.code) == ("bad", ExitCode.CANNOT_RUN_HERE)
+    assert "it's" in line.found and "move or clone the checkout" in line.remedy
+
+
+def test_an_instance_gets_a_token_that_its_user_alone_can_read(shared: Path) -> None:
+    with private_instance():
+        environment = dict(os.environ)
+        token = Path(environment["RAY_AUTH_TOKEN_PATH"])
+        assert (mode(token), mode(token.parent), token.parent.parent) == (0o600, 0o700, shared)
+        assert len(token.read_text()) == 64
+        assert environment["RAY_TMPDIR"] == str(token.parent), "Ray makes its sockets writable by all"
+    assert environment["RAY_AUTH_MODE"] == "token"
+    assert environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0", "Ray would listen on all interfaces"
+    assert not list(shared.iterdir())
+
+
+def test_the_environment_is_restored_however_the_command_ends(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in OF_A_CLUSTER.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(KeyboardInterrupt), private_instance():
+        assert os.environ["RAY_AUTH_MODE"] == "token" and "RAY_AUTH_TOKEN" not in os.environ
+        raise KeyboardInterrupt
+    assert {name: os.environ.get(name) for name in OF_A_CLUSTER} == OF_A_CLUSTER
+    assert "RAY_TMPDIR" not in os.environ
+    assert not list(shared.iterdir())
+
+
+def test_a_folder_for_ray_is_used_as_it_is_only_where_it_is_private(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(shared))
+    with private_instance():
+        assert Path(os.environ["RAY_TMPDIR"]).parent == shared
+    shared.chmod(0o700)
+    with private_instance():
+        assert os.environ["RAY_TMPDIR"] == str(shared) and mode(os.environ["RAY_AUTH_TOKEN_PATH"]) == 0o600
+    assert not list(shared.iterdir())
+
+
+def test_folders_for_which_the_paths_of_sockets_are_too_long_or_that_take_nothing(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = shared / ("x" * LONGEST_FOLDER)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    with private_instance():
+        assert Path(os.environ["RAY_TMPDIR"]).parent == Path("/tmp")
+    monkeypatch.setenv("RAY_TMPDIR", "/proc/x")
+    with pytest.raises(ResourceError, match="Ray needs a folder in /proc/x"), private_instance():
+        pass
+
+
+def test_every_verb_and_benchmark_starts_ray_by_the_one_function_that_protects_it() -> None:
+    folders = ("mgmrn", "pipeline", "benchmarks", "cluster")
+    files = [file for folder in folders for file in (REPOSITORY / folder).rglob("*.py")]
+    called = {
+        file.relative_to(REPOSITORY).as_posix(): {
+            ast.unparse(node.func)
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Call)
+        }
+        for file in files
+    }
+    assert [file for file, names in called.items() if "ray.init" in names] == ["pipeline/train/cluster.py"]
+    assert {file for file, names in called.items() if "ray_session" in names} >= LAUNCHING
+
+
+STACK = "/opt/venv/ray/raylet(+0x263cb7) [0x564243b94cb7]\n"
+RAYLET = """\
+[2026-11-27 19:20:52,752 I 3354 3354] (raylet) main.cc:300: Raylet is up
+[2026-11-27 19:20:58,752 E 3354 3377] (raylet) agent_manager.cc:87: One Ray agent failed, agent_name = dashboard_agent.
+[2026-11-27 19:21:13,926 C 3354 3354] (raylet) node_manager.cc:3576:  You have likely discovered a bug in Ray. Check failed
+[2026-11-27 19:21:14,100 I 3354 3354] (raylet) main.cc:900: Raylet is down
+"""
+AGENT = "2026-11-27 19:12:29,473\tINFO runtime_env_agent.py:593 -- Created\n2026-11-27 19:12:30,1\tERROR a.py:1 -- No room\n"
+
+
+@pytest.fixture
+def logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Log folder of an instance of Ray that this process started."""
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    for name in (f"session_2026-11-27_19-00-00_000000_{os.getpid()}", "session_2026-11-27_20-00-00_000000_1"):
+        (tmp_path / "ray" / name / "logs").mkdir(parents=True)
+    return tmp_path / "ray" / f"session_2026-11-27_19-00-00_000000_{os.getpid()}" / "logs"
+
+
+def test_an_error_is_found_among_what_ray_logs(tmp_path: Path) -> None:
+    assert last_error(tmp_path) is None
+    (tmp_path / "runtime_env_agent.log").write_text(AGENT)
+    assert last_error(tmp_path) == "No room (runtime_env_agent.log)"
+    (tmp_path / "gcs_server.out").write_text(
+        "[2026-11-27 19:20:58,752 W 1 1] (raylet) a.cc:1: Some workers have not registered\n"
+    )
+    assert last_error(tmp_path) == "Some workers have not registered (gcs_server.out)"
+    (tmp_path / "worker-1.err").write_text(":job_id:01000000\n:actor_name:RayTrainWorker\n")
+    (tmp_path / "raylet.out").write_text(RAYLET)
+    (tmp_path / "raylet.err").write_text(f"\n- The agent is killed by the OS.\n{STACK}")
+    assert last_error(tmp_path) == "One Ray agent failed, agent_name = dashboard_agent. (raylet.out)"
+    (tmp_path / "raylet.err").write_text(f"bash: line 1: /data/my: No such file or directory\n{STACK}")
+    assert last_error(tmp_path) == "bash: line 1: /data/my: No such file or directory (raylet.err)"
+
+
+def test_a_long_wait_is_said_once_with_the_folder_of_the_logs(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    heard = threading.Event()
+    with said_when_late("Ray", said.append):
+        pass
+    monkeypatch.setattr(ray_start, "LATE_SECONDS", 0.01)
+    with said_when_late("Ray", lambda text: (said.append(text), heard.set())[0]):
+        assert heard.wait(10)
+    assert said == [f"still waiting for Ray after 0 s; Ray's logs are in {logs}"]
+
+
+def test_without_a_session_on_this_host_the_hosts_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    assert where_logs_are() == "Ray's logs are in /tmp/ray/session_latest/logs of its hosts"
+
+
+def test_ranks_that_do_not_begin_end_the_wait_with_rays_own_words(
+    logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_start, "LATE_SECONDS", 0.05)
+    monkeypatch.setattr(ray_start, "RANKS_SECONDS", 0.2)
+    (logs / "raylet.err").write_text("No space left on device\n")
+    said: list[str] = []
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait, args=(60,))
+    thread.start()
+    try:
+        with pytest.raises(
+            ResourceError, match=r"no worker of the run began within 0 s; Ray's log says: No space left"
+        ):
+            await_ranks(thread, tmp_path / "begun", said.append)
+        assert len(said) == 1 and said[0].startswith("still waiting for the workers of the run after 0 s")
+        (tmp_path / "begun").touch()
+        await_ranks(thread, tmp_path / "begun", said.append)
+    finally:
+        over.set()
+        thread.join()
+    await_ranks(thread, tmp_path / "never", said.append)
