@@ -1,4 +1,4 @@
-"""An experiment's file and `--set` overrides → one frozen config, with the origin of every value and every error at once."""
+"""From an experiment's file and `--set` overrides to one frozen config, with the origin of every value, or all errors at once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COMMAND_LINE = "--set"
 
 @dataclass(frozen=True)
 class ComposedConfig:
-    """A resolved config and where each of its values was written."""
+    """A resolved config and the origins of its values."""
 
     name: str
     config: ExperimentConfig
@@ -32,7 +32,7 @@ class ComposedConfig:
 
 @dataclass(frozen=True)
 class Change:
-    """One value in which two configs differ; an absent one is None."""
+    """A value in which two configs differ; None on the side that lacks it."""
 
     path: str
     before: object
@@ -46,13 +46,13 @@ def load_experiment(
     benchmark: str | None = None,
     origins: Mapping[str, str] = MappingProxyType({}),
 ) -> ComposedConfig:
-    """Reads an experiment, applies overrides and validates it.
+    """Read an experiment, apply overrides and validate it.
 
     Args:
         name_or_path: name of a shipped experiment (`cub`), or path of a `.yaml` file.
         overrides: `dotted.path=value` with the value in YAML; later ones win.
-        benchmark: name or file of a benchmark that takes the place of the experiment's own.
-        origins: dotted path → where its override was written; on the command line where nothing is said.
+        benchmark: name or file of a benchmark that replaces the experiment's own.
+        origins: dotted path → origin of its override; `--set` for all others.
 
     Raises:
         UserError: unknown experiment (with the nearest name and the list), unreadable YAML, or any number of wrong
@@ -69,14 +69,13 @@ def load_experiment(
         except UserError as error:
             problems.append(error)
     config, found = validate(tree, ExperimentConfig)
-    problems += found
     if config is None or problems:
-        raise all_at_once(problems, label_of(path))
-    return ComposedConfig(path.stem, config, _provenance(config, tree))
+        raise all_at_once([*problems, *found], label_of(path))
+    return ComposedConfig(path.stem, config, {path: source_of(path.split("."), tree) for path in values_of(config)})
 
 
 def load_benchmark_config(name_or_path: str) -> BenchmarkConfig:
-    """Reads the `benchmark` of a shipped benchmark file (`cub`) or of any config file.
+    """The `benchmark` of a shipped benchmark file (`cub`) or of any config file.
 
     Raises:
         UserError: as `load_experiment`.
@@ -89,7 +88,7 @@ def load_benchmark_config(name_or_path: str) -> BenchmarkConfig:
 
 
 def resolve_weights(config: ExperimentConfig, data_root: Path) -> ExperimentConfig:
-    """The config with a relative weights path made absolute: below the data root, else below the working folder.
+    """The config with the absolute path of its weights file, which may be relative to the data root or the working folder.
 
     Raises:
         UserError: when the file is in neither place.
@@ -100,18 +99,18 @@ def resolve_weights(config: ExperimentConfig, data_root: Path) -> ExperimentConf
 
 
 def values_of(config: BaseModel) -> dict[str, Any]:
-    """Dotted path → value of everything in a config; lists are values, an empty mapping too."""
+    """Dotted path → value of every field of a config; lists and empty mappings are values."""
     return dict(_flatten(config.model_dump(mode="json"), ""))
 
 
 def diff(before: ExperimentConfig, after: ExperimentConfig) -> list[Change]:
-    """The values in which two configs differ, by path."""
+    """Values in which two configs differ, sorted by path."""
     old, new = values_of(before), values_of(after)
     return [Change(path, old.get(path), new.get(path)) for path in sorted(old | new) if old.get(path) != new.get(path)]
 
 
 def show(composed: ComposedConfig) -> str:
-    """The full config as YAML, every line with its value's origin; reading it gives the same config again."""
+    """The full config as YAML with the origin of every value; reading it gives the same config."""
     lines = list(_yaml_lines(composed.config.model_dump(mode="json"), "", composed.provenance))
     width = min(60, max(len(line) for line, _ in lines))
     return "".join(f"{line:{width}}  # {source}\n" if source else f"{line}\n" for line, source in lines)
@@ -123,11 +122,10 @@ def _parse_override(override: str, origins: Mapping[str, str]) -> Section:
     origin = origins.get(path, COMMAND_LINE)
     if not equals or not all(names):
         raise UserError(f"'{override}' is not an override", origin, "write --set section.field=value")
-    tree = parse_yaml(text, origin, line_numbers=False)
-    for name in reversed(names):
-        tree = Section({name: tree}, origin)
-    assert isinstance(tree, Section)
-    return tree
+    section = Section({names[-1]: parse_yaml(text, origin, line_numbers=False)}, origin)
+    for name in reversed(names[:-1]):
+        section = Section({name: section}, origin)
+    return section
 
 
 def _flatten(value: Any, path: str) -> Iterator[tuple[str, Any]]:
@@ -138,11 +136,8 @@ def _flatten(value: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield from _flatten(child, f"{path}.{name}" if path else name)
 
 
-def _provenance(config: ExperimentConfig, tree: Section) -> dict[str, str]:
-    return {path: source_of(path.split("."), tree) for path in values_of(config)}
-
-
 def _yaml_lines(value: Mapping[str, Any], prefix: str, provenance: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Lines of YAML, each with the origin of its value; empty for the head of a mapping."""
     indent = "  " * prefix.count(".")
     for name, child in value.items():
         path = f"{prefix}{name}"

@@ -1,4 +1,4 @@
-"""Identity of an experiment: a hash of what it changes from the defaults, of the data and of the pretrained weights."""
+"""Identity of an experiment: a hash of the values that differ from the defaults, of the data and of the pretrained weights."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NO_SCIENCE = (
 """Makers of benchmarks, checks of data sets, predictions and explanations of finished models."""
 
 
-def config_hash(config: ExperimentConfig, data_digest: str) -> str:
+def config_hash(config: ExperimentConfig, data_digest: str, without: Collection[str] = ()) -> str:
     """First 16 hex digits of the sha256 of schema version, values that differ from the defaults, and the digests of data and weights.
 
     A new field with a default changes no hash. A weights file counts by its content, wherever it lies; `find_weights` must have made its
@@ -40,47 +40,10 @@ def config_hash(config: ExperimentConfig, data_digest: str) -> str:
     Args:
         config: the science; nothing else (workers, paths, tracking) takes part.
         data_digest: digest of the benchmark's images, labels, splits and attributes.
+        without: fields and sections at the top of the config that are left out.
     """
-    return _hash(config, data_digest)
-
-
-def group_hash(config: ExperimentConfig, data_digest: str) -> str:
-    """`config_hash` without the seed: runs that differ by their seed alone share it."""
-    return _hash(config, data_digest, without=("seed",))
-
-
-def science_hash(config: ExperimentConfig) -> str:
-    """`config_hash` without the data: tells a run on other data from a run of another config."""
-    return config_hash(config, "any")
-
-
-def shape_hash(config: ExperimentConfig, data_digest: str) -> str:
-    """`config_hash` without seed, loss and optimiser: runs that share it take about the same time."""
-    return _hash(config, data_digest, without=("seed", "loss", "optimiser"))
-
-
-def science_files() -> list[Path]:
-    """Files of the code digest, sorted."""
-    found, left_out = (
-        {path for pattern in patterns for path in REPOSITORY.glob(pattern)} for patterns in (SCIENCE, NO_SCIENCE)
-    )
-    return sorted(found - left_out)
-
-
-@cache
-def code_digest() -> str:
-    """First 16 hex digits of the sha256 of all code that a run's figures depend on."""
-    digest = hashlib.sha256()
-    for path in science_files():
-        digest.update(f"{path.relative_to(REPOSITORY)}\0".encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:HASH_LENGTH]
-
-
-def _hash(config: ExperimentConfig, data_digest: str, without: Collection[str] = ()) -> str:
-    changed = {
-        name: value for name, value in _changed(config, config.model_dump(mode="json")).items() if name not in without
-    }
+    changed = _changed(config, config.model_dump(mode="json"))
+    changed = {name: value for name, value in changed.items() if name not in without}
     # Weights count by their digest alone.
     changed.get("model", {}).get("backbone", {}).pop("weights", None)
     identity = {
@@ -91,6 +54,36 @@ def _hash(config: ExperimentConfig, data_digest: str, without: Collection[str] =
     }
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:HASH_LENGTH]
+
+
+def group_hash(config: ExperimentConfig, data_digest: str) -> str:
+    """`config_hash` without the seed: equal for runs that differ in their seed alone."""
+    return config_hash(config, data_digest, without=("seed",))
+
+
+def science_hash(config: ExperimentConfig) -> str:
+    """`config_hash` without the data: equal for runs of one config on different data."""
+    return config_hash(config, "any")
+
+
+def shape_hash(config: ExperimentConfig, data_digest: str) -> str:
+    """`config_hash` without seed, loss and optimiser: equal for runs that take about the same time."""
+    return config_hash(config, data_digest, without=("seed", "loss", "optimiser"))
+
+
+def science_files() -> list[Path]:
+    """Files of the code digest, sorted."""
+    left_out = {path for pattern in NO_SCIENCE for path in REPOSITORY.glob(pattern)}
+    return sorted({path for pattern in SCIENCE for path in REPOSITORY.glob(pattern)} - left_out)
+
+
+@cache
+def code_digest() -> str:
+    """First 16 hex digits of the sha256 of all code that a run's figures depend on."""
+    digest = hashlib.sha256()
+    for path in science_files():
+        digest.update(f"{path.relative_to(REPOSITORY)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:HASH_LENGTH]
 
 
 def _changed(model: BaseModel, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,14 +1,13 @@
-"""A tree of values → one frozen config, or every mistake in it: field, place, what is wrong, and the nearest name."""
+"""From a tree of values to one frozen config, or all its errors: field, origin, what is wrong, and the nearest known name."""
 
 from __future__ import annotations
 
 import difflib
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
-from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from mgmrn.config import ExperimentConfig, Frozen
@@ -19,23 +18,20 @@ Model = TypeVar("Model", bound=Frozen)
 
 
 def validate(tree: Section, model: type[Model]) -> tuple[Model | None, list[UserError]]:
-    """The config that a tree describes, or None and all that is wrong with it."""
+    """Config that a tree describes, or None and all errors."""
     tree = _with_default_kinds(tree, model)
     # In JSON, strict validation takes a list for a tuple but no text for a number.
     try:
         return model.model_validate_json(json.dumps(plain(tree)), strict=True), []
     except ValidationError as error:
         found = error.errors(include_url=False)
-        places = [details["loc"] for details in found]
         # A list with a wrong item is also reported as too short.
-        repeated = [any(place and place[:-1] == own for place in places) for own in places]
-        return None, [
-            _problem(details, tree, model) for details, again in zip(found, repeated, strict=True) if not again
-        ]
+        with_wrong_items = {details["loc"][:-1] for details in found if details["loc"]}
+        return None, [_problem(details, tree, model) for details in found if details["loc"] not in with_wrong_items]
 
 
 def all_at_once(problems: Sequence[UserError], label: str) -> UserError:
-    """One error that holds all the problems of a file."""
+    """One error that holds all errors of a file."""
     if len(problems) == 1:
         return problems[0]
     lines = "".join(f"\n  {problem}" for problem in problems)
@@ -43,10 +39,10 @@ def all_at_once(problems: Sequence[UserError], label: str) -> UserError:
 
 
 def all_different(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Of a field that lists what must not be there twice.
+    """Validator of a field that lists different values.
 
     Raises:
-        ValueError: when something is.
+        ValueError: when a value is repeated.
     """
     if len(set(values)) < len(values):
         raise ValueError(f"one is given twice, got {list(values)}")
@@ -54,13 +50,13 @@ def all_different(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def nearest(word: str, candidates: Sequence[str]) -> str | None:
-    """The candidate that was probably meant, or none that is near."""
+    """The most similar candidate; None when no candidate is similar."""
     found = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
     return found[0] if found else None
 
 
 def _with_default_kinds(tree: Section, model: type[Frozen]) -> Section:
-    """Adds the `kind` that a mapping leaves to the default, which pydantic wants to see."""
+    """Add the default `kind` to the mappings without one, since pydantic requires it."""
     children = dict(tree.children)
     for name, field in model.model_fields.items():
         kind, section = getattr(field.default, "kind", None), children.get(name)
@@ -70,11 +66,11 @@ def _with_default_kinds(tree: Section, model: type[Frozen]) -> Section:
 
 
 def _problem(details: ErrorDetails, tree: Section, model: type[Frozen]) -> UserError:
-    """Field, place, what is wrong, and the nearest name where a field is unknown."""
-    names, node = _locate(details["loc"], tree)
+    """Error in the words of the command line."""
+    names, node, _ = _locate(details["loc"], tree, model)
     path = ".".join(names) or "config"
     if details["type"] == "extra_forbidden":
-        close = _nearest_field(path, tree, model)
+        close = _nearest_field(details["loc"], tree, model)
         return UserError(f"unknown field {path}", node.source, f"did you mean {close}?" if close else "")
     if details["type"] == "union_tag_not_found":
         return UserError(f"{path}.kind is missing", node.source)
@@ -91,68 +87,45 @@ def _problem(details: ErrorDetails, tree: Section, model: type[Frozen]) -> UserE
     return UserError(f"{path} {message[0].lower()}{message[1:]}, got {given}", node.source)
 
 
-def _nearest_field(path: str, tree: Section, model: type[Frozen]) -> str | None:
-    """A field of the same section if one is at all alike, else the nearest of all."""
-    known = _known_paths(tree, model)
-    section, _, name = path.rpartition(".")
-    siblings = {other.rpartition(".")[2]: other for other in known if other.rpartition(".")[0] == section}
-    alike = difflib.get_close_matches(name, siblings, n=1, cutoff=0.4)
-    return siblings[alike[0]] if alike else nearest(path, known)
+def _locate(
+    location: Sequence[str | int], tree: Section, model: type[Frozen]
+) -> tuple[list[str], Tree, list[type[Frozen]]]:
+    """Names of the field at a location of pydantic's, the nearest node of the tree, and the models that stand there.
 
-
-def _locate(location: Sequence[str | int], tree: Section) -> tuple[list[str], Tree]:
-    """The field that pydantic means: it also names the kind of a union, and what is not there."""
+    A location also holds the kinds of mappings, and fields that are absent from the tree.
+    """
     names: list[str] = []
     node: Tree = tree
+    models: list[type[Frozen]] = [model]
     for part in location:
         child = node.children.get(str(part)) if isinstance(node, Section) else None
-        tag = child is None and (part in KINDS or part == _kind(node))
-        if tag or part == "[key]":
-            continue
-        names.append(str(part))
-        node = child or node
-    return names, node
+        of_kind = [one for one in models if "kind" in one.model_fields and one.model_fields["kind"].default == part]
+        if of_kind and child is None:
+            models = of_kind
+        elif part != "[key]":
+            names.append(str(part))
+            node = child or node
+            fields = [one.model_fields[str(part)] for one in models if part in one.model_fields]
+            # The key of a mapping of models is no field.
+            models = [inner for field in fields for inner in _models_in(field.annotation)] if fields else models
+    return names, node, models
 
 
-def _kind(node: Tree | None) -> object:
-    """What a mapping says that it is."""
-    kind = node.children.get("kind") if isinstance(node, Section) else None
-    return kind.value if isinstance(kind, Leaf) else None
+def _nearest_field(location: Sequence[str | int], tree: Section, model: type[Frozen]) -> str | None:
+    """Path of the most similar field of the same mapping; else of the most similar field of all."""
+    section, _, siblings = _locate(location[:-1], tree, model)
+    fields = [name for one in siblings for name in one.model_fields]
+    alike = difflib.get_close_matches(str(location[-1]), fields, n=1, cutoff=0.4)
+    path = ".".join([*section, str(location[-1])])
+    return ".".join([*section, alike[0]]) if alike else nearest(path, [field for field, _ in _fields(model)])
 
 
-def _known_paths(tree: Section, model: type[Frozen]) -> list[str]:
-    """Every field and section that could have been meant, given the kinds that were chosen."""
-    known = list(_field_paths(model, "", tree))
-    return known + [path.rpartition(".")[0] for path in known if "." in path]
-
-
-def _field_paths(model: type[Frozen], prefix: str, tree: Tree | None) -> Iterator[str]:
+def _fields(model: type[Frozen], prefix: str = "") -> Iterator[tuple[str, type[Frozen]]]:
+    """Dotted path of every field at any depth, and the model that has it."""
     for name, field in model.model_fields.items():
-        child = tree.children.get(name) if isinstance(tree, Section) else None
-        yield f"{prefix}{name}"
-        if get_origin(field.annotation) is not dict:
-            yield from _paths_in(field, f"{prefix}{name}.", child)
-        elif isinstance(child, Section):
-            for key, entry in child.children.items():
-                yield from _paths_in(field, f"{prefix}{name}.{key}.", entry)
-
-
-def _paths_in(field: FieldInfo, prefix: str, tree: Tree | None) -> Iterator[str]:
-    """The fields of a section: of the kind that was chosen, where there are several."""
-    options = list(_models_in(field.annotation))
-    if len(options) > 1:
-        chosen = _kind(tree) or getattr(field.default, "kind", None)
-        options = [option for option in options if option.model_fields["kind"].default == chosen] or options
-    for option in options:
-        yield from _field_paths(option, prefix, tree)
-
-
-def _sections(model: type[Frozen]) -> Iterator[type[Frozen]]:
-    """The kinds of config that a config may hold, at any depth, itself included."""
-    yield model
-    for field in model.model_fields.values():
-        for kind in _models_in(field.annotation):
-            yield from _sections(kind)
+        yield f"{prefix}{name}", model
+        for inner in _models_in(field.annotation):
+            yield from _fields(inner, f"{prefix}{name}.")
 
 
 def _models_in(annotation: Any) -> Iterator[type[Frozen]]:
@@ -163,6 +136,6 @@ def _models_in(annotation: Any) -> Iterator[type[Frozen]]:
 
 
 KINDS: dict[str, type[Frozen]] = {
-    model.model_fields["kind"].default: model for model in _sections(ExperimentConfig) if "kind" in model.model_fields
+    model.model_fields["kind"].default: model for path, model in _fields(ExperimentConfig) if path.endswith(".kind")
 }
-"""What a `kind` says that its mapping is."""
+"""Model of a mapping by its `kind`."""
