@@ -11,7 +11,7 @@ import typer
 
 from pipeline.ablation.config import load_ablation
 from pipeline.cli.app import app
-from pipeline.cli.job_task import read_task
+from pipeline.cli.job_verbs import read_task
 from pipeline.config.compose import load_benchmark_config, load_experiment
 from pipeline.search.config import load_search
 

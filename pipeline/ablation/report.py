@@ -119,8 +119,8 @@ def _config_changes(grid: Grid) -> dict[str, list[tuple[str, str, str]]]:
     base = grid.base.configs[benchmark].config
     return {
         variant.name: [
-            (one.path, yaml_value(one.before), yaml_value(one.after))
-            for one in diff(base, variant.configs[benchmark].config)
+            (path, yaml_value(before), yaml_value(after))
+            for path, (before, after) in diff(base, variant.configs[benchmark].config).items()
         ]
         for variant in grid.variants[1:]
     }

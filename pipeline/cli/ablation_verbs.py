@@ -10,8 +10,7 @@ import typer
 
 from mgmrn.errors import UserError
 from pipeline import places
-from pipeline.cli import completion
-from pipeline.cli.options import Address, DataRoot, GpusPerWorker, Json, Storage, TrackingUri
+from pipeline.cli.options import Ablation, Address, Concurrency, Cpus, DataRoot, Gpus, Json, Storage, TrackingUri
 from pipeline.console import Console, duration
 from pipeline.errors import ExitCode
 from pipeline.where import Where
@@ -24,17 +23,8 @@ if TYPE_CHECKING:
 
 ablation_app = typer.Typer()
 
-Ablation = Annotated[
-    str,
-    typer.Argument(
-        metavar="NAME",
-        help="Name of a shipped ablation (ablation/NAME too), or path of a YAML file.",
-        autocompletion=completion.shipped("ablation"),
-    ),
-]
-Benchmarks = Annotated[
-    str | None, typer.Option(metavar="cub,sun", help="Benchmarks in place of those that the file names.")
-]
+Benchmarks = Annotated[str | None, typer.Option(metavar="cub,sun", help="Benchmarks in place of the file's.")]
+Mode = Literal["missing", "retry", "force"]
 
 
 @ablation_app.command()
@@ -45,7 +35,7 @@ def plan(
     data_root: DataRoot = places.DATA_ROOT,
     as_json: Json = False,
 ) -> None:
-    """Show every cell of a grid, what there is of it, and what the rest would cost. Nothing runs."""
+    """Show every cell of a grid, its state, and the predicted cost of the rest. Nothing runs."""
     from pipeline.ablation.launch import survey
     from pipeline.ablation.request import plan_to_json
 
@@ -58,24 +48,12 @@ def plan(
 @ablation_app.command()
 def ablate(
     name: Ablation,
-    mode: Annotated[
-        Literal["missing", "retry", "force"],
-        typer.Option(help="Run what is not there; failed and stale cells too; everything again."),
-    ] = "missing",
+    mode: Annotated[Mode, typer.Option(help="Run new cells; failed and stale ones too; all again.")] = "missing",
     benchmarks: Benchmarks = None,
-    concurrency: Annotated[
-        int | None, typer.Option(min=1, help="Runs at once; without it, as many as there is room for.")
-    ] = None,
-    budget_hours: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0, help="Hours: a launch that would take longer is refused, one that does begins no new cell."
-        ),
-    ] = None,
-    cpus_per_worker: Annotated[
-        int | None, typer.Option(min=1, help="Without it, the runs share the CPUs evenly.")
-    ] = None,
-    gpus_per_worker: GpusPerWorker = None,
+    concurrency: Concurrency = None,
+    budget_hours: Annotated[float | None, typer.Option(min=0.0, help="Hours; a longer plan is refused.")] = None,
+    cpus_per_worker: Cpus = None,
+    gpus_per_worker: Gpus = None,
     address: Address = None,
     tracking_uri: TrackingUri = places.TRACKING_URI,
     data_root: DataRoot = places.DATA_ROOT,
@@ -88,16 +66,23 @@ def ablate(
     from pipeline.analysis.tables import as_dict, show_tables, tables
 
     where = Where(tracking_uri, data_root, storage, address, cpus_per_worker, gpus_per_worker)
-    request = AblationRequest(_file(name, benchmarks), where, mode, concurrency, budget_hours)
+    request = AblationRequest(load_grid_file(name, benchmarks), where, mode, concurrency, budget_hours)
     console = Console(as_json)
     outcome = run_ablation(request)
     show_tables(tables([outcome.comparison]), console)
     counts = ", ".join(f"{count} {state}" for state, count in outcome.totals.items())
     console.line(f"{outcome.launched} cells launched; now {counts}")
     console.line(f"tracked in {outcome.tracking_uri}, run {outcome.parent_run_id}")
-    result = {"status": outcome.status, "launched": outcome.launched, **plan_to_json(outcome.cells)}
-    result |= {"comparison": as_dict([outcome.comparison])}
-    console.result(result | {"parent_run_id": outcome.parent_run_id, "tracking_uri": outcome.tracking_uri})
+    console.result(
+        {
+            "status": outcome.status,
+            "launched": outcome.launched,
+            **plan_to_json(outcome.cells),
+            "comparison": as_dict([outcome.comparison]),
+            "parent_run_id": outcome.parent_run_id,
+            "tracking_uri": outcome.tracking_uri,
+        }
+    )
     failed = any(cell.state == "failed" for cell in outcome.cells)
     return ExitCode.SOME_FAILED if failed or outcome.status in ("failed", "stopped") else ExitCode.FINE
 
@@ -105,12 +90,8 @@ def ablate(
 @ablation_app.command()
 def compare(
     names: Annotated[list[str], typer.Argument(metavar="NAME|RUN…", help="One ablation, or ids of finished runs.")],
-    metric: Annotated[
-        str | None, typer.Option(help="Figure to compare by, like gzsl_h; without it, all of them.")
-    ] = None,
-    base: Annotated[
-        str | None, typer.Option(help="Among runs: the variant to compare with; without it, the first run's.")
-    ] = None,
+    metric: Annotated[str | None, typer.Option(help="Figure to compare by, like gzsl_h; by default, all.")] = None,
+    base: Annotated[str | None, typer.Option(help="Base variant among runs; by default, the first run's.")] = None,
     benchmarks: Benchmarks = None,
     tracking_uri: TrackingUri = places.TRACKING_URI,
     data_root: DataRoot = places.DATA_ROOT,
@@ -124,11 +105,12 @@ def compare(
     from pipeline.analysis.published import published_on
     from pipeline.analysis.tables import as_csv, as_dict, as_latex, as_markdown, show_tables, tables
 
-    formats = [name for name, asked in (("--csv", csv), ("--latex", latex), ("--markdown", markdown)) if asked]
-    if len(formats) > 1:
-        raise UserError(f"{' and '.join(formats)} were asked for", formats[1], "ask for one of them")
+    formats = {"--csv": csv, "--latex": latex, "--markdown": markdown}
+    asked = [name for name, given in formats.items() if given]
+    if len(asked) > 1:
+        raise UserError(f"{' and '.join(asked)} were asked for", asked[1], "ask for one of them")
     if _name_runs(names):
-        _refuse("--benchmarks", benchmarks, "the runs say themselves which benchmarks they are of")
+        _refuse("--benchmarks", benchmarks, "runs know their benchmarks")
         compared = compare_runs(names, base, metric, tracking_uri)
     else:
         _refuse("--base", base, "a grid has its base")
@@ -150,9 +132,7 @@ def compare(
 def report(
     name: Ablation,
     out: Annotated[Path | None, typer.Option(help="The page; without it .mgmrn/reports/NAME.html.")] = None,
-    ui: Annotated[
-        str | None, typer.Option(metavar="URL", help="Address of the MLflow UI that run ids link to.")
-    ] = None,
+    ui: Annotated[str | None, typer.Option(metavar="URL", help="MLflow UI that run ids link to.")] = None,
     benchmarks: Benchmarks = None,
     tracking_uri: TrackingUri = places.TRACKING_URI,
     data_root: DataRoot = places.DATA_ROOT,
@@ -166,14 +146,13 @@ def report(
     command = f"python -m pipeline report {name}" + (f" --benchmarks {benchmarks}" if benchmarks else "")
     made = make_report(request, path, ui, command)
     console = Console(as_json)
-    console.line(
-        f"the page is {made.path}" + (f", and an artifact of run {made.parent_run_id}" if made.parent_run_id else "")
-    )
+    logged = f", and an artifact of run {made.parent_run_id}" if made.parent_run_id else ""
+    console.line(f"the page is {made.path}{logged}")
     console.result({"report": str(made.path), "parent_run_id": made.parent_run_id, "runs": made.run_ids})
 
 
 def show_plan(cells: Sequence[PlannedCell], console: Console) -> None:
-    """Prints every cell, and the predicted cost of those that remain."""
+    """Print every cell, and the predicted cost of the cells that remain."""
     from pipeline.ablation.plan import total_cost
     from pipeline.ablation.request import TO_RUN, to_be_run, totals
 
@@ -205,7 +184,7 @@ def _cost(cost: Cost | None) -> str:
 
 
 def _name_runs(names: Sequence[str]) -> bool:
-    """A run's id is 32 hex digits; anything else names a grid, of which there may be one."""
+    """Whether the names are ids of runs (32 hex digits) and not the name of one grid."""
     runs = [len(name) == 32 and set(name) <= set("0123456789abcdef") for name in names]
     if not all(runs) and len(names) > 1:
         raise UserError(f"cannot compare {', '.join(names)}", "NAME|RUN…", "name one ablation, or ids of runs alone")
@@ -214,16 +193,17 @@ def _name_runs(names: Sequence[str]) -> bool:
 
 def _refuse(option: str, value: str | None, why: str) -> None:
     if value is not None:
-        raise UserError(f"{option} says nothing here: {why}", option, "leave it out")
+        raise UserError(f"{option} has no meaning here: {why}", option, "leave it out")
 
 
 def _request(name: str, benchmarks: str | None, tracking_uri: str, data_root: Path) -> AblationRequest:
     from pipeline.ablation.request import AblationRequest
 
-    return AblationRequest(_file(name, benchmarks), Where(tracking_uri, data_root))
+    return AblationRequest(load_grid_file(name, benchmarks), Where(tracking_uri, data_root))
 
 
-def _file(name: str, benchmarks: str | None) -> AblationFile:
+def load_grid_file(name: str, benchmarks: str | None) -> AblationFile:
+    """Load an ablation, with the value of `--benchmarks` in place of its benchmarks."""
     from pipeline.ablation.config import load_ablation, with_benchmarks
 
     file = load_ablation(name)

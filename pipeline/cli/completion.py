@@ -1,6 +1,6 @@
 """Completion in bash and zsh: a script defines `mgmrn` as a function that calls `python -m pipeline`, and completes its words.
 
-Typer answers completion requests that a shell makes through an environment variable; the scripts follow Typer's protocol.
+The scripts follow Typer's protocol: a shell sets an environment variable, and the command prints the candidates.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ VARIABLE = "_MGMRN_COMPLETE"
 
 Shell = Literal["bash", "zsh"]
 
-_BASH = """\
+_SCRIPTS: dict[Shell, str] = {
+    "bash": """\
 mgmrn() {{ {program} "$@"; }}
 _mgmrn_completion() {{
     local IFS=$'\\n'
     COMPREPLY=($(env COMP_WORDS="${{COMP_WORDS[*]}}" COMP_CWORD="$COMP_CWORD" {variable}=complete_bash {program} 2> /dev/null))
 }}
 complete -o default -F _mgmrn_completion mgmrn
-"""
-_ZSH = """\
+""",
+    "zsh": """\
 mgmrn() {{ {program} "$@"; }}
 _mgmrn_completion() {{
     eval "$(env _TYPER_COMPLETE_ARGS="${{words[1,$CURRENT]}}" {variable}=complete_zsh {program} 2> /dev/null)"
 }}
 (( $+functions[compdef] )) || {{ autoload -Uz compinit && compinit; }}
 compdef _mgmrn_completion mgmrn
-"""
-_SCRIPTS: dict[Shell, str] = {"bash": _BASH, "zsh": _ZSH}
+""",
+}
 
 
 def script(shell: Shell) -> str:
     """Script that defines `mgmrn` and its completion in a shell."""
-    program = f"{shlex.quote(sys.executable)} -m pipeline"
-    return _SCRIPTS[shell].format(program=program, variable=VARIABLE)
+    return _SCRIPTS[shell].format(program=f"{shlex.quote(sys.executable)} -m pipeline", variable=VARIABLE)
 
 
 def prepare() -> None:
-    """Registers the shells with Typer if this process answers a completion request; Typer does so itself only for installed programs."""
+    """Register the shells with Typer if this process answers a completion request; Typer does so itself only for installed programs."""
     if os.environ.get(VARIABLE):
         from typer.completion import completion_init  # type: ignore[attr-defined]
 

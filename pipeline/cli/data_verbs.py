@@ -1,21 +1,31 @@
-"""The verbs of `data`: benchmarks are found, imported, made and checked, and their maps cached."""
+"""The verbs of `data`: `guide`, `import`, `verify`, `cache`, `make synthetic`, `make standin`."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from mgmrn.errors import UserError
 from pipeline import places
-from pipeline.cli import completion
-from pipeline.cli.options import APP_OPTIONS, DataRoot, Experiment, Json, Overrides
+from pipeline.cli.options import APP_OPTIONS, Benchmark, DataRoot, Experiment, Json, Overrides
 from pipeline.console import Console
 from pipeline.errors import ExitCode
+
+if TYPE_CHECKING:
+    from mgmrn.data.doctor import Finding
+
+GUIDE = Path(__file__).with_name("guide.yaml")
 
 data_app = typer.Typer(help="Benchmarks: guide, import, make, verify, cache.", **APP_OPTIONS)
 make_app = typer.Typer(help="Make a benchmark that can be drawn.", **APP_OPTIONS)
 data_app.add_typer(make_app, name="make")
+
+Unknown = Literal["error", "zero", "mean"]
+Side = Annotated[int, typer.Option(help="Side of a picture in pixels.")]
+Drawers = Annotated[int, typer.Option(min=1, help="Processes that draw; they do not change the result.")]
 
 
 @data_app.command()
@@ -24,15 +34,30 @@ def guide(
     data_root: DataRoot = places.DATA_ROOT,
     as_json: Json = False,
 ) -> None:
-    """Say what a benchmark consists of, where it is published, how large, on which terms, and where it belongs."""
-    from pipeline.cli.guide import guide as guide_to
-    from pipeline.cli.guide import lines
+    """List the parts of a published benchmark: page, size, terms, and folder in the data root. Downloads no file."""
+    import yaml
 
+    from mgmrn.data.published import PUBLISHED
+
+    parts = yaml.safe_load(GUIDE.read_text(encoding="utf-8"))
+    if (name := benchmark.upper()) not in parts:
+        hint = "one of cub, sun, awa2; `data make synthetic` draws one, `data import` takes a folder of your own"
+        raise UserError(f"there is no guide to {benchmark}", "BENCHMARK", hint)
+    splits, verify = PUBLISHED[name], f"python -m pipeline data verify {name.lower()} --data-root {data_root}"
     console = Console(as_json)
-    found = guide_to(benchmark, data_root)
-    for line in lines(found):
-        console.line(line)
-    console.result(found.to_json())
+    console.line(
+        f"{parts[name]['title']}: {splits.images:,} pictures, {splits.seen} seen and {splits.unseen} unseen classes, "
+        f"{splits.attributes} attributes; trainval / test_seen / test_unseen "
+        f"{splits.trainval} / {splits.test_seen} / {splits.test_unseen}"
+    )
+    for number, item in enumerate(parts[name]["items"], start=1):
+        item["there"] = all((data_root / file).exists() for file in item.pop("files"))
+        console.line(f"\n{number}. {item['what']}" + (" (is there)" if item["there"] else ""))
+        for key in ("page", "size", "terms"):
+            console.line(f"   {key:6} {item[key]}")
+        console.line(f"   place  {item['place']} in the data root; {item['hint']}")
+    console.line(f"\nthen   {verify}\n       which recognises the lists by their digest, {splits.digest[:12]}")
+    console.result(parts[name] | {"splits": vars(splits) | {"images": splits.images}, "verify": verify})
 
 
 @data_app.command("import")
@@ -40,21 +65,16 @@ def import_(
     folder: Annotated[Path, typer.Argument(help="Folder with a folder of pictures for every class.")],
     classes: Annotated[Path, typer.Option(help="Table (.csv, .json) with a row per class, a column per attribute.")],
     vectors: Annotated[Path, typer.Option(help="Word vectors: a text file of GloVe or word2vec, .gz too.")],
-    oov: Annotated[
-        Literal["error", "zero", "mean"],
-        typer.Option(help="Words without a vector: refused, left out, or taken as the mean of the known ones."),
-    ],
-    name: Annotated[str, typer.Option(help="Of the benchmark that is made.")],
+    oov: Annotated[Unknown, typer.Option(help="Words without a vector: refuse, leave out, or use the mean.")],
+    name: Annotated[str, typer.Option(help="Name of the benchmark that is made.")],
     out: Annotated[Path, typer.Option(help="Folder to make; serves as a data root.")],
-    unseen: Annotated[
-        Path | None, typer.Option(help="Text file with an unseen class a line; without it, they are drawn.")
-    ] = None,
+    unseen: Annotated[Path | None, typer.Option(help="Text file, an unseen class a line; else they are drawn.")] = None,
     unseen_share: Annotated[float, typer.Option(help="Share of the classes that is drawn as unseen.")] = 0.2,
     test_seen_share: Annotated[float, typer.Option(help="Share of a seen class's pictures kept for the test.")] = 0.2,
-    seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the drawn classes and pictures.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Make a benchmark of your own pictures: copied, split, checked, or refused with nothing left behind."""
+    """Make a benchmark of your own pictures: copied, split and checked; a refused one leaves no file behind."""
     from dataclasses import asdict
 
     from mgmrn.makers.importing import ImportOptions, import_folder, read_class_names
@@ -63,7 +83,7 @@ def import_(
     options = ImportOptions(name, oov, named, unseen_share, test_seen_share, seed)
     made = import_folder(folder, classes, vectors, out, options)
     console = Console(as_json)
-    console.table(["", "check", "finding", "remedy"], [[f.level, f.check, f.detail, f.remedy] for f in made.findings])
+    _show_findings(made.findings, console)
     console.line(f"unseen classes: {', '.join(made.unseen)}; for validation: {', '.join(made.val)}")
     console.line(f"the benchmark is in {out}; to train on it: train cub --set benchmark.name={name} --data-root {out}")
     console.result({**asdict(made), "root": str(out)})
@@ -71,16 +91,11 @@ def import_(
 
 @data_app.command()
 def verify(
-    benchmark: Annotated[
-        str,
-        typer.Argument(
-            help="Name of a shipped benchmark, or path of a YAML file.", autocompletion=completion.shipped("benchmark")
-        ),
-    ],
+    benchmark: Benchmark,
     data_root: DataRoot = places.DATA_ROOT,
     as_json: Json = False,
 ) -> int:
-    """Check a benchmark's files: everything that is wrong, in one table; exit code 2 when training could not work."""
+    """Check a benchmark's files and list all findings in one table; exit code 2 when training could not work."""
     from dataclasses import asdict
 
     from mgmrn.data.doctor import verify as examine
@@ -88,9 +103,7 @@ def verify(
 
     findings = examine(data_root, load_benchmark_config(benchmark))
     console = Console(as_json)
-    console.table(
-        ["", "check", "finding", "remedy"], [[one.level, one.check, one.detail, one.remedy] for one in findings]
-    )
+    _show_findings(findings, console)
     console.result({"findings": [asdict(one) for one in findings]})
     return ExitCode.BAD_INPUT if any(one.level == "error" for one in findings) else ExitCode.FINE
 
@@ -102,7 +115,7 @@ def cache(
     data_root: DataRoot = places.DATA_ROOT,
     as_json: Json = False,
 ) -> None:
-    """Compute a frozen backbone's maps, or decode the pictures, once for all later runs; what is there is checked."""
+    """Compute the maps of a frozen backbone, or decode the pictures, once for all later runs; existing files are checked."""
     from pipeline.cache import build_caches
     from pipeline.config.compose import load_experiment
 
@@ -110,8 +123,13 @@ def cache(
     config = load_experiment(experiment, overrides or []).config
     counts = build_caches(config, data_root, places.CACHE, console.line)
     images = ", ".join(f"{count} images for {split}" for split, count in counts.items())
-    console.line(f"{images}: what they need is in {places.CACHE}")
+    console.line(f"{images}, cached in {places.CACHE}")
     console.result({"cache": str(places.CACHE), "images": counts})
+
+
+def _show_findings(findings: Iterable[Finding], console: Console) -> None:
+    rows = [[one.level, one.check, one.detail, one.remedy] for one in findings]
+    console.table(["", "check", "finding", "remedy"], rows)
 
 
 @make_app.command()
@@ -119,16 +137,15 @@ def synthetic(
     out: Annotated[Path, typer.Option(help="Folder to make; serves as a data root.")] = places.DATA_ROOT,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     per_class: Annotated[int, typer.Option(help="Pictures of each class.")] = 40,
-    size: Annotated[int, typer.Option(help="Side of a picture in pixels.")] = 64,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that draw; they do not change the result.")] = 1,
+    size: Side = 64,
+    workers: Drawers = 1,
 ) -> None:
     """Draw the embedded benchmark."""
     from mgmrn.makers.synthetic import make_synthetic
 
     console = Console()
-    made = make_synthetic(
-        out, seed=seed, per_class=per_class, size=size, workers=workers, progress=console.progress("pictures")
-    )
+    progress = console.progress("pictures")
+    made = make_synthetic(out, seed=seed, per_class=per_class, size=size, workers=workers, progress=progress)
     console.line(f"the synthetic benchmark is in {made}")
 
 
@@ -138,14 +155,13 @@ def standin(
     source: Annotated[Path, typer.Option(help="Data root with the real splits and attributes.")],
     out: Annotated[Path, typer.Option(help="Data root that gets the pictures; it may hold others.")],
     per_class: Annotated[int | None, typer.Option(help="Pictures of each class; without it, all in the list.")] = None,
-    size: Annotated[int, typer.Option(help="Side of a picture in pixels.")] = 64,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that draw; they do not change the result.")] = 1,
+    size: Side = 64,
+    workers: Drawers = 1,
 ) -> None:
     """Draw pictures for a real benchmark's lists and splits: a benchmark of its own, like CUB-standin."""
     from mgmrn.makers.standin import make_standin
 
     console = Console()
-    made = make_standin(
-        name, source, out, per_class=per_class, size=size, workers=workers, progress=console.progress("pictures")
-    )
+    progress = console.progress("pictures")
+    made = make_standin(name, source, out, per_class=per_class, size=size, workers=workers, progress=progress)
     console.line(f"the benchmark {made} is in {out}; figures made from it are no results")

@@ -1,86 +1,93 @@
-"""The verbs that talk to a cluster's job server: `submit`, `status`, `logs`, `stop`."""
+"""Verbs of jobs on a cluster: `submit`, `status`, `logs`, `stop`. A job's command is checked before anything is sent."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
-from collections.abc import Mapping
-from typing import Annotated
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli.options import Json
+from mgmrn.errors import UserError
+from pipeline.cli.ablation_verbs import load_grid_file
+from pipeline.cli.options import Json, check_outlasts_job, parse_seeds
 from pipeline.console import Console, duration, say
 from pipeline.errors import ExitCode, TrackingError
 from pipeline.interruption import Interruption
 from pipeline.job_environment import SUBMISSION_TAG
-from pipeline.jobs.server import ADDRESS_VARIABLE, LOCAL_ADDRESS, VERB, Job, JobServer, follow
+from pipeline.jobs.server import ADDRESS_VARIABLE, LOCAL_ADDRESS, JobServer, exit_code, follow, job_to_json
 from pipeline.redaction import redact
 
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from ray.job_submission import JobDetails
+
+    from pipeline.jobs.submit import Task
+
 STOP_SECONDS = 45.0
+NOT_OF_THE_JOB = frozenset({"address", "as_json"})
+"""Parameters that do not change what is run."""
+OF_THE_CONFIG = frozenset({"experiment", "overrides", "name", "benchmarks"})
+"""Parameters that the identity replaces by the resolved config."""
+PLACES = frozenset({"storage", "data_root", "tracking_uri", "study_storage"})
 
 jobs_app = typer.Typer()
 
-Server = Annotated[
-    str,
-    typer.Option("--address", metavar="URL", envvar=ADDRESS_VARIABLE, help="Job server of the cluster."),
-]
-JobId = Annotated[str, typer.Argument(metavar="ID", help="As `submit` and `status` print it.")]
+Server = Annotated[str, typer.Option("--address", metavar="URL", envvar=ADDRESS_VARIABLE, help="Job server to use.")]
+JobId = Annotated[str, typer.Argument(metavar="ID", help="Id that `submit` and `status` print.")]
 
 
 @jobs_app.command(context_settings={"allow_interspersed_args": False})
 def submit(
     context: typer.Context,
     verb: Annotated[str, typer.Argument(metavar="VERB", help="train, search or ablate.")],
-    arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="…", help="Of the verb, as it takes them here.")
-    ] = None,
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="…", help="Arguments of the verb.")] = None,
     address: Server = LOCAL_ADDRESS,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Send it, and do not follow its log.")] = False,
-    again: Annotated[
-        bool, typer.Option("--again", help="Send it even if the same job has succeeded, as when its data has changed.")
-    ] = False,
+    again: Annotated[bool, typer.Option("--again", help="Send it even if the same job has succeeded.")] = False,
     as_json: Json = False,
 ) -> int:
     """Run a verb as a job on a cluster. The same command with the same code is one job: it is followed, not sent again."""
-    from pipeline.cli.job_task import read_task
     from pipeline.jobs.submit import submit as send
 
     console = Console(as_json)
     task = read_task(context, verb, arguments or [])
     server = JobServer.connect(address)
     decision = send(task, server, again=again, say=console.line)
-    job = server.job(decision.submission_id)
+    name = decision.submission_id
     if decision.action == "done":
-        console.line(f"{job.submission_id} has succeeded already; nothing was sent (--again sends it all the same)")
+        console.line(f"{name} has succeeded already; nothing was sent (--again sends it all the same)")
     elif decision.action == "attach":
-        console.line(f"{job.submission_id} is on the cluster already; nothing was sent")
+        console.line(f"{name} is on the cluster already; nothing was sent")
     elif decision.earlier is not None:
         console.line(f"an earlier attempt is {decision.earlier}; this one goes on from its checkpoints")
     if decision.action == "done" or no_wait:
-        _show_result(job, decision.action, console)
+        _show_result(server.job(name), decision.action, console)
         return ExitCode.FINE
-    return _follow(server, job.submission_id, decision.action, console)
+    return _follow(server, name, decision.action, console)
 
 
 @jobs_app.command()
 def status(
     job_id: Annotated[str | None, typer.Argument(metavar="ID", help="One job; without it, all of them.")] = None,
     address: Server = LOCAL_ADDRESS,
-    tracking_uri: Annotated[
-        str | None,
-        typer.Option(
-            "--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="Tracking server, to tell which run each job leads."
-        ),
-    ] = None,
+    tracking_uri: Annotated[str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="To show jobs' runs.")] = None,
     as_json: Json = False,
 ) -> None:
     """List the jobs of a cluster, the latest last."""
     console = Console(as_json)
     server = JobServer.connect(address)
-    jobs = server.jobs() if job_id is None else [server.job(job_id)]
+    jobs = server.jobs() if job_id is None else {job_id: server.job(job_id)}
     runs = _launches(tracking_uri)
-    console.table(["id", "verb", "status", "exit", "started", "took", "run"], [_row(job, runs) for job in jobs])
-    shown = [job.to_json() | {"run_id": runs.get(job.submission_id)} for job in jobs]
+    shown = [job_to_json(job) | {"run_id": runs.get(name)} for name, job in jobs.items()]
+    rows = []
+    for one, job in zip(shown, jobs.values(), strict=True):
+        started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one["started"])) if one["started"] else None
+        columns = (one["verb"], one["status"], one["exit_code"], started, _took(job), one["run_id"])
+        rows.append([one["submission_id"], *("–" if column is None else str(column) for column in columns)])
+    console.table(["id", "verb", "status", "exit", "started", "took", "run"], rows)
     console.result({"jobs": shown, "address": server.address})
 
 
@@ -91,7 +98,7 @@ def logs(
     address: Server = LOCAL_ADDRESS,
     as_json: Json = False,
 ) -> int:
-    """Print what a job has printed; with --follow, answer with the job's exit code."""
+    """Print the log of a job; with --follow, until its end, and exit with the job's exit code."""
     console = Console(as_json)
     server = JobServer.connect(address)
     job = server.job(job_id)
@@ -99,7 +106,7 @@ def logs(
         return _follow(server, job_id, "attach", console)
     text = redact(server.log(job_id))
     console.people.write(text)
-    console.result({**job.to_json(), "log": text})
+    console.result({**job_to_json(job), "log": text})
     return ExitCode.FINE
 
 
@@ -109,14 +116,16 @@ def stop(job_id: JobId, address: Server = LOCAL_ADDRESS, as_json: Json = False) 
     console = Console(as_json)
     server = JobServer.connect(address)
     job = server.job(job_id)
-    if job.is_over:
+    if job.status.is_terminal():
         console.line(f"{job_id} is over already: {job.status}")
     else:
         server.stop(job_id)
-        job = _wait_for_end(server, job_id)
+        deadline = time.monotonic() + STOP_SECONDS
+        while not (job := server.job(job_id)).status.is_terminal() and time.monotonic() < deadline:
+            time.sleep(0.5)
         console.line(f"{job_id} is {job.status}")
-    console.result(job.to_json())
-    return ExitCode.FINE if job.is_over else ExitCode.SOME_FAILED
+    console.result(job_to_json(job))
+    return ExitCode.FINE if job.status.is_terminal() else ExitCode.SOME_FAILED
 
 
 def _launches(tracking_uri: str | None) -> dict[str, str]:
@@ -128,20 +137,13 @@ def _launches(tracking_uri: str | None) -> dict[str, str]:
     try:
         tagged = TrackingStore.connect(tracking_uri).runs_of(("mgmrn/%",), f"tags.`{SUBMISSION_TAG}` LIKE 'mgmrn-%'")
     except TrackingError as error:
-        say(f"which runs the jobs lead is not known: {error}")
+        say(f"the runs of the jobs are not known: {error}")
         return {}
     return {run.tags[SUBMISSION_TAG]: run.run_id for run in reversed(tagged) if run.parent_run_id is None}
 
 
-def _wait_for_end(server: JobServer, job_id: str) -> Job:
-    deadline = time.monotonic() + STOP_SECONDS
-    while not (job := server.job(job_id)).is_over and time.monotonic() < deadline:
-        time.sleep(0.5)
-    return job
-
-
 def _follow(server: JobServer, job_id: str, action: str, console: Console) -> int:
-    """Streams a job's log; Ctrl-C leaves the job alone."""
+    """Stream a job's log; Ctrl-C leaves the job alone."""
 
     def write(text: str) -> None:
         console.people.write(text)
@@ -155,24 +157,103 @@ def _follow(server: JobServer, job_id: str, action: str, console: Console) -> in
         )
         return interruption.exit_code
     _show_result(job, action, console)
-    return job.exit_code
+    return exit_code(job)
 
 
-def _show_result(job: Job, action: str, console: Console) -> None:
-    took = f" after {_took(job)}" if job.is_over and job.started else ""
+def _show_result(job: JobDetails, action: str, console: Console) -> None:
+    took = f" after {_took(job)}" if job.status.is_terminal() and job.start_time else ""
     console.line(f"{job.submission_id} is {job.status}{took}")
     if job.status == "FAILED" and job.driver_exit_code is None:
-        # There is no log of a driver that could not be started.
-        console.line(redact(job.message))
-    console.result({**job.to_json(), "action": action})
+        # A driver that could not be started has no log.
+        console.line(redact(job.message or ""))
+    console.result({**job_to_json(job), "action": action})
 
 
-def _row(job: Job, runs: Mapping[str, str]) -> list[str]:
-    started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job.started)) if job.started else "–"
-    ended = str(int(job.exit_code)) if job.is_over else "–"
-    run = runs.get(job.submission_id, "–")
-    return [job.submission_id, job.labels.get(VERB, "–"), job.status, ended, started, _took(job), run]
+def _took(job: JobDetails) -> str | None:
+    if job.start_time is None:
+        return None
+    return duration((job.end_time or 1000 * time.time()) / 1000 - job.start_time / 1000)
 
 
-def _took(job: Job) -> str:
-    return "–" if job.started is None else duration((job.ended or time.time()) - job.started)
+def read_task(parent: typer.Context, verb: str, arguments: Sequence[str]) -> Task:
+    """Parse a verb's arguments by the verb's own options, and check its configs, places and secrets.
+
+    An option whose environment variable is set here is added to the job's arguments. `parent` is the context of `submit`.
+    """
+    from pipeline.jobs.submit import Task
+
+    if verb not in _CONTENTS:
+        raise UserError(f"'{verb}' does not run as a job", "VERB", f"submit one of {', '.join(_CONTENTS)}")
+    root = parent.find_root()
+    command = root.command.get_command(root, verb)  # type: ignore[attr-defined]
+    context = command.make_context(verb, list(arguments), parent=root)
+    if context.params["address"] is not None:
+        hint = f"name the cluster's job server before the verb: submit --address http://HOST:8265 {verb} …"
+        raise UserError(f"a job of {verb} runs on the cluster that it is sent to", "--address", hint)
+    complete = (*arguments, *_from_environment(context))
+    for argument in complete:
+        if redact(argument) != argument:
+            raise UserError(
+                f"{redact(argument)} holds a secret, which all users of the job server could read",
+                hint="set it in the environment of the cluster's head (MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD; MGMRN_STUDY_STORAGE), and leave it out here",
+            )
+    name, config, configs = _CONTENTS[verb](context.params)
+    others = {name: value for name, value in context.params.items() if name not in NOT_OF_THE_JOB | OF_THE_CONFIG}
+    identity = json.dumps([verb, name, config.model_dump(mode="json"), others], sort_keys=True, default=str)
+    files = tuple(one for one in configs if one.endswith((".yaml", ".yml")))
+    return Task(verb, name, complete, files, hashlib.sha256(identity.encode()).hexdigest())
+
+
+def _from_environment(context: typer.Context) -> list[str]:
+    """Options that the environment sets here; refuses places that would go with the job.
+
+    A default that the head's environment may replace is checked by the driver.
+    """
+    added: list[str] = []
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if source is None:
+            continue
+        value, variable = context.params[parameter.name or ""], getattr(parameter, "envvar", None)
+        if parameter.name in PLACES and (source.name != "DEFAULT" or variable is None):
+            check_outlasts_job(value, parameter.opts[0], variable)
+        if source.name == "ENVIRONMENT":
+            added += [parameter.opts[0], str(value)]
+    return added
+
+
+def _train(params: Mapping[str, Any]) -> tuple[str, BaseModel, tuple[str, ...]]:
+    from pipeline.config.compose import load_experiment
+    from pipeline.train.placement import parse_workers
+
+    if params["seeds"] is not None:
+        parse_seeds(params["seeds"])
+    composed = load_experiment(params["experiment"], params["overrides"] or [])
+    parse_workers(params["workers"]).check_shares(composed.config)
+    return composed.name, composed.config, (params["experiment"],)
+
+
+def _search(params: Mapping[str, Any]) -> tuple[str, BaseModel, tuple[str, ...]]:
+    from pipeline.search.config import load_search
+    from pipeline.search.space import Space
+
+    file = load_search(params["name"])
+    Space(file)
+    return file.name, file.config, (params["name"], file.config.base, *file.config.benchmarks)
+
+
+def _ablate(params: Mapping[str, Any]) -> tuple[str, BaseModel, tuple[str, ...]]:
+    from pipeline.ablation.grid import make_grid
+
+    file = load_grid_file(params["name"], params["benchmarks"])
+    make_grid(file)
+    return file.name, file.config, (params["name"], file.config.base, *file.config.benchmarks)
+
+
+_CONTENTS: Mapping[str, Callable[[Mapping[str, Any]], tuple[str, BaseModel, tuple[str, ...]]]] = {
+    "train": _train,
+    "search": _search,
+    "ablate": _ablate,
+}
+"""Name and resolved config of a verb's arguments, and the configs that they name: two spellings of one config are the same job."""

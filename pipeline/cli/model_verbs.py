@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,8 +15,7 @@ from pipeline.console import Console
 from pipeline.errors import ExitCode
 from pipeline.where import Where
 
-if TYPE_CHECKING:
-    from pipeline.models.predict import Prediction
+TestSplit = Literal["test_unseen", "test_seen"]
 
 models_app = typer.Typer()
 
@@ -27,23 +25,15 @@ def predict(
     model: RunOrModel,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Pictures, and folders of them.")],
     classes: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Classes to choose from, described by attributes: a .csv with a row per class, a .json or a .npy.",
-        ),
+        Path | None, typer.Option(metavar="FILE", help="Classes by attributes: .csv, .json, .npy.")
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Classes per picture.")] = 3,
-    attributes: Annotated[
-        int, typer.Option(min=0, help="Attributes per picture that told the first from the second.")
-    ] = 3,
-    json_lines: Annotated[
-        bool, typer.Option("--json-lines", help="Print a JSON object per picture, as soon as it is known.")
-    ] = False,
+    attributes: Annotated[int, typer.Option(min=0, help="Attributes that decided, per picture.")] = 3,
+    json_lines: Annotated[bool, typer.Option("--json-lines", help="Print each picture's JSON object at once.")] = False,
     tracking_uri: TrackingUri = places.TRACKING_URI,
     as_json: Json = False,
 ) -> int:
-    """Say what is in pictures: the best classes, unseen ones too, and the attributes that decided.
+    """Name the best classes of pictures, unseen ones too, and the attributes that decided.
 
     Exit code 1 when some pictures could not be read, 2 when none could.
     """
@@ -51,32 +41,33 @@ def predict(
         raise UserError("--json and --json-lines were both asked for", "--json-lines", "leave one of them out")
     from pipeline.models import predict as prediction
 
-    found = prediction.predict(model, images, classes, top, attributes, tracking_uri)
-    if json_lines:
-        return _print_lines(found)
-    predictions, console = list(found), Console(as_json)
-    prediction.show_predictions(predictions, console)
-    console.result({"model": model, "pictures": [one.to_json() for one in predictions]})
-    return _code_of(sum(one.answer is not None for one in predictions), len(predictions))
+    console, lines = Console(as_json), Console(as_json=True)
+    predictions = []
+    for one in prediction.predict(model, images, classes, top, attributes, tracking_uri):
+        predictions.append(one)
+        if json_lines:
+            lines.result(one.to_json())
+    if not json_lines:
+        prediction.show_predictions(predictions, console)
+        console.result({"model": model, "pictures": [one.to_json() for one in predictions]})
+    answered = [one.answer is not None for one in predictions]
+    if all(answered):
+        return ExitCode.FINE
+    return ExitCode.SOME_FAILED if any(answered) else ExitCode.BAD_INPUT
 
 
 @models_app.command()
 def explain(
     model: RunOrModel,
     image: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="A picture; may be given often.")] = None,
-    split: Annotated[
-        Literal["test_unseen", "test_seen"] | None,
-        typer.Option(help="Pictures of the benchmark; test_unseen where nothing is said."),
-    ] = None,
+    split: Annotated[TestSplit | None, typer.Option(help="Pictures of the benchmark; by default, test_unseen.")] = None,
     per_class: Annotated[int, typer.Option(min=1, help="Pictures of each class of the split.")] = 2,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the page and the sheets; without it .mgmrn/explanations/MODEL.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; by default, .mgmrn/explanations/MODEL.")] = None,
     tracking_uri: TrackingUri = places.TRACKING_URI,
     data_root: DataRoot = places.DATA_ROOT,
     as_json: Json = False,
 ) -> None:
-    """Show what every level looked at in pictures, and which attributes decided, as one page and a sheet per class."""
+    """Show the regions of every level in pictures, and the attributes that decided, as one page and a sheet per class."""
     if image and split:
         raise UserError("--image and --split were both asked for", "--split", "leave one of them out")
     from pipeline.models.explain import run_explain
@@ -100,9 +91,7 @@ def explain(
 @models_app.command()
 def promote(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Id or name of a run of the final split.")],
-    champion: Annotated[
-        bool, typer.Option("--champion", help="Make it the champion; without it, it becomes the candidate.")
-    ] = False,
+    champion: Annotated[bool, typer.Option("--champion", help="Make it the champion, not a candidate.")] = False,
     tracking_uri: TrackingUri = places.TRACKING_URI,
     as_json: Json = False,
 ) -> None:
@@ -122,22 +111,15 @@ def promote(
 @models_app.command()
 def reproduce(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Id or name of a finished run.")],
-    anyway: Annotated[
-        bool, typer.Option("--anyway", help="Go on with other code, data or weights than the run's.")
-    ] = False,
-    tolerance: Annotated[
-        float,
-        typer.Option(
-            min=0.0, help="On another machine or with other versions: largest difference of a figure, as a fraction."
-        ),
-    ] = 0.02,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Go on with other code, data or weights.")] = False,
+    tolerance: Annotated[float, typer.Option(min=0.0, help="Largest difference on another machine.")] = 0.02,
     address: Address = None,
     tracking_uri: TrackingUri = places.TRACKING_URI,
     data_root: DataRoot = places.DATA_ROOT,
     storage: Storage = places.STORAGE,
     as_json: Json = False,
 ) -> int:
-    """Run a run again from what is recorded of it, and compare figure by figure; exit code 1 when they differ.
+    """Repeat a run from its record, and compare all figures; exit code 1 when they differ.
 
     On the same machine with the same versions, every figure must be the same to the last bit.
     """
@@ -149,18 +131,3 @@ def reproduce(
     done.show(console)
     console.result(done.to_json())
     return ExitCode.FINE if done.verdict in ("equal", "within tolerance") else ExitCode.SOME_FAILED
-
-
-def _print_lines(predictions: Iterator[Prediction]) -> int:
-    console = Console(as_json=True)
-    answered = total = 0
-    for one in predictions:
-        console.result(one.to_json())
-        answered, total = answered + (one.answer is not None), total + 1
-    return _code_of(answered, total)
-
-
-def _code_of(answered: int, total: int) -> int:
-    if answered == total:
-        return ExitCode.FINE
-    return ExitCode.SOME_FAILED if answered else ExitCode.BAD_INPUT

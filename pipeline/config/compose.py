@@ -30,15 +30,6 @@ class ComposedConfig:
     """Dotted path of every value → `file:line`, `--set` or `default`."""
 
 
-@dataclass(frozen=True)
-class Change:
-    """A value in which two configs differ; None on the side that lacks it."""
-
-    path: str
-    before: object
-    after: object
-
-
 def load_experiment(
     name_or_path: str,
     overrides: Sequence[str] = (),
@@ -46,17 +37,16 @@ def load_experiment(
     benchmark: str | None = None,
     origins: Mapping[str, str] = MappingProxyType({}),
 ) -> ComposedConfig:
-    """Read an experiment, apply overrides and validate it.
+    """Read a shipped experiment (`cub`) or a YAML file, apply overrides and validate it.
 
     Args:
-        name_or_path: name of a shipped experiment (`cub`), or path of a `.yaml` file.
+        name_or_path: the experiment.
         overrides: `dotted.path=value` with the value in YAML; later ones win.
         benchmark: name or file of a benchmark that replaces the experiment's own.
         origins: dotted path → origin of its override; `--set` for all others.
 
     Raises:
-        UserError: unknown experiment (with the nearest name and the list), unreadable YAML, or any number of wrong
-            values, one line each.
+        UserError: unknown experiment, unreadable YAML, or any number of wrong values, one line each.
     """
     path = find_config("experiment", name_or_path)
     problems: list[UserError] = []
@@ -75,11 +65,7 @@ def load_experiment(
 
 
 def load_benchmark_config(name_or_path: str) -> BenchmarkConfig:
-    """The `benchmark` of a shipped benchmark file (`cub`) or of any config file.
-
-    Raises:
-        UserError: as `load_experiment`.
-    """
+    """The `benchmark` of a shipped benchmark file (`cub`) or of any config file."""
     path = find_config("benchmark", name_or_path)
     config, problems = validate(read_config(path), ExperimentConfig)
     if config is None:
@@ -88,11 +74,7 @@ def load_benchmark_config(name_or_path: str) -> BenchmarkConfig:
 
 
 def resolve_weights(config: ExperimentConfig, data_root: Path) -> ExperimentConfig:
-    """The config with the absolute path of its weights file, which may be relative to the data root or the working folder.
-
-    Raises:
-        UserError: when the file is in neither place.
-    """
+    """The config with the absolute path of its weights file, which is relative to the data root or the working folder."""
     backbone = config.model.backbone
     found = backbone.model_copy(update={"weights": find_weights(backbone.weights, data_root)})
     return config.model_copy(update={"model": config.model.model_copy(update={"backbone": found})})
@@ -103,10 +85,11 @@ def values_of(config: BaseModel) -> dict[str, Any]:
     return dict(_flatten(config.model_dump(mode="json"), ""))
 
 
-def diff(before: ExperimentConfig, after: ExperimentConfig) -> list[Change]:
-    """Values in which two configs differ, sorted by path."""
+def diff(before: ExperimentConfig, after: ExperimentConfig) -> dict[str, tuple[object, object]]:
+    """Path → values before and after where two configs differ; None on the side that lacks the value."""
     old, new = values_of(before), values_of(after)
-    return [Change(path, old.get(path), new.get(path)) for path in sorted(old | new) if old.get(path) != new.get(path)]
+    both = {path: (old.get(path), new.get(path)) for path in sorted(old | new)}
+    return {path: (one, other) for path, (one, other) in both.items() if one != other}
 
 
 def show(composed: ComposedConfig) -> str:

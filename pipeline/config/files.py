@@ -10,18 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from mgmrn.errors import UserError
-from pipeline.config.validation import KINDS, nearest
+from pipeline.config.validation import KINDS, did_you_mean
 from pipeline.config.yaml_tree import Leaf, Section, Tree, parse_yaml
 
 CONFIGS = Path(__file__).parent / "configs"
 
 
 def find_config(group: str, name_or_path: str) -> Path:
-    """Path of a shipped config of a group (`experiment`, `benchmark`, `search`, `ablation`), or of a YAML file.
-
-    Raises:
-        UserError: when there is no such file, with the nearest name and the list of names.
-    """
+    """Path of a shipped config of a group (`experiment`, `benchmark`, `search`, `ablation`), or of a YAML file."""
     if name_or_path.endswith((".yaml", ".yml")):
         path = Path(name_or_path)
         if not path.is_file():
@@ -30,9 +26,8 @@ def find_config(group: str, name_or_path: str) -> Path:
     names = config_names(group)
     if name_or_path in names:
         return CONFIGS / group / f"{name_or_path}.yaml"
-    close = nearest(name_or_path, names)
-    meant = f"did you mean {close}? " if close else ""
-    raise UserError(f"there is no {group} '{name_or_path}'", hint=f"{meant}there are {', '.join(names)}")
+    hint = f"{did_you_mean(name_or_path, names)} there are {', '.join(names)}".lstrip()
+    raise UserError(f"there is no {group} '{name_or_path}'", hint=hint)
 
 
 def config_names(group: str) -> list[str]:
@@ -41,13 +36,7 @@ def config_names(group: str) -> list[str]:
 
 
 def unknown_files(base: str, benchmarks: Sequence[str], place: Callable[[str], str]) -> Iterator[UserError]:
-    """Errors for the configs that a search or an ablation names and that do not exist.
-
-    Args:
-        base: name or path of an experiment.
-        benchmarks: names or paths of benchmarks.
-        place: field (`base`, `benchmarks`) → origin of its value.
-    """
+    """Errors for the configs that a search or an ablation names and that do not exist; `place` gives the origin of a field."""
     for field, group, name in [("base", "experiment", base), *(("benchmarks", "benchmark", one) for one in benchmarks)]:
         try:
             find_config(group, name)
@@ -61,15 +50,7 @@ def label_of(path: Path) -> str:
 
 
 def read_config(path: Path, below: tuple[Path, ...] = ()) -> Section:
-    """A file merged over all that it extends.
-
-    Args:
-        path: the file.
-        below: files whose `extends` led to this one.
-
-    Raises:
-        UserError: for a file that cannot be read, is no mapping, or extends a file that does not exist.
-    """
+    """A file merged over all that it extends; `below` are the files whose `extends` led to it."""
     label = label_of(path)
     if path in below:
         raise UserError(f"extends runs in a circle: {' → '.join(map(label_of, (*below, path)))}", label)
@@ -99,9 +80,8 @@ def _parents(extends: Tree, child: Path) -> Iterator[Path]:
         path = child.parent / name if name.startswith(".") else CONFIGS / f"{name}.yaml"
         if not path.is_file():
             known = sorted(label_of(file).removesuffix(".yaml") for file in CONFIGS.rglob("*.yaml"))
-            close = nearest(name, known)
-            hint = f"did you mean {close}?" if close else ""
-            raise UserError(f"extends names '{name}', which does not exist", extends.source, hint)
+            message = f"extends names '{name}', which does not exist"
+            raise UserError(message, extends.source, did_you_mean(name, known))
         yield path
 
 

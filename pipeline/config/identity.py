@@ -34,13 +34,8 @@ NO_SCIENCE = (
 def config_hash(config: ExperimentConfig, data_digest: str, without: Collection[str] = ()) -> str:
     """First 16 hex digits of the sha256 of schema version, values that differ from the defaults, and the digests of data and weights.
 
-    A new field with a default changes no hash. A weights file counts by its content, wherever it lies; `find_weights` must have made its
-    path absolute.
-
-    Args:
-        config: the science; nothing else (workers, paths, tracking) takes part.
-        data_digest: digest of the benchmark's images, labels, splits and attributes.
-        without: fields and sections at the top of the config that are left out.
+    A new field with a default changes no hash. A weights file, whose path must be absolute, counts by its content. Fields and sections
+    `without` are left out; workers, paths and tracking take no part.
     """
     changed = _changed(config, config.model_dump(mode="json"))
     changed = {name: value for name, value in changed.items() if name not in without}
@@ -87,12 +82,7 @@ def code_digest() -> str:
 
 
 def _changed(model: BaseModel, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of a model that differ from its defaults; a section that differs also names its `kind`.
-
-    Args:
-        model: the model or one of its sections.
-        values: its values as JSON holds them.
-    """
+    """Those of a model's JSON values that differ from its defaults; a section that differs also names its `kind`."""
     found: dict[str, Any] = {}
     for name, field in type(model).model_fields.items():
         value = getattr(model, name)

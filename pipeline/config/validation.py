@@ -39,20 +39,16 @@ def all_at_once(problems: Sequence[UserError], label: str) -> UserError:
 
 
 def all_different(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Validator of a field that lists different values.
-
-    Raises:
-        ValueError: when a value is repeated.
-    """
+    """Validator of a field whose values must differ."""
     if len(set(values)) < len(values):
         raise ValueError(f"one is given twice, got {list(values)}")
     return values
 
 
-def nearest(word: str, candidates: Sequence[str]) -> str | None:
-    """The most similar candidate; None when no candidate is similar."""
-    found = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
-    return found[0] if found else None
+def did_you_mean(word: str, candidates: Sequence[str], *, cutoff: float = 0.6, prefix: str = "") -> str:
+    """Question for the most similar candidate, with a prefix; empty when no candidate is similar."""
+    found = difflib.get_close_matches(word, candidates, n=1, cutoff=cutoff)
+    return f"did you mean {prefix}{found[0]}?" if found else ""
 
 
 def _with_default_kinds(tree: Section, model: type[Frozen]) -> Section:
@@ -70,12 +66,14 @@ def _problem(details: ErrorDetails, tree: Section, model: type[Frozen]) -> UserE
     names, node, _ = _locate(details["loc"], tree, model)
     path = ".".join(names) or "config"
     if details["type"] == "extra_forbidden":
-        close = _nearest_field(details["loc"], tree, model)
-        return UserError(f"unknown field {path}", node.source, f"did you mean {close}?" if close else "")
-    if details["type"] == "union_tag_not_found":
-        return UserError(f"{path}.kind is missing", node.source)
-    if details["type"] == "missing":
-        return UserError(f"{path} is missing", node.source)
+        section, _, siblings = _locate(details["loc"][:-1], tree, model)
+        fields = [name for one in siblings for name in one.model_fields]
+        close = did_you_mean(names[-1], fields, cutoff=0.4, prefix="".join(f"{name}." for name in section))
+        hint = close or did_you_mean(path, [field for field, _ in _fields(model)])
+        return UserError(f"unknown field {path}", node.source, hint)
+    if details["type"] in ("missing", "union_tag_not_found"):
+        kind = "" if details["type"] == "missing" else ".kind"
+        return UserError(f"{path}{kind} is missing", node.source)
     if details["type"] == "union_tag_invalid":
         context = details["ctx"]
         message = f"{path}.kind must be one of {context['expected_tags']}, got '{context['tag']}'"
@@ -109,15 +107,6 @@ def _locate(
             # The key of a mapping of models is no field.
             models = [inner for field in fields for inner in _models_in(field.annotation)] if fields else models
     return names, node, models
-
-
-def _nearest_field(location: Sequence[str | int], tree: Section, model: type[Frozen]) -> str | None:
-    """Path of the most similar field of the same mapping; else of the most similar field of all."""
-    section, _, siblings = _locate(location[:-1], tree, model)
-    fields = [name for one in siblings for name in one.model_fields]
-    alike = difflib.get_close_matches(str(location[-1]), fields, n=1, cutoff=0.4)
-    path = ".".join([*section, str(location[-1])])
-    return ".".join([*section, alike[0]]) if alike else nearest(path, [field for field, _ in _fields(model)])
 
 
 def _fields(model: type[Frozen], prefix: str = "") -> Iterator[tuple[str, type[Frozen]]]:

@@ -42,16 +42,7 @@ Tree = Leaf | Section
 
 @lru_cache(maxsize=512)
 def parse_yaml(text: str, label: str, line_numbers: bool = True) -> Tree:
-    """Tree of a text; it is shared between calls, so treat it as read-only.
-
-    Args:
-        text: YAML.
-        label: name of the text in origins and errors.
-        line_numbers: whether origins are `label:line`; without it, they are the label alone.
-
-    Raises:
-        UserError: for invalid YAML and for values that are not plain.
-    """
+    """Tree of a text, with origins like `label:line`; calls share it, so treat it as read-only."""
 
     def place(mark: yaml.Mark | None) -> str:
         return f"{label}:{mark.line + 1}" if mark and line_numbers else label

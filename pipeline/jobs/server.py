@@ -8,7 +8,6 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,74 +23,49 @@ LOCAL_ADDRESS = "http://127.0.0.1:8265"
 CONNECT_TIMEOUT_S = 10.0
 POLL_S = 1.0
 AWAY_TIMEOUT_S = 120.0
-"""Seconds without an answer after which a followed job server is given up; replacing a head takes less."""
+"""Seconds without an answer after which following a job ends; replacing a head takes less."""
 
 AUTH_MODE = "RAY_AUTH_MODE"
 TOKEN_SOURCES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 TOKEN_FILE = Path(".ray", "auth_token")
-"""Below the home folder."""
-
-OVER = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
-PIPELINE_CODES = frozenset(int(code) for code in ExitCode)
+"""Path below the home folder."""
+_TOKEN_HINT = f"set {AUTH_MODE}=token, and {TOKEN_SOURCES[0]}, or {TOKEN_SOURCES[1]} to a file with it, or put it into ~/{TOKEN_FILE}"
 
 VERB, NAME, CODE_SHA, CODE_DIRTY = "mgmrn.verb", "mgmrn.name", "mgmrn.code_sha", "mgmrn.code_dirty"
 """Keys of a job's metadata."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """One job of the server, without its environment, which may hold secrets."""
+def exit_code(job: JobDetails) -> ExitCode:
+    """The driver's exit code where it is one of the pipeline's; SOME_FAILED for a driver that was killed or stopped."""
+    if job.status == "SUCCEEDED":
+        return ExitCode.FINE
+    code = job.driver_exit_code
+    return ExitCode(code) if code and code in set(ExitCode) else ExitCode.SOME_FAILED
 
-    submission_id: str
-    status: str
-    """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
-    entrypoint: str
-    message: str
-    started: float | None
-    """Seconds since 1970; None before the start."""
-    ended: float | None
-    driver_exit_code: int | None
-    labels: Mapping[str, str]
-    """Metadata that the sender gave."""
 
-    @property
-    def is_over(self) -> bool:
-        """Whether the job has ended."""
-        return self.status in OVER
+def job_to_json(job: JobDetails) -> dict[str, Any]:
+    """Object that `--json` prints, without the job's environment, which may hold secrets."""
+    labels = job.metadata or {}
+    return {
+        "submission_id": job.submission_id,
+        "verb": labels.get(VERB),
+        "name": labels.get(NAME),
+        "status": str(job.status),
+        "entrypoint": redact(job.entrypoint),
+        "started": job.start_time / 1000 if job.start_time else None,
+        "ended": job.end_time / 1000 if job.end_time else None,
+        "exit_code": int(exit_code(job)) if job.status.is_terminal() else None,
+        "code_sha": labels.get(CODE_SHA),
+        "code_dirty": labels.get(CODE_DIRTY),
+    }
 
-    @property
-    def exit_code(self) -> ExitCode:
-        """The driver's exit code where it is one of the pipeline's; SOME_FAILED for a driver that was killed or stopped."""
-        if self.status == "SUCCEEDED":
-            return ExitCode.FINE
-        code = self.driver_exit_code
-        return ExitCode(code) if code in PIPELINE_CODES and code else ExitCode.SOME_FAILED
 
-    def to_json(self) -> dict[str, Any]:
-        """Serialise to the object that `--json` prints."""
-        return {
-            "submission_id": self.submission_id,
-            "verb": self.labels.get(VERB),
-            "name": self.labels.get(NAME),
-            "status": self.status,
-            "entrypoint": redact(self.entrypoint),
-            "started": self.started,
-            "ended": self.ended,
-            "exit_code": int(self.exit_code) if self.is_over else None,
-            "code_sha": self.labels.get(CODE_SHA),
-            "code_dirty": self.labels.get(CODE_DIRTY),
-        }
+class JobExistsError(UserError):
+    """The job server has a job of this id."""
 
 
 class JobServer:
-    """One cluster's job server.
-
-    Args:
-        client: connected to it.
-        address: like `http://HOST:8265`.
-
-    Every method raises `ResourceError` where the server is away, and `UserError` where it refuses.
-    """
+    """Job server at an address like `http://HOST:8265`; methods raise `ResourceError` when it is away, `UserError` when it refuses."""
 
     def __init__(self, client: JobSubmissionClient, address: str) -> None:
         self._client = client
@@ -112,23 +86,23 @@ class JobServer:
         with _translated(address):
             return cls(JobSubmissionClient(address), address)
 
-    def jobs(self) -> list[Job]:
-        """All jobs that were submitted since the cluster started, oldest first."""
+    def jobs(self) -> dict[str, JobDetails]:
+        """All jobs that were submitted since the cluster started by their ids, oldest first."""
         with _translated(self.address):
             found = self._client.list_jobs()
-        return sorted((_job(one) for one in found if one.submission_id), key=lambda job: job.started or 0)
+        return {
+            job.submission_id: job for job in sorted(found, key=lambda job: job.start_time or 0) if job.submission_id
+        }
 
-    def job(self, submission_id: str) -> Job:
+    def job(self, submission_id: str) -> JobDetails:
         """One job by its id."""
-        for job in (jobs := self.jobs()):
-            if job.submission_id == submission_id:
-                return job
-        # What checks configs takes long to load; a name is seldom wrong.
-        from pipeline.config.validation import nearest
+        jobs = self.jobs()
+        if submission_id in jobs:
+            return jobs[submission_id]
+        # Takes long to load.
+        from pipeline.config.validation import did_you_mean
 
-        names = [job.submission_id for job in jobs]
-        close = nearest(submission_id, names)
-        hint = f"did you mean {close}?" if close else "`status` lists all jobs"
+        hint = did_you_mean(submission_id, list(jobs)) or "`status` lists all jobs"
         raise UserError(f"there is no job '{submission_id}' on this cluster", self.address, hint)
 
     def submit(
@@ -139,14 +113,10 @@ class JobServer:
         Raises:
             JobExistsError: when the server has a job of this id.
         """
+        job = {"entrypoint": entrypoint, "runtime_env": dict(runtime_env), "metadata": dict(labels)}
         with _translated(self.address):
             try:
-                self._client.submit_job(
-                    entrypoint=entrypoint,
-                    submission_id=submission_id,
-                    runtime_env=dict(runtime_env),
-                    metadata=dict(labels),
-                )
+                self._client.submit_job(submission_id=submission_id, **job)
             except RuntimeError as error:
                 if f"{submission_id} already exists" in str(error):
                     raise JobExistsError(f"there is a job {submission_id} already", self.address) from error
@@ -168,37 +138,26 @@ class JobServer:
             yield lines
 
 
-class JobExistsError(UserError):
-    """The job server has a job of this id."""
+def follow(server: JobServer, submission_id: str, write: Callable[[str], None]) -> JobDetails:
+    """Write a job's log without secrets until the job has ended, and return the ended job.
 
-
-def follow(server: JobServer, submission_id: str, write: Callable[[str], None]) -> Job:
-    """Write a job's log from its first line on until the job has ended, and return the ended job.
-
-    A broken connection is opened again; nothing is written twice.
-
-    Args:
-        server: the job's server.
-        submission_id: id of the job.
-        write: takes text as it comes, without secrets.
+    A broken connection is opened again; no line is written twice.
 
     Raises:
         ResourceError: when the job server is away for AWAY_TIMEOUT_S.
     """
     written = 0
-    away_since: float | None = None
+    last_answer = time.monotonic()
     while True:
+        written = asyncio.run(_write_rest(server, submission_id, written, write))
         try:
-            written = asyncio.run(_write_rest(server, submission_id, written, write))
             job = server.job(submission_id)
-            away_since = None
-        except ResourceError:
-            away_since = away_since or time.monotonic()
-            if time.monotonic() - away_since > AWAY_TIMEOUT_S:
-                raise
-        else:
-            if job.is_over:
+            last_answer = time.monotonic()
+            if job.status.is_terminal():
                 return job
+        except ResourceError:
+            if time.monotonic() - last_answer > AWAY_TIMEOUT_S:
+                raise
         time.sleep(POLL_S)
 
 
@@ -207,31 +166,26 @@ async def _write_rest(server: JobServer, submission_id: str, written: int, write
     import aiohttp
 
     position = 0
-    try:
+    # `follow` asks next whether the job has ended or the server is away.
+    with contextlib.suppress(aiohttp.ClientError, OSError, RuntimeError):
         async for text in server.tail(submission_id):
-            fresh = text[max(written - position, 0) :]
-            position += len(text)
-            if fresh:
+            if fresh := text[max(written - position, 0) :]:
                 write(redact(fresh))
+            position += len(text)
             written = max(written, position)
-    except (aiohttp.ClientError, OSError, RuntimeError):
-        # The caller asks next whether the job has ended or the server is away.
-        pass
     return written
 
 
 def _as_url(address: str) -> str:
-    if "://" not in address:
-        return f"http://{address}".rstrip("/")
-    if not address.startswith(("http://", "https://")):
-        raise UserError(
-            f"'{redact(address)}' is no address of a job server", "--address", "it is like http://HOST:8265"
-        )
-    return address.rstrip("/")
+    url = address if "://" in address else f"http://{address}"
+    if not url.startswith(("http://", "https://")):
+        message = f"'{redact(address)}' is no address of a job server"
+        raise UserError(message, "--address", "it is like http://HOST:8265")
+    return url.rstrip("/")
 
 
 def _check_answers(address: str) -> None:
-    """Check that the address answers, with whatever status: Ray's own client has no time limit."""
+    """Check that the address answers, with any status: Ray's own client has no time limit."""
     import http.client
     import urllib.error
     import urllib.request
@@ -251,17 +205,13 @@ def _check_answers(address: str) -> None:
 
 def _use_token() -> None:
     """Turn on token authentication where a token is set and no mode is."""
-    given = any(os.environ.get(name) for name in TOKEN_SOURCES) or (Path.home() / TOKEN_FILE).is_file()
-    if given:
+    if any(os.environ.get(name) for name in TOKEN_SOURCES) or (Path.home() / TOKEN_FILE).is_file():
         os.environ.setdefault(AUTH_MODE, "token")
-
-
-_TOKEN_HINT = f"set {AUTH_MODE}=token, and {TOKEN_SOURCES[0]}, or {TOKEN_SOURCES[1]} to a file with it, or put it into ~/{TOKEN_FILE}"
 
 
 @contextlib.contextmanager
 def _translated(address: str) -> Iterator[None]:
-    """Translate what Ray's client and its HTTP library raise."""
+    """Translate the errors of Ray's client and of its HTTP library."""
     from ray.exceptions import AuthenticationError
     from requests.exceptions import RequestException
 
@@ -276,16 +226,3 @@ def _translated(address: str) -> Iterator[None]:
     except RuntimeError as error:
         reason = redact((str(error).strip() or type(error).__name__).splitlines()[-1]).rstrip(".")
         raise UserError(f"the job server refuses: {reason}", address) from error
-
-
-def _job(details: JobDetails) -> Job:
-    return Job(
-        submission_id=details.submission_id,
-        status=str(details.status.value),
-        entrypoint=details.entrypoint,
-        message=details.message or "",
-        started=details.start_time / 1000 if details.start_time else None,
-        ended=details.end_time / 1000 if details.end_time else None,
-        driver_exit_code=details.driver_exit_code,
-        labels=details.metadata or {},
-    )

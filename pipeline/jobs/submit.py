@@ -1,9 +1,9 @@
 """Submission of a command: sent once per command and code, however often it is given.
 
-What a job is sent with (arguments, environment, metadata) is kept by the cluster, shown to all users of its job server, and inherited
-by every worker, so it holds no secret. The driver takes the credentials of the tracking server and of databases from the environment of the
-cluster's head (`MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD`, or `MLFLOW_TRACKING_URI` as a whole; on Kubernetes a secret)
-or from `~/.mlflow/credentials` there.
+All users of a job server can read what a job is sent with (arguments, environment, metadata), and every worker inherits it, so it holds
+no secret. The driver takes the credentials of the tracking server and of databases from the environment of the cluster's head
+(`MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD`, or `MLFLOW_TRACKING_URI` as a whole; on Kubernetes a secret) or from
+`~/.mlflow/credentials` there.
 """
 
 from __future__ import annotations
@@ -12,18 +12,21 @@ import hashlib
 import os
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
 from mgmrn.errors import UserError
 from pipeline.job_environment import CODE_STATE
-from pipeline.jobs.server import CODE_DIRTY, CODE_SHA, NAME, VERB, Job, JobExistsError, JobServer
+from pipeline.jobs.server import CODE_DIRTY, CODE_SHA, NAME, VERB, JobExistsError, JobServer
 from pipeline.redaction import SECRET_NAME, redact
 from pipeline.tracking.environment import NO_GIT, GitState, git_state
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobDetails
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 RUNTIME_ENV = Path("cluster", "runtime_env.yaml")
@@ -39,9 +42,9 @@ class Task:
 
     verb: str
     name: str
-    """Of the experiment, search or ablation."""
+    """Name of the experiment, search or ablation."""
     arguments: tuple[str, ...]
-    """Arguments of the verb, as the job gets them."""
+    """Arguments of the verb in the job."""
     files: tuple[str, ...]
     """Config files that the job must find in its working folder."""
     identity: str
@@ -49,15 +52,11 @@ class Task:
 
     @property
     def entrypoint(self) -> str:
-        """The driver's command line, which all users of the job server can read."""
+        """Command line of the driver, which all users of the job server can read."""
         return shlex.join(["python", "-m", "pipeline", self.verb, *self.arguments])
 
     def submission_id(self, code: str) -> str:
-        """Id of the job, like `mgmrn-train-cub100-1f0c9a2e`: equal for the same command with the same code.
-
-        Args:
-            code: digest of the code.
-        """
+        """Id of the job, like `mgmrn-train-cub100-1f0c9a2e`: equal for the same command with the same digest of the code."""
         digest = hashlib.sha256(f"{self.identity} {code}".encode()).hexdigest()[:8]
         name = re.sub(r"[^A-Za-z0-9_-]+", "-", self.name)[:40]
         return f"mgmrn-{self.verb}-{name}-{digest}"
@@ -73,55 +72,37 @@ class Decision:
     """Status of the last attempt before one that is to be sent."""
 
 
-def decide(wanted: str, jobs: Sequence[Job], *, again: bool) -> Decision:
+def decide(wanted: str, jobs: Mapping[str, JobDetails], *, again: bool) -> Decision:
     """Decide between sending a job and following one that exists.
 
     The job server accepts an id once, even when that job failed. So the first attempt has the id itself, the second `ID-2`, and so
-    on; the last attempt decides. One that waits or runs is followed. One that succeeded is not repeated. One that failed or was stopped
+    on; the last attempt decides. A waiting or running one is followed. One that succeeded is not repeated. One that failed or was stopped
     is followed by the next attempt, which goes on from its checkpoints.
 
     Args:
         wanted: id of the command.
-        jobs: all jobs of the server.
+        jobs: all jobs of the server by their ids.
         again: send the next attempt also after one that succeeded.
     """
-    attempts = {attempt: job for job in jobs if (attempt := _attempt(wanted, job.submission_id)) is not None}
+    pattern = re.compile(rf"{re.escape(wanted)}(?:-(\d+))?")
+    attempts = {int(found[1] or 1): name for name in jobs if (found := pattern.fullmatch(name))}
     if not attempts:
         return Decision("send", wanted, None)
     number = max(attempts)
-    last = attempts[number]
-    if not last.is_over:
-        return Decision("attach", last.submission_id, None)
-    if last.status == "SUCCEEDED" and not again:
-        return Decision("done", last.submission_id, None)
-    return Decision("send", f"{wanted}-{number + 1}", last.status)
-
-
-def _attempt(wanted: str, submission_id: str) -> int | None:
-    """Number of a job among the attempts at a command; None for a job of another command."""
-    if submission_id == wanted:
-        return 1
-    number = submission_id.removeprefix(f"{wanted}-")
-    return int(number) if number != submission_id and number.isdecimal() else None
+    status = jobs[attempts[number]].status
+    if not status.is_terminal():
+        return Decision("attach", attempts[number], None)
+    if status == "SUCCEEDED" and not again:
+        return Decision("done", attempts[number], None)
+    return Decision("send", f"{wanted}-{number + 1}", str(status))
 
 
 def submit(task: Task, server: JobServer, *, again: bool, say: Callable[[str], None]) -> Decision:
-    """Send command and code, unless the cluster has, or has done, the same job.
-
-    Args:
-        task: the command.
-        server: the cluster's job server.
-        again: as for `decide`.
-        say: takes a line for the user.
-
-    Raises:
-        UserError: when the command is not given in the checkout's folder, or the job would lack a config file.
-    """
+    """Send command and code, unless the cluster runs, or has run, the same job; `say` takes lines for the user."""
     if Path.cwd().resolve() != CHECKOUT:
-        raise UserError(
-            f"jobs are sent from the folder of the checkout, {CHECKOUT}", "working folder", "go there first"
-        )
-    runtime_env = read_runtime_env(CHECKOUT / RUNTIME_ENV)
+        message = f"jobs are sent from the folder of the checkout, {CHECKOUT}"
+        raise UserError(message, "working folder", "go there first")
+    runtime_env = {**read_runtime_env(CHECKOUT / RUNTIME_ENV), "working_dir": str(CHECKOUT)}
     for file in task.files:
         _check_is_sent(file)
     wanted = task.submission_id(code_digest(CHECKOUT))
@@ -130,11 +111,14 @@ def submit(task: Task, server: JobServer, *, again: bool, say: Callable[[str], N
         return decision
     state = git_state(CHECKOUT)
     say(_about_code(state))
-    labels = {VERB: task.verb, NAME: task.name, CODE_SHA: state.sha, CODE_DIRTY: str(state.dirty).lower()}
-    labels[CODE_STATE] = _state_label(state, say)
-    complete = {**runtime_env, "working_dir": str(CHECKOUT)}
+    label = replace(state, diff=redact(state.diff)).to_label()
+    if len(label) > STATE_LIMIT:
+        say("warning: the uncommitted changes are too long to be kept with the job's runs; commit them to keep them")
+        label = replace(state, diff="", untracked=()).to_label()
+    labels = {VERB: task.verb, NAME: task.name, CODE_STATE: label}
+    labels |= {CODE_SHA: state.sha, CODE_DIRTY: str(state.dirty).lower()}
     try:
-        server.submit(decision.submission_id, task.entrypoint, complete, labels)
+        server.submit(decision.submission_id, task.entrypoint, runtime_env, labels)
     except JobExistsError:
         return decide(wanted, server.jobs(), again=False)
     say(f"{decision.submission_id} was sent to {server.address}")
@@ -144,20 +128,15 @@ def submit(task: Task, server: JobServer, *, again: bool, say: Callable[[str], N
 def code_digest(checkout: Path) -> str:
     """sha256 of names and contents of all files of the packages that a job runs; its configs are part of the task."""
     digest = hashlib.sha256()
-    for package in PACKAGES:
-        for path in sorted((checkout / package).rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts:
-                content = path.read_bytes()
-                digest.update(f"{path.relative_to(checkout).as_posix()}\0{len(content)}\0".encode() + content)
+    for path in sorted(path for package in PACKAGES for path in (checkout / package).rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            content = path.read_bytes()
+            digest.update(f"{path.relative_to(checkout).as_posix()}\0{len(content)}\0".encode() + content)
     return digest.hexdigest()
 
 
 def read_runtime_env(file: Path) -> dict[str, Any]:
-    """Runtime environment of the driver.
-
-    Raises:
-        UserError: when the file is missing, is no mapping, or holds what looks like a secret.
-    """
+    """Read the runtime environment of the driver, which may set no variable whose name is that of a secret."""
     try:
         value = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
@@ -172,14 +151,7 @@ def read_runtime_env(file: Path) -> dict[str, Any]:
 
 
 def _check_is_sent(file: str) -> None:
-    """Refuse a config file that `.rayignore` leaves behind.
-
-    Args:
-        file: as it was named, relative to the checkout.
-
-    Raises:
-        UserError: when it stands neither at the top of the checkout nor in a package.
-    """
+    """Refuse a config file, named relative to the checkout, that is neither at its top nor in a package: `.rayignore` leaves it out."""
     parts = Path(os.path.normpath(file)).parts
     at_top = len(parts) == 1 and not parts[0].startswith(".")
     if not (CHECKOUT / file).is_file() or not (at_top or parts[0] in PACKAGES):
@@ -189,18 +161,9 @@ def _check_is_sent(file: str) -> None:
         )
 
 
-def _state_label(state: GitState, say: Callable[[str], None]) -> str:
-    """Commit and uncommitted changes, for the runs of the job; without the changes where they are too long."""
-    label = replace(state, diff=redact(state.diff)).to_label()
-    if len(label) <= STATE_LIMIT:
-        return label
-    say("warning: the uncommitted changes are too long to be kept with the job's runs; commit them to keep them")
-    return replace(state, diff="", untracked=()).to_label()
-
-
 def _about_code(state: GitState) -> str:
     if state.sha == NO_GIT:
-        return "this is no git checkout: the job's runs cannot say of which commit they are"
+        return "this is no git checkout: the job's runs cannot record their commit"
     if state.dirty:
         files = "1 file differs" if state.changed_files == 1 else f"{state.changed_files} files differ"
         return f"warning: {files} from commit {state.sha[:10]}; the job gets the code as it is, and its runs are marked dirty"

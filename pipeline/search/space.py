@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mgmrn.config import LEVELS, ExperimentConfig, Level
 from mgmrn.errors import UserError
 from pipeline.config.compose import ComposedConfig, load_experiment, values_of
-from pipeline.config.validation import all_at_once, nearest
+from pipeline.config.validation import all_at_once, did_you_mean
 from pipeline.config.yaml_tree import yaml_value
 from pipeline.search.config import Categorical, FloatRange, Has, IntRange, SearchFile, Subsets, _Parameter
 
@@ -105,8 +105,8 @@ class Space:
                 yield UserError(f"{path} may not be searched: all trials are judged on the same images", where, hint)
             for parent, condition in parameter.when.items():
                 if parent not in self._parameters:
-                    close = nearest(parent, list(self._parameters))
-                    hint = f"did you mean {close}?" if close else "search it too, or leave the condition out"
+                    close = did_you_mean(parent, list(self._parameters))
+                    hint = close or "search it too, or leave the condition out"
                     yield UserError(f"{path} depends on {parent}, which is not searched", where, hint)
                     continue
                 known = _choices(self._parameters[parent])

@@ -85,7 +85,7 @@ def composed_again(text: str, overrides: tuple[str, ...] = ()) -> ExperimentConf
 def test_a_config_survives_the_way_through_yaml(config: ExperimentConfig) -> None:
     again = composed_again(show(ComposedConfig("x", config, {})))
     assert again == config
-    assert diff(again, config) == []
+    assert diff(again, config) == {}
     assert config_hash(again, "data") == config_hash(config, "data")
 
 

@@ -145,8 +145,7 @@ def test_show_can_be_read_again_and_names_every_origin(tmp_path: Path) -> None:
 def test_diff_names_the_values_that_differ() -> None:
     first = load_experiment("cub100").config
     second = load_experiment("cub100", ["seed=7", "loss.scale=25"]).config
-    changes = [(one.path, one.before, one.after) for one in diff(first, second)]
-    assert changes == [("loss.scale", first.loss.scale, 25.0), ("seed", 0, 7)]
+    assert diff(first, second) == {"loss.scale": (first.loss.scale, 25.0), "seed": (0, 7)}
 
 
 def test_a_relative_weights_path_is_looked_for_below_the_data_root(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from mgmrn.errors import UserError
-from pipeline.cli.job_task import read_task
+from pipeline.cli.job_verbs import read_task
 from tests.commands import VERB, check, pipeline_part, read, shell_lines
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,7 +16,7 @@ import typer
 
 from mgmrn.errors import UserError
 from pipeline.cli.app import app, main
-from pipeline.cli.job_task import read_task
+from pipeline.cli.job_verbs import read_task
 from pipeline.cli.options import check_outlasts_job, lies_in_job
 from pipeline.job_environment import CODE_STATE, JOB_VARIABLE
 from pipeline.jobs import submit as submitting

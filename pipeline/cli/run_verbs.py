@@ -1,0 +1,206 @@
+"""Verbs that train: `train`, `search`, `demo`; and `doctor`, which checks the machine for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from mgmrn.errors import UserError
+from pipeline import places
+from pipeline.cli.options import (
+    Address,
+    Concurrency,
+    Cpus,
+    DataRoot,
+    Experiment,
+    Gpus,
+    Json,
+    Overrides,
+    Search,
+    Storage,
+    StudyStorage,
+    TrackingUri,
+    parse_seeds,
+)
+from pipeline.console import Console, say
+from pipeline.errors import ExitCode
+from pipeline.where import Where
+
+if TYPE_CHECKING:
+    from pipeline.search.request import SearchOutcome, SearchRequest
+    from pipeline.train.request import Outcome
+
+DEMO_EXPERIMENTS = ("synthetic", "synthetic-attribute-network")
+
+Split = Literal["tune", "final"]
+
+runs_app = typer.Typer()
+
+
+@runs_app.command()
+def train(
+    experiment: Experiment,
+    split: Annotated[Split | None, typer.Option(help="Run one split alone; by default, tune and then final.")] = None,
+    overrides: Overrides = None,
+    seeds: Annotated[str | None, typer.Option(metavar="0,1,2", help="Seeds; the config's own without it.")] = None,
+    workers: Annotated[str, typer.Option(metavar="N|A..B", help="Processes; a range grows and shrinks.")] = "1",
+    cpus_per_worker: Cpus = None,
+    gpus_per_worker: Gpus = None,
+    address: Address = None,
+    tracking_uri: TrackingUri = places.TRACKING_URI,
+    data_root: DataRoot = places.DATA_ROOT,
+    storage: Storage = places.STORAGE,
+    force: Annotated[bool, typer.Option("--force", help="Run again what is finished.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Train and evaluate an experiment; without --split the whole protocol, with nothing chosen on test images."""
+    from pipeline.config.compose import load_experiment
+    from pipeline.train.placement import parse_workers
+    from pipeline.train.request import TrainRequest
+
+    composed = load_experiment(experiment, overrides or [])
+    numbers = parse_seeds(seeds) if seeds is not None else (composed.config.seed,)
+    where = Where(tracking_uri, data_root, storage, address, cpus_per_worker, gpus_per_worker)
+    request = TrainRequest(composed.name, composed, split, numbers, parse_workers(workers), where, force)
+    from pipeline.train.launch import run_experiment
+
+    return _report(run_experiment(request), Console(as_json))
+
+
+@runs_app.command()
+def search(
+    name: Search,
+    trials: Annotated[int | None, typer.Option(min=1, help="Number of trials, in place of the file's.")] = None,
+    concurrency: Concurrency = None,
+    budget_hours: Annotated[float | None, typer.Option(min=0.0, help="Hours after which no new trial starts.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a search that was cut off.")] = False,
+    final: Annotated[bool, typer.Option("--final", help="Then run the protocol once with the best config.")] = False,
+    cpus_per_worker: Cpus = None,
+    gpus_per_worker: Gpus = None,
+    address: Address = None,
+    tracking_uri: TrackingUri = places.TRACKING_URI,
+    study_storage: StudyStorage = places.STUDY_STORAGE,
+    data_root: DataRoot = places.DATA_ROOT,
+    storage: Storage = places.STORAGE,
+    force: Annotated[bool, typer.Option("--force", help="Delete an earlier search of the same space.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Search a space for the best config, on the tune split alone, and compare the winner with the base."""
+    from pipeline.search.config import load_search
+    from pipeline.search.request import SearchRequest
+
+    if resume and force:
+        hint = "--resume goes on with the earlier search, --force deletes it"
+        raise UserError("--resume and --force were both asked for", "--force", hint)
+    where = Where(tracking_uri, data_root, storage, address, cpus_per_worker, gpus_per_worker)
+    file = load_search(name)
+    request = SearchRequest(file, trials, concurrency, budget_hours, resume, study_storage, where, force)
+    from pipeline.search.launch import run_search
+    from pipeline.search.show import show_outcome
+
+    console = Console(as_json)
+    outcome = run_search(request)
+    show_outcome(outcome, console)
+    sealed = list(_sealed(outcome, request)) if final else []
+    for one in sealed:
+        _show_runs(one, console)
+    console.result(outcome.to_json() | ({"final": [one.to_json() for one in sealed]} if final else {}))
+    failed = "failed" in {outcome.status, *(one.status for one in sealed)}
+    tracked = outcome.is_tracked and all(one.is_tracked for one in sealed)
+    return ExitCode.SOME_FAILED if failed or not tracked else ExitCode.FINE
+
+
+def _sealed(outcome: SearchOutcome, request: SearchRequest) -> Iterator[Outcome]:
+    """Outcomes of `train` with each best config: `tune` runs of its own, then one evaluation on the test images per seed."""
+    from pipeline.config.compose import load_experiment
+    from pipeline.train.launch import run_experiment
+    from pipeline.train.placement import Workers
+    from pipeline.train.request import TrainRequest
+
+    config = request.search.config
+    seeds, workers = tuple(range(config.confirm_seeds)), Workers(config.workers, config.workers)
+    for best in outcome.best_configs:
+        composed = load_experiment(best)
+        yield run_experiment(TrainRequest(request.search.name, composed, None, seeds, workers, request.where))
+
+
+@runs_app.command()
+def demo(as_json: Json = False) -> int:
+    """Train Mg-MRN and a one-level baseline on the embedded benchmark and print both."""
+    from mgmrn.makers.synthetic import make_synthetic
+    from pipeline.config.compose import load_experiment
+    from pipeline.train.cluster import ray_session
+    from pipeline.train.launch import run_experiment
+    from pipeline.train.placement import Workers, available_cpus
+    from pipeline.train.request import Outcome, TrainRequest
+
+    say("drawing the embedded benchmark: 40 classes of creatures, 10 of them never seen in training")
+    make_synthetic(places.DATA_ROOT, workers=available_cpus())
+    workers = Workers(min(2, available_cpus()), min(2, available_cpus()))
+    with ray_session(None):
+        outcomes = [
+            run_experiment(TrainRequest(name, composed, None, (composed.config.seed,), workers, Where()))
+            for name in DEMO_EXPERIMENTS
+            for composed in [load_experiment(name)]
+        ]
+    say("chance of T1 is 0.10; to look at the runs: make ui, then http://127.0.0.1:5000")
+    statuses = {outcome.status for outcome in outcomes}
+    both = Outcome(
+        status="failed" if "failed" in statuses else "cached" if statuses == {"cached"} else "finished",
+        runs=tuple(run for outcome in outcomes for run in outcome.runs),
+        parent_run_id=outcomes[0].parent_run_id,
+        tracking_uri=outcomes[0].tracking_uri,
+    )
+    return _report(both, Console(as_json))
+
+
+@runs_app.command()
+def doctor(
+    address: Address = None,
+    tracking_uri: TrackingUri = places.TRACKING_URI,
+    data_root: DataRoot = places.DATA_ROOT,
+    storage: Storage = places.STORAGE,
+    as_json: Json = False,
+) -> int:
+    """Check this machine and what a run would use: one table, with a remedy for everything that is wrong.
+
+    Exit code 2 when something that was named is wrong, 3 when this machine cannot run; warnings leave it at 0.
+    """
+    from dataclasses import asdict
+
+    from pipeline.doctor import examine, worst
+
+    console = Console(as_json)
+    lines = list(examine(Where(tracking_uri, data_root, storage, address)))
+    console.table(["", "check", "found", "remedy"], [[one.state, one.check, one.found, one.remedy] for one in lines])
+    states = [one.state for one in lines]
+    counts = {state: states.count(state) for state in ("ok", "warn", "bad")}
+    console.line(", ".join(f"{count} {state}" for state, count in counts.items()))
+    console.result({"lines": [asdict(one) for one in lines], "counts": counts})
+    return worst(lines)
+
+
+def _report(outcome: Outcome, console: Console) -> int:
+    """Print a launch and return its exit code."""
+    _show_runs(outcome, console)
+    console.result(outcome.to_json())
+    failed = outcome.status in ("failed", "stopped") or not outcome.is_tracked
+    return ExitCode.SOME_FAILED if failed else ExitCode.FINE
+
+
+def _show_runs(outcome: Outcome, console: Console) -> None:
+    """Print a launch's runs as a table; figures of `tune` are on validation images, those of `final` on test images."""
+    from pipeline.analysis.runs import FIGURES, prefix_of
+
+    rows = []
+    for run in outcome.runs:
+        figures = [run.metrics.get(f"{prefix_of(run.split)}{figure}") for figure in FIGURES]
+        shown = ["–" if figure is None else f"{figure:.3f}" for figure in (*figures, run.gamma)]
+        rows.append([run.name, run.split, str(run.seed), run.status, *shown])
+    symbols = ["H* (oracle)" if symbol == "H*" else symbol for symbol in FIGURES.values()]
+    console.table(["run", "split", "seed", "status", *symbols, "γ"], rows)
+    launch = f", run {outcome.parent_run_id}" if outcome.parent_run_id else ""
+    if outcome.is_tracked:
+        console.line(f"tracked in {outcome.tracking_uri}{launch}")
