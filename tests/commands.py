@@ -1,4 +1,4 @@
-"""Commands that texts tell a person to type: found, and read as the command line reads them, without running anything."""
+"""Commands in texts for people: found, and parsed by the command line without being run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 from pipeline.ablation.config import load_ablation
-from pipeline.cli.app import app
+from pipeline.cli.app import command as pipeline
 from pipeline.cli.job_verbs import read_task
 from pipeline.config.compose import load_benchmark_config, load_experiment
 from pipeline.search.config import load_search
@@ -26,14 +26,23 @@ CONFIGS: Mapping[str, Callable[[str], object]] = {
 """Verbs whose first argument names a config, beside those that take `--set`."""
 
 
+def verbs(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Every verb, those of groups with the group's name, and its command."""
+    for name, child in command.commands.items():
+        if hasattr(child, "commands"):
+            yield from verbs(child, (*words, name))
+        else:
+            yield " ".join((*words, name)), child
+
+
 def shell_lines(markdown: str) -> Iterator[str]:
-    """The lines of a text's blocks of commands, those that go on joined."""
+    """Lines of a text's shell blocks, continued lines joined."""
     for block in re.findall(r"```sh\n(.*?)```", markdown, re.DOTALL):
         yield from block.replace("\\\n", " ").splitlines()
 
 
 def commands_in(markdown: str) -> Iterator[str]:
-    """What follows `python -m pipeline` in a text's blocks of commands, and between back ticks in its sentences."""
+    """What follows `python -m pipeline` in a text's shell blocks, and between back ticks in its sentences."""
     for line in shell_lines(markdown):
         yield from pipeline_part(line)
     prose = re.sub(r"```.*?```", "", markdown, flags=re.DOTALL)
@@ -50,10 +59,9 @@ def pipeline_part(line: str, starts: tuple[str, ...] = (VERB,)) -> Iterator[str]
 
 
 def read(arguments: list[str]) -> tuple[str, typer.Context]:
-    """A verb and its parameters, as the command line takes them; nothing runs."""
-    command: Any = typer.main.get_command(app)
+    """A verb and its parsed parameters."""
+    command, name = pipeline, ""
     context = command.make_context("pipeline", [], resilient_parsing=True)
-    name = ""
     while hasattr(command, "commands"):
         name, *arguments = arguments
         command = command.commands[name]
@@ -61,10 +69,10 @@ def read(arguments: list[str]) -> tuple[str, typer.Context]:
 
 
 def check(command: str) -> None:
-    """Demands that the pipeline takes a command, and that the config which it names is there and right.
+    """Check that the pipeline accepts a command, and that the config which it names exists and is right.
 
     Args:
-        command: what follows `python -m pipeline`; configs and values in capitals are to be filled in by the reader.
+        command: what follows `python -m pipeline`; configs and values in capitals are placeholders for the reader's own.
     """
     verb, context = read(shlex.split(command))
     given = context.params

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.fixture
-def opened(browser: Any, tmp_path: Path) -> Iterator[Any]:
-    """Opens a page in a wide light window and returns the browser; what was logged before is forgotten."""
+def opened(browser: Any, tmp_path: Path) -> Callable[[str], Any]:
+    """Opens a page in a wide light window and returns the browser, with empty logs."""
 
     def open_page(text: str) -> Any:
         file = tmp_path / "page.html"

@@ -11,7 +11,7 @@ from mgmrn.checkpoint import load_model
 from mgmrn.data.pictures import prepared_file
 from pipeline.models.explain_page import ClassOfPictures, Content, render
 from pipeline.models.reasons import ALL_LEVELS, ALL_PARTS, Pointing, Subject, explain
-from tests.browser.looks import CONTRAST, requests_of
+from tests.browser.looks import check_can_be_read, check_fits_a_phone, check_loads_nothing, check_prints_on_white
 from tests.exported import CONFIG, write_model, write_pictures
 
 pytestmark = pytest.mark.browser
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A page with a name that is markup, a known class and a table of pointing."""
+    """A page with markup in the names of pictures, a known class and a table of pointing."""
     folder = tmp_path_factory.mktemp("explained")
     model = load_model(write_model(folder / "model.pt"))
     paths = write_pictures(folder / "pictures")
@@ -37,10 +37,9 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> str:
     return render(content)
 
 
-def test_nothing_is_loaded_nothing_complained_of_and_every_picture_is_there(opened: Any, text: str) -> None:
+def test_the_page_loads_nothing_and_shows_every_picture(opened: Any, text: str) -> None:
     browser = opened(text)
-    assert browser.get_log("browser") == []
-    assert [url for url in requests_of(browser) if not url.startswith(("file:", "data:"))] == []
+    check_loads_nothing(browser)
     widths = browser.execute_script("return [...document.images].map((one) => one.complete && one.naturalWidth)")
     assert len(widths) == 2 * (1 + 2 * 7) and set(widths) == {128}
     unnamed = "return [...document.images].filter((one) => !one.alt).length"
@@ -48,24 +47,8 @@ def test_nothing_is_loaded_nothing_complained_of_and_every_picture_is_there(open
     assert browser.find_elements("css selector", "i:not(.meter i)") == []
 
 
-def test_a_phone_shows_it_without_scrolling_sideways(opened: Any, text: str) -> None:
+def test_the_page_can_be_read_on_a_phone_in_the_dark_and_on_paper(opened: Any, text: str) -> None:
     browser = opened(text)
-    phone = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
-    assert browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]") == [360, 360]
-
-
-def test_words_can_be_read_in_the_light_and_in_the_dark(opened: Any, text: str) -> None:
-    browser = opened(text)
-    for scheme in ("light", "dark"):
-        feature = {"name": "prefers-color-scheme", "value": scheme}
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
-        assert {pair: ratio for pair, ratio in browser.execute_script(CONTRAST).items() if ratio < 4.5} == {}
-
-
-def test_paper_is_white_even_where_the_screen_is_dark(opened: Any, text: str) -> None:
-    browser = opened(text)
-    feature = {"name": "prefers-color-scheme", "value": "dark"}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": [feature]})
-    ground = "return getComputedStyle(document.documentElement).backgroundColor"
-    assert browser.execute_script(ground) == "rgb(255, 255, 255)"
+    check_can_be_read(browser)
+    check_prints_on_white(browser)
+    check_fits_a_phone(opened(text))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,16 +15,17 @@ from pipeline.ablation.grid import make_grid
 from pipeline.ablation.plan import plan_cells
 from pipeline.ablation.results import comparisons
 from pipeline.ablation.track import log_grid
+from pipeline.ports import LOOPBACK
 from pipeline.tracking.store import TrackingStore
 from pipeline.trials.known import KnownRuns
+from tests.browser.looks import requests_of
 from tests.grids import DECIDED, cells_of, run_in, write_data, write_grid
 from tests.mlflow_server import Server
 
 pytestmark = [pytest.mark.browser, pytest.mark.long, pytest.mark.timeout(300)]
 
 BENCHMARKS = ("CUB", "SUN", "AWA2")
-PATIENCE = 90
-"""Seconds; a busy machine takes its time."""
+WAIT_S = 90
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Shown:
     runs: tuple[str, ...]
     """Names of the parent's children."""
     figures: Mapping[str, float]
-    """Of the parent."""
+    """Figures of the parent."""
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def wait_for(browser: Any, *texts: str) -> None:
         shown = now.find_element("css selector", "body").text
         return all(text in shown for text in texts)
 
-    WebDriverWait(browser, PATIENCE).until(all_there, f"the page does not show {texts}")
+    WebDriverWait(browser, WAIT_S).until(all_there, f"the page does not show {texts}")
 
 
 def test_the_parent_unfolds_into_its_children(browser: Any, shown: Shown) -> None:
@@ -110,7 +110,7 @@ def test_the_parents_figures_are_charts(browser: Any, shown: Shown) -> None:
     open_at(browser, f"{shown.url}/{shown.parent}/model-metrics", *(f"{name}/base/" for name in BENCHMARKS[:1]))
     from selenium.webdriver.support.ui import WebDriverWait
 
-    WebDriverWait(browser, PATIENCE).until(lambda now: now.find_elements("css selector", "svg.main-svg"))
+    WebDriverWait(browser, WAIT_S).until(lambda now: now.find_elements("css selector", "svg.main-svg"))
 
 
 def test_the_parent_has_its_tables_as_artifacts_and_nothing_is_fetched_from_elsewhere(
@@ -118,6 +118,4 @@ def test_the_parent_has_its_tables_as_artifacts_and_nothing_is_fetched_from_else
 ) -> None:
     browser.get_log("performance")
     open_at(browser, f"{shown.url}/{shown.parent}/artifacts", "comparison.csv", "comparison.json")
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    urls = [one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"]
-    assert {urlsplit(url).hostname for url in urls if url.startswith("http")} == {LOOPBACK}
+    assert {urlsplit(url).hostname for url in requests_of(browser) if url.startswith("http")} == {LOOPBACK}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.analysis.page.page import render_page
-from tests.browser.looks import CONTRAST, requests_of
+from tests.browser.looks import check_can_be_read, check_fits_a_phone, check_loads_nothing, check_prints_on_white
 from tests.browser.made_up import GAINS, made_up, many
 
 pytestmark = pytest.mark.browser
@@ -37,12 +37,15 @@ def sorting_of(browser: Any, column: int) -> str:
 
 
 @pytest.mark.parametrize("text", [FEW, MANY], ids=["few", "many"])
-def test_nothing_is_loaded_and_nothing_complained_of(opened: Any, text: str) -> None:
+def test_the_page_loads_nothing_and_fits_a_phone(opened: Any, text: str) -> None:
     browser = opened(text)
     browser.execute_script(OPEN_ALL)
-    assert browser.get_log("browser") == []
-    asked = requests_of(browser)
-    assert asked and [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    check_loads_nothing(browser)
+    check_fits_a_phone(browser)
+    box = "const box = document.querySelector('.scroll'); return box.scrollWidth > box.clientWidth"
+    assert browser.execute_script(box), "tables scroll by themselves"
+    size = "return Math.min(...[...document.querySelectorAll('svg')].map((one) => one.getScreenCTM().a * 12))"
+    assert browser.execute_script(size) >= 9, "letters of pictures are large enough"
 
 
 def test_a_click_sorts_numbers_the_largest_first_then_the_smallest_then_as_before(opened: Any) -> None:
@@ -51,7 +54,7 @@ def test_a_click_sorts_numbers_the_largest_first_then_the_smallest_then_as_befor
     browser.find_element("css selector", HEADER.format(4)).click()
     assert sorting_of(browser, 4) == "descending"
     descending = column_of(browser, 4)
-    # What has no score stays below in both directions.
+    # Rows without a score stay below in both directions.
     assert descending[-1] == "" and descending[:-1] == sorted(filter(None, before), key=float, reverse=True)
     button_of(browser, 4).click()
     assert sorting_of(browser, 4) == "ascending"
@@ -77,36 +80,10 @@ def test_a_number_of_runs_opens_the_list_of_runs(opened: Any) -> None:
     assert runs.is_displayed()
 
 
-@pytest.mark.parametrize("text", [FEW, MANY], ids=["few", "many"])
-def test_a_phone_scrolls_tables_and_not_the_page(opened: Any, text: str) -> None:
-    browser = opened(text)
-    phone = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
-    browser.execute_script(OPEN_ALL)
-    widths = "return [document.documentElement.scrollWidth, innerWidth]"
-    assert browser.execute_script(widths) == [360, 360]
-    box = "const box = document.querySelector('.scroll'); return box.scrollWidth > box.clientWidth"
-    assert browser.execute_script(box)
-    size = "return Math.min(...[...document.querySelectorAll('svg')].map((one) => one.getScreenCTM().a * 12))"
-    assert browser.execute_script(size) >= 9
-
-
-def test_words_can_be_read_in_the_light_and_in_the_dark(opened: Any) -> None:
-    browser = opened(MANY)
-    found = []
-    for scheme in ("light", "dark"):
-        feature = {"name": "prefers-color-scheme", "value": scheme}
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
-        found.append(browser.execute_script(CONTRAST))
-        assert {pair: ratio for pair, ratio in found[-1].items() if ratio < 4.5} == {}
-    light, dark = found
-    assert light.keys().isdisjoint(dark)
-
-
-def test_paper_shows_everything_on_white_even_where_the_screen_is_dark(opened: Any) -> None:
+def test_paper_shows_everything_on_white_and_the_screen_can_be_read(opened: Any) -> None:
+    check_can_be_read(opened(MANY))
     browser = opened(FEW)
-    feature = {"name": "prefers-color-scheme", "value": "dark"}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": [feature]})
+    check_prints_on_white(browser)
     hidden = """
         const shown = { contentVisibilityAuto: true, opacityProperty: true, visibilityProperty: true };
         return [...document.querySelectorAll("main *:not(script, title, th button)")]
@@ -115,8 +92,6 @@ def test_paper_shows_everything_on_white_even_where_the_screen_is_dark(opened: A
     assert browser.execute_script(hidden) == []
     scrolled = "return [...document.querySelectorAll('.scroll')].map((one) => getComputedStyle(one).overflowX)"
     assert set(browser.execute_script(scrolled)) == {"visible"}
-    ground = "return getComputedStyle(document.documentElement).backgroundColor"
-    assert browser.execute_script(ground) == "rgb(255, 255, 255)"
 
 
 def test_printing_opens_what_is_folded_and_folds_it_again(opened: Any) -> None:

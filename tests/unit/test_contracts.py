@@ -1,4 +1,4 @@
-"""Rules of the house that a parser can hold: no private names of other packages, no private modules of theirs."""
+"""Rules of the code that a parser can check: no private names and no private modules of other packages."""
 
 from __future__ import annotations
 
@@ -19,20 +19,18 @@ def private(name: str) -> bool:
 def own_names(tree: ast.Module) -> set[str]:
     """Private attributes that the classes of a file define or set on `self`."""
     found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ClassDef):
-            for one in ast.walk(node):
-                if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef):
-                    found.add(one.name)
-                elif isinstance(one, ast.Name):
-                    found.add(one.id)
-                elif (
-                    isinstance(one, ast.Attribute)
-                    and isinstance(one.value, ast.Name)
-                    and one.value.id in ("self", "cls")
-                ):
-                    found.add(one.attr)
+    for node in (one for kind in ast.walk(tree) if isinstance(kind, ast.ClassDef) for one in ast.walk(kind)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute) and is_own(node.value):
+            found.add(node.attr)
     return found
+
+
+def is_own(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id in ("self", "cls")
 
 
 def foreign_private_names(path: Path) -> Iterator[str]:
@@ -40,16 +38,12 @@ def foreign_private_names(path: Path) -> Iterator[str]:
     label, own = str(path.relative_to(REPOSITORY)), own_names(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
-            is_ours = node.module.split(".")[0] in OURS
-            names = [part for part in node.module.split(".") if private(part)]
-            names += [one.name for one in node.names if private(one.name)]
-            yield from (f"{label}: {name}" for name in names if not is_ours)
+            names = [*node.module.split("."), *(one.name for one in node.names)]
+            yield from (f"{label}: {name}" for name in names if private(name) and names[0] not in OURS)
         elif isinstance(node, ast.Import):
             yield from (f"{label}: {one.name}" for one in node.names if any(map(private, one.name.split("."))))
-        elif isinstance(node, ast.Attribute) and private(node.attr):
-            is_own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
-            if not is_own and node.attr not in own:
-                yield f"{label}: {node.attr}"
+        elif isinstance(node, ast.Attribute) and private(node.attr) and not is_own(node.value) and node.attr not in own:
+            yield f"{label}: {node.attr}"
 
 
 def test_no_private_name_of_another_package_is_used() -> None:

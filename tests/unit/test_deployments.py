@@ -1,4 +1,4 @@
-"""The files under cluster/: linted and validated by their own tools, of one version, and with commands that the pipeline takes."""
+"""The files under cluster/: linted and validated by their own tools, of one version, with commands that the pipeline accepts."""
 
 from __future__ import annotations
 
@@ -39,40 +39,27 @@ def strings(value: Any) -> Iterator[str]:
     """Every string in a document."""
     if isinstance(value, str):
         yield value
-    elif isinstance(value, dict):
-        for inner in value.values():
-            yield from strings(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from strings(inner)
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from strings(inner)
 
 
-def lines() -> Iterator[tuple[str, str]]:
-    """Whatever a person or a program is told to run, a line each, with the file that says so."""
-    for path, text in texts(".yaml").items():
-        for document in yaml.safe_load_all(text):
-            yield from ((path, one) for one in strings(document))
-    for path, text in texts(".md").items():
-        yield from ((path, line) for line in shell_lines(text))
-    for path, text in texts(".sbatch", ".sh").items():
-        yield from ((path, line) for line in text.splitlines() if line.startswith("#"))
+def commands() -> Iterator[tuple[str, str]]:
+    """Every command of the pipeline that a person or a program is told to run, with the file that names it."""
+    lines = [(path, one) for path, text in texts(".yaml").items() for one in strings([*yaml.safe_load_all(text)])]
+    lines += [(path, line) for path, text in texts(".md").items() for line in shell_lines(text)]
+    lines += [
+        (path, line) for path, text in texts(".sbatch", ".sh").items() for line in text.splitlines() if line[:1] == "#"
+    ]
+    return ((path, found) for path, line in lines for found in pipeline_part(line, (VERB, SBATCH)))
 
 
-def commands() -> list[tuple[str, str]]:
-    """The pipeline's part of those lines."""
-    return [(path, found) for path, line in lines() for found in pipeline_part(line, (VERB, SBATCH))]
-
-
-@pytest.mark.parametrize(("path", "command"), commands())
-def test_every_command_is_one_that_the_pipeline_takes(path: str, command: str):
-    check(command)
-
-
-def test_every_setting_has_a_command():
-    paths = {path for path, _ in commands()}
+def test_every_setting_has_commands_and_the_pipeline_accepts_them():
+    found = list(commands())
+    for _, command in found:
+        check(command)
+    paths = {path for path, _ in found}
     assert {"cluster/README.md", "cluster/kuberay/rayjob/rayjob.yaml", "cluster/slurm/mgmrn.sbatch"} <= paths
-    submitted = [command for path, command in commands() if path == "cluster/README.md" and "ablate" in command]
-    assert len(submitted) >= 5
+    assert sum(path == "cluster/README.md" and "ablate" in command for path, command in found) >= 5
 
 
 def test_a_wrong_command_would_be_found():
@@ -122,9 +109,10 @@ def test_the_image_of_the_tracking_server_has_the_pinned_mlflow():
     assert not [line for line in constraints if "[" in line], "pip takes no extras there"
 
 
-@pytest.mark.parametrize("path", texts(".sh", ".sbatch"))
-def test_scripts_are_linted(path: str):
-    done = subprocess.run([TOOLS / "shellcheck", "-x", path], cwd=ROOT, capture_output=True, text=True)
+def test_scripts_are_linted():
+    done = subprocess.run(
+        [TOOLS / "shellcheck", "-x", *texts(".sh", ".sbatch")], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout
 
 
@@ -133,31 +121,54 @@ def compose() -> dict[str, Any]:
     return yaml.safe_load((CLUSTER / "mlflow" / "compose.yaml").read_text())
 
 
-def test_an_environment_that_ray_cannot_start_workers_from_is_refused(tmp_path: Path):
-    for name, code in (("plain", 0), ("a b", 3), ("a;b", 3)):
-        tools = tmp_path / name / "bin"
-        tools.mkdir(parents=True)
-        (tools / "python").symlink_to(sys.executable)
-        (tools / "activate").write_text('PATH="$MGMRN_VENV/bin:$PATH"')
-        script = f"source {CLUSTER}/environment.sh && exit 0"
-        done = subprocess.run(
-            ["bash", "-c", script],
-            env={"MGMRN_VENV": str(tools.parent), "PATH": "/bin"},
-            capture_output=True,
-            text=True,
-        )
-        assert (done.returncode, done.stderr.count(f"Ray cannot start workers with {tools}/python")) == (
-            code,
-            code // 3,
-        )
+def sourced(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """The script that prepares hosts and drivers, run with this environment alone."""
+    script = f"source {CLUSTER}/environment.sh; echo $RAY_AUTH_MODE"
+    return subprocess.run(["bash", "-euc", script], env=environment, capture_output=True, text=True)
 
 
-def test_the_compose_file_matches_its_schema(compose: dict[str, Any]):
+@pytest.mark.parametrize(("name", "code"), [("plain", 0), ("a b", 3), ("a;b", 3)])
+def test_an_environment_that_ray_cannot_start_workers_from_is_refused(tmp_path: Path, name: str, code: int):
+    tools = tmp_path / name / "bin"
+    tools.mkdir(parents=True)
+    (tools / "python").symlink_to(sys.executable)
+    (tools / "activate").write_text('PATH="$MGMRN_VENV/bin:$PATH"')
+    done = sourced({"MGMRN_VENV": str(tools.parent), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)})
+    assert done.returncode == code
+    assert (f"Ray cannot start workers with {tools}/python" in done.stderr) == bool(code)
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize(("mode", "code"), [(0o600, 0), (0o640, 3), (0o604, 3)])
+def test_hosts_and_drivers_do_not_start_with_a_token_that_others_can_read(
+    tmp_path: Path, mode: int, code: int, named: bool
+):
+    token = tmp_path / ("a token" if named else ".ray/auth_token")
+    token.parent.mkdir(exist_ok=True)
+    token.write_text("0" * 64)
+    token.chmod(mode)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "activate").touch()
+    path = {"RAY_AUTH_TOKEN_PATH": str(token)} if named else {}
+    done = sourced({"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "MGMRN_VENV": str(tmp_path), **path})
+    assert (done.returncode, done.stdout) == (code, "" if code else "token\n")
+    assert done.stderr == (f"others can read Ray's token: chmod 600 '{token}'\n" if code else "")
+
+
+def test_documented_commands_make_tokens_that_the_user_alone_can_read():
+    """`ray get-auth-token --generate` leaves the mode to the umask."""
+    files = [
+        ROOT / "README.md",
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / path for path in texts(".md", ".sh", ".sbatch")),
+    ]
+    lines = [line for file in files for line in file.read_text().splitlines() if "get-auth-token --generate" in line]
+    assert lines and all("(umask 077; ray get-auth-token --generate" in line for line in lines)
+
+
+def test_the_compose_file_is_valid_publishes_on_loopback_alone_and_holds_no_secret(compose: dict[str, Any]):
     vendored = Path(check_jsonschema.__file__).parent / "builtin_schemas" / "vendor" / "compose-spec.json"
     jsonschema.validate(compose, json.loads(vendored.read_text()))
-
-
-def test_compose_publishes_on_loopback_alone_and_holds_no_secret(compose: dict[str, Any]):
     for service in compose["services"].values():
         assert all(port.startswith("127.0.0.1:") for port in service["ports"])
         assert service["healthcheck"]["test"]

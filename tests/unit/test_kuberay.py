@@ -1,4 +1,4 @@
-"""The manifests for Kubernetes: their schemas, and what they promise about hosts, secrets and who reaches whom."""
+"""The manifests for Kubernetes: schemas, groups of hosts, rights, secrets and network policies."""
 
 from __future__ import annotations
 
@@ -77,44 +77,28 @@ def templates() -> Iterator[tuple[str, Manifest]]:
 PODS = {name: template["spec"] for name, template in templates()}
 
 
-def test_every_manifest_is_named_by_its_kustomization():
+def test_manifests_are_named_by_their_kustomization_and_match_the_schemas():
     for folder in FOLDERS:
         kustomization = yaml.safe_load((KUBERAY / folder / "kustomization.yaml").read_text())
         named = {name for name in kustomization["resources"] if name.endswith(".yaml")}
         assert named == {file.name for file in (KUBERAY / folder).glob("*.yaml")} - {"kustomization.yaml"}
-
-
-@pytest.mark.parametrize(
-    "manifest",
-    [*resources("services"), *resources("loader")],
-    ids=lambda one: f"{one['kind']}-{one['metadata']['name']}",
-)
-def test_manifests_match_the_schemas_of_kubernetes(manifest: Manifest):
-    kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
-
-
-@pytest.mark.parametrize("manifest", [ray_cluster(), ray_job()], ids=["RayCluster", "RayJob"])
-def test_custom_resources_match_the_schema(manifest: Manifest):
-    kuberay_schema().validate(manifest)
-
-
-@pytest.mark.parametrize(
-    ("path", "value"),
-    [
-        (("spec", "workerGroupSpecs", 1, "maxReplica"), 8),
-        (("spec", "headGroupSpec", "rayStartParams", "num-cpus"), 0),
-        (("spec", "headGroupSpec", "template", "spec", "container"), []),
-        (("spec", "authOptions", "mode"), "disabled"),
-    ],
-)
-def test_the_schema_refuses_mistakes(path: tuple[str | int, ...], value: Any):
-    manifest = ray_cluster()
-    place: Any = manifest
-    for key in path[:-1]:
-        place = place[key]
-    place[path[-1]] = value
-    with pytest.raises(jsonschema.ValidationError):
+    for manifest in (*resources("services"), *resources("loader")):
+        kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
+    for manifest in (ray_cluster(), ray_job()):
         kuberay_schema().validate(manifest)
+
+
+def test_the_schema_refuses_mistakes():
+    for change in (
+        lambda spec: spec["workerGroupSpecs"][1].update(maxReplica=8),
+        lambda spec: spec["headGroupSpec"]["rayStartParams"].update({"num-cpus": 0}),
+        lambda spec: spec["headGroupSpec"]["template"]["spec"].update(container=[]),
+        lambda spec: spec["authOptions"].update(mode="disabled"),
+    ):
+        manifest = ray_cluster()
+        change(manifest["spec"])
+        with pytest.raises(jsonschema.ValidationError):
+            kuberay_schema().validate(manifest)
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl")
@@ -129,16 +113,11 @@ def test_kustomize_puts_the_cluster_into_the_job_and_leaves_it_out():
     gpus = next(group for group in job["spec"]["rayClusterSpec"]["workerGroupSpecs"] if group["groupName"] == "gpu")
     assert gpus["minReplicas"] == gpus["replicas"] >= 1, "the job's launch is checked against hosts that are up"
 
-    config_maps = [one["metadata"]["name"] for one in built("services") if one["kind"] == "ConfigMap"]
-    assert len(config_maps) == 1
-    mounted = {
-        volume["configMap"]["name"]
-        for one in built("services")
-        if one["kind"] in ("Deployment", "StatefulSet")
-        for volume in one["spec"]["template"]["spec"]["volumes"]
-        if "configMap" in volume
-    }
-    assert mounted == set(config_maps)
+    built_services = built("services")
+    (config_map,) = [one["metadata"]["name"] for one in built_services if one["kind"] == "ConfigMap"]
+    pods = [one["spec"]["template"]["spec"] for one in built_services if one["kind"] in ("Deployment", "StatefulSet")]
+    mounted = [volume["configMap"]["name"] for pod in pods for volume in pod["volumes"] if "configMap" in volume]
+    assert set(mounted) == {config_map}
 
 
 def test_groups_scale_from_nothing_to_eight_hosts_of_eight_gpus():
@@ -152,17 +131,16 @@ def test_groups_scale_from_nothing_to_eight_hosts_of_eight_gpus():
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "8"
 
 
-@pytest.mark.parametrize(("name", "pod"), PODS.items(), ids=list(PODS))
-def test_pods_have_no_rights_that_they_do_not_need(name: str, pod: Manifest):
-    assert pod["securityContext"]["runAsNonRoot"] is True
-    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    # The head's autoscaler talks to Kubernetes with the account that KubeRay gives it.
-    assert name == "head" or pod["automountServiceAccountToken"] is False
-    for container in pod["containers"]:
-        assert container["securityContext"]["allowPrivilegeEscalation"] is False
-        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
-        assert container["resources"]["requests"]["cpu"]
-        assert container["resources"]["limits"]["memory"]
+def test_pods_have_no_rights_that_they_do_not_need():
+    for name, pod in PODS.items():
+        assert pod["securityContext"]["runAsNonRoot"] is True, name
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        # The head's autoscaler talks to Kubernetes with the account that KubeRay gives it.
+        assert name == "head" or pod["automountServiceAccountToken"] is False
+        for container in pod["containers"]:
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False, name
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}, name
+            assert container["resources"]["requests"]["cpu"] and container["resources"]["limits"]["memory"], name
 
 
 @pytest.mark.parametrize("name", ["head", "cpu", "gpu"])
@@ -187,23 +165,16 @@ def test_secrets_are_referred_to_and_only_where_they_are_needed():
         for variable in variables:
             assert "value" not in variable or not {"PASSWORD", "SECRET", "TOKEN"} & set(variable["name"].split("_"))
             assert "@" not in variable.get("value", "") or ":" not in variable["value"].split("//")[1].split("@")[0]
-        secret[name] = {
-            (one["valueFrom"]["secretKeyRef"]["name"], one["valueFrom"]["secretKeyRef"]["key"])
-            for one in variables
-            if "valueFrom" in one
-        }
-    assert secret == {
+        refs = [one["valueFrom"]["secretKeyRef"] for one in variables if "valueFrom" in one]
+        secret[name] = {(ref["name"], ref["key"]) for ref in refs}
+    assert {name: names for name, names in secret.items() if names} == {
         "head": {("mgmrn-mlflow", "username"), ("mgmrn-mlflow", "password"), ("mgmrn-postgres", "studies")},
-        "cpu": set(),
-        "gpu": set(),
-        "submitter": set(),
-        "loader": set(),
         "mlflow": {("mgmrn-postgres", "mlflow"), ("mgmrn-mlflow", "password"), ("mgmrn-mlflow", "session-key")},
         "postgres": {("mgmrn-postgres", key) for key in ("superuser", "mlflow", "studies")},
     }
 
 
-def test_nothing_is_reachable_but_what_a_policy_names():
+def test_policies_open_only_these_ports():
     policies = {one["metadata"]["name"]: one["spec"] for one in services("NetworkPolicy")}
     assert policies.pop("deny-all") == {"podSelector": {}, "policyTypes": ["Ingress"]}
     ray, head = {"mgmrn/role": "ray"}, {"mgmrn/role": "ray", "ray.io/node-type": "head"}
@@ -225,12 +196,9 @@ def test_nothing_is_reachable_but_what_a_policy_names():
     }
 
 
-def test_nothing_is_published_outside_the_cluster():
+def test_servers_are_probed_and_not_published_outside_the_cluster():
     assert all(one["spec"].get("type", "ClusterIP") == "ClusterIP" for one in services("Service"))
     assert not services("Ingress")
-
-
-def test_servers_are_probed():
     for one in (*services("Deployment"), *services("StatefulSet")):
         (container,) = one["spec"]["template"]["spec"]["containers"]
         assert {"readinessProbe", "livenessProbe"} <= set(container)

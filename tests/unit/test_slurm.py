@@ -1,4 +1,4 @@
-"""The sbatch script, run for real on stand-ins of Slurm's and Ray's programs that note what they were asked."""
+"""The sbatch script, run on stand-ins of Slurm's and Ray's programs that log their arguments."""
 
 from __future__ import annotations
 
@@ -11,19 +11,17 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "cluster" / "slurm" / "mgmrn.sbatch"
 JOB = 4321
 
 STAND_INS = {
-    # Drops srun's options, and is from then on what it was to start; nothing is removed from this machine.
+    # Drops srun's options and becomes the program that it was to start; no file of this machine is removed.
     "srun": 'echo "srun $*" >> "$CALLS"; while [[ $1 == --* ]]; do shift; done; [[ $1 == rm ]] || exec "$@"',
     "scontrol": 'seq -f node%g "$NODES"',
     "sleep": "exec /bin/sleep 0.05",
     "hostname": "echo '192.0.2.1 198.51.100.1 '",
-    # Holds on until it is told to go; what it was given of the token is noted, never the token itself.
+    # Runs until SIGTERM; logs whether it has a token, never the token itself.
     "ray": """
 role=worker; [[ $* == *--head* ]] && role=head
 echo "ray $*" >> "$CALLS"
@@ -39,7 +37,7 @@ if [[ $2 == pipeline ]]; then
   [[ $3 != search ]] || while :; do sleep 0.05; done
   exit "$ANSWER"
 else
-  # Fails while there is no head, and counts the nodes that have started.
+  # Fails without a head, and counts the nodes that have started.
   up=$(grep -c ' mode=' "$CALLS") || exit 1
   echo "up $up" >> "$CALLS"
   echo "$up"
@@ -76,6 +74,7 @@ def submit(folder: Path, *arguments: str, answer: int = 0, nodes: int = 2) -> Jo
     (folder / ".venv" / "bin" / "activate").write_text(f'export PATH="{programs}:$PATH"\n')
     (folder / "cluster").mkdir()
     shutil.copy(ROOT / "cluster" / "environment.sh", folder / "cluster")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "SLURM_", "MGMRN_"))}
     slurm = {
         "SLURM_JOB_ID": str(JOB),
         "SLURM_SUBMIT_DIR": str(folder),
@@ -83,18 +82,12 @@ def submit(folder: Path, *arguments: str, answer: int = 0, nodes: int = 2) -> Jo
         "SLURM_CPUS_PER_TASK": "64",
         "SLURM_GPUS_ON_NODE": "8",
         "MLFLOW_TRACKING_PASSWORD": "secret",
+        "MGMRN_HOST_TIMEOUT": "2" if nodes > 2 else "120",
     }
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "SLURM_", "MGMRN_"))}
+    stand_ins = {"CALLS": str(folder / "calls"), "ANSWER": str(answer), "NODES": str(nodes)}
     process = subprocess.Popen(
         ["bash", str(SCRIPT), *arguments],
-        env=kept
-        | slurm
-        | {
-            "CALLS": str(folder / "calls"),
-            "ANSWER": str(answer),
-            "NODES": str(nodes),
-            "MGMRN_HOST_TIMEOUT": "2" if nodes > 2 else "120",
-        },
+        env=kept | slurm | stand_ins,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -102,50 +95,26 @@ def submit(folder: Path, *arguments: str, answer: int = 0, nodes: int = 2) -> Jo
     return Job(folder, process)
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, int]:
-    job = submit(tmp_path_factory.mktemp("job"), "train", "cub", "--workers", "16")
+def test_a_job_from_its_start_to_its_end(tmp_path: Path):
+    job = submit(tmp_path, "train", "cub", "--workers", "16")
     code, output = job.end()
-    assert not output.strip() or "error" not in output
-    return job, code
-
-
-def test_the_verb_runs_against_the_cluster_and_its_answer_is_the_jobs(finished: tuple[Job, int]):
-    job, code = finished
     calls = job.calls()
-    assert code == 0
-    assert "python -m pipeline train cub --workers 16" in calls
+    assert code == 0 and "error" not in output
+    driver = calls.index("python -m pipeline train cub --workers 16")
+    assert calls.index("up 1") < calls.index("up 2") < driver, "the driver waits for all nodes"
     assert f"driver RAY_ADDRESS=192.0.2.1:{20000 + JOB % 1000 * 10} password=secret" in calls
 
-
-def test_head_and_worker_are_started_on_their_nodes(finished: tuple[Job, int]):
-    job, _ = finished
-    head, worker = [call for call in job.calls() if call.startswith("srun") and " ray start " in call]
-    assert "--nodelist=node1" in head and "--head" in head
+    head, worker = [call for call in calls if call.startswith("srun") and " ray start " in call]
+    assert "--nodelist=node1" in head and "--head" in head and "--dashboard-host=127.0.0.1" in head
     assert "--exclude=node1" in worker and "--address=192.0.2.1:" in worker
-    for start in (head, worker):
-        assert "--num-cpus=64 --num-gpus=8" in start
-    assert "--dashboard-host=127.0.0.1" in head
+    assert all("--num-cpus=64 --num-gpus=8" in start for start in (head, worker))
     assert not any(f"={port}" in head for port in (6379, 8265, 10001)), "each job has ports of its own"
 
-
-def test_all_nodes_are_waited_for_before_the_driver_starts(finished: tuple[Job, int]):
-    job, _ = finished
-    calls = job.calls()
-    assert calls.index("up 1") < calls.index("up 2") < calls.index("python -m pipeline train cub --workers 16")
-
-
-def test_hosts_share_a_token_that_goes_with_the_job_and_get_no_other_secret(finished: tuple[Job, int]):
-    job, _ = finished
-    given = sorted(call for call in job.calls() if " mode=" in call)
+    given = sorted(call for call in calls if " mode=" in call)
     assert given == [f"{role} mode=token token=none file=600 bytes=64 password=none" for role in ("head", "worker")]
-    assert not list((job.folder / ".mgmrn" / "slurm").iterdir())
-
-
-def test_everything_is_taken_down_the_head_last(finished: tuple[Job, int]):
-    job, _ = finished
-    assert [call for call in job.calls() if call.endswith(" ended")] == ["worker ended", "head ended"]
-    assert any(f"rm -rf /tmp/ray-{JOB}" in call for call in job.calls())
+    assert not list((job.folder / ".mgmrn" / "slurm").iterdir()), "the token is removed"
+    assert [call for call in calls if call.endswith(" ended")] == ["worker ended", "head ended"]
+    assert any(f"rm -rf /tmp/ray-{JOB}" in call for call in calls)
 
 
 def test_a_failed_verb_fails_the_job_and_keeps_the_logs(tmp_path: Path):
@@ -169,15 +138,12 @@ def test_the_end_of_its_time_ends_the_driver_and_then_the_hosts(tmp_path: Path):
     assert [call for call in job.calls() if call.endswith(" ended")] == ["driver ended", "worker ended", "head ended"]
 
 
-def test_without_a_verb_nothing_starts(tmp_path: Path):
-    job = submit(tmp_path)
+def test_without_a_verb_or_without_all_nodes_no_driver_starts(tmp_path: Path):
+    job = submit(tmp_path / "none")
     code, output = job.end()
     assert code == 2 and "usage" in output
     assert not job.calls()
-
-
-def test_nodes_that_do_not_come_are_counted_in_the_error(tmp_path: Path):
-    job = submit(tmp_path, "train", "cub", nodes=3)
+    job = submit(tmp_path / "job", "train", "cub", nodes=3)
     code, output = job.end()
     # On a busy machine the head itself may be late.
     assert code == 3 and re.search(r"error: [0-2] of [13] nodes of Ray were up", output), output
