@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from mgmrn.config import ExperimentConfig, MgMRNConfig
 from pipeline.ablation.config import load_ablation
@@ -14,62 +16,7 @@ from pipeline.config.compose import load_benchmark_config, load_experiment, valu
 from pipeline.config.files import CONFIGS, config_names
 
 BENCHMARKS = ("cub", "sun", "awa2")
-
-OWN = (
-    "sampling.ways",
-    "sampling.shots",
-    "optimiser.head_lr",
-    "schedule.step_factor",
-    "loss.regression",
-    "loss.scale",
-    "seed",
-)
-"""Settings of the released code that differ between benchmarks."""
-RELEASED = {
-    "cub": (8, 2, 5e-4, 0.1, 0.1, 20, 214),
-    "sun": (8, 2, 5e-4, 0.5, 1, 25, 214),
-    "awa2": (16, 2, 5e-5, 0.5, 1, 20, 1514),
-}
-
-RELEASED_EVERYWHERE = {
-    "benchmark.images.size": 448,
-    "model.kind": "mgmrn",
-    "model.backbone.name": "resnet101",
-    "model.backbone.trainable": "all",
-    "model.levels": ["c3", "c4", "c5"],
-    "model.width": 2048,
-    "model.regions.mode": "released",
-    "model.regions.count": 5,
-    "model.granularity.reduce": "after",
-    "model.granularity.stem": "none",
-    "model.granularity.group_norm_groups": 32,
-    "model.refinement.topology": "cascade",
-    "model.refinement.detach": True,
-    "model.decoder.attention_width": 1024,
-    "model.decoder.word_vectors": "raw",
-    "model.decoder.temperature": "none",
-    "loss.regression_reduction": "mean",
-    "optimiser.name": "sgd",
-    "optimiser.momentum": 0.9,
-    "optimiser.weight_decay": 1e-5,
-    "schedule.epochs": 30,
-    "schedule.order": "sequential",
-    "schedule.learning_rate": "step",
-    "schedule.step_epochs": 10,
-    "sampling.kind": "episodic",
-    "sampling.episodes": 300,
-    "cache_features": False,
-}
-
-OUR_DEFAULTS = {
-    "benchmark.images.size": 448,
-    "model.kind": "mgmrn",
-    "model.regions.mode": "regions",
-    "model.granularity.reduce": "strided",
-    "model.refinement.topology": "adjacent",
-    "loss.regression_reduction": "sum",
-    "schedule.order": "joint",
-}
+WANTED: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("shipped_settings.yaml").read_text())
 
 
 def differing(config: ExperimentConfig, wanted: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -79,12 +26,11 @@ def differing(config: ExperimentConfig, wanted: dict[str, Any]) -> dict[str, tup
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_released_settings_and_our_defaults(name: str) -> None:
-    released = load_experiment(f"{name}-released").config
-    own = dict(zip(OWN, RELEASED[name], strict=True)) | {"benchmark.name": name.upper()}
-    assert differing(released, RELEASED_EVERYWHERE | own | {"optimiser.backbone_lr": own["optimiser.head_lr"]}) == {}
-    ours = load_experiment(name).config
+    named = {"benchmark.name": name.upper()}
+    released, ours = load_experiment(f"{name}-released").config, load_experiment(name).config
+    assert differing(released, WANTED["released everywhere"] | WANTED[name] | named) == {}
+    assert differing(ours, WANTED["ours"] | named) == {}
     assert isinstance(ours.model, MgMRNConfig) and len(ours.model.levels) > 1
-    assert differing(ours, OUR_DEFAULTS | {"benchmark.name": name.upper()}) == {}
 
 
 SHARED = [

@@ -13,36 +13,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "cluster" / "slurm" / "mgmrn.sbatch"
+STAND_INS = Path(__file__).with_name("slurm")
+"""Folder of the stand-ins."""
 JOB = 4321
-
-STAND_INS = {
-    # Drops srun's options and becomes the program that it was to start; no file of this machine is removed.
-    "srun": 'echo "srun $*" >> "$CALLS"; while [[ $1 == --* ]]; do shift; done; [[ $1 == rm ]] || exec "$@"',
-    "scontrol": 'seq -f node%g "$NODES"',
-    "sleep": "exec /bin/sleep 0.05",
-    "hostname": "echo '192.0.2.1 198.51.100.1 '",
-    # Runs until SIGTERM; logs whether it has a token, never the token itself.
-    "ray": """
-role=worker; [[ $* == *--head* ]] && role=head
-echo "ray $*" >> "$CALLS"
-echo "$role mode=$RAY_AUTH_MODE token=${RAY_AUTH_TOKEN-none} file=$(stat -c %a "$RAY_AUTH_TOKEN_PATH") \\
-bytes=$(wc -c < "$RAY_AUTH_TOKEN_PATH") password=${MLFLOW_TRACKING_PASSWORD-none}" >> "$CALLS"
-trap 'echo "$role ended" >> "$CALLS"; exit 0' TERM
-while :; do sleep 0.05; done""",
-    "python": """
-if [[ $2 == pipeline ]]; then
-  echo "python $*" >> "$CALLS"
-  echo "driver RAY_ADDRESS=$RAY_ADDRESS password=$MLFLOW_TRACKING_PASSWORD" >> "$CALLS"
-  trap 'echo "driver ended" >> "$CALLS"; exit 143' TERM
-  [[ $3 != search ]] || while :; do sleep 0.05; done
-  exit "$ANSWER"
-else
-  # Fails without a head, and counts the nodes that have started.
-  up=$(grep -c ' mode=' "$CALLS") || exit 1
-  echo "up $up" >> "$CALLS"
-  echo "$up"
-fi""",
-}
 
 
 @dataclass(frozen=True)
@@ -65,13 +38,8 @@ class Job:
 
 def submit(folder: Path, *arguments: str, answer: int = 0, nodes: int = 2) -> Job:
     """Run the script as Slurm would on the first of some nodes, of which two come up."""
-    programs = folder / "programs"
-    programs.mkdir(parents=True)
-    for name, body in STAND_INS.items():
-        (programs / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
-        (programs / name).chmod(0o755)
     (folder / ".venv" / "bin").mkdir(parents=True)
-    (folder / ".venv" / "bin" / "activate").write_text(f'export PATH="{programs}:$PATH"\n')
+    (folder / ".venv" / "bin" / "activate").write_text(f'export PATH="{STAND_INS}:$PATH"\n')
     (folder / "cluster").mkdir()
     shutil.copy(ROOT / "cluster" / "environment.sh", folder / "cluster")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "SLURM_", "MGMRN_"))}
