@@ -93,6 +93,5 @@ def merge(base: Section, over: Section) -> Section:
         children = {name: child for name, child in children.items() if name in KINDS[new.value].model_fields}
     for name, child in over.children.items():
         below = children.get(name)
-        both_mappings = isinstance(child, Section) and isinstance(below, Section)
-        children[name] = merge(below, child) if both_mappings else child
+        children[name] = merge(below, child) if isinstance(below, Section) and isinstance(child, Section) else child
     return Section(children, over.source)

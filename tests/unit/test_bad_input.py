@@ -84,33 +84,13 @@ def runs(store: str) -> list[str]:
     return [run.info.status for run in client.search_runs(experiments)]
 
 
-STAGES = "model.backbone.trainable_stages=[c4, c5]"
-
-
-@pytest.mark.parametrize(
-    ("values", "errors"),
-    [
-        (["model.levels=[c4, c6]"], ["model.levels.1 must be 'c2', 'c3', 'c4' or 'c5', got c6"]),
-        (
-            ["model.levels=[c3, c4]", "model.backbone.trainable=stages", STAGES],
-            ["trainable_stages names c5, which lies behind the deepest level, c4"],
-        ),
-        (["cache_features=true"], ["cache_features needs a frozen backbone"]),
-        (
-            ["model.widht=64", "schedule.epochs=many", "loss.scale=-1"],
-            [
-                "3 errors in tiny.yaml:\n",
-                "loss.scale must be greater than 0, got -1 [--set]",
-                "schedule.epochs must be a valid integer, got many [--set]",
-                "unknown field model.widht [--set] (did you mean model.width?)",
-            ],
-        ),
-    ],
-)
-def test_a_wrong_config(refused: Callable[..., Answer], values: list[str], errors: list[str]) -> None:
-    answer = refused(*(word for value in values for word in ("--set", value)))
-    assert answer.code == 2
-    assert [error for error in errors if error not in answer.error] == []
+def test_a_wrong_config(refused: Callable[..., Answer]) -> None:
+    answer = refused("--set", "model.levels=[c4, c6]", "--set", "model.widht=64", "--set", "loss.scale=-1")
+    assert (answer.code, answer.where, answer.hint) == (2, "", "")
+    assert answer.error.splitlines()[0] == "3 errors in tiny.yaml:" and "levels.1 must be 'c2', 'c3'" in answer.error
+    stages = ("--set", "model.backbone.trainable=stages", "--set", "model.backbone.trainable_stages=[c4, c5]")
+    answer = refused("--set", "model.levels=[c3, c4]", *stages)
+    assert "trainable_stages names c5, which lies behind the deepest level, c4" in answer.error
 
 
 def test_files_that_do_not_exist(here: Path, refused: Callable[..., Answer]) -> None:

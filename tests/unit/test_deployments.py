@@ -15,9 +15,7 @@ import jsonschema
 import pytest
 import yaml
 
-from mgmrn.errors import UserError
-from pipeline.cli.job_verbs import read_task
-from tests.commands import VERB, check, pipeline_part, read, shell_lines
+from tests.commands import VERB, check, pipeline_part, shell_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ROOT / "cluster"
@@ -60,23 +58,6 @@ def test_every_setting_has_commands_and_the_pipeline_accepts_them():
     paths = {path for path, _ in found}
     assert {"cluster/README.md", "cluster/kuberay/rayjob/rayjob.yaml", "cluster/slurm/mgmrn.sbatch"} <= paths
     assert sum(path == "cluster/README.md" and "ablate" in command for path, command in found) >= 5
-
-
-def test_a_wrong_command_would_be_found():
-    with pytest.raises(Exception, match="--worker"):
-        read(["train", "cub", "--worker", "8"])
-    _, context = read(["submit", "ablate", "components", "--storage", "runs"])
-    with pytest.raises(UserError, match="job's own folder"):
-        read_task(context, "ablate", context.params["arguments"])
-
-
-def test_files_that_the_readme_names_exist():
-    text = (CLUSTER / "README.md").read_text()
-    links = re.findall(r"\]\(([a-z][\w/.]*)\)", text)
-    quoted = [path for path in re.findall(r"(?<![\w/])cluster/[\w/.-]*\w", text) if not path.endswith("secrets.env")]
-    assert links and quoted
-    assert [path for path in links if not (CLUSTER / path).exists()] == []
-    assert [path for path in quoted if not (ROOT / path).exists()] == []
 
 
 def test_versions_are_those_of_the_requirements():

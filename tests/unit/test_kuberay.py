@@ -89,14 +89,11 @@ def test_manifests_are_named_by_their_kustomization_and_match_the_schemas():
 
 
 def test_the_schema_refuses_mistakes():
-    for change in (
-        lambda spec: spec["workerGroupSpecs"][1].update(maxReplica=8),
-        lambda spec: spec["headGroupSpec"]["rayStartParams"].update({"num-cpus": 0}),
-        lambda spec: spec["headGroupSpec"]["template"]["spec"].update(container=[]),
-        lambda spec: spec["authOptions"].update(mode="disabled"),
-    ):
+    for section, mistake in (
+        ("workerGroupSpecs", [{"maxReplica": 8}]), ("headGroupSpec", {"container": []}), ("authOptions", {"mode": "disabled"})
+    ):  # fmt: skip
         manifest = ray_cluster()
-        change(manifest["spec"])
+        manifest["spec"][section] = mistake
         with pytest.raises(jsonschema.ValidationError):
             kuberay_schema().validate(manifest)
 
@@ -121,12 +118,9 @@ def test_kustomize_puts_the_cluster_into_the_job_and_leaves_it_out():
 
 
 def test_groups_scale_from_nothing_to_eight_hosts_of_eight_gpus():
-    groups = {group["groupName"]: group for group in ray_cluster()["spec"]["workerGroupSpecs"]}
-    assert set(groups) == {"cpu", "gpu"}
-    for group in groups.values():
-        assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
-    assert (groups["gpu"]["minReplicas"], groups["gpu"]["maxReplicas"]) == (0, 8)
-    (container,) = groups["gpu"]["template"]["spec"]["containers"]
+    (gpu,) = [group for group in ray_cluster()["spec"]["workerGroupSpecs"] if group["groupName"] == "gpu"]
+    assert (gpu["minReplicas"], gpu["maxReplicas"]) == (0, 8)
+    (container,) = gpu["template"]["spec"]["containers"]
     assert container["resources"]["requests"] == container["resources"]["limits"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "8"
 
@@ -143,18 +137,16 @@ def test_pods_have_no_rights_that_they_do_not_need():
             assert container["resources"]["requests"]["cpu"] and container["resources"]["limits"]["memory"], name
 
 
-@pytest.mark.parametrize("name", ["head", "cpu", "gpu"])
-def test_hosts_of_ray_see_the_shared_volumes_and_have_shared_memory(name: str):
-    pod = PODS[name]
-    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+def test_hosts_of_ray_see_the_shared_volumes_and_have_shared_memory():
     claims = {one["metadata"]["name"]: one["spec"]["accessModes"] for one in services("PersistentVolumeClaim")}
-    for volume in ("storage", "data"):
-        assert claims[volumes[volume]["persistentVolumeClaim"]["claimName"]] == ["ReadWriteMany"]
-    assert volumes["shm"]["emptyDir"]["medium"] == "Memory"
-    mounts = {mount["name"]: mount for mount in pod["containers"][0]["volumeMounts"]}
-    assert mounts["data"]["readOnly"] is True
-    assert mounts["shm"]["mountPath"] == "/dev/shm"
-    assert mounts["storage"]["mountPath"] in shlex.split(ray_job()["spec"]["entrypoint"])
+    for pod in (PODS["head"], PODS["cpu"], PODS["gpu"]):
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        shared = [volumes[name]["persistentVolumeClaim"]["claimName"] for name in ("storage", "data")]
+        assert [claims[name] for name in shared] == [["ReadWriteMany"]] * 2
+        assert volumes["shm"]["emptyDir"]["medium"] == "Memory"
+        mounts = {mount["name"]: mount for mount in pod["containers"][0]["volumeMounts"]}
+        assert mounts["data"]["readOnly"] is True and mounts["shm"]["mountPath"] == "/dev/shm"
+        assert mounts["storage"]["mountPath"] in shlex.split(ray_job()["spec"]["entrypoint"])
 
 
 def test_secrets_are_referred_to_and_only_where_they_are_needed():

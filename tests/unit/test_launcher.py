@@ -25,16 +25,6 @@ def prepared(name: str) -> dict[str, Any]:
     return config
 
 
-def test_a_mistake_would_be_refused():
-    import jsonschema
-    from ray.autoscaler._private.util import prepare_config, validate_config
-
-    config = yaml.safe_load((LAUNCHER / "aws.yaml").read_text())
-    config["available_node_types"]["gpu"]["resource"] = {"GPU": 8}
-    with pytest.raises(jsonschema.ValidationError):
-        validate_config(prepare_config(config))
-
-
 @pytest.mark.parametrize("name", ALL)
 def test_ray_accepts_the_file_and_its_defaults_install_and_start_nothing(name: str):
     """Ray's own defaults install a nightly build and let the dashboard listen everywhere."""
@@ -63,21 +53,14 @@ def test_every_host_gets_the_token_and_asks_for_it(name: str):
 
 
 @pytest.mark.parametrize("name", CLOUDS)
-def test_groups_of_hosts(name: str):
-    types = prepared(name)["available_node_types"]
-    assert set(types) == {"head", "cpu", "gpu"}
-    assert types["head"]["resources"] == {"CPU": 0}, "drivers run there, and nothing that computes"
-    assert types["gpu"]["resources"]["GPU"] == 8
-    assert types["gpu"]["max_workers"] == 8
-    assert sum(one["max_workers"] for one in types.values()) == prepared(name)["max_workers"]
-
-
-@pytest.mark.parametrize("name", CLOUDS)
-def test_no_host_is_reachable_from_the_internet(name: str):
+def test_heads_compute_nothing_and_no_host_is_reachable_from_the_internet(name: str):
     config = prepared(name)
+    types = config["available_node_types"]
+    assert types["head"]["resources"] == {"CPU": 0} and types["gpu"]["resources"]["GPU"] == 8
+    assert sum(one["max_workers"] for one in types.values()) == config["max_workers"]
     assert config["provider"]["use_internal_ips"] is True
     assert config["auth"]["ssh_proxy_use_node_id"] is True, "ssh goes through the cloud's own proxy"
-    for one in config["available_node_types"].values():
+    for one in types.values():
         node = one["node_config"]
         if name == "aws":
             # Without groups of one's own, Ray makes one that lets ssh in from everywhere.
@@ -106,8 +89,6 @@ def test_hosts_of_google_match_the_description_of_its_api():
     schemas = json.loads((documents / "compute.v1.json").read_text())["schemas"]
     for one in prepared("gcp")["available_node_types"].values():
         assert unknown_fields(one["node_config"], schemas["Instance"], schemas) == []
-    misspelt = {"disks": [{"initializeParams": {"diskSizeGB": 200}}]}
-    assert unknown_fields(misspelt, schemas["Instance"], schemas) == ["disks.initializeParams.diskSizeGB"]
 
 
 def unknown_fields(value: Any, schema: dict[str, Any], schemas: dict[str, Any], path: str = "") -> list[str]:
