@@ -34,6 +34,7 @@ fixed: {schedule.epochs: 4, sampling.kind: episodic, sampling.ways: 2, sampling.
 space:
   loss.regression: {kind: float, low: 0.01, high: 1, log: true}
 sampler: {name: random, seed: 1}
+scheduler: {name: none}
 trials: 3
 confirm_seeds: 3
 """

@@ -70,7 +70,8 @@ def test_many_runs_whose_database_is_removed_are_tracked_by_the_next_command(pla
     assert epochs_noted(place) == epochs, "nothing is trained again"
     client = client_of(place)
     runs = client.search_runs([one.experiment_id for one in client.search_experiments()])
-    assert {run.info.status for run in runs} == {"FINISHED"}
+    ended = {run.info.run_name: (run.info.status, run.data.tags["mgmrn.stop_reason"]) for run in runs}
+    assert set(ended.values()) == {("FINISHED", "finished")}, ended
     (parent,) = (run for run in runs if run.data.tags["mgmrn.kind"] in ("search", "ablation"))
     cells = [run for run in runs if run.data.tags["mgmrn.kind"] == "run"]
     assert len(cells) >= 4
