@@ -32,10 +32,8 @@ app.add_typer(config_app, name="config")
 
 
 @app.command("completion")
-def complete(
-    shell: Annotated[completion.Shell, typer.Argument(help="Shell that runs what is printed.")],
-) -> None:
-    """Print what a shell has to run to know and complete `mgmrn`, which is `python -m pipeline`: eval "$(… completion bash)"."""
+def complete(shell: Annotated[completion.Shell, typer.Argument(help="Shell that runs the script.")]) -> None:
+    """Print a script that defines and completes `mgmrn`, which is `python -m pipeline`: eval "$(… completion bash)"."""
     Console().line(completion.script(shell).rstrip())
 
 

@@ -1,7 +1,4 @@
-"""Completion in bash and zsh: a script defines `mgmrn` as a function that calls `python -m pipeline`, and completes its words.
-
-The scripts follow Typer's protocol: a shell sets an environment variable, and the command prints the candidates.
-"""
+"""Completion in bash and zsh: a script defines `mgmrn` and asks `python -m pipeline` for candidates by Typer's protocol."""
 
 from __future__ import annotations
 
@@ -42,7 +39,7 @@ def script(shell: Shell) -> str:
 
 
 def prepare() -> None:
-    """Register the shells with Typer if this process answers a completion request; Typer does so itself only for installed programs."""
+    """Register the shells with Typer if this is a completion request; Typer does so itself only for installed programs."""
     if os.environ.get(VARIABLE):
         from typer.completion import completion_init  # type: ignore[attr-defined]
 

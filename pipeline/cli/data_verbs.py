@@ -90,11 +90,7 @@ def import_(
 
 
 @data_app.command()
-def verify(
-    benchmark: Benchmark,
-    data_root: DataRoot = places.DATA_ROOT,
-    as_json: Json = False,
-) -> int:
+def verify(benchmark: Benchmark, data_root: DataRoot = places.DATA_ROOT, as_json: Json = False) -> int:
     """Check a benchmark's files and list all findings in one table; exit code 2 when training could not work."""
     from dataclasses import asdict
 
@@ -110,10 +106,7 @@ def verify(
 
 @data_app.command()
 def cache(
-    experiment: Experiment,
-    overrides: Overrides = None,
-    data_root: DataRoot = places.DATA_ROOT,
-    as_json: Json = False,
+    experiment: Experiment, overrides: Overrides = None, data_root: DataRoot = places.DATA_ROOT, as_json: Json = False
 ) -> None:
     """Compute the maps of a frozen backbone, or decode the pictures, once for all later runs; existing files are checked."""
     from pipeline.cache import build_caches

@@ -163,8 +163,7 @@ def _follow(server: JobServer, job_id: str, action: str, console: Console) -> in
 def _show_result(job: JobDetails, action: str, console: Console) -> None:
     took = f" after {_took(job)}" if job.status.is_terminal() and job.start_time else ""
     console.line(f"{job.submission_id} is {job.status}{took}")
-    if job.status == "FAILED" and job.driver_exit_code is None:
-        # A driver that could not be started has no log.
+    if job.status == "FAILED" and job.driver_exit_code is None:  # The driver did not start and has no log.
         console.line(redact(job.message or ""))
     console.result({**job_to_json(job), "action": action})
 

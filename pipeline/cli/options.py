@@ -26,12 +26,9 @@ APP_OPTIONS: dict[str, Any] = {
 
 
 def check_outlasts_job(place: str | Path, option: str, variable: str | None) -> None:
-    """Refuse a place in the job's working folder, which is made on the cluster for the job and removed with it.
+    """Refuse a path, or an address like `sqlite:///FILE`, in the job's working folder, which is removed with the job.
 
-    Args:
-        place: path, or address like `sqlite:///FILE`, which is relative to the working folder.
-        option: its option, like `--storage`.
-        variable: environment variable that sets the same on the cluster, if there is one.
+    The environment variable, if there is one, sets the option on the cluster.
     """
     scheme, is_address, rest = str(place).partition("://")
     is_relative = (
@@ -62,27 +59,13 @@ Search = Annotated[str, _config("search", "SEARCH")]
 Ablation = Annotated[str, _config("ablation", "NAME")]
 Benchmark = Annotated[str, _config("benchmark")]
 RunOrModel = Annotated[
-    str,
-    typer.Argument(
-        metavar="RUN|MODEL",
-        help="Id or name of a run, mgmrn-CUB@champion or mgmrn-CUB/3 in the registry, or path of a model.",
-    ),
+    str, typer.Argument(metavar="RUN|MODEL", help="Id or name of a run, mgmrn-CUB@champion, or path of a model.")
 ]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override one value; may be given often.")
-]
-DataRoot = Annotated[
-    Path,
-    typer.Option(envvar="MGMRN_DATA_ROOT", callback=_outlasting, help="Folder of benchmarks in the xlsa17 layout."),
-]
-TrackingUri = Annotated[
-    str, typer.Option(envvar="MLFLOW_TRACKING_URI", callback=_outlasting, help="MLflow server or database.")
-]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="One value; may be repeated.")]
+DataRoot = Annotated[Path, typer.Option(envvar="MGMRN_DATA_ROOT", callback=_outlasting, help="Folder of benchmarks.")]
+TrackingUri = Annotated[str, typer.Option(envvar="MLFLOW_TRACKING_URI", callback=_outlasting, help="MLflow's address.")]
 Storage = Annotated[Path, typer.Option(callback=_outlasting, help="Folder of checkpoints; on several hosts, shared.")]
-StudyStorage = Annotated[
-    str,
-    typer.Option(envvar="MGMRN_STUDY_STORAGE", callback=_outlasting, help="Database of studies, as sqlite:///FILE."),
-]
+StudyStorage = Annotated[str, typer.Option(envvar="MGMRN_STUDY_STORAGE", callback=_outlasting, help="Study database.")]
 Address = Annotated[str | None, typer.Option(help="Address of a Ray cluster; by default, Ray is started here.")]
 Cpus = Annotated[int | None, typer.Option(min=1, help="By default, the workers share the CPUs evenly.")]
 Gpus = Annotated[int | None, typer.Option(min=0, help="By default, 1 where the cluster has enough, else 0.")]

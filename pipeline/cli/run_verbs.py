@@ -175,8 +175,7 @@ def doctor(
     console = Console(as_json)
     lines = list(examine(Where(tracking_uri, data_root, storage, address)))
     console.table(["", "check", "found", "remedy"], [[one.state, one.check, one.found, one.remedy] for one in lines])
-    states = [one.state for one in lines]
-    counts = {state: states.count(state) for state in ("ok", "warn", "bad")}
+    counts = {state: sum(one.state == state for one in lines) for state in ("ok", "warn", "bad")}
     console.line(", ".join(f"{count} {state}" for state, count in counts.items()))
     console.result({"lines": [asdict(one) for one in lines], "counts": counts})
     return worst(lines)

@@ -81,7 +81,7 @@ def resolve_weights(config: ExperimentConfig, data_root: Path) -> ExperimentConf
 
 
 def values_of(config: BaseModel) -> dict[str, Any]:
-    """Dotted path → value of every field of a config; lists and empty mappings are values."""
+    """Dotted path → value of every field; lists and empty mappings are values."""
     return dict(_flatten(config.model_dump(mode="json"), ""))
 
 

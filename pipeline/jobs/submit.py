@@ -1,8 +1,7 @@
 """Submission of a command: sent once per command and code, however often it is given.
 
-All users of a job server can read what a job is sent with (arguments, environment, metadata), and every worker inherits it, so it holds
-no secret. The driver takes the credentials of the tracking server and of databases from the environment of the cluster's head
-(`MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD`, or `MLFLOW_TRACKING_URI` as a whole; on Kubernetes a secret) or from
+All users of a job server can read a job's arguments, environment and metadata, so they hold no secret. The driver takes credentials from
+the environment of the cluster's head (`MLFLOW_TRACKING_USERNAME`, `MLFLOW_TRACKING_PASSWORD`; on Kubernetes a secret) or from
 `~/.mlflow/credentials` there.
 """
 
@@ -64,25 +63,19 @@ class Task:
 
 @dataclass(frozen=True)
 class Decision:
-    """What a command leads to, given the jobs of the cluster."""
+    """What to do for a command; `earlier` is the status of the attempt before one that is to be sent."""
 
     action: Literal["send", "attach", "done"]
     submission_id: str
     earlier: str | None
-    """Status of the last attempt before one that is to be sent."""
 
 
 def decide(wanted: str, jobs: Mapping[str, JobDetails], *, again: bool) -> Decision:
     """Decide between sending a job and following one that exists.
 
     The job server accepts an id once, even when that job failed. So the first attempt has the id itself, the second `ID-2`, and so
-    on; the last attempt decides. A waiting or running one is followed. One that succeeded is not repeated. One that failed or was stopped
-    is followed by the next attempt, which goes on from its checkpoints.
-
-    Args:
-        wanted: id of the command.
-        jobs: all jobs of the server by their ids.
-        again: send the next attempt also after one that succeeded.
+    on; the last attempt decides. A waiting or running one is followed. One that succeeded is not repeated, unless `again` says so. One
+    that failed or was stopped is followed by the next attempt, which goes on from its checkpoints.
     """
     pattern = re.compile(rf"{re.escape(wanted)}(?:-(\d+))?")
     attempts = {int(found[1] or 1): name for name in jobs if (found := pattern.fullmatch(name))}
@@ -164,7 +157,9 @@ def _check_is_sent(file: str) -> None:
 def _about_code(state: GitState) -> str:
     if state.sha == NO_GIT:
         return "this is no git checkout: the job's runs cannot record their commit"
-    if state.dirty:
-        files = "1 file differs" if state.changed_files == 1 else f"{state.changed_files} files differ"
-        return f"warning: {files} from commit {state.sha[:10]}; the job gets the code as it is, and its runs are marked dirty"
-    return f"the code is commit {state.sha[:10]}"
+    if not state.dirty:
+        return f"the code is commit {state.sha[:10]}"
+    files = "1 file differs" if state.changed_files == 1 else f"{state.changed_files} files differ"
+    return (
+        f"warning: {files} from commit {state.sha[:10]}; the job gets the code as it is, and its runs are marked dirty"
+    )
