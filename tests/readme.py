@@ -1,4 +1,4 @@
-"""The commands of the README's first two blocks, run in this checkout and in their order as a newcomer runs them; CI names this file."""
+"""The commands of the README's first two blocks, run in this checkout in their order; CI names this file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ELSEWHERE = ("make test", "source")
 
 
 def commands() -> list[str]:
-    """What the sections "Two commands" and "On one machine" tell the reader to type, without comments."""
+    """Commands of the sections "Two commands" and "On one machine", without comments."""
     text = (ROOT / "README.md").read_text()
     found = []
     for heading in ("## Two commands", "## On one machine"):
@@ -32,12 +32,8 @@ def commands() -> list[str]:
         assert block, f"{heading} has a block of commands"
         lines = (line.split("#")[0].strip() for line in block.group(1).splitlines())
         found += [line for line in lines if line and not line.startswith(ELSEWHERE)]
+    assert found[0] == "make demo" and len(found) >= 9
     return found
-
-
-def test_the_sections_have_commands():
-    assert commands()[0] == "make demo"
-    assert len(commands()) >= 9
 
 
 @pytest.mark.parametrize("command", commands())

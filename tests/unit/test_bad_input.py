@@ -6,7 +6,6 @@ import json
 import os
 import pickle
 import shutil
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -84,15 +83,6 @@ def runs(store: str) -> list[str]:
     return [run.info.status for run in client.search_runs(experiments)]
 
 
-def test_a_wrong_config(refused: Callable[..., Answer]) -> None:
-    answer = refused("--set", "model.levels=[c4, c6]", "--set", "model.widht=64", "--set", "loss.scale=-1")
-    assert (answer.code, answer.where, answer.hint) == (2, "", "")
-    assert answer.error.splitlines()[0] == "3 errors in tiny.yaml:" and "levels.1 must be 'c2', 'c3'" in answer.error
-    stages = ("--set", "model.backbone.trainable=stages", "--set", "model.backbone.trainable_stages=[c4, c5]")
-    answer = refused("--set", "model.levels=[c3, c4]", *stages)
-    assert "trainable_stages names c5, which lies behind the deepest level, c4" in answer.error
-
-
 def test_files_that_do_not_exist(here: Path, refused: Callable[..., Answer]) -> None:
     answer = refused("--data-root", "nowhere")
     assert answer[:3] == (2, f"the data root {here / 'nowhere'} does not exist", "--data-root")
@@ -163,20 +153,6 @@ def test_backbone_weights_that_would_run_code(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"the weights file asks for {os.mkdir.__module__}\.mkdir"):
         build_backbone(BackboneConfig(name="resnet18", weights=str(file)), ("c4",))
     assert not canary.exists()
-
-
-def test_a_tracking_server_that_does_not_answer(
-    refused: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pipeline.tracking.connection.CONNECT_SECONDS", 0.5)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        answer = refused("--tracking-uri", address)
-        assert (answer.code, answer.where) == (2, address)
-        assert answer.error.startswith("unreachable: no MLflow server answers")
-    answer = refused("--tracking-uri", address)
-    assert (answer.code, answer.where) == (2, address)
-    assert answer.error.startswith("unreachable: nothing answers at the tracking address")
 
 
 def test_more_workers_than_this_machine_has_cpus(

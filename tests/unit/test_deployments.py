@@ -45,9 +45,7 @@ def commands() -> Iterator[tuple[str, str]]:
     """Every command of the pipeline that a person or a program is told to run, with the file that names it."""
     lines = [(path, one) for path, text in texts(".yaml").items() for one in strings([*yaml.safe_load_all(text)])]
     lines += [(path, line) for path, text in texts(".md").items() for line in shell_lines(text)]
-    lines += [
-        (path, line) for path, text in texts(".sbatch", ".sh").items() for line in text.splitlines() if line[:1] == "#"
-    ]
+    lines += [(path, line) for path, text in texts(".sbatch", ".sh").items() for line in re.findall("^#.*", text, re.M)]
     return ((path, found) for path, line in lines for found in pipeline_part(line, (VERB, SBATCH)))
 
 
@@ -70,10 +68,11 @@ def test_versions_are_those_of_the_requirements():
     assert images == {"mgmrn-lab:TAG", "mgmrn-tracking:TAG", "mgmrn-tracking:${TAG:-latest}"}
 
 
-def test_the_image_is_linted_and_runs_as_a_user():
+def test_image_and_scripts_are_linted_and_the_image_runs_as_a_user():
     file = CLUSTER / "Dockerfile"
-    done = subprocess.run([TOOLS / "hadolint", file], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
+    for words in ([TOOLS / "hadolint", file], [TOOLS / "shellcheck", "-x", *texts(".sh", ".sbatch")]):
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
     for target in file.read_text().split("\nFROM ")[2:]:
         assert re.findall(r"^USER (\S+)", target, re.MULTILINE) == ["1000:1000"]
     ignored = (CLUSTER / "Dockerfile.dockerignore").read_text().splitlines()
@@ -88,13 +87,6 @@ def test_the_image_of_the_tracking_server_has_the_pinned_mlflow():
     constraints = done.stdout.split()
     assert f"mlflow=={PINS['mlflow']}" in constraints
     assert not [line for line in constraints if "[" in line], "pip takes no extras there"
-
-
-def test_scripts_are_linted():
-    done = subprocess.run(
-        [TOOLS / "shellcheck", "-x", *texts(".sh", ".sbatch")], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -138,12 +130,9 @@ def test_hosts_and_drivers_do_not_start_with_a_token_that_others_can_read(
 
 def test_documented_commands_make_tokens_that_the_user_alone_can_read():
     """`ray get-auth-token --generate` leaves the mode to the umask."""
-    files = [
-        ROOT / "README.md",
-        *(ROOT / "docs").rglob("*.md"),
-        *(ROOT / path for path in texts(".md", ".sh", ".sbatch")),
-    ]
-    lines = [line for file in files for line in file.read_text().splitlines() if "get-auth-token --generate" in line]
+    pages = [(ROOT / "README.md").read_text(), *(page.read_text() for page in (ROOT / "docs").rglob("*.md"))]
+    pages += texts(".md", ".sh", ".sbatch").values()
+    lines = [line for page in pages for line in page.splitlines() if "get-auth-token --generate" in line]
     assert lines and all("(umask 077; ray get-auth-token --generate" in line for line in lines)
 
 
@@ -155,9 +144,7 @@ def test_the_compose_file_is_valid_publishes_on_loopback_alone_and_holds_no_secr
         assert service["healthcheck"]["test"]
         for name, value in service["environment"].items():
             if re.search("PASSWORD|SECRET", name):
-                assert re.fullmatch(r"\$\{[A-Z_]+:\?.*\}", value), (
-                    f"{name} is asked for, and refused when it is missing"
-                )
+                assert re.fullmatch(r"\$\{[A-Z_]+:\?.*\}", value), f"{name} must be set by the user"
     assert (CLUSTER / "mlflow" / ".gitignore").read_text().split() == ["secrets.env"]
 
 
@@ -174,12 +161,10 @@ def test_mlflow_is_started_alike_everywhere(compose: dict[str, Any]):
 
 
 def test_ray_never_listens_everywhere_without_a_policy_over_it():
-    everywhere = {path for path, text in texts(".yaml", ".sh", ".sbatch").items() if "0.0.0.0" in text}
-    assert everywhere == {
+    files = texts(".yaml", ".sh", ".sbatch")
+    assert {path for path, text in files.items() if "0.0.0.0" in text} == {
         "cluster/kuberay/raycluster/raycluster.yaml",  # services/network.yaml
         "cluster/kuberay/services/mlflow.yaml",  # services/network.yaml
         "cluster/mlflow/compose.yaml",  # inside a container of which a loopback port is published
     }
-    assert not any(
-        re.search(r"RAY_AUTH_MODE[=: ]*disabled", text) for text in texts(".yaml", ".sh", ".sbatch").values()
-    )
+    assert not any(re.search(r"RAY_AUTH_MODE[=: ]*disabled", text) for text in files.values())

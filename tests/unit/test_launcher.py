@@ -40,16 +40,14 @@ def test_ray_accepts_the_file_and_its_defaults_install_and_start_nothing(name: s
 
 @pytest.mark.parametrize("name", ALL)
 def test_every_host_gets_the_token_and_asks_for_it(name: str):
-    config = prepared(name)
+    config, environment = prepared(name), {"onpremise": "environment.sh"}.get(name, "Dockerfile")
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+    assert "RAY_AUTH_MODE=token" in (LAUNCHER.parent / environment).read_text()
     if name == "onpremise":
-        environment = (LAUNCHER.parent / "environment.sh").read_text()
         starts = [*config["head_start_ray_commands"], *config["worker_start_ray_commands"]]
         assert all("cluster/environment.sh &&" in command for command in starts)
     else:
-        environment = (LAUNCHER.parent / "Dockerfile").read_text()
         assert config["docker"]["image"] == "REGISTRY/mgmrn-lab:TAG"
-    assert "RAY_AUTH_MODE=token" in environment
 
 
 @pytest.mark.parametrize("name", CLOUDS)
