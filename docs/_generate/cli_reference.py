@@ -9,12 +9,12 @@ from typing import Any
 import typer
 from tables import code, plain, table
 
-from pipeline.cli.app import app
+from pipeline.cli.app import command
 
 PROGRAM = "python -m pipeline"
 HEAD = f"""# Command line
 
-Every verb is `{PROGRAM} VERB`. `--help` behind a verb prints what stands here. This page is made from the code.
+Every verb is `{PROGRAM} VERB`. `--help` after a verb prints the same text. This page is made from the code.
 
 Exit codes: 0 fine, 1 some runs failed, 2 bad config, data or command line, 3 cannot run here, 130 interrupted. With `--json`, standard
 output holds one JSON object and nothing else; text for people goes to standard error. An error is `{{"error": …, "where": …, "hint": …}}`.
@@ -23,7 +23,6 @@ output holds one JSON object and nothing else; text for people goes to standard 
 
 def cli_page() -> str:
     """Every verb with its arguments and options."""
-    command: Any = typer.main.get_command(app)
     context = command.make_context(PROGRAM, [], resilient_parsing=True)
     return "\n".join([HEAD, *_sections(command, context, ())])
 
@@ -53,7 +52,7 @@ def _is_argument(parameter: Any) -> bool:
 
 
 def _typed(parameter: Any, context: Any) -> str:
-    """As it is typed: an argument's name, an option with what it takes."""
+    """Name of an argument, or an option with its value."""
     shown = parameter.get_help_record(context)[0]
     if _is_argument(parameter):
         name = parameter.metavar or parameter.name.upper()
@@ -62,7 +61,7 @@ def _typed(parameter: Any, context: Any) -> str:
 
 
 def _kind(name: str) -> str:
-    """Choices as they are, kinds of values in capitals."""
+    """Choices unchanged, types in capitals."""
     return name if "|" in name else name.upper()
 
 

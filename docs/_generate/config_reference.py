@@ -1,4 +1,4 @@
-"""The page of the configs, from the models that check them: every field, what it may be, and what it is where nothing is said."""
+"""The page of the configs, from the models that check them: every field with its type, bounds and default."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from pipeline.search.config import SearchConfig
 HEAD = f"""# Config
 
 A config is YAML. `extends: benchmark/cub` takes another file's values, the file's own win. `--set loss.scale=25` wins over both.
-An unknown field is an error that names the nearest known one. `python -m pipeline config show NAME` prints a whole config with the
-place where every value was written. The shipped files are listed under [shipped configs](shipped.md).
+The error for an unknown field suggests the nearest one. `python -m pipeline config show NAME` prints a whole config with the
+origin of every value. The shipped files are listed under [shipped configs](shipped.md).
 
 All fields of an experiment take part in its identity: a run of the same config, data and schema version (now {SCHEMA_VERSION}) is not repeated.
 This page is made from the code.
@@ -44,7 +44,7 @@ _BOUNDS = {
     "pattern": "`{}`",
 }
 ANY = 4
-"""A field that takes so many types takes all that YAML knows."""
+"""Number of types from which a field accepts any YAML value."""
 _TYPES = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false", "null": "none"}
 
 
@@ -82,12 +82,12 @@ def _section(schema: Mapping[str, Any], name: str, path: str) -> str:
         default = code(json.dumps(one["default"], ensure_ascii=False)) if "default" in one and not models else ""
         must = "must be given" if field in schema.get("required", ()) else default
         rows.append([code(f"{path}.{field}" if path else field), kind, must, plain(texts.get(field, ""))])
-    columns = ["field", "what it may be", "default", "meaning"]
+    columns = ["field", "type and bounds", "default", "meaning"]
     return f"### {_title(schema, path)} {{#{name.lower()}}}\n\n{plain(schema['description'])}\n\n{table(columns, rows)}"
 
 
 def _title(schema: Mapping[str, Any], path: str) -> str:
-    """Where the model stands; its kind, where it is one of several."""
+    """Path of the model, and its kind where there are several."""
     kind = schema["properties"].get("kind", {}).get("const")
     return f"{path or 'Top'}{f' of kind {kind}' if kind else ''}"
 
@@ -111,7 +111,7 @@ def _models(schema: Any) -> Iterator[str]:
 
 
 def _kind(schema: Mapping[str, Any]) -> str:
-    """What a value may be, in words."""
+    """Type and bounds of a value, in words."""
     if "const" in schema:
         return code(str(schema["const"]))
     if "enum" in schema:

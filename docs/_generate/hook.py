@@ -16,11 +16,11 @@ PAGES = {
     "reference/shipped.md": shipped_page,
 }
 DECISIONS = "Decisions"
-"""Section of the navigation that lists whatever stands in `docs/adr`."""
+"""Section of the navigation that lists the files of `docs/adr`."""
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Lists the decisions, in their order."""
+    """List the decisions in their order."""
     folder = Path(config.docs_dir)
     decisions = [str(file.relative_to(folder)) for file in sorted((folder / "adr").glob("*.md"))]
     config.nav = [{DECISIONS: decisions} if DECISIONS in entry else entry for entry in config.nav or []]
@@ -28,7 +28,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the pages that nobody writes."""
+    """Add the generated pages."""
     for place, write in PAGES.items():
         files.append(File.generated(config, place, content=write()))
     return files

@@ -10,7 +10,7 @@ from pipeline.config.files import CONFIGS, config_names
 
 HEAD = """# Shipped configs
 
-Each file's own note. A cost marked as an estimate was not measured. What was measured stands in [results](../results.md) and
+The note at the head of each file. A cost marked as an estimate was not measured. Measurements are in [results](../results.md) and
 [benchmarks](../benchmarks.md). `DIR` is the data root. This page is made from the files.
 """
 GROUPS = {

@@ -6,25 +6,25 @@ from collections.abc import Iterable, Sequence
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table, its cells on one line each."""
+    """A table, each cell on one line."""
     lines = [headers, ["---"] * len(headers), *rows]
     return "\n".join(f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines) + "\n"
 
 
 def code(text: str) -> str:
-    """As it is typed; nothing where there is nothing."""
+    """Text as code; empty for an empty text."""
     return f"`{text}`" if text else ""
 
 
 def plain(text: str) -> str:
-    """A docstring's text, in which nothing but back ticks means anything."""
+    """Text of a docstring with all Markdown but back ticks escaped."""
     parts = text.split("`")
     parts[::2] = [part.replace("<", "&lt;").replace("*", r"\*") for part in parts[::2]]
     return "`".join(parts)
 
 
 def _cell(text: str) -> str:
-    """Bars part cells, but for those within back ticks."""
+    """A cell on one line, with bars escaped outside back ticks."""
     parts = " ".join(text.split()).split("`")
     parts[::2] = [part.replace("|", r"\|") for part in parts[::2]]
     return "`".join(parts)
