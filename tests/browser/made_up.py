@@ -6,6 +6,7 @@ import random
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from pipeline.analysis.comparison import CELL_COLUMNS, compare
@@ -22,7 +23,7 @@ TROUBLES = {
     ("wider", "AWA2", 2): ("new", ""),
     ("wider", "AWA2", 3): ("running", ""),
 }
-"""State and reason of cells by variant, benchmark and seed; `broken` has no score on AWA2 at all."""
+"""State and reason of cells by variant, benchmark and seed; `broken` has no score on AWA2."""
 
 
 def made_up(gains: dict[str, float] | None = None, benchmarks: tuple[str, ...] = BENCHMARKS) -> PageContent:
@@ -38,24 +39,24 @@ def made_up(gains: dict[str, float] | None = None, benchmarks: tuple[str, ...] =
     ]
     cells = pd.DataFrame(rows, columns=[*CELL_COLUMNS, *FIGURES])
     apn = {"method": "APN", "venue": "NeurIPS 2020", "source": "arXiv 2008.08290", "backbone": "ResNet-101"}
+    comparisons = tuple(compare(cells, base, metric, "final") for metric in ("ausuc", "gzsl_h", "gzsl_u"))
+    curves = pd.concat([_curve(row) for row in rows if "ausuc" in row])
+    classes = [
+        {"benchmark": benchmark, "variant": variant, **change}
+        for variant, gain in gains.items()
+        if variant != base
+        for benchmark in benchmarks
+        for change in _class_changes(gain, chance)
+    ]
     return PageContent(
         title="refinement",
         question="Does mutual refinement help on unseen classes, and which part of it?",
         command="python -m pipeline report refinement",
         made_at="2026-11-24T22:00:00+00:00",
         commit="093db53",
-        comparisons=tuple(compare(cells, base, metric, "final") for metric in ("ausuc", "gzsl_h", "gzsl_u")),
-        curves=pd.concat([_curve(row) for row in rows if "ausuc" in row]),
-        classes=pd.DataFrame(
-            [
-                {"benchmark": benchmark, "variant": variant, **change}
-                for variant, gain in gains.items()
-                if variant != base
-                for benchmark in benchmarks
-                for change in _class_changes(gain, chance)
-            ],
-            columns=["benchmark", "variant", "class", "group", "difference"],
-        ),
+        comparisons=comparisons,
+        curves=curves,
+        classes=pd.DataFrame(classes, columns=["benchmark", "variant", "class", "group", "difference"]),
         configs={variant: [("model.levels", "[c4, c5]", f"[{variant}]")] for variant in gains if variant != base},
         published=pd.DataFrame(
             [{**apn, "features": "frozen", "benchmark": "CUB", "t1": 72.1, "u": None, "s": None, "h": 67.2}]
@@ -66,9 +67,8 @@ def made_up(gains: dict[str, float] | None = None, benchmarks: tuple[str, ...] =
 def many() -> PageContent:
     """Thirty variants with names that differ at their ends alone."""
     chance = random.Random(1)
-    return made_up(
-        {f"regions_of_{count}_parts_on_{level}": chance.gauss(0, 0.02) for level in ("c4", "c5") for count in range(15)}
-    )
+    names = [f"regions_of_{count}_parts_on_{level}" for level in ("c4", "c5") for count in range(15)]
+    return made_up({name: chance.gauss(0, 0.02) for name in names})
 
 
 def with_scores_in(content: PageContent, state: str, reason: str) -> PageContent:
@@ -92,21 +92,11 @@ def _cell(variant: str, benchmark: str, seed: int, gain: float, chance: random.R
 
 
 def _curve(cell: dict[str, Any]) -> pd.DataFrame:
-    bend = 1 + 3 * cell["ausuc"]
-    steps = [index / 300 for index in range(301)]
-    points = {
-        "seen": [0.8 * (1 - step**bend) for step in steps],
-        "unseen": [0.75 * (1 - (1 - step) ** bend) for step in steps],
-    }
+    bend, steps = 1 + 3 * cell["ausuc"], np.linspace(0, 1, 301)
+    points = {"seen": 0.8 * (1 - steps**bend), "unseen": 0.75 * (1 - (1 - steps) ** bend)}
     return pd.DataFrame({key: cell[key] for key in ("benchmark", "variant", "run_id")} | points)
 
 
 def _class_changes(gain: float, chance: random.Random) -> list[dict[str, Any]]:
-    return [
-        {
-            "class": f"{number:03d}.Long_named_Bird",
-            "group": "seen" if number % 4 else "unseen",
-            "difference": chance.gauss(gain, 0.1),
-        }
-        for number in range(60)
-    ]
+    groups = {f"{number:03d}.Long_named_Bird": "seen" if number % 4 else "unseen" for number in range(60)}
+    return [{"class": name, "group": group, "difference": chance.gauss(gain, 0.1)} for name, group in groups.items()]

@@ -82,13 +82,11 @@ def wait_for(browser: Any, *texts: str) -> None:
     WebDriverWait(browser, WAIT_S).until(all_there, f"the page does not show {texts}")
 
 
-def test_the_parent_unfolds_into_its_children(browser: Any, shown: Shown) -> None:
+def test_a_grid_in_the_ui(browser: Any, shown: Shown) -> None:
+    """The parent unfolds into its children, its page has the benchmarks in one table, and its tables are artifacts."""
     open_at(browser, shown.url, "ablation grid", f"{1 + len(shown.runs)} matching runs")
     browser.find_element("xpath", "//*[@role='gridcell'][.//*[text()='ablation grid']]//button").click()
     wait_for(browser, *shown.runs)
-
-
-def test_the_parents_page_has_the_benchmarks_in_one_table(browser: Any, shown: Shown) -> None:
     open_at(browser, f"{shown.url}/{shown.parent}", "ablation grid", "grid/scored", "base (base)")
     tables = browser.execute_script(
         "return [...document.querySelectorAll('table')].map(one => [...one.rows].map(row => [...row.cells].map(c => c.innerText)))"
@@ -98,9 +96,6 @@ def test_the_parents_page_has_the_benchmarks_in_one_table(browser: Any, shown: S
         [title, *(f"{100 * shown.figures[f'{name}/{variant}/gzsl_h/mean']:.1f} (n = 1)" for name in BENCHMARKS)]
         for title, variant in (("base (base)", "base"), ("smooth", "smooth"))
     ]
-
-
-def test_the_parent_has_its_tables_as_artifacts_without_a_network(browser: Any, shown: Shown) -> None:
     browser.get_log("performance")
     open_at(browser, f"{shown.url}/{shown.parent}/artifacts", "comparison.csv", "comparison.json")
     assert {urlsplit(url).hostname for url in requests_of(browser) if url.startswith("http")} == {LOOPBACK}

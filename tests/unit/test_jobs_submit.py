@@ -232,40 +232,6 @@ def test_settings_of_the_environment_here_are_sent_as_options(monkeypatch: pytes
     assert "hunter2" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("words", "sentence"),
-    [
-        (("demo",), "'demo' does not run as a job [VERB] (submit one of train, search, ablate)"),
-        (("train", "cub"), "goes with the job [--storage]"),
-        (("train", "cub", *PLACES, "--data-root", "data"), "goes with the job [--data-root]"),
-        (("ablate", "components", *PLACES, "--tracking-uri", "sqlite:///a.db"), "[--tracking-uri]"),
-        (("search", "cub100", *PLACES, "--study-storage", "sqlite:///a.db"), "[--study-storage]"),
-        (("train", "cub", *PLACES, "--address", "head:6379"), "before the verb: submit --address"),
-        (("train", "cubb", *PLACES), "did you mean cub"),
-        (("train", "cub", *PLACES, "--seeds", "a"), "[--seeds]"),
-        (("train", "cub", *PLACES, "--workers", "4..2"), "[--workers]"),
-        (("ablate", "components", *PLACES, "--benchmarks", "cubb"), "[--benchmarks]"),
-        (("search", "nothing", *PLACES), "there is no search 'nothing'"),
-        (("train", "cub", *PLACES, "--tracking-uri", "http://me:hunter2@mlflow:5000"), "MLFLOW_TRACKING_PASSWORD"),
-        (("train", "cub", *PLACES, "--tracking-uri=postgresql://me:hunter2@host/db"), "holds a secret"),
-        (("train", "cub", *PLACES, "--set", "a=https://host/x?X-Amz-Signature=hunter2"), "holds a secret"),
-    ],
-)
-def test_a_mistake_is_found_before_anything_is_sent(words: tuple[str, ...], sentence: str) -> None:
-    with pytest.raises(UserError) as caught:
-        task(*words)
-    assert sentence in str(caught.value) and "hunter2" not in str(caught.value)
-
-
-def test_an_unknown_option_of_the_verb_is_the_verbs_own_error(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["submit", "train", "cub", "--sseeds", "1"]) == 2
-    assert "--seeds" in capsys.readouterr().err
-    assert main(["submit", "--no-wiat", "train", "cub"]) == 2
-    assert "--no-wait" in capsys.readouterr().err
-    assert main(["submit", "train", "--help"]) == 0
-    assert "--gpus-per-worker" in capsys.readouterr().out
-
-
 def test_places_relative_to_the_job_are_refused() -> None:
     for outlasting in ("/runs", Path("/runs"), "sqlite:////runs/a.db", "http://host:5000", "postgresql://me@host/db"):
         check_outlasts_job(outlasting, "--storage", None)

@@ -16,16 +16,9 @@ import yaml
 from pipeline.cli.app import command, main
 from tests.commands import VERB
 
-FILES = {
-    "bad.yaml": "extends: experiment/synthetic\nloss: {scale: high}\nmodel: {widht: 3}\n",
-    "torn.yaml": "loss: {scale: 1\n",
-    "space.yaml": "base: synthetic\nspace:\n  loss.scal: {kind: float, low: 1, high: 2}\n",
-    "twice.yaml": "base: synthetic\nbenchmarks: [cub, cub]\nvariants: {a: {loss.scale: 1}}\n",
-    "note.txt": "x",
-}
 RUN = "a" * 32
 CASES = yaml.safe_load(Path(__file__).with_name("wrong_uses.yaml").read_text(encoding="utf-8"))
-WRONG = [(typed, code, sentence) for code, cases in CASES.items() for typed, sentence in cases.items()]
+WRONG = [(typed, code, sentence) for code in (2, 3) for typed, sentence in CASES[code].items()]
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +26,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Working folder of a user."""
     for name in ("MGMRN_DATA_ROOT", "MLFLOW_TRACKING_URI", "RAY_ADDRESS", "MGMRN_TRACEBACK"):
         monkeypatch.delenv(name, raising=False)
-    for name, text in FILES.items():
+    for name, text in CASES["files"].items():
         (tmp_path / name).write_text(text)
     monkeypatch.chdir(tmp_path)
     return tmp_path
