@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
+
+if TYPE_CHECKING:
+    from pipeline.tracking.store import TrackingStore
+    from tests.finished_grid import FinishedGrid
 
 # Tiny tensors are slower on several threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -38,3 +44,20 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("tables") / "mlflow.db"
     MlflowClient(f"sqlite:///{file}").search_experiments()
     return file
+
+
+@pytest.fixture(scope="session")
+def finished_grid(tmp_path_factory: pytest.TempPathFactory, tables: Path) -> FinishedGrid:
+    """A finished grid; tests that change its runs take a copy."""
+    from tests.finished_grid import make_finished_grid
+
+    return make_finished_grid(tmp_path_factory.mktemp("grid"), tables)
+
+
+@pytest.fixture
+def store(tmp_path: Path, tables: Path) -> TrackingStore:
+    """A tracking store without runs, in the test's folder."""
+    from pipeline.tracking.store import TrackingStore
+
+    shutil.copy(tables, tmp_path / "mlflow.db")
+    return TrackingStore.connect(f"sqlite:///{tmp_path}/mlflow.db")

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from PIL import Image
 
 from mgmrn.checkpoint import export_model
 from mgmrn.config import ExperimentConfig
+from mgmrn.data.images import decode, for_evaluation
 from mgmrn.model.backbone import build_backbone
-from mgmrn.model.network import ImageModel, build_head, levels_of
+from mgmrn.model.network import ImageModel, build_head, class_scores, levels_of
 
 NAMES = ("wren", "gull", "owl", "kiwi")
 SEEN = np.array([True, True, False, False])
 ATTRIBUTES = ("wings", "beak", "webbed feet", "big eyes", "crest", "long tail")
 GAMMA = 0.5
-CONFIG = ExperimentConfig.model_validate(
-    {
-        "benchmark": {"name": "X", "images": {"size": 64}},
-        "model": {
-            "kind": "mgmrn",
-            "backbone": {"name": "resnet18", "weights": "none"},
-            "levels": ("c4", "c5"),
-            "width": 32,
-            "decoder": {"attention_width": 16},
-            "refinement": {"topology": "none"},
-        },
-    }
-)
+_MODEL = {
+    **{"kind": "mgmrn", "backbone": {"name": "resnet18", "weights": "none"}, "levels": ("c4", "c5"), "width": 32},
+    **{"decoder": {"attention_width": 16}, "refinement": {"topology": "none"}},
+}
+CONFIG = ExperimentConfig.model_validate({"benchmark": {"name": "X", "images": {"size": 64}}, "model": _MODEL})
 CLASS_ATTRIBUTES = np.random.default_rng(0).random((len(NAMES), len(ATTRIBUTES))).astype(np.float32)
 
 
@@ -43,17 +39,30 @@ def small_model() -> ImageModel:
 
 def write_model(path: Path) -> Path:
     """Exports the network."""
-    export_model(
-        path,
-        small_model(),
-        CONFIG,
-        class_names=NAMES,
-        class_attributes=CLASS_ATTRIBUTES,
-        seen=SEEN,
-        gamma=GAMMA,
-        attribute_names=ATTRIBUTES,
-    )
+    names = {"class_names": NAMES, "attribute_names": ATTRIBUTES}
+    export_model(path, small_model(), CONFIG, class_attributes=CLASS_ATTRIBUTES, seen=SEEN, gamma=GAMMA, **names)
     return path
+
+
+def inputs_of(paths: Sequence[Path]) -> Float[torch.Tensor, "B 3 P P"]:
+    """Inputs of the network for pictures."""
+    return torch.stack([for_evaluation(decode(path), CONFIG.benchmark.images) for path in paths])
+
+
+def scores_of(
+    paths: Sequence[Path], class_attributes: Float[np.ndarray, "U S"] = CLASS_ATTRIBUTES
+) -> Float[np.ndarray, "B U"]:
+    """Scores of the network for pictures before γ."""
+    with torch.inference_mode():
+        attributes = small_model()(inputs_of(paths)).attributes
+    return class_scores(attributes, torch.from_numpy(class_attributes), CONFIG.loss.scale).numpy()
+
+
+def array_file(values: np.ndarray) -> bytes:
+    """Content of a `.npy` file."""
+    stream = io.BytesIO()
+    np.save(stream, values)
+    return stream.getvalue()
 
 
 def write_pictures(folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""A real `mlflow server` on loopback, on a database of its own."""
+"""A real `mlflow server` on loopback with its own database."""
 
 from __future__ import annotations
 
@@ -7,24 +7,21 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from pipeline.errors import TrackingError
 from pipeline.ports import LOOPBACK, free_port
+from pipeline.tracking.connection import check_reachable
 
 START_TIMEOUT_S = 180.0
-"""A first start makes eighty tables, slowly on a busy machine."""
+"""Timeout of a start; the first one creates eighty tables, slowly on a busy machine."""
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 class Server:
-    """A real `mlflow server` that can be killed and started again; its database is `server.db` in its folder.
-
-    Args:
-        folder: of database, artifacts and log.
-        host: address that it listens at.
-    """
+    """A real `mlflow server` that can be killed and started again, with database, artifacts and log in a folder."""
 
     def __init__(self, folder: Path, host: str = LOOPBACK) -> None:
         self.port = free_port(host)
@@ -35,13 +32,13 @@ class Server:
 
     @property
     def command(self) -> Sequence[str]:
-        """Command line, less where the server listens."""
+        """Command line without the address that the server listens at."""
         stores = ("--backend-store-uri", f"sqlite:///{self.folder}/server.db", "--artifacts-destination")
         return (sys.executable, "-m", "mlflow", "server", "--workers", "1", *stores, str(self.folder / "files"))
 
     @property
     def server_environment(self) -> Mapping[str, str]:
-        """What the server gets in its environment besides this process's variables."""
+        """Environment variables of the server besides those of this process."""
         return {}
 
     def start(self) -> None:
@@ -54,25 +51,18 @@ class Server:
         }
         command = [*self.command, "--host", self.host, "--port", str(self.port)]
         with (self.folder / "server.log").open("ab") as log:
-            # A session of its own, so that killing it takes its workers along.
+            # Its own session, so that a kill ends its workers too.
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         deadline = time.monotonic() + START_TIMEOUT_S
-        while not self._answers():
+        while True:
+            with suppress(TrackingError):
+                return check_reachable(self.uri)
             assert self.process.poll() is None and time.monotonic() < deadline, self.log()
             time.sleep(0.1)
 
     def log(self) -> str:
-        """What the server has said."""
+        """Output of the server."""
         return (self.folder / "server.log").read_text(errors="replace")
-
-    def _answers(self) -> bool:
-        # No proxy: the address is this machine's.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        try:
-            with opener.open(f"{self.uri}/health", timeout=2):
-                return True
-        except OSError:
-            return False
 
     def kill(self) -> None:
         if self.process is not None:

@@ -1,4 +1,4 @@
-"""Runs of a tracking store, made without a spool."""
+"""Runs of a tracking store that are created without a spool."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.tracking.store import DRIVER_TAG, TrackingStore
 def create_child(
     store: TrackingStore, parent_run_id: str, name: str, tags: Mapping[str, str], config: ExperimentConfig
 ) -> str:
-    """A run below a launch, with its config as params; returns its id."""
+    """Create a run below a launch, with its config as params; returns its id."""
     params = {path: yaml_value(value) for path, value in values_of(config).items()}
     new = NewRun(name, {**tags, PARENT_TAG: parent_run_id, DRIVER_TAG: driver_tag()}, params)
     run_id = store.create_run(new)

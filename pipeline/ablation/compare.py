@@ -51,9 +51,7 @@ def compare_runs(run_ids: Sequence[str], base: str | None, metric: str | None, t
     store = TrackingStore.connect(tracking_uri)
     found = [store.get(run_id) for run_id in run_ids]
     for run in found:
-        if run.tags.get("mgmrn.kind") != "run" or run.status != "FINISHED":
-            hint = "name runs that `train` or `ablate` printed"
-            raise UserError(f"{run.run_id} is no finished training run", "RUN", hint)
+        run.check_finished_training()
     runs = runs_table(found)
     split, *others = runs["split"].unique()
     if others:

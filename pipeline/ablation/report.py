@@ -17,7 +17,7 @@ from pipeline.ablation.plan import PlannedCell
 from pipeline.ablation.request import AblationRequest
 from pipeline.ablation.results import comparisons
 from pipeline.analysis.page.page import PageContent, render_page
-from pipeline.analysis.published import published_on
+from pipeline.analysis.tables import published_on
 from pipeline.config.compose import diff
 from pipeline.config.yaml_tree import yaml_value
 from pipeline.tracking.environment import git_state

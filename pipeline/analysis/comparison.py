@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 
 VERDICTS = ("better", "worse", "no difference shown", "insufficient seeds", "no score", "base")
 SIGNIFICANCE = 0.05
-"""Largest p-value, corrected by Holm, at which a variant is called better or worse."""
+"""P-value, corrected by Holm, below which a variant is called better or worse."""
 NO_CELL = "no cell of the grid"
 UNSCORED = "without score"
 """Condition of a finished cell whose score is missing or not finite."""
@@ -25,10 +24,9 @@ CELL_COLUMNS = ("benchmark", "variant", "seed", "state", "reason", "run_id", "ex
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """All variants on all benchmarks by one metric."""
+    """All variants on all benchmarks by one metric, a key of `FIGURES`."""
 
     metric: str
-    """Key of `FIGURES`."""
     split: str
     """`final` or `tune`."""
     base: str
@@ -80,39 +78,27 @@ class Comparison:
 
 
 def figures_of(runs: pd.DataFrame, split: str) -> pd.DataFrame:
-    """Figures on a split of a table of runs: its columns, and one for each key of `FIGURES` (NaN where a run has none)."""
+    """A table of runs with its figures on a split under the keys of `FIGURES` (NaN where a run has none)."""
     prefix = prefix_of(split)
     runs = runs.reindex(columns=[*runs.columns, *({prefix + key for key in FIGURES} - set(runs.columns))])
     return runs.rename(columns={prefix + key: key for key in FIGURES})
 
 
 def cells_of_runs(runs: pd.DataFrame, split: str) -> pd.DataFrame:
-    """Finished runs of one split as `compare` takes them."""
+    """Cells of `compare` for finished runs of one split."""
     return figures_of(runs.assign(state="cached", reason=""), split)[[*CELL_COLUMNS, *FIGURES]]
 
 
 def compare(cells: pd.DataFrame, base: str, metric: str, split: str) -> Comparison:
-    """Compares all variants among the cells with one of them; variants and benchmarks keep the order of the cells.
+    """Compare all variants among the cells with one of them; variants and benchmarks keep the order of the cells.
 
-    Args:
-        cells: `CELL_COLUMNS` and the keys of `FIGURES`.
-        base: a variant among the cells.
-        metric: key of `FIGURES`.
-        split: `final` or `tune`.
-
-    Raises:
-        ValueError: when no cell is of the base, for an unknown metric, or for two cells of one variant, benchmark, seed.
+    There is one cell at most of a variant, benchmark and seed.
     """
     import numpy as np
     import pandas as pd
 
-    if metric not in FIGURES:
-        raise ValueError(f"there is no metric '{metric}': it is one of {', '.join(FIGURES)}")
     variants, benchmarks = (list(cells[name].unique()) for name in ("variant", "benchmark"))
-    if base not in variants:
-        raise ValueError(f"no cell is of the base '{base}': the variants are {', '.join(variants) or 'none'}")
-    for twice in rows_of(cells[cells.duplicated(["variant", "benchmark", "seed"])]):
-        raise ValueError(f"two cells are of {twice.variant} on {twice.benchmark} with seed {twice.seed}")
+    assert base in variants and not cells.duplicated(["variant", "benchmark", "seed"]).any()
     cells = cells.assign(score=cells[metric].where(np.isfinite(cells[metric]))).sort_values("seed")
     places = [(variant, benchmark) for variant in variants for benchmark in benchmarks]
     grouped = {(v, b): cells[(cells["variant"] == v) & (cells["benchmark"] == b)] for v, b in places}
@@ -133,7 +119,7 @@ def compare(cells: pd.DataFrame, base: str, metric: str, split: str) -> Comparis
 
 
 def _entry(cells: pd.DataFrame, base: pd.DataFrame | None) -> dict[str, Any]:
-    """Columns of an entry with these cells that follow from them and those of the base (None: the entry is the base's)."""
+    """Columns of an entry that follow from its cells and those of the base (None for the base's own entry)."""
     own = cells.dropna(subset="score")
     summary = summarise(own["score"].tolist()) if len(own) else Summary(math.nan, None, 0)
     difference = PairedDifference(math.nan, None, None, None, 0)
@@ -143,12 +129,8 @@ def _entry(cells: pd.DataFrame, base: pd.DataFrame | None) -> dict[str, Any]:
             difference = bootstrapped_difference(both["score"].tolist(), both["score_base"].tolist())
     return {
         **asdict(summary),
-        "difference": difference.mean,
-        "low": difference.low,
-        "high": difference.high,
-        "pairs": difference.n,
-        "p": difference.p,
-        "verdict": difference.verdict,
+        **{"difference": difference.mean, "low": difference.low, "high": difference.high},
+        **{"pairs": difference.n, "p": difference.p, "verdict": difference.verdict},
         "run_ids": " ".join(filter(None, own["run_id"])),
         **_remarks(cells),
     }
@@ -165,12 +147,10 @@ def _remarks(cells: pd.DataFrame) -> dict[str, str]:
         if found.empty:
             continue
         states.append(f"{len(found)} {condition}")
-        by_reason = found["seed"].groupby(found["reason"].str.split().str.join(" "), sort=False)
-        reasons.append(f"{states[-1]} ({'; '.join(_seeds(str(reason), seeds) for reason, seeds in by_reason)})")
+        by_reason = found["seed"].astype(str).groupby(found["reason"].str.split().str.join(" "), sort=False)
+        seeds = []
+        for reason, one in by_reason:
+            which = f"seed{'s' * (len(one) > 1)} {', '.join(one)}"
+            seeds.append(f"{which}: {reason}" if reason else which)
+        reasons.append(f"{states[-1]} ({'; '.join(seeds)})")
     return {"states": ", ".join(states), "reasons": ", ".join(reasons)}
-
-
-def _seeds(reason: str, seeds: Iterable[int]) -> str:
-    numbers = [str(seed) for seed in seeds]
-    which = f"seed{'s' * (len(numbers) > 1)} {', '.join(numbers)}"
-    return f"{which}: {reason}" if reason else which

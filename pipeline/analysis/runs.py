@@ -23,7 +23,7 @@ FIGURES = {
     "gzsl_h_oracle": "H*",
     "ausuc": "AUSUC",
 }
-"""Accuracies by their name in the tracking store (without `test/` or `val/`) → the field's symbol."""
+"""Name of an accuracy in the tracking store (without `test/` or `val/`) → symbol in the field."""
 
 CellState = Literal["cached", "stale", "running", "failed", "new", "missing"]
 """Finished; finished with other code, data or environment; running; failed; not run yet; benchmark not found."""
@@ -54,7 +54,7 @@ def load_runs(experiment: str = "mgmrn/%", *, tracking_uri: str = places.TRACKIN
 
     Raises:
         UserError: when no run is found.
-        TrackingError: when the store cannot be reached or refuses the filter.
+        TrackingError: when the store is unreachable or refuses the filter.
     """
     from pipeline.tracking.store import TrackingStore
 
@@ -85,26 +85,18 @@ def records_of(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def runs_table(runs: Iterable[TrackedRun]) -> pd.DataFrame:
-    """The table of `load_runs` for runs that were read before; empty with the same first columns without any."""
+    """The table of `load_runs` for runs that were read before; without any, it has the first columns alone."""
     import pandas as pd
 
-    columns = ("run_id", "name", "experiment_id", "status", *TAGS, "gamma", "seconds", "gpu_seconds")
     rows: list[dict[str, object]] = []
     for run in runs:
-        tags = {name: run.tags.get(f"mgmrn.{name}", "") for name in TAGS}
+        row: dict[str, object] = {key: getattr(run, key) for key in ("run_id", "name", "experiment_id", "status")}
+        row |= {name: run.tags.get(f"mgmrn.{name}", "") for name in TAGS}
         result = json.loads(run.tags.get("mgmrn.result", "{}"))
-        row = {
-            "run_id": run.run_id,
-            "name": run.name,
-            "experiment_id": run.experiment_id,
-            "status": run.status,
-            **tags,
-            "seed": int(tags["seed"]),
-            "gamma": result.get("gamma"),
-            "seconds": run.seconds,
-            "gpu_seconds": run.gpu_seconds,
-        }
+        row |= {"seed": int(run.tags["mgmrn.seed"]), "gamma": result.get("gamma")}
+        row |= {"seconds": run.seconds, "gpu_seconds": run.gpu_seconds}
         rows.append(row | dict(run.metrics) | result.get("metrics", {}))
     if not rows:
-        return pd.DataFrame(columns=list(columns))
+        first = ("run_id", "name", "experiment_id", "status", *TAGS, "gamma", "seconds", "gpu_seconds")
+        return pd.DataFrame(columns=list(first))
     return pd.DataFrame(rows).astype({"gamma": float, "seconds": float})

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.analysis.comparison import SIGNIFICANCE, Comparison
 from pipeline.analysis.paired import LEAST_PAIRS
-from pipeline.analysis.published import LABEL
 from pipeline.analysis.runs import FIGURES, records_of, rows_of
+from pipeline.config.yaml_tree import parse_yaml, plain
 from pipeline.console import Console
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ CSV_COLUMNS = (
     *("variant", "benchmark", "metric", "split", "base", "mean", "std", "n", "difference", "low", "high", "pairs"),
     *("p_holm", "verdict", "run_ids", "states", "reasons"),
 )
-PUBLISHED_COLUMNS = ("benchmark", "method", "venue", "source", "backbone", "features")
+LABEL = "Published by their authors, not rerun here; mostly selected on the test images (beside H*, not H)"
+"""Heading of published figures, which are never mixed with figures of runs."""
+_PUBLISHED = ("benchmark", "method", "venue", "source", "backbone", "features")
 _FIGURES = ("t1", "u", "s", "h")
 
 _LATEX = str.maketrans(
@@ -90,11 +93,35 @@ def overview_table(comparison: Comparison) -> Table:
 def published_table(published: pd.DataFrame) -> Table:
     """Published figures in percent as printed."""
     figures = {key.upper(): published[key].map(lambda one: "–" if one != one else f"{one:.1f}") for key in _FIGURES}
-    return Table(LABEL, published[list(PUBLISHED_COLUMNS)].assign(**figures))
+    return Table(LABEL, published[list(_PUBLISHED)].assign(**figures))
+
+
+def published_on(benchmarks: Collection[str]) -> pd.DataFrame:
+    """Published figures on benchmarks of exactly these names: a stand-in or a part of CUB compares with none."""
+    shipped = read_published(Path(__file__).with_name("published.yaml").read_text(encoding="utf-8"))
+    return shipped[shipped["benchmark"].isin(list(benchmarks))]
+
+
+def read_published(text: str) -> pd.DataFrame:
+    """Published figures of a YAML text, one row per benchmark and method, benchmark by benchmark.
+
+    Columns: `method`, `venue` (with the year), `source` (arXiv id or place of the figures), `backbone`, `features`
+    (`frozen`, `fine-tuned` or `not recorded`), `benchmark`, and `t1`, `u`, `s`, `h` in percent as printed (NaN: not given).
+    """
+    import pandas as pd
+
+    rows = [
+        {**method, "method": name, "benchmark": benchmark, **figures}
+        for name, method in plain(parse_yaml(text, "published.yaml")).items()
+        for benchmark, figures in method["benchmarks"].items()
+    ]
+    table = pd.DataFrame(rows, columns=[*_PUBLISHED[1:], "benchmark", *_FIGURES]).astype(dict.fromkeys(_FIGURES, float))
+    order = ["CUB", "SUN", "AWA2"]
+    return table.sort_values("benchmark", key=lambda names: names.map(order.index), kind="stable", ignore_index=True)
 
 
 def as_markdown(comparisons: Sequence[Comparison], published: pd.DataFrame | None = None) -> str:
-    """Details of every metric, then the published figures if there are any."""
+    """`tables` as GitHub Markdown."""
     return "\n".join(map(markdown, tables(comparisons, published)))
 
 
@@ -119,12 +146,8 @@ def as_dict(comparisons: Sequence[Comparison], published: pd.DataFrame | None = 
     return {
         "comparisons": [
             {
-                "metric": one.metric,
-                "symbol": FIGURES[one.metric],
-                "split": one.split,
-                "base": one.base,
-                "variants": one.variants,
-                "benchmarks": one.benchmarks,
+                **{"metric": one.metric, "symbol": FIGURES[one.metric], "split": one.split, "base": one.base},
+                **{"variants": one.variants, "benchmarks": one.benchmarks},
                 "entries": [_entry(entry, one) for entry in records_of(one.entries)],
             }
             for one in comparisons
@@ -134,7 +157,7 @@ def as_dict(comparisons: Sequence[Comparison], published: pd.DataFrame | None = 
 
 
 def show_tables(found: Sequence[Table], console: Console) -> None:
-    """Prints tables, each with its notes."""
+    """Print tables, each with its notes."""
     for table in found:
         console.table(list(table.cells.columns), table.cells.to_numpy().tolist(), table.title)
         for note in table.notes:
@@ -152,7 +175,7 @@ def markdown(table: Table) -> str:
 
 def markdown_text(text: str) -> str:
     """One line of text with everything escaped that Markdown takes for markup."""
-    return re.sub(r"([\\`*_|<>~&\[\]])", r"\\\1", _one_line(text))
+    return re.sub(r"([\\`*_|<>~&\[\]])", r"\\\1", " ".join(text.split()))
 
 
 def latex(table: Table) -> str:
@@ -170,7 +193,7 @@ def latex(table: Table) -> str:
 def latex_text(text: str) -> str:
     """One line of text with everything escaped that LaTeX takes for a command; signs beyond ASCII become commands."""
     # Without the braces, two hyphens become a dash.
-    return "-{}".join(part.translate(_LATEX) for part in re.split("-(?=-)", _one_line(text)))
+    return "-{}".join(part.translate(_LATEX) for part in re.split("-(?=-)", " ".join(text.split())))
 
 
 def percent(mean: float, std: float) -> str:
@@ -200,32 +223,26 @@ def _published_tables(published: pd.DataFrame | None) -> list[Table]:
 
 
 def _entry(entry: dict[str, Any], comparison: Comparison) -> dict[str, Any]:
+    def some(record: dict[str, Any], *keys: str) -> dict[str, Any]:
+        return {key: record[key] for key in keys}
+
     cells = comparison.cells
     seeds = cells[(cells["variant"] == entry["variant"]) & (cells["benchmark"] == entry["benchmark"])]
-    summary = _some(entry, "mean", "std", "n")
-    difference = {"mean": entry["difference"], **_some(entry, "low", "high", "p"), "n": entry["pairs"]}
+    difference = {"mean": entry["difference"], **some(entry, "low", "high", "p"), "n": entry["pairs"]}
     return {
-        **_some(entry, "variant", "benchmark"),
-        "summary": summary if entry["n"] else None,
+        **some(entry, "variant", "benchmark"),
+        "summary": some(entry, "mean", "std", "n") if entry["n"] else None,
         "difference": difference if entry["pairs"] else None,
-        **_some(entry, "p_holm", "verdict", "states", "reasons"),
+        **some(entry, "p_holm", "verdict", "states", "reasons"),
         "seeds": [
             {
-                **_some(cell, "seed", "state", "reason"),
+                **some(cell, "seed", "state", "reason"),
                 "run_id": cell["run_id"] or None,
                 "experiment_id": cell["experiment_id"] or None,
                 "score": cell["score"],
                 "metrics": {key: cell[key] for key in FIGURES if cell[key] is not None},
-                **_some(cell, "seconds", "gpu_seconds"),
+                **some(cell, "seconds", "gpu_seconds"),
             }
             for cell in records_of(seeds)
         ],
     }
-
-
-def _some(record: dict[str, Any], *keys: str) -> dict[str, Any]:
-    return {key: record[key] for key in keys}
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

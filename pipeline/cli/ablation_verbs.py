@@ -102,8 +102,7 @@ def compare(
 ) -> None:
     """Compare the variants of a grid, or single runs: mean ± std over seeds, differences paired by seed."""
     from pipeline.ablation.compare import compare_grid, compare_runs
-    from pipeline.analysis.published import published_on
-    from pipeline.analysis.tables import as_csv, as_dict, as_latex, as_markdown, show_tables, tables
+    from pipeline.analysis.tables import as_csv, as_dict, as_latex, as_markdown, published_on, show_tables, tables
 
     formats = {"--csv": csv, "--latex": latex, "--markdown": markdown}
     asked = [name for name, given in formats.items() if given]

@@ -78,11 +78,12 @@ def explain(
     made = run_explain(model, image or (), split or "test_unseen", per_class, folder, tracking_uri, data_root, progress)
     rows = [
         [one.subject.file, one.subject.truth or "–", one.best.name, one.runner_up.name, f"{one.margin:.2f}"]
-        for one in made.content.pictures
+        for one in made.pictures
     ]
     console.table(["picture", "is", "taken for", "rather than", "by"], rows)
-    if (pointing := made.content.overall) is not None:
-        console.line(f"attention points at the part {pointing.accuracy:.1%} of the time, chance {pointing.chance:.1%}")
+    if (pointing := made.overall) is not None:
+        accuracy, chance = pointing["accuracy"], pointing["chance"]
+        console.line(f"attention points at the part {accuracy:.1%} of the time, chance {chance:.1%}")
     logged = f", also artifacts of run {made.run_id}" if made.run_id else ""
     console.line(f"the page is {made.page}, the sheets are beside it{logged}")
     console.result(made.to_json())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from pipeline.analysis.page.page import STYLE, page_template
-from pipeline.models.reasons import ALL_LEVELS, ALL_PARTS, DECISIVE, Explained, Pointing
+from pipeline.models.reasons import ALL_LEVELS, ALL_PARTS, DECISIVE, Explained
 
 HERE = Path(__file__).parent
 SIDE = 128
@@ -35,45 +35,69 @@ MARGIN, LINE = 6, 16
 ROW = 3 * LINE + SIDE + MARGIN
 """Height of a sheet's row: a line for the verdict, two for captions, and the tiles."""
 CHARACTERS = 20
-"""Characters that fit into a line above a tile."""
+"""Number of characters that fit into a line above a tile."""
 PAPER, INK = (255, 255, 255), (30, 30, 30)
 
 
 @dataclass(frozen=True)
-class ClassOfPictures:
-    """Pictures of one class."""
-
-    name: str
-    pictures: tuple[Explained, ...]
-
-
-@dataclass(frozen=True)
-class Content:
-    """Everything that the page shows."""
+class Explanations:
+    """Content of the page, and the files."""
 
     model: str
+    """Name by which the model was asked for."""
     benchmark: str
     gamma: float
-    classes: tuple[ClassOfPictures, ...]
-    pointing: Mapping[str, Mapping[str, Pointing]] | None
-    """Level → part → result; None without boxes of parts."""
+    classes: Mapping[str, Sequence[Explained]]
+    """Pictures by class."""
+    pointing: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    """Level → part → result of `by_part`; empty without boxes of parts."""
     made_at: str
     commit: str
+    page: Path
+    sheets: tuple[Path, ...]
+    """Contact sheets of the classes."""
+    run_id: str | None
+    """Run that has page and sheets as artifacts; None for the model of a file or of the registry."""
 
     @property
     def pictures(self) -> list[Explained]:
         """Pictures of all classes."""
-        return [one for of_class in self.classes for one in of_class.pictures]
+        return [one for pictures in self.classes.values() for one in pictures]
 
     @property
-    def overall(self) -> Pointing | None:
+    def overall(self) -> Mapping[str, Any] | None:
         """Pointing of all levels and parts together."""
         return self.pointing[ALL_LEVELS][ALL_PARTS] if self.pointing else None
 
+    def to_json(self) -> dict[str, Any]:
+        """Serialise to the object that `explain --json` prints."""
+        overall = self.overall or {}
+        return {
+            "page": str(self.page),
+            "sheets": [str(sheet) for sheet in self.sheets],
+            "run_id": self.run_id,
+            "pictures": [
+                {
+                    "image": str(one.subject.path),
+                    "truth": one.subject.truth,
+                    "class": one.best.name,
+                    "runner_up": one.runner_up.name,
+                    "margin": one.margin,
+                    "handicap": one.handicap,
+                    "others": one.others,
+                    "attributes": {reason.attribute: dict(reason.by_level) for reason in one.reasons},
+                }
+                for one in self.pictures
+            ],
+            "pointing_accuracy": overall.get("accuracy"),
+            "pointing_chance": overall.get("chance"),
+            "pointing": self.pointing,
+        }
 
-def render(content: Content) -> str:
+
+def render(content: Explanations) -> str:
     """The page as text."""
-    filters = (signed, why, plain_tile, region_tile, attention_tile, data_uri)
+    filters = (plain_tile, region_tile, attention_tile, data_uri)
     style = "\n".join(path.read_text(encoding="utf-8") for path in (STYLE, HERE / "explain.css"))
     return page_template(HERE / "explain.html.j2", filters).render(
         content=content,
@@ -84,85 +108,44 @@ def render(content: Content) -> str:
     )
 
 
-def signed(value: float) -> str:
-    """A number with its sign; the minus is as wide as the plus."""
-    return f"{value:+.2f}".replace("-", "−")
-
-
-def why(one: Explained) -> str:
-    """The answer and its reasons in a few sentences."""
-    speaking_for = [reason for reason in one.reasons if reason.total > 0]
-    against = [reason for reason in one.reasons if reason.total < 0]
-    text = f"{one.best.name} rather than {one.runner_up.name} by {one.margin:.2f}."
-    for words, reasons in ((f"For {one.best.name}", speaking_for), (f"for {one.runner_up.name}", against)):
-        if reasons:
-            listed = ", ".join(f"{reason.attribute} {signed(reason.total)}" for reason in reasons[:3])
-            text += f" {words[0].upper()}{words[1:]} speak {listed}."
-    if one.handicap:
-        better_off = one.best if one.handicap > 0 else one.runner_up
-        text += f" Of the two, {better_off.name} is unseen, which γ is worth {abs(one.handicap):.2f} to it."
-    if one.subject.truth is not None and one.subject.truth != one.best.name:
-        text += f" It is {one.subject.truth}."
-    return text
-
-
 def contact_sheet(title: str, pictures: Sequence[Explained]) -> Any:
-    """Pictures of one class, a row each, with the maps of every level.
-
-    Args:
-        title: heading of the sheet.
-        pictures: with the same levels.
-    """
-    rows = [_row(one) for one in pictures]
-    columns = max(len(row) for row in rows)
-    height = 2 * LINE + len(rows) * ROW
-    sheet = Image.new("RGB", (MARGIN + columns * (SIDE + MARGIN), height), PAPER)
+    """Image with a row for each picture of one class: the picture and the maps of every level."""
+    rows = [list(_captioned_tiles(one)) for one in pictures]
+    width = MARGIN + max(map(len, rows)) * (SIDE + MARGIN)
+    sheet = Image.new("RGB", (width, 2 * LINE + len(rows) * ROW), PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
     draw.text((MARGIN, MARGIN), title, INK, font=ImageFont.load_default(size=14))
-    for number, (one, row) in enumerate(zip(pictures, rows, strict=True)):
+    for number, (one, tiles) in enumerate(zip(pictures, rows, strict=True)):
         top = 2 * LINE + number * ROW
         draw.text((MARGIN, top), verdict(one), INK, font=font)
-        for column, (captions, tile) in enumerate(row):
+        for column, (captions, tile) in enumerate(tiles):
             left = MARGIN + column * (SIDE + MARGIN)
             for line, caption in enumerate(captions, start=1):
-                draw.text((left, top + line * LINE), _shortened(caption), INK, font=font)
+                shown = caption if len(caption) <= CHARACTERS else f"{caption[: CHARACTERS - 1]}…"
+                draw.text((left, top + line * LINE), shown, INK, font=font)
             sheet.paste(tile, (left, top + 3 * LINE))
     return sheet
 
 
 def verdict(one: Explained) -> str:
-    """Like `taken for gull (unseen), rather than owl (seen) by 1.20`."""
-    best, other = one.best, one.runner_up
-    right = "" if one.subject.truth is None else ("right: " if one.subject.truth == best.name else "wrong: ")
-    return (
-        f"{right}{best.name} ({_group(best.seen)}) rather than {other.name} ({_group(other.seen)}) by {one.margin:.2f}"
-    )
+    """The answer in a line, like `wrong: gull (unseen) rather than owl (seen) by 1.20`."""
+    truth = one.subject.truth
+    right = "" if truth is None else "right: " if truth == one.best.name else "wrong: "
+    best, other = (f"{found.name} ({'seen' if found.seen else 'unseen'})" for found in (one.best, one.runner_up))
+    return f"{right}{best} rather than {other} by {one.margin:.2f}"
 
 
-def _group(seen: bool) -> str:
-    return "seen" if seen else "unseen"
-
-
-def attribute_captions(level: str, attribute: str) -> tuple[str, str]:
-    """Two lines for an attribute like `has_throat_color::black`: level and subject, and value."""
-    words = attribute.removeprefix("has_").replace("_", " ")
-    subject, _, value = words.rpartition("::")
-    return (f"{level} {subject}", value) if subject else (level, value)
-
-
-def _shortened(caption: str) -> str:
-    return caption if len(caption) <= CHARACTERS else f"{caption[: CHARACTERS - 1]}…"
-
-
-def _row(one: Explained) -> list[tuple[tuple[str, ...], Any]]:
-    found: list[tuple[tuple[str, ...], Any]] = [(("picture",), plain_tile(one.pixels))]
+def _captioned_tiles(one: Explained) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Lines of the caption, and tile, of a sheet's row."""
+    yield ("picture",), plain_tile(one.pixels)
     for maps in one.levels:
         if maps.regions is not None:
-            found.append(((maps.level, "regions"), region_tile(one.pixels, maps.regions)))
+            yield (maps.level, "regions"), region_tile(one.pixels, maps.regions)
         for reason, attention in zip(one.reasons[:ATTRIBUTES], maps.attention, strict=False):
-            captions = attribute_captions(maps.level, reason.attribute)
-            found.append((captions, attention_tile(one.pixels, attention)))
-    return found
+            # An attribute like `has_throat_color::black` has a subject and a value.
+            words = reason.attribute.removeprefix("has_").replace("_", " ")
+            subject, _, value = words.rpartition("::")
+            yield (f"{maps.level} {subject}".strip(), value), attention_tile(one.pixels, attention)
 
 
 def plain_tile(pixels: UInt8[np.ndarray, "P P 3"]) -> Any:
@@ -175,20 +158,16 @@ def attention_tile(pixels: UInt8[np.ndarray, "P P 3"], attention: Float[Tensor, 
     from matplotlib import colormaps
 
     share = (attention / attention.max().clamp_min(1e-12)).numpy()
-    heat = colormaps["inferno"](share)[..., :3] * 255
-    cover = STRENGTH * share[..., None]
-    return _tile(_grey(pixels) * (1 - cover) + heat * cover)
+    return _covered(pixels, colormaps["inferno"](share)[..., :3], STRENGTH * share)
 
 
 def region_tile(pixels: UInt8[np.ndarray, "P P 3"], regions: Float[Tensor, "K P P"]) -> Any:
     """The picture in grey, each pixel in the colour of its largest region, stronger for a more certain assignment."""
     from matplotlib import colormaps
 
-    colours = np.array([colormaps["tab10"](k % 10)[:3] for k in range(len(regions))]) * 255
     largest, owner = (found.numpy() for found in regions.max(dim=0))
     sureness = np.clip((largest - 1 / len(regions)) / (1 - 1 / len(regions)), 0, 1)
-    cover = (FAINTEST + (STRENGTH - FAINTEST) * sureness)[..., None]
-    return _tile(_grey(pixels) * (1 - cover) + colours[owner] * cover)
+    return _covered(pixels, colormaps["tab10"](owner % 10)[..., :3], FAINTEST + (STRENGTH - FAINTEST) * sureness)
 
 
 def data_uri(tile: Any) -> str:
@@ -198,9 +177,10 @@ def data_uri(tile: Any) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode()}"
 
 
-def _grey(pixels: UInt8[np.ndarray, "P P 3"]) -> Float[np.ndarray, "P P 1"]:
-    return np.asarray(pixels @ GREY)[..., None]
-
-
-def _tile(colours: Float[np.ndarray, "P P 3"]) -> Any:
-    return plain_tile(np.clip(colours, 0, 255).astype(np.uint8))
+def _covered(
+    pixels: UInt8[np.ndarray, "P P 3"], colours: Float[np.ndarray, "P P 3"], share: Float[np.ndarray, "P P"]
+) -> Any:
+    """Tile of the picture in grey, of which each pixel's share is replaced by a colour."""
+    cover = share[..., None]
+    mixed = (pixels @ GREY)[..., None] * (1 - cover) + 255 * colours * cover
+    return plain_tile(np.clip(mixed, 0, 255).astype(np.uint8))

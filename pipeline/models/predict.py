@@ -1,4 +1,4 @@
-"""Prediction of a trained model for pictures; a picture that cannot be read costs its own answer alone."""
+"""Predictions of a trained model for pictures; a picture that cannot be read costs only its own answer."""
 
 from __future__ import annotations
 
@@ -22,12 +22,11 @@ from mgmrn.errors import UserError
 from mgmrn.prediction import BATCH, Answer, answer, score, with_classes
 from pipeline.console import Console
 from pipeline.tracking.model import MODEL_TAG
-from pipeline.tracking.naming import find_run
 from pipeline.tracking.registry import fetch_exported, registry_uri
 from pipeline.tracking.store import TrackingStore
 
 DECODERS = 8
-"""Largest number of pictures decoded at once; each may hold some hundred megabytes."""
+"""Largest number of pictures decoded at once; each may take some hundred megabytes."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +45,14 @@ class Prediction:
 
 
 def open_model(name: str, tracking_uri: str) -> LoadedModel:
-    """Finds and loads a model, ready for evaluation on the CPU.
+    """Find and load a model, ready for evaluation on the CPU.
 
-    Args:
-        name: path of an exported model file or of a folder that holds one (checked first); `mgmrn-CUB@champion`, `mgmrn-CUB/3` or
-            `models:/…` in the registry; id or name of a run.
-        tracking_uri: address of the store of runs and registered models.
+    Its name is the path of an exported file or its folder (checked first), `mgmrn-CUB@champion`, `mgmrn-CUB/3` or `models:/…` in
+    the registry, or the id or name of a run.
 
     Raises:
         UserError: when no model has this name, the run has no model, or the file is not an exported model.
-        TrackingError: when the store cannot be reached, or does not have the run or model.
+        TrackingError: when the store is unreachable, or does not have the run or model.
     """
     path = Path(name)
     if path.is_dir() and (path / MODEL_FILE).is_file():
@@ -68,7 +65,7 @@ def open_model(name: str, tracking_uri: str) -> LoadedModel:
     store = TrackingStore.connect(tracking_uri)
     uri = registry_uri(name)
     if uri is None:
-        run = find_run(store, name)
+        run = store.find_run(name)
         uri = run.tags.get(MODEL_TAG)
         if not uri:
             hint = "name a finished run of the final split; `tune` runs and ESZSL log none"
@@ -80,19 +77,16 @@ def open_model(name: str, tracking_uri: str) -> LoadedModel:
 def predict(
     name: str, paths: Sequence[Path], classes: Path | None, top: int, attributes: int, tracking_uri: str
 ) -> Iterator[Prediction]:
-    """Predictions in the order of the pictures, batch by batch.
+    """Predictions in the order of the pictures, batch by batch, of the model that `open_model` finds by its name.
 
     Args:
-        name: of the model, as `open_model` takes it.
         paths: pictures, and folders of pictures.
-        classes: table of the classes to choose from; None: the model's own.
+        classes: table of the classes to choose from; None for the model's own.
         top: number of classes per picture.
         attributes: number of attributes per picture.
-        tracking_uri: address of the store.
 
     Raises:
-        UserError: when the model, the class table or a folder's pictures do not exist; before the first prediction.
-        TrackingError: when the store cannot be reached, or does not have the run or model.
+        UserError: before the first prediction, when the model, the class table or a folder's pictures do not exist.
     """
     pictures = find_pictures(paths)
     given = read_class_table(classes) if classes else None
@@ -104,34 +98,24 @@ def predict(
 
 
 def find_pictures(paths: Sequence[Path]) -> list[Path]:
-    """The named files, and the pictures in the named folders, those of a folder by name.
-
-    Raises:
-        UserError: for a folder without a picture.
-    """
+    """The named files, and the pictures in the named folders sorted by name; a folder without any is an error."""
     found: list[Path] = []
     for path in paths:
-        if not path.is_dir():
-            found.append(path)
-            continue
         inside = sorted(one for one in path.rglob("*") if one.suffix.lower() in ENDINGS and one.is_file())
-        if not inside:
+        if path.is_dir() and not inside:
             raise UserError("the folder holds no picture", str(path), f"pictures end in {', '.join(sorted(ENDINGS))}")
-        found += inside
+        found += inside or [path]
     return found
 
 
 def show_predictions(predictions: Sequence[Prediction], console: Console) -> None:
-    """Prints a line per class with the attributes that decided beside the best one, then the pictures without an answer."""
+    """Print a line per class, with the deciding attributes beside the best class, then the pictures without an answer."""
     rows = []
-    for one in predictions:
-        for rank, found in enumerate(one.answer.classes if one.answer else ()):
-            group = "seen" if found.seen else "unseen"
-            decided = (
-                ", ".join(f"{name.name} {name.margin:+.2f}" for name in one.answer.attributes) if one.answer else ""
-            )
-            first = (str(one.picture), decided) if rank == 0 else ("", "")
-            rows.append([first[0], found.name, group, f"{found.score:.2f}", first[1]])
+    for picture, found in ((one.picture, one.answer) for one in predictions if one.answer):
+        decided = ", ".join(f"{attribute.name} {attribute.margin:+.2f}" for attribute in found.attributes)
+        lines = [["", one.name, "seen" if one.seen else "unseen", f"{one.score:.2f}", ""] for one in found.classes]
+        lines[0][0], lines[0][-1] = str(picture), decided
+        rows += lines
     if rows:
         console.table(["picture", "class", "", "score", "decided by"], rows)
     for one in predictions:

@@ -1,4 +1,4 @@
-"""Registration of a run's model as `mgmrn-<benchmark>`, with its comparison to the champion."""
+"""Registration of a run's model as `mgmrn-<benchmark>`, and its comparison with the champion."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from pipeline.analysis.tables import as_dict, show_tables, tables
 from pipeline.console import Console
 from pipeline.tracking.environment import NO_GIT
 from pipeline.tracking.model import MODEL_TAG
-from pipeline.tracking.naming import find_run
 from pipeline.tracking.registry import CANDIDATE, CHAMPION, Version, register, remove_alias, set_alias, version_of_alias
 from pipeline.tracking.store import TrackedRun, TrackingStore
 
@@ -29,25 +28,22 @@ Seeds = Mapping[int, TrackedRun]
 
 @dataclass(frozen=True)
 class Promotion:
-    """A registered model, and its comparison to the champion that there was before."""
+    """A registered model, and its comparison with the previous champion."""
 
     version: Version
     alias: str
     run: TrackedRun
     seeds: Seeds
     champion: Version | None
-    """None without a champion before."""
+    """The previous champion; None without any."""
     comparisons: tuple[Comparison, ...]
-    """One per figure; empty without a champion of another config on the same data."""
+    """One per figure; empty if the remark says why there is none."""
     remark: str
-    """Reason why there is no comparison, or empty."""
 
     def to_json(self) -> dict[str, Any]:
         """Serialise to the object that `promote --json` prints."""
         return {
-            "model": self.version.name,
-            "version": self.version.number,
-            "alias": self.alias,
+            **{"model": self.version.name, "version": self.version.number, "alias": self.alias},
             "uri": f"models:/{self.version.name}@{self.alias}",
             "run_id": self.run.run_id,
             "seeds": {str(seed): run.run_id for seed, run in sorted(self.seeds.items())},
@@ -57,7 +53,7 @@ class Promotion:
         }
 
     def show(self, console: Console) -> None:
-        """Prints the difference to the champion, then what is registered now."""
+        """Print the difference to the champion, then what is registered now."""
         if self.comparisons:
             show_tables(tables(self.comparisons), console)
         else:
@@ -68,21 +64,16 @@ class Promotion:
 
 
 def promote(name: str, tracking_uri: str, *, alias: str) -> Promotion:
-    """Registers the model of a run, under an alias that it takes from another version.
+    """Register the model of a run (id or name) under the alias `candidate` or `champion`, which another version loses.
 
-    A run that is registered already keeps its version. A new champion loses the alias `candidate`.
-
-    Args:
-        name: id or name of the run.
-        tracking_uri: address of the store.
-        alias: `candidate` or `champion`.
+    A registered run keeps its version. A new champion loses the alias `candidate`.
 
     Raises:
         UserError: when the run must not be promoted; nothing was changed.
-        TrackingError: when the store cannot be reached or does not know the run.
+        TrackingError: when the store is unreachable or does not know the run.
     """
     store = TrackingStore.connect(tracking_uri)
-    run = find_run(store, name)
+    run = store.find_run(name)
     seeds = find_seeds(store, run)
     check_promotable(run, seeds)
     model = f"mgmrn-{run.tags['mgmrn.benchmark']}"
@@ -102,10 +93,7 @@ def promote(name: str, tracking_uri: str, *, alias: str) -> Promotion:
 def find_seeds(store: TrackingStore, run: TrackedRun) -> Seeds:
     """Finished runs on the final split with the config, data and science code of a run, from committed code.
 
-    The run itself stands for its seed, the latest run for every other seed.
-
-    Raises:
-        TrackingError: when the store cannot be reached.
+    The run itself counts for its seed, the latest run for every other seed.
     """
     wanted = (
         f"tags.`mgmrn.group_hash` = '{run.tags.get('mgmrn.group_hash', '')}' and tags.`mgmrn.split` = 'final' "
@@ -120,31 +108,19 @@ def find_seeds(store: TrackingStore, run: TrackedRun) -> Seeds:
 
 
 def check_promotable(run: TrackedRun, seeds: Seeds) -> None:
-    """Refuses a run that must not be registered.
-
-    Raises:
-        UserError: with all reasons.
-    """
-    tags = run.tags
-    if tags.get("mgmrn.kind") != "run" or run.status != "FINISHED":
-        hint = "name a run that `train` or `ablate` printed"
-        raise UserError(f"{run.run_id} is no finished training run", "RUN", hint)
-    too_few = (
-        f"its config has {len(seeds)} finished final seeds of committed code ({', '.join(map(str, sorted(seeds))) or 'none'}), "
-        f"{LEAST_PAIRS} are needed"
-    )
+    """Refuse a run that must not be registered, with all reasons."""
+    run.check_finished_training()
+    tags, listed = run.tags, ", ".join(map(str, sorted(seeds))) or "none"
+    few = f"its config has {len(seeds)} finished final seeds of committed code ({listed}), {LEAST_PAIRS} are needed"
+    is_standin = tags.get("mgmrn.benchmark", "").endswith("-standin")
     checks = (
-        (tags.get("mgmrn.split") == "final", "it is not a run of the final split", "name the final run of its config"),
-        (
-            not tags.get("mgmrn.benchmark", "").endswith("-standin"),
-            "its pictures are drawn stand-ins",
-            "train on the real ones",
-        ),
-        (_is_committed(run), "its code is not committed", "commit the code and train again"),
-        (bool(tags.get(MODEL_TAG)), "it has logged no model", "ESZSL and tune runs log none"),
-        (len(seeds) >= LEAST_PAIRS, too_few, "train it with --seeds 0,1,2"),
+        (tags.get("mgmrn.split") != "final", "it is not a run of the final split", "name the final run of its config"),
+        (is_standin, "its pictures are drawn stand-ins", "train on the real ones"),
+        (not _is_committed(run), "its code is not committed", "commit the code and train again"),
+        (not tags.get(MODEL_TAG), "it has logged no model", "ESZSL and tune runs log none"),
+        (len(seeds) < LEAST_PAIRS, few, "train it with --seeds 0,1,2"),
     )
-    failed = [(reason, hint) for passed, reason, hint in checks if not passed]
+    failed = [(reason, hint) for has_failed, reason, hint in checks if has_failed]
     if failed:
         reasons, hints = zip(*failed, strict=True)
         raise UserError(f"{run.name} cannot be promoted: {'; '.join(reasons)}", "RUN", "; ".join(hints))
@@ -157,7 +133,7 @@ def _is_committed(run: TrackedRun) -> bool:
 def _against(
     store: TrackingStore, run: TrackedRun, seeds: Seeds, champion: Version | None
 ) -> tuple[tuple[Comparison, ...], str]:
-    """Comparison of a run's seeds with those of the champion's config, paired by seed; or the reason why there is none."""
+    """Comparisons of a run's seeds with those of the champion's config, paired by seed; or the reason for their lack."""
     import pandas as pd
 
     if champion is None:

@@ -1,16 +1,16 @@
-"""Reasons of a model's answers: the attributes that decided between the best two classes, and where each level attended.
+"""Reasons of a model's answers: the attributes that decide between the best two classes, and where each level attends.
 
 The pointing game measures whether the attention of an attribute falls on its part, where boxes of parts are known.
 
-P: pixels of a side of the network's input. K: regions. A: attributes that decided.
+B: pictures of a batch. P: pixels of a side of the network's input. K: regions. A: attributes that decide.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,32 +25,20 @@ from mgmrn.explanation import LevelView, contributions, decide, decisive, look
 from mgmrn.localisation import box_on_input, chance_of, interpolate, points_at
 from mgmrn.makers.synthetic import Parts, part_of
 from mgmrn.model.network import MgMRN, class_scores
+from mgmrn.prediction import RankedClass
 
 DECISIVE = 6
 """Number of attributes shown per picture."""
-ALL_LEVELS = "all levels"
-ALL_PARTS = "all parts"
+ALL_LEVELS, ALL_PARTS = "all levels", "all parts"
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A picture to explain."""
+    """A picture to explain, with its name in the benchmark and its class, if it is known."""
 
     path: Path
     file: str
-    """Name in the benchmark, or of the file."""
     truth: str | None
-    """Class; None if unknown."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One of the best two classes."""
-
-    name: str
-    seen: bool
-    score: float
-    """Calibrated score."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +56,11 @@ class Reason:
 
 @dataclass(frozen=True)
 class LevelMaps:
-    """Maps of one level on the network's input."""
+    """Maps of one level on the network's input: its regions, and the attention of the reasons' attributes."""
 
     level: Level
     regions: Float[Tensor, "K P P"] | None
     attention: Float[Tensor, "A P P"]
-    """Attention of the deciding attributes, in the order of the reasons."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +70,8 @@ class Explained:
     subject: Subject
     pixels: UInt8[np.ndarray, "P P 3"]
     """The picture as the network sees it."""
-    best: Candidate
-    runner_up: Candidate
+    best: RankedClass
+    runner_up: RankedClass
     reasons: tuple[Reason, ...]
     """The attributes with the largest contributions, of either sign."""
     others: float
@@ -99,40 +86,12 @@ class Explained:
         return self.best.score - self.runner_up.score
 
 
-@dataclass(frozen=True)
-class Pointed:
-    """Attention of one attribute in one picture."""
-
-    level: str
-    part: str
-    hit: bool
-    """Whether the largest attention lies in the part's box."""
-    chance: float
-    """Share of the input that the box covers."""
-
-
-@dataclass(frozen=True)
-class Pointing:
-    """Result of the pointing game over several maps."""
-
-    accuracy: float
-    """Share of maps whose largest attention lies in the part's box."""
-    chance: float
-    """Share expected of a random pixel."""
-    maps: int
-
-    @property
-    def ratio(self) -> float:
-        """Accuracy in units of chance."""
-        return self.accuracy / self.chance if self.chance else 0.0
+Pointed = tuple[str, str, bool, float]
+"""Level, part, whether the largest attention lies in the part's box, and share of the input that the box covers."""
 
 
 def check_explainable(model: LoadedModel) -> tuple[MgMRN, MgMRNConfig]:
-    """Head and config of a model with attention.
-
-    Raises:
-        UserError: for a model without attention, or with a single class.
-    """
+    """Head and config of a model; one without attention or with a single class is a `UserError`."""
     head, config = model.network.head, model.config.model
     if not (isinstance(head, MgMRN) and isinstance(config, MgMRNConfig)):
         raise UserError(f"a model of kind {config.kind} attends to nothing", "RUN|MODEL", "explain one of Mg-MRN")
@@ -145,13 +104,7 @@ def check_explainable(model: LoadedModel) -> tuple[MgMRN, MgMRNConfig]:
 def explain(
     model: LoadedModel, subjects: Sequence[Subject], images: Float[Tensor, "B 3 P P"]
 ) -> tuple[dict[Level, LevelView], list[Explained]]:
-    """Explains a batch of pictures; returns the view of each level, and the explanation of each picture.
-
-    Args:
-        model: on the CPU.
-        subjects: pictures of the batch.
-        images: the same as inputs, made by `for_evaluation`.
-    """
+    """View of each level, and explanation of each picture of a batch, whose `images` are made by `for_evaluation`."""
     head, config = check_explainable(model)
     views = look(head, config, model.network.backbone(images))
     attributes = {level: view.attributes for level, view in views.items()}
@@ -163,26 +116,34 @@ def explain(
         for rows in ([one.best for one in decisions], [one.runner_up for one in decisions])
     )
     differences = (best - runner_up).numpy()
+
+    def ranked(row: int, number: int) -> RankedClass:
+        seen = bool(model.seen[number])
+        return RankedClass(model.class_names[number], seen, float(scores[row, number]) - model.gamma * seen)
+
+    def maps(level: Level, row: int, chosen: Sequence[int]) -> LevelMaps:
+        view, size = views[level], images.shape[-1]
+        regions = None if view.regions is None else interpolate(view.regions.values[row], view.regions.cells, size)
+        return LevelMaps(level, regions, view.attention_on_input(row, chosen, size))
+
     explained = []
     for row, (subject, decision) in enumerate(zip(subjects, decisions, strict=True)):
         totals = differences[row].sum(axis=0)
         chosen = decisive(totals, DECISIVE).tolist()
+        reasons = (
+            Reason(model.attribute_names[s], dict(zip(views, differences[row, :, s].tolist(), strict=True)))
+            for s in chosen
+        )
         explained.append(
             Explained(
                 subject,
                 visible(images[row], model.config.benchmark.images),
-                _candidate(model, scores[row], decision.best),
-                _candidate(model, scores[row], decision.runner_up),
-                tuple(
-                    Reason(
-                        model.attribute_names[s],
-                        {level: float(differences[row, i, s]) for i, level in enumerate(views)},
-                    )
-                    for s in chosen
-                ),
+                ranked(row, decision.best),
+                ranked(row, decision.runner_up),
+                tuple(reasons),
                 float(totals.sum() - totals[chosen].sum()),
                 decision.handicap,
-                tuple(_maps(level, view, row, chosen, images.shape[-1]) for level, view in views.items()),
+                tuple(maps(level, row, chosen) for level in views),
             )
         )
     return views, explained
@@ -194,18 +155,12 @@ def point(
     parts: Mapping[str, Parts],
     names: Sequence[str],
     config: ImageConfig,
-) -> list[Pointed]:
-    """Attention of every attribute that each picture shows, on each level and on all levels together.
+) -> Iterator[Pointed]:
+    """Attention of every attribute that each picture of a batch shows, on each level and on all levels together.
 
-    Args:
-        views: of the batch, by level.
-        subjects: pictures of the batch.
-        parts: boxes and attributes by file.
-        names: attributes in the order of the views.
-        config: transformation of pictures to inputs.
+    `parts` holds boxes and attributes by file, `names` the attributes in the order of the views.
     """
     rows = {name.replace("_", " "): number for number, name in enumerate(names)}
-    found = []
     for image, subject in enumerate(subjects):
         shown = {name: box for name, box in parts[subject.file].shown().items() if name in rows}
         if not shown:
@@ -219,36 +174,30 @@ def point(
         maps[ALL_LEVELS] = torch.stack(list(maps.values())).sum(dim=0)
         for level, attention in maps.items():
             for name, hit, chance in zip(shown, points_at(attention, boxes).tolist(), chances, strict=True):
-                found.append(Pointed(level, str(part_of(name)), hit, chance))
-    return found
+                yield level, str(part_of(name)), hit, chance
 
 
-def by_part(pointed: Sequence[Pointed]) -> dict[str, dict[str, Pointing]]:
-    """Level → part → result; `ALL_PARTS` comes first."""
-    table: dict[str, dict[str, list[Pointed]]] = {}
-    for one in pointed:
-        for part in (ALL_PARTS, one.part):
-            table.setdefault(one.level, {}).setdefault(part, []).append(one)
-    return {
-        level: {
-            part: Pointing(fmean(one.hit for one in found), fmean(one.chance for one in found), len(found))
-            for part, found in parts.items()
-        }
-        for level, parts in table.items()
-    }
+def by_part(pointed: Sequence[Pointed]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Level → part → result of the pointing game; `ALL_PARTS` comes first.
+
+    A result is `accuracy` (share of maps whose largest attention lies in the part's box), `chance` (share expected of a random
+    pixel) and `maps` (their number).
+    """
+    import pandas as pd
+
+    table = pd.DataFrame(pointed, columns=["level", "part", "hit", "chance"])
+    results = (
+        pd.concat([table.assign(part=ALL_PARTS), table])
+        .groupby(["level", "part"], sort=False)
+        .agg(accuracy=("hit", "mean"), chance=("chance", "mean"), maps=("hit", "size"))
+    )
+    by_level: dict[str, Any] = {}
+    for level, found in results.groupby("level", sort=False):
+        by_level[str(level)] = found.droplevel("level").to_dict("index")
+    return by_level
 
 
 def visible(image: Float[Tensor, "3 P P"], config: ImageConfig) -> UInt8[np.ndarray, "P P 3"]:
-    """Picture of an input of the network, with the normalisation undone."""
+    """Picture of an input of the network, without its normalisation."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (config.mean, config.std))
     return ((image * std + mean) * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
-
-
-def _candidate(model: LoadedModel, scores: Float[np.ndarray, " U"], number: int) -> Candidate:
-    seen = bool(model.seen[number])
-    return Candidate(model.class_names[number], seen, float(scores[number]) - model.gamma * seen)
-
-
-def _maps(level: Level, view: LevelView, row: int, chosen: Sequence[int], size: int) -> LevelMaps:
-    regions = None if view.regions is None else interpolate(view.regions.values[row], view.regions.cells, size)
-    return LevelMaps(level, regions, view.attention_on_input(row, chosen, size))

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from mgmrn.data.splits import SplitData, check_images_exist, evaluation_images, load_final, load_tune
+from mgmrn.data.splits import check_images_exist, evaluation_images, load_final, load_tune
 from mgmrn.errors import UserError
 from mgmrn.weights import is_weights_file
 from pipeline.config.compose import ComposedConfig, load_experiment, resolve_weights
@@ -25,9 +25,7 @@ from pipeline.console import Console, say
 from pipeline.driver import heartbeat
 from pipeline.spool import Spool
 from pipeline.tracking.environment import environment, numerics
-from pipeline.tracking.history import Histories, histories
-from pipeline.tracking.naming import find_run
-from pipeline.tracking.store import TrackedRun, TrackingStore
+from pipeline.tracking.store import Histories, TrackedRun, TrackingStore
 from pipeline.train.cell import Cell, make_cell
 from pipeline.train.cluster import check_room_here, ray_session
 from pipeline.train.launch import run_cell
@@ -45,11 +43,9 @@ from pipeline.train.tracked import (
 from pipeline.where import Where
 
 EXPERIMENT = "mgmrn/reproduce"
-"""Experiment of reproductions; they have their own, so that no launch or grid takes one for a result."""
+"""Experiment of reproductions, so that no launch or grid takes one for a result."""
 KIND = "reproduction"
 VERDICT_TAG = "mgmrn.reproduction"
-CONFIG_ARTIFACT = "config/resolved.yaml"
-ENVIRONMENT_ARTIFACT = "env/environment.json"
 SCORED = ("val/", "test/")
 """Prefixes of figures on images that the run was not trained on."""
 COMPARED = ("train/", *SCORED)
@@ -68,30 +64,25 @@ _VERDICTS = {
 
 @dataclass(frozen=True)
 class MetricComparison:
-    """One metric of both runs."""
+    """One metric: last values of both runs, largest absolute difference over their common steps, verdict."""
 
     metric: str
     was: float | None
-    """Last value of the reproduced run; None without one."""
     now: float | None
-    """Last value of the reproduction; None without one."""
     difference: float | None
-    """Largest absolute difference over the common steps; None without a common step."""
     verdict: MetricVerdict
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """A run, its reproduction, and their comparison."""
+    """A run, its reproduction (without run and verdict if it failed), and their comparison."""
 
     source: TrackedRun
-    run_id: str | None
-    """Run of the reproduction; None when it failed."""
-    metrics: tuple[MetricComparison, ...]
-    verdict: Verdict | None
-    """None when the run failed."""
     remarks: tuple[str, ...]
     """Reasons why bits may differ; without any, equal bits are demanded."""
+    run_id: str | None = None
+    metrics: tuple[MetricComparison, ...] = ()
+    verdict: Verdict | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Serialise to the object that `reproduce --json` prints."""
@@ -106,7 +97,7 @@ class Reproduction:
         }
 
     def show(self, console: Console) -> None:
-        """Prints every metric, then the verdict."""
+        """Print every metric, then the verdict."""
 
         def text(value: float | None, digits: int) -> str:
             return "–" if value is None else f"{value:.{digits}g}"
@@ -123,61 +114,43 @@ class Reproduction:
 
 @dataclass(frozen=True)
 class Record:
-    """A finished run and what it was made from."""
+    """A finished run, its config and its machine."""
 
     run: TrackedRun
     composed: ComposedConfig
     """Config under the name of the run's study."""
-    machine: Mapping[str, Any]
-    """`cpu` and `gpus`."""
+    machine: str
+    """CPU and GPUs."""
 
     @property
     def workers(self) -> Workers:
         """Number of workers, fixed or elastic."""
         return parse_workers(self.run.tags["mgmrn.world_size"])
 
-    @property
-    def cpus_per_worker(self) -> int | None:
-        """CPUs of a worker; None if not recorded."""
-        return self._number("mgmrn.cpus_per_worker")
-
-    @property
-    def gpus_per_worker(self) -> int | None:
-        """GPUs of a worker; None if not recorded."""
-        return self._number("mgmrn.gpus_per_worker")
+    def per_worker(self, resource: Literal["cpus", "gpus"]) -> int | None:
+        """CPUs or GPUs of a worker; None if not recorded."""
+        text = self.run.tags.get(f"mgmrn.{resource}_per_worker")
+        return None if text is None else int(text)
 
     def cell(self, data_root: Path) -> Cell:
-        """The same run on the data and weights below `data_root`, which its hashes are taken from.
-
-        Raises:
-            UserError: when the data set or the weights file is missing.
-        """
-        config = resolve_weights(_with_weights_of(self.composed, data_root).config, data_root)
+        """The same run on the data and weights below `data_root`, from which its hashes are computed."""
+        config = resolve_weights(self.composed.config, data_root)
         split = cast(Split, self.run.tags["mgmrn.split"])
-        load = load_tune if split == "tune" else load_final
-        data: SplitData = load(data_root, config.benchmark)
+        data = (load_tune if split == "tune" else load_final)(data_root, config.benchmark)
         calibration = recorded_calibration(self.run) if split == "final" else None
         composed = replace(self.composed, config=config)
         return make_cell(composed, config.seed, data, calibration, self.run.tags["mgmrn.variant"])
 
-    def _number(self, tag: str) -> int | None:
-        text = self.run.tags.get(tag)
-        return None if text is None else int(text)
-
 
 def reproduce(name: str, where: Where, *, anyway: bool, tolerance: float) -> Reproduction:
-    """Repeats a run with its config, seed, calibration, data and placement, and the code of this checkout.
+    """Repeat a run (id or name) with its config, seed, calibration, data and placement, and the code of this checkout.
 
-    Args:
-        name: id or name of a finished run.
-        where: cluster, tracking store and folders; the resources are those of the run.
-        anyway: goes on with other code, data or weights than the run's.
-        tolerance: for `compare_histories`, used where equal bits cannot be expected.
+    `anyway` accepts other code, data or weights than the run's; `tolerance` applies where equal bits cannot be expected.
 
     Raises:
         UserError: for a run that cannot be reproduced here; nothing was started.
         ResourceError: when the run's workers cannot be placed here.
-        TrackingError: when the store cannot be reached or does not know the run.
+        TrackingError: when the store is unreachable or does not know the run.
         UntrackedError: when the store became unreachable during the run.
     """
     where = where.absolute()
@@ -185,45 +158,49 @@ def reproduce(name: str, where: Where, *, anyway: bool, tolerance: float) -> Rep
     store = TrackingStore.connect(where.tracking_uri, EXPERIMENT)
     if left := send_leftovers(storage, store, END_SECONDS):
         say(str(left))
-    record = read_record(store, find_run(store, name))
+    record = read_record(store, store.find_run(name), data_root)
     cell = record.cell(data_root)
     changed = changes(record, cell)
     if changed and not anyway:
-        raise _refusal(record, changed)
+        sha = record.run.tags.get("mgmrn.code_sha", "none")[:12]
+        there = f"`git worktree add ../at-{sha} {sha}` and run the command there, or " if "code" in changed[0] else ""
+        hint = f"{there}add --anyway to compare with the code and data here"
+        raise UserError(f"{record.run.name} cannot be reproduced: {'; '.join(changed)}", "RUN", hint)
     check_images_exist(cell.data.train.followed_by(evaluation_images(cell.data)))
     check_writable(storage)
-    check_room_here(where.address, record.workers.least, record.cpus_per_worker)
+    cpus = record.per_worker("cpus")
+    check_room_here(where.address, record.workers.least, cpus)
     with explained(storage), heartbeat(storage), ray_session(where.address) as hosts:
-        placement = place_elastic(hosts, record.workers, record.cpus_per_worker, record.gpus_per_worker)
+        placement = place_elastic(hosts, record.workers, cpus, record.per_worker("gpus"))
         remarks = (*changed, *inexact(record, placement.cpus_per_worker, placement.gpus_per_worker))
         for remark in remarks:
             say(f"the same bits cannot be expected: {remark}")
         run_id = _not_yet_compared(store, record, cell)
         run_id = run_id or _run_again(store, record, cell, placement, data_root, storage)
     if run_id is None:
-        return Reproduction(record.run, None, (), None, remarks)
-    was, now = (histories(store, run, COMPARED) for run in (record.run, store.get(run_id)))
+        return Reproduction(record.run, remarks)
+    was, now = (store.histories(run, COMPARED) for run in (record.run, store.get(run_id)))
     metrics = compare_histories(was, now, tolerance if remarks else None)
     verdict = overall(metrics)
     store.set_tags(run_id, {VERDICT_TAG: verdict})
-    return Reproduction(record.run, run_id, tuple(metrics), verdict, remarks)
+    return Reproduction(record.run, remarks, run_id, tuple(metrics), verdict)
 
 
-def read_record(store: TrackingStore, run: TrackedRun) -> Record:
-    """Reads a run's config and environment from the store.
+def read_record(store: TrackingStore, run: TrackedRun, data_root: Path) -> Record:
+    """Read config and environment of a finished training run from the store.
 
-    Raises:
-        UserError: when the run is not a finished training run.
-        TrackingError: when the store cannot be reached, or the run's artifacts are missing.
+    A recorded weights file that does not exist is replaced by one of its name below `data_root`.
     """
-    if run.tags.get("mgmrn.kind") != "run" or run.status != "FINISHED":
-        hint = "name a run that `train` or `ablate` printed"
-        raise UserError(f"{run.run_id} is no finished training run", "RUN", hint)
+    run.check_finished_training()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "resolved.yaml"
-        file.write_text(store.read_text(run.run_id, CONFIG_ARTIFACT), encoding="utf-8")
+        file.write_text(store.read_text(run.run_id, "config/resolved.yaml"), encoding="utf-8")
         composed = load_experiment(str(file))
-    machine = _machine(json.loads(store.read_text(run.run_id, ENVIRONMENT_ARTIFACT)))
+        weights = Path(composed.config.model.backbone.weights)
+        if is_weights_file(str(weights)) and not weights.is_file():
+            for found in sorted(data_root.rglob(weights.name))[:1]:
+                composed = load_experiment(str(file), [f"model.backbone.weights={json.dumps(str(found.resolve()))}"])
+    machine = _machine(json.loads(store.read_text(run.run_id, "env/environment.json")))
     return Record(run, replace(composed, name=run.tags["mgmrn.study"]), machine)
 
 
@@ -234,31 +211,25 @@ def changes(record: Record, cell: Cell) -> list[str]:
         sha, is_dirty = tags.get("mgmrn.code_sha", "none"), tags.get("mgmrn.code_dirty") == "true"
         changed = " with the uncommitted changes in its env/git.diff" if is_dirty else ""
         found.append(f"the code is not the one of the run (commit {sha[:12]}{changed})")
-    if tags["mgmrn.data_digest"] != cell.data.digest:
-        found.append(
-            f"the data set is another one (digest {cell.data.digest[:12]}, was {tags['mgmrn.data_digest'][:12]})"
-        )
+    was, now = tags["mgmrn.data_digest"], cell.data.digest
+    if was != now:
+        found.append(f"the data set is another one (digest {now[:12]}, was {was[:12]})")
     elif tags["mgmrn.config_hash"] != cell.config_hash:
         found.append("the pretrained weights, or what config fields mean, are not those of the run")
     return found
 
 
 def inexact(record: Record, cpus_per_worker: int, gpus_per_worker: int) -> list[str]:
-    """Sentences about why the same code on the same data may give other bits; empty when it must give the same.
-
-    Args:
-        record: of the run.
-        cpus_per_worker: threads of a worker here.
-        gpus_per_worker: GPUs of a worker here.
-    """
-    tags, found = record.run.tags, []
-    if (was := tags.get("mgmrn.numerics")) != numerics():
+    """Reasons why the same code on the same data may give other bits with these CPUs and GPUs of a worker; empty without any."""
+    found = []
+    if (was := record.run.tags.get("mgmrn.numerics")) != numerics():
         found.append(f"the versions are {numerics()}, were {was}")
     if record.machine != (here := _machine(environment())):
-        found.append(f"the machine is {_described(here)}, was {_described(record.machine)}")
-    if record.cpus_per_worker is None:
+        found.append(f"the machine is {here}, was {record.machine}")
+    recorded = record.per_worker("cpus"), record.per_worker("gpus")
+    if recorded[0] is None:
         found.append("the run does not say how many CPUs a worker had")
-    elif (record.cpus_per_worker, record.gpus_per_worker) != (cpus_per_worker, gpus_per_worker):
+    elif recorded != (cpus_per_worker, gpus_per_worker):
         found.append(f"a worker has {cpus_per_worker} CPUs and {gpus_per_worker} GPUs, not what it had")
     if gpus_per_worker:
         found.append("GPUs add up in an order of their own")
@@ -268,13 +239,10 @@ def inexact(record: Record, cpus_per_worker: int, gpus_per_worker: int) -> list[
 
 
 def compare_histories(was: Histories, now: Histories, tolerance: float | None) -> list[MetricComparison]:
-    """Compares every metric of either run.
+    """Compare every metric of the reproduced run and the reproduction.
 
-    Args:
-        was: of the reproduced run.
-        now: of the reproduction.
-        tolerance: largest difference of a last value, absolute, or relative where the value is above 1; None demands the same
-            bits at every step.
+    The tolerance is the largest difference of a last value, absolute, or relative where the value is above 1; None demands the
+    same bits at every step.
     """
     return [_compare(metric, was.get(metric, {}), now.get(metric, {}), tolerance) for metric in sorted({*was, *now})]
 
@@ -292,11 +260,12 @@ def _compare(
 ) -> MetricComparison:
     last_was, last_now = (one[max(one)] if one else None for one in (was, now))
     difference = max((_distance(was[step], now[step]) for step in was.keys() & now.keys()), default=None)
+    has_same_steps = was.keys() == now.keys()
     verdict: MetricVerdict
-    if was.keys() == now.keys() and not difference:
+    if has_same_steps and not difference:
         verdict = "equal"
     elif tolerance is None:
-        verdict = "differs" if was.keys() == now.keys() else "missing"
+        verdict = "differs" if has_same_steps else "missing"
     elif not metric.startswith(SCORED):
         verdict = "not judged"
     elif last_was is None or last_now is None:
@@ -311,8 +280,7 @@ def _distance(was: float, now: float) -> float:
     """Absolute difference: 0 for the same value, also NaN or infinity; infinite where only one value is NaN or infinite."""
     if was == now or (math.isnan(was) and math.isnan(now)):
         return 0.0
-    distance = abs(was - now)
-    return distance if math.isfinite(distance) else math.inf
+    return abs(was - now) if math.isfinite(was - now) else math.inf
 
 
 def _not_yet_compared(store: TrackingStore, record: Record, cell: Cell) -> str | None:
@@ -326,7 +294,7 @@ def _not_yet_compared(store: TrackingStore, record: Record, cell: Cell) -> str |
 def _run_again(
     store: TrackingStore, record: Record, cell: Cell, placement: Placement, data_root: Path, storage: Path
 ) -> str | None:
-    """Trains the cell; returns the run of the reproduction, or None when it failed."""
+    """Train the cell; returns the run of the reproduction, or None if it failed."""
     source = record.run
     key = hashlib.sha256(f"reproduce {source.run_id}".encode()).hexdigest()[:16]
     tags = {"mgmrn.kind": "launch", "mgmrn.study": "reproduce", "mgmrn.benchmark": cell.data.benchmark}
@@ -342,30 +310,6 @@ def _run_again(
     return Spool(spec.spool_file).run_id or summary.run_id
 
 
-def _refusal(record: Record, changed: list[str]) -> UserError:
-    sha = record.run.tags.get("mgmrn.code_sha", "none")[:12]
-    there = f"`git worktree add ../at-{sha} {sha}` and run the command there, or " if "code" in changed[0] else ""
-    hint = f"{there}add --anyway to see whether what is here comes to the same"
-    return UserError(f"{record.run.name} cannot be reproduced: {'; '.join(changed)}", "RUN", hint)
-
-
-def _with_weights_of(composed: ComposedConfig, data_root: Path) -> ComposedConfig:
-    """The config with a weights file of the recorded name below `data_root`, if the recorded path does not exist."""
-    backbone = composed.config.model.backbone
-    if not is_weights_file(backbone.weights) or Path(backbone.weights).is_file():
-        return composed
-    found = next(iter(sorted(data_root.rglob(Path(backbone.weights).name))), None)
-    if found is None:
-        return composed
-    model = composed.config.model.model_copy(
-        update={"backbone": backbone.model_copy(update={"weights": str(found.resolve())})}
-    )
-    return replace(composed, config=composed.config.model_copy(update={"model": model}))
-
-
-def _machine(described: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: described.get(key) for key in ("cpu", "gpus")}
-
-
-def _described(machine: Mapping[str, Any]) -> str:
-    return ", ".join([str(machine["cpu"]), *(machine["gpus"] or [])])
+def _machine(described: Mapping[str, Any]) -> str:
+    """CPU and GPUs in a description by `environment`."""
+    return ", ".join([str(described.get("cpu")), *(described.get("gpus") or [])])

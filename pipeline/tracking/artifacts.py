@@ -1,19 +1,17 @@
-"""The files that a finished run carries: evaluation tables and plots, the resolved config, the environment."""
+"""Files that a finished run carries: evaluation tables and plots, the resolved config, the environment. U: classes."""
 
 from __future__ import annotations
 
-import csv
-import gzip
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
-from mgmrn.metrics import calibrated_predictions, per_class_accuracy, seen_unseen_curve
+from mgmrn.metrics import SeenMask, calibrated_predictions, per_class_accuracy, seen_unseen_curve
 from mgmrn.protocol import Evaluation
 from pipeline.config.compose import ComposedConfig, show
 from pipeline.redaction import redact
@@ -23,36 +21,62 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LARGEST_PLOTTED_CONFUSION = 60
-"""Classes; beyond, a picture shows nothing."""
+"""Largest number of classes for which the confusion is plotted."""
 LARGEST_PLAIN_TABLE = 5000
-"""Rows; a longer table of predictions is compressed."""
+"""Largest number of rows of an uncompressed table of predictions."""
 
 
 @dataclass(frozen=True)
 class EvaluationNames:
-    """What the indices of an evaluation stand for."""
+    """Names behind the indices of an evaluation."""
 
     classes: Sequence[str]
-    """Of the U classes that the scores are over, in their order."""
+    """The U classes in the order of the scores."""
     images: Mapping[int, str]
-    """By the evaluation's ids."""
+    """Image file by id."""
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation, names: EvaluationNames) -> None:
-    """Writes `eval/`: curve, per-class table, confusion and per-image predictions at the evaluation's γ."""
+    """Write `eval/`: curve, accuracy by class, confusion, and the prediction of each image at the evaluation's γ."""
     target = folder / "eval"
     target.mkdir(parents=True, exist_ok=True)
-    answers = _answers(evaluation)
+    gamma, seen, count = evaluation.result.gamma, evaluation.seen_classes, len(names.classes)
+    ids = np.concatenate([evaluation.seen_ids, evaluation.unseen_ids])
+    scores = np.concatenate([evaluation.seen_scores, evaluation.unseen_scores])
+    labels = np.concatenate([evaluation.seen_labels, evaluation.unseen_labels])
+    predictions = calibrated_predictions(scores, seen, gamma)
+    classes, groups = np.asarray(names.classes), np.where(seen, "seen", "unseen")
+    per_class = {
+        "class": classes,
+        "group": groups,
+        "images": np.bincount(labels, minlength=count),
+        "accuracy": per_class_accuracy(predictions, labels, count),
+    }
+    _write_table(target / "per_class.csv", per_class)
+    # A row for each true class, a column for each predicted one.
+    confusion = np.bincount(labels * count + predictions, minlength=count * count).reshape(count, count)
+    _write_table(target / "confusion.csv", {"class": classes, **dict(zip(names.classes, confusion.T, strict=True))})
+    if count <= LARGEST_PLOTTED_CONFUSION:
+        _plot_confusion(target / "confusion.png", confusion, names, seen)
+    # The margin is the calibrated score of the prediction less that of the next best class.
+    two_best = np.partition(scores - gamma * seen, -2, axis=1)[:, -2:]
+    per_image = {
+        "id": ids,
+        "image": [names.images[image] for image in ids],
+        "label": classes[labels],
+        "prediction": classes[predictions],
+        "group": groups[labels],
+        "correct": (labels == predictions).astype(int),
+        "margin": [f"{margin:.6g}" for margin in two_best[:, 1] - two_best[:, 0]],
+    }
+    _write_table(target / ("predictions.csv" if len(ids) <= LARGEST_PLAIN_TABLE else "predictions.csv.gz"), per_image)
     _write_curve(target, evaluation)
-    _write_per_class(target / "per_class.csv", evaluation, names, answers)
-    _write_confusion(target, evaluation, names, answers)
-    _write_predictions(target, evaluation, names, answers)
 
 
 def write_provenance(folder: Path, composed: ComposedConfig, environment: dict[str, Any], git: GitState) -> None:
-    """Writes `config/resolved.yaml`, with every value's origin, and `env/`: machine, git state, what is uncommitted.
+    """Write `config/resolved.yaml` with the origin of every value, and `env/` with machine, git state and uncommitted changes.
 
-    Addresses in them are without their passwords.
+    Passwords in addresses are masked.
     """
     (folder / "config").mkdir(parents=True, exist_ok=True)
     (folder / "env").mkdir(exist_ok=True)
@@ -64,28 +88,6 @@ def write_provenance(folder: Path, composed: ComposedConfig, environment: dict[s
         (folder / "env" / "git.diff").write_text(redact(git.diff), encoding="utf-8")
 
 
-@dataclass(frozen=True)
-class _Answers:
-    """What became of the evaluation images, seen ones first."""
-
-    ids: Int[np.ndarray, " N"]
-    calibrated: Float[np.ndarray, "N U"]
-    """Scores less γ for seen classes."""
-    labels: Int[np.ndarray, " N"]
-    predictions: Int[np.ndarray, " N"]
-
-
-def _answers(evaluation: Evaluation) -> _Answers:
-    scores = np.concatenate([evaluation.seen_scores, evaluation.unseen_scores])
-    gamma = evaluation.result.gamma
-    return _Answers(
-        np.concatenate([evaluation.seen_ids, evaluation.unseen_ids]),
-        scores - gamma * evaluation.seen_classes,
-        np.concatenate([evaluation.seen_labels, evaluation.unseen_labels]),
-        calibrated_predictions(scores, evaluation.seen_classes, gamma),
-    )
-
-
 def _write_curve(target: Path, evaluation: Evaluation) -> None:
     curve = seen_unseen_curve(
         evaluation.seen_scores,
@@ -94,11 +96,11 @@ def _write_curve(target: Path, evaluation: Evaluation) -> None:
         evaluation.unseen_labels,
         evaluation.seen_classes,
     )
-    columns = (curve.gammas, curve.unseen, curve.seen, curve.harmonic)
-    _write_table(target / "curve.csv", ("gamma", "unseen", "seen", "harmonic"), zip(*columns, strict=True))
+    columns = {"gamma": curve.gammas, "unseen": curve.unseen, "seen": curve.seen, "harmonic": curve.harmonic}
+    _write_table(target / "curve.csv", columns)
     figure = _figure(5, 5)
     axes = figure.add_subplot()
-    axes.plot(curve.unseen, curve.seen, color="tab:blue", drawstyle="default")
+    axes.plot(curve.unseen, curve.seen, color="tab:blue")
     result = evaluation.result
     axes.plot(result.u, result.s, "o", color="tab:orange", label=f"H {result.h:.3f} at γ = {result.gamma:.3g}")
     best = int(curve.harmonic.argmax())
@@ -110,70 +112,25 @@ def _write_curve(target: Path, evaluation: Evaluation) -> None:
     figure.savefig(target / "curve.png", dpi=120)
 
 
-def _write_per_class(path: Path, evaluation: Evaluation, names: EvaluationNames, answers: _Answers) -> None:
-    count = len(names.classes)
-    accuracy = per_class_accuracy(answers.predictions, answers.labels, count)
-    images = np.bincount(answers.labels, minlength=count)
-    groups = np.where(evaluation.seen_classes, "seen", "unseen")
-    rows = zip(names.classes, groups, images, accuracy, strict=True)
-    _write_table(path, ("class", "group", "images", "accuracy"), rows)
-
-
-def _write_confusion(target: Path, evaluation: Evaluation, names: EvaluationNames, answers: _Answers) -> None:
-    """Counts; a row is a true class, a column a predicted one."""
-    count = len(names.classes)
-    cells = answers.labels * count + answers.predictions
-    confusion = np.bincount(cells, minlength=count * count).reshape(count, count)
-    rows = ([name, *row] for name, row in zip(names.classes, confusion, strict=True))
-    _write_table(target / "confusion.csv", ("class", *names.classes), rows)
-    if count > LARGEST_PLOTTED_CONFUSION:
-        return
-    side = 3 + 0.18 * count
+def _plot_confusion(path: Path, confusion: Int[np.ndarray, "U U"], names: EvaluationNames, seen: SeenMask) -> None:
+    side = 3 + 0.18 * len(confusion)
     figure = _figure(side, side)
     axes = figure.add_subplot()
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     figure.colorbar(axes.imshow(shares, vmin=0, vmax=1, cmap="Blues"), ax=axes, shrink=0.7)
-    ticks = [name if seen else f"{name} *" for name, seen in zip(names.classes, evaluation.seen_classes, strict=True)]
-    axes.set_xticks(range(count), ticks, rotation=90, fontsize=6)
-    axes.set_yticks(range(count), ticks, fontsize=6)
+    ticks = [name if is_seen else f"{name} *" for name, is_seen in zip(names.classes, seen, strict=True)]
+    axes.set_xticks(range(len(ticks)), ticks, rotation=90, fontsize=6)
+    axes.set_yticks(range(len(ticks)), ticks, fontsize=6)
     axes.set(xlabel="predicted", ylabel="true")
     axes.set_title("share of each class's images; * unseen")
-    figure.savefig(target / "confusion.png", dpi=120)
+    figure.savefig(path, dpi=120)
 
 
-def _write_predictions(target: Path, evaluation: Evaluation, names: EvaluationNames, answers: _Answers) -> None:
-    """One row per image: margin is the calibrated score of the prediction less the next best one's."""
-    two_best = np.partition(answers.calibrated, -2, axis=1)[:, -2:]
-    margins = two_best[:, 1] - two_best[:, 0]
-    rows = (
-        [
-            image,
-            names.images[image],
-            names.classes[label],
-            names.classes[prediction],
-            "seen" if evaluation.seen_classes[label] else "unseen",
-            int(label == prediction),
-            f"{margin:.6g}",
-        ]
-        for image, label, prediction, margin in zip(
-            answers.ids, answers.labels, answers.predictions, margins, strict=True
-        )
-    )
-    file_name = "predictions.csv" if len(answers.ids) <= LARGEST_PLAIN_TABLE else "predictions.csv.gz"
-    _write_table(target / file_name, ("id", "image", "label", "prediction", "group", "correct", "margin"), rows)
+def _write_table(path: Path, columns: Mapping[str, Any]) -> None:
+    """Write a CSV file, compressed if its name ends in `.gz`."""
+    import pandas as pd
 
-
-def _write_table(path: Path, header: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
-    with _open_text(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
-
-
-def _open_text(path: Path) -> IO[str]:
-    if path.suffix == ".gz":
-        return cast(IO[str], gzip.open(path, "wt", encoding="utf-8", newline=""))
-    return path.open("w", encoding="utf-8", newline="")
+    pd.DataFrame(columns).to_csv(path, index=False, lineterminator="\n", na_rep="nan")
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -1,4 +1,4 @@
-"""How a tracking store is reached, and what its failures mean: addresses, a new database, one sentence for each error."""
+"""Connection to a tracking store: check of the address, a new database, one sentence for each error."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import tempfile
 import urllib.request
 from collections.abc import Iterator
 from http import HTTPStatus
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -26,30 +27,23 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 5.0
 PROBE_BYTES = 256 * 1024
-"""Room that a disk must have for a tracking database to be opened."""
+"""Free space that a disk must have for a tracking database to be opened."""
 PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
-"""Schemes of servers that MLflow writes to, and their usual ports."""
+"""Default ports of the servers that MLflow writes to, by scheme."""
 USERNAME_VARIABLE, PASSWORD_VARIABLE = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
-"""Where MLflow's client finds credentials."""
+"""Environment variables from which MLflow's client takes credentials."""
 _SQLITE = "sqlite:///"
 _START_HINT = "start the server, or leave out --tracking-uri to track in a local file"
 _GIVEN_UP = re.compile(r"""Max retries exceeded .*Caused by \w+\(["'](?P<reason>.*?)["']\)""")
-"""How the HTTP client ends its attempts: the reason stands after address and path."""
-
-
+"""Last message of the HTTP client, in which the reason follows address and path."""
 _OF_DATABASE = re.compile(r"\((?:\w+\.)+\w*Error\) (?P<reason>.+)")
-"""How SQLAlchemy quotes a database's own error, among advice and statements."""
+"""Error of a database in a message of SQLAlchemy, among advice and statements."""
 
 
 def open_client(uri: str) -> MlflowClient:
-    """Opens MLflow's client for a store; makes the tables of a new database.
-
-    Raises:
-        TrackingError: within ten seconds where nothing answers, or for an address of a kind that MLflow does not write to.
-    """
+    """Open MLflow's client for a store; creates the tables of a new database."""
     check_reachable(uri)
     quieten_mlflow()
-    # MLflow takes seconds to import.
     from mlflow.tracking import MlflowClient
 
     with translated(uri):
@@ -59,27 +53,26 @@ def open_client(uri: str) -> MlflowClient:
 
 
 def check_reachable(uri: str) -> None:
-    """Fails fast where MLflow's own attempts would take minutes.
-
-    Raises:
-        TrackingError: when nothing answers, or the address is of a kind that MLflow does not write to.
-    """
-    scheme = urlsplit(uri).scheme.partition("+")[0]
+    """Raise a `TrackingError` at once if nothing answers, or for an address of a kind that MLflow does not write to."""
+    parts = urlsplit(uri)
+    scheme = parts.scheme.partition("+")[0]
     if scheme == "sqlite":
         _check_sqlite(uri)
         return
     if scheme not in PORTS:
         hint = "use sqlite:///FILE, http(s)://HOST:PORT or postgresql://…"
         raise TrackingError(f"'{redact(uri)}' is no tracking address", "--tracking-uri", hint)
+    problem = "nothing answers at the tracking address"
     try:
-        parts = urlsplit(uri)
-        address = (parts.hostname or "", parts.port or PORTS[scheme])
-        socket.create_connection(address, timeout=CONNECT_SECONDS).close()
-    except (OSError, ValueError) as error:
-        message = f"unreachable: nothing answers at the tracking address ({error})"
-        raise TrackingError(message, redact(uri), _START_HINT) from error
-    if scheme in ("http", "https"):
-        _check_health(uri)
+        socket.create_connection((parts.hostname or "", parts.port or PORTS[scheme]), CONNECT_SECONDS).close()
+        if scheme in ("http", "https"):
+            problem = "no MLflow server answers"
+            # No proxy: a server on loopback is behind none.
+            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+            place = f"{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
+            opener.open(f"{scheme}://{place}/health", timeout=CONNECT_SECONDS).close()
+    except (OSError, ValueError, HTTPException) as error:
+        raise TrackingError(f"unreachable: {problem} ({error})", redact(uri), _START_HINT) from error
 
 
 def sqlite_file(uri: str) -> Path:
@@ -88,46 +81,45 @@ def sqlite_file(uri: str) -> Path:
 
 
 def quieten_mlflow() -> None:
-    """Turns off telemetry, long retries, log messages and progress bars, except where the user has set them."""
+    """Turn off telemetry, long retries, log messages and progress bars, except where the user has set them."""
     for name, value in {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-        # It logs a traceback for each failure, which is explained by `translated`.
+        # MLflow logs a traceback for each failure; `translated` explains it.
         "MLFLOW_LOGGING_LEVEL": "CRITICAL",
-        # It prints links on standard output, where nothing may stand but the result.
+        # MLflow prints links on standard output, which is for the result alone.
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     }.items():
         os.environ.setdefault(name, value)
     for variable in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"):
         os.environ.pop(variable, None)
-    logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())  # Where it is imported already.
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # It warns of each retry.
+    logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())  # If MLflow is imported already.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # urllib3 warns of each retry.
 
 
 @contextlib.contextmanager
 def translated(uri: str) -> Iterator[None]:
-    """Raises what MLflow, its HTTP client or its database raise inside as a `TrackingError`."""
+    """Convert exceptions of MLflow, its HTTP client and its database to `TrackingError`."""
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
+
     try:
         yield
     except TrackingError:
         raise
-    except Exception as error:
-        if not _is_of_tracking(error):
-            raise
+    except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
         raise _explained(error, redact(uri)) from error
 
 
 def _make_database(file: Path) -> None:
-    """Makes MLflow's tables in a new database, which appears whole or not at all.
+    """Create MLflow's tables in a new database, which appears as a whole or not at all.
 
-    MLflow makes its tables one by one and can never open a database in which it was interrupted, so they are made
-    in a temporary folder. Where another command has made the database meanwhile, that one stays.
-
-    Args:
-        file: path of the database; its folder exists.
+    MLflow creates its tables one by one and can never open a database in which it was interrupted, so they are created in a
+    temporary folder. A database that another command has created meanwhile stays.
     """
     from mlflow.tracking import MlflowClient
 
@@ -137,7 +129,7 @@ def _make_database(file: Path) -> None:
         whole = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
         try:
             shutil.copyfile(made, whole)
-            # Refused where the file exists, and on a disk without links, where MLflow then makes its tables in place.
+            # Refused if the file exists, and on a disk without links, where MLflow then creates its tables in place.
             with contextlib.suppress(OSError):
                 os.link(whole, file)
         finally:
@@ -145,7 +137,7 @@ def _make_database(file: Path) -> None:
 
 
 def _check_sqlite(uri: str) -> None:
-    """Tries to write beside the database, where SQLite puts its journal, and to lock it; MLflow would wait for minutes."""
+    """Try to write beside the database, where SQLite puts its journal, and to lock it."""
     file = sqlite_file(uri)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -164,25 +156,11 @@ def _check_sqlite(uri: str) -> None:
         raise TrackingError(message, uri) from error
 
 
-def _check_health(uri: str) -> None:
-    # No proxy: the address was given for what it is, and a loopback server is behind none.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(f"{uri.rstrip('/')}/health", timeout=CONNECT_SECONDS):
-            return
-    except (OSError, ValueError) as error:
-        raise TrackingError(f"unreachable: no MLflow server answers ({error})", redact(uri), _START_HINT) from error
-
-
 def _explained(error: Exception, place: str) -> TrackingError:
     if _status(error) == HTTPStatus.UNAUTHORIZED:
-        hint = f"set {USERNAME_VARIABLE} and {PASSWORD_VARIABLE} to those of an account of this server"
         given = PASSWORD_VARIABLE in os.environ or "@" in place
-        return TrackingError(
-            "the tracking server refuses these credentials" if given else "the tracking server asks for credentials",
-            place,
-            hint,
-        )
+        hint = f"set {USERNAME_VARIABLE} and {PASSWORD_VARIABLE} to those of an account of this server"
+        return TrackingError(f"the tracking server {'refuses these' if given else 'asks for'} credentials", place, hint)
     if place.startswith(_SQLITE) and not sqlite_file(place).exists():
         return TrackingError("the tracking database was removed", place)
     text = str(error).strip() or type(error).__name__
@@ -197,17 +175,9 @@ def _explained(error: Exception, place: str) -> TrackingError:
 
 
 def _status(error: Exception) -> int | None:
-    """The HTTP status behind an error of MLflow's or of its HTTP client."""
+    """HTTP status of an error of MLflow or of its HTTP client; None without any."""
     from mlflow.exceptions import MlflowException
 
     if isinstance(error, MlflowException):
         return int(error.get_http_status_code())
     return getattr(getattr(error, "response", None), "status_code", None)
-
-
-def _is_of_tracking(error: Exception) -> bool:
-    from mlflow.exceptions import MlflowException
-    from requests.exceptions import RequestException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    return isinstance(error, (MlflowException, RequestException, SQLAlchemyError, OSError))

@@ -1,4 +1,4 @@
-"""What a run was made with: code, versions, machine."""
+"""Code, versions and machine of a run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import base64
 import json
 import os
 import platform
-import shutil
 import subprocess
 import zlib
 from dataclasses import asdict, dataclass
@@ -27,18 +26,18 @@ NO_GIT = "none"
 
 @dataclass(frozen=True)
 class GitState:
-    """The code's commit and what was changed since."""
+    """Commit of the code, and the changes since."""
 
     sha: str
-    """`none` where the code is no checkout, or has no commit yet."""
+    """`none` outside a checkout, or before the first commit."""
     dirty: bool
     diff: str
-    """Against the commit; empty when clean."""
+    """Difference to the commit; empty if clean."""
     untracked: tuple[str, ...]
 
     @property
     def changed_files(self) -> int:
-        """How many files differ from the commit."""
+        """Number of files that differ from the commit."""
         return sum(line.startswith("diff --git ") for line in self.diff.splitlines()) + len(self.untracked)
 
     def to_label(self) -> str:
@@ -52,12 +51,12 @@ class GitState:
         return cls(**{**values, "untracked": tuple(values["untracked"])})
 
     def tags(self) -> dict[str, str]:
-        """As a run carries it."""
+        """Tags of a run."""
         return {"mgmrn.code_sha": self.sha, "mgmrn.code_dirty": str(self.dirty).lower()}
 
 
 def git_state(repository: Path = REPOSITORY) -> GitState:
-    """State of the checkout that this code runs from; in a job, of the one that it was sent from."""
+    """State of the checkout of this code; in a submitted job, of the checkout that it was sent from."""
     if (sent := code_state()) is not None:
         return GitState.from_label(sent)
     sha = _git(repository, "rev-parse", "--verify", "HEAD").strip()
@@ -69,7 +68,7 @@ def git_state(repository: Path = REPOSITORY) -> GitState:
 
 
 def environment() -> dict[str, Any]:
-    """Versions and hardware of this host, as JSON values. Loads none of the packages."""
+    """Versions and hardware of this host as JSON values, without importing the packages."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -82,20 +81,13 @@ def environment() -> dict[str, Any]:
 
 
 def numerics() -> str:
-    """Versions of what computes, like `python 3.11, torch 2.9.1, …`; a run made with others may come to other figures."""
+    """Versions that may change a figure, like `python 3.11, torch 2.9.1, …`."""
     python = ".".join(platform.python_version_tuple()[:2])
     return ", ".join([f"python {python}", *(f"{name} {_version(name)}" for name in NUMERICS)])
 
 
 def _git(repository: Path, *arguments: str) -> str:
-    """Output of a git command; empty where git or the repository is missing."""
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(repository), *arguments], capture_output=True, text=True, errors="replace", timeout=20
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout if done.returncode == 0 else ""
+    return _output("git", "-C", str(repository), *arguments)
 
 
 def _cpu_model() -> str:
@@ -108,16 +100,18 @@ def _cpu_model() -> str:
 
 
 def _gpus() -> list[str]:
-    """Names and memory of the GPUs, from the driver's own tool: asking torch would load it."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return []
+    """Names and memory of the GPUs by the driver's own tool, since torch would have to be imported."""
+    lines = _output("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader").splitlines()
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _output(*command: str) -> str:
+    """Standard output of a command; empty if it is missing or fails."""
     try:
-        query = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"]
-        done = subprocess.run(query, capture_output=True, text=True, timeout=20)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=20)
     except (OSError, subprocess.TimeoutExpired):
-        return []
-    return [line.strip() for line in done.stdout.splitlines() if line.strip()] if done.returncode == 0 else []
+        return ""
+    return done.stdout if done.returncode == 0 else ""
 
 
 def _version(package: str) -> str | None:

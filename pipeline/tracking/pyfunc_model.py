@@ -1,6 +1,6 @@
-"""The logged model's own code: pictures in, class names and calibrated scores out.
+"""Code of the logged model: pictures in, class names and calibrated scores out.
 
-MLflow runs this file when the model is loaded, beside a copy of `mgmrn`; nothing else of this project is needed there.
+MLflow runs this file when it loads the model, beside a copy of `mgmrn`; the model needs nothing else of this project.
 """
 
 from __future__ import annotations
@@ -25,33 +25,29 @@ from mgmrn.errors import UserError
 from mgmrn.prediction import BATCH, Answer, answer, score, with_classes
 
 ATTRIBUTES = 3
-"""Attributes of an answer."""
+"""Number of attributes of an answer."""
 
 
 class ImageClassifier(PythonModel):
-    """Column `image` → columns `classes`, `scores`, `seen` (best first) and `attributes` (what told the best from the second).
+    """Column `image` → columns `classes`, `scores`, `seen` (best first) and `attributes` (those that decide against the second).
 
     An image is the bytes of an image file or of a `.npy` array `H W 3`, or their base64. Params:
 
-    - `top_k`: classes in an answer.
-    - `gamma`: is subtracted from the scores of seen classes.
+    - `top_k`: number of classes in an answer.
+    - `gamma`: number that is subtracted from the scores of seen classes.
     - `classes`: other classes than the model's, as JSON: `{"zebra": {"stripes": 1.0, …}}` or `{"zebra": [1.0, …]}`.
 
-    What cannot be answered is refused with `INVALID_PARAMETER_VALUE`, which a server answers as status 400.
+    A bad picture or param raises `INVALID_PARAMETER_VALUE`, which a server answers as status 400.
     """
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Reads the exported model."""
+        """Read the exported model."""
         self._model = load_model(Path(context.artifacts["model"]))
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Answers for every picture.
-
-        Raises:
-            MlflowException: naming the row or the param that is wrong.
-        """
+        """Answers for every picture; an exception names the row or the param that is wrong."""
         try:
             model, top_k = _asked(self._model, params or {})
             answers = [one for batch in _batches(model, model_input) for one in answer(model, batch, top_k, ATTRIBUTES)]
@@ -61,7 +57,7 @@ class ImageClassifier(PythonModel):
 
 
 def _asked(model: LoadedModel, params: Mapping[str, Any]) -> tuple[LoadedModel, int]:
-    """The model with the γ and the classes that are asked for, and how many classes to answer."""
+    """The model with the params' γ and classes, and the number of classes of an answer."""
     asked = {name: value for name, value in params.items() if value is not None}
     gamma, top_k, classes = asked.get("gamma", model.gamma), asked.get("top_k", 5), asked.get("classes")
     if not math.isfinite(gamma):
@@ -73,7 +69,7 @@ def _asked(model: LoadedModel, params: Mapping[str, Any]) -> tuple[LoadedModel, 
 
 
 def _batches(model: LoadedModel, table: pd.DataFrame) -> Iterator[Any]:
-    """Scores batch by batch; a picture is kept as small as the network takes it."""
+    """Scores batch by batch, so that one batch of decoded pictures is in memory at a time."""
     values = list(table["image"])
     for start in range(0, len(values), BATCH):
         pixels = [
@@ -97,14 +93,13 @@ def _content(value: object, where: str) -> bytes:
 
 
 def _table(answers: list[Answer]) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "classes": [[one.name for one in found.classes] for found in answers],
-            "scores": [[one.score for one in found.classes] for found in answers],
-            "seen": [[one.seen for one in found.classes] for found in answers],
-            "attributes": [[one.name for one in found.attributes] for found in answers],
-        }
-    )
+    columns = {
+        "classes": [[one.name for one in found.classes] for found in answers],
+        "scores": [[one.score for one in found.classes] for found in answers],
+        "seen": [[one.seen for one in found.classes] for found in answers],
+        "attributes": [[one.name for one in found.attributes] for found in answers],
+    }
+    return pd.DataFrame(columns)
 
 
 mlflow.models.set_model(ImageClassifier())

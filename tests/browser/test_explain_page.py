@@ -9,8 +9,8 @@ import torch
 
 from mgmrn.checkpoint import load_model
 from mgmrn.data.pictures import prepared_file
-from pipeline.models.explain_page import ClassOfPictures, Content, render
-from pipeline.models.reasons import ALL_LEVELS, ALL_PARTS, Pointing, Subject, explain
+from pipeline.models.explain_page import Explanations, render
+from pipeline.models.reasons import ALL_LEVELS, ALL_PARTS, Subject, explain
 from tests.browser.looks import check_can_be_read, check_fits_a_phone, check_loads_nothing, check_prints_on_white
 from tests.exported import CONFIG, write_model, write_pictures
 
@@ -25,14 +25,17 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> str:
     paths = write_pictures(folder / "pictures")
     images = torch.stack([prepared_file(path, CONFIG.benchmark.images) for path in paths])
     subjects = [Subject(path, f"<i>{path.name}</i>", "wren") for path in paths]
-    content = Content(
+    content = Explanations(
         model="syn.mgmrn.s0.1234abcd",
         benchmark="X",
         gamma=model.gamma,
-        classes=(ClassOfPictures("wren", tuple(explain(model, subjects, images)[1])),),
-        pointing={ALL_LEVELS: {ALL_PARTS: Pointing(0.4, 0.1, 120)}},
+        classes={"wren": explain(model, subjects, images)[1]},
+        pointing={ALL_LEVELS: {ALL_PARTS: {"accuracy": 0.4, "chance": 0.1, "maps": 120}}},
         made_at="2026-11-24T22:00:00+00:00",
         commit="093db53",
+        page=folder / "index.html",
+        sheets=(),
+        run_id=None,
     )
     return render(content)
 

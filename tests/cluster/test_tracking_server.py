@@ -1,4 +1,4 @@
-"""`cluster/mlflow/serve.sh`: who is let in, what it keeps, what it refuses, and how it ends."""
+"""`cluster/mlflow/serve.sh`: logins, outages of its database, artifacts, refusals, and its end."""
 
 from __future__ import annotations
 
@@ -31,8 +31,6 @@ from tests.recovery import time_recovery
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
-HEAD_LR = "optimiser.head_lr"
-
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[TrackingServer]:
@@ -53,9 +51,10 @@ def processes_of(server: TrackingServer) -> list[psutil.Process]:
     return [first, *first.children(recursive=True)]
 
 
-def test_secrets_stand_in_files_of_their_owner_alone_and_nowhere_else(server: TrackingServer) -> None:
-    key = (server.folder / "flask.key").read_text()
-    words = (server.password, key, server.database.password)
+def test_secrets_stand_in_files_of_their_owner_alone_and_the_server_listens_on_loopback_alone(
+    server: TrackingServer,
+) -> None:
+    words = (server.password, (server.folder / "flask.key").read_text(), server.database.password)
     assert min(map(len, words)) >= 32
     files = [path for path in server.folder.iterdir() if path.is_file() and path.name != "server.log"]
     holding = {path.name for path in files if any(word in path.read_text() for word in words)}
@@ -64,9 +63,6 @@ def test_secrets_stand_in_files_of_their_owner_alone_and_nowhere_else(server: Tr
     commands = [" ".join(process.cmdline()) for process in processes_of(server)]
     assert any("basic-auth" in command for command in commands)
     assert not any(word in text for text in [*commands, server.log()] for word in words)
-
-
-def test_the_server_listens_on_loopback_alone(server: TrackingServer) -> None:
     connections = [one for process in processes_of(server) for one in process.net_connections("inet")]
     listening = {one.laddr.ip for one in connections if one.status == psutil.CONN_LISTEN}
     assert listening and all(ip_address(address).is_loopback for address in listening), listening
@@ -117,10 +113,10 @@ def test_artifacts_go_through_the_server_and_cannot_leave_their_folder(allowed: 
     assert store.read_text(run_id, "eval/curve.csv") == "gamma\n"
     assert list((allowed.folder / "artifacts").rglob("curve.csv"))
     for name in ("../../escaped.txt", "..%2F..%2Fescaped.txt", "%2E%2E/%2E%2E/escaped.txt", "/escaped.txt"):
-        assert put(allowed, f"/api/2.0/mlflow-artifacts/artifacts/{name}") >= 400, name
+        assert status(allowed, f"/api/2.0/mlflow-artifacts/artifacts/{name}", "PUT") >= 400, name
     quoted = urllib.parse.quote("../../../credentials.env", safe="")
-    assert get(allowed, f"/get-artifact?run_uuid={run_id}&path={quoted}") >= 400
-    assert get(allowed, f"/api/2.0/mlflow-artifacts/artifacts/{quoted}") >= 400
+    assert status(allowed, f"/get-artifact?run_uuid={run_id}&path={quoted}") >= 400
+    assert status(allowed, f"/api/2.0/mlflow-artifacts/artifacts/{quoted}") >= 400
     assert not list(allowed.folder.rglob("escaped.txt"))
     with pytest.raises(UserError, match="no id of a run"):
         store.get("../../credentials.env")
@@ -128,18 +124,11 @@ def test_artifacts_go_through_the_server_and_cannot_leave_their_folder(allowed: 
         store.get("0" * 32)
 
 
-def put(server: TrackingServer, path: str) -> int:
-    return status(server, urllib.request.Request(server.uri + path, data=b"x", method="PUT"))
-
-
-def get(server: TrackingServer, path: str) -> int:
-    return status(server, urllib.request.Request(server.uri + path))
-
-
-def status(server: TrackingServer, request: urllib.request.Request) -> int:
-    """The server's answer to the admin."""
+def status(server: TrackingServer, path: str, method: str = "GET") -> int:
+    """Status of the server's answer to its admin."""
     word = base64.b64encode(":".join(server.environment.values()).encode()).decode()
-    request.add_header("Authorization", f"Basic {word}")
+    data = b"x" if method == "PUT" else None
+    request = urllib.request.Request(server.uri + path, data, {"Authorization": f"Basic {word}"}, method=method)
     try:
         with urllib.request.urlopen(request, timeout=20) as answer:
             return int(answer.status)
@@ -151,10 +140,9 @@ def test_the_database_itself_serves_as_tracking_store_and_as_study_storage(allow
     store = TrackingStore.connect(allowed.database.uri(RUNS), "mgmrn/direct")
     run_id = store.create_parent("launch", {"a": "b"})
     assert store.get(run_id).tags["a"] == "b"
-    config = SearchConfig.model_validate(
-        {"base": "cub100", "space": {HEAD_LR: FloatRange(low=1e-4, high=1e-2, log=True)}}
-    )
-    space = Space(SearchFile("x", "x.yaml", config, {HEAD_LR: "x.yaml"}))
+    rate = FloatRange(low=1e-4, high=1e-2, log=True)
+    config = SearchConfig.model_validate({"base": "cub100", "space": {"optimiser.head_lr": rate}})
+    space = Space(SearchFile("x", "x.yaml", config, {"optimiser.head_lr": "x.yaml"}))
     study = Study("s", allowed.database.uri("studies"), config, space)
     trial = study.propose()
     study.report(trial.number, 1, 0.25, [0.25])
@@ -163,23 +151,18 @@ def test_the_database_itself_serves_as_tracking_store_and_as_study_storage(allow
     assert [(one.state, one.point, one.values) for one in again] == [("finished", trial.point, (0.5,))]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
+def test_a_database_that_cannot_serve_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    environment = os.environ | {"MGMRN_TRACKING": str(tmp_path / "tracking")}
+    for arguments, sentence in (
         ((), "no database is named"),
         (("--port", "5000"), "no database is named"),
         (("postgresql://me:hunter2@127.0.0.1/mlflow",), "holds a password"),
         (("sqlite:///mlflow.db",), "is not like postgresql://"),
         (("postgresql://me@127.0.0.1",), "is not like postgresql://"),
-    ],
-)
-def test_a_database_that_cannot_serve_is_refused_before_anything_is_made(
-    arguments: tuple[str, ...], sentence: str, tmp_path: Path
-) -> None:
-    environment = os.environ | {"MGMRN_TRACKING": str(tmp_path / "tracking")}
-    done = subprocess.run([SERVE, *arguments], env=environment, capture_output=True, text=True)
-    assert done.returncode == 2 and sentence in done.stderr, done.stderr
-    assert "hunter2" not in done.stderr
+    ):
+        done = subprocess.run([SERVE, *arguments], env=environment, capture_output=True, text=True)
+        assert done.returncode == 2 and sentence in done.stderr, done.stderr
+        assert "hunter2" not in done.stderr
     assert not list(tmp_path.iterdir())
 
 

@@ -1,29 +1,83 @@
-"""`cluster/mlflow/serve.sh` on a PostgreSQL of the tests."""
+"""`cluster/mlflow/serve.sh` on a PostgreSQL server of the tests."""
 
 from __future__ import annotations
 
+import os
+import secrets
+import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.ports import LOOPBACK
+import psycopg2
+import pytest
+
+from pipeline.ports import LOOPBACK, free_port
 from pipeline.tracking.connection import PASSWORD_VARIABLE
 from tests.mlflow_server import REPOSITORY, Server
-from tests.postgres import Postgres, postgres_server
 
 SERVE = REPOSITORY / "cluster" / "mlflow" / "serve.sh"
 RUNS = "mlflow"
+DATABASES = (RUNS, "mlflow_auth", "studies")
+USER = "mlflow"
+
+
+class Postgres:
+    """A PostgreSQL server with a password on loopback; as root it runs as the user `postgres`, since it refuses root.
+
+    Args:
+        folder: an empty folder that this user may enter.
+        binaries: folder of PostgreSQL's programs.
+    """
+
+    def __init__(self, folder: Path, binaries: Path) -> None:
+        self.password = secrets.token_hex(16)
+        self.passfile = folder / "pgpass"
+        self.port = free_port()
+        self._data = folder / "data"
+        self._binaries = binaries
+        self.passfile.touch(mode=0o600)
+        self.passfile.write_text(f"*:*:*:{USER}:{self.password}\n")
+        self._data.mkdir(mode=0o700)
+        given = folder / "password"
+        given.touch(mode=0o600)
+        given.write_text(self.password)
+        if os.geteuid() == 0:
+            shutil.chown(self._data, "postgres")
+            shutil.chown(given, "postgres")
+        options = (f"--username={USER}", f"--pwfile={given}", "--auth=scram-sha-256", "--locale=C", "--encoding=UTF8")
+        self._run("initdb", *options, "--no-sync")
+        given.unlink()
+
+    def _run(self, program: str, *options: str) -> None:
+        as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"] if os.geteuid() == 0 else []
+        command = [*as_user, str(self._binaries / program), "-D", str(self._data), *options]
+        subprocess.run(command, check=True, capture_output=True)
+
+    def uri(self, database: str) -> str:
+        """Address of a database, without the password."""
+        return f"postgresql://{USER}@{LOOPBACK}:{self.port}/{database}"
+
+    def start(self) -> None:
+        """Start the server, and wait until it answers."""
+        settings = f"-p {self.port} -c listen_addresses={LOOPBACK} -c unix_socket_directories= -c fsync=off"
+        self._run("pg_ctl", "start", "--wait", "--log", str(self._data / "log"), "--options", settings)
+
+    def stop(self) -> None:
+        """End the server as its administrator would: open transactions are rolled back."""
+        self._run("pg_ctl", "stop", "--wait", "--mode", "fast")
 
 
 class TrackingServer(Server):
-    """A server with logins.
+    """A tracking server with logins.
 
     Args:
-        folder: of login, key, artifacts and log.
-        database: running, with the databases `mlflow` and `mlflow_auth`.
-        host: address that it listens at.
+        folder: folder of login, key, artifacts and log.
+        database: running server with `DATABASES`.
+        host: address that the tracking server listens at.
     """
 
     def __init__(self, folder: Path, database: Postgres, host: str) -> None:
@@ -59,16 +113,30 @@ def tracking_server(host: str = LOOPBACK, login: Mapping[str, str] | None = None
     """A running server on a free port; skips where PostgreSQL is not installed.
 
     Args:
-        host: address that it listens at.
-        login: variables of a driver, as an earlier start has left them; None: the server makes a password.
+        host: address that the server listens at.
+        login: variables of a driver, as an earlier start has left them; None lets the server make a password.
     """
-    with postgres_server(RUNS, "mlflow_auth", "studies") as database, tempfile.TemporaryDirectory("tracking") as name:
+    # Debian leaves PostgreSQL's programs out of PATH.
+    initdb = shutil.which("initdb") or max(Path("/usr/lib/postgresql").glob("*/bin/initdb"), default=None)
+    if initdb is None:
+        pytest.skip("PostgreSQL's server is not installed: apt install postgresql")
+    # Not pytest's folder, which root keeps to itself.
+    with tempfile.TemporaryDirectory("postgres") as place, tempfile.TemporaryDirectory("tracking") as name:
+        Path(place).chmod(0o755)
+        database = Postgres(Path(place), Path(initdb).resolve().parent)
         server = TrackingServer(Path(name), database, host)
         if login:
             text = "".join(f"export {variable}={value}\n" for variable, value in login.items())
             (server.folder / "credentials.env").write_text(text)
+        database.start()
         try:
+            connection = psycopg2.connect(database.uri("postgres"), password=database.password)
+            connection.autocommit = True
+            for one in DATABASES:
+                connection.cursor().execute(f"CREATE DATABASE {one}")
+            connection.close()
             server.start()
             yield server
         finally:
             server.kill()
+            database.stop()

@@ -1,254 +1,172 @@
-"""`compare`: of a grid as far as it is there, or of single runs; every form that it prints has the figures of the runs that it cites."""
+"""`compare` of a grid or of single runs, and `load_runs`: every form has the figures of the cited runs."""
 
 from __future__ import annotations
 
 import io
 import json
 import re
-import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
 import pytest
 
 from mgmrn.errors import UserError
-from pipeline.ablation.cells import GridCell
 from pipeline.ablation.compare import compare_grid, compare_runs
-from pipeline.ablation.request import AblationRequest
 from pipeline.analysis import load_runs
 from pipeline.analysis.runs import FIGURES
+from pipeline.analysis.tables import CSV_COLUMNS
 from pipeline.cli.app import main
 from pipeline.errors import TrackingError
 from pipeline.tracking.store import TrackingStore
 from pipeline.train.cell import Cell
-from pipeline.where import Where
-from tests.grids import DECIDED, cells_of, run_in, tags_of, write_data, write_grid
+from tests.finished_grid import SCORES, FinishedGrid, add_run
+from tests.grids import DECIDED, run_in, tags_of
 from tests.runs import create_child
-
-BASE = (0.5, 0.6, 0.7)
-SMOOTH = (0.61, 0.7, 0.82)
-TEXT = (
-    "benchmarks: [{small}, sun]\nseeds: [0, 1, 2]\nprimary: ausuc\n"
-    "variants:\n  smooth: {{loss.label_smoothing: 0.1}}\n  rough: {{loss.scale: 40}}\n"
-)
-
-
-@dataclass(frozen=True)
-class Place:
-    """A grid of which base and smooth are run on TINY, rough with one seed, and nothing on SUN."""
-
-    folder: Path
-    store: TrackingStore
-    runs: dict[str, list[str]]
-    """Variant → ids of its final runs."""
-    cells: dict[str, list[GridCell]]
-
-    @property
-    def options(self) -> list[str]:
-        return ["--tracking-uri", self.store.uri, "--data-root", str(self.folder / "data")]
-
-    @property
-    def grid(self) -> list[str]:
-        return [str(self.folder / "grid.yaml"), *self.options]
-
-    def request(self) -> AblationRequest:
-        file = write_grid(self.folder, TEXT.format(small=self.folder / "small.yaml"))
-        folder = self.folder
-        return AblationRequest(file, Where(self.store.uri, folder / "data", folder / "runs"))
-
-    def compared(self, *run_ids: str, base: str | None = None) -> pd.DataFrame:
-        return compare_runs(run_ids, base, "gzsl_h", self.store.uri)[0].entries
-
-    def add(self, cell: Cell, score: float, **more: Any) -> str:
-        """Another finished run, in an experiment where grids do not look for theirs; returns its id."""
-        store = TrackingStore.connect(self.store.uri, "mgmrn/others")
-        return run_in(store, store.create_parent("launch", {}), cell, score, **more)
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, tables: Path) -> Place:
-    folder = tmp_path_factory.mktemp("compare")
-    shutil.copy(tables, folder / "mlflow.db")
-    store = TrackingStore.connect(f"sqlite:///{folder}/mlflow.db")
-    write_data(folder / "data")
-    file = write_grid(folder, TEXT.format(small=folder / "small.yaml"))
-    parent = store.create_parent("launch", {})
-    runs: dict[str, list[str]] = {}
-    cells: dict[str, list[GridCell]] = {}
-    for cell in cells_of(file, folder / "data"):
-        cells.setdefault(cell.variant, []).append(cell)
-        score = {"base": BASE, "smooth": SMOOTH, "rough": (0.4,)}[cell.variant][cell.seed :]
-        if score:
-            run_in(store, parent, cell.tune, 0.9)
-            runs.setdefault(cell.variant, []).append(run_in(store, parent, cell.final(DECIDED), score[0]))
-    return Place(folder, store, runs, cells)
+def grid(finished_grid: FinishedGrid, tmp_path_factory: pytest.TempPathFactory) -> FinishedGrid:
+    return finished_grid.copied_to(tmp_path_factory.mktemp("compare"))
 
 
-@pytest.fixture
-def answer(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Standard output of a command that must succeed."""
-
-    def run(*arguments: str) -> str:
-        assert main(arguments) == 0
-        return capsys.readouterr().out
-
-    return run
+def compared(grid: FinishedGrid, *run_ids: str, base: str | None = None) -> pd.DataFrame:
+    return compare_runs(run_ids, base, "gzsl_h", grid.store.uri)[0].entries
 
 
-def test_a_grid_is_compared_by_all_figures_the_primary_one_first(place: Place) -> None:
-    compared = compare_grid(place.request(), None)
-    assert [one.metric for one in compared] == ["ausuc", *(key for key in FIGURES if key != "ausuc")]
-    for one in compared:
+def add(grid: FinishedGrid, cell: Cell, **more: Any) -> str:
+    """Create another finished run, in an experiment that grids do not read; returns its id."""
+    return add_run(TrackingStore.connect(grid.store.uri, "mgmrn/others"), cell, 0.5, **more)
+
+
+def test_a_grid_is_compared_by_all_figures_the_primary_one_first(grid: FinishedGrid) -> None:
+    found = compare_grid(grid.request(), None)
+    assert [one.metric for one in found] == ["ausuc", *(key for key in FIGURES if key != "ausuc")]
+    for one in found:
         assert (one.base, one.split) == ("base", "final")
         assert (one.variants, one.benchmarks) == (["base", "smooth", "rough"], ["TINY", "SUN"])
-
-
-def test_one_figure_alone(place: Place) -> None:
-    (comparison,) = compare_grid(place.request(), "gzsl_h")
-    entries = comparison.entries.set_index(["benchmark", "variant"])
+    entries = next(one.entries for one in found if one.metric == "gzsl_h").set_index(["benchmark", "variant"])
     smooth, rough = entries.loc[("TINY", "smooth")], entries.loc[("TINY", "rough")]
-    assert smooth["mean"] == pytest.approx(sum(SMOOTH) / 3 + list(FIGURES).index("gzsl_h") / 100)
-    assert (smooth["difference"], smooth["pairs"]) == (pytest.approx(0.11), 3)
-    assert smooth["run_ids"].split() == place.runs["smooth"], "test images count, not validation images"
-    assert (rough["verdict"], rough["states"]) == ("insufficient seeds", "2 new")
+    assert smooth["mean"] == pytest.approx(fmean(SCORES["smooth"]) + list(FIGURES).index("gzsl_h") / 100)
+    gain = fmean(SCORES["smooth"]) - fmean(SCORES["base"])
+    assert (smooth["difference"], smooth["pairs"]) == (pytest.approx(gain), 3)
+    assert smooth["run_ids"].split() == grid.runs["smooth"], "test images count, not validation images"
+    assert (rough["verdict"], rough["states"]) == ("insufficient seeds", "1 new")
     assert (entries.loc["SUN"]["n"] == 0).all() and (entries.loc["SUN"]["states"] == "3 missing").all()
 
 
-def test_runs_are_compared_by_variant_and_paired_by_seed(place: Place) -> None:
-    entries = place.compared(*place.runs["smooth"][::-1], *place.runs["base"])
+def test_runs_are_compared_by_variant_and_paired_by_seed(grid: FinishedGrid) -> None:
+    entries = compared(grid, *grid.runs["smooth"][::-1], *grid.runs["base"])
     assert entries[["variant", "verdict", "pairs"]].to_numpy().tolist() == [["smooth", "base", 0], ["base", "worse", 3]]
-    assert entries["difference"][1] == pytest.approx(-0.11)
-    assert entries["run_ids"][0].split() == place.runs["smooth"]
-
-
-def test_the_base_among_runs_can_be_named(place: Place) -> None:
-    runs = [*place.runs["rough"], *place.runs["smooth"], *place.runs["base"]]
-    assert list(place.compared(*runs, base="base")["variant"]) == ["base", "rough", "smooth"]
+    assert entries["run_ids"][0].split() == grid.runs["smooth"]
+    runs = [*grid.runs["rough"], *grid.runs["smooth"], *grid.runs["base"]]
+    assert list(compared(grid, *runs, base="base")["variant"]) == ["base", "rough", "smooth"]
     with pytest.raises(UserError, match="no run is of the variant 'full'") as caught:
-        place.compared(*runs, base="full")
+        compared(grid, *runs, base="full")
     assert (caught.value.where, caught.value.hint) == ("--base", "name one of rough, smooth, base")
 
 
-def test_configs_with_the_same_name_are_told_apart(place: Place) -> None:
-    """As two calls of `train` with other overrides are."""
-    cells = [place.cells["base"][0], place.cells["smooth"][0]]
-    runs = [place.add(cell.final(DECIDED), 0.5, variant="mgmrn") for cell in cells]
-    assert list(place.compared(*runs)["variant"]) == [f"mgmrn.{cell.tune.group_hash[:8]}" for cell in cells]
-    seeds = [place.add(cell.final(DECIDED), 0.5, variant="mgmrn") for cell in place.cells["base"][1:]]
-    assert list(place.compared(runs[0], *seeds)["variant"]) == ["mgmrn"], "seeds alone make no other config"
+def test_configs_of_one_name_such_as_of_two_calls_of_train_are_told_apart(grid: FinishedGrid) -> None:
+    cells = [grid.cells["base"][0], grid.cells["smooth"][0]]
+    runs = [add(grid, cell.final(DECIDED), variant="mgmrn") for cell in cells]
+    assert list(compared(grid, *runs)["variant"]) == [f"mgmrn.{cell.tune.group_hash[:8]}" for cell in cells]
+    seeds = [add(grid, cell.final(DECIDED), variant="mgmrn") for cell in grid.cells["base"][1:]]
+    assert list(compared(grid, runs[0], *seeds)["variant"]) == ["mgmrn"], "seeds alone make no other config"
 
 
-def test_two_runs_of_one_config_and_seed_are_refused(place: Place) -> None:
-    first, again = place.runs["base"][0], place.add(place.cells["base"][0].final(DECIDED), 0.5)
+def test_runs_that_cannot_be_compared_are_refused(grid: FinishedGrid) -> None:
+    cell, first = grid.cells["base"][0].final(DECIDED), grid.runs["base"][0]
+    again = add(grid, cell)
     with pytest.raises(UserError, match=f"{first} and {again} are both of base on TINY with seed 0"):
-        place.compared(first, again)
-    with pytest.raises(UserError, match=f"{first} and {first} are both of"):
-        place.compared(first, first)
-
-
-def test_runs_that_are_not_finished_or_stand_for_something_else_are_refused(place: Place) -> None:
-    parent = place.store.create_parent("launch", {"mgmrn.kind": "launch"})
-    cell = place.cells["base"][0].final(DECIDED)
-    unfinished = create_child(place.store, parent, cell.name, tags_of(cell), cell.config)
-    link = place.store.create_link(parent, cell.name, tags_of(cell, kind="link"))
-    place.store.finish(link, "FINISHED", "linked")
+        compared(grid, first, again)
+    parent = grid.store.create_parent("launch", {"mgmrn.kind": "launch"})
+    unfinished = create_child(grid.store, parent, cell.name, tags_of(cell), cell.config)
+    link = grid.store.create_link(parent, cell.name, tags_of(cell, kind="link"))
+    grid.store.finish(link, "FINISHED", "linked")
     for run_id in (parent, unfinished, link):
         with pytest.raises(UserError, match=f"{run_id} is no finished training run"):
-            place.compared(place.runs["base"][0], run_id)
+            compared(grid, first, run_id)
     with pytest.raises(TrackingError, match="0123456789abcdef"):
-        place.compared("0123456789abcdef" * 2)
-
-
-def test_runs_on_validation_and_on_test_images_are_not_compared(place: Place) -> None:
-    tune = place.add(place.cells["smooth"][0].tune, 0.5)
+        compared(grid, "0123456789abcdef" * 2)
+    tune = add(grid, grid.cells["smooth"][0].tune)
     with pytest.raises(UserError, match="some runs are scored on validation images and some on test images"):
-        place.compared(place.runs["base"][0], tune)
-    (alone,) = compare_runs([tune], None, "gzsl_h", place.store.uri)
+        compared(grid, first, tune)
+    (alone,) = compare_runs([tune], None, "gzsl_h", grid.store.uri)
     assert alone.split == "tune" and alone.entries["mean"][0] == pytest.approx(0.53)
 
 
-def test_csv_and_json_cite_the_runs_and_tables_go_to_people(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["compare", *place.grid, "--csv"]) == 0
-    frame = pd.read_csv(io.StringIO(capsys.readouterr().out)).set_index(["metric", "variant", "benchmark"])
-    assert len(frame) == len(FIGURES) * 6
-    smooth, missing = frame.loc[("zsl_t1", "smooth", "TINY")], frame.loc[("ausuc", "base", "SUN")]
-    assert smooth["mean"] == pytest.approx(sum(SMOOTH) / 3, rel=1e-15)
-    assert smooth["run_ids"].split() == place.runs["smooth"]
+def test_csv_json_and_tables_cite_the_runs(grid: FinishedGrid, capsys: pytest.CaptureFixture[str]) -> None:
+    def answer(*arguments: str) -> str:
+        assert main(["compare", *arguments, "--metric", "zsl_t1"]) == 0
+        return capsys.readouterr().out
+
+    frame = pd.read_csv(io.StringIO(answer(*grid.arguments, "--csv")))
+    assert tuple(frame.columns) == CSV_COLUMNS
+    frame = frame.set_index(["variant", "benchmark"])
+    smooth, missing = frame.loc[("smooth", "TINY")], frame.loc[("base", "SUN")]
+    assert smooth["mean"] == pytest.approx(fmean(SCORES["smooth"]), rel=1e-15)
+    assert smooth["run_ids"].split() == grid.runs["smooth"]
     assert list(smooth[["n", "pairs", "split", "verdict"]]) == [3, 3, "final", "better"]
     assert (missing["n"], missing["states"]) == (0, "3 missing")
-    assert main(["compare", *place.grid, "--metric", "zsl_t1", "--json"]) == 0
-    said = capsys.readouterr()
-    (comparison,) = json.loads(said.out)["comparisons"]
+    (comparison,) = json.loads(answer(*grid.arguments, "--json"))["comparisons"]
     entries = {(one["variant"], one["benchmark"]): one for one in comparison["entries"]}
     assert entries["smooth", "TINY"]["summary"]["mean"] == smooth["mean"]
-    assert [seed["run_id"] for seed in entries["smooth", "TINY"]["seeds"]] == place.runs["smooth"]
-    assert "T1 on the final split in percent" in said.err
-
-
-def test_markdown_latex_and_the_terminal_show_percent(place: Place, answer: Callable[..., str]) -> None:
-    for form, start in (("--markdown", "| smooth | TINY "), ("--latex", "smooth &"), (None, "smooth ")):
-        shown = answer("compare", *place.grid, "--metric", "zsl_t1", *([form] if form else []))
-        row = next(line for line in shown.splitlines() if line.startswith(start) and "71.0" in line)
-        assert "10.5" in row and (form == "--latex" or "+11.0" in row)
-
-
-def test_ids_of_runs_take_the_place_of_a_name(place: Place, answer: Callable[..., str]) -> None:
-    runs = [*place.runs["smooth"], *place.runs["base"]]
-    where = ["--tracking-uri", place.store.uri, "--metric", "zsl_t1", "--json"]
-    (comparison,) = json.loads(answer("compare", *runs, "--base", "base", *where))["comparisons"]
+    assert [seed["run_id"] for seed in entries["smooth", "TINY"]["seeds"]] == grid.runs["smooth"]
+    for form, start in ((["--markdown"], "| smooth | TINY "), (["--latex"], "smooth &"), ([], "smooth ")):
+        lines = answer(*grid.arguments, *form).splitlines()
+        row = next(line for line in lines if line.startswith(start) and "71.1" in line)
+        assert "10.4" in row and (form == ["--latex"] or "+10.8" in row)
+    where = ["--tracking-uri", grid.store.uri, "--json"]
+    runs = [*grid.runs["smooth"], *grid.runs["base"]]
+    (comparison,) = json.loads(answer(*runs, "--base", "base", *where))["comparisons"]
     assert (comparison["base"], comparison["variants"]) == ("base", ["base", "smooth"])
-    (alone,) = json.loads(answer("compare", runs[0], *where))["comparisons"]
-    assert alone["variants"] == ["smooth"]
 
 
-def test_mistakes_are_one_sentence(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["compare", "component"]) == 2
-    said = capsys.readouterr()
-    assert said.out == "" and said.err.startswith("error: there is no ablation 'component'")
-    for names in (place.grid, [*place.runs["base"], *place.options]):
-        assert main(["compare", *names, "--metric", "h"]) == 2
-        assert capsys.readouterr().err.startswith("error: 'h' is no figure [--metric] (name one of zsl_t1, ")
-    assert main(["compare", *place.grid, "--benchmarks", "cup"]) == 2
-    assert capsys.readouterr().err.startswith("error: there is no benchmark 'cup' [--benchmarks]")
+def test_mistakes_are_one_sentence(grid: FinishedGrid, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, sentence in (
+        (["component"], "there is no ablation 'component'"),
+        ([*grid.arguments, "--metric", "h"], "'h' is no figure [--metric] (name one of zsl_t1, "),
+        ([*grid.runs["base"], *grid.options, "--metric", "h"], "'h' is no figure [--metric]"),
+        ([*grid.arguments, "--benchmarks", "cup"], "there is no benchmark 'cup' [--benchmarks]"),
+    ):
+        assert main(["compare", *arguments]) == 2
+        said = capsys.readouterr()
+        assert said.out == "" and said.err.startswith(f"error: {sentence}")
 
 
-def test_runs_are_loaded_as_a_table_for_notebooks(place: Place) -> None:
-    runs = load_runs("mgmrn/train", tracking_uri=place.store.uri, where="tags.`mgmrn.split` = 'final'")
-    smooth = runs[runs["variant"] == "smooth"].set_index("seed").sort_index()
-    assert list(smooth["run_id"]) == place.runs["smooth"]
-    assert list(smooth["test/zsl_t1"]) == list(SMOOTH)
-    run = place.store.get(place.runs["smooth"][0])
+def test_runs_are_loaded_as_a_table_for_notebooks(grid: FinishedGrid) -> None:
+    runs = load_runs("mgmrn/train", tracking_uri=grid.store.uri, where="tags.`mgmrn.split` = 'final'")
+    smooth = runs[(runs["variant"] == "smooth") & (runs["status"] == "FINISHED")].set_index("seed").sort_index()
+    assert list(smooth["run_id"]) == grid.runs["smooth"]
+    assert list(smooth["test/zsl_t1"]) == list(SCORES["smooth"])
+    run = grid.store.get(grid.runs["smooth"][0])
     columns = ["name", "status", "benchmark", "split", "config_hash", "group_hash", "gamma", "seconds"]
     tags = (run.tags[f"mgmrn.{name}"] for name in ("config_hash", "group_hash"))
     assert list(smooth.loc[0, columns]) == [run.name, "FINISHED", "TINY", "final", *tags, 0.25, run.seconds]
-    table = runs.pivot_table(index="variant", columns="benchmark", values="test/gzsl_h")
-    assert table.loc["smooth", "TINY"] == pytest.approx(sum(SMOOTH) / 3 + 0.03)
-    both = load_runs(tracking_uri=place.store.uri)
+    both = load_runs(tracking_uri=grid.store.uri)
     assert {"tune", "final"} <= set(both["split"]) and both["val/gzsl_h"].notna().any()
-
-
-def test_an_ablation_includes_the_runs_that_it_took_from_other_launches(place: Place) -> None:
-    store = TrackingStore.connect(place.store.uri, "mgmrn/ablation/shared")
-    tags = {"mgmrn.kind": "link", "mgmrn.variant": "alike", "mgmrn.linked_run_id": place.runs["base"][0]}
-    store.finish(store.create_link(store.create_parent("ablation", {}), "link", tags), "FINISHED", "linked")
-    (run,) = load_runs("shared", tracking_uri=place.store.uri).itertuples()
-    assert (run.run_id, run.variant, run.seed) == (place.runs["base"][0], "alike", 0)
     with pytest.raises(UserError, match="there is no run in 'nothing'"):
-        load_runs("nothing", tracking_uri=place.store.uri)
+        load_runs("nothing", tracking_uri=grid.store.uri)
+
+
+def test_an_ablation_includes_the_runs_that_it_took_from_other_launches(grid: FinishedGrid) -> None:
+    store = TrackingStore.connect(grid.store.uri, "mgmrn/ablation/shared")
+    tags = {"mgmrn.kind": "link", "mgmrn.variant": "alike", "mgmrn.linked_run_id": grid.runs["base"][0]}
+    store.finish(store.create_link(store.create_parent("ablation", {}), "link", tags), "FINISHED", "linked")
+    (run,) = load_runs("shared", tracking_uri=grid.store.uri).itertuples()
+    assert (run.run_id, run.variant, run.seed) == (grid.runs["base"][0], "alike", 0)
 
 
 def test_the_example_of_the_docs_prints_means_by_variant(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    finished_grid: FinishedGrid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store = TrackingStore.connect(place.store.uri, "mgmrn/ablation/components")
-    parent = store.create_parent("ablation", {})
-    for cell, score in zip(place.cells["base"], (0.5, 0.6, 0.7), strict=False):
-        run_in(store, parent, cell.final(DECIDED), score)
     (tmp_path / ".mgmrn").mkdir()
-    shutil.copy(place.folder / "mlflow.db", tmp_path / ".mgmrn" / "mlflow.db")
+    grid = finished_grid.copied_to(tmp_path / ".mgmrn")
+    store = TrackingStore.connect(grid.store.uri, "mgmrn/ablation/components")
+    parent = store.create_parent("ablation", {})
+    for cell, score in zip(grid.cells["base"], (0.5, 0.6, 0.7), strict=True):
+        run_in(store, parent, cell.final(DECIDED), score)
     page = Path(__file__).parents[2] / "docs" / "how-to" / "read-results.md"
     (example,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
     monkeypatch.chdir(tmp_path)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,157 +10,96 @@ import pytest
 
 from pipeline.analysis.paired import bootstrapped_difference
 from pipeline.cli.app import main
-from pipeline.tracking.model import MODEL_TAG
 from pipeline.tracking.registry import version_of_alias, versions
-from pipeline.tracking.store import TrackingStore
-from pipeline.train.cell import Cell
-from tests.grids import DECIDED, cells_of, run_in, write_data, write_grid
+from tests.finished_grid import SCORES, FinishedGrid, add_run
+from tests.grids import DECIDED
 
-TEXT = "seeds: [0, 1, 2]\nvariants:\n  smooth: {loss.label_smoothing: 0.1}\n  rough: {loss.scale: 40}\n"
-SCORES = {"base": (0.5, 0.6, 0.7), "smooth": (0.61, 0.7, 0.82), "rough": (0.4, 0.5)}
-COMMITTED = {"code_sha": "a" * 40, "code_dirty": "false"}
-
-
-@dataclass(frozen=True)
-class Place:
-    store: TrackingStore
-    cells: dict[str, list[Cell]]
-    """Variant → final cells by seed."""
-    runs: dict[str, list[str]]
-
-    def add(self, cell: Cell, score: float = 0.9, **more: Any) -> str:
-        """Another run; returns its id."""
-        return add(self.store, cell, score, **more)
-
-    def ask(self, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any], str]:
-        code = main(["promote", *arguments, "--tracking-uri", self.store.uri, "--json"])
-        printed = capsys.readouterr()
-        return code, json.loads(printed.out), printed.err
-
-
-def add(store: TrackingStore, cell: Cell, score: float, **more: Any) -> str:
-    run_id = run_in(store, store.create_parent("launch", {}), cell, score, **COMMITTED | more)
-    model = store.client.create_logged_model(store.experiment_id, name="model", source_run_id=run_id)
-    store.set_tags(run_id, {MODEL_TAG: f"models:/{model.model_id}"})
-    return run_id
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, tables: Path) -> Path:
-    """A database with three variants of three, three and two final seeds."""
-    folder = tmp_path_factory.mktemp("promote")
-    shutil.copy(tables, folder / "mlflow.db")
-    write_data(folder / "data")
-    store = TrackingStore.connect(f"sqlite:///{folder}/mlflow.db")
-    cells = final_cells(folder)
-    runs = {
-        variant: [add(store, cell, score) for cell, score in zip(cells[variant], scores, strict=False)]
-        for variant, scores in SCORES.items()
-    }
-    (folder / "runs.json").write_text(json.dumps(runs))
-    return folder
-
-
-def final_cells(folder: Path) -> dict[str, list[Cell]]:
-    cells: dict[str, list[Cell]] = {}
-    for one in cells_of(write_grid(folder, TEXT), folder / "data"):
-        cells.setdefault(one.variant, []).append(one.final(DECIDED))
-    return cells
+NAME = "mgmrn-TINY"
 
 
 @pytest.fixture
-def place(made: Path, tmp_path: Path) -> Place:
-    shutil.copy(made / "mlflow.db", tmp_path / "mlflow.db")
-    store = TrackingStore.connect(f"sqlite:///{tmp_path}/mlflow.db")
-    return Place(store, final_cells(made), json.loads((made / "runs.json").read_text()))
+def grid(finished_grid: FinishedGrid, tmp_path: Path) -> FinishedGrid:
+    return finished_grid.copied_to(tmp_path)
 
 
-def test_the_first_is_a_candidate_and_then_the_champion(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    run_id = place.runs["base"][1]
-    code, said, err = place.ask(capsys, run_id)
+def ask(grid: FinishedGrid, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any], str]:
+    code = main(["promote", *arguments, "--tracking-uri", grid.store.uri, "--json"])
+    printed = capsys.readouterr()
+    return code, json.loads(printed.out), printed.err
+
+
+def test_the_first_is_a_candidate_and_then_the_champion(grid: FinishedGrid, capsys: pytest.CaptureFixture[str]) -> None:
+    run_id = grid.runs["base"][1]
+    code, said, err = ask(grid, capsys, run_id)
     assert code == 0, err
-    assert (said["model"], said["version"], said["alias"]) == ("mgmrn-TINY", "1", "candidate")
-    assert said["seeds"] == {str(seed): run for seed, run in enumerate(place.runs["base"])}
+    assert (said["model"], said["version"], said["alias"]) == (NAME, "1", "candidate")
+    assert said["seeds"] == {str(seed): run for seed, run in enumerate(grid.runs["base"])}
     assert "there is no champion yet" in err
-    _, said, _ = place.ask(capsys, run_id, "--champion")
-    assert (said["version"], said["uri"]) == ("1", "models:/mgmrn-TINY@champion")
-    (version,) = versions(place.store, "mgmrn-TINY")
+    _, said, _ = ask(grid, capsys, run_id, "--champion")
+    assert (said["version"], said["uri"]) == ("1", f"models:/{NAME}@champion")
+    (version,) = versions(grid.store, NAME)
     assert version.aliases == ("champion",), "a champion is no candidate"
-    _, said, err = place.ask(capsys, run_id)
-    assert said["alias"] == "champion"
-    assert "it is the champion" in err
-    _, said, _ = place.ask(capsys, place.runs["base"][2])
+    _, said, err = ask(grid, capsys, run_id)
+    assert said["alias"] == "champion" and "it is the champion" in err
+    _, said, _ = ask(grid, capsys, grid.runs["base"][2])
     assert said["remark"] == "the champion, version 1, is another seed of the same config"
 
 
-def test_the_difference_to_the_champion_is_paired_by_seed(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    place.ask(capsys, place.runs["base"][0], "--champion")
-    code, said, err = place.ask(capsys, place.runs["smooth"][0])
+def test_the_difference_to_the_champion_is_paired_by_seed(
+    grid: FinishedGrid, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, smooth = grid.runs["base"][0], grid.runs["smooth"][0]
+    ask(grid, capsys, base, "--champion")
+    code, said, err = ask(grid, capsys, smooth)
     assert code == 0
-    assert list(said) == [
-        *("model", "version", "alias", "uri", "run_id", "seeds", "champion_before", "remark"),
-        *("comparisons", "published"),
-    ], "scripts read these keys"
-    assert said["champion_before"] == "1"
-    first = said["comparisons"][0]
-    assert first["metric"] == "gzsl_h"
-    (entry,) = [one for one in first["entries"] if one["variant"] == "candidate"]
-    wanted = bootstrapped_difference(SCORES["smooth"], SCORES["base"])
-    found = entry["difference"]
+    keys = ["model", "version", "alias", "uri", "run_id", "seeds", "champion_before", "remark"]
+    assert list(said) == [*keys, "comparisons", "published"], "scripts read these keys"
+    assert (said["champion_before"], said["comparisons"][0]["metric"]) == ("1", "gzsl_h")
+    (entry,) = [one for one in said["comparisons"][0]["entries"] if one["variant"] == "candidate"]
+    wanted, found = bootstrapped_difference(SCORES["smooth"], SCORES["base"]), entry["difference"]
     assert (found["mean"], found["low"], found["high"]) == pytest.approx((wanted.mean, wanted.low, wanted.high))
     assert entry["verdict"] == "better"
     assert f"{100 * wanted.low:+.1f} … {100 * wanted.high:+.1f}" in err
-    champion, candidate = (version_of_alias(place.store, "mgmrn-TINY", alias) for alias in ("champion", "candidate"))
-    assert champion and candidate
-    assert (champion.run_id, candidate.run_id) == (place.runs["base"][0], place.runs["smooth"][0])
-    place.ask(capsys, place.runs["smooth"][0], "--champion")
-    assert version_of_alias(place.store, "mgmrn-TINY", "champion") == versions(place.store, "mgmrn-TINY")[0]
-    assert version_of_alias(place.store, "mgmrn-TINY", "candidate") is None
+    champion, candidate = (version_of_alias(grid.store, NAME, alias) for alias in ("champion", "candidate"))
+    assert champion and candidate and (champion.run_id, candidate.run_id) == (base, smooth)
+    ask(grid, capsys, smooth, "--champion")
+    assert version_of_alias(grid.store, NAME, "champion") == versions(grid.store, NAME)[0]
+    assert version_of_alias(grid.store, NAME, "candidate") is None
+
+
+TOO_FEW = "its config has 2 finished final seeds of committed code (0, 1), 3 are needed"
 
 
 @pytest.mark.parametrize(
-    ("changed", "reason"),
+    ("variant", "seed", "changed", "reason"),
     [
-        ({"code_dirty": "true"}, "its code is not committed"),
-        ({"code_sha": "none"}, "its code is not committed"),
-        ({"split": "tune"}, "it is not a run of the final split"),
-        ({"benchmark": "CUB-standin"}, "its pictures are drawn stand-ins"),
-        ({"model_uri": ""}, "it has logged no model"),
-        ({"kind": "trial"}, "is no finished training run"),
+        ("base", 0, {"code_dirty": "true"}, "its code is not committed"),
+        ("base", 0, {"code_sha": "none"}, "its code is not committed"),
+        ("base", 0, {"split": "tune"}, "it is not a run of the final split"),
+        ("base", 0, {"benchmark": "CUB-standin"}, "its pictures are drawn stand-ins"),
+        ("base", 0, {"model_uri": ""}, "it has logged no model"),
+        ("base", 0, {"kind": "trial"}, "is no finished training run"),
+        ("rough", 0, {}, TOO_FEW),
+        ("base", 2, {"code_digest": "other"}, TOO_FEW),
+        ("base", 2, {"code_dirty": "true"}, TOO_FEW),
     ],
 )
-def test_what_must_not_be_promoted(
-    changed: dict[str, str], reason: str, place: Place, capsys: pytest.CaptureFixture[str]
+def test_a_run_that_must_not_be_promoted_is_refused_with_the_reason(
+    variant: str, seed: int, changed: dict[str, str], reason: str, grid: FinishedGrid,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    grid.store.set_tags(grid.runs[variant][seed], {f"mgmrn.{key}": value for key, value in changed.items()})
+    code, said, _ = ask(grid, capsys, grid.runs[variant][0])
+    assert code == 2 and reason in said["error"]
+    assert versions(grid.store, NAME) == []
+
+
+def test_the_latest_run_of_a_seed_counts_and_other_data_are_not_compared(
+    grid: FinishedGrid, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_id = place.runs["base"][0]
-    place.store.set_tags(run_id, {f"mgmrn.{key}": value for key, value in changed.items()})
-    code, said, _ = place.ask(capsys, run_id)
-    assert code == 2
-    assert reason in said["error"]
-    assert versions(place.store, "mgmrn-TINY") == []
-
-
-@pytest.mark.parametrize("changed", [{}, {"code_digest": "other"}, {"code_dirty": "true"}])
-def test_two_seeds_are_too_few_and_a_seed_of_other_code_does_not_count(
-    changed: dict[str, str], place: Place, capsys: pytest.CaptureFixture[str]
-) -> None:
-    if changed:
-        place.store.set_tags(place.runs["base"][2], {f"mgmrn.{key}": value for key, value in changed.items()})
-    code, said, _ = place.ask(capsys, place.runs["base" if changed else "rough"][0])
-    assert code == 2
-    assert "its config has 2 finished final seeds of committed code (0, 1), 3 are needed" in said["error"]
-    assert versions(place.store, "mgmrn-TINY") == []
-
-
-def test_the_latest_run_of_a_seed_counts(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    again = place.add(place.cells["base"][2])
-    _, said, _ = place.ask(capsys, place.runs["base"][0])
+    again = add_run(grid.store, grid.cells["base"][2].final(DECIDED), 0.9)
+    _, said, _ = ask(grid, capsys, grid.runs["base"][0], "--champion")
     assert said["seeds"]["2"] == again
-
-
-def test_other_data_are_not_compared(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    place.ask(capsys, place.runs["base"][0], "--champion")
-    place.store.set_tags(place.runs["base"][0], {"mgmrn.data_digest": "other"})
-    _, said, _ = place.ask(capsys, place.runs["smooth"][0])
-    assert said["comparisons"] == []
-    assert "was scored on other data" in said["remark"]
+    grid.store.set_tags(grid.runs["base"][0], {"mgmrn.data_digest": "other"})
+    _, said, _ = ask(grid, capsys, grid.runs["smooth"][0])
+    assert said["comparisons"] == [] and "was scored on other data" in said["remark"]

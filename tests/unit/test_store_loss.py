@@ -1,34 +1,36 @@
-"""A tracking database that is lost in mid-run: one sentence at once, training goes on, and the next command tracks the result."""
+"""A tracking store that is lost or unreachable in mid-run: one sentence, training goes on, the next command tracks the result."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from mlflow.exceptions import MlflowException
 
-from mgmrn.data.splits import load_tune
-from pipeline.config.compose import load_experiment, values_of
+from pipeline.config.compose import values_of
 from pipeline.errors import TrackingError
+from pipeline.interruption import Interruption
 from pipeline.spool import Spool
 from pipeline.tracking import sender as sender_module
 from pipeline.tracking.store import TrackingStore
 from pipeline.train import tracked
-from pipeline.train.cell import Cell, make_cell
+from pipeline.train.cell import Cell
 from pipeline.train.placement import Placement
 from pipeline.train.spec import Calibration
 from pipeline.train.tracked import Opening, cached_summary, finished_run, open_run, parent_run, send_leftovers
+from tests.finished_grid import FinishedGrid
 from tests.mlflow_server import Server
-from tests.ray.small import write_small
+from tests.ray.command import wait_until
 from tests.tmpfs import TMPFS, small_disk
 
 METRICS = {"val/ausuc": 0.5, "val/gzsl_h": 0.25}
@@ -36,17 +38,12 @@ METRICS = {"val/ausuc": 0.5, "val/gzsl_h": 0.25}
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in {
-        "POLL_SECONDS": 0.002,
-        "FIRST_PAUSE": 0.01,
-        "LONGEST_PAUSE": 0.05,
-        "GATHER_SECONDS": 0.0,
-    }.items():
+    pauses = {"POLL_SECONDS": 0.002, "FIRST_PAUSE": 0.01, "LONGEST_PAUSE": 0.05, "GATHER_SECONDS": 0.0}
+    for name, seconds in pauses.items():
         monkeypatch.setattr(sender_module, name, seconds)
-    for name in ("LOOK_UP_SECONDS", "DRAIN_SECONDS"):
-        monkeypatch.setattr(tracked, name, 0.2)
-    monkeypatch.setattr(tracked, "PAUSE_SECONDS", 0.02)
-    monkeypatch.setattr(tracked, "END_SECONDS", 0.2)
+    pauses = {"LOOK_UP_SECONDS": 0.2, "DRAIN_SECONDS": 0.2, "PAUSE_SECONDS": 0.02, "END_SECONDS": 0.2}
+    for name, seconds in pauses.items():
+        monkeypatch.setattr(tracked, name, seconds)
 
 
 @dataclass
@@ -54,50 +51,65 @@ class Lab:
     """A run's cell, its storage and its database."""
 
     folder: Path
-    """Of the database."""
+    """Folder of the database."""
     storage: Path
-    cells: tuple[Cell, ...]
+    cells: list[Cell]
     said: list[str] = field(default_factory=list)
     connections: int = 0
     uri: str = ""
-    """Of a server, in place of the database."""
+    """Address of a server that replaces the database."""
 
     @property
     def database(self) -> Path:
         return self.folder / "mlflow.db"
 
     def connect(self) -> TrackingStore:
-        """As another command: MLflow keeps the connections of a process to an address, so each has an address of its own."""
+        """Connect as another command would, by another spelling of the address, since MLflow shares the connections of an address."""
         if self.uri:
             return TrackingStore.connect(self.uri)
         self.connections += 1
         return TrackingStore.connect(f"sqlite:///{self.folder}{'/.' * self.connections}/mlflow.db")
 
-    def launch(self, fault: Callable[[], None]) -> bool:
-        """Every cell in one launch, without training; the fault hits the first one in mid-run. Whether all was tracked."""
+    def lose(self, fault: Callable[[], object], reason: str, capfd: pytest.CaptureFixture[str]) -> None:
+        """Run every cell in one launch, without training, the first one with the fault.
+
+        The command tells it in one sentence at once and in one at the end, without a traceback.
+        """
         store = self.connect()
         with parent_run(store, self.storage, "key", "launch", {"mgmrn.kind": "launch"}) as launch:
             for cell in self.cells:
                 self._run(store, cell, launch.run_id, fault if cell is self.cells[0] else None)
-        return launch.is_tracked
+        assert not launch.is_tracked
+        at_once = next(line for line in self.said if "cannot be tracked now" in line)
+        assert at_once.startswith(self.cells[0].name) and reason in at_once
+        (error,) = [line for line in self.said if line.startswith("error: ")]
+        assert "give the same command again" in error and capfd.readouterr().err == ""
 
-    def _run(self, store: TrackingStore, cell: Cell, launch: str, fault: Callable[[], None] | None) -> None:
+    def _run(self, store: TrackingStore, cell: Cell, launch: str, fault: Callable[[], object] | None) -> None:
         spec = cell.spec(Path("/data"), self.storage, 1)
         tracker = open_run(store, cell, spec, Opening("study", launch, Placement(1, 1, 0)))
         spool = Spool(spec.spool_file)
         spool.append(1, {"train/loss": 1.0})
         if fault:
-            until(lambda: bool(tracker.run_id) and store.logged_steps(tracker.run_id, "train/loss") == {1})
+            wait_until(
+                lambda: tracker.run_id and store.logged_steps(tracker.run_id, "train/loss") == {1}, "step 1 is sent"
+            )
             assert not self.said
             fault()
         spool.append(2, {"train/loss": 0.5, **METRICS})
         if fault:
-            until(lambda: bool(self.said), 30)
-        tracker.finished(fitted())
+            wait_until(lambda: bool(self.said), "the problem is told")
+        fitted: Any = SimpleNamespace(
+            evaluation=SimpleNamespace(result=SimpleNamespace(gamma=0.25)),
+            reported=METRICS,
+            checkpoint=Path("/checkpoint"),
+            calibration=Calibration(epochs=2, gamma=0.25),
+        )
+        tracker.finished(fitted)
         tracker.close()
 
     def assert_tracked_once(self) -> None:
-        """The next command finds everything without training, once."""
+        """Assert that the next command has everything in the store once, without training."""
         store = self.connect()
         assert send_leftovers(self.storage, store, 5) is None
         parents = store.own_runs("tags.`mgmrn.kind` = 'launch'")
@@ -117,33 +129,9 @@ class Lab:
         assert send_leftovers(self.storage, store, 5) is None and store.own_runs("") == calls
 
 
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.01)
-
-
-def fitted() -> Any:
-    evaluation = SimpleNamespace(result=SimpleNamespace(gamma=0.25))
-    calibration = Calibration(epochs=2, gamma=0.25)
-    return SimpleNamespace(
-        evaluation=evaluation, reported=METRICS, checkpoint=Path("/checkpoint"), calibration=calibration
-    )
-
-
-@pytest.fixture(scope="module")
-def cells(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cell, ...]:
-    folder = tmp_path_factory.mktemp("data")
-    write_small(folder)
-    composed = load_experiment(str(folder / "small.yaml"))
-    data = load_tune(folder / "data", composed.config.benchmark)
-    return tuple(make_cell(composed, seed, data, None, "mgmrn") for seed in (0, 1))
-
-
 @pytest.fixture
-def lab(tmp_path: Path, tables: Path, cells: tuple[Cell, ...], monkeypatch: pytest.MonkeyPatch) -> Lab:
-    lab = Lab(tmp_path, tmp_path / "runs", cells)
+def lab(tmp_path: Path, tables: Path, finished_grid: FinishedGrid, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    lab = Lab(tmp_path, tmp_path / "runs", [cell.tune for cell in finished_grid.cells["base"][:2]])
     shutil.copy(tables, lab.database)
 
     def write_record(spec: Any, cell: Any, ended: Any) -> Path:
@@ -156,19 +144,12 @@ def lab(tmp_path: Path, tables: Path, cells: tuple[Cell, ...], monkeypatch: pyte
     return lab
 
 
-def assert_told(lab: Lab, told: str, reason: str) -> None:
-    """One sentence at once for the run that was hit, one at the end, no traceback."""
-    at_once = [line for line in lab.said if "cannot be tracked now" in line]
-    assert at_once[0].startswith(lab.cells[0].name) and reason in at_once[0]
-    assert "Traceback" not in told
-    errors = [line for line in told.splitlines() if line]
-    assert len(errors) == 1
-    assert errors[0].startswith("error: ") and "give the same command again" in errors[0]
-
-
-@pytest.mark.parametrize("left", ["nothing", "an empty file", "another database"])
+@pytest.mark.parametrize(
+    ("left", "reason"),
+    [("nothing", "the tracking database was removed"), ("an empty file", "readonly"), ("another database", "readonly")],
+)
 def test_a_database_that_is_deleted_or_replaced_in_mid_run(
-    lab: Lab, tables: Path, left: str, capfd: pytest.CaptureFixture[str]
+    lab: Lab, tables: Path, left: str, reason: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def fault() -> None:
         lab.database.unlink()
@@ -177,15 +158,9 @@ def test_a_database_that_is_deleted_or_replaced_in_mid_run(
         elif left == "another database":
             shutil.copy(tables, lab.database)
 
-    assert not lab.launch(fault)
-    reasons = {
-        "nothing": "the tracking database was removed",
-        "an empty file": "readonly",
-        "another database": "readonly",
-    }
-    assert_told(lab, capfd.readouterr().err, reasons[left])
+    lab.lose(fault, reason, capfd)
     if left != "another database":
-        shutil.copy(tables, lab.database)  # Making its tables takes seconds.
+        shutil.copy(tables, lab.database)  # MLflow needs seconds to create its tables.
     lab.assert_tracked_once()
 
 
@@ -196,12 +171,19 @@ def test_a_disk_of_the_database_that_fills_up_in_mid_run(
     with small_disk(tmp_path / "disk", 3) as disk:
         lab.folder = disk
         shutil.copy(tables, lab.database)
-        assert not lab.launch(lambda: fill(disk))
-        assert_told(lab, capfd.readouterr().err, "full")
+
+        def fill() -> None:
+            with (disk / "ballast").open("wb", buffering=0) as file:
+                for size in (65536, 4096, 1):
+                    with suppress(OSError):
+                        while file.write(bytes(size)):
+                            pass
+
+        lab.lose(fill, "full", capfd)
         began = time.monotonic()
         with pytest.raises(TrackingError, match="No space left on device"):
             lab.connect()
-        assert time.monotonic() - began < 5, "it is said at once"
+        assert time.monotonic() - began < 5, "the error comes at once"
         (disk / "ballast").unlink()
         lab.assert_tracked_once()
 
@@ -210,21 +192,13 @@ def test_a_disk_of_the_database_that_fills_up_in_mid_run(
 def test_a_database_that_another_process_locks_for_long(lab: Lab, capfd: pytest.CaptureFixture[str]) -> None:
     """MLflow waits 20 seconds for a lock at each attempt."""
     with closing(sqlite3.connect(lab.database)) as other:
-        assert not lab.launch(lambda: other.execute("BEGIN EXCLUSIVE"))
-        assert_told(lab, capfd.readouterr().err, "database is locked")
+        lab.lose(lambda: other.execute("BEGIN EXCLUSIVE"), "database is locked", capfd)
         with pytest.raises(TrackingError, match="locked"):
             lab.connect()
     lab.assert_tracked_once()
 
 
-def may_write_everything() -> bool:
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "file"
-        file.touch(0o400)
-        return os.access(file, os.W_OK)
-
-
-@pytest.mark.skipif(may_write_everything(), reason="needs a user who is bound by permissions")
+@pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not bind root")
 def test_a_database_whose_permission_is_removed(lab: Lab, capfd: pytest.CaptureFixture[str]) -> None:
     def forbid() -> None:
         lab.database.chmod(0o400)
@@ -232,8 +206,7 @@ def test_a_database_whose_permission_is_removed(lab: Lab, capfd: pytest.CaptureF
 
     lab.storage.mkdir()
     try:
-        assert not lab.launch(forbid)
-        assert_told(lab, capfd.readouterr().err, "readonly")
+        lab.lose(forbid, "readonly", capfd)
         with pytest.raises(TrackingError, match="cannot be written"):
             lab.connect()
     finally:
@@ -255,18 +228,49 @@ def test_a_server_that_loses_its_database_in_mid_run(
             server.kill()
             (tmp_path / "server.db").unlink()
 
-        assert not lab.launch(fault)
-        assert_told(lab, capfd.readouterr().err, "does not answer")
+        lab.lose(fault, "does not answer", capfd)
         server.start()
         lab.assert_tracked_once()
     finally:
         server.kill()
 
 
-def fill(disk: Path) -> None:
-    """Takes every byte that is left."""
-    with (disk / "ballast").open("wb", buffering=0) as file, suppress(OSError):
-        for size in (65536, 4096, 1):
-            with suppress(OSError):
-                while file.write(bytes(size)):
-                    pass
+def test_a_launch_that_ends_while_the_store_is_unreachable_is_completed_by_the_next_command(
+    tmp_path: Path, store: TrackingStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage, report = tmp_path / "runs", tmp_path / "report"
+    report.mkdir()
+    (report / "best.yaml").write_text("a: 1\n")
+
+    def fail(*arguments: object, **named: object) -> None:
+        raise MlflowException("connection refused")
+
+    with parent_run(store, storage, "key", "launch", {}) as launch:
+        for method in ("log_batch", "set_terminated", "log_artifacts", "get_metric_history"):
+            monkeypatch.setattr(store.client, method, fail)
+        launch.spool.append(0, {"val/ausuc/mean": 0.5})
+        launch.attach(report)
+        shutil.rmtree(report)
+    told = capsys.readouterr().err
+    assert told.startswith("error: a run is not wholly tracked") and told.count("\n") == 1
+    assert not launch.is_tracked
+    monkeypatch.undo()
+    assert store.get(launch.run_id).status == "RUNNING"
+    send_leftovers(storage, store, 5)
+    run = store.get(launch.run_id)
+    assert (run.status, run.tags["mgmrn.stop_reason"]) == ("FINISHED", "finished")
+    assert run.metrics == {"val/ausuc/mean": 0.5}
+    assert store.read_text(launch.run_id, "best.yaml") == "a: 1\n"
+
+
+def test_a_launch_that_is_interrupted_is_closed_and_leaves_nothing(tmp_path: Path, store: TrackingStore) -> None:
+    with pytest.raises(Interruption), parent_run(store, tmp_path / "runs", "key", "launch", {}) as launch:
+        assert list((tmp_path / "runs").glob("launch.*"))
+        raise Interruption(signal.SIGINT)
+    assert store.get(launch.run_id).status == "KILLED"
+    assert not list((tmp_path / "runs").glob("launch.*"))
+    with pytest.raises(Interruption), parent_run(store, tmp_path / "runs", "key", "launch", {}) as launch:
+        # Compiled code that a signal's handler interrupts, such as Ray's, raises a SystemError from it.
+        raise SystemError("returned a result with an exception set") from Interruption(signal.SIGTERM)
+    run = store.get(launch.run_id)
+    assert (run.status, run.tags["mgmrn.stop_reason"]) == ("KILLED", "terminated")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
@@ -16,26 +15,22 @@ from pipeline.console import duration
 if TYPE_CHECKING:
     import pandas as pd
 
+# Lengths are in pixels.
 WIDTH = 400.0
-"""Width of bar and cost charts, in pixels."""
+"""Width of bar and cost charts."""
 VALUE = 72.0
 """Width of the column of numbers on the right of the bars."""
 ROW, NAME_ROW = 22.0, 16.0
 """Height of a bar's row, and of a name above its bar."""
 WIDEST_NAME = 130.0
-"""Widest name beside a bar, in pixels; longer ones stand above."""
-LONGEST_BAR_NAME = 56
-"""Characters."""
-PANEL = 210.0
-"""Side of a panel of curves."""
-PANEL_LEFT, PANEL_BOTTOM, PANEL_MARGIN = 36.0, 36.0, 8.0
+"""Widest name beside a bar; wider ones stand above their bars."""
+PANEL, PANEL_LEFT, PANEL_BOTTOM, PANEL_MARGIN = 210.0, 36.0, 36.0, 8.0
+"""Side and margins of a panel of curves."""
 TOLERANCE = 0.4
-"""Largest distance in pixels between a curve and its drawing."""
+"""Largest distance between a curve and its drawing."""
 COST_HEIGHT = 280.0
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 14.0, 12.0, 40.0
 """Margins of the cost chart."""
-MOST_NAMES, LONGEST_NAME = 8, 22
-"""Variants, and characters of their names, above which the cost chart shows numbers."""
 WIDE = 30
 """Ratio of the largest to the smallest cost above which their axis is logarithmic."""
 
@@ -81,7 +76,7 @@ def bar_chart(comparison: Comparison, benchmark: str) -> Markup:
     parts.append(svg.line(axis.at(0), 4, axis.at(0), bottom, "zero"))
     for index, entry in enumerate(entries):
         top = 6 + row * index
-        name = svg.shortened(entry.variant, LONGEST_BAR_NAME)
+        name = entry.variant
         y = top + row - ROW / 2 - 2 * above
         label = svg.text(0, top + NAME_ROW - 5, name, "name") if above else svg.text(axis.start - 8, y, name, "", "end")
         parts.append(svg.element("g", *_bar(entry, label, axis, y)))
@@ -101,10 +96,8 @@ def _bar(entry: Any, label: Markup, axis: svg.Axis, y: float) -> Iterator[Markup
         yield label
         yield svg.text(WIDTH, y, f"{sign} {entry.verdict}", "muted", "end")
         return
-    mean = points(entry.difference)
-    yield svg.element(
-        "title", f"{entry.variant}: {mean} over {entry.pairs} seed{'s' * (entry.pairs > 1)}, {entry.verdict}"
-    )
+    mean, seeds = points(entry.difference), f"{entry.pairs} seed{'s' * (entry.pairs > 1)}"
+    yield svg.element("title", f"{entry.variant}: {mean} over {seeds}, {entry.verdict}")
     yield label
     left, right = sorted((axis.at(0), axis.at(100 * entry.difference)))
     yield svg.element("rect", x=left, y=y - 6, width=right - left, height=12, class_=f"bar {css_class(entry.verdict)}")
@@ -119,13 +112,8 @@ def _bar(entry: Any, label: Markup, axis: svg.Axis, y: float) -> Iterator[Markup
 
 
 def curve_panels(comparison: Comparison, curves: pd.DataFrame, benchmark: str) -> list[tuple[str, Markup]]:
-    """A panel per variant that has a curve on a benchmark, all on one scale: the curve of every seed before those of the
-    base, and marks where the run's γ lies.
-
-    Args:
-        comparison: names the variants and holds U and S at γ.
-        curves: `benchmark`, `variant`, `run_id`, `seen`, `unseen`, a row per point.
-        benchmark: one of the comparison's.
+    """A panel per variant that has a curve on a benchmark, all on one scale: the curves of its seeds before those of the base,
+    and marks at the γ of the runs. `curves` has a row per point: `benchmark`, `variant`, `run_id`, `seen`, `unseen`.
     """
     here = curves[curves["benchmark"] == benchmark]
     if here.empty:
@@ -142,10 +130,10 @@ def curve_panels(comparison: Comparison, curves: pd.DataFrame, benchmark: str) -
             lines.append(svg.element("path", d=svg.path(simplified(line)), class_=f"curve {kind}"))
             if run_id in chosen.index:
                 x, y = across.at(100 * chosen["gzsl_u"][run_id]), up.at(100 * chosen["gzsl_s"][run_id])
-                square = svg.element("rect", x=x - 3, y=y - 3, width=6, height=6, class_="chosen base")
-                marks.append(
-                    square if kind == "base" else svg.element("circle", cx=x, cy=y, r=3.5, class_="chosen own")
-                )
+                if kind == "base":
+                    marks.append(svg.element("rect", x=x - 3, y=y - 3, width=6, height=6, class_="chosen base"))
+                else:
+                    marks.append(svg.element("circle", cx=x, cy=y, r=3.5, class_="chosen own"))
         return lines, marks
 
     grid = svg.grid(across, up)
@@ -163,44 +151,23 @@ def curve_panels(comparison: Comparison, curves: pd.DataFrame, benchmark: str) -
 
 
 def simplified(line: Sequence[Point]) -> list[Point]:
-    """Points that a drawing needs (Ramer, Douglas, Peucker): the others lie within `TOLERANCE` of the line between them."""
-    kept = list(line[:1])
-    for point in line[1:]:
-        if math.dist(point, kept[-1]) > TOLERANCE:
-            kept.append(point)
-    if len(kept) < 3:
-        return kept
-    needed = {0, len(kept) - 1}
-    stretches = [(0, len(kept) - 1)]
-    while stretches:
-        first, last = stretches.pop()
-        inside = range(first + 1, last)
-        farthest = max(inside, key=lambda index: _distance(kept[index], kept[first], kept[last]), default=None)
-        if farthest is not None and _distance(kept[farthest], kept[first], kept[last]) > TOLERANCE:
-            needed.add(farthest)
-            stretches += [(first, farthest), (farthest, last)]
-    return [kept[index] for index in sorted(needed)]
+    """Points of a line that its drawing needs: the others lie within `TOLERANCE` of the line between them."""
+    import numpy as np
+    from matplotlib.path import Path
 
-
-def _distance(point: Point, start: Point, end: Point) -> float:
-    """Distance of a point from the segment between two others."""
-    dx, dy = end[0] - start[0], end[1] - start[1]
-    length = dx * dx + dy * dy
-    if length == 0:
-        return math.dist(point, start)
-    share = min(max(((point[0] - start[0]) * dx + (point[1] - start[1]) * dy) / length, 0.0), 1.0)
-    return math.dist(point, (start[0] + share * dx, start[1] + share * dy))
+    path = Path(line)
+    path.simplify_threshold = TOLERANCE
+    drawn = path.cleaned(simplify=True)
+    points = np.asarray(drawn.vertices)[np.asarray(drawn.codes) != Path.STOP].tolist()
+    return [(x, y) for (x, y), before in zip(points, [None, *points], strict=False) if [x, y] != before]
 
 
 # --- cost against score -----------------------------------------------------------------------------------------------
 
 
 def costs(comparison: Comparison, benchmark: str) -> tuple[str, pd.DataFrame]:
-    """Mean time per seed of each variant: GPU time if every run has some, otherwise wall-clock time.
-
-    Returns:
-        `GPU time` or `wall-clock time`, and the entries whose time is known with two more columns: `seconds`, and
-        `number`, the position of the variant counted from 1.
+    """`GPU time` if every run has some, otherwise `wall-clock time`, and the entries whose time is known, with the columns
+    `seconds` (mean over the seeds) and `number` (of the variant, from 1).
     """
     cells = comparison.cells[(comparison.cells["benchmark"] == benchmark) & comparison.cells["score"].notna()]
     on_gpu = bool((cells["gpu_seconds"] > 0).all())
@@ -211,15 +178,11 @@ def costs(comparison: Comparison, benchmark: str) -> tuple[str, pd.DataFrame]:
     return "GPU time" if on_gpu else "wall-clock time", entries[entries["seconds"].notna()]
 
 
-def cost_chart(comparison: Comparison, benchmark: str, unit: str, entries: pd.DataFrame) -> Markup:
-    """Score against cost: a point per variant, with its name or, if there are many, its number.
-
-    Args:
-        comparison: of all variants.
-        benchmark: named in the title.
-        unit: of the costs, as `costs` returns it.
-        entries: with `seconds` and `number`; at least one.
-    """
+def cost_chart(comparison: Comparison, benchmark: str) -> Markup | None:
+    """Score against cost: a point per variant with its number; None without a known time."""
+    unit, entries = costs(comparison, benchmark)
+    if entries.empty:
+        return None
     longest = entries["seconds"].max()
     name, size = next(one for one in (("hours", 3600.0), ("minutes", 60.0), ("seconds", 0.0)) if longest >= 2 * one[1])
     times, scores = entries["seconds"] / (size or 1.0), 100 * entries["mean"]
@@ -230,16 +193,10 @@ def cost_chart(comparison: Comparison, benchmark: str, unit: str, entries: pd.Da
     parts = svg.grid(across, up)
     parts.append(svg.text((start + end) / 2, COST_HEIGHT - 10, f"{name} of {unit} per seed", "muted", "middle"))
     places = [(across.at(x), up.at(y)) for x, y in zip(times, scores, strict=True)]
-    parts += [_mark(one, *place) for one, place in zip(rows_of(entries), places, strict=True)]
-    labels = entries["number"].astype(str) if is_numbered(comparison) else entries["variant"]
-    parts += _labels(labels, places)
+    for entry, (x, y) in zip(rows_of(entries), places, strict=True):
+        parts += [_mark(entry, x, y), svg.text(x + 7, y, str(entry.number), "name")]
     title = f"{benchmark}: {FIGURES[comparison.metric]} against {unit} per seed"
     return svg.picture(title, WIDTH, COST_HEIGHT, parts)
-
-
-def is_numbered(comparison: Comparison) -> bool:
-    """Whether the cost chart shows numbers in place of names."""
-    return len(comparison.variants) > MOST_NAMES or max(map(len, comparison.variants)) > LONGEST_NAME
 
 
 def _mark(entry: Any, x: float, y: float) -> Markup:
@@ -253,31 +210,3 @@ def _mark(entry: Any, x: float, y: float) -> Markup:
     if kind in shapes:
         return svg.element("path", title, d=f"{svg.path(shapes[kind])}Z", class_=f"mark {kind}")
     return svg.element("circle", title, cx=x, cy=y, r=4.5, class_=f"mark {kind}")
-
-
-def _labels(labels: Iterable[str], places: Sequence[Point]) -> list[Markup]:
-    """Each label beside its point, on the side where it overlaps least with points and earlier labels."""
-    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in places]
-    parts = []
-    for label, (x, y) in zip(labels, places, strict=True):
-        width = svg.width_of(label)
-        sides = [(x + 8, y), (x - 8 - width, y), (x - width / 2, y - 14), (x - width / 2, y + 14)]
-        boxes = [(left, middle - 7, left + width, middle + 7) for left, middle in sides]
-        box = min(boxes, key=lambda one: sum(_overlap(one, other) for other in taken) + _cut_off(one))
-        taken.append(box)
-        parts.append(svg.text(box[0], box[1] + 7, label, "name"))
-    return parts
-
-
-Box = tuple[float, float, float, float]
-
-
-def _overlap(one: Box, other: Box) -> float:
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    return max(width, 0.0) * max(height, 0.0)
-
-
-def _cut_off(one: Box) -> float:
-    """Penalty for a box that leaves the chart, larger than any overlap."""
-    return 1e6 * (one[0] < LEFT or one[2] > WIDTH or one[1] < 0 or one[3] > COST_HEIGHT - BOTTOM)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from unicodedata import east_asian_width
 
 from markupsafe import Markup, escape
 
@@ -47,15 +46,7 @@ def path(points: Iterable[tuple[float, float]]) -> str:
 
 def width_of(words: str) -> float:
     """Estimated width of a text, in pixels."""
-    return CHARACTER * sum(2 if east_asian_width(letter) in "WF" else 1 for letter in words)
-
-
-def shortened(words: str, limit: int) -> str:
-    """A text cut in its middle to a number of characters, since names mostly differ at an end."""
-    if len(words) <= limit:
-        return words
-    tail = (limit - 1) // 2
-    return f"{words[: limit - 1 - tail]}…{words[-tail:]}"
+    return CHARACTER * len(words)
 
 
 @dataclass(frozen=True)
@@ -79,21 +70,22 @@ class Axis:
     def at(self, value: float) -> float:
         """Position of a value."""
         scale = math.log if self.logarithmic else float
-        low, high = scale(self.low), scale(self.high)
-        share = (scale(value) - low) / (high - low)
+        share = (scale(value) - scale(self.low)) / (scale(self.high) - scale(self.low))
         return self.start + share * (self.end - self.start)
 
 
 def linear(values: Iterable[float], start: float, end: float, margin: float = 0.0) -> Axis:
     """Linear axis over values, with at most six round ticks; the margin is a share of their span, added on both sides."""
+    from matplotlib.ticker import MaxNLocator
+
     found = list(values)
     low, high = min(found), max(found)
     if high - low < 1e-9:
         low, high = low - 0.5, high + 0.5
-    step = _round_step((high - low) / MOST_STEPS)
-    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    ticks = tuple(round(index * step, decimals) for index in range(first, last + 1))
+    around = [float(tick) for tick in MaxNLocator(MOST_STEPS, steps=[1, 2, 5, 10]).tick_values(low, high)]
+    slack = 1e-9 * (high - low)
+    decimals = max(0, -math.floor(math.log10(around[1] - around[0]) + 1e-9))
+    ticks = tuple(round(tick, decimals) for tick in around if low - slack <= tick <= high + slack)
     room = margin * (high - low)
     return Axis(low - room, high + room, start, end, ticks, decimals)
 
@@ -116,12 +108,6 @@ def grid(across: Axis, up: Axis) -> list[Markup]:
         parts.append(line(across.at(tick), up.start, across.at(tick), up.end, "grid"))
         parts.append(text(across.at(tick), up.start + 12, across.label(tick), "muted", "middle"))
     return parts
-
-
-def _round_step(step: float) -> float:
-    """Least of 1, 2, 5 × 10ⁿ that is not below a step."""
-    unit: float = 10.0 ** math.floor(math.log10(step))
-    return next(factor * unit for factor in (1, 2, 5, 10) if factor * unit >= step * (1 - 1e-9))
 
 
 def _text(value: object) -> str:
