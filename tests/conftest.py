@@ -1,4 +1,4 @@
-"""Shapes in signatures are enforced in every test; real data is found beside the checkout."""
+"""Settings of all tests: shapes in signatures are enforced, real data is next to the checkout."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 # Tiny tensors are slower on several threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Tests share the cores, also those in processes of their own: threads that spin while they wait for each other made training nine times slower.
+# Threads that spin while they wait made training nine times slower where processes share the cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# A shell that runs the tests in its background has them, and all that they start, ignore Ctrl-C.
+# A shell that runs the tests in the background makes them and their commands ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 install_import_hook("mgmrn", "beartype.beartype")
-# How long an example takes says how busy the machine is.
+# The time of an example depends on the load of the machine.
 settings.register_profile("any-machine", deadline=None)
 settings.load_profile("any-machine")
 

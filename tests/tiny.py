@@ -1,4 +1,4 @@
-"""A data set of a few small pictures in the xlsa17 layout, for tests that want a real folder, and a network of few numbers."""
+"""A data set of a few small pictures in the xlsa17 layout, and a network with few parameters."""
 
 import pickle
 from pathlib import Path
@@ -15,7 +15,7 @@ SEEN, VAL, UNSEEN = (0, 2, 3, 5, 6, 8), (2, 8), (1, 4, 7)
 
 
 def lists() -> dict[str, np.ndarray]:
-    """Of every seen class the first four images are for training and the last two for test."""
+    """Image lists: of every seen class the first four images are for training, the last two for test."""
     images = np.arange(CLASSES * PER_CLASS).reshape(CLASSES, PER_CLASS)
     trainval = images[list(SEEN), :4].ravel()
     val = images[list(VAL), :4].ravel()
@@ -29,13 +29,13 @@ def lists() -> dict[str, np.ndarray]:
 
 
 def write_benchmark(root: Path, name: str = "TINY", *, size: int = 40, pictures: bool = True, **changed) -> Path:
-    """Writes the data set; `changed` replaces image lists or `word_vectors`."""
+    """Write the data set; `changed` replaces image lists or `word_vectors`."""
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(CLASSES), PER_CLASS)
     names = [f"{9 - c:03d}.Class_{c}" for c in range(CLASSES)]
     files = [f"images/{names[c]}/{i}.png" for i, c in enumerate(labels)]
     folder = root / "xlsa17" / "data" / name
-    write_images_list(folder, [f"/home/somebody/{name}/{file}" for file in files], labels)
+    write_images_list(folder, [f"/home/other/{name}/{file}" for file in files], labels)
     attributes = rng.random((ATTRIBUTES, CLASSES)) + 0.1
     word_vectors = changed.pop("word_vectors", rng.normal(size=(ATTRIBUTES, WORD_LENGTH)))
     write_splits(folder, names, attributes / np.linalg.norm(attributes, axis=0), attributes, lists() | changed)

@@ -160,6 +160,4 @@ def _about_code(state: GitState) -> str:
     if not state.dirty:
         return f"the code is commit {state.sha[:10]}"
     files = "1 file differs" if state.changed_files == 1 else f"{state.changed_files} files differ"
-    return (
-        f"warning: {files} from commit {state.sha[:10]}; the job gets the code as it is, and its runs are marked dirty"
-    )
+    return f"warning: {files} from commit {state.sha[:10]}; the job runs the uncommitted code, and its runs are marked dirty"

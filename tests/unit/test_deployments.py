@@ -42,7 +42,7 @@ def strings(value: Any) -> Iterator[str]:
 
 
 def commands() -> Iterator[tuple[str, str]]:
-    """Every command of the pipeline that a person or a program is told to run, with the file that names it."""
+    """Every command of the pipeline in the files, with its file."""
     lines = [(path, one) for path, text in texts(".yaml").items() for one in strings([*yaml.safe_load_all(text)])]
     lines += [(path, line) for path, text in texts(".md").items() for line in shell_lines(text)]
     lines += [(path, line) for path, text in texts(".sbatch", ".sh").items() for line in re.findall("^#.*", text, re.M)]

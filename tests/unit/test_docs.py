@@ -37,7 +37,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_every_page_is_in_the_navigation_and_fetches_no_file_from_elsewhere(site: Path) -> None:
+def test_every_page_is_in_the_navigation_and_loads_no_file_from_the_internet(site: Path) -> None:
     pages = {page.relative_to(site): page.read_text() for page in site.rglob("*.html")}
     written = {page.relative_to(ROOT / "docs").with_suffix(".html") for page in PAGES[1:]}
     assert pages.keys() - {Path("404.html")} == written | {Path(page) for page in GENERATED}
@@ -49,7 +49,7 @@ def test_every_page_is_in_the_navigation_and_fetches_no_file_from_elsewhere(site
     assert [one for one in assets if one.startswith(("http:", "https:", "//"))] == []
 
 
-def test_pages_that_a_program_writes_hold_what_there_is(site: Path) -> None:
+def test_generated_pages_hold_every_verb_field_and_config(site: Path) -> None:
     cli, config, shipped = ((site / page).read_text() for page in GENERATED)
     assert [verb for verb, _ in verbs(command) if f'id="{verb.replace(" ", "-")}"' not in cli] == []
     assert [field for field in fields() if f"<code>{field}</code>" not in config] == []
