@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,14 @@ install_import_hook("mgmrn", "beartype.beartype")
 # The time of an example depends on the load of the machine.
 settings.register_profile("any-machine", deadline=None)
 settings.load_profile("any-machine")
+
+
+@pytest.fixture
+def typed(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command in this process; returns exit code, standard output and standard error."""
+    from pipeline.cli.app import main
+
+    return lambda *words: (main(words), *capsys.readouterr())
 
 
 @pytest.fixture(scope="session")

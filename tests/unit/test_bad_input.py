@@ -18,7 +18,6 @@ from mlflow.tracking import MlflowClient
 from mgmrn.config import BackboneConfig
 from mgmrn.errors import UserError
 from mgmrn.model.backbone import build_backbone
-from pipeline.cli.app import main
 from tests.tiny import write_benchmark
 
 EXPERIMENT = """
@@ -46,16 +45,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def refused(here: Path, store: str, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+def refused(here: Path, store: str, typed: Any) -> Callable[..., tuple[int, str, str]]:
     """Runs `train tiny.yaml`, checks that no file is changed and no run tracked, and returns exit code, error and place."""
 
     def run(*options: str) -> tuple[int, str, str]:
         before = tree(here)
-        code = main(["train", "tiny.yaml", "--data-root", "data", "--tracking-uri", store, "--json", *options])
-        printed = capsys.readouterr()
-        answer = json.loads(printed.out)
-        assert printed.err.startswith("error: ") and all(part in printed.err for part in answer.values())
-        assert "Traceback" not in printed.err
+        code, out, err = typed("train", "tiny.yaml", "--data-root", "data", "--tracking-uri", store, "--json", *options)
+        answer = json.loads(out)
+        assert err.startswith("error: ") and all(part in err for part in answer.values()) and "Traceback" not in err
         assert tree(here) == before
         assert runs(store) == []
         return code, answer["error"], answer["where"]
@@ -116,7 +113,7 @@ VERBS = ("train", "search", "ablate", "plan", "config show", "config validate")
 
 @pytest.mark.parametrize("tag", ["object/apply:os.mkdir", "object/new:pathlib.Path", "name:os.mkdir", "module:os"])
 def test_yaml_that_would_run_code(
-    tmp_path: Path, store: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tag: str
+    tmp_path: Path, store: str, typed: Any, monkeypatch: pytest.MonkeyPatch, tag: str
 ) -> None:
     """Experiments, searches and grids: the error names the tag and its line, and the tag is not executed."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
@@ -124,11 +121,9 @@ def test_yaml_that_would_run_code(
     canary, text = tmp_path / "canary", HOSTILE.format(canary=tmp_path / "canary")
     (tmp_path / "hostile.yaml").write_text(text.replace("object/apply:os.mkdir", tag))
     for verb in VERBS:
-        assert main([*verb.split(), "hostile.yaml", "--json"]) == 2
-        printed = capsys.readouterr()
-        text_of_error = printed.out + printed.err
-        assert "Traceback" not in text_of_error
-        assert all(part in text_of_error for part in (f"python/{tag}", "is not allowed", "hostile.yaml:2"))
+        code, out, err = typed(*verb.split(), "hostile.yaml", "--json")
+        assert code == 2 and "Traceback" not in err
+        assert all(part in out + err for part in (f"python/{tag}", "is not allowed", "hostile.yaml:2"))
     assert not canary.exists() and runs(store) == []
     yaml.unsafe_load(text)
     assert canary.is_dir()  # The payload is armed.

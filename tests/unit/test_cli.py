@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from mgmrn.errors import ResourceError, UserError
-from pipeline.cli.app import command, main
+from pipeline.cli.app import command
 from pipeline.errors import TrackingError
 from pipeline.train.placement import Workers
 from pipeline.train.request import Outcome, RunSummary, TrainRequest
@@ -70,36 +70,31 @@ def launch(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     yield module
 
 
-def test_train_passes_its_options_on(launch: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_passes_its_options_on(launch: Any, typed: Any) -> None:
     arguments = (
         "train cub100 --split tune --set loss.scale=25 --set schedule.epochs=2 --seeds 0,2 --workers 2..4 "
         "--cpus-per-worker 3 --gpus-per-worker 1 --address auto --tracking-uri http://host:5000 --data-root data "
         "--storage store --force --json"
     )
-    assert main(arguments.split()) == 0
+    code, out, err = typed(*arguments.split())
     (request,) = launch.requests
     config = request.composed.config
-    assert (config.loss.scale, config.schedule.epochs) == (25, 2)
+    assert (code, config.loss.scale, config.schedule.epochs) == (0, 25, 2)
     assert (request.experiment, request.split, request.seeds) == ("cub100", "tune", (0, 2))
     assert (request.workers, request.force) == (Workers(2, 4), True)
     assert request.where == Where("http://host:5000", Path("data"), Path("store"), "auto", 3, 1)
-    output = capsys.readouterr()
-    answer = json.loads(output.out)
+    answer = json.loads(out)
     assert (answer["status"], answer["parent_run_id"], answer["tracking_uri"]) == ("finished", "p1", "sqlite:///x.db")
-    assert answer["runs"][0]["metrics"] == {"test/gzsl_h": 0.25}
-    assert "cub.x.s0.abc" in output.err
+    assert answer["runs"][0]["metrics"] == {"test/gzsl_h": 0.25} and "cub.x.s0.abc" in err
 
 
-def test_train_without_options(
-    launch: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_train_without_options(launch: Any, typed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MGMRN_DATA_ROOT", "elsewhere")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert main(["train", "cub-released"]) == 0
+    assert "0.250" in typed("train", "cub-released")[1]
     (request,) = launch.requests
     assert (request.split, request.seeds, request.force) == (None, (214,), False)
     assert (request.where.data_root, request.where.tracking_uri) == (Path("elsewhere"), "sqlite:///.mgmrn/mlflow.db")
-    assert "0.250" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -111,38 +106,32 @@ def test_train_without_options(
     ],
 )
 def test_an_expected_error_is_one_sentence(
-    launch: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: Any, code: int
+    launch: Any, typed: Any, monkeypatch: pytest.MonkeyPatch, error: Any, code: int
 ) -> None:
     launch.outcome = error
-    assert main(["train", "cub100"]) == code
-    plain = capsys.readouterr()
-    assert (plain.out, plain.err) == ("", f"error: {error}\n")
+    assert typed("train", "cub100") == (code, "", f"error: {error}\n")
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
-    assert main(["train", "cub100", "--json"]) == code
-    answer = json.loads(capsys.readouterr().out)
+    answer = json.loads(typed("train", "cub100", "--json")[1])
     assert answer == {"error": error.message, "where": getattr(error, "where", ""), "hint": error.hint}
     monkeypatch.setenv("MGMRN_TRACEBACK", "1")
-    assert main(["train", "cub100"]) == code
-    assert "Traceback" in capsys.readouterr().err
+    assert "Traceback" in typed("train", "cub100")[2]
 
 
-def test_a_defect_keeps_its_traceback_and_failed_runs_change_the_exit_code(launch: Any) -> None:
+def test_a_defect_keeps_its_traceback_and_failed_runs_change_the_exit_code(launch: Any, typed: Any) -> None:
     launch.outcome = ZeroDivisionError("a defect")
     with pytest.raises(ZeroDivisionError):
-        main(["train", "cub100"])
+        typed("train", "cub100")
     launch.outcome = Outcome("failed", (), None, "sqlite:///x.db")
-    assert main(["train", "cub100"]) == 1
+    assert typed("train", "cub100")[0] == 1
 
 
-def test_config_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["config", "show", "cub100", "--set", "seed=4", "--json"]) == 0
-    shown = json.loads(capsys.readouterr().out)
+def test_config_verbs(tmp_path: Path, typed: Any) -> None:
+    shown = json.loads(typed("config", "show", "cub100", "--set", "seed=4", "--json")[1])
     assert (shown["config"]["seed"], shown["provenance"]["seed"]) == (4, "--set")
-    assert main(["config", "diff", "cub", "cub-released", "--json"]) == 0
-    changes = {one["path"]: one for one in json.loads(capsys.readouterr().out)["changes"]}
-    assert changes["schedule.order"] == {"path": "schedule.order", "before": "joint", "after": "sequential"}
+    changes = json.loads(typed("config", "diff", "cub", "cub-released", "--json")[1])["changes"]
+    assert {"path": "schedule.order", "before": "joint", "after": "sequential"} in changes
     bad = tmp_path / "bad.yaml"
     bad.write_text("benchmark: {name: X}\nsed: 1\n")
-    assert main(["config", "validate", "cub", "search/cub100-quick", "ablation/levels", str(bad), "--json"]) == 2
-    errors = json.loads(capsys.readouterr().out)["errors"]
-    assert errors == {str(bad): {"error": "unknown field sed", "where": f"{bad}:2", "hint": "did you mean seed?"}}
+    code, out, _ = typed("config", "validate", "cub", "search/cub100-quick", "ablation/levels", str(bad), "--json")
+    wrong = {"error": "unknown field sed", "where": f"{bad}:2", "hint": "did you mean seed?"}
+    assert (code, json.loads(out)) == (2, {"errors": {str(bad): wrong}})

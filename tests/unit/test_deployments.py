@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ TOOLS = Path(sys.executable).parent
 PINS = dict(
     re.findall(r"^([a-z0-9-]+)(?:\[[^]]*\])?==([0-9.]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
 )
-
 SBATCH = "cluster/slurm/mgmrn.sbatch "
+CLOUDS = ("aws", "gcp")
+LAUNCHERS = ("onpremise", *CLOUDS)
 
 
 def texts(*suffixes: str) -> dict[str, str]:
@@ -168,3 +170,79 @@ def test_ray_never_listens_everywhere_without_a_policy_over_it():
         "cluster/mlflow/compose.yaml",  # inside a container of which a loopback port is published
     }
     assert not any(re.search(r"RAY_AUTH_MODE[=: ]*disabled", text) for text in files.values())
+
+
+@cache
+def prepared(name: str) -> dict[str, Any]:
+    """A file as `ray up` takes it: joined with the provider's defaults, and checked."""
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = prepare_config(yaml.safe_load((CLUSTER / "launcher" / f"{name}.yaml").read_text()))
+    validate_config(config)
+    return config
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_ray_accepts_the_launchers_file_and_every_host_asks_for_the_token(name: str):
+    """Ray's own defaults install a nightly build and let the dashboard listen everywhere."""
+    config = prepared(name)
+    commands = [command for key in config if key.endswith("_commands") for command in config[key]]
+    assert not any("ray-wheels" in command or "0.0.0.0" in command for command in commands)
+    (head,) = [command for command in config["head_start_ray_commands"] if "ray start" in command]
+    (worker,) = [command for command in config["worker_start_ray_commands"] if "ray start" in command]
+    assert "--head --port=6379 --dashboard-host=127.0.0.1" in head and "--address=$RAY_HEAD_IP:6379" in worker
+    assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+    if name == "onpremise":
+        assert all("cluster/environment.sh &&" in command for command in (head, worker))
+    else:
+        assert config["docker"]["image"] == "REGISTRY/mgmrn-lab:TAG"
+    environment = "environment.sh" if name == "onpremise" else "Dockerfile"
+    assert "RAY_AUTH_MODE=token" in (CLUSTER / environment).read_text()
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_heads_compute_nothing_and_no_host_is_reachable_from_the_internet(name: str):
+    config = prepared(name)
+    types = config["available_node_types"]
+    assert types["head"]["resources"] == {"CPU": 0} and types["gpu"]["resources"]["GPU"] == 8
+    assert sum(one["max_workers"] for one in types.values()) == config["max_workers"]
+    assert config["provider"]["use_internal_ips"] is True
+    assert config["auth"]["ssh_proxy_use_node_id"] is True, "ssh goes through the cloud's own proxy"
+    for node in (one["node_config"] for one in types.values()):
+        if name == "aws":
+            # Without groups of one's own, Ray makes one that lets ssh in from everywhere.
+            assert node["SecurityGroupIds"] and node["SubnetIds"]
+            assert node["MetadataOptions"]["HttpTokens"] == "required"
+        else:
+            # Without interfaces of one's own, Ray asks for an external address.
+            assert not any("accessConfigs" in interface for interface in node["networkInterfaces"])
+
+
+def test_hosts_match_the_descriptions_of_the_clouds():
+    import botocore.session
+    from botocore.validate import validate_parameters
+    from googleapiclient import discovery_cache
+
+    model = botocore.session.get_session().get_service_model("ec2").operation_model("RunInstances").input_shape
+    for one in prepared("aws")["available_node_types"].values():
+        # Ray chooses one of the subnets, and the number of hosts.
+        node = {key: value for key, value in one["node_config"].items() if key != "SubnetIds"}
+        validate_parameters(node | {"SubnetId": "SUBNET", "MinCount": 1, "MaxCount": 1}, model)
+    document = Path(discovery_cache.__file__).parent / "documents" / "compute.v1.json"
+    schemas = json.loads(document.read_text())["schemas"]
+    for one in prepared("gcp")["available_node_types"].values():
+        assert unknown_fields(one["node_config"], schemas["Instance"], schemas) == []
+
+
+def unknown_fields(value: Any, schema: dict[str, Any], schemas: dict[str, Any], path: str = "") -> list[str]:
+    """Fields that a description in Google's format does not have."""
+    schema = schemas[schema["$ref"]] if "$ref" in schema else schema
+    if isinstance(value, list):
+        return [one for item in value for one in unknown_fields(item, schema.get("items", {}), schemas, path)]
+    if not isinstance(value, dict):
+        return []
+    known, found = schema.get("properties", {}), []
+    for name, inner in value.items():
+        inside = f"{path}.{name}".lstrip(".")
+        found += unknown_fields(inner, known[name], schemas, inside) if name in known else [inside]
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,6 @@ from mgmrn.config import BenchmarkConfig
 from mgmrn.data.doctor import verify
 from mgmrn.data.published import PUBLISHED, PublishedSplits, splits_digest
 from mgmrn.data.xlsa17 import Benchmark, lists_folder, load_benchmark, word_vector_file
-from pipeline.cli.app import main
 from tests.tiny import write_benchmark
 
 
@@ -21,10 +21,9 @@ def digest_of(benchmark: Benchmark) -> str:
 
 
 @pytest.mark.parametrize("name", ["cub", "SUN", "awa2"])
-def test_a_guide_lists_pictures_lists_and_words(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def guide() -> dict:
-        assert main(["data", "guide", name, "--data-root", str(tmp_path), "--json"]) == 0
-        return json.loads(capsys.readouterr().out)
+def test_a_guide_lists_pictures_lists_and_words(name: str, tmp_path: Path, typed: Any) -> None:
+    def guide() -> dict[str, Any]:
+        return json.loads(typed("data", "guide", name, "--data-root", str(tmp_path), "--json")[1])
 
     found, published = guide(), PUBLISHED[name.upper()]
     assert found.keys() == {"title", "items", "splits", "verify"}

@@ -87,78 +87,63 @@ def decided(monkeypatch: pytest.MonkeyPatch, action: Any, earlier: str | None = 
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 3])
-def test_submit_follows_and_answers_with_the_jobs_code(
-    server: Server, capsys: pytest.CaptureFixture[str], code: int
-) -> None:
+def test_submit_follows_and_answers_with_the_jobs_code(server: Server, typed: Any, code: int) -> None:
     server.ended = job("FAILED" if code else "SUCCEEDED", code)
-    assert main(SUBMIT) == code
-    assert capsys.readouterr().out == f"one\ntwo\n{ID} is {server.ended.status} after 1 min 05 s\n"
+    assert typed(*SUBMIT) == (code, f"one\ntwo\n{ID} is {server.ended.status} after 1 min 05 s\n", "")
     server.known = server.ended = job("FAILED", message="no host for http://me:word@host")
-    assert main(SUBMIT) == 1
-    assert capsys.readouterr().out.splitlines()[-1] == "no host for http://me:***@host", "the driver did not start"
+    code, out, _ = typed(*SUBMIT)
+    assert (code, out.splitlines()[-1]) == (1, "no host for http://me:***@host"), "the driver did not start"
 
 
 def test_submit_prints_one_object_and_the_log_beside_it(
-    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    server: Server, typed: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decided(monkeypatch, "send", "FAILED")
-    assert main([*SUBMIT, "--json"]) == 0, "an option of the verb is no option of submit"
-    assert "{" not in capsys.readouterr().out
+    code, out, _ = typed(*SUBMIT, "--json")
+    assert code == 0 and "{" not in out, "an option of the verb is no option of submit"
     server.known = job()
-    assert main(["submit", "--json", *SUBMIT[1:]]) == 0
-    printed = capsys.readouterr()
-    answer = json.loads(printed.out)
-    assert answer.keys() == JSON_KEYS | {"action"}
+    code, out, err = typed("submit", "--json", *SUBMIT[1:])
+    answer = json.loads(out)
+    assert code == 0 and answer.keys() == JSON_KEYS | {"action"}
     assert answer | {"action": "send", "status": "SUCCEEDED", "exit_code": 0, "verb": "train", "ended": 165} == answer
-    assert "an earlier attempt is FAILED" in printed.err and "one\ntwo\n" in printed.err
+    assert "an earlier attempt is FAILED" in err and "one\ntwo\n" in err
 
 
-def test_without_waiting_the_log_is_not_followed(
-    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_waiting_the_log_is_not_followed(server: Server, typed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     decided(monkeypatch, "attach")
-    assert main(["submit", "--no-wait", *SUBMIT[1:]]) == 0
-    assert capsys.readouterr().out == f"{ID} is on the cluster already; nothing was sent\n{ID} is RUNNING\n"
+    said = f"{ID} is on the cluster already; nothing was sent\n{ID} is RUNNING\n"
+    assert typed("submit", "--no-wait", *SUBMIT[1:]) == (0, said, "")
     server.known = server.ended
     decided(monkeypatch, "done")
-    assert main(SUBMIT) == 0
-    assert f"{ID} has succeeded already; nothing was sent" in capsys.readouterr().out
+    assert f"{ID} has succeeded already; nothing was sent" in typed(*SUBMIT)[1]
 
 
-def test_status_lists_jobs_and_their_runs(
-    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_status_lists_jobs_and_their_runs(server: Server, typed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     server.known = job("FAILED", 3)
-    assert main(["status"]) == 0
-    header, row = capsys.readouterr().out.splitlines()
+    header, row = typed("status")[1].splitlines()
     assert header.split() == ["id", "verb", "status", "exit", "started", "took", "run"]
     assert row.split()[:4] == [ID, "train", "FAILED", "3"] and row.endswith("1 min 05 s  –")
-    assert main(["status", "--json", "--tracking-uri", "http://me:word@127.0.0.1:9"]) == 0
-    printed = capsys.readouterr()
-    assert json.loads(printed.out)["jobs"][0]["run_id"] is None
-    assert "the runs of the jobs are not known" in printed.err and "word" not in printed.err
+    code, out, err = typed("status", "--json", "--tracking-uri", "http://me:word@127.0.0.1:9")
+    assert code == 0 and json.loads(out)["jobs"][0]["run_id"] is None
+    assert "the runs of the jobs are not known" in err and "word" not in err
     monkeypatch.setattr(job_verbs, "_launches", lambda uri: {ID: f"run in {uri}"})
-    assert main(["status", ID, "--json", "--tracking-uri", "http://mlflow"]) == 0
-    (shown,) = json.loads(capsys.readouterr().out)["jobs"]
+    (shown,) = json.loads(typed("status", ID, "--json", "--tracking-uri", "http://mlflow")[1])["jobs"]
     assert shown.keys() == JSON_KEYS | {"run_id"} and shown["run_id"] == "run in http://mlflow"
-    assert main(["status", "other"]) == 2
+    assert typed("status", "other")[0] == 2
 
 
 def test_logs_are_printed_without_secrets_and_stop_waits_for_the_end(
-    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    server: Server, typed: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert main(["logs", ID]) == 0
-    assert capsys.readouterr().out == "line http://me:***@host\n"
-    assert main(["logs", ID, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["log"] == "line http://me:***@host\n"
-    assert (main(["stop", ID]), main(["stop", ID])) == (0, 0)
-    assert capsys.readouterr().out == f"{ID} is STOPPED\n{ID} is over already: STOPPED\n"
+    assert typed("logs", ID) == (0, "line http://me:***@host\n", "")
+    assert json.loads(typed("logs", ID, "--json")[1])["log"] == "line http://me:***@host\n"
+    assert typed("stop", ID) == (0, f"{ID} is STOPPED\n", "")
+    assert typed("stop", ID) == (0, f"{ID} is over already: STOPPED\n", "")
     assert server.stopped == [ID]
     server.known = job()
     monkeypatch.setattr(job_verbs, "STOP_SECONDS", 0.0)
     monkeypatch.setattr(server, "stop", lambda submission_id: None)
-    assert main(["stop", ID]) == 1
-    assert capsys.readouterr().out == f"{ID} is RUNNING\n"
+    assert typed("stop", ID) == (1, f"{ID} is RUNNING\n", "")
 
 
 @pytest.mark.parametrize(

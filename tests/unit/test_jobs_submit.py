@@ -17,7 +17,7 @@ import pytest
 from ray.job_submission import JobDetails, JobType
 
 from mgmrn.errors import UserError
-from pipeline.cli.app import command, main
+from pipeline.cli.app import command
 from pipeline.cli.job_verbs import read_task
 from pipeline.cli.options import check_outlasts_job
 from pipeline.interruption import Interruption, raised_signals
@@ -243,18 +243,16 @@ def test_places_relative_to_the_job_are_refused() -> None:
         assert "secret" not in str(caught.value)
 
 
-def test_a_driver_refuses_its_own_folder_at_once(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_driver_refuses_its_own_folder_at_once(monkeypatch: pytest.MonkeyPatch, typed: Any) -> None:
     monkeypatch.setenv(JOB_VARIABLE, "{}")
-    for option, typed in {
+    for option, line in {
         "--storage": "train cub --tracking-uri http://host --data-root /data",
         "--data-root": "ablate components --storage /runs --tracking-uri http://host",
         "--study-storage": "search cub100 --storage /r --tracking-uri http://h --data-root /d",
         "--tracking-uri": "plan components --data-root /data",
     }.items():
-        assert main(typed.split()) == 2
-        assert f"goes with the job [{option}]" in capsys.readouterr().err
+        code, _, err = typed(*line.split())
+        assert code == 2 and f"goes with the job [{option}]" in err
 
 
 def test_a_driver_knows_its_job_and_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

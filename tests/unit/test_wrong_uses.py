@@ -9,16 +9,17 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from pipeline.cli.app import command, main
+from pipeline.cli.app import command
 from tests.commands import VERB
 
 RUN = "a" * 32
 CASES = yaml.safe_load(Path(__file__).with_name("wrong_uses.yaml").read_text(encoding="utf-8"))
-WRONG = [(typed, code, sentence) for code in (2, 3) for typed, sentence in CASES[code].items()]
+WRONG = [(line, code, sentence) for code in (2, 3) for line, sentence in CASES[code].items()]
 
 
 @pytest.fixture(autouse=True)
@@ -32,31 +33,27 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(("typed", "code", "sentence"), WRONG, ids=[typed for typed, _, _ in WRONG])
-def test_a_wrong_use_is_answered_with_a_sentence(
-    typed: str, code: int, sentence: str, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize(("line", "code", "sentence"), WRONG, ids=[line for line, _, _ in WRONG])
+def test_a_wrong_use_is_answered_with_a_sentence(line: str, code: int, sentence: str, folder: Path, typed: Any) -> None:
     before = sorted(folder.rglob("*"))
-    assert main(shlex.split(typed.replace("RUN", RUN))) == code
-    printed = capsys.readouterr()
+    found, out, err = typed(*shlex.split(line.replace("RUN", RUN)))
     pattern = "error: " + ".*".join(re.escape(part) for part in sentence.split("…")) + "\n"
-    assert re.fullmatch(pattern, printed.err), printed.err
+    assert found == code and re.fullmatch(pattern, err), err
     assert sorted(folder.rglob("*")) == before, "a file was left behind"
-    if "--json" in typed:
-        answer = json.loads(printed.out)
-        assert answer.keys() == {"error", "where", "hint"} and all(part in printed.err for part in answer.values())
+    if "--json" in line:
+        answer = json.loads(out)
+        assert answer.keys() == {"error", "where", "hint"} and all(part in err for part in answer.values())
     else:
-        assert printed.out == ""
+        assert out == ""
 
 
 def test_every_verb_has_a_wrong_use_or_takes_no_argument() -> None:
-    named = {typed.split()[0] for typed, _, _ in WRONG}
+    named = {line.split()[0] for line, _, _ in WRONG}
     assert command.commands.keys() - named == {"demo", "status", "stop", "report", "doctor"}
 
 
 @pytest.mark.parametrize("group", ["", "data", "data make", "config"])
-def test_a_group_without_a_verb_lists_its_verbs(group: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(group.split()) == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert printed.err.startswith(f"Usage: {VERB}{group}".rstrip()) and "Commands:" in printed.err
+def test_a_group_without_a_verb_lists_its_verbs(group: str, typed: Any) -> None:
+    code, out, err = typed(*group.split())
+    assert (code, out) == (2, "")
+    assert err.startswith(f"Usage: {VERB}{group}".rstrip()) and "Commands:" in err
