@@ -7,8 +7,6 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import typer
-
 from pipeline.ablation.config import load_ablation
 from pipeline.cli.app import command as pipeline
 from pipeline.cli.job_verbs import read_task
@@ -58,23 +56,17 @@ def pipeline_part(line: str, starts: tuple[str, ...] = (VERB,)) -> Iterator[str]
             yield re.split(r"\s(?:&&|\||>|#)(?:\s|$)|[`)]", rest)[0].strip()
 
 
-def read(arguments: list[str]) -> tuple[str, typer.Context]:
-    """A verb and its parsed parameters."""
-    command, name = pipeline, ""
-    context = command.make_context("pipeline", [], resilient_parsing=True)
-    while hasattr(command, "commands"):
-        name, *arguments = arguments
-        command = command.commands[name]
-    return name, command.make_context(name, arguments, parent=context)
-
-
 def check(command: str) -> None:
     """Check that the pipeline accepts a command, and that the config which it names exists and is right.
 
     Args:
         command: what follows `python -m pipeline`; configs and values in capitals are placeholders for the reader's own.
     """
-    verb, context = read(shlex.split(command))
+    words, verb, found = shlex.split(command), "", pipeline
+    while hasattr(found, "commands"):
+        verb, *words = words
+        found = found.commands[verb]
+    context = found.make_context(verb, words, parent=pipeline.make_context("pipeline", [], resilient_parsing=True))
     given = context.params
     config = next((given[name] for name in ("experiment", "name", "benchmark") if given.get(name)), "")
     if verb == "submit":

@@ -1,19 +1,24 @@
-"""The page of an ablation in a browser: it sorts, loads nothing, and can be read on a phone, in the dark and on paper."""
+"""The pages of ablations and explanations in a browser: they load nothing and can be read on a phone, in the dark and on paper."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
+import torch
 
+from mgmrn.checkpoint import load_model
+from mgmrn.data.pictures import prepared_file
 from pipeline.analysis.page.page import render_page
+from pipeline.models.explain_page import Explanations, render
+from pipeline.models.reasons import ALL_LEVELS, ALL_PARTS, Subject, explain
 from tests.browser.looks import check_can_be_read, check_fits_a_phone, check_loads_nothing, check_prints_on_white
 from tests.browser.made_up import GAINS, made_up, many
+from tests.exported import CONFIG, write_model, write_pictures
 
 pytestmark = pytest.mark.browser
 
-CONTENT = made_up()
-FEW, MANY = render_page(CONTENT), render_page(many())
+FEW, MANY = render_page(made_up()), render_page(many())
 
 COLUMN = """
     const table = document.querySelector("table[data-metric=ausuc]");
@@ -36,8 +41,31 @@ def sorting_of(browser: Any, column: int) -> str:
     return browser.find_element("css selector", HEADER.format(column)).get_attribute("aria-sort")
 
 
+@pytest.fixture(scope="module")
+def explained(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A page of explanations with markup in the names of pictures, a known class and a table of pointing."""
+    folder = tmp_path_factory.mktemp("explained")
+    model = load_model(write_model(folder / "model.pt"))
+    paths = write_pictures(folder / "pictures")
+    images = torch.stack([prepared_file(path, CONFIG.benchmark.images) for path in paths])
+    subjects = [Subject(path, f"<i>{path.name}</i>", "wren") for path in paths]
+    content = Explanations(
+        model="syn.mgmrn.s0.1234abcd",
+        benchmark="X",
+        gamma=model.gamma,
+        classes={"wren": explain(model, subjects, images)[1]},
+        pointing={ALL_LEVELS: {ALL_PARTS: {"accuracy": 0.4, "chance": 0.1, "maps": 120}}},
+        made_at="2026-11-24T22:00:00+00:00",
+        commit="093db53",
+        page=folder / "index.html",
+        sheets=(),
+        run_id=None,
+    )
+    return render(content)
+
+
 @pytest.mark.parametrize("text", [FEW, MANY], ids=["few", "many"])
-def test_the_page_loads_nothing_and_fits_a_phone(opened: Any, text: str) -> None:
+def test_a_report_loads_nothing_and_fits_a_phone(opened: Any, text: str) -> None:
     browser = opened(text)
     browser.execute_script(OPEN_ALL)
     check_loads_nothing(browser)
@@ -46,6 +74,20 @@ def test_the_page_loads_nothing_and_fits_a_phone(opened: Any, text: str) -> None
     assert browser.execute_script(box), "tables scroll by themselves"
     size = "return Math.min(...[...document.querySelectorAll('svg')].map((one) => one.getScreenCTM().a * 12))"
     assert browser.execute_script(size) >= 9, "letters of pictures are large enough"
+
+
+def test_explanations_load_nothing_and_can_be_read_on_a_phone_in_the_dark_and_on_paper(
+    opened: Any, explained: str
+) -> None:
+    browser = opened(explained)
+    check_loads_nothing(browser)
+    widths = browser.execute_script("return [...document.images].map((one) => one.complete && one.naturalWidth)")
+    assert len(widths) == 2 * (1 + 2 * 7) and set(widths) == {128}
+    assert browser.execute_script("return [...document.images].filter((one) => !one.alt).length") == 0
+    assert browser.find_elements("css selector", "i:not(.meter i)") == []
+    check_can_be_read(browser)
+    check_prints_on_white(browser)
+    check_fits_a_phone(opened(explained))
 
 
 def test_a_click_sorts_numbers_the_largest_first_then_the_smallest_then_as_before(opened: Any) -> None:
