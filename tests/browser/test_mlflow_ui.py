@@ -1,10 +1,8 @@
-"""A grid in MLflow's own UI: the parent with its children, its benchmarks side by side, its charts and its artifacts."""
+"""A grid in MLflow's own UI: the parent with its children, its benchmarks side by side, and its artifacts."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,23 +26,8 @@ BENCHMARKS = ("CUB", "SUN", "AWA2")
 WAIT_S = 90
 
 
-@dataclass(frozen=True)
-class Shown:
-    """A finished grid, and the address of its experiment's runs."""
-
-    url: str
-    parent: str
-    runs: tuple[str, ...]
-    """Names of the parent's children."""
-    figures: Mapping[str, float]
-    """Figures of the parent."""
-
-
-@pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory, tables: Path) -> Iterator[Shown]:
-    """A grid of two variants on three benchmarks as a launch leaves it, served."""
-    folder = tmp_path_factory.mktemp("ui")
-    store = TrackingStore.connect(f"sqlite:///{shutil.copy(tables, folder / 'server.db')}", "mgmrn/ablation/grid")
+def leave_a_grid(store: TrackingStore, folder: Path) -> tuple[str, list[str]]:
+    """A grid of two variants on three benchmarks as a launch leaves it: id of its parent, and names of the children."""
     for name in BENCHMARKS:
         write_data(folder / "data", name=name)
     file = write_grid(folder, "benchmarks: [cub, sun, awa2]\nvariants:\n  smooth: {loss.label_smoothing: 0.1}\n")
@@ -55,13 +38,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory, tables: Path) -> Iterator[Sh
     planned = plan_cells(cells, KnownRuns(reversed(runs), store.experiment_id))
     log_grid(store, parent, planned, comparisons(make_grid(file), planned))
     store.finish(parent, "FINISHED", "finished")
-    server = Server(folder)
-    try:
-        server.start()
-        url = f"{server.uri}/#/experiments/{store.experiment_id}/runs"
-        yield Shown(url, parent, tuple(run.name for run in runs), store.get(parent).metrics)
-    finally:
-        server.kill()
+    return parent, [run.name for run in runs]
 
 
 def open_at(browser: Any, url: str, *texts: str) -> None:
@@ -82,20 +59,28 @@ def wait_for(browser: Any, *texts: str) -> None:
     WebDriverWait(browser, WAIT_S).until(all_there, f"the page does not show {texts}")
 
 
-def test_a_grid_in_the_ui(browser: Any, shown: Shown) -> None:
+def test_a_grid_in_the_ui(browser: Any, tmp_path: Path, tables: Path) -> None:
     """The parent unfolds into its children, its page has the benchmarks in one table, and its tables are artifacts."""
-    open_at(browser, shown.url, "ablation grid", f"{1 + len(shown.runs)} matching runs")
-    browser.find_element("xpath", "//*[@role='gridcell'][.//*[text()='ablation grid']]//button").click()
-    wait_for(browser, *shown.runs)
-    open_at(browser, f"{shown.url}/{shown.parent}", "ablation grid", "grid/scored", "base (base)")
-    tables = browser.execute_script(
-        "return [...document.querySelectorAll('table')].map(one => [...one.rows].map(row => [...row.cells].map(c => c.innerText)))"
-    )
-    (described, *_) = [table for table in tables if table[0] == ["variant", *BENCHMARKS]]
-    assert described[1:] == [
-        [title, *(f"{100 * shown.figures[f'{name}/{variant}/gzsl_h/mean']:.1f} (n = 1)" for name in BENCHMARKS)]
-        for title, variant in (("base (base)", "base"), ("smooth", "smooth"))
-    ]
-    browser.get_log("performance")
-    open_at(browser, f"{shown.url}/{shown.parent}/artifacts", "comparison.csv", "comparison.json")
-    assert {urlsplit(url).hostname for url in requests_of(browser) if url.startswith("http")} == {LOOPBACK}
+    database = f"sqlite:///{shutil.copy(tables, tmp_path / 'server.db')}"
+    store = TrackingStore.connect(database, "mgmrn/ablation/grid")
+    parent, children = leave_a_grid(store, tmp_path)
+    figures, server = store.get(parent).metrics, Server(tmp_path)
+    try:
+        server.start()
+        url = f"{server.uri}/#/experiments/{store.experiment_id}/runs"
+        open_at(browser, url, "ablation grid", f"{1 + len(children)} matching runs")
+        browser.find_element("xpath", "//*[@role='gridcell'][.//*[text()='ablation grid']]//button").click()
+        wait_for(browser, *children)
+        open_at(browser, f"{url}/{parent}", "ablation grid", "grid/scored", "base (base)")
+        rows = "[...one.rows].map(row => [...row.cells].map(cell => cell.innerText))"
+        tables_shown = browser.execute_script(f"return [...document.querySelectorAll('table')].map(one => {rows})")
+        (described, *_) = [table for table in tables_shown if table[0] == ["variant", *BENCHMARKS]]
+        assert described[1:] == [
+            [title, *(f"{100 * figures[f'{name}/{variant}/gzsl_h/mean']:.1f} (n = 1)" for name in BENCHMARKS)]
+            for title, variant in (("base (base)", "base"), ("smooth", "smooth"))
+        ]
+        browser.get_log("performance")
+        open_at(browser, f"{url}/{parent}/artifacts", "comparison.csv", "comparison.json")
+        assert {urlsplit(one).hostname for one in requests_of(browser) if one.startswith("http")} == {LOOPBACK}
+    finally:
+        server.kill()

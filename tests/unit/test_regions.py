@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-import torch.distributed
-import torch.multiprocessing
 import torch.nn.functional as F
 from torch import Tensor
 
