@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from pipeline import places
-from pipeline.cli.app import main
 from pipeline.tracking.store import TrackingStore
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
@@ -50,7 +49,7 @@ def test_command(command: str):
     assert "Traceback" not in done.stderr
 
 
-def test_attention_of_the_demos_network_points_at_the_parts(monkeypatch, capsys):
+def test_attention_of_the_demos_network_points_at_the_parts(monkeypatch, typed):
     """Three times as often as a random pixel, over every attribute of a part that 20 pictures of unseen classes show."""
     monkeypatch.chdir(ROOT)
     tags = {"benchmark": "SYN", "variant": "mgmrn", "split": "final", "seed": "0"}
@@ -58,8 +57,7 @@ def test_attention_of_the_demos_network_points_at_the_parts(monkeypatch, capsys)
     runs = TrackingStore.connect(places.TRACKING_URI).runs_of(("mgmrn/train",), wanted)
     run = next((run for run in runs if run.status == "FINISHED"), None)
     assert run is not None, "`make demo` comes first"
-    assert main(["explain", run.run_id, "--json"]) == 0
-    answer = json.loads(capsys.readouterr().out)
+    answer = json.loads(typed("explain", run.run_id, "--json")[1])
     assert answer["run_id"] == run.run_id and len(answer["pictures"]) == 20
     assert answer["pointing"]["all levels"]["all parts"]["maps"] == 240
     assert answer["pointing_accuracy"] >= 3 * answer["pointing_chance"] > 0

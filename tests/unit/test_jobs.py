@@ -146,12 +146,9 @@ def test_logs_are_printed_without_secrets_and_stop_waits_for_the_end(
     assert typed("stop", ID) == (1, f"{ID} is RUNNING\n", "")
 
 
-@pytest.mark.parametrize(
-    ("status", "driver", "code"),
-    [("SUCCEEDED", 0, 0), ("FAILED", 2, 2), ("FAILED", 137, 1), ("FAILED", None, 1), ("FAILED", 0, 1), ("STOPPED", 130, 1)],
-)  # fmt: skip
-def test_the_exit_code_is_one_of_the_pipeline(status: str, driver: int | None, code: int) -> None:
-    assert exit_code(job(status, driver)) == code
+def test_the_exit_code_is_one_of_the_pipeline() -> None:
+    ended = {("SUCCEEDED", 0): 0, ("FAILED", 2): 2, ("FAILED", 137): 1, ("FAILED", 0): 1, ("STOPPED", 130): 1}
+    assert {(status, code): exit_code(job(status, code)) for status, code in ended} == ended
 
 
 class FlakyServer:
@@ -211,12 +208,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.do_GET()
-
     def do_PUT(self) -> None:
         self.server.packages.append(self.rfile.read(int(self.headers["Content-Length"])))
+        self.do_GET()
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
         self.do_GET()
 
     def log_message(self, *_: Any) -> None:
@@ -299,16 +296,12 @@ def test_a_server_that_is_away_or_silent_is_noticed_at_once(monkeypatch: pytest.
         assert "hunter2" not in str(caught.value)
 
 
-UPLOAD_LIMIT = 1536 * 1024
-"""Bytes of this checkout as Ray sends it, uncompressed."""
-
-
 def sent_files(fake: FakeServer, folder: Path) -> ZipFile:
-    """What Ray uploads of a checkout."""
+    """Files of a checkout that Ray uploads, uncompressed."""
     fake.answers["/api/jobs/"] = {"submission_id": "x", "job_id": "x"}
     JobServer.connect(fake.address).submit("x", "python -m pipeline train x", {"working_dir": str(folder)}, {})
     (package,) = fake.packages
-    assert len(package) < UPLOAD_LIMIT
+    assert len(package) < 1536 * 1024
     return ZipFile(io.BytesIO(package))
 
 

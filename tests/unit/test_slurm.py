@@ -26,9 +26,8 @@ class Job:
     process: subprocess.Popen[str]
 
     def calls(self) -> list[str]:
-        """What the stand-ins noted so far."""
-        file = self.folder / "calls"
-        return file.read_text().splitlines() if file.exists() else []
+        """Calls that the stand-ins have logged."""
+        return (self.folder / "calls").read_text().splitlines()
 
     def end(self) -> tuple[int, str]:
         """Exit code and output."""
@@ -41,6 +40,7 @@ def submit(folder: Path, *arguments: str, answer: int = 0, nodes: int = 2) -> Jo
     (folder / ".venv" / "bin").mkdir(parents=True)
     (folder / ".venv" / "bin" / "activate").write_text(f'export PATH="{STAND_INS}:$PATH"\n')
     (folder / "cluster").mkdir()
+    (folder / "calls").touch()
     shutil.copy(ROOT / "cluster" / "environment.sh", folder / "cluster")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "SLURM_", "MGMRN_"))}
     slurm = {
@@ -53,14 +53,8 @@ def submit(folder: Path, *arguments: str, answer: int = 0, nodes: int = 2) -> Jo
         "MGMRN_HOST_TIMEOUT": "2" if nodes > 2 else "120",
     }
     stand_ins = {"CALLS": str(folder / "calls"), "ANSWER": str(answer), "NODES": str(nodes)}
-    process = subprocess.Popen(
-        ["bash", str(SCRIPT), *arguments],
-        env=kept | slurm | stand_ins,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    return Job(folder, process)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return Job(folder, subprocess.Popen(["bash", str(SCRIPT), *arguments], env=kept | slurm | stand_ins, **streams))
 
 
 def test_a_job_from_its_start_to_its_end(tmp_path: Path):
