@@ -9,6 +9,7 @@ import pytest
 from mgmrn.config import ESZSLConfig
 from mgmrn.errors import UserError
 from pipeline.config.compose import diff, load_benchmark_config, load_experiment, resolve_weights, show, values_of
+from pipeline.config.identity import config_hash
 
 
 def write(path: Path, text: str) -> str:
@@ -65,6 +66,7 @@ def test_a_relative_weights_path_is_looked_for_below_the_data_root(tmp_path: Pat
         resolve_weights(config, tmp_path)
     weights.parent.mkdir()
     weights.write_bytes(b"")
-    assert resolve_weights(config, tmp_path).model.backbone.weights == str(weights.resolve())
+    resolved = resolve_weights(config, tmp_path)
+    assert resolved.model.backbone.weights == str(weights.resolve()) and len(config_hash(resolved, "data")) == 16
     named = load_experiment("cub").config
     assert resolve_weights(named, tmp_path) == named

@@ -16,7 +16,7 @@ from pipeline.config.compose import load_benchmark_config, load_experiment, valu
 from pipeline.config.files import CONFIGS, config_names
 
 BENCHMARKS = ("cub", "sun", "awa2")
-WANTED: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("shipped_settings.yaml").read_text())
+SETTINGS: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("shipped_settings.yaml").read_text())
 
 
 def differing(config: ExperimentConfig, wanted: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -28,15 +28,9 @@ def differing(config: ExperimentConfig, wanted: dict[str, Any]) -> dict[str, tup
 def test_released_settings_and_our_defaults(name: str) -> None:
     named = {"benchmark.name": name.upper()}
     released, ours = load_experiment(f"{name}-released").config, load_experiment(name).config
-    assert differing(released, WANTED["released everywhere"] | WANTED[name] | named) == {}
-    assert differing(ours, WANTED["ours"] | named) == {}
+    assert differing(released, SETTINGS["released everywhere"] | SETTINGS[name] | named) == {}
+    assert differing(ours, SETTINGS["ours"] | named) == {}
     assert isinstance(ours.model, MgMRNConfig) and len(ours.model.levels) > 1
-
-
-SHARED = [
-    f"benchmark.{field}" for field in ("name", "tune_seen_fraction", "tune_split_seed", "images.size", "images.resize")
-]
-SHARED += ["model.backbone.name", "model.backbone.weights"]
 
 
 @pytest.mark.parametrize("name", [*BENCHMARKS, "cub100", "synthetic"])
@@ -44,7 +38,7 @@ def test_baselines_see_the_same_pictures_through_the_same_backbone(name: str) ->
     ours = values_of(load_experiment(name).config)
     for suffix, kind in (("-eszsl", "eszsl"), ("-attribute-network", "attribute_network")):
         baseline = load_experiment(f"{name}{suffix}").config
-        assert differing(baseline, {path: ours[path] for path in SHARED} | {"model.kind": kind}) == {}
+        assert differing(baseline, {path: ours[path] for path in SETTINGS["shared"]} | {"model.kind": kind}) == {}
 
 
 def test_every_shipped_config_is_valid_and_says_what_it_asks_costs_and_how_it_is_run() -> None:

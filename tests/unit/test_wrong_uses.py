@@ -1,7 +1,4 @@
-"""Answers to wrong uses: one sentence with what is wrong and its remedy, exit code 2 or 3, and no file left behind.
-
-The cases are in wrong_uses.yaml.
-"""
+"""Answers to the wrong uses in wrong_uses.yaml: one sentence, exit code 2 or 3, and no file left behind."""
 
 from __future__ import annotations
 
