@@ -60,7 +60,7 @@ def ablate(
     storage: Storage = places.STORAGE,
     as_json: Json = False,
 ) -> int:
-    """Run what is missing of a grid and compare its variants."""
+    """Run the missing cells of a grid and compare its variants."""
     from pipeline.ablation.launch import run_ablation
     from pipeline.ablation.request import AblationRequest, plan_to_json
     from pipeline.analysis.tables import as_dict, show_tables, tables

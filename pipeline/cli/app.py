@@ -24,19 +24,20 @@ from pipeline.interruption import Interruption, raised_signals
 
 TRACEBACK_VARIABLE = "MGMRN_TRACEBACK"
 
-app = typer.Typer(help="Zero-shot learning experiments with Mg-MRN.", **APP_OPTIONS)
-for group in (runs_app, ablation_app, models_app, jobs_app):
-    app.add_typer(group)
-app.add_typer(data_app, name="data")
-app.add_typer(config_app, name="config")
+shell_app = typer.Typer()
 
 
-@app.command("completion")
+@shell_app.command("completion")
 def complete(shell: Annotated[completion.Shell, typer.Argument(help="Shell that runs the script.")]) -> None:
     """Print a script that defines and completes `mgmrn`, which is `python -m pipeline`: eval "$(… completion bash)"."""
     Console().line(completion.script(shell).rstrip())
 
 
+app = typer.Typer(help="Zero-shot learning experiments with Mg-MRN.", **APP_OPTIONS)
+for group in (runs_app, ablation_app, models_app, jobs_app, shell_app):
+    app.add_typer(group)
+app.add_typer(data_app, name="data")
+app.add_typer(config_app, name="config")
 command: Any = typer.main.get_command(app)
 """The command line as one command of Click."""
 

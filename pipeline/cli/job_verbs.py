@@ -45,8 +45,8 @@ def submit(
     verb: Annotated[str, typer.Argument(metavar="VERB", help="train, search or ablate.")],
     arguments: Annotated[list[str] | None, typer.Argument(metavar="…", help="Arguments of the verb.")] = None,
     address: Server = LOCAL_ADDRESS,
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="Send it, and do not follow its log.")] = False,
-    again: Annotated[bool, typer.Option("--again", help="Send it even if the same job has succeeded.")] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Send the job without following its log.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Send the job even if it has succeeded.")] = False,
     as_json: Json = False,
 ) -> int:
     """Run a verb as a job on a cluster. The same command with the same code is one job: it is followed, not sent again."""
@@ -73,7 +73,9 @@ def submit(
 def status(
     job_id: Annotated[str | None, typer.Argument(metavar="ID", help="One job; without it, all of them.")] = None,
     address: Server = LOCAL_ADDRESS,
-    tracking_uri: Annotated[str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="To show jobs' runs.")] = None,
+    tracking_uri: Annotated[
+        str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="Shows the runs of jobs.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """List the jobs of a cluster, the latest last."""

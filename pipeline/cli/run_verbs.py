@@ -52,7 +52,7 @@ def train(
     tracking_uri: TrackingUri = places.TRACKING_URI,
     data_root: DataRoot = places.DATA_ROOT,
     storage: Storage = places.STORAGE,
-    force: Annotated[bool, typer.Option("--force", help="Run again what is finished.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Run finished runs again.")] = False,
     as_json: Json = False,
 ) -> int:
     """Train and evaluate an experiment; without --split the whole protocol, with nothing chosen on test images."""
@@ -75,7 +75,7 @@ def search(
     trials: Annotated[int | None, typer.Option(min=1, help="Number of trials, in place of the file's.")] = None,
     concurrency: Concurrency = None,
     budget_hours: Annotated[float | None, typer.Option(min=0.0, help="Hours after which no new trial starts.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a search that was cut off.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted search.")] = False,
     final: Annotated[bool, typer.Option("--final", help="Then run the protocol once with the best config.")] = False,
     cpus_per_worker: Cpus = None,
     gpus_per_worker: Gpus = None,
@@ -164,9 +164,9 @@ def doctor(
     storage: Storage = places.STORAGE,
     as_json: Json = False,
 ) -> int:
-    """Check this machine and what a run would use: one table, with a remedy for everything that is wrong.
+    """Check this machine and the places of a run: one table, with a remedy for every finding.
 
-    Exit code 2 when something that was named is wrong, 3 when this machine cannot run; warnings leave it at 0.
+    Exit code 2 when an option is wrong, 3 when this machine cannot run; warnings leave it at 0.
     """
     from dataclasses import asdict
 
