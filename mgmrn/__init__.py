@@ -1,1 +1,1 @@
-"""The science of Mg-MRN: network, losses, protocol and data. Knows nothing of Ray, MLflow or Optuna."""
+"""The science of Mg-MRN: network, losses, protocol and data. Imports neither Ray nor MLflow nor Optuna."""

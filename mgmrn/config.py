@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 SCHEMA_VERSION = 2
-"""Raised whenever the meaning of a field changes, so that old runs are not taken for new ones."""
+"""Version of the fields' meaning, part of every config hash; a change of meaning raises it."""
 
 Level = Literal["c2", "c3", "c4", "c5"]
 LEVELS: tuple[Level, ...] = ("c2", "c3", "c4", "c5")

@@ -1,4 +1,4 @@
-"""How a device computes: its choice, its precision, its kernels, and when a network's passes are compiled."""
+"""Choice of a device, its precision and kernels, and the compilation of a network's passes."""
 
 from __future__ import annotations
 
@@ -40,16 +40,10 @@ def autocast(device: torch.device, schedule: ScheduleConfig) -> AbstractContextM
 
 
 def compile_passes(module: nn.Module, choice: Compile, device: torch.device, micro_batches: int) -> None:
-    """Compile a module's forward and backward pass at its first call, once for each input shape.
+    """Compiles a module's forward and backward pass at its first call, once for each input shape.
 
     A GPU can compute a step in 20 ms while its host needs 100 ms to launch the kernels one by one. So on a GPU the
-    compiled passes are recorded as CUDA graphs and replayed.
-
-    Args:
-        module: is called with inputs of the same shape in every step.
-        choice: `auto` compiles where `compilation_pays`.
-        device: device of the module.
-        micro_batches: backward passes of a step.
+    compiled passes are recorded as CUDA graphs and replayed, where a step has one backward pass.
     """
     if choice is False or (choice == "auto" and not compilation_pays(device)):
         return
@@ -70,10 +64,7 @@ def compilation_pays(device: torch.device) -> bool:
 
 
 def lacking_for_triton() -> str | None:
-    """What Triton needs and this machine lacks; None where everything is there.
-
-    Triton builds a small C program around each kernel.
-    """
+    """First of Triton's needs that this machine lacks, or None. Triton builds a small C program around each kernel."""
     if find_spec("triton") is None:
         return "the package triton"
     if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):

@@ -75,25 +75,20 @@ class TrainingObjective(nn.Module):
     """Network and loss as one module: a data-parallel wrapper needs one forward pass per backward pass."""
 
     def __init__(
-        self,
-        network: nn.Module,
-        seen_attributes: Float[Tensor, "U S"],
-        loss: LossConfig,
-        global_batch: int,
-        world_size: int,
+        self, network: nn.Module, seen_attributes: Float[Tensor, "U S"], loss: LossConfig, global_batch: int, ranks: int
     ) -> None:
         super().__init__()
         self.network = network
         self.loss = loss
         self.global_batch = global_batch
-        self.world_size = world_size
+        self.ranks = ranks
         self.register_buffer("seen_attributes", seen_attributes, persistent=False)
 
     def forward(self, inputs: Inputs, targets: Int[Tensor, " B"], level: Level | None) -> dict[str, Tensor]:
         """Loss terms by name, of all levels or of one."""
         output = self.network(inputs) if level is None else cast(Any, self.network).forward_level(inputs, level)
         classes, batch = cast(Tensor, self.seen_attributes), self.global_batch
-        terms = zsl_loss(output, targets, classes, self.loss, global_batch=batch, world_size=self.world_size)
+        terms = zsl_loss(output, targets, classes, self.loss, global_batch=batch, world_size=self.ranks)
         return {name: getattr(terms, name) for name in TERMS}
 
 
@@ -152,20 +147,15 @@ def build_trainer(
     device: torch.device,
     world_size: int = 1,
 ) -> Trainer:
-    """A trainer: the network on its device with loss, optimiser and schedule, data-parallel over several ranks.
+    """The network on its device with loss, optimiser and schedule, data-parallel over several ranks.
 
     Args:
-        network: MgMRN or a baseline on maps, or ImageModel on images.
-        seen_attributes: attributes of the seen classes.
-        config: the experiment.
+        network: a head on maps, or an ImageModel on images.
         levels: levels whose losses are summed (joint) or trained one by one (sequential), finest first.
         global_batch: images of one optimiser step over all ranks.
-        steps_per_epoch: global batches of an epoch.
-        device: device of this rank.
         world_size: number of ranks; above 1 torch.distributed must be initialised.
 
-    Raises:
-        UserError: when a rank would have fewer images of a global batch than micro-batches.
+    Raises UserError when a rank would have fewer images of a global batch than micro-batches.
     """
     accumulate, smallest = config.optimiser.accumulate, global_batch // world_size
     if accumulate > smallest:  # Ranks with different numbers of micro-batches would deadlock.
@@ -239,9 +229,8 @@ def build_scheduler(optimiser: Optimizer, config: ScheduleConfig, steps_per_epoc
 def train_epoch(trainer: Trainer, batches: Iterable[Batch]) -> EpochStats:
     """One pass over this rank's shares of the epoch's global batches.
 
-    Raises:
-        NonFiniteLossError: names the step with the first non-finite loss. The check trails by one step, so that a GPU
-            never waits for it; no checkpoint is taken in between.
+    Raises NonFiniteLossError for the first step with a non-finite loss. The check trails by one step, so that a GPU
+    never waits for it; no checkpoint is taken in between.
     """
     trainer.network.train()
     schedule = trainer.config.schedule
@@ -317,11 +306,7 @@ def _check_finite(step: int, terms: Float[Tensor, " T"], ids: Int[np.ndarray, " 
 
 
 def _update(trainer: Trainer, batch: Batch, level: Level | None) -> Float[Tensor, " T"]:
-    """One optimiser step on this rank's share of a global batch, in `accumulate` micro-batches.
-
-    Returns:
-        The loss terms in the order of `TERMS`.
-    """
+    """Loss terms, in the order of `TERMS`, of one optimiser step on this rank's share, in `accumulate` micro-batches."""
     settings, objective = trainer.config.optimiser, trainer.objective
     trainer.optimiser.zero_grad(set_to_none=True)
     parts = list(batch.split(settings.accumulate))

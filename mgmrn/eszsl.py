@@ -27,20 +27,13 @@ class ESZSLProblem:
     def solve(self, gamma: float, lambda_: float) -> Float[np.ndarray, "F S"]:
         """V for one pair of positive regularisers."""
         damped = self.rotated / (self.feature_values[:, None] + gamma) / (self.attribute_values + lambda_)
-        mapping: np.ndarray = self.feature_vectors @ damped @ self.attribute_vectors.T
-        return mapping
+        return self.feature_vectors @ damped @ self.attribute_vectors.T
 
 
 def prepare_eszsl(
     features: Float[np.ndarray, "N F"], labels: Int[np.ndarray, " N"], attributes: Float[np.ndarray, "U S"]
 ) -> ESZSLProblem:
-    """Diagonalise the problem in float64.
-
-    Args:
-        features: one row per training image.
-        labels: class of each image, a row of `attributes`.
-        attributes: rows of the classes that are trained on.
-    """
+    """Diagonalises the problem in float64; labels are rows of `attributes`, which holds the classes to train on."""
     x = np.asarray(features, dtype=np.float64)
     a = np.asarray(attributes, dtype=np.float64)
     class_sums = np.zeros((len(a), x.shape[1]))
@@ -63,5 +56,4 @@ def eszsl_scores(
     features: Float[np.ndarray, "N F"], v: Float[np.ndarray, "F S"], attributes: Float[np.ndarray, "U S"]
 ) -> Float[np.ndarray, "N U"]:
     """Compatibility `x V a_u` of every image with every class, float64."""
-    scores: np.ndarray = np.asarray(features, dtype=np.float64) @ v @ np.asarray(attributes, dtype=np.float64).T
-    return scores
+    return np.asarray(features, dtype=np.float64) @ v @ np.asarray(attributes, dtype=np.float64).T

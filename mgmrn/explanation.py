@@ -1,4 +1,4 @@
-"""Explanations of a prediction: where each level looked, what it read there, and what that adds to a class's score.
+"""Explanations of a prediction: attention of each level, evidence at each token, and contributions to a class's score.
 
 B images, N tokens, D width, S attributes, L word-vector length, K regions, n cells of a side, U classes.
 

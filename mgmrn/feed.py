@@ -5,7 +5,7 @@ A rank loads its own share of every global batch; the global batches depend on t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from mgmrn.config import EpisodicSampling, ExperimentConfig
-from mgmrn.data.episodes import EpisodicBatches, Epoch, PlainBatches, eval_shard, shard
+from mgmrn.data.episodes import EpisodicBatches, PlainBatches, Rows, eval_shard, shard
 from mgmrn.data.kept import Progress
 from mgmrn.data.loading import prefetch
 from mgmrn.data.splits import ClassTable, FinalData, Images, TuneData
@@ -67,11 +67,14 @@ class Feed:
         """
         if epoch != self._loading:
             epochs = range(epoch, max(epoch + 1, self._epochs))
-            self._stream = prefetch(self._source.training(_shares(self._batches, self._share, epochs)))
+            self._stream = prefetch(self._source.training((one, list(self._shares(one))) for one in epochs))
         self._loading = None
-        for rows in shard(self._batches, epoch, self._share.rank, self._share.world_size):
+        for rows in self._shares(epoch):
             yield Batch(next(self._stream), self._targets[torch.from_numpy(rows)], self._ids[rows])
         self._loading = epoch + 1 if epoch + 1 < self._epochs else None
+
+    def _shares(self, epoch: int) -> Iterator[Rows]:
+        return shard(self._batches, epoch, self._share.rank, self._share.world_size)
 
     def evaluation_inputs(self) -> Iterator[Inputs]:
         """This rank's contiguous share of the evaluation images, seen first, never padded."""
@@ -90,13 +93,9 @@ def open_feed(
     """The feed of a config, by its `cache_features` and `cache_pictures`.
 
     Args:
-        config: the experiment.
-        data: one split.
         cache_root: folder of cached features and packed pictures.
-        share: this rank's part.
         device: device of the backbone while features are cached.
         loader_workers: processes that decode pictures; 0 decodes in a thread.
-        progress: called with messages on slow steps.
 
     Raises:
         UserError: for an unreadable picture or weights that do not fit.
@@ -115,10 +114,6 @@ def open_feed(
 def seen_targets(images: Images, classes: ClassTable) -> Int[Tensor, " N"]:
     """Labels as indices among the seen classes, which the loss classifies."""
     return torch.from_numpy(np.searchsorted(classes.seen_ids, images.labels))
-
-
-def _shares(batches: PlainBatches | EpisodicBatches, share: Share, epochs: Iterable[int]) -> Iterator[Epoch]:
-    return ((epoch, list(shard(batches, epoch, share.rank, share.world_size))) for epoch in epochs)
 
 
 def _batches(config: ExperimentConfig, images: Images) -> PlainBatches | EpisodicBatches:

@@ -46,15 +46,12 @@ def zsl_loss(
     """Loss of this rank's images, such that the mean over ranks of its gradients is the global batch's gradient.
 
     Terms of single images are summed and divided by `global_batch / world_size`, which holds for ranks with different
-    numbers of images. Float32 also inside autocast.
+    numbers of images. Float32 also inside autocast. Above one rank the occupancy term needs torch.distributed.
 
     Args:
-        output: output of the network, for all levels or for one.
+        output: output for all levels or for one.
         targets: class of each image, a row of `class_attributes`.
-        class_attributes: attributes of the seen classes.
-        config: scale and weights.
         global_batch: images of the optimiser step, over ranks and micro-batches.
-        world_size: number of ranks; above 1 the occupancy term needs torch.distributed.
     """
     zero = class_attributes.new_zeros(())
     classification, regression, occupied, correlated = zero, zero, zero, zero
@@ -79,12 +76,8 @@ def zsl_loss(
                 occupied = occupied + weight * _global_occupancy(regions, global_batch, world_size)
             if config.decorrelation:
                 correlated = correlated + weight * share * decorrelation(regions.descriptors).sum()
-    total = (
-        classification
-        + config.regression * regression
-        + config.occupancy * occupied
-        + config.decorrelation * correlated
-    )
+    total = classification + config.regression * regression + config.occupancy * occupied
+    total = total + config.decorrelation * correlated
     return LossTerms(total, classification, regression, occupied, correlated)
 
 

@@ -34,22 +34,14 @@ _MANIFEST = TypeAdapter(dict[str, Entry])
 
 
 def write_manifest(folder: Path) -> None:
-    """Note the files of a folder.
-
-    Raises:
-        OSError: when a file cannot be read or the manifest not be written.
-    """
+    """Writes the manifest of a folder's files. Raises OSError when one cannot be read or the manifest not be written."""
     entries = {path.name: Entry(path.stat().st_size, _digest(path)) for path in sorted(folder.iterdir())}
     with replacing(folder / MANIFEST_FILE) as file:
         file.write(_MANIFEST.dump_json(entries))
 
 
 def find_damage(folder: Path) -> str | None:
-    """Damage of a folder's files, by size first, then by content; None without damage.
-
-    Raises:
-        OSError: when the disk fails, which may pass.
-    """
+    """Damage of a folder's files, by size first, then by content, or None. Raises OSError for a failing disk."""
     try:
         entries = _MANIFEST.validate_json((folder / MANIFEST_FILE).read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValidationError):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -105,16 +106,11 @@ def answer(model: LoadedModel, scored: Scored, classes: int, attributes: int) ->
 
 
 def margins_between_best(model: LoadedModel, scored: Scored, order: np.ndarray) -> Float[np.ndarray, "B S"]:
-    """Every attribute's margin between the first and the second class of `order` (classes by rank, `B U`).
-
-    Zero with a single class.
-    """
+    """Margin of every attribute between the first two classes of `order` (`B U`, by rank); zero with a single class."""
     unit = F.normalize(model.class_attributes.float(), dim=1)
     first, second = order[:, 0], order[:, min(1, order.shape[1] - 1)]
-    margins: Float[np.ndarray, "B S"] = (
-        model.config.loss.scale * scored.directions * (unit[first] - unit[second])
-    ).numpy()
-    return margins
+    margins = model.config.loss.scale * scored.directions * (unit[first] - unit[second])
+    return cast(np.ndarray, margins.numpy())
 
 
 def _largest(margins: Float[np.ndarray, " S"], names: Sequence[str], count: int) -> tuple[DecidingAttribute, ...]:

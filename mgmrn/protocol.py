@@ -60,10 +60,7 @@ _SAVED = tuple(field.name for field in fields(Evaluation) if field.name != "resu
 
 
 def load_evaluation(path: Path) -> Evaluation:
-    """Reads what `Evaluation.save` wrote, and computes the figures again.
-
-    Raises SealedError in a sealed process, for scores of test images.
-    """
+    """Reads an evaluation file. Raises SealedError in a sealed process for scores of test images."""
     with np.load(path, allow_pickle=False) as arrays:
         split = str(arrays["split"])
         if split == "final":
@@ -86,8 +83,8 @@ def make_evaluation(
     """Scores to figures; `gamma=None`, on `tune` alone, chooses γ on these scores."""
     assert gamma is not None or split == "tune", "γ is never chosen on test images"
     result = zsl_result(seen_scores, seen_labels, unseen_scores, unseen_labels, seen_classes, gamma)
-    scores, labels, ids = (seen_scores, unseen_scores), (seen_labels, unseen_labels), (seen_ids, unseen_ids)
-    return Evaluation(split, *scores, *labels, *ids, seen_classes, result)
+    labels_and_ids = (seen_labels, unseen_labels, seen_ids, unseen_ids)
+    return Evaluation(split, seen_scores, unseen_scores, *labels_and_ids, seen_classes, result)
 
 
 def evaluate_split(data: SplitData, scores: Float[np.ndarray, "N U"], gamma: float | None) -> Evaluation:

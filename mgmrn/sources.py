@@ -11,13 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from jaxtyping import Bool, Int
 
 from mgmrn.config import ExperimentConfig, Level
 from mgmrn.data.decoded import PackedPictures, PictureFiles, Pictures, ensure_packed
 from mgmrn.data.episodes import Epoch, Rows
-from mgmrn.data.feature_cache import FeatureCache, ensure_cache
+from mgmrn.data.feature_cache import CachedMaps, ensure_cache
 from mgmrn.data.images import side_for_evaluation, side_for_training
 from mgmrn.data.kept import Progress
 from mgmrn.data.loading import evaluation_loader, train_loader
@@ -73,27 +72,6 @@ class PictureSource:
 Source = MapSource | PictureSource
 
 
-@dataclass(frozen=True)
-class CachedMaps:
-    """Some rows of a feature cache."""
-
-    cache: FeatureCache
-    rows: Int[np.ndarray, " N"]
-
-    def take(self, rows: Int[np.ndarray, " M"]) -> CachedMaps:
-        """Some of these rows."""
-        return CachedMaps(self.cache, self.rows[rows])
-
-    def maps(self, mirrored: Bool[np.ndarray, " N"]) -> dict[Level, Tensor]:
-        """Maps `N C h w`, float16; in pinned memory on a machine with a GPU, which copies them while it computes."""
-        maps = self.cache.maps(self.rows, mirrored)
-        return {level: x.pin_memory() for level, x in maps.items()} if torch.cuda.is_available() else maps
-
-    def pooled(self, level: Level) -> Float[np.ndarray, "N C"]:
-        """Globally averaged maps."""
-        return self.cache.pooled(level)[self.rows]
-
-
 def cached_maps(
     config: ExperimentConfig,
     data: TuneData | FinalData,
@@ -106,18 +84,17 @@ def cached_maps(
 
     One cache holds all trainable images of seen classes, a second the test images; `tune` opens the first alone.
     """
-
     images, backbone, wanted = config.benchmark.images, config.model.backbone, levels or levels_of(config.model)
 
-    def cache(of: Images, flip: bool) -> FeatureCache:
+    def cache(of: Images, flip: bool) -> CachedMaps:
         return ensure_cache(cache_root, of, images, backbone, wanted, flip=flip, device=device, progress=progress)
 
     pool, evaluation = trainable_images(data), evaluation_images(data)
-    pool_cache = cache(pool, images.flip)
-    train = CachedMaps(pool_cache, rows_of(data.train, pool))
+    pool_maps = cache(pool, images.flip)
+    train = pool_maps.take(rows_of(data.train, pool))
     if isinstance(data, FinalData):
-        return train, CachedMaps(cache(evaluation, False), np.arange(len(evaluation)))
-    return train, CachedMaps(pool_cache, rows_of(evaluation, pool))
+        return train, cache(evaluation, False)
+    return train, pool_maps.take(rows_of(evaluation, pool))
 
 
 def picture_files(config: ExperimentConfig, data: TuneData | FinalData) -> tuple[Pictures, Pictures]:

@@ -19,12 +19,7 @@ _ASKED = re.compile(r"GLOBAL (\S+)")
 
 
 def read_plain(path: Path, kind: str, remedy: str) -> dict[str, Any]:
-    """Reads a dictionary of tensors and plain values, onto the CPU.
-
-    Args:
-        path: file that `torch.save` wrote.
-        kind: name of the file in errors, such as `checkpoint`.
-        remedy: hint for a broken file.
+    """Reads a dictionary of tensors and plain values, onto the CPU; `kind` names the file in errors.
 
     Raises:
         UserError: when the file is missing, unreadable or cut short, or holds anything else, such as code.
@@ -60,11 +55,7 @@ def _is_cut_short(path: Path) -> bool:
 
 
 def refuse_damaged(path: Path, kind: str, remedy: str) -> None:
-    """Compares each record of a file that `torch.save` wrote with its CRC-32, which torch's reader ignores.
-
-    Raises:
-        UserError: when one differs.
-    """
+    """Raises UserError for a record that differs from its CRC-32, which torch's reader ignores."""
     try:
         with zipfile.ZipFile(path) as file:
             # Torch's reader takes a record with the attribute of a folder for an empty one.

@@ -133,7 +133,8 @@ def load_benchmark(folder: Path) -> Any:
 
 def classes_of_a_benchmark(folder: Path) -> Any:
     benchmark = load_benchmark(folder)
-    return [benchmark.seen_classes, [benchmark.class_names[label] for label in benchmark.unseen_classes], benchmark]
+    parts = [np.unique(benchmark.labels[benchmark.lists[name]]) for name in ("trainval_loc", "test_unseen_loc")]
+    return [parts, [benchmark.class_names[label] for label in parts[1]], benchmark]
 
 
 def load_final(folder: Path) -> Any:
@@ -232,7 +233,7 @@ def cached_maps(folder: Path) -> Any:
 
     maps = sources.cached_maps(CONFIG, load_tune(folder), folder / "cache", torch.device("cpu"), lambda message: None)
     for part in maps:
-        assert len(part.cache.pooled("c2")) == len(lists()["trainval_loc"]), "one row for each image of trainval"
+        assert len(part.straight["c2"]) == len(lists()["trainval_loc"]), "one row for each image of trainval"
         assert part.rows.max() < len(lists()["trainval_loc"])
     return maps
 

@@ -44,29 +44,23 @@ class GivenClasses:
             raise UserError(f"the attribute {twice} is given twice", self.where, "leave one of the two out")
 
     def attributes(self, known: Sequence[str]) -> Float[np.ndarray, "U S"]:
-        """The classes' attribute vectors in a model's order.
+        """The classes' attribute vectors in the order of a model's attributes, `known`.
 
-        Args:
-            known: names of the model's S attributes.
-
-        Raises:
-            UserError: for missing and unknown attributes, and for rows that are too short, too long, all zero or not
-                finite.
+        Raises UserError for missing and unknown attributes, and for rows that are too short, too long, all zero or not
+        finite.
         """
         if self.columns is not None:
             missing = [name for name in known if name not in self.columns]
             unknown = [name for name in self.columns if name not in known]
             if missing or unknown:
-                parts = [f"lacks {some(missing, 5)}"] * bool(missing) + [f"has unknown {some(unknown, 5)}"] * bool(
-                    unknown
-                )
+                parts = [f"lacks {some(missing, 5)}"] if missing else []
+                parts += [f"has unknown {some(unknown, 5)}"] if unknown else []
                 hint = "name every attribute of the model once, as the model does"
                 raise UserError(f"the class table {' and '.join(parts)}", self.where, hint)
-        wanted = len(known)
         for name, row in zip(self.names, self.rows, strict=True):
-            if len(row) != wanted:
-                hint = f"give {wanted} numbers per class"
-                raise UserError(f"the class {name} has {len(row)} attributes instead of {wanted}", self.where, hint)
+            if len(row) != len(known):
+                message = f"the class {name} has {len(row)} attributes instead of {len(known)}"
+                raise UserError(message, self.where, f"give {len(known)} numbers per class")
         values = np.asarray(self.rows, dtype=np.float32)
         if self.columns is not None:
             values = values[:, [self.columns.index(name) for name in known]]
@@ -81,12 +75,17 @@ def read_class_table(path: Path) -> GivenClasses:
 
     Raises UserError when the file is missing, or is no class table.
     """
-    readers = {".csv": _read_csv, ".json": _read_json, ".npy": _read_array}
-    if path.suffix.lower() not in readers:
-        hint = "a row per class, a column per attribute"
-        raise UserError("a class table ends in .csv, .json or .npy", str(path), hint)
     try:
-        return readers[path.suffix.lower()](path)
+        match path.suffix.lower():
+            case ".csv":
+                return _read_csv(path)
+            case ".json":
+                return classes_from_json(path.read_text(encoding="utf-8"), str(path))
+            case ".npy":
+                return _read_array(path)
+            case _:
+                hint = "a row per class, a column per attribute"
+                raise UserError("a class table ends in .csv, .json or .npy", str(path), hint)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"the class table cannot be read: {error}", str(path), "check the path") from error
 
@@ -121,10 +120,6 @@ def _read_csv(path: Path) -> GivenClasses:
             raise UserError(f"row {number} has {len(row)} cells, the head has {len(lines[0])}", str(path))
     rows = tuple(_numbers(row[1:], f"{path}, class {row[0].strip()}") for row in lines[1:])
     return GivenClasses(tuple(row[0].strip() for row in lines[1:]), rows, columns, str(path))
-
-
-def _read_json(path: Path) -> GivenClasses:
-    return classes_from_json(path.read_text(encoding="utf-8"), str(path))
 
 
 def _read_array(path: Path) -> GivenClasses:

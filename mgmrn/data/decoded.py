@@ -18,6 +18,7 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -85,13 +86,7 @@ Pictures = PictureFiles | PackedPictures
 def ensure_packed(
     root: Path, files: PictureFiles, threads: int, progress: Progress = lambda message: None
 ) -> PackedPictures:
-    """Opens the store of some pictures, and makes it if it is missing or damaged.
-
-    Args:
-        root: folder of all stores, made if absent.
-        files: the pictures, in the order of the rows.
-        threads: threads that decode.
-        progress: called with messages on the progress.
+    """Opens the store of some pictures below `root`, and makes it if it is missing or damaged.
 
     Raises:
         UserError: for a picture that cannot be decoded.
@@ -100,13 +95,8 @@ def ensure_packed(
     root.mkdir(parents=True, exist_ok=True)
     digest = _digest(files)
     folder = root / f"{digest}-pictures"
-    ensure_whole(
-        WHAT,
-        lambda: {WHAT: folder},
-        lambda _: _pack(folder, files, threads, progress),
-        root / f"{digest}.lock",
-        progress,
-    )
+    make = partial(_pack, folder, files, threads, progress)
+    ensure_whole(WHAT, lambda: {WHAT: folder}, lambda _: make(), root / f"{digest}.lock", progress)
     return PackedPictures(folder / PIXELS, np.load(folder / INDEX), files.ids)
 
 

@@ -1,7 +1,7 @@
-"""Examines a data set and lists all that is wrong with it, where loading stops at the first error.
+"""Findings about a data set: all that is wrong with it, where loading stops at the first error.
 
-An `error` keeps training from working or makes its figures wrong; a `warning` is worth knowing and needs no action.
-Nothing here raises for a broken data set. I images, U classes, S attributes, L word-vector length.
+An `error` keeps training from working or makes its figures wrong; a `warning` is worth knowing and needs no action. A
+broken data set raises nothing here. I images, U classes, S attributes, L word-vector length.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -41,6 +41,8 @@ from mgmrn.errors import UserError, some
 
 Progress = Callable[[int, int], None]
 """Called with the number of pictures decoded so far and their total."""
+
+Found = TypeVar("Found")
 
 REQUIRED_LISTS = ("trainval_loc", *TEST_LISTS)
 UNIT_TOLERANCE = 1e-3
@@ -76,15 +78,16 @@ class _Report:
     def error(self, check: str, detail: str, remedy: str = "") -> None:
         self.findings.append(Finding("error", check, detail, remedy or _GET_AGAIN))
 
-    def run(self, name: str, examine: Callable[..., None], *arguments: Any) -> None:
+    def run(self, name: str, examine: Callable[..., Found | None], *arguments: Any) -> Found | None:
         """Calls a check with this report and the arguments; an exception becomes a finding."""
         try:
             with np.errstate(invalid="ignore"):  # NaN where whole numbers belong becomes a finding.
-                examine(self, *arguments)
+                return examine(self, *arguments)
         except UserError as error:
             self.error(name, f"{error.message} [{error.where}]" if error.where else error.message, error.hint)
         except Exception as error:  # Broken files fail in many ways; the other checks go on.
             self.error(name, f"the check broke off: {type(error).__name__}: {error}")
+        return None
 
 
 @dataclass(frozen=True)
@@ -112,24 +115,17 @@ def verify(
 ) -> list[Finding]:
     """Examines files, lists, attributes, word vectors and pictures.
 
-    Args:
-        root: the data root.
-        config: names the data set.
-        sample: pictures to decode, drawn with a fixed seed; None: all.
-        threads: threads that decode.
-        progress: called after every decoded picture.
+    `sample` is the number of pictures to decode, drawn with a fixed seed; None: all.
     """
     report = _Report()
     if not root.is_dir():
         report.error("data root", f"{root} does not exist", "give the folder that holds xlsa17/")
         return report.findings
     report.ok("data root", str(root.resolve()))
-    vectors: list[Float[np.ndarray, "S L"]] = []
-    contents: list[_Lists] = []
-    report.run("word vectors", _word_vectors, word_vector_file(root, config), vectors)
-    report.run("lists", _read, root, config.name, contents)
-    for content in contents:
-        report.run("counts", _counts, content, len(vectors[0]) if vectors else None)
+    vectors = report.run("word vectors", _word_vectors, word_vector_file(root, config))
+    content = report.run("lists", _read, root, config.name)
+    if content is not None:
+        report.run("counts", _counts, content, vectors)
         for check, examine in _CHECKS.items():
             report.run(check, examine, content)
         if config.name in PUBLISHED:
@@ -140,18 +136,19 @@ def verify(
     return report.findings
 
 
-def _word_vectors(report: _Report, path: Path, vectors: list[Float[np.ndarray, "S L"]]) -> None:
+def _word_vectors(report: _Report, path: Path) -> int:
+    """Number of word vectors."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Zero rows become a finding.
         found = load_word_vectors(path)
-    vectors.append(found)
     report.ok("word vectors", f"{len(found)} of length {found.shape[1]}")
     if empty := np.flatnonzero(~found.any(axis=1)).tolist():
         detail = f"all zeros for attribute {some(empty)} (from 0)"
         report.warn("word vectors", detail, _NOTHING + "without a word, its query is the map's bias")
+    return len(found)
 
 
-def _read(report: _Report, root: Path, name: str, contents: list[_Lists]) -> None:
+def _read(report: _Report, root: Path, name: str) -> _Lists | None:
     folder = lists_folder(root, name)
     tables: dict[str, dict[str, Any]] = {}
     for file, needed, wanted in (
@@ -163,7 +160,7 @@ def _read(report: _Report, root: Path, name: str, contents: list[_Lists]) -> Non
         except UserError as error:
             report.error(file, f"{error.message} [{error.where}]", error.hint)
     if len(tables) < 2:
-        return
+        return None
     images, splits = tables["res101.mat"], tables["att_splits.mat"]
     files, unplaced = [], []
     for listed in read_strings(images["image_files"]):
@@ -182,7 +179,7 @@ def _read(report: _Report, root: Path, name: str, contents: list[_Lists]) -> Non
         except UserError as error:
             report.error("split lists", error.message, error.hint)
     original = splits.get("original_att")
-    content = _Lists(
+    return _Lists(
         tuple(files),
         labels,
         tuple(read_strings(splits["allclasses_names"])),
@@ -190,7 +187,6 @@ def _read(report: _Report, root: Path, name: str, contents: list[_Lists]) -> Non
         None if original is None else np.asarray(original, dtype=np.float64),
         lists,
     )
-    contents.append(content)
 
 
 def _counts(report: _Report, content: _Lists, word_vectors: int | None) -> None:
@@ -234,7 +230,7 @@ def _class_order(report: _Report, content: _Lists) -> None:
         elif named:
             wrong.append(f"{content.files[first]} is labelled {content.class_names[label]}")
     if wrong:
-        remedy = "allclasses_names and att must be in the order of the labels, which is not alphabetical or numeric"
+        remedy = "put allclasses_names and att in the order of the labels, which is not alphabetical or numeric"
         report.error("class order", f"{len(wrong)} classes have another class's images: {some(wrong)}", remedy)
     elif agreeing:
         report.ok("class order", f"{agreeing} of {len(content.class_names)} classes have their folder's name")
@@ -300,9 +296,8 @@ def _train_and_val(report: _Report, content: _Lists) -> None:
     if wrong:
         report.warn("train and val", " and ".join(wrong), _NOTHING + "both are made from trainval_loc by val's classes")
     else:
-        sizes = " / ".join(
-            f"{len(lists[n])} ({len(np.unique(content.labels[lists[n]]))})" for n in ("train_loc", "val_loc")
-        )
+        found = (lists["train_loc"], lists["val_loc"])
+        sizes = " / ".join(f"{len(rows)} ({len(np.unique(content.labels[rows]))})" for rows in found)
         report.ok("train and val", f"images (classes) {sizes}, disjoint classes")
 
 
@@ -335,14 +330,13 @@ def _pictures(
     chosen = [file for file in dict.fromkeys(files) if file in there]
     if sample is not None and sample < len(chosen):
         chosen = random.Random(0).sample(chosen, sample)
-    broken: list[str] = []
+    complaints = []
     with ThreadPoolExecutor(threads, thread_name_prefix="doctor") as pool:
-        for done, complaint in enumerate(pool.map(lambda file: _complaint(folder / file), chosen), start=1):
-            if complaint:
-                broken.append(complaint)
+        for complaint in pool.map(lambda file: _complaint(folder / file), chosen):
+            complaints.append(complaint)
             if progress is not None:
-                progress(done, len(chosen))
-    if broken:
+                progress(len(complaints), len(chosen))
+    if broken := list(filter(None, complaints)):
         report.error("pictures", f"{len(broken)} cannot be decoded: {some(broken)}", "get those files again")
     elif chosen:
         report.ok("pictures", f"{len(chosen)} of {len(files)} decoded")

@@ -24,13 +24,7 @@ Epoch = tuple[int, list[Rows]]
 class PlainBatches:
     """Every image once an epoch, shuffled; the last incomplete batch is dropped.
 
-    Args:
-        count: N.
-        batch: images of a global batch.
-        seed: the run's seed.
-
-    Raises:
-        UserError: when there are fewer images than one batch needs.
+    Raises UserError when there are fewer images than one batch needs.
     """
 
     def __init__(self, count: int, batch: int, seed: int) -> None:
@@ -52,17 +46,9 @@ class PlainBatches:
 
 
 class EpisodicBatches:
-    """Episodes of `ways` classes × `shots` distinct images.
+    """Episodes of `ways` classes × `shots` distinct images; a class with fewer images is never drawn.
 
-    Args:
-        labels: class of each training image.
-        ways: classes of an episode.
-        shots: images of each class; a class with fewer is never drawn.
-        episodes: episodes of an epoch.
-        seed: the run's seed.
-
-    Raises:
-        UserError: when fewer than `ways` classes have `shots` images.
+    Raises UserError when fewer than `ways` classes have `shots` images.
     """
 
     def __init__(self, labels: Int[np.ndarray, " N"], ways: int, shots: int, episodes: int, seed: int) -> None:

@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,35 +40,42 @@ FORMAT = 2
 WHAT = "cached features"
 REMEDY = "make room, cache fewer levels, or set cache_features: false"
 BATCH = 32
+VARIANTS = ("straight", "mirrored")
+"""Names of the files, without their ending."""
 
 
 @dataclass(frozen=True)
-class LevelStore:
-    """One level's maps of all pictures."""
+class CachedMaps:
+    """Maps of M pictures in memory-mapped, read-only files of N pictures."""
 
-    straight: Float16[np.ndarray, "N C h w"]
-    mirrored: Float16[np.ndarray, "N C h w"] | None
+    straight: dict[Level, Float16[np.ndarray, "N _ _ _"]]
+    """Maps C h w of each level."""
+    mirrored: dict[Level, Float16[np.ndarray, "N _ _ _"]]
+    """Maps of the mirror images; empty in a cache without flips."""
+    rows: Int[np.ndarray, " M"]
 
+    def take(self, rows: Int[np.ndarray, " _"]) -> CachedMaps:
+        """Some of these pictures, in the order of `rows`."""
+        return CachedMaps(self.straight, self.mirrored, self.rows[rows])
 
-@dataclass(frozen=True)
-class FeatureCache:
-    """Memory-mapped, read-only maps of a list of pictures."""
+    def maps(self, mirrored: Bool[np.ndarray, " M"]) -> dict[Level, Tensor]:
+        """Maps `M C h w`, float16, of the pictures or of their mirror images; pinned where a GPU copies them."""
+        maps = {level: torch.from_numpy(self._gather(level, mirrored)) for level in self.straight}
+        return {level: x.pin_memory() for level, x in maps.items()} if torch.cuda.is_available() else maps
 
-    stores: dict[Level, LevelStore]
+    def pooled(self, level: Level) -> Float[np.ndarray, "M C"]:
+        """Globally averaged maps, float32."""
+        straight = self.straight[level]
+        return np.stack([straight[row].mean(axis=(1, 2), dtype=np.float32) for row in self.rows])
 
-    def maps(self, rows: Int[np.ndarray, " B"], mirrored: Bool[np.ndarray, " B"]) -> dict[Level, Tensor]:
-        """Maps `B C h w`, float16, of some pictures.
-
-        Args:
-            rows: which pictures.
-            mirrored: which of them as mirror images; needs a cache with flips.
-        """
-        return {level: torch.from_numpy(_gather(store, rows, mirrored)) for level, store in self.stores.items()}
-
-    def pooled(self, level: Level) -> Float[np.ndarray, "N C"]:
-        """Globally averaged maps of all pictures, float32."""
-        straight = self.stores[level].straight
-        return np.stack([maps.mean(axis=(1, 2), dtype=np.float32) for maps in straight])
+    def _gather(self, level: Level, mirrored: Bool[np.ndarray, " M"]) -> Float16[np.ndarray, "M C h w"]:
+        straight = self.straight[level]
+        if not mirrored.any():
+            return straight[self.rows]
+        out = np.empty((len(self.rows), *straight.shape[1:]), dtype=np.float16)
+        for place, (row, mirror) in enumerate(zip(self.rows, mirrored, strict=True)):
+            out[place] = self.mirrored[level][row] if mirror else straight[row]
+        return out
 
 
 def ensure_cache(
@@ -81,18 +88,10 @@ def ensure_cache(
     flip: bool,
     device: torch.device,
     progress: Progress = lambda message: None,
-) -> FeatureCache:
-    """Opens the maps of `images`, and computes those that are missing or damaged.
+) -> CachedMaps:
+    """Opens the maps of `images`, transformed as in evaluation, and computes those that are missing or damaged.
 
-    Args:
-        root: folder of all caches, made if absent.
-        images: pictures, in the order of the rows.
-        image_config: transform of the pictures, as in evaluation.
-        backbone_config: a frozen backbone; a weights file is identified by its bytes.
-        levels: wanted levels.
-        flip: whether to cache mirror images too.
-        device: device of the backbone.
-        progress: called with messages on the progress.
+    `root` is the folder of all caches, made if absent; `flip` adds the mirror images.
 
     Raises:
         UserError: for a picture that cannot be decoded, or weights that do not fit.
@@ -111,7 +110,13 @@ def ensure_cache(
         _build({level: places[level] for level in missing}, images, image_config, backbone, flip, device, progress)
 
     found = ensure_whole(WHAT, folders, make, root / f"{common}.lock", progress)
-    return FeatureCache({level: _open(folder, flip) for level, folder in found.items()})
+    straight, mirrored = (
+        {level: np.load(folder / f"{variant}.npy", mmap_mode="r") for level, folder in found.items()}
+        if flip or variant == "straight"
+        else {}
+        for variant in VARIANTS
+    )
+    return CachedMaps(straight, mirrored, np.arange(len(images)))
 
 
 def _common_digest(images: Images, image_config: ImageConfig, backbone_config: BackboneConfig) -> str:
@@ -127,23 +132,6 @@ def _folder(root: Path, common: str, level: Level, flip: bool) -> Path:
     return with_flips if flip or with_flips.is_dir() else root / f"{common}-{level}"
 
 
-def _open(folder: Path, flip: bool) -> LevelStore:
-    return LevelStore(
-        np.load(folder / "straight.npy", mmap_mode="r"),
-        np.load(folder / "mirrored.npy", mmap_mode="r") if flip else None,
-    )
-
-
-def _gather(store: LevelStore, rows: np.ndarray, mirrored: np.ndarray) -> Float16[np.ndarray, "B C h w"]:
-    if not mirrored.any():
-        return store.straight[rows]
-    assert store.mirrored is not None, "the cache holds no mirror images"
-    out = np.empty((len(rows), *store.straight.shape[1:]), dtype=np.float16)
-    for place, (row, mirror) in enumerate(zip(rows, mirrored, strict=True)):
-        out[place] = store.mirrored[row] if mirror else store.straight[row]
-    return out
-
-
 def _build(
     folders: dict[Level, Path],
     images: Images,
@@ -155,12 +143,14 @@ def _build(
 ) -> None:
     """Computes all missing levels in one pass over the pictures; each picture is decoded once."""
     parts = {level: folder.with_name(f".{folder.name}.part") for level, folder in folders.items()}
-    variants = ("straight", "mirrored") if flip else ("straight",)
+    variants = VARIANTS if flip else VARIANTS[:1]
     arrays: dict[tuple[Level, str], np.memmap] = {}
     try:
-        for start, pictures in _batches(images, image_config):
+        files = PictureFiles(images, side_for_evaluation(image_config))
+        stop = 0
+        for pictures in prefetch(evaluation_loader(files, image_config, BATCH, workers=0)):
             pictures = pictures.to(device, memory_format=torch.channels_last)
-            stop = start + len(pictures)
+            start, stop = stop, stop + len(pictures)
             for variant in variants:
                 seen = pictures if variant == "straight" else transforms.horizontal_flip(pictures)
                 with torch.inference_mode():
@@ -183,12 +173,6 @@ def _build(
     finally:
         for part in parts.values():
             shutil.rmtree(part, ignore_errors=True)
-
-
-def _batches(images: Images, image_config: ImageConfig) -> Iterator[tuple[int, Tensor]]:
-    files = PictureFiles(images, side_for_evaluation(image_config))
-    pictures = prefetch(evaluation_loader(files, image_config, BATCH, workers=0))
-    return ((number * BATCH, batch) for number, batch in enumerate(pictures))
 
 
 def _as_float16(level: Level, maps: Float[Tensor, "B C h w"]) -> Float16[np.ndarray, "B C h w"]:

@@ -29,14 +29,12 @@ def decode(
     """An image file of any mode as upright RGB.
 
     Args:
-        source: the file, or a stream of its bytes.
         where: name of the picture in errors; default: the file's path.
         remedy: hint of errors about broken pictures.
         at_least: least number of pixels of the shorter side. A JPEG with at least twice as many is decoded at a half, a
             quarter or an eighth of its sides, which saves most of the time; None: full size.
 
-    Raises:
-        UserError: names the picture that is missing, cut short or no image.
+    Raises UserError for a picture that is missing, cut short or no image.
     """
     where = where or (str(source) if isinstance(source, Path) else "")
     try:
@@ -96,8 +94,7 @@ def for_training(picture: Picture, config: ImageConfig, rng: np.random.Generator
 
 def _resized(picture: Picture, config: ImageConfig) -> UInt8[Tensor, "3 H W"]:
     size = [config.size, config.size] if config.resize == "squash" else [side_for_evaluation(config)]
-    resized: Tensor = transforms.resize(picture, size, antialias=True)
-    return resized
+    return transforms.resize(picture, size, antialias=True)
 
 
 def _random_box(picture: Picture, min_area: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
@@ -112,5 +109,4 @@ def _random_box(picture: Picture, min_area: float, rng: np.random.Generator) -> 
 
 
 def _normalised(picture: Picture, config: ImageConfig) -> Pixels:
-    normalised: Tensor = transforms.normalize(picture.float() / 255, list(config.mean), list(config.std))
-    return normalised
+    return transforms.normalize(picture.float() / 255, list(config.mean), list(config.std))

@@ -51,11 +51,10 @@ def ensure_whole(
     """The folders; missing and damaged ones are made. A process that has a damaged one open keeps its files.
 
     Args:
-        what: name of the content in a message; plural.
+        what: name of the content in messages; plural.
         folders: the present place of each folder.
         make: makes folders that are missing, each with a manifest.
         lock: file that is locked meanwhile, in the folder of all of them.
-        progress: called with a message on each damaged folder.
     """
     found = folders()
     if all(_noted_whole(folder) for folder in found.values()):
@@ -78,7 +77,7 @@ def ensure_whole(
 
 
 def forget_checks(root: Path) -> None:
-    """Have the content of all folders below `root` checked at the next opening."""
+    """Removes all notes below `root`: the content of all folders is checked at the next opening."""
     for note in root.glob(".*.whole-*"):
         note.unlink(missing_ok=True)
 
@@ -112,7 +111,7 @@ def _stamps(folder: Path) -> dict[str, list[int]]:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a folder at once for all that look for it, then its files."""
+    """Renames a folder, so that no process finds it, then removes its files."""
     aside = folder.with_name(f".{folder.name}.damaged-{secrets.token_hex(8)}")
     folder.rename(aside)
     for left in (aside, *folder.parent.glob(f".{folder.name}.damaged-*")):
@@ -123,21 +122,14 @@ def _remove(folder: Path) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock for one process on a file system. The kernel frees the lock of a process that dies."""
+    """Holds a file's lock, which the kernel frees when the process dies."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def no_room(what: str, needed: int | None, folder: Path, remedy: str) -> ResourceError:
-    """The error for a folder that does not fit on its disk.
-
-    Args:
-        what: name of the content; plural.
-        needed: bytes, or None.
-        folder: target folder.
-        remedy: hint of the error.
-    """
+    """The error for content that does not fit on the disk of a folder; `what` names it in the plural."""
     free = f"{folder} has {shutil.disk_usage(folder).free / 2**30:.1f} GiB free"
     demand = f"take {needed / 2**30:.1f} GiB" if needed is not None else "do not fit on the disk"
     return ResourceError(f"the {what} {demand}, {free}", remedy)

@@ -6,8 +6,9 @@ workers changes nothing. B images, H W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from mgmrn.config import ImageConfig
 from mgmrn.data.decoded import Pictures
 from mgmrn.data.episodes import Epoch
-from mgmrn.data.images import for_evaluation, for_training
+from mgmrn.data.images import Pixels, for_evaluation, for_training
 from mgmrn.errors import UserError
 
 T = TypeVar("T")
@@ -33,15 +34,10 @@ def train_loader(
 ) -> Iterator[Float[Tensor, "B 3 H W"]]:
     """The augmented pictures of each batch of some epochs, one epoch after the other.
 
-    Args:
-        pictures: training pictures.
-        config: size and augmentation.
-        epochs: each with its batches, rows of `pictures`.
-        seed: the run's seed.
-        workers: decoding processes, which live over all epochs; 0 decodes in the caller's process.
+    `workers` processes decode over all epochs; 0 decodes in the caller's process.
     """
     keys = ([(epoch, row) for row in rows.tolist()] for epoch, batches in epochs for rows in batches)
-    return _load(_TrainingPictures(pictures, config, seed), keys, workers)
+    return _load(_Prepared(partial(_augmented, pictures, config, seed)), keys, workers)
 
 
 def evaluation_loader(
@@ -50,7 +46,7 @@ def evaluation_loader(
     """All pictures in order, in batches `B 3 H W`; the last one may be smaller."""
     rows = range(len(pictures.ids))
     batches = [list(rows[i : i + batch]) for i in range(0, len(rows), batch)]
-    return _load(_EvaluationPictures(pictures, config), batches, workers)
+    return _load(_Prepared(partial(_as_evaluated, pictures, config)), batches, workers)
 
 
 def prefetch(items: Iterable[T]) -> Iterator[T]:
@@ -75,28 +71,27 @@ Item = Tensor | UserError
 """A picture, or its error: torch would turn an exception of a worker process into a string with a traceback."""
 
 
-class _TrainingPictures(Dataset[Item]):
-    def __init__(self, pictures: Pictures, config: ImageConfig, seed: int) -> None:
-        self._pictures, self._config, self._seed = pictures, config, seed
+class _Prepared(Dataset[Item]):
+    """Pictures that a function prepares; its errors take the place of pictures."""
 
-    def __getitem__(self, key: tuple[int, int]) -> Item:
-        epoch, row = key
-        rng = np.random.default_rng([self._seed, epoch, int(self._pictures.ids[row]), AUGMENTATION_STREAM])
+    def __init__(self, prepare: Callable[[Any], Pixels]) -> None:
+        self._prepare = prepare
+
+    def __getitem__(self, key: Any) -> Item:
         try:
-            return for_training(self._pictures.picture(row), self._config, rng)
+            return self._prepare(key)
         except UserError as error:
             return error
 
 
-class _EvaluationPictures(Dataset[Item]):
-    def __init__(self, pictures: Pictures, config: ImageConfig) -> None:
-        self._pictures, self._config = pictures, config
+def _augmented(pictures: Pictures, config: ImageConfig, seed: int, key: tuple[int, int]) -> Pixels:
+    epoch, row = key
+    rng = np.random.default_rng([seed, epoch, int(pictures.ids[row]), AUGMENTATION_STREAM])
+    return for_training(pictures.picture(row), config, rng)
 
-    def __getitem__(self, row: int) -> Item:
-        try:
-            return for_evaluation(self._pictures.picture(row), self._config)
-        except UserError as error:
-            return error
+
+def _as_evaluated(pictures: Pictures, config: ImageConfig, row: int) -> Pixels:
+    return for_evaluation(pictures.picture(row), config)
 
 
 def _load(pictures: Dataset[Item], batches: Iterable[list[Any]], workers: int) -> Iterator[Tensor]:

@@ -29,15 +29,9 @@ _REMEDY = "send an image file, or a .npy file with H W 3 values from 0 to 255"
 
 
 def prepared(content: bytes, where: str, config: ImageConfig) -> Pixels:
-    """One picture as the input of a network.
+    """One picture, given as the bytes of an image file or of a `.npy` file, as the input of a network.
 
-    Args:
-        content: bytes of an image file or of a `.npy` file.
-        where: name of the picture in errors.
-        config: size and scaling.
-
-    Raises:
-        UserError: when the picture is broken, of another format, or too large.
+    Raises UserError, which calls the picture `where`, when it is broken, of another format, or too large.
     """
     is_array = content.startswith(_ARRAY)
     picture = _from_array(content, where) if is_array else _from_image(content, where, side_for_evaluation(config))

@@ -117,12 +117,7 @@ def load_tune(root: Path, config: BenchmarkConfig) -> TuneData:
 
 
 def load_final(root: Path, config: BenchmarkConfig) -> FinalData:
-    """The final split.
-
-    Raises:
-        UserError: for a broken data set.
-        SealedError: in a sealed process.
-    """
+    """The final split. Raises UserError for a broken data set, SealedError in a sealed process."""
     check_open("the final split")
     return final_data(load_benchmark(root, config))
 
@@ -149,10 +144,7 @@ def evaluation_images(data: SplitData) -> Images:
 def hold_out(
     images: Int[np.ndarray, " N"], labels: Int[np.ndarray, " I"], fraction: float, seed: int
 ) -> tuple[Int[np.ndarray, " T"], Int[np.ndarray, " H"]]:
-    """Splits images into (kept, held out), class by class: at least one of each where a class has two, both ascending.
-
-    A class with a single image keeps it.
-    """
+    """Splits images into (kept, held out), both ascending, class by class; each part gets at least one of two images."""
     rng = np.random.default_rng(seed)
     held: list[Int[np.ndarray, " _"]] = []
     for label in np.unique(labels[images]):
@@ -175,10 +167,7 @@ def existing(root: Path, files: Sequence[str]) -> set[str]:
 
 
 def check_images_exist(images: Images) -> None:
-    """Checks that every picture exists.
-
-    Raises UserError with the first that is missing and the number of them.
-    """
+    """Raises UserError when pictures are missing; the error counts them and names the first."""
     present = existing(images.root, images.files)
     if missing := [file for file in images.files if file not in present]:
         message = f"{len(missing)} of {len(images)} pictures are not there, the first is {missing[0]}"

@@ -63,25 +63,12 @@ class Benchmark:
     digest: str
     """sha256 of all of the above."""
 
-    @property
-    def seen_classes(self) -> Int[np.ndarray, " U_s"]:
-        """Classes with training images, ascending."""
-        return np.unique(self.labels[self.lists["trainval_loc"]])
-
-    @property
-    def unseen_classes(self) -> Int[np.ndarray, " U_u"]:
-        """Classes of the unseen test images, ascending."""
-        return np.unique(self.labels[self.lists["test_unseen_loc"]])
-
 
 def load_benchmark(root: Path, config: BenchmarkConfig) -> Benchmark:
-    """Reads and checks a data set's lists, attributes and word vectors.
+    """Reads and checks a data set's lists, attributes and word vectors. Raises UserError with the file that is wrong.
 
     Image lists `train_loc` and `val_loc` that are missing, or overlap the test images as in early releases, are rebuilt
     from `trainval_loc`. In a sealed process (see `mgmrn.data.seal`) the result is `without_test_sets`.
-
-    Raises:
-        UserError: names the file and what is wrong in it.
     """
     if not root.is_dir():
         hint = "give the folder that holds xlsa17/ and the pictures"
@@ -150,10 +137,7 @@ def relative_image_path(listed: str, name: str) -> str:
 
     The published lists hold absolute paths. The result begins with the folder above the last `images` or `JPEGImages`,
     or with that folder itself when the one above is named like the data set. A relative path without such a folder
-    stays whole.
-
-    Raises:
-        UserError: for an absolute path without such a folder, or one that leaves the data root.
+    stays whole. Raises UserError for an absolute path without such a folder, or one that leaves the data root.
     """
     path = PurePosixPath(listed.replace("\\", "/"))
     parts = path.parts
@@ -214,10 +198,7 @@ class _ArraysOnly(pickle.Unpickler):
 def load_word_vectors(path: Path) -> Float[np.ndarray, "S L"]:
     """Attribute word vectors from a pickled numpy array, without running code from the pickle.
 
-    Rows of zeros (SUN's "man-made") are kept, with a warning.
-
-    Raises:
-        UserError: when the file is missing or is no pickled array of S×L finite numbers.
+    Rows of zeros (SUN's "man-made") are kept, with a warning. Raises UserError for any other content.
     """
     try:
         content = path.read_bytes()
@@ -263,9 +244,7 @@ def numbered_attributes(count: int) -> tuple[str, ...]:
 def read_mat(path: Path, needed: tuple[str, ...], wanted: tuple[str, ...] = ()) -> dict[str, Any]:
     """Some variables of a MATLAB 5 file: all of `needed`, and those of `wanted` that it has.
 
-    Raises:
-        UserError: when the file or a needed variable is missing, or it cannot be read.
-        SealedError: in a sealed process, since these files hold the test labels.
+    Raises UserError when a needed one is missing, SealedError in a sealed process: these files hold the test labels.
     """
     check_open(path.name)
     return _read_mat(path, needed, wanted)
@@ -313,10 +292,7 @@ def _class_attributes(att: np.ndarray, class_names: tuple[str, ...], path: Path)
 
 
 def check_counts(files: Sequence[str], labels: Int[np.ndarray, " _"], class_names: Sequence[str], folder: Path) -> None:
-    """Checks that every image has a label, and every label a class.
-
-    Raises UserError with the file in `folder` that does not fit.
-    """
+    """Raises UserError, with the file in `folder`, for images without a label and labels without a class."""
     if len(files) != len(labels):
         raise UserError(f"{len(files)} image files but {len(labels)} labels", str(folder / "res101.mat"))
     if len(labels) and labels.max() >= len(class_names):

@@ -1,7 +1,6 @@
 """Draws a creature: a made-up bird with traits at several scales, from the ring around its eye to its habitat.
 
-Pure functions: a `Creature` and a random generator determine a picture and the boxes of its parts. `synthetic.py` says
-how often a class shows each value of a trait. P points of an outline, H W pixels.
+A `Creature` and a random generator determine a picture and the boxes of its parts. P points of an outline, H W pixels.
 """
 
 from __future__ import annotations
@@ -133,13 +132,7 @@ class Canvas:
 
 
 def draw_creature(creature: Creature, size: int, rng: np.random.Generator) -> Picture:
-    """One picture of a creature.
-
-    Args:
-        creature: its traits.
-        size: side of the square picture in pixels.
-        rng: generator of pose, scale, light, clutter and occlusion.
-    """
+    """One square picture of a creature; the generator draws pose, scale, light, clutter and occlusion."""
     side = size * OVERSAMPLING
     image = Image.new("RGB", (side, side))
     draw = ImageDraw.Draw(image)

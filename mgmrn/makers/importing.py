@@ -79,29 +79,11 @@ class Imported:
     """Findings of `verify`, none of them an error."""
 
 
-@dataclass(frozen=True)
-class _Pictures:
-    """Pictures of the folder."""
-
-    sources: tuple[Path, ...]
-    files: tuple[str, ...]
-    """Target of each, relative to `<root>/<name>`."""
-    labels: Int[np.ndarray, " I"]
-
-
 def import_folder(folder: Path, table: Path, vectors: Path, root: Path, options: ImportOptions) -> Imported:
-    """Copies, splits and checks a data set; after an error nothing is left behind.
+    """Copies, splits and checks a data set in the absent or empty folder `root`; an error leaves nothing behind.
 
-    Args:
-        folder: folder of the pictures.
-        table: class table.
-        vectors: text file of word vectors.
-        root: data root to make; absent or empty.
-        options: name, splits and treatment of unknown words.
-
-    Raises:
-        UserError: for a root with files, a folder and a table that do not fit, too few classes or pictures, unknown
-            words with `unknown_words: error`, and errors that `verify` finds.
+    Raises UserError for a root with files, a folder and a table that do not fit, too few classes or pictures, unknown
+    words with `unknown_words: error`, and errors that `verify` finds.
     """
     config = _config(options.name)
     stamp = {"what": "imported", "version": 1, **asdict(options), "unseen": list(options.unseen)}
@@ -113,23 +95,22 @@ def import_folder(folder: Path, table: Path, vectors: Path, root: Path, options:
     attributes = classes.attributes(classes.columns).T.astype(np.float64)
     words = {word for name in classes.columns for word in words_of(name)}
     word_vectors = attribute_vectors(classes.columns, read_vectors(vectors, words), options.unknown_words)
-    pictures = _pictures(folder, classes, options.name)
-    lists = propose(pictures.labels, classes.names, options)
+    sources, files, labels = _pictures(folder, classes, options.name)
+    lists = propose(labels, classes.names, options)
     with whole_folder(root, MARKER, stamp) as making:
-        for source, file in zip(pictures.sources, pictures.files, strict=True):
+        for source, file in zip(sources, files, strict=True):
             target = making / options.name / file
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
         location = lists_folder(making, options.name)
-        write_images_list(location, pictures.files, pictures.labels)
+        write_images_list(location, files, labels)
         write_splits(location, classes.names, attributes / np.linalg.norm(attributes, axis=0), attributes, lists)
         write_word_vectors(word_vector_file(making, config), word_vectors)
         write_attribute_names(making, options.name, classes.columns)
         (making / f"{options.name}.yaml").write_text(f"benchmark:\n  name: {options.name}\n", encoding="utf-8")
-        findings = [*verify(making, config), *_unlearnable(attributes, pictures.labels, lists, classes)]
+        findings = [*verify(making, config), *_unlearnable(attributes, labels, lists, classes)]
         _refuse_errors(findings, making / options.name / "images", folder)
-    val = np.unique(pictures.labels[lists["val_loc"]])
-    unseen = np.unique(pictures.labels[lists["test_unseen_loc"]])
+    val, unseen = (np.unique(labels[lists[name]]) for name in ("val_loc", "test_unseen_loc"))
     return Imported(
         root,
         tuple(classes.names[u] for u in unseen),
@@ -187,8 +168,8 @@ def _config(name: str) -> BenchmarkConfig:
         raise UserError(f"'{name}' cannot be the name of a benchmark", "--name", hint) from error
 
 
-def _pictures(folder: Path, classes: GivenClasses, name: str) -> _Pictures:
-    """All pictures below the classes' folders, by class and path."""
+def _pictures(folder: Path, classes: GivenClasses, name: str) -> tuple[list[Path], list[str], Int[np.ndarray, " I"]]:
+    """Pictures below the classes' folders: their paths, their targets relative to `<root>/<name>`, and their labels."""
     if not folder.is_dir():
         raise UserError("the folder of pictures does not exist", str(folder), "name one with a folder per class")
     folders = {entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
@@ -212,7 +193,7 @@ def _pictures(folder: Path, classes: GivenClasses, name: str) -> _Pictures:
             sources.append(path)
             files.append(file)
             labels.append(label)
-    return _Pictures(tuple(sources), tuple(files), np.array(labels))
+    return sources, files, np.array(labels)
 
 
 def _unlearnable(
@@ -237,7 +218,7 @@ def _unlearnable(
 def _refuse_errors(findings: Sequence[Finding], copies: Path, folder: Path) -> None:
     errors = [one for one in findings if one.level == "error"]
     if errors:
-        # The copies are removed: the error names the original pictures.
+        # The error names the original pictures, since the copies are removed.
         detail = errors[0].detail.replace(str(copies), str(folder))
         raise UserError(f"{errors[0].check}: {detail}", str(folder), errors[0].remedy)
 
@@ -248,14 +229,9 @@ def words_of(name: str) -> tuple[str, ...]:
 
 
 def read_vectors(path: Path, wanted: set[str]) -> dict[str, Float[np.ndarray, " L"]]:
-    """The vectors of some words; a capitalised word replaces a missing lower-case one.
+    """Vectors of some lower-case words from a text file, gzipped if it ends in `.gz`.
 
-    Args:
-        path: text file, gzipped if it ends in `.gz`.
-        wanted: words in lower case.
-
-    Raises:
-        UserError: when the file cannot be read or is of another format; names the line.
+    A capitalised word replaces a missing lower-case one. Raises UserError, with the line, for another format.
     """
     exact: dict[str, Float[np.ndarray, " L"]] = {}
     capitalised: dict[str, Float[np.ndarray, " L"]] = {}
@@ -288,13 +264,8 @@ def attribute_vectors(
 ) -> Float[np.ndarray, "S L"]:
     """One vector per attribute: the mean over its name's words.
 
-    Args:
-        names: names of the attributes.
-        vectors: vectors of the known words.
-        unknown: treatment of other words; with `zero`, an attribute without a known word is all zeros.
-
-    Raises:
-        UserError: for an unknown word with `error`; always when all words are unknown.
+    With `zero`, an attribute without a known word is all zeros. Raises UserError for an unknown word with `error`, and
+    always when all words are unknown.
     """
     missing = list(dict.fromkeys(word for name in names for word in words_of(name) if word not in vectors))
     if not vectors or (missing and unknown == "error"):

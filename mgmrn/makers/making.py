@@ -1,4 +1,4 @@
-"""Folders that a maker writes: whole or not at all, stamped with how they were made, never over other files."""
+"""Folders that are written whole or not at all, stamped with their options, never over other files."""
 
 from __future__ import annotations
 

@@ -60,26 +60,18 @@ def make_standin(
     workers: int = 1,
     progress: Progress | None = None,
 ) -> str:
-    """Makes the benchmark `<NAME>-standin` in a data root, which may hold others; returns at once if it exists.
+    """Makes the benchmark `<NAME>-standin` in a data root, which may hold others, unless it exists. Returns its name.
 
-    The `.mat` files keep attributes, class names and order; the image lists are restricted to what is drawn.
+    The `.mat` files keep attributes, class names and order; the image lists are restricted to the drawn pictures.
 
     Args:
-        name: of the real benchmark, in any case.
-        source_root: data root with its `.mat` files and word vectors; its images are not needed.
-        root: data root that gets the stand-in.
+        source_root: data root with the real benchmark's `.mat` files and word vectors; its images are not needed.
         per_class: most images of a class in each of trainval, test_seen and test_unseen; None: all.
         size: side of a picture in pixels.
-        seed: seed of the pictures.
         workers: processes that draw; the result does not depend on it.
-        progress: called after every picture.
 
-    Returns:
-        The stand-in's name.
-
-    Raises:
-        UserError: an option out of bounds, a missing or inconsistent source, a folder of that name that was made
-            otherwise.
+    Raises UserError for an option out of bounds, a missing or inconsistent source, and a folder of that name that was
+    made otherwise.
     """
     name = name.upper()
     _check_options(per_class, size, seed)
@@ -101,11 +93,8 @@ def make_standin(
     labels = read_indices(images["labels"], folder / "res101.mat", "labels")
     class_names = read_strings(splits["allclasses_names"])
     check_counts(listed, labels, class_names, folder)
-    lists = {
-        key: read_indices(splits[key], folder / "att_splits.mat", key, below=len(listed))
-        for key in LISTS
-        if key in splits
-    }
+    found = [key for key in LISTS if key in splits]
+    lists = {key: read_indices(splits[key], folder / "att_splits.mat", key, below=len(listed)) for key in found}
     kept, restricted = restrict(lists, labels, per_class)
     tasks: list[_Task] = [(relative_image_path(listed[i], name), int(labels[i]), int(i)) for i in kept]
     strengths = attribute_strengths(splits["original_att"])
@@ -123,10 +112,9 @@ def make_standin(
 def restrict(
     lists: Mapping[str, Int[np.ndarray, " _"]], labels: Int[np.ndarray, " I"], per_class: int | None
 ) -> tuple[Int[np.ndarray, " K"], dict[str, Int[np.ndarray, " _"]]]:
-    """At most `per_class` images of each class in each of trainval, test_seen and test_unseen, the first of each list.
+    """Indices of the K kept images, ascending, and all given lists in their order, as indices among those K.
 
-    Returns:
-        Indices of the K images that are kept, ascending, and all given lists in their order, as indices among those K.
+    The first `per_class` images of each class in each of trainval, test_seen and test_unseen are kept.
     """
     few = {name: _first_of_each(lists[name], labels, per_class) for name in _DISJOINT}
     # Older files' train list strays into test_seen, from which nothing may be drawn for it.
@@ -157,8 +145,7 @@ def attribute_strengths(original: Float[np.ndarray, "S U"]) -> Float[np.ndarray,
 def draw_quilt(strengths: Float[np.ndarray, " S"], size: int, rng: np.random.Generator) -> UInt8[np.ndarray, "H W 3"]:
     """A picture of a class with these attribute strengths (0..1): attribute s is channel s mod 3 of cell s div 3.
 
-    Cells run row by row. The generator adds what differs within a class: strengths, covered cells, shift of the quilt,
-    exposure, sensor noise.
+    Cells run row by row. The generator varies strengths, covered cells, shift of the quilt, exposure and noise.
     """
     side = math.ceil(math.sqrt(math.ceil(len(strengths) / 3)))
     shown = np.clip(strengths + rng.normal(0.0, 0.12, len(strengths)), 0.0, 1.0)

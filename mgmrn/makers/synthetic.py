@@ -89,18 +89,8 @@ def make_synthetic(
     """Makes the benchmark as a data root; returns at once when the root already holds it.
 
     Besides the layout that every loader reads, `SYN/parts.json` holds the attributes that each image shows and the
-    boxes of its parts (left, top, right, bottom in pixels), by path relative to `SYN/images`.
-
-    Args:
-        root: folder to make; absent, empty, or made by this function with the same options.
-        seed: seed of classes and pictures.
-        per_class: pictures of each class.
-        size: side of a picture in pixels.
-        workers: processes that draw; the result does not depend on it.
-        progress: called after every picture.
-
-    Raises:
-        UserError: an option out of bounds, or a root with other files in it.
+    boxes of its parts (left, top, right, bottom in pixels), by path relative to `SYN/images`. The result does not depend
+    on the number of processes that draw. Raises UserError for an option out of bounds, or a root with other files.
     """
     if seed < 0:
         raise UserError(f"seed must be 0 or more, got {seed}", "seed")
@@ -108,14 +98,8 @@ def make_synthetic(
         raise UserError(f"per_class must be at least 5, got {per_class}", "per_class", "a fifth of it is test_seen")
     if not 32 <= size <= 512:
         raise UserError(f"size must be 32 to 512 pixels, got {size}", "size")
-    stamp = {
-        "what": "synthetic",
-        "name": NAME,
-        "version": GENERATOR_VERSION,
-        "seed": seed,
-        "per_class": per_class,
-        "size": size,
-    }
+    options = {"seed": seed, "per_class": per_class, "size": size}
+    stamp = {"what": "synthetic", "name": NAME, "version": GENERATOR_VERSION, **options}
     if already_made(root, SYNTHETIC_MARKER, stamp):
         return root
     classes = creature_classes(seed)
@@ -133,10 +117,8 @@ def creature_classes(seed: int) -> CreatureClasses:
     """The classes of a seed.
 
     Each split deals the values of each small trait evenly and independently of all other traits: no attribute can be
-    learned through another, and none is missing in training. A family shares the large traits.
-
-    Raises:
-        SealedError: in a sealed process, since the unseen classes are among them.
+    learned through another, and none is missing in training. A family shares the large traits. Raises SealedError in a
+    sealed process, since the unseen classes are among them.
     """
     check_open("the synthetic benchmark's classes")
     rng = np.random.default_rng([seed, 0xC1A55])
@@ -243,13 +225,10 @@ def _sample(probabilities: Sequence[float], rng: np.random.Generator) -> Creatur
 
 
 def _write_parts(folder: Path, drawings: Sequence[_Drawing], drawn: Sequence[_Drawn]) -> None:
-    parts = {
-        drawing.path: {
-            "attributes": list(shown),
-            "boxes": {part: [round(edge, 2) for edge in box] for part, box in boxes.items()},
-        }
-        for drawing, (shown, boxes) in zip(drawings, drawn, strict=True)
-    }
+    parts = {}
+    for drawing, (shown, boxes) in zip(drawings, drawn, strict=True):
+        rounded = {part: [round(edge, 2) for edge in box] for part, box in boxes.items()}
+        parts[drawing.path] = {"attributes": list(shown), "boxes": rounded}
     (folder / NAME / "parts.json").write_text(json.dumps(parts) + "\n", encoding="utf-8")
 
 
@@ -310,19 +289,14 @@ def part_of(attribute: str) -> str | None:
 
 
 def read_parts(root: Path, name: str) -> dict[str, Parts] | None:
-    """The parts of every picture, by its file relative to `<root>/<name>`; None for a data set without boxes.
-
-    Raises UserError when the embedded benchmark's file of boxes is damaged.
-    """
+    """The parts of every picture, by its file relative to `<root>/<name>`; None for a data set without boxes."""
     path = root / name / "parts.json"
     if not path.is_file() or not (root / SYNTHETIC_MARKER).is_file():
         return None
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         return {
-            f"images/{file}": Parts(
-                {part: _box(box) for part, box in entry["boxes"].items()}, tuple(entry["attributes"])
-            )
+            f"images/{file}": Parts({part: _box(x) for part, x in entry["boxes"].items()}, tuple(entry["attributes"]))
             for file, entry in found.items()
         }
     except (ValueError, TypeError, KeyError, AttributeError) as error:

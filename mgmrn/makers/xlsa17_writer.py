@@ -59,7 +59,7 @@ def write_attribute_names(root: Path, name: str, attributes: Sequence[str]) -> N
 def _write_mat(path: Path, content: Mapping[str, Any]) -> None:
     """Writes a .mat file whose bytes depend on its content alone."""
     buffer = io.BytesIO()
-    # scipy takes open files too; its type stubs know paths alone.
+    # scipy accepts open files too; its type stubs allow paths alone.
     savemat(cast(Any, buffer), dict(content), do_compression=True)
     text = b"MATLAB 5.0 MAT-file".ljust(_HEADER_TEXT)
     path.write_bytes(text + buffer.getvalue()[_HEADER_TEXT:])

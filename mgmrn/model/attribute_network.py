@@ -12,13 +12,7 @@ from mgmrn.model.output import NeededMaps, NetworkOutput
 
 
 class AttributeNetwork(nn.Module):
-    """The network on a pyramid's maps.
-
-    Args:
-        level: the level.
-        channels: C of its map.
-        word_vectors: give S; stored, as Mg-MRN stores them, for exported models.
-    """
+    """The network on a pyramid's maps; stores word vectors, as Mg-MRN does, for exported models."""
 
     word_vectors: Float[Tensor, "S L"]
 
@@ -35,10 +29,8 @@ class AttributeNetwork(nn.Module):
     def forward_level(self, maps: Mapping[Level, Float[Tensor, "B C h w"]], level: Level) -> NetworkOutput:
         """Output of the one level."""
         assert level == self.level, f"the network has level {self.level} alone"
-        output: NetworkOutput = self(maps)
-        return output
+        return self(maps)
 
     def needed_maps(self, level: Level) -> NeededMaps:
         """The map of the one level."""
-        assert level == self.level, f"the network has level {self.level} alone"
         return NeededMaps((level,), (level,))

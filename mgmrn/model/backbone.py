@@ -71,8 +71,7 @@ class Pyramid(nn.Module):
     """A torchvision trunk up to the deepest wanted stage, under torchvision's own parameter names.
 
     Args:
-        name: name of the trunk.
-        trunk: torchvision's model of that name, whose modules are moved here, not copied.
+        trunk: torchvision's model `name`, whose modules are moved here, not copied.
         levels: levels that `forward` returns, finest first.
         trained: finetuned stages; the others stay in evaluation mode and have no gradients.
         batch_norm_trains: whether the batch norms of finetuned stages use and update batch statistics.
@@ -120,7 +119,6 @@ class Pyramid(nn.Module):
         """Maps of the levels, finest first; no stage behind the deepest of them runs.
 
         Args:
-            images: normalised images.
             levels: wanted maps; None: all levels of the pyramid.
             gradient_to: deepest stage whose map needs a gradient; later stages run under `no_grad`.
         """

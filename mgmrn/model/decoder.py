@@ -26,18 +26,12 @@ class AttributeDecoder(nn.Module):
 
     so that a batch costs one product of its tokens with a D × 2S matrix. The keys' bias cancels in the softmax; it is
     kept, untrained, for checkpoints of the authors' code.
-
-    Args:
-        width: D.
-        attributes: S.
-        word_vector_length: L.
-        config: M and the temperature τ.
     """
 
-    def __init__(self, width: int, attributes: int, word_vector_length: int, config: DecoderConfig) -> None:
+    def __init__(self, width: int, attributes: int, word_length: int, config: DecoderConfig) -> None:
         super().__init__()
         attention_width = config.attention_width
-        self.query = nn.Linear(word_vector_length, attention_width)
+        self.query = nn.Linear(word_length, attention_width)
         self.key = nn.Linear(width, attention_width)
         self.key.bias.requires_grad_(False)
         self.value = nn.Linear(width, attention_width)
@@ -48,11 +42,10 @@ class AttributeDecoder(nn.Module):
 
     def forward(self, tokens: Float[Tensor, "B N D"], word_vectors: Float[Tensor, "S L"]) -> Float[Tensor, "B S"]:
         """Attribute vector v of each image."""
-        where, what = self._where(word_vectors), self.attributes @ self.output.weight
+        where: Tensor = (self.query(word_vectors) / self.fixed_temperature) @ self.key.weight
+        if self.log_temperature is not None:
+            where = where * torch.exp(-self.log_temperature)
+        what = self.attributes @ self.output.weight
         looked, read = (tokens @ torch.cat([where, what @ self.value.weight]).mT).chunk(2, dim=2)
         constant = what @ self.value.bias + self.attributes @ self.output.bias
         return (looked.softmax(dim=1) * read).sum(dim=1) + constant
-
-    def _where(self, word_vectors: Float[Tensor, "S L"]) -> Float[Tensor, "S D"]:
-        where: Tensor = (self.query(word_vectors) / self.fixed_temperature) @ self.key.weight
-        return where if self.log_temperature is None else where * torch.exp(-self.log_temperature)

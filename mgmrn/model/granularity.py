@@ -49,20 +49,11 @@ class RegionTokens(nn.Module):
 
     def forward(self, descriptors: Float[Tensor, "B K R"]) -> Float[Tensor, "B K D"]:
         """One token per region."""
-        tokens: Tensor = self.linear(descriptors)
-        return tokens
+        return self.linear(descriptors)
 
 
 class GranularityLevel(nn.Module):
-    """One granularity level.
-
-    Args:
-        channels: C of the stage.
-        width: D.
-        reductions: halvings from this level's grid to the coarsest level's.
-        regions: region mining.
-        config: place of the halving, stem, and groups of the norms.
-    """
+    """One granularity level; `reductions` halvings lead from its grid to that of the coarsest level."""
 
     def __init__(
         self, channels: int, width: int, reductions: int, regions: RegionConfig, config: GranularityConfig

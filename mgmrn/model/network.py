@@ -27,13 +27,7 @@ from mgmrn.model.regions import RegionMining
 
 
 class MgMRN(nn.Module):
-    """The network on a pyramid's maps.
-
-    Args:
-        config: levels, width, and one section per block.
-        channels: C of each level's map.
-        word_vectors: one row per attribute; a zero row is an attribute without a word.
-    """
+    """The network on a pyramid's maps; a zero row of the word vectors is an attribute without a word."""
 
     word_vectors: Float[Tensor, "S L"]
 
@@ -68,13 +62,9 @@ class MgMRN(nn.Module):
         return NetworkOutput(attributes, {level: x.regions for level, x in levels.items() if x.regions is not None})
 
     def forward_level(self, maps: Mapping[Level, Float[Tensor, "B C h w"]], level: Level) -> NetworkOutput:
-        """Output of one level, with no more computation than its loss needs (schedule `sequential`).
+        """Output of one level from `needed_maps(level)`, with no more computation than its loss needs (`sequential`).
 
         With `detach`, the other levels are computed without gradients.
-
-        Args:
-            maps: at least those of `needed_maps(level)`.
-            level: the level.
         """
         own: LevelFeatures = self.levels[level](maps[level])
         features = {level: own.features}
@@ -98,8 +88,7 @@ class MgMRN(nn.Module):
         return self._tokens(level, levels[level], {name: x.features for name, x in levels.items()})
 
     def _decode(self, level: Level, own: LevelFeatures, features: Mapping[Level, Tensor]) -> Float[Tensor, "B S"]:
-        attributes: Tensor = self.decoders[level](self._tokens(level, own, features), self.word_vectors)
-        return attributes
+        return self.decoders[level](self._tokens(level, own, features), self.word_vectors)
 
     def _tokens(self, level: Level, own: LevelFeatures, features: Mapping[Level, Tensor]) -> Float[Tensor, "B N D"]:
         tokens: Tensor = self.refinement(level, features)
@@ -116,8 +105,7 @@ class ImageModel(nn.Module):
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> NetworkOutput:
         """Attribute vectors of every level."""
-        output: NetworkOutput = self.head(self.backbone(images))
-        return output
+        return self.head(self.backbone(images))
 
     def forward_level(self, images: Float[Tensor, "B 3 H W"], level: Level) -> NetworkOutput:
         """Output of one level; stages that it does not need are not run."""

@@ -26,13 +26,10 @@ from mgmrn.config import Level, RefinementConfig
 
 
 class SCA(nn.Module):
-    """Spatial and channel attention over one map.
+    """Spatial and channel attention over one map, or over several that are concatenated.
 
-    Args:
-        in_channels: channels of the map (D, or a multiple where levels are concatenated).
-        width: D.
-        hidden: width of the channel gate's bottleneck.
-        spatial_channels: 1 for one gate per pixel, D for one per pixel and channel.
+    `hidden` is the width of the channel gate's bottleneck; `spatial_channels` is 1 for one gate per pixel, D for one per
+    pixel and channel.
     """
 
     def __init__(self, in_channels: int, width: int, hidden: int, spatial_channels: int) -> None:
@@ -49,13 +46,7 @@ class SCA(nn.Module):
 
 
 class MutualRefinement(nn.Module):
-    """The tokens that each level's decoder attends to.
-
-    Args:
-        levels: the network's levels, finest first.
-        width: D.
-        config: topology, detaching, and the channel gate's bottleneck.
-    """
+    """The tokens that each level's decoder attends to."""
 
     def __init__(self, levels: Sequence[Level], width: int, config: RefinementConfig) -> None:
         super().__init__()
@@ -76,12 +67,7 @@ class MutualRefinement(nn.Module):
         return tuple(sorted({source for group in self._groups[level] for source in group}))
 
     def forward(self, level: Level, features: Mapping[Level, Float[Tensor, "B D h w"]]) -> Float[Tensor, "B N D"]:
-        """Tokens `[F_l ; refined]` of one level.
-
-        Args:
-            level: l.
-            features: F of level l and of its sources.
-        """
+        """Tokens `[F_l ; refined]` of one level, from the features of the level and of its sources."""
         own = features[level]
         tokens = [as_tokens(own)]
         for group in self._groups[level]:

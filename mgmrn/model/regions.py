@@ -76,12 +76,7 @@ class InertRegions(nn.Module):
 
 
 class RegionMining(nn.Module):
-    """Modes `regions` and `tokens`: K centres on the unit sphere of a space of at most `reduced_width` channels.
-
-    Args:
-        channels: C.
-        config: count K, reduced width, and whether the descriptors return to the pixels (`regions`) or go on as tokens.
-    """
+    """Modes `regions` and `tokens`: K centres on the unit sphere of a space of at most `reduced_width` channels."""
 
     def __init__(self, channels: int, config: RegionConfig) -> None:
         super().__init__()
