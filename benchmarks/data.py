@@ -1,6 +1,6 @@
 """Sources of training: pictures decoded from files, pictures decoded before (`cache_pictures`), and cached maps (`cache_features`).
 
-For each source: what its loader delivers alone, what the training step takes when batches are ready, and both together as they train, with
+For each source: the rate of its loader alone, of the training step when batches are ready, and of both together as they train, with
 the share of that time in which the step waited. Cached maps are left out where the experiment trains its backbone. On a CPU loader and step
 share the cores.
 """

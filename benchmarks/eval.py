@@ -29,7 +29,7 @@ SCALE = 20.0
 
 AttributeVectors = Mapping[Level, Float[Tensor, "N S"]]
 Figures = tuple[list[measure.Timing], dict[str, float]]
-"""Timings, and what is compared."""
+"""Timings, and compared figures by name."""
 
 
 class Size(NamedTuple):
@@ -97,7 +97,7 @@ def score(vectors: AttributeVectors, classes: Float[Tensor, "U S"]) -> Float[Ten
 
 
 def score_pairwise(vectors: AttributeVectors, classes: Float[Tensor, "U S"]) -> Float[Tensor, "N U"]:
-    """Scores as the paper's sum stands: one cosine for each level, image and class."""
+    """Scores by the paper's sum: one cosine for each level, image and class."""
     rows = []
     for part in _batches(vectors):
         cosines = [F.cosine_similarity(v[:, None], classes[None], dim=2) for v in part.values()]
@@ -111,7 +111,7 @@ def _batches(vectors: AttributeVectors) -> list[dict[Level, Tensor]]:
 
 
 def curve(name: str, size: Size, rounds: int) -> Figures:
-    """Times the exact curve and the sweep, and compares what they find."""
+    """Times the exact curve and the sweep, and compares their results."""
     scores = draw_scores(size)
     exact = seen_unseen_curve(*scores)
     swept: list[tuple[float, float]] = []

@@ -1,6 +1,6 @@
-"""What the scripts share: timing in alternating rounds, the training that is timed, and the JSON object that each of them prints.
+"""Shared parts of the scripts: timing in alternating rounds, an experiment in training, and the JSON object that they print.
 
-Machines are noisy, so that ratios count: each is the median over rounds of the ratio within one round.
+Machines are noisy, so a reader compares ratios: each is the median over rounds of the ratio within one round.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 KEPT_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "2147483647", "MALLOC_MMAP_THRESHOLD_": "2147483647"}
-"""Settings of glibc, read when a process starts, under which tensors reuse freed memory; otherwise each large one faults its pages in."""
+"""Settings of glibc, read when a process starts, under which tensors reuse freed memory instead of new pages."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def seconds_of(work: Callable[[], object]) -> float:
 
 
 def alternate(works: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Values of each kind of work, one after the other in each round; every second round runs backwards, so that a drift hits all alike.
+    """Values of each kind of work in each round; every second round runs backwards, so that a drift affects all alike.
 
     Args:
         works: functions that return what they measured, by name.
@@ -124,7 +124,7 @@ def _processor() -> str:
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Runs a script under `KEPT_MEMORY`; a wrong use ends it with one sentence and exit code 2, a machine that is too small with 3."""
+    """Runs a script under `KEPT_MEMORY`. Errors are one sentence: exit code 2 for a wrong use, 3 for too small a machine."""
     if not os.environ.keys() >= KEPT_MEMORY.keys():
         os.execve(sys.executable, sys.orig_argv, KEPT_MEMORY | os.environ)
     try:
@@ -174,7 +174,7 @@ class Training:
 
 
 def open_training(config: ExperimentConfig, data_root: Path, steps: int = 0, loader_workers: int = 0) -> Training:
-    """Reads data and builds network and trainer; fills the feature cache where the experiment wants one and it is missing.
+    """Reads data and builds network and trainer; fills the feature cache where the experiment uses one and it is missing.
 
     Args:
         config: what is trained.

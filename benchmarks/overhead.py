@@ -1,8 +1,8 @@
 """Cost of Ray Train and MLflow: steady epochs of `train` against the same epochs in a plain loop, each in a process of its own.
 
 The plain loop trains and evaluates as a `tune` run does, without Ray, checkpoints or tracking. Each round runs both, one after the other, and
-every second round in the other order; the first epoch of each does not count. A ratio is that of the two medians of a round. Everything that
-is tracked goes to a database that is thrown away. Needs three epochs or more; those of ten seconds or more, and four rounds, say most.
+every second round in the other order; the first epoch of each does not count. A ratio is that of the two medians of a round. Tracking goes
+to a temporary database. Needs three epochs or more; four rounds with epochs of ten seconds or more give steady ratios.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mgmrn.errors import UserError
 
 
 def main() -> None:
-    """Times both in alternating rounds, then an answer that is known."""
+    """Times both in alternating rounds, then a cached answer."""
     parser = measure.parser_of(__doc__, rounds=4)
     measure.add_experiment(parser)
     parser.add_argument("--free-cores", type=int, default=1, help="cores that neither of the two uses (%(default)s)")
@@ -88,7 +88,7 @@ def main() -> None:
 
 
 class Epoch(NamedTuple):
-    """One epoch: its end in seconds since 1970, and the seconds of its training; evaluation follows, and in a run the checkpoint."""
+    """One epoch: its end in seconds since 1970, and the seconds of its training."""
 
     end: float
     training: float

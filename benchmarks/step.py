@@ -2,14 +2,14 @@
 
 variant     mathematics                                    computed
 reference   released, three passes a batch                 plainly, as in tests/reference; float32
-sequential  released, three passes a batch                 ours; the same updates (tests/golden/test_fast_paths.py)
+sequential  released, three passes a batch                 ours; the same updates (tests/golden/test_released.py)
 joint       released, the summed gradient                  ours, one pass
 default     `cub` at the released levels, backbone trained ours, one pass
 recomputed  the same                                       ours, blocks of the backbone run again in the backward pass
 slim        as default at D = 512 (`cub-slim`)             ours, one pass
 
-On a GPU torch computes the convolutions of `reference` with TF32 operands unless it is told otherwise; `reference float32` tells it. Ours run
-at the precision that they train at; joint, default and slim run compiled too, by adding ` compiled` to the name.
+On a GPU torch computes the convolutions of `reference` with TF32 operands, those of `reference float32` in float32. Ours run at the precision
+of their training; joint, default and slim run compiled too, by adding ` compiled` to the name.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -36,8 +37,7 @@ from mgmrn.model.backbone import build_backbone
 from mgmrn.model.network import ImageModel, build_head
 from pipeline.config.compose import load_experiment
 from pipeline.console import say
-from tests.reference.released_network import ReleasedNetwork, Sizes
-from tests.reference.released_training import Settings, make_optimiser, sequential_step
+from tests.reference.released import ReleasedNetwork, Settings, level_loss, make_optimiser, sequential_step
 
 REFERENCES = ("reference float32", "reference")
 COMPILED = " compiled"
@@ -248,23 +248,19 @@ def plain_step(variant: str, size: StepSize, device: torch.device) -> Step:
         )
     images, targets, classes, words = (x.to(device) for x in draw(size))
     torch.manual_seed(0)
-    sizes = Sizes(
-        backbone=size.backbone,
-        width=size.width,
-        attention_width=max(1, size.width // 2),
-        attributes=ATTRIBUTES,
-        word_length=WORD_LENGTH,
-    )
-    network = ReleasedNetwork(sizes, words).to(device).train()
+    model = config_of("sequential", size).model
+    assert isinstance(model, MgMRNConfig)
+    network = ReleasedNetwork(model, words).to(device).train()
     settings = Settings(lr=RATE)
     optimiser = make_optimiser(network, settings)
+    loss_of = partial(level_loss, targets=targets, class_attributes=classes, settings=settings)
     cudnn = torch.backends.cudnn
     tf32 = variant == "reference" and cudnn.allow_tf32
 
     def step(number: int) -> None:
         with cudnn.flags(enabled=True, benchmark=cudnn.benchmark, allow_tf32=tf32):
             for _ in range(number):
-                sequential_step(network, optimiser, images, targets, classes, settings)
+                sequential_step(network, optimiser, images, loss_of)
         optimiser.zero_grad(set_to_none=True)
 
     return step

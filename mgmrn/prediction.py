@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import cast
 
 import numpy as np
 import torch
@@ -110,7 +109,7 @@ def margins_between_best(model: LoadedModel, scored: Scored, order: np.ndarray) 
     unit = F.normalize(model.class_attributes.float(), dim=1)
     first, second = order[:, 0], order[:, min(1, order.shape[1] - 1)]
     margins = model.config.loss.scale * scored.directions * (unit[first] - unit[second])
-    return cast(np.ndarray, margins.numpy())
+    return margins.numpy()
 
 
 def _largest(margins: Float[np.ndarray, " S"], names: Sequence[str], count: int) -> tuple[DecidingAttribute, ...]:

@@ -1,4 +1,4 @@
-"""Our head against the same head written out plainly, in value, loss and gradient."""
+"""The head of `mgmrn` against the same head written out plainly, in value, loss and gradient, with every option."""
 
 from __future__ import annotations
 
@@ -13,19 +13,41 @@ from tests.reference.plain_head import PlainHead, head_loss
 from tests.tiny import small_network
 
 B, S, L, U = 3, 5, 7, 4
-CHANNELS = {"c4": 6, "c5": 10}
-REDUCTIONS = {"c4": 1, "c5": 0}
+CHANNELS, SIDES = {"c3": 6, "c4": 8, "c5": 10}, {"c3": 13, "c4": 7, "c5": 4}
 
 
+@pytest.mark.parametrize("width", [16, 8], ids=["reduced regions", "full regions"])
+@pytest.mark.parametrize(
+    ("mode", "reduce", "topology", "detach", "temperature"),
+    [
+        ("regions", "after", "none", True, "none"),
+        ("regions", "before", "cascade", False, "sqrt"),
+        ("regions", "strided", "adjacent", True, "learned"),
+        ("tokens", "strided", "adjacent", False, "none"),
+        ("tokens", "after", "cascade", True, "learned"),
+        ("released", "after", "cascade", True, "none"),
+        ("none", "before", "adjacent", True, "sqrt"),
+    ],
+)
 @float64()
-def test_folded_and_plain_heads_are_the_same_in_value_and_gradient() -> None:
+def test_folded_and_plain_heads_are_the_same_in_value_and_gradient(
+    mode: str, reduce: str, topology: str, detach: bool, temperature: str, width: int
+) -> None:
     torch.manual_seed(0)
     config = small_network(
-        levels=("c4", "c5"), width=16, attention_width=12, refinement=RefinementConfig(topology="none")
-    ).model_copy(update={"granularity": GranularityConfig(reduce="after", group_norm_groups=4)})
+        levels=tuple(CHANNELS),
+        width=width,
+        regions=mode,
+        attention_width=12,
+        temperature=temperature,
+        refinement=RefinementConfig(topology=topology, detach=detach, channel_reduction=4),
+    ).model_copy(update={"granularity": GranularityConfig(reduce=reduce, group_norm_groups=4)})
     ours = MgMRN(config, CHANNELS, torch.randn(S, L))
-    plain = PlainHead(ours.state_dict(), config.levels, REDUCTIONS, groups=4)
-    maps = {"c4": torch.randn(B, 6, 6, 6), "c5": torch.randn(B, 10, 3, 3)}
+    for name, parameter in ours.named_parameters():
+        if name.endswith((".bias", "log_temperature")):
+            torch.nn.init.normal_(parameter, std=0.5)
+    plain = PlainHead(ours.state_dict(), config)
+    maps = {level: torch.randn(B, channels, SIDES[level], SIDES[level]) for level, channels in CHANNELS.items()}
     targets, classes = torch.tensor([0, 3, 1]), torch.rand(U, S)
     output, vectors = ours(maps), plain(maps)
     for level, wanted in vectors.items():
@@ -39,3 +61,5 @@ def test_folded_and_plain_heads_are_the_same_in_value_and_gradient() -> None:
     for name, parameter in ours.named_parameters():
         if parameter.requires_grad:
             torch.testing.assert_close(parameter.grad, plain_gradients[name], **TOLERANCE)
+        elif plain_gradients[name] is not None:
+            assert plain_gradients[name].abs().max() < 1e-9, "an untrained parameter has no effect"

@@ -1,6 +1,7 @@
-"""`python -m tests.gpu.compiled_training CHANGES-AS-JSON`: the same training plain and compiled, on the device at hand.
+"""`python -m tests.gpu.compiled_training CHANGES-AS-JSON [nccl]`: training plain and compiled, on the usual device.
 
-A process of its own, since checked signatures break a compiled graph in pieces. Prints one JSON object.
+With `nccl` the compiled one trains as a rank. A process of its own, since checked signatures break a compiled graph.
+Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -9,20 +10,27 @@ import json
 import sys
 
 import torch
+import torch.distributed
+from torch.nn.parallel import DistributedDataParallel
 
 from mgmrn.device import usual_device
 from mgmrn.engine import train_epoch
 from tests.gpu.small import batches, disagreement, experiment, new_trainer
 
 EPOCHS = 3
-"""So many that on a GPU most steps are replays."""
+"""Enough that on a GPU most steps are replays."""
 
 
-def main(changes: str) -> None:
+def main(changes: str, backend: str = "") -> None:
     torch.backends.cudnn.allow_tf32 = False
     changed, device = json.loads(changes), usual_device()
     plain = new_trainer(experiment(**changed), device)
     compiled = new_trainer(experiment(**changed, compile=True), device)
+    if backend:
+        torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
+        compiled.objective = DistributedDataParallel(
+            compiled.objective, device_ids=[device], gradient_as_bucket_view=True, broadcast_buffers=False
+        )
     losses = {
         name: [train_epoch(trainer, batches(epoch)).loss["total"] for epoch in range(EPOCHS)]
         for name, trainer in (("plain", plain), ("compiled", compiled))
@@ -34,6 +42,8 @@ def main(changes: str) -> None:
         "breaks": list(counters["graph_break"]),
         "graphs": counters["stats"]["unique_graphs"],
     }
+    if backend:
+        torch.distributed.destroy_process_group()
     sys.stdout.write(json.dumps(told) + "\n")
 
 

@@ -1,10 +1,9 @@
-"""A small network and what it trains on, for the device that is at hand."""
+"""A small network and its training data, for any device."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import nn
 
 from mgmrn.config import BackboneConfig, BenchmarkConfig, ExperimentConfig, OptimiserConfig, ScheduleConfig
 from mgmrn.engine import Batch, Trainer, build_trainer
@@ -14,8 +13,8 @@ from tests.tiny import small_network
 
 SEEN, ATTRIBUTES, IMAGES, SIDE = 5, 9, 8, 64
 TEN_TIMES_ROUNDING = 1e-2
-"""Bound for the disagreement of two float32 trainings after six to nine steps. One training and its float64 twin disagree by at most
-1.3e-3, with AVX-512, AVX2 and SSE alike."""
+"""Bound for the disagreement of two float32 trainings after six to nine steps. A training and its float64 twin disagree by
+at most 1.3e-3, with AVX-512, AVX2 and SSE alike."""
 
 
 def experiment(order: str = "joint", **changed: object) -> ExperimentConfig:
@@ -37,24 +36,16 @@ def experiment(order: str = "joint", **changed: object) -> ExperimentConfig:
 
 
 def new_trainer(config: ExperimentConfig, device: torch.device) -> Trainer:
-    """The same weights whatever the device."""
+    """A trainer; its weights do not depend on the device."""
     torch.manual_seed(0)
     backbone = build_backbone(config.model.backbone, config.model.levels)
-    network: nn.Module = ImageModel(backbone, build_head(config.model, backbone.channels, torch.randn(ATTRIBUTES, 6)))
-    attributes = torch.rand(SEEN, ATTRIBUTES)
-    return build_trainer(
-        network,
-        attributes,
-        config,
-        levels=config.model.levels,
-        global_batch=IMAGES,
-        steps_per_epoch=3,
-        device=device,
-    )
+    network = ImageModel(backbone, build_head(config.model, backbone.channels, torch.randn(ATTRIBUTES, 6)))
+    sizes = {"levels": config.model.levels, "global_batch": IMAGES, "steps_per_epoch": 3}
+    return build_trainer(network, torch.rand(SEEN, ATTRIBUTES), config, device=device, **sizes)
 
 
 def batches(epoch: int, count: int = 3) -> list[Batch]:
-    """Of one epoch, on the CPU."""
+    """Batches of one epoch, on the CPU."""
     generator = torch.Generator().manual_seed(epoch)
     return [
         Batch(
@@ -67,7 +58,7 @@ def batches(epoch: int, count: int = 3) -> list[Batch]:
 
 
 def disagreement(first: Trainer, second: Trainer) -> float:
-    """Distance of two networks' weights in units of the way that the first has gone since its start."""
+    """Distance of two networks' weights, relative to the distance of the first from its initial weights."""
     weights = [_weights(trainer) for trainer in (first, second, new_trainer(first.config, torch.device("cpu")))]
     return float((weights[1] - weights[0]).norm() / (weights[2] - weights[0]).norm())
 

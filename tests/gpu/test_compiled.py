@@ -1,4 +1,4 @@
-"""Compiled passes train the network that plain ones train; on a GPU, where they are recorded as CUDA graphs, as on a CPU."""
+"""Compiled passes train the network that plain ones train, on a CPU and on a GPU, where they are recorded as CUDA graphs."""
 
 from __future__ import annotations
 
@@ -42,15 +42,11 @@ def test_compiled_training_equals_plain_training(changed: dict[str, object], gra
 
 @pytest.mark.skipif(not ON_GPU, reason="needs an NVIDIA GPU")
 def test_a_rank_of_nccl_trains_the_same_compiled() -> None:
-    assert float(printed_by("tests.gpu.compiled_rank").splitlines()[-1]) < TEN_TIMES_ROUNDING
+    assert compiled_training({}, "nccl")["disagreement"] < TEN_TIMES_ROUNDING
 
 
-def printed_by(module: str, *arguments: str) -> str:
-    """Standard output of `python -m MODULE ARGUMENTS`."""
-    command = [sys.executable, "-m", module, *arguments]
-    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, check=True).stdout
-
-
-def compiled_training(changed: dict[str, object]) -> dict[str, Any]:
-    """What `tests.gpu.compiled_training` found."""
-    return json.loads(printed_by("tests.gpu.compiled_training", json.dumps(changed)).splitlines()[-1])
+def compiled_training(changed: dict[str, object], *backend: str) -> dict[str, Any]:
+    """Output of `tests.gpu.compiled_training`."""
+    command = [sys.executable, "-m", "tests.gpu.compiled_training", json.dumps(changed), *backend]
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])

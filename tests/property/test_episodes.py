@@ -1,18 +1,14 @@
-"""Global batches are the same for any number of ranks, and ranks share them out completely."""
+"""Global batches do not depend on the number of ranks, which share them out completely."""
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mgmrn.data.episodes import EpisodicBatches, PlainBatches, eval_shard, shard
 from mgmrn.errors import UserError
 
 worlds, seeds, epochs = st.integers(1, 8), st.integers(0, 5), st.integers(0, 5)
-
-
-def labels_of(classes: int, per_class: int) -> np.ndarray:
-    return np.random.default_rng(0).permutation(np.repeat(np.arange(classes), per_class))
 
 
 def assert_shares_are_a_partition(batches, epoch, world):
@@ -24,6 +20,7 @@ def assert_shares_are_a_partition(batches, epoch, world):
         assert min(sizes) >= 1 and max(sizes) - min(sizes) <= 1
 
 
+@settings(max_examples=50)
 @given(st.integers(8, 60), st.integers(8, 16), worlds, seeds, epochs)
 def test_plain_shares_are_a_partition(count, batch, world, seed, epoch):
     if count < batch:
@@ -34,9 +31,10 @@ def test_plain_shares_are_a_partition(count, batch, world, seed, epoch):
     assert len(np.unique(used)) == len(used) == len(batches) * batch > count - batch
 
 
+@settings(max_examples=25)
 @given(st.integers(2, 5), st.integers(1, 3), worlds, seeds, epochs)
 def test_episodes_are_distinct_images_of_distinct_classes(ways, shots, world, seed, epoch):
-    labels = labels_of(6, 3)
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(6), 3))
     batches = EpisodicBatches(labels, ways, shots, episodes=4, seed=seed)
     if world <= ways * shots:
         assert_shares_are_a_partition(batches, epoch, world)
@@ -53,13 +51,9 @@ def test_epochs_and_seeds_differ():
     assert len({tuple(first(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
 
 
-def test_classes_with_too_few_images_are_never_drawn():
+def test_classes_with_too_few_images_are_never_drawn_and_impossible_batches_are_refused():
     labels = np.array([0, 0, 0, 1, 2, 2, 2])
-    drawn = np.concatenate(list(EpisodicBatches(labels, 2, 2, 20, 0).epoch(0)))
-    assert 1 not in labels[drawn]
-
-
-def test_what_cannot_be_drawn_is_refused():
+    assert 1 not in labels[np.concatenate(list(EpisodicBatches(labels, 2, 2, 20, 0).epoch(0)))]
     with pytest.raises(UserError, match="2 classes have 2 images"):
         EpisodicBatches(np.array([0, 0, 1, 2, 2]), 3, 2, 5, 0)
     with pytest.raises(UserError, match="there are 5 to train on"):
@@ -68,6 +62,7 @@ def test_what_cannot_be_drawn_is_refused():
         list(shard(PlainBatches(20, 8, 0), 0, 0, 9))
 
 
+@settings(max_examples=50)
 @given(st.integers(0, 50), worlds)
 def test_evaluation_shares_are_all_images_once_in_order(count, world):
     shares = [eval_shard(count, rank, world) for rank in range(world)]

@@ -1,4 +1,4 @@
-"""Checkpoints that cannot be loaded: each answered with a sentence."""
+"""Files are written whole or not at all; checkpoints that cannot be loaded are answered with one sentence."""
 
 from __future__ import annotations
 
@@ -12,57 +12,60 @@ import pytest
 import torch
 from torch import nn
 
+from mgmrn.atomic_file import replacing
 from mgmrn.checkpoint import load_checkpoint, load_model, load_state, save_checkpoint
 from mgmrn.errors import UserError
 from mgmrn.tensor_files import load_strictly, read_state_dict
-
-
-@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 cut"])
-def test_a_broken_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "state.pt"
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=r"checkpoint is cut short.*state\.pt"):
-        load_state(path)
-
-
-@pytest.mark.parametrize("kept", [0.2, 0.5, 0.99])
-def test_a_checkpoint_that_lost_its_end_is_named(tmp_path: Path, kept: float) -> None:
-    """Torch's reader calls most of these an invalid argument, as if the disk had failed."""
-    path = tmp_path / "state.pt"
-    save_checkpoint(tmp_path, {"weights": torch.randn(10_000)}, "one")
-    path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
-    with pytest.raises(UserError, match=r"the checkpoint is cut short.*state\.pt"):
-        load_checkpoint(tmp_path, "one")
-
-
-@pytest.mark.parametrize("load", [lambda path: load_checkpoint(path.parent, "one"), load_model])
-def test_a_flipped_bit_is_named(tmp_path: Path, load: Callable[[Path], object]) -> None:
-    path = tmp_path / "state.pt"
-    save_checkpoint(tmp_path, {"weights": torch.randn(1000)}, "one")
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(
-        UserError, match=r"the checkpoint is damaged: its record .* is not as it was written.*state\.pt"
-    ):
-        load(path)
-
-
-class _Payload:
-    """Unpickled by an unwary reader, makes a folder."""
-
-    def __init__(self, canary: Path) -> None:
-        self._canary = canary
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self._canary),)
-
 
 READERS: dict[str, Callable[[Path], object]] = {
     "checkpoint": lambda path: load_checkpoint(path.parent, "one"),
     "exported model": load_model,
     "weights of a backbone": read_state_dict,
 }
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "made" / "file"
+    with replacing(path) as file:
+        file.write(b"old")
+        assert not path.exists()
+    with pytest.raises(error), replacing(path) as file:
+        file.write(b"ne")
+        raise error
+    assert {one: one.read_bytes() for one in path.parent.iterdir()} == {path: b"old"}
+    (tmp_path / "plain").touch()
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode, "permissions follow the umask"
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 cut", 0.2, 0.5, 0.99])
+def test_a_checkpoint_that_lost_its_end_is_named(tmp_path: Path, content: bytes | float) -> None:
+    path = tmp_path / "state.pt"
+    save_checkpoint(tmp_path, {"weights": torch.randn(10_000)}, "one")
+    whole = path.read_bytes()
+    path.write_bytes(content if isinstance(content, bytes) else whole[: int(content * len(whole))])
+    with pytest.raises(UserError, match=r"the checkpoint is cut short.*state\.pt"):
+        load_checkpoint(tmp_path, "one")
+
+
+@pytest.mark.parametrize("reader", ["checkpoint", "exported model"])
+def test_a_flipped_bit_is_named(tmp_path: Path, reader: str) -> None:
+    save_checkpoint(tmp_path, {"weights": torch.randn(1000)}, "one")
+    content = bytearray((tmp_path / "state.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "state.pt").write_bytes(content)
+    with pytest.raises(UserError, match=r"is damaged: its record .* is not as it was written.*state\.pt"):
+        READERS[reader](tmp_path / "state.pt")
+
+
+class _Payload:
+    """Makes a folder when an unsafe reader unpickles it."""
+
+    def __init__(self, canary: Path) -> None:
+        self._canary = canary
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self._canary),)
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -78,26 +81,18 @@ def test_code_is_never_run(tmp_path: Path, reader: str, archive: bool) -> None:
     assert caught.value.where == str(path) and "trust no file that asks for more" in caught.value.hint
     assert not canary.exists()
     torch.load(path, weights_only=False)
-    assert canary.is_dir()  # The payload is armed.
+    assert canary.is_dir(), "an unsafe reader runs the payload"
 
 
-def test_a_bare_pickle_is_no_checkpoint(tmp_path: Path) -> None:
-    (tmp_path / "state.pt").write_bytes(pickle.dumps(_Payload(tmp_path / "canary")))
+def test_bare_pickles_and_missing_files_are_no_checkpoints(tmp_path: Path) -> None:
+    path = tmp_path / "state.pt"
+    for place in (path, tmp_path):
+        with pytest.raises(UserError, match="there is no checkpoint"):
+            load_state(place)
+    path.write_bytes(pickle.dumps(_Payload(tmp_path / "canary")))
     with pytest.raises(UserError, match="something other than tensors and plain values"):
-        load_state(tmp_path / "state.pt")
+        load_state(path)
     assert not (tmp_path / "canary").exists()
-
-
-def test_objects_are_not_made(tmp_path: Path) -> None:
-    torch.save({"network": nn.Linear(2, 2)}, tmp_path / "state.pt")
-    with pytest.raises(UserError, match=r"asks for torch\.nn\.modules\.linear\.Linear"):
-        load_state(tmp_path / "state.pt")
-
-
-@pytest.mark.parametrize("place", ["gone.pt", "."])
-def test_a_missing_checkpoint_is_named(tmp_path: Path, place: str) -> None:
-    with pytest.raises(UserError, match="there is no checkpoint"):
-        load_state(tmp_path / place)
 
 
 def test_a_failing_disk_is_no_mistake_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

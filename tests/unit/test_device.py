@@ -1,8 +1,6 @@
-"""When passes are compiled, and when they are recorded as CUDA graphs."""
+"""Cases in which passes are compiled, and in which they are recorded as CUDA graphs."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,73 +8,40 @@ from torch import nn
 
 from mgmrn import device as devices
 from mgmrn.config import Compile
-from mgmrn.device import compile_passes, lacking_for_triton
+from mgmrn.device import compile_passes
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
+RECORDED, COMPILED = [{"mode": "reduce-overhead", "dynamic": False}], [{"mode": None, "dynamic": False}]
 
 
-class Asked(nn.Linear):
-    """Notes how it was asked to compile."""
-
-    def __init__(self) -> None:
-        super().__init__(1, 1)
-        self.asked: list[dict[str, object]] = []
-
-    def compile(self, **options: object) -> None:
-        self.asked.append(options)
-
-
-@pytest.fixture
-def equipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine with all that Triton needs."""
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    monkeypatch.setattr(devices, "lacking_for_triton", lambda: None)
-    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
-
-
-@pytest.mark.usefixtures("equipped")
 @pytest.mark.parametrize(
-    ("choice", "device", "micro_batches", "modes"),
+    ("choice", "device", "micro_batches", "capability", "lacking", "expected"),
     [
-        (False, GPU, 1, []),
-        ("auto", CPU, 1, []),
-        ("auto", GPU, 1, ["reduce-overhead"]),
-        # The gradients of the first would be overwritten by the second.
-        ("auto", GPU, 2, [None]),
-        (True, GPU, 1, ["reduce-overhead"]),
-        (True, CPU, 1, [None]),
+        (False, GPU, 1, (9, 0), None, []),
+        ("auto", CPU, 1, (9, 0), None, []),
+        ("auto", GPU, 1, (9, 0), None, RECORDED),
+        # The second micro-batch would overwrite the gradients of the first.
+        ("auto", GPU, 2, (9, 0), None, COMPILED),
+        (True, GPU, 1, (9, 0), None, RECORDED),
+        (True, CPU, 1, (9, 0), None, COMPILED),
+        ("auto", GPU, 1, (6, 1), None, []),
+        ("auto", GPU, 1, (9, 0), "a C compiler", []),
     ],
 )
-def test_who_compiles_and_how(choice: Compile, device: torch.device, micro_batches: int, modes: list[object]) -> None:
-    module = Asked()
-    compile_passes(module, choice, device, micro_batches)
-    assert module.asked == [{"mode": mode, "dynamic": False} for mode in modes]
-
-
-@pytest.mark.parametrize("missing", ["capability", "compiler"])
-@pytest.mark.usefixtures("equipped")
-def test_auto_leaves_the_network_as_it_is_where_something_is_missing(
-    missing: str, monkeypatch: pytest.MonkeyPatch
+def test_passes_are_compiled_where_it_pays(
+    choice: Compile,
+    device: torch.device,
+    micro_batches: int,
+    capability: tuple[int, int],
+    lacking: str | None,
+    expected: list[dict[str, object]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if missing == "capability":
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 1))
-    else:
-        monkeypatch.setattr(devices, "lacking_for_triton", lambda: "a C compiler")
-    module = Asked()
-    compile_passes(module, "auto", GPU, 1)
-    assert module.asked == []
-
-
-def test_what_triton_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("CC", raising=False)
-    monkeypatch.setattr(devices, "find_spec", lambda name: object())
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert lacking_for_triton() == "a C compiler (gcc or clang)"
-    (tmp_path / "clang").write_text("")
-    (tmp_path / "clang").chmod(0o755)
-    monkeypatch.setattr(devices.sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
-    assert lacking_for_triton() == "Python's headers (Python.h)"
-    (tmp_path / "Python.h").write_text("")
-    assert lacking_for_triton() is None
-    monkeypatch.setattr(devices, "find_spec", lambda name: None)
-    assert lacking_for_triton() == "the package triton"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(devices, "lacking_for_triton", lambda: lacking)
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    asked: list[dict[str, object]] = []
+    module = nn.Linear(1, 1)
+    monkeypatch.setattr(module, "compile", lambda **options: asked.append(options))
+    compile_passes(module, choice, device, micro_batches)
+    assert asked == expected

@@ -1,4 +1,4 @@
-"""What is said of an image is what the network computed: the same attribute vectors, the same scores, in parts."""
+"""Explanations add up to what the network computed, and cells and boxes lie where their pixels are."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from mgmrn.config import BackboneConfig, Level, MgMRNConfig, RefinementConfig
+from mgmrn.config import BackboneConfig, BackboneName, ImageConfig, Level, MgMRNConfig, RefinementConfig
+from mgmrn.data.images import for_evaluation
 from mgmrn.explanation import contributions, decide, decisive, look
+from mgmrn.localisation import Cells, box_on_input, chance_of, halved, on_input, points_at, stage_cells
+from mgmrn.model.backbone import build_backbone
+from mgmrn.model.granularity import halve
 from mgmrn.model.network import MgMRN, class_scores
 from tests.tiny import small_network
 
 LEVELS: tuple[Level, ...] = ("c3", "c4", "c5")
 CHANNELS: dict[Level, int] = {"c3": 12, "c4": 10, "c5": 16}
-SIDES = {"c3": 12, "c4": 6, "c5": 3}
 SIZE = 96
 
 
@@ -30,36 +33,34 @@ def network(topology: str, regions: str = "regions", temperature: str = "none") 
         backbone=BackboneConfig(name="resnet18", weights="none"),
     )
     head = MgMRN(config, CHANNELS, torch.randn(7, 5))
-    for decoder in head.decoders.values():
-        for name, parameter in decoder.named_parameters():
-            if name.endswith("bias"):
-                torch.nn.init.normal_(parameter)
+    for name, parameter in head.decoders.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter)
     return head.eval(), config
 
 
-def maps(**sides: int) -> dict[Level, Tensor]:
-    chosen = SIDES | sides
+def maps(c4: int = 6) -> dict[Level, Tensor]:
     generator = torch.Generator().manual_seed(1)
-    return {
-        level: torch.randn(2, CHANNELS[level], chosen[level], chosen[level], generator=generator) for level in LEVELS
-    }
+    sides = {"c3": 12, "c4": c4, "c5": 3}
+    return {n: torch.randn(2, CHANNELS[n], sides[n], sides[n], generator=generator) for n in LEVELS}
 
 
 NETWORKS: list[Any] = [
-    *((topology, regions, "none") for topology in ("none", "cascade", "adjacent") for regions in ("regions", "tokens")),
-    ("adjacent", "none", "learned"),
-    ("cascade", "released", "sqrt"),
+    *((topology, regions, "none", 6) for topology in ("none", "cascade") for regions in ("regions", "tokens")),
+    ("adjacent", "tokens", "none", 5),  # Grids of two levels differ by a cell.
+    ("adjacent", "none", "learned", 6),
+    ("cascade", "released", "sqrt", 6),
 ]
 
 
-@pytest.mark.parametrize(("topology", "regions", "temperature"), NETWORKS)
-def test_what_was_looked_at_and_read_gives_the_attributes_of_the_network(
-    topology: str, regions: str, temperature: str
+@pytest.mark.parametrize(("topology", "regions", "temperature", "c4"), NETWORKS)
+def test_attention_and_evidence_give_the_attributes_of_the_network(
+    topology: str, regions: str, temperature: str, c4: int
 ) -> None:
     head, config = network(topology, regions, temperature)
-    views = look(head, config, maps())
+    views = look(head, config, maps(c4))
     with torch.inference_mode():
-        output = head(maps())
+        output = head(maps(c4))
     for level in LEVELS:
         torch.testing.assert_close(views[level].attributes, output.attributes[level], rtol=1e-5, atol=1e-5)
         total = views[level].attention_on_input(1, range(7), SIZE).sum(dim=(1, 2))
@@ -68,17 +69,6 @@ def test_what_was_looked_at_and_read_gives_the_attributes_of_the_network(
         assert (found is None) == (level not in output.regions)
         if found is not None:
             torch.testing.assert_close(found.values, output.regions[level].assignment)
-
-
-def test_levels_whose_grids_differ_by_a_cell_are_put_side_by_side() -> None:
-    head, config = network("adjacent")
-    odd = maps(c4=5)
-    views = look(head, config, odd)
-    with torch.inference_mode():
-        expected = head(odd).attributes
-    for level in LEVELS:
-        torch.testing.assert_close(views[level].attributes, expected[level], rtol=1e-5, atol=1e-5)
-        assert len(views[level].attention) == (3 if level == "c4" else 2)
 
 
 def test_attention_to_a_region_lies_where_the_region_is() -> None:
@@ -103,13 +93,70 @@ def test_contributions_add_up_to_the_scores_and_to_their_margin() -> None:
         calibrated = scores[image] - 3.0 * seen
         assert decision.best == calibrated.argmax()
         assert calibrated[decision.runner_up] == np.sort(calibrated)[-2]
-    best, second = (classes[torch.full((4,), one)] for one in (decision.best, decision.runner_up))
-    parts = contributions(attributes, best, 20.0)
-    assert parts.shape == (4, 3, 6)
-    np.testing.assert_allclose(parts.sum(dim=(1, 2)), scores[:, decision.best], rtol=1e-5)
-    difference = (parts - contributions(attributes, second, 20.0))[image]
-    assert difference.sum() + decision.handicap == pytest.approx(decision.margin, rel=1e-4)
-
-
-def test_decisive_attributes_are_those_of_the_largest_difference_for_either_class() -> None:
+        best, second = (classes[torch.full((4,), one)] for one in (decision.best, decision.runner_up))
+        parts = contributions(attributes, best, 20.0)
+        np.testing.assert_allclose(parts.sum(dim=(1, 2)), scores[:, decision.best], rtol=1e-4)
+        difference = (parts - contributions(attributes, second, 20.0))[image]
+        assert difference.sum() + decision.handicap == pytest.approx(decision.margin, rel=1e-4)
     assert decisive(np.array([0.1, -3.0, 2.0, 0.0, 2.0]), 3).tolist() == [1, 2, 4]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "convnext_tiny", "swin_t"])
+def test_a_cell_lies_at_the_pixels_that_change_it(name: BackboneName) -> None:
+    torch.manual_seed(0)
+    levels: tuple[Level, ...] = ("c2", "c3")
+    backbone = build_backbone(BackboneConfig(name=name, weights="none"), levels).eval()
+    images = torch.randn(4, 3, 64, 64, requires_grad=True)
+    maps = backbone(images)
+    for level in levels:
+        cells = stage_cells(name, level, maps[level].shape[-1])
+        y, x = cells.count // 2, cells.count // 2 - 1
+        (gradient,) = torch.autograd.grad(maps[level][:, :, y, x].square().sum(), images, retain_graph=True)
+        weight = gradient.square().sum(dim=(0, 1))
+        pixels = torch.arange(64) + 0.5
+        found_y, found_x = (float((weight.sum(dim=axis) * pixels).sum() / weight.sum()) for axis in (1, 0))
+        off = max(abs(found_y - float(cells.centres[y])), abs(found_x - float(cells.centres[x])))
+        # Random weights lean to one side; the wrong rule would be off by half a stride.
+        assert off < 0.3 * cells.step, (level, found_y, found_x, cells)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 8, 29])
+def test_cells_are_halved_as_maps_are(count: int) -> None:
+    cells = Cells(count, 0.5, 4.0)
+    torch.testing.assert_close(halve(cells.centres.expand(1, 1, count, count))[0, 0, 0], halved(cells).centres)
+
+
+def test_a_map_keeps_its_sum_and_peaks_at_the_centre_of_its_largest_cell() -> None:
+    cells = Cells(4, 2.0, 4.0)
+    maps = torch.zeros(2, 4, 4)
+    maps[0, 1, 2], maps[1, 3, 0] = 0.7, 0.2
+    spread = on_input(maps, cells, 16)
+    torch.testing.assert_close(spread.sum(dim=(1, 2)), torch.tensor([0.7, 0.2]))
+    assert (spread >= 0).all()
+    # The centre of a cell lies between two pixels.
+    assert divmod(int(spread[0].argmax()), 16) in {(y, x) for y in (5, 6) for x in (9, 10)}
+    even = on_input(torch.full((4, 4), 0.5), cells, 16)
+    torch.testing.assert_close(even, even[0, 0].expand(16, 16))
+
+
+@pytest.mark.parametrize("resize", ["squash", "crop"])
+@pytest.mark.parametrize(("width", "height"), [(60, 90), (90, 60)])
+def test_a_box_moves_with_its_pixels(resize: str, width: int, height: int) -> None:
+    config = ImageConfig(size=64, resize=resize, mean=(0, 0, 0), std=(1, 1, 1))
+    picture = torch.zeros(3, height, width, dtype=torch.uint8)
+    picture[:, 30:42, 20:40] = 255
+    shown = for_evaluation(picture, config)[0] > 0.5
+    rows, columns = shown.any(dim=1).nonzero().flatten(), shown.any(dim=0).nonzero().flatten()
+    found = [float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)]
+    assert found == pytest.approx(box_on_input((20.0, 30.0, 40.0, 42.0), width, height, config), abs=1.0)
+
+
+def test_pointing_at_boxes_and_chance() -> None:
+    maps = torch.zeros(2, 8, 8)
+    maps[0, 2, 5], maps[1, 7, 0] = 1.0, 1.0
+    boxes = torch.tensor([[5.0, 2.0, 8.0, 4.0], [1.0, 0.0, 8.0, 8.0]])
+    assert points_at(maps, boxes).tolist() == [True, False]
+    torch.testing.assert_close(chance_of(boxes, 8), torch.tensor([6 / 64, 56 / 64]))
+    cropped_away = box_on_input((0.0, 0.0, 10.0, 50.0), 200, 64, ImageConfig(size=64, resize="crop"))
+    assert chance_of(torch.tensor([cropped_away]), 64).item() == 0
+    assert not points_at(torch.rand(1, 64, 64), torch.tensor([cropped_away])).item()

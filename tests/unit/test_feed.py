@@ -1,7 +1,10 @@
-"""A rank's batches: the same images and targets whether they come from pictures or from maps, and shares that make up the whole."""
+"""Batches of a rank and of a loader: the same from files, packed pictures and maps, and shares that make up the whole."""
 
 from __future__ import annotations
 
+import gc
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +12,23 @@ import numpy as np
 import pytest
 import torch
 
-from mgmrn.config import ExperimentConfig
-from mgmrn.data import loading
-from mgmrn.data.splits import TuneData, load_tune
+from mgmrn.config import ExperimentConfig, ImageConfig
+from mgmrn.data.decoded import PictureFiles
+from mgmrn.data.images import decode, for_evaluation, side_for_evaluation, side_for_training
+from mgmrn.data.loading import evaluation_loader, prefetch, train_loader
+from mgmrn.data.splits import FinalData, Images, TuneData, load_final, load_tune
 from mgmrn.errors import UserError
 from mgmrn.feed import Feed, Share, open_feed
 from tests.tiny import write_benchmark
 
-CPU = torch.device("cpu")
+CROPS = ImageConfig(size=32, min_crop_area=0.5)
 
 
-def config(cached: bool, **changed: Any) -> ExperimentConfig:
+def config(cached: bool, min_crop_area: float = 1.0, **changed: Any) -> ExperimentConfig:
     return ExperimentConfig.model_validate(
         {
             "seed": 3,
-            "benchmark": {"name": "TINY", "images": {"size": 32, "resize": "squash"}},
+            "benchmark": {"name": "TINY", "images": {"size": 32, "min_crop_area": min_crop_area}},
             "model": {
                 "kind": "mgmrn",
                 "backbone": {"name": "resnet18", "weights": "none", "trainable": "none" if cached else "all"},
@@ -38,8 +43,18 @@ def config(cached: bool, **changed: Any) -> ExperimentConfig:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> TuneData:
-    return load_tune(write_benchmark(tmp_path_factory.mktemp("data")), config(True).benchmark)
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_benchmark(tmp_path_factory.mktemp("data"), size=80)
+
+
+@pytest.fixture(scope="module")
+def data(root: Path) -> TuneData:
+    return load_tune(root, config(True).benchmark)
+
+
+@pytest.fixture(scope="module")
+def images(root: Path) -> Images:
+    return load_final(root, config(True).benchmark).train
 
 
 @pytest.fixture(scope="module")
@@ -47,82 +62,132 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-def opened(data: TuneData, cache: Path, cached: bool, share: Share = Share()) -> Feed:
-    return open_feed(config(cached), data, cache, share, CPU)
+def opened(data: TuneData | FinalData, cache: Path, settings: ExperimentConfig, share: Share = Share()) -> Feed:
+    return open_feed(settings, data, cache, share, torch.device("cpu"))
+
+
+def tensor(inputs: Any) -> torch.Tensor:
+    return inputs["c5"] if isinstance(inputs, dict) else inputs
 
 
 def test_maps_and_pictures_come_in_the_same_batches(data: TuneData, cache: Path) -> None:
-    maps, pictures = opened(data, cache, True), opened(data, cache, False)
+    maps, pictures = (opened(data, cache, config(cached)) for cached in (True, False))
+    assert maps.network is maps.image_model.head and pictures.network is pictures.image_model
     assert maps.global_batch == pictures.global_batch == 5
     assert maps.steps_per_epoch == pictures.steps_per_epoch == len(data.train) // 5
+    labels = dict(zip(data.train.ids.tolist(), data.train.labels.tolist(), strict=True))
     for of_maps, of_pictures in zip(maps.train_batches(1), pictures.train_batches(1), strict=True):
         assert set(of_maps.inputs) == {"c4", "c5"} and len(of_maps.inputs["c4"]) == 5
         assert of_pictures.inputs.shape == (5, 3, 32, 32)
         np.testing.assert_array_equal(of_maps.ids, of_pictures.ids)
         assert torch.equal(of_maps.targets, of_pictures.targets)
-        labels = dict(zip(data.train.ids.tolist(), data.train.labels.tolist(), strict=True))
         targets = data.classes.seen_ids[of_maps.targets.numpy()].tolist()
         assert targets == [labels[image] for image in of_maps.ids.tolist()]
 
 
 @pytest.mark.parametrize("cached", [True, False])
 def test_shares_make_up_the_batch_and_the_evaluation(data: TuneData, cache: Path, cached: bool) -> None:
-    def first(value: Any) -> torch.Tensor:
-        return value["c5"] if cached else value
-
-    whole = opened(data, cache, cached)
-    parts = [opened(data, cache, cached, Share(rank, 2)) for rank in range(2)]
-    batches = zip(whole.train_batches(0), *(part.train_batches(0) for part in parts), strict=True)
-    for batch, *shares in batches:
+    whole = opened(data, cache, config(cached))
+    parts = [opened(data, cache, config(cached), Share(rank, 2)) for rank in range(2)]
+    for batch, *shares in zip(whole.train_batches(0), *(part.train_batches(0) for part in parts), strict=True):
         assert torch.equal(batch.targets, torch.cat([share.targets for share in shares]))
-        assert torch.equal(first(batch.inputs), torch.cat([first(share.inputs) for share in shares]))
-    evaluated = torch.cat([first(inputs) for inputs in whole.evaluation_inputs()])
+        assert torch.equal(tensor(batch.inputs), torch.cat([tensor(share.inputs) for share in shares]))
+    evaluated = torch.cat([tensor(inputs) for inputs in whole.evaluation_inputs()])
     assert len(evaluated) == len(data.seen) + len(data.unseen)
-    assert torch.equal(evaluated, torch.cat([first(i) for part in parts for i in part.evaluation_inputs()]))
+    assert torch.equal(evaluated, torch.cat([tensor(i) for part in parts for i in part.evaluation_inputs()]))
 
 
-def test_what_is_trained_is_part_of_the_image_model(data: TuneData, cache: Path) -> None:
-    maps, pictures = opened(data, cache, True), opened(data, cache, False)
-    assert maps.network is maps.image_model.head
-    assert pictures.network is pictures.image_model
-
-
-def test_a_batch_that_cannot_be_had_is_said_before_features_are_cached(data: TuneData, tmp_path: Path) -> None:
+def test_an_impossible_batch_is_an_error_before_features_are_cached(data: TuneData, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="a batch of 50 images was asked for"):
-        open_feed(config(True, sampling={"kind": "plain", "batch": 50}), data, tmp_path / "cache", Share(), CPU)
+        opened(data, tmp_path / "cache", config(True, sampling={"kind": "plain", "batch": 50}))
     assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_epochs_may_be_asked_for_in_any_order(data: TuneData, cache: Path, cached: bool) -> None:
+def test_epochs_may_come_in_any_order(data: TuneData, cache: Path, cached: bool) -> None:
     def inputs(feed: Feed, epoch: int) -> torch.Tensor:
-        return torch.cat([batch.inputs["c5"] if cached else batch.inputs for batch in feed.train_batches(epoch)])
+        return torch.cat([tensor(batch.inputs) for batch in feed.train_batches(epoch)])
 
-    expected = [inputs(opened(data, cache, cached), epoch) for epoch in range(3)]
-    feed = opened(data, cache, cached)
-    next(feed.train_batches(0))  # Somebody loses interest.
+    expected = [inputs(opened(data, cache, config(cached)), epoch) for epoch in range(3)]
+    feed = opened(data, cache, config(cached))
+    next(feed.train_batches(0))  # An epoch is left in its middle.
     for epoch in (0, 1, 0, 2, 1, 2):
         assert torch.equal(inputs(feed, epoch), expected[epoch])
 
 
-def test_one_loader_serves_all_epochs_and_loads_none_after_the_last(
-    data: TuneData, cache: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("load", "min_crop_area"), [(load_tune, 1.0), (load_tune, 0.3), (load_final, 0.3)])
+def test_files_and_packed_pictures_give_the_same_tensors(
+    load: Any, min_crop_area: float, root: Path, cache: Path
 ) -> None:
-    made: list[Any] = []
-    given: list[Any] = []
+    settings = [config(False, min_crop_area, cache_pictures=packed) for packed in (False, True)]
+    data = load(root, settings[0].benchmark)
+    feeds = [opened(data, cache, one) for one in settings]
+    for epoch in range(2):
+        for one, other in zip(*(feed.train_batches(epoch) for feed in feeds), strict=True):
+            assert torch.equal(one.inputs, other.inputs) and (one.ids == other.ids).all()
+    for one, other in zip(*(feed.evaluation_inputs() for feed in feeds), strict=True):
+        assert torch.equal(one, other)
 
-    class Noted(loading.DataLoader):
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            made.append(self)
-            super().__init__(*arguments, **options)
 
-        def __iter__(self) -> Any:
-            for batch in super().__iter__():
-                given.append(batch)
-                yield batch
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pictures_do_not_depend_on_workers_batches_order_or_earlier_epochs(images: Images, workers: int) -> None:
+    files = PictureFiles(images, side_for_training(CROPS))
 
-    monkeypatch.setattr(loading, "DataLoader", Noted)
-    feed = open_feed(config(False, schedule={"epochs": 3}), data, cache, Share(), CPU)
-    for epoch in range(3):
-        list(feed.train_batches(epoch))
-    assert len(made) == 1 and len(given) == 3 * feed.steps_per_epoch
+    def pictures(*epochs: Any, workers: int = 0) -> torch.Tensor:
+        return torch.cat(list(train_loader(files, CROPS, epochs, seed=3, workers=workers)))
+
+    alone = [pictures((epoch, [np.arange(8)])) for epoch in range(2)]
+    shuffled = [np.array([7, 2, 5]), np.array([0, 1]), np.array([6, 4, 3])]
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    together = pictures((0, shuffled), (1, [np.arange(4), np.arange(4, 8)]), workers=workers)
+    assert torch.equal(torch.rand(3), expected), "loading draws nothing from the randomness of training"
+    assert torch.equal(together, torch.cat([alone[0][np.concatenate(shuffled)], alone[1]]))
+    assert not any(torch.equal(one, other) for one, other in zip(*alone, strict=True)), "epochs differ"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_evaluation_keeps_the_order_and_names_a_broken_picture_without_a_traceback(
+    tmp_path: Path, workers: int
+) -> None:
+    settings = config(True)
+    images = load_final(write_benchmark(tmp_path), settings.benchmark).train
+    files = PictureFiles(images, side_for_evaluation(settings.benchmark.images))
+    batches = list(evaluation_loader(files, settings.benchmark.images, 10, workers))
+    assert [len(batch) for batch in batches] == [10, 10, 4]
+    assert torch.equal(batches[2][3], for_evaluation(decode(images.path(23)), settings.benchmark.images))
+    images.path(3).write_bytes(images.path(3).read_bytes()[:100])
+    with pytest.raises(UserError) as caught:
+        list(evaluation_loader(files, settings.benchmark.images, 8, workers))
+    assert str(images.path(3)) in str(caught.value) and "Traceback" not in str(caught.value)
+
+
+def test_prefetched_items_keep_their_order_and_an_error_takes_the_place_of_its_item() -> None:
+    def items() -> Iterator[int]:
+        yield from range(4)
+        raise ValueError("broken")
+
+    ahead = prefetch(items())
+    assert [next(ahead) for _ in range(4)] == [0, 1, 2, 3]
+    with pytest.raises(ValueError, match="broken"):
+        next(ahead)
+
+
+def test_the_prefetching_thread_may_collect_its_own_iterator() -> None:
+    """Any thread may collect garbage in a cycle; pytest fails the test for an exception in the thread."""
+    collected, let_go = threading.Event(), threading.Event()
+
+    def items() -> Iterator[int]:
+        yield from (1, 2)
+        let_go.wait(10)
+        gc.collect()
+        collected.set()
+        yield 3
+
+    holder: list[Any] = [prefetch(items())]
+    holder.append(holder)
+    assert next(holder[0]) == 1 and next(holder[0]) == 2
+    del holder
+    let_go.set()
+    assert collected.wait(10)

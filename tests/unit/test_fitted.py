@@ -1,4 +1,4 @@
-"""What a run came to is read off its storage: the epoch that counts, whole, or nothing."""
+"""A run's result is read from its storage: the whole checkpoint of its best epoch, or a failure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ AUSUC = {1: 0.2, 2: 0.4, 3: 0.3}
 
 
 class Trainer:
-    """Takes Ray's place: all epochs were trained before."""
+    """Stands for Ray's trainer after all epochs."""
 
     def __init__(self, train_loop: Any, **settings: Any) -> None:
         pass
@@ -35,7 +35,7 @@ class Trainer:
 
 @pytest.fixture
 def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunSpec:
-    """A run of three epochs, of which the second counts."""
+    """A run of three epochs, of which the second is the best."""
     monkeypatch.setattr("pipeline.train.fit.DataParallelTrainer", Trainer)
     write_small(tmp_path)
     composed = load_experiment(str(tmp_path / "small.yaml"), ["schedule.epochs=3"])
@@ -53,17 +53,20 @@ def fitted(spec: RunSpec) -> Fitted | Failure:
     return fit(spec, Placement(1, 1, 0))
 
 
-def damage(spec: RunSpec, epoch: int) -> Path:
-    """Flips one bit."""
+def evaluation(spec: RunSpec, epoch: int) -> Path:
     (folder,) = (one.folder for one in kept_checkpoints(spec.run_folder) if one.epoch == epoch)
-    file = folder / EVALUATION_FILE
-    content = bytearray(file.read_bytes())
+    return folder / EVALUATION_FILE
+
+
+def flip_a_bit(spec: RunSpec, epoch: int) -> None:
+    content = bytearray(evaluation(spec, epoch).read_bytes())
     content[len(content) // 2] ^= 1
-    file.write_bytes(content)
-    return folder
+    evaluation(spec, epoch).write_bytes(content)
 
 
-def test_the_best_epoch_counts(spec: RunSpec) -> None:
+def test_the_best_epoch_counts_and_damage_to_others_does_not(spec: RunSpec) -> None:
+    for epoch in (1, 3):
+        flip_a_bit(spec, epoch)
     ended = fitted(spec)
     assert isinstance(ended, Fitted)
     assert (ended.epoch, ended.metrics["val/ausuc"]) == (2, 0.4)
@@ -71,36 +74,24 @@ def test_the_best_epoch_counts(spec: RunSpec) -> None:
 
 
 def test_workers_that_end_before_the_last_epoch_make_no_result(spec: RunSpec) -> None:
-    """As if a worker could not leave a note of its failure."""
     longer = spec.config.model_copy(update={"schedule": spec.config.schedule.model_copy(update={"epochs": 4})})
     ended = fitted(spec.model_copy(update={"config": longer}))
     assert isinstance(ended, Failure) and ended.reason == "workers-lost"
 
 
-@pytest.mark.parametrize("epoch", [1, 3])
-def test_damage_to_another_epoch_is_nobody_s_business(spec: RunSpec, epoch: int) -> None:
-    damage(spec, epoch)
-    assert isinstance(fitted(spec), Fitted)
-
-
 def test_a_damaged_checkpoint_of_the_epoch_that_counts_fails_the_run(spec: RunSpec) -> None:
-    damage(spec, 2)
+    flip_a_bit(spec, 2)
     ended = fitted(spec)
-    assert isinstance(ended, Failure)
-    assert ended.reason == "damaged-checkpoint"
-    assert ended.message == (
-        "the checkpoint of epoch 2, which counts, was damaged after it was written: "
-        "evaluation.npz is not as it was written"
-    )
-    assert ended.where == str(spec.run_folder) and "the same command trains the run again" in ended.hint
-    assert ended.mistake is None, "the launch goes on, and answers that a run failed"
+    assert isinstance(ended, Failure) and ended.reason == "damaged-checkpoint"
+    start = "the checkpoint of epoch 2, which counts, was damaged after it was written: "
+    assert ended.message == start + "evaluation.npz is not as it was written"
+    assert ended.where == str(spec.run_folder) and "the same command trains the run" in ended.hint
+    assert ended.mistake is None, "the launch goes on and reports a failed run"
 
 
-def test_where_an_epoch_was_trained_again_its_whole_attempt_counts(spec: RunSpec) -> None:
-    folder = damage(spec, 2)
-    (whole,) = (one.folder for one in kept_checkpoints(spec.run_folder) if one.epoch == 3)
+def test_of_an_epoch_that_was_trained_twice_the_whole_checkpoint_counts(spec: RunSpec) -> None:
+    flip_a_bit(spec, 2)
     with new_checkpoint(spec.run_folder, 2) as again:
-        (again / EVALUATION_FILE).write_bytes((whole / EVALUATION_FILE).read_bytes())
+        (again / EVALUATION_FILE).write_bytes(evaluation(spec, 3).read_bytes())
     ended = fitted(spec)
-    assert isinstance(ended, Fitted)
-    assert ended.checkpoint.name == "checkpoint_000002_2" and folder.exists()
+    assert isinstance(ended, Fitted) and ended.checkpoint.name == "checkpoint_000002_2"

@@ -1,4 +1,4 @@
-"""A folder of pictures and a table become a benchmark that loads, trains by the protocol and is checked, or nothing at all."""
+"""A folder of pictures and a table become a checked benchmark that loads and splits, or nothing at all."""
 
 from __future__ import annotations
 
@@ -28,14 +28,19 @@ from pipeline.cli.app import main
 
 CLASSES = ("owl", "Gull", "kiwi", "wren", "stork", "heron", "swift")
 ATTRIBUTES = ("has_bill::long", "webbed feet", "large eyes")
-VECTORS = "bill 1 0 0\nlong 0 1 0\nWebbed 0 0 1\nfeet 1 1 0\nlarge 0 1 1\neyes 2 0 0\nhas 0 0 0\n"
+VECTORS = "7 3\nbill 1 0 0\nlong 0 1 0\nWebbed 0 0 1\nfeet 1 1 0\nlarge 0 1 1\neyes 2 0 0\nhas 0 0 0\n"
 PER_CLASS = 6
 OPTIONS = ImportOptions("MINE", "error")
 
 
+def write_table(source: Path, rows: list[tuple[float, ...]]) -> None:
+    lines = [",".join(("class", *ATTRIBUTES)), *(",".join(map(str, row)) for row in rows)]
+    (source / "table.csv").write_text("\n".join(lines))
+
+
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Pictures, some in folders of folders and of other endings; a table in another order than the folders; vectors."""
+    """Pictures, some in nested folders and of other endings; a table in another order than the folders; vectors."""
     folder = tmp_path / "source"
     rng = np.random.default_rng(0)
     for name in CLASSES:
@@ -44,13 +49,8 @@ def source(tmp_path: Path) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(rng.integers(0, 255, (12, 14, 3), dtype=np.uint8)).save(path)
         (folder / "birds" / name / "notes.txt").write_text("no picture")
-    rows = rng.random((len(CLASSES), 3)).round(3)
-    lines = [
-        f"class,{','.join(ATTRIBUTES)}",
-        *(f"{c},{','.join(map(str, r))}" for c, r in zip(CLASSES, rows, strict=True)),
-    ]
-    (folder / "table.csv").write_text("\n".join(lines))
-    (folder / "vectors.txt").write_text("7 3\n" + VECTORS)
+    write_table(folder, [(name, *rng.random(3).round(3)) for name in CLASSES])
+    (folder / "vectors.txt").write_text(VECTORS)
     return folder
 
 
@@ -58,13 +58,13 @@ def run(source: Path, root: Path, options: ImportOptions = OPTIONS) -> Imported:
     return import_folder(source / "birds", source / "table.csv", source / "vectors.txt", root, options)
 
 
-def refused(source: Path, root: Path, match: str, options: ImportOptions = OPTIONS) -> None:
+def refused(source: Path, match: str, options: ImportOptions = OPTIONS) -> None:
     with pytest.raises(UserError, match=match):
-        run(source, root, options)
-    assert [path.name for path in root.parent.iterdir()] == ["source"], "nothing is left behind"
+        run(source, source.parent / "root", options)
+    assert [path.name for path in source.parent.iterdir()] == ["source"], "nothing is left behind"
 
 
-def test_what_is_made_loads_as_it_was_described(source: Path, tmp_path: Path) -> None:
+def test_an_imported_benchmark_loads_as_it_was_described(source: Path, tmp_path: Path) -> None:
     made = run(source, tmp_path / "root")
     config = BenchmarkConfig(name="MINE")
     benchmark = load_benchmark(made.root, config)
@@ -79,92 +79,56 @@ def test_what_is_made_loads_as_it_was_described(source: Path, tmp_path: Path) ->
         assert Path(file).parts[1] == CLASSES[label]
     final, tune = load_final(made.root, config), load_tune(made.root, config)
     assert (len(final.train), len(final.seen), len(final.unseen)) == (30, 6, 6)
-    assert set(made.val) == {tune.classes.names[u] for u in set(tune.unseen.labels.tolist())}
-    assert {final.classes.names[u] for u in set(final.unseen.labels.tolist())} == set(made.unseen)
+    for split, names in ((tune, made.val), (final, made.unseen)):
+        assert {split.classes.names[u] for u in split.unseen.labels} == set(names)
+    options = [replace(OPTIONS, seed=seed) for seed in (3, 3, *range(8))]
+    drawn = [tuple(propose(benchmark.labels, CLASSES, one)["test_unseen_loc"]) for one in options]
+    assert drawn[0] == drawn[1] and len(set(drawn)) > 1
     assert {one.level for one in made.findings} == {"ok"}
     assert (made.root / "attribute_names/MINE/attributes.txt").read_text().splitlines()[1] == "2 webbed feet"
-
-
-def test_the_same_seed_draws_the_same_and_names_go_before_it(source: Path, tmp_path: Path) -> None:
-    labels = np.repeat(np.arange(len(CLASSES)), PER_CLASS)
-    once, again = (propose(labels, CLASSES, replace(OPTIONS, seed=3)) for _ in range(2))
-    assert all(np.array_equal(once[name], again[name]) for name in once)
-    drawn = {tuple(propose(labels, CLASSES, replace(OPTIONS, seed=s))["test_unseen_loc"]) for s in range(8)}
-    assert len(drawn) > 1
-    made = run(source, tmp_path / "root", replace(OPTIONS, unseen=("owl", "kiwi")))
-    assert made.unseen == ("owl", "kiwi")
-    assert made.images == {"trainval_loc": 25, "test_seen_loc": 5, "test_unseen_loc": 12, "train_loc": 20, "val_loc": 5}
-
-
-def test_nothing_is_written_over(source: Path, tmp_path: Path) -> None:
-    root = tmp_path / "root"
-    run(source, root)
-    before = sorted(root.rglob("*"))
+    # A second import changes nothing.
+    before = sorted(made.root.rglob("*"))
     with pytest.raises(UserError, match="imported there before"):
-        run(source, root)
-    assert sorted(root.rglob("*")) == before
-    assert json.loads((root / MARKER).read_text())["unknown_words"] == "error"
+        run(source, made.root)
+    assert sorted(made.root.rglob("*")) == before
+    assert json.loads((made.root / MARKER).read_text())["unknown_words"] == "error"
     with pytest.raises(UserError, match="not empty"):
         run(source, source)
 
 
-def test_folder_and_table_must_name_the_same_classes(source: Path, tmp_path: Path) -> None:
+def test_folder_and_table_must_name_the_same_classes(source: Path) -> None:
     (source / "birds" / "emu").mkdir()
-    refused(source, tmp_path / "root", "no row for the folder emu")
+    refused(source, "no row for the folder emu")
     (source / "birds" / "emu").rename(source / "emu")
     (source / "birds" / "owl").rename(source / "owl")
-    refused(source, tmp_path / "root", "no folder for the class owl")
+    refused(source, "no folder for the class owl")
 
 
-def test_a_broken_picture_is_named_where_it_stands(source: Path, tmp_path: Path) -> None:
+def test_broken_pictures_and_reserved_folders_are_named_where_they_stand(source: Path) -> None:
     broken = source / "birds" / "owl" / "0.jpg"
     broken.write_bytes(broken.read_bytes()[:200])
-    refused(source, tmp_path / "root", f"pictures: 1 cannot be decoded: {broken}")
+    refused(source, f"pictures: 1 cannot be decoded: {broken}")
+    (source / "birds" / "owl" / "more").rename(source / "birds" / "owl" / "images")
+    refused(source, "cannot be called so")
 
 
-def test_too_little_is_refused(source: Path, tmp_path: Path) -> None:
-    root = tmp_path / "root"
-    refused(source, root, "2 classes would be seen, 3 are needed", replace(OPTIONS, unseen_share=0.7))
-    refused(source, root, "no class emu to be unseen", replace(OPTIONS, unseen=("emu",)))
+def test_impossible_names_and_too_few_classes_or_pictures_are_refused(source: Path, tmp_path: Path) -> None:
+    for name in ("", "my set", "a/b"):
+        refused(source, "cannot be the name", replace(OPTIONS, name=name))
+    refused(source, "2 classes would be seen, 3 are needed", replace(OPTIONS, unseen_share=0.7))
+    refused(source, "no class emu to be unseen", replace(OPTIONS, unseen=("emu",)))
     for path in sorted((source / "birds" / "owl").rglob("*.PNG"))[:4]:
         path.unlink()
-    refused(
-        source, root, "1 seen classes have fewer than 3 pictures, the first is owl", replace(OPTIONS, unseen=("kiwi",))
-    )
-    assert run(source, root, replace(OPTIONS, unseen=("owl",))).images["test_unseen_loc"] == 2
+    few = "1 seen classes have fewer than 3 pictures, the first is owl"
+    refused(source, few, replace(OPTIONS, unseen=("kiwi",)))
+    assert run(source, tmp_path / "root", replace(OPTIONS, unseen=("owl",))).images["test_unseen_loc"] == 2
 
 
-@pytest.mark.parametrize("name", ["", "my set", "a/b"])
-def test_names_that_are_no_folder_are_refused(source: Path, tmp_path: Path, name: str) -> None:
-    refused(source, tmp_path / "root", "cannot be the name", replace(OPTIONS, name=name))
-
-
-def test_a_folder_that_means_something_else_in_the_layout_is_refused(source: Path, tmp_path: Path) -> None:
-    (source / "birds" / "owl" / "more").rename(source / "birds" / "owl" / "images")
-    refused(source, tmp_path / "root", "cannot be called so")
-
-
-def test_attributes_that_training_cannot_teach_are_told(source: Path, tmp_path: Path) -> None:
-    lines = [
-        f"class,{','.join(ATTRIBUTES)}",
-        *(f"{c},1,{0.1 * i + 0.1},{int(c == 'kiwi')}" for i, c in enumerate(CLASSES)),
-    ]
-    (source / "table.csv").write_text("\n".join(lines))
+def test_attributes_that_cannot_be_learned_are_a_warning(source: Path, tmp_path: Path) -> None:
+    write_table(source, [(name, 1, 0.1 * i + 0.1, int(name == "kiwi")) for i, name in enumerate(CLASSES)])
     made = run(source, tmp_path / "root", replace(OPTIONS, unseen=("kiwi",)))
     (warning,) = [one for one in made.findings if one.level == "warning"]
     assert "1 cannot be learned" in warning.detail and "large eyes" in warning.detail
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("has_bill_shape::curved_(up)", ("has", "bill", "shape", "curved", "up")),
-        ("man-made", ("man", "made")),
-        ("Öl 3", ("öl", "3")),
-    ],
-)
-def test_words_of_a_name(name: str, words: tuple[str, ...]) -> None:
-    assert words_of(name) == words
 
 
 def test_vectors_are_read_from_both_formats(tmp_path: Path) -> None:
@@ -187,13 +151,14 @@ def test_vectors_are_read_from_both_formats(tmp_path: Path) -> None:
     ],
 )
 def test_broken_vector_files_are_refused(tmp_path: Path, text: str, match: str) -> None:
-    path = tmp_path / "v.txt"
-    path.write_text(text)
+    (tmp_path / "v.txt").write_text(text)
     with pytest.raises(UserError, match=match):
-        read_vectors(path, {"red", "blue"})
+        read_vectors(tmp_path / "v.txt", {"red", "blue"})
 
 
-def test_unknown_words_go_as_they_were_told() -> None:
+def test_unknown_words_are_treated_as_chosen() -> None:
+    assert words_of("has_bill_shape::curved_(up)") == ("has", "bill", "shape", "curved", "up")
+    assert words_of("man-made Öl 3") == ("man", "made", "öl", "3")
     vectors = {"red": np.array([1.0, 0.0]), "wing": np.array([0.0, 3.0])}
     names = ("red wing", "red beak", "tail")
     with pytest.raises(UserError, match="no word vectors for beak, tail"):
@@ -205,14 +170,26 @@ def test_unknown_words_go_as_they_were_told() -> None:
 
 
 def test_the_verb_imports_and_verify_agrees(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    unseen = source / "unseen.txt"
-    unseen.write_text("owl\n\nkiwi\n")
+    (source / "unseen.txt").write_text("owl\n\nkiwi\n")
+    root = tmp_path / "root"
+    files = {"--classes": "table.csv", "--vectors": "vectors.txt", "--unseen": "unseen.txt"}
     command = [
-        "data", "import", str(source / "birds"), "--classes", str(source / "table.csv"), "--vectors", str(source / "vectors.txt"),
-        "--oov", "error", "--name", "MINE", "--out", str(tmp_path / "root"), "--unseen", str(unseen), "--json",
-    ]  # fmt: skip
+        "data",
+        "import",
+        str(source / "birds"),
+        "--oov",
+        "error",
+        "--name",
+        "MINE",
+        "--out",
+        str(root),
+        "--json",
+    ]
+    command += [word for option, file in files.items() for word in (option, str(source / file))]
     assert main(command) == 0
     made = json.loads(capsys.readouterr().out)
-    assert made["unseen"] == ["owl", "kiwi"] and made["images"]["test_unseen_loc"] == 12
-    assert main(["data", "verify", str(tmp_path / "root/MINE.yaml"), "--data-root", str(tmp_path / "root")]) == 0
+    assert made["unseen"] == ["owl", "kiwi"]
+    counts = {"trainval_loc": 25, "test_seen_loc": 5, "test_unseen_loc": 12, "train_loc": 20, "val_loc": 5}
+    assert made["images"] == counts
+    assert main(["data", "verify", str(root / "MINE.yaml"), "--data-root", str(root)]) == 0
     assert main(command) == 2

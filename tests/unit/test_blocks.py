@@ -1,0 +1,131 @@
+"""Properties of blocks and loss beyond the equations that tests/golden/test_plain_head.py compares."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mgmrn.config import LossConfig, RefinementConfig, RegionConfig
+from mgmrn.losses import TERMS, zsl_loss
+from mgmrn.model.network import NetworkOutput, init_weights
+from mgmrn.model.refinement import MutualRefinement, source_groups
+from mgmrn.model.regions import RegionMining, Regions, build_regions, decorrelation, occupancy, occupancy_loss
+
+LEVELS = ("c3", "c4", "c5")
+K, C, D, B, S, U = 4, 24, 8, 5, 6, 4
+
+
+@pytest.mark.parametrize(
+    ("topology", "groups"),
+    [
+        ("none", [(), (), ()]),
+        ("cascade", [(("c4", "c5"),), (("c5",),), ()]),
+        ("adjacent", [(("c4",),), (("c3",), ("c5",)), (("c4",),)]),
+    ],
+)
+def test_levels_are_refined_by_the_topology(topology: str, groups: list[tuple[tuple[str, ...], ...]]) -> None:
+    assert [source_groups(topology, LEVELS, level) for level in LEVELS] == groups
+    assert source_groups("adjacent", ("c2", "c5"), "c2") == (("c5",),), "neighbours need not be consecutive stages"
+
+
+def test_grids_that_a_trunk_rounded_differently_are_matched_before_they_are_concatenated() -> None:
+    refinement = MutualRefinement(LEVELS, D, RefinementConfig(topology="cascade", channel_reduction=4))
+    x = {level: torch.randn(1, D, side, side) for level, side in zip(LEVELS, (4, 4, 3), strict=True)}
+    assert refinement("c3", x).shape == (1, 32, D)
+
+
+def mining(channels: int = C) -> RegionMining:
+    torch.manual_seed(0)
+    unit = build_regions(channels, RegionConfig(mode="regions", count=K, reduced_width=16))
+    assert isinstance(unit, RegionMining)
+    return unit.apply(init_weights)
+
+
+def test_regions_are_float32_inside_autocast() -> None:
+    unit = mining(channels=16)
+    x = torch.randn(2, 16, 5, 5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = unit(x)
+        rounded = unit(x.bfloat16())
+    assert {out.features.dtype, out.regions.assignment.dtype, rounded.regions.descriptors.dtype} == {torch.float32}
+    torch.testing.assert_close(out.regions.assignment, unit(x).regions.assignment, rtol=0, atol=0)
+
+
+def test_blank_maps_stay_finite() -> None:
+    unit = mining()
+    x = torch.zeros(2, C, 3, 3, requires_grad=True)
+    out = unit(x)
+    regularisers = occupancy_loss(occupancy(out.regions.assignment)) + decorrelation(out.regions.descriptors).sum()
+    (out.features.sum() + regularisers).backward()
+    values: list[Tensor] = [out.features, x.grad, *(p.grad for p in unit.parameters() if p.grad is not None)]
+    assert all(torch.isfinite(value).all() for value in values)
+
+
+def test_occupancy_is_the_maximum_of_the_blurred_assignment() -> None:
+    assignment = torch.zeros(1, 2, 7, 7)
+    assignment[0, 0] = 1
+    assignment[0, 1, 3, 3] = 1
+    expected = [1, (1 / (1 + 2 * math.exp(-2))) ** 2]
+    assert occupancy(assignment)[0].tolist() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 2, 64])
+def test_occupancy_loss_compares_with_scipys_quantiles(count: int) -> None:
+    occupancies = torch.rand(count, 3)
+    quantiles = scipy.stats.beta(1, 0.001).ppf((np.arange(count) + 0.5) / count)
+    values = np.sort(occupancies.numpy().astype(np.float64), axis=0)
+    expected = np.abs(np.log(values + 1e-5) - np.log(quantiles + 1e-5)[:, None]).mean()
+    assert float(occupancy_loss(occupancies)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_decorrelation_is_the_mean_squared_cosine_of_pairs() -> None:
+    z = F.normalize(torch.randn(5, K, 9), dim=2)
+    cosines = torch.einsum("bkr,bjr->bkj", z, z)
+    pairs = torch.stack([cosines[:, i, j] ** 2 for i in range(K) for j in range(K) if i != j])
+    torch.testing.assert_close(decorrelation(z), pairs.mean(dim=0))
+    assert float(decorrelation(torch.eye(K)[None]).abs()) == pytest.approx(0)
+
+
+def example() -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """Attribute vectors, targets and class attributes."""
+    attributes = {level: torch.randn(B, S) for level in ("c4", "c5")}
+    return attributes, torch.randint(0, U, (B,)), torch.rand(U, S) + 0.1
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_the_loss_is_its_equation(reduction: str) -> None:
+    attributes, targets, classes = example()
+    mined = Regions(torch.randn(B, 3, 4, 4).softmax(dim=1), F.normalize(torch.randn(B, 3, 8), dim=2))
+    weights = {"regression": 0.3, "occupancy": 0.2, "decorrelation": 0.4, "level_weights": {"c4": 0.5}}
+    config = LossConfig(scale=7, regression_reduction=reduction, label_smoothing=0.1, **weights)
+    terms = zsl_loss(NetworkOutput(attributes, {"c4": mined}), targets, classes, config, global_batch=B)
+    a = classes / classes.norm(dim=1, keepdim=True)
+    ce = reg = torch.zeros(())
+    for level, v in attributes.items():
+        unit = v / v.norm(dim=1, keepdim=True)
+        weight = 0.5 if level == "c4" else 1.0
+        ce = ce + weight * F.cross_entropy(7 * unit @ a.T, targets, label_smoothing=0.1)
+        squared = (unit - a[targets]).square()
+        reg = reg + weight * (squared.sum(1) if reduction == "sum" else squared.mean(1)).mean()
+    occ = 0.5 * occupancy_loss(occupancy(mined.assignment))
+    dec = 0.5 * decorrelation(mined.descriptors).mean()
+    expected = (ce + 0.3 * reg + 0.2 * occ + 0.4 * dec, ce, reg, occ, dec)
+    for name, wanted in zip(TERMS, expected, strict=True):
+        torch.testing.assert_close(getattr(terms, name), wanted)
+
+
+def test_the_loss_is_finite_for_zero_vectors_and_float32_inside_autocast() -> None:
+    attributes, targets, classes = example()
+    attributes["c5"] = torch.zeros(B, S, requires_grad=True)
+    plain = zsl_loss(NetworkOutput(attributes, {}), targets, classes, LossConfig(), global_batch=B).total
+    plain.backward()
+    assert torch.isfinite(plain) and torch.isfinite(attributes["c5"].grad).all()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = zsl_loss(NetworkOutput(attributes, {}), targets, classes, LossConfig(), global_batch=B).total
+    torch.testing.assert_close(inside, plain, rtol=0, atol=0)
