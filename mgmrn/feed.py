@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from mgmrn.config import EpisodicSampling, ExperimentConfig
-from mgmrn.data.episodes import EpisodicBatches, PlainBatches, Rows, eval_shard, shard
+from mgmrn.data.episodes import EpisodicBatches, PlainBatches, eval_shard, shard
 from mgmrn.data.kept import Progress
 from mgmrn.data.loading import prefetch
 from mgmrn.data.splits import ClassTable, FinalData, Images, TuneData
@@ -49,8 +50,7 @@ class Feed:
         self.image_model = image_model
         self.steps_per_epoch = len(batches)
         self.global_batch = batches.global_batch
-        self._batches = batches
-        self._share = share
+        self._shares = partial(shard, batches, rank=share.rank, world_size=share.world_size)
         self._source = source
         self._epochs = epochs
         self._stream: Iterator[Inputs] = iter(())
@@ -65,16 +65,15 @@ class Feed:
 
         In consecutive epochs the first batches of the next one are loaded while the network is evaluated.
         """
+        shares = self._shares
         if epoch != self._loading:
             epochs = range(epoch, max(epoch + 1, self._epochs))
-            self._stream = prefetch(self._source.training((one, list(self._shares(one))) for one in epochs))
+            # Without a reference to the feed, so that the stream ends with it.
+            self._stream = prefetch(self._source.training((one, list(shares(one))) for one in epochs))
         self._loading = None
-        for rows in self._shares(epoch):
+        for rows in shares(epoch):
             yield Batch(next(self._stream), self._targets[torch.from_numpy(rows)], self._ids[rows])
         self._loading = epoch + 1 if epoch + 1 < self._epochs else None
-
-    def _shares(self, epoch: int) -> Iterator[Rows]:
-        return shard(self._batches, epoch, self._share.rank, self._share.world_size)
 
     def evaluation_inputs(self) -> Iterator[Inputs]:
         """This rank's contiguous share of the evaluation images, seen first, never padded."""

@@ -42,7 +42,7 @@ def brute_force(problem, gamma: float) -> tuple[float, float]:
 
 
 @given(problems())
-@settings(max_examples=75)
+@settings(max_examples=50)
 def test_curve_equals_brute_force_between_all_thresholds(problem):
     curve = seen_unseen_curve(*problem, SEEN)
     # Thresholds are whole numbers here, so every half-integer lies strictly between two.
