@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.ablation.cells import GridCell
-from pipeline.ablation.request import AblationRequest
+from pipeline.ablation.config import AblationFile
+from pipeline.ablation.grid import GridCell
 from pipeline.tracking.connection import sqlite_file
 from pipeline.tracking.model import MODEL_TAG
 from pipeline.tracking.store import TrackingStore
@@ -46,9 +46,13 @@ class FinishedGrid:
         """File of the grid, and options."""
         return [str(self.folder / "grid.yaml"), *self.options]
 
-    def request(self) -> AblationRequest:
-        file = write_grid(self.folder, _TEXT.format(small=self.folder / "small.yaml"))
-        return AblationRequest(file, Where(self.store.uri, self.folder / "data", self.folder / "runs"))
+    @property
+    def file(self) -> AblationFile:
+        return write_grid(self.folder, _TEXT.format(small=self.folder / "small.yaml"))
+
+    @property
+    def where(self) -> Where:
+        return Where(self.store.uri, self.folder / "data", self.folder / "runs")
 
     def copied_to(self, folder: Path) -> FinishedGrid:
         """The grid with a copy of its database."""
@@ -71,7 +75,7 @@ def make_finished_grid(folder: Path, tables: Path) -> FinishedGrid:
     shutil.copy(tables, folder / "mlflow.db")
     write_data(folder / "data")
     made = FinishedGrid(folder, TrackingStore.connect(f"sqlite:///{folder}/mlflow.db"), {}, {})
-    for cell in cells_of(made.request().file, folder / "data"):
+    for cell in cells_of(made.file, folder / "data"):
         made.cells.setdefault(cell.variant, []).append(cell)
         for score in SCORES[cell.variant][cell.seed : cell.seed + 1]:
             run_in(made.store, made.store.create_parent("launch", {}), cell.tune, 0.9)

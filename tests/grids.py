@@ -9,37 +9,37 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from pipeline.ablation.cells import GridCell, MissingCell, make_cells
 from pipeline.ablation.config import AblationFile, load_ablation
-from pipeline.ablation.grid import make_grid
+from pipeline.ablation.grid import GridCell, MissingCell, make_cells, make_grid
 from pipeline.ablation.plan import PlannedCell, plan_cells
 from pipeline.analysis.runs import FIGURES
+from pipeline.driver import driver_tag
+from pipeline.spool import PARENT_TAG, NewRun
 from pipeline.tracking.environment import GitState
-from pipeline.tracking.store import TrackedRun, TrackingStore
+from pipeline.tracking.store import DRIVER_TAG, TrackedRun, TrackingStore
 from pipeline.train.cell import Cell
 from pipeline.train.placement import Placement
 from pipeline.train.spec import Calibration
 from pipeline.trials.known import KnownRuns
 from tests.ray.small import EXPERIMENT
-from tests.runs import create_child
 from tests.tiny import write_benchmark
 
 DECIDED = Calibration(epochs=2, gamma=0.25)
-"""By every tune run here that is said to have come to its end."""
+"""Calibration of every finished tune run here."""
 OWN = "1"
-"""Experiment of the grid, and of all runs that `a_run` makes."""
+"""Id of the experiment of the grid and of all runs that `a_run` makes."""
 SMOOTH = "variants:\n  smooth: {loss.label_smoothing: 0.1}\n"
 
 _numbers = count()
 
 
 def write_data(root: Path, **changed: Any) -> Path:
-    """Lists and attributes; nobody looks for the pictures."""
+    """Write lists and attributes without pictures."""
     return write_benchmark(root, pictures=False, **changed)
 
 
 def write_grid(folder: Path, text: str = SMOOTH, name: str = "grid") -> AblationFile:
-    """An ablation of `small.yaml`, which stands beside it, with the seed 0 unless the text names others."""
+    """Write an ablation of `small.yaml` and that file, with the seed 0 unless the text names others."""
     (folder / "small.yaml").write_text(EXPERIMENT)
     seeds = "" if "seeds:" in text else "seeds: [0]\n"
     path = folder / f"{name}.yaml"
@@ -48,18 +48,18 @@ def write_grid(folder: Path, text: str = SMOOTH, name: str = "grid") -> Ablation
 
 
 def cells_of(file: AblationFile, data_root: Path) -> list[GridCell]:
-    """The cells of a grid whose data are all there."""
+    """Cells of a grid whose data are all there."""
     cells = make_cells(make_grid(file), data_root)
     return [cell for cell in cells if isinstance(cell, GridCell)]
 
 
 def plan_of(cells: Sequence[GridCell | MissingCell], *runs: TrackedRun) -> list[PlannedCell]:
-    """What the cells' states are with these runs in the store, the latest of which is named last."""
+    """Plan of cells with these runs in the store, the latest of which is named last."""
     return plan_cells(cells, KnownRuns(reversed(runs), OWN))
 
 
 def tags_of(cell: Cell, score: float | None = None, decided: Calibration = DECIDED, **more: str) -> dict[str, str]:
-    """As a run carries them; with a score also what it came to. `more` are further tags, without `mgmrn.`."""
+    """Tags of a run, with a score also those of its end; `more` are further tags, without `mgmrn.`."""
     with mock.patch("pipeline.train.cell.git_state", lambda: GitState("none", False, "", ())):
         tags = dict(cell.tags("study", Placement(1, 1, 0)))
     if score is not None:
@@ -70,21 +70,22 @@ def tags_of(cell: Cell, score: float | None = None, decided: Calibration = DECID
 
 
 def figures(cell: Cell, score: float) -> dict[str, float]:
-    """Every figure of a run, each another one, as the store names them."""
+    """Figures of a run, each another one, by their names in the store."""
     prefix = "val/" if cell.split == "tune" else "test/"
     return {prefix + key: score + position / 100 for position, key in enumerate(FIGURES)}
 
 
 def a_run(cell: Cell, status: str = "FINISHED", *, seconds: float | None = 10.0, **more: Any) -> TrackedRun:
-    """A run without a store; `more` as `tags_of` takes it."""
+    """Run without a store; `more` as for `tags_of`."""
     if status == "FINISHED":
         more.setdefault("score", 0.5)
     return TrackedRun(f"r{next(_numbers)}", cell.name, status, tags_of(cell, **more), {}, OWN, seconds)
 
 
 def run_in(store: TrackingStore, parent_run_id: str, cell: Cell, score: float, **more: Any) -> str:
-    """A finished run in a store; returns its id."""
-    run_id = create_child(store, parent_run_id, cell.name, tags_of(cell, score, **more), cell.config)
+    """Add a finished run without params to a store; returns its id."""
+    tags = {**tags_of(cell, score, **more), PARENT_TAG: parent_run_id, DRIVER_TAG: driver_tag()}
+    run_id = store.create_run(NewRun(cell.name, tags))
     store.log_metrics(run_id, 2, figures(cell, score), 0)
     store.finish(run_id, "FINISHED", "finished")
     return run_id

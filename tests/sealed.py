@@ -1,4 +1,4 @@
-"""What a sealed process tries in order to reach the test sets; run in a process of its own, since no seal is opened again.
+"""Attempts of a sealed process to reach the test sets; run in a process of its own, since no seal is opened again.
 
     python -m tests.sealed FOLDER      the folder that `tests/unit/test_seal.py` has prepared
 
@@ -16,9 +16,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.io import loadmat
 
+from mgmrn import sources
+from mgmrn.checkpoint import load_model, load_state
 from mgmrn.config import BenchmarkConfig, ExperimentConfig
+from mgmrn.data import doctor, splits, xlsa17
+from mgmrn.data.seal import close_seal
+from mgmrn.data.splits import FinalData, TuneData
+from mgmrn.makers.standin import make_standin
+from mgmrn.makers.synthetic import creature_classes, make_synthetic
+from mgmrn.protocol import load_evaluation
+from pipeline.cache import build_caches
+from pipeline.config.compose import ComposedConfig
+from pipeline.train.fit import Fitted, fit
+from pipeline.train.launch import run_experiment
+from pipeline.train.placement import Placement, Workers
+from pipeline.train.request import TrainRequest
+from pipeline.train.spec import RunSpec
+from pipeline.trials.plan import SealedPlan
+from pipeline.where import Where
 from tests.tiny import UNSEEN, lists
 
 CONFIG = ExperimentConfig.model_validate(
@@ -33,6 +51,7 @@ CONFIG = ExperimentConfig.model_validate(
     }
 )
 TINY: BenchmarkConfig = CONFIG.benchmark
+FILES = "data/xlsa17/data/TINY"
 TEST_IDS = np.concatenate([lists()["test_seen_loc"], lists()["test_unseen_loc"]])
 
 
@@ -63,14 +82,14 @@ def reachable(value: Any, met: set[int]) -> Iterator[Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Secrets:
-    """What nobody may learn of the test sets, read from the files themselves."""
+    """Content of the test sets, read from the files themselves."""
 
     words: frozenset[str]
-    """Unseen classes, and where test images stand."""
+    """Unseen classes, and files of test images."""
     attributes: np.ndarray
     """Unit rows of the unseen classes."""
     labels: np.ndarray
-    """Of all images."""
+    """Labels of all images."""
 
     @classmethod
     def of(cls, root: Path) -> Secrets:
@@ -83,19 +102,18 @@ class Secrets:
         return cls(frozenset(words), attributes, images["labels"].ravel().astype(int) - 1)
 
     def found_in(self, answer: Any) -> list[str]:
-        """What of them an answer leads to."""
-        from mgmrn.data.splits import FinalData, Images
-        from mgmrn.data.xlsa17 import Benchmark
-
+        """Names of the secrets that an answer leads to."""
         found = []
         for value in reachable(answer, set()):
             if isinstance(value, FinalData):
                 found.append("the final split")
             if isinstance(value, str):
                 found += [word for word in self.words if word in value]
-            if isinstance(value, Images) and np.isin(value.ids, TEST_IDS).any():
+            if isinstance(value, splits.Images) and np.isin(value.ids, TEST_IDS).any():
                 found.append("a test image's position")
-            if isinstance(value, Benchmark) and any(np.isin(ids, TEST_IDS).any() for ids in value.lists.values()):
+            if isinstance(value, xlsa17.Benchmark) and any(
+                np.isin(ids, TEST_IDS).any() for ids in value.lists.values()
+            ):
                 found.append("a test list")
             if isinstance(value, np.ndarray) and value.dtype.kind in "iuf":
                 found += self._numbers_in(value)
@@ -112,125 +130,31 @@ class Secrets:
                     yield "an unseen class's attributes"
 
 
-def load_tune(folder: Path) -> Any:
-    from mgmrn.data import splits
+def silent(message: str) -> None:
+    """Progress of a pass over pictures, which is not shown."""
 
+
+def load_tune(folder: Path) -> TuneData:
     return splits.load_tune(folder / "data", TINY)
 
 
-def load_tune_with_other_options(folder: Path) -> Any:
-    from mgmrn.data import splits
-
+def load_tune_with_other_options(folder: Path) -> list[TuneData]:
     fractions = (TINY.model_copy(update={"tune_seen_fraction": 0.9, "tune_split_seed": seed}) for seed in range(3))
     return [splits.load_tune(folder / "data", config) for config in fractions]
 
 
-def load_benchmark(folder: Path) -> Any:
-    from mgmrn.data import xlsa17
-
-    return xlsa17.load_benchmark(folder / "data", TINY)
-
-
 def classes_of_a_benchmark(folder: Path) -> Any:
-    benchmark = load_benchmark(folder)
+    benchmark = xlsa17.load_benchmark(folder / "data", TINY)
     parts = [np.unique(benchmark.labels[benchmark.lists[name]]) for name in ("trainval_loc", "test_unseen_loc")]
     return [parts, [benchmark.class_names[label] for label in parts[1]], benchmark]
 
 
-def load_final(folder: Path) -> Any:
-    from mgmrn.data import splits
-
-    return splits.load_final(folder / "data", TINY)
-
-
-def final_data_of_a_benchmark(folder: Path) -> Any:
-    from mgmrn.data.splits import final_data
-
-    return final_data(load_benchmark(folder))
-
-
-def final_data_made_by_hand(folder: Path) -> Any:
-    from mgmrn.data.splits import FinalData
-
+def final_data_made_by_hand(folder: Path) -> FinalData:
     tune = load_tune(folder)
     return FinalData(**{field.name: getattr(tune, field.name) for field in dataclasses.fields(tune)})
 
 
-def final_data_from_another_process(folder: Path) -> Any:
-    return pickle.loads((folder / "final.pickle").read_bytes())
-
-
-def read_the_image_list(folder: Path) -> Any:
-    from mgmrn.data.xlsa17 import read_mat
-
-    return read_mat(folder / "data/xlsa17/data/TINY/res101.mat", ("image_files", "labels"))
-
-
-def read_the_splits(folder: Path) -> Any:
-    from mgmrn.data.xlsa17 import read_mat
-
-    return read_mat(folder / "data/xlsa17/data/TINY/att_splits.mat", ("att",), ("original_att", "test_seen_loc"))
-
-
-def verify(folder: Path) -> Any:
-    from mgmrn.data import doctor
-
-    return doctor.verify(folder / "data", TINY, threads=1)
-
-
-def make_a_standin(folder: Path) -> Any:
-    from mgmrn.makers.standin import make_standin
-
-    return make_standin("cub", folder / "cub", folder / "standin", per_class=1, size=32)
-
-
-def draw_the_synthetic_benchmark(folder: Path) -> Any:
-    from mgmrn.makers.synthetic import make_synthetic
-
-    return make_synthetic(folder / "synthetic", per_class=5, size=32)
-
-
-def classes_of_the_synthetic_benchmark(folder: Path) -> Any:
-    from mgmrn.makers.synthetic import creature_classes
-
-    return creature_classes(0)
-
-
-def evaluation_of_a_final_run(folder: Path) -> Any:
-    from mgmrn.protocol import load_evaluation
-
-    return load_evaluation(folder / "final" / "evaluation.npz")
-
-
-def what_a_final_run_came_to(folder: Path) -> Any:
-    from pipeline.train.fit import Fitted
-
-    return Fitted.from_checkpoint(folder / "final", {"epoch": 1})
-
-
-def evaluation_of_a_tune_run(folder: Path) -> Any:
-    from mgmrn.protocol import load_evaluation
-
-    return load_evaluation(folder / "tune" / "evaluation.npz")
-
-
-def model_of_a_final_run(folder: Path) -> Any:
-    from mgmrn.checkpoint import load_model
-
-    return load_model(folder / "final" / "model.pt")
-
-
-def state_of_that_model(folder: Path) -> Any:
-    from mgmrn.checkpoint import load_state
-
-    return load_state(folder / "final" / "model.pt")
-
-
 def cached_maps(folder: Path) -> Any:
-    import torch
-
-    from mgmrn import sources
-
     maps = sources.cached_maps(CONFIG, load_tune(folder), folder / "cache", torch.device("cpu"), lambda message: None)
     for part in maps:
         assert len(part.straight["c2"]) == len(lists()["trainval_loc"]), "one row for each image of trainval"
@@ -238,33 +162,7 @@ def cached_maps(folder: Path) -> Any:
     return maps
 
 
-def packed_pictures(folder: Path) -> Any:
-    from mgmrn import sources
-
-    return sources.packed_pictures(CONFIG, load_tune(folder), folder / "cache", lambda message: None)
-
-
-def caches_of_both_splits(folder: Path) -> Any:
-    from pipeline.cache import build_caches
-
-    return build_caches(CONFIG, folder / "data", folder / "cache", lambda message: None)
-
-
-def final_spec(folder: Path) -> Any:
-    from pipeline.train.spec import RunSpec
-
-    return RunSpec.model_validate_json((folder / "final.json").read_text())
-
-
-def final_spec_for_a_trial(folder: Path) -> Any:
-    from pipeline.trials.plan import TuneSpec
-
-    return TuneSpec.model_validate_json((folder / "final.json").read_text())
-
-
 def final_spec_in_a_plan(folder: Path) -> Any:
-    from pipeline.trials.plan import SealedPlan
-
     runs = [json.loads((folder / "final.json").read_text())]
     placement = {"workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 0}
     plan = {"number": 0, "runs": runs, "placement": placement}
@@ -272,20 +170,11 @@ def final_spec_in_a_plan(folder: Path) -> Any:
 
 
 def train_on_final(folder: Path) -> Any:
-    """Its workers would be processes of their own, which nobody has sealed."""
-    from pipeline.train.fit import fit
-    from pipeline.train.placement import Placement
-
-    return fit(final_spec(folder), Placement(1, 1, 0))
+    """Its workers would be processes of their own, which are not sealed."""
+    return fit(RunSpec.model_validate_json((folder / "final.json").read_text()), Placement(1, 1, 0))
 
 
 def train_as_the_command_does(folder: Path) -> Any:
-    from pipeline.config.compose import ComposedConfig
-    from pipeline.train.launch import run_experiment
-    from pipeline.train.placement import Workers
-    from pipeline.train.request import TrainRequest
-    from pipeline.where import Where
-
     request = TrainRequest(
         experiment="x",
         composed=ComposedConfig("x", CONFIG, {}),
@@ -297,48 +186,48 @@ def train_as_the_command_does(folder: Path) -> Any:
     return run_experiment(request)
 
 
-ATTEMPTS: dict[str, Callable[[Path], Any]] = {
-    attempt.__name__: attempt
-    for attempt in (
-        load_tune,
-        load_tune_with_other_options,
-        load_benchmark,
-        classes_of_a_benchmark,
-        load_final,
-        final_data_of_a_benchmark,
-        final_data_made_by_hand,
-        final_data_from_another_process,
-        read_the_image_list,
-        read_the_splits,
-        verify,
-        make_a_standin,
-        draw_the_synthetic_benchmark,
-        classes_of_the_synthetic_benchmark,
-        evaluation_of_a_final_run,
-        what_a_final_run_came_to,
-        evaluation_of_a_tune_run,
-        model_of_a_final_run,
-        state_of_that_model,
-        cached_maps,
-        packed_pictures,
-        caches_of_both_splits,
-        final_spec_for_a_trial,
-        final_spec_in_a_plan,
-        train_on_final,
-        train_as_the_command_does,
-    )
+ALLOWED: dict[str, Callable[[Path], Any]] = {
+    "load_tune": load_tune,
+    "load_tune_with_other_options": load_tune_with_other_options,
+    "classes_of_a_benchmark": classes_of_a_benchmark,
+    "verify": lambda folder: doctor.verify(folder / "data", TINY, threads=1),
+    "evaluation_of_a_tune_run": lambda folder: load_evaluation(folder / "tune" / "evaluation.npz"),
+    "cached_maps": cached_maps,
+    "packed_pictures": lambda folder: sources.packed_pictures(CONFIG, load_tune(folder), folder / "cache", silent),
 }
+REFUSED: dict[str, Callable[[Path], Any]] = {
+    "load_final": lambda folder: splits.load_final(folder / "data", TINY),
+    "final_data_of_a_benchmark": lambda folder: splits.final_data(xlsa17.load_benchmark(folder / "data", TINY)),
+    "final_data_made_by_hand": final_data_made_by_hand,
+    "final_data_from_another_process": lambda folder: pickle.loads((folder / "final.pickle").read_bytes()),
+    "read_the_image_list": lambda folder: xlsa17.read_mat(folder / FILES / "res101.mat", ("image_files", "labels")),
+    "read_the_splits": lambda folder: xlsa17.read_mat(folder / FILES / "att_splits.mat", ("att",), ("test_seen_loc",)),
+    "make_a_standin": lambda folder: make_standin("cub", folder / "cub", folder / "new", per_class=1, size=32),
+    "draw_the_synthetic_benchmark": lambda folder: make_synthetic(folder / "synthetic", per_class=5, size=32),
+    "classes_of_the_synthetic_benchmark": lambda folder: creature_classes(0),
+    "evaluation_of_a_final_run": lambda folder: load_evaluation(folder / "final" / "evaluation.npz"),
+    "result_of_a_final_run": lambda folder: Fitted.from_checkpoint(folder / "final", {"epoch": 1}),
+    "model_of_a_final_run": lambda folder: load_model(folder / "final" / "model.pt"),
+    "state_of_that_model": lambda folder: load_state(folder / "final" / "model.pt"),
+    "caches_of_both_splits": lambda folder: build_caches(CONFIG, folder / "data", folder / "cache", silent),
+    "train_on_final": train_on_final,
+    "train_as_the_command_does": train_as_the_command_does,
+}
+ATTEMPTS: dict[str, tuple[Callable[[Path], Any], str]] = {
+    **{name: (attempt, "") for name, attempt in ALLOWED.items()},
+    **{name: (attempt, "SealedError") for name, attempt in REFUSED.items()},
+    "final_spec_in_a_plan": (final_spec_in_a_plan, "ValidationError"),
+}
+"""Name of an attempt → the attempt, and the error that refuses it."""
 
 
 def main(folder: Path) -> None:
-    """Closes the seal and tries everything."""
-    from mgmrn.data.seal import close_seal
-
+    """Close the seal and try everything."""
     secrets = Secrets.of(folder / "data")
     close_seal()
-    close_seal()  # Twice is as good as once.
+    close_seal()  # A second time changes nothing.
     met = {}
-    for name, attempt in ATTEMPTS.items():
+    for name, (attempt, _) in ATTEMPTS.items():
         try:
             met[name] = {"raised": "", "found": secrets.found_in(attempt(folder))}
         except Exception as error:

@@ -1,10 +1,10 @@
-"""What an ablation is: a base experiment, benchmarks, seeds, and variants. Read from `configs/ablation/*.yaml`."""
+"""Schema of an ablation file: a base experiment, benchmarks, seeds, and variants."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Annotated, Any, Literal
 
@@ -18,7 +18,7 @@ from pipeline.config.validation import all_at_once, all_different, validate
 from pipeline.config.yaml_tree import DEFAULT, Section, source_of
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-"""Variants are parts of run names, folders and names of metrics."""
+"""Names of variants, which are parts of run names, folders and metrics."""
 
 
 def _one_value(value: Any) -> Any:
@@ -52,7 +52,7 @@ class AblationConfig(Frozen):
     """one_at_a_time: the base, and each variant on top of it. grid: the base, and every combination of one setting of each
     factor. list: the variants alone, the first of which the others are compared with."""
     base_name: Name = "base"
-    """What the base is called in tables."""
+    """Name of the base in tables."""
     variants: dict[Name, Overrides] = Field(default_factory=dict)
     """Name → what it changes; not for `grid`."""
     factors: dict[Name, Annotated[dict[Name, Overrides], Field(min_length=1)]] = Field(default_factory=dict)
@@ -83,19 +83,19 @@ class AblationFile:
     name: str
     label: str
     question: str
-    """The comment at the file's head."""
+    """Comment at the head of the file."""
     config: AblationConfig
     tree: Section
-    """With the line of every value."""
+    """Values with their lines."""
 
     def place(self, *names: str) -> str:
-        """Where a value was written, as `file:line`; the file where nobody wrote it."""
+        """`file:line` of a value; the file for a default."""
         source = source_of(names, self.tree)
         return self.label if source == DEFAULT else source
 
 
 def load_ablation(name_or_path: str) -> AblationFile:
-    """Reads a shipped ablation (`components`, or `ablation/components`) or a YAML file.
+    """Read a shipped ablation (`components`, or `ablation/components`) or a YAML file.
 
     Raises:
         UserError: unknown ablation, unreadable YAML, or any number of wrong values at once.
@@ -115,24 +115,20 @@ def load_ablation(name_or_path: str) -> AblationFile:
 
 
 def with_benchmarks(file: AblationFile, names: tuple[str, ...]) -> AblationFile:
-    """The same grid on other benchmarks.
+    """The same ablation on other benchmarks.
 
     Raises:
-        UserError: for a benchmark that there is not, or one that is given twice.
+        UserError: for an unknown benchmark, or one that is given twice.
     """
     if len(set(names)) < len(names):
         raise UserError(f"a benchmark is given twice: {', '.join(names)}", "--benchmarks")
-    for name in names:
-        try:
-            find_config("benchmark", name)
-        except UserError as error:
-            raise UserError(error.message, "--benchmarks", error.hint) from error
-    config = file.config.model_copy(update={"benchmarks": names})
-    return AblationFile(file.name, file.label, file.question, config, file.tree)
+    if problems := list(unknown_files(file.config.base, names, lambda field: f"--{field}")):
+        raise problems[0]
+    return replace(file, config=file.config.model_copy(update={"benchmarks": names}))
 
 
 def _misfits(file: AblationFile) -> Iterator[UserError]:
-    """What does not belong to the mode, and what the mode lacks."""
+    """Errors for fields that do not belong to the mode, or that it lacks."""
     config, mode = file.config, file.config.mode
     wanted, other = ("factors", "variants") if mode == "grid" else ("variants", "factors")
     if getattr(config, other):

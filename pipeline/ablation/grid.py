@@ -1,28 +1,36 @@
-"""The variants of an ablation, each as a config on each benchmark; what cannot be told apart is refused."""
+"""Variants of an ablation, each as a config on each benchmark, and their cells on the data that exist."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
+from pathlib import Path
 
+from mgmrn.config import BenchmarkConfig, ImageConfig
+from mgmrn.data.splits import FinalData, TuneData, final_data, tune_data
+from mgmrn.data.xlsa17 import load_benchmark
 from mgmrn.errors import UserError
-from pipeline.ablation.config import AblationFile, Overrides
-from pipeline.config.compose import ComposedConfig, load_experiment
+from pipeline.ablation.config import AblationConfig, AblationFile, Overrides
+from pipeline.config.compose import ComposedConfig, load_experiment, resolve_weights
 from pipeline.config.validation import all_at_once
 from pipeline.config.yaml_tree import yaml_value
+from pipeline.train.cell import Cell, make_cell
+from pipeline.train.spec import Calibration
 
 NOT_OVERRIDDEN = {
     "seed": "every cell is run with every seed of `seeds`",
     "benchmark.name": "name data sets under `benchmarks`",
 }
-"""Path → where it belongs instead."""
+"""Path that no override may set → hint."""
 
 NOT_VARIED = dict.fromkeys(
     ("benchmark.tune_seen_fraction", "benchmark.tune_split_seed"),
     "all variants are judged on the same images: set it under `fixed`",
 )
-"""Path → why no variant may differ in it."""
+"""Path in which no variant may differ → hint."""
+
+Data = tuple[TuneData, FinalData | None]
 
 
 @dataclass(frozen=True)
@@ -33,8 +41,14 @@ class Variant:
     overrides: Overrides
     source: str
     """`file:line` of its name."""
+    origins: Mapping[str, str]
+    """Path of each override → `file:line`."""
     configs: Mapping[str | None, ComposedConfig]
-    """Benchmark, or None for the base's own → the config, with its own seed."""
+    """Benchmark, or None for the base's own → the config, with its own seed; empty before it is composed."""
+
+    def equals(self, other: Variant) -> bool:
+        """Whether both are the same config on every benchmark."""
+        return all(self.configs[name].config == other.configs[name].config for name in self.configs)
 
 
 @dataclass(frozen=True)
@@ -43,134 +57,157 @@ class Grid:
 
     file: AblationFile
     variants: tuple[Variant, ...]
-    """The first is the one that the others are compared with."""
+    """Variants, with the base first."""
 
     @property
     def base(self) -> Variant:
-        """What the others are compared with."""
+        """Variant that the others are compared with."""
         return self.variants[0]
 
     @property
     def benchmarks(self) -> tuple[str | None, ...]:
-        """As the file names them; None: the base experiment's own."""
+        """Benchmarks as the file names them; None stands for the base experiment's own."""
         return self.file.config.benchmarks or (None,)
 
 
-@dataclass(frozen=True)
-class _Draft:
-    """A variant before it is composed."""
-
-    name: str
-    overrides: Overrides
-    source: str
-    origins: Mapping[str, str]
-    """Path of each override → `file:line`."""
-
-
 def make_grid(file: AblationFile) -> Grid:
-    """Composes every variant on every benchmark.
+    """Compose every variant on every benchmark.
 
     Raises:
         UserError: all that is wrong at once: unknown paths, values outside the schema, a variant that changes nothing,
             two variants with one config or one name, two benchmarks with one name.
     """
     fixed = file.config.fixed
-    common = _Draft("", fixed, file.label, {path: file.place("fixed", path) for path in fixed})
+    common = Variant("", fixed, file.label, {path: file.place("fixed", path) for path in fixed}, {})
     drafts = list(_drafts(file))
     problems = [*_refused(common, NOT_OVERRIDDEN)]
     problems += [problem for draft in drafts for problem in _refused(draft, NOT_OVERRIDDEN | NOT_VARIED)]
     variants: list[Variant] = []
     for draft in drafts:
         try:
-            variants.append(Variant(draft.name, draft.overrides, draft.source, _composed(file, common, draft)))
+            variants.append(replace(draft, configs=_composed(file, common, draft)))
         except UserError as error:
             problems.append(error)
     if not problems:
         if file.config.mode == "grid":
-            variants = _without_the_base(variants)
+            # The combination of settings that change nothing is the base.
+            again = next((one for one in variants[1:] if one.equals(variants[0])), None)
+            variants = [one for one in variants if one is not again]
             if len(variants) == 1:
                 problems.append(UserError("no combination of the factors differs from the base", file.place("factors")))
-        problems += [*_twins(variants, file), *_namesakes(variants), *_same_benchmarks(variants[0], file)]
+        problems += _conflicts(variants, file)
     if problems:
-        # What is wrong in `fixed`, or in a setting of a factor, is wrong in many variants.
+        # A mistake in `fixed`, or in a setting of a factor, occurs in many variants.
         raise all_at_once(list({str(problem): problem for problem in problems}.values()), file.label)
     return Grid(file, tuple(variants))
 
 
-def _drafts(file: AblationFile) -> Iterator[_Draft]:
-    """The base first; in a list the variants alone."""
+def _drafts(file: AblationFile) -> Iterator[Variant]:
+    """Variants before they are composed: the base first, except in a list."""
     config = file.config
     if config.mode != "list":
-        yield _Draft(config.base_name, {}, file.place("base"), {})
+        yield Variant(config.base_name, {}, file.place("base"), {}, {})
     for name, overrides in config.variants.items():
         origins = {path: file.place("variants", name, path) for path in overrides}
-        yield _Draft(name, overrides, file.place("variants", name), origins)
+        yield Variant(name, overrides, file.place("variants", name), origins, {})
     if config.mode == "grid":
         factors = [[(factor, setting) for setting in settings] for factor, settings in config.factors.items()]
-        yield from (_combination(file, combined) for combined in product(*factors))
+        for combined in product(*factors):
+            values: Overrides = {}
+            origins = {}
+            for factor, setting in combined:  # Of a path in several of them the last one counts.
+                overrides = config.factors[factor][setting]
+                values |= overrides
+                origins |= {path: file.place("factors", factor, setting, path) for path in overrides}
+            yield Variant("-".join(setting for _, setting in combined), values, file.place("factors"), origins, {})
 
 
-def _combination(file: AblationFile, combined: Sequence[tuple[str, str]]) -> _Draft:
-    """One setting of each factor; of a path in several of them the last one counts."""
-    values: Overrides = {}
-    origins: dict[str, str] = {}
-    for factor, setting in combined:
-        overrides = file.config.factors[factor][setting]
-        values |= overrides
-        origins |= {path: file.place("factors", factor, setting, path) for path in overrides}
-    return _Draft("-".join(setting for _, setting in combined), values, file.place("factors"), origins)
-
-
-def _composed(file: AblationFile, common: _Draft, draft: _Draft) -> dict[str | None, ComposedConfig]:
-    config = file.config
+def _composed(file: AblationFile, common: Variant, draft: Variant) -> dict[str | None, ComposedConfig]:
     texts = [f"{path}={yaml_value(value)}" for path, value in {**common.overrides, **draft.overrides}.items()]
     origins = {**common.origins, **draft.origins}
     return {
-        name: load_experiment(config.base, texts, benchmark=name, origins=origins)
-        for name in config.benchmarks or (None,)
+        name: load_experiment(file.config.base, texts, benchmark=name, origins=origins)
+        for name in file.config.benchmarks or (None,)
     }
 
 
-def _refused(draft: _Draft, hints: Mapping[str, str]) -> Iterator[UserError]:
+def _refused(draft: Variant, hints: Mapping[str, str]) -> Iterator[UserError]:
     for path, hint in hints.items():
         if path in draft.overrides:
             yield UserError(f"{path} may not be overridden", draft.origins[path], hint)
 
 
-def _without_the_base(variants: Sequence[Variant]) -> list[Variant]:
-    """Without the combination of settings that change nothing, which is the base."""
-    again = next((one for one in variants[1:] if _same(one, variants[0])), None)
-    return [one for one in variants if one is not again]
-
-
-def _twins(variants: Sequence[Variant], file: AblationFile) -> Iterator[UserError]:
-    """Variants that are the same on every benchmark."""
-    hint = "remove it, or change what it overrides"
+def _conflicts(variants: Sequence[Variant], file: AblationFile) -> Iterator[UserError]:
+    """Errors for variants with one name or config, and for benchmarks with one name."""
     for position, later in enumerate(variants):
-        earlier = next((one for one in variants[:position] if _same(one, later)), None)
-        if earlier is None:
-            continue
-        if earlier is variants[0] and file.config.mode != "list":
-            yield UserError(f"the variant {later.name} changes nothing: it is {earlier.name}", later.source, hint)
-        else:
-            yield UserError(f"the variant {later.name} has the same config as {earlier.name}", later.source, hint)
-
-
-def _namesakes(variants: Sequence[Variant]) -> Iterator[UserError]:
-    names: set[str] = set()
-    for variant in variants:
-        if variant.name in names:
-            hint = "rename one, or set base_name"
-            yield UserError(f"two variants are called {variant.name}", variant.source, hint)
-        names.add(variant.name)
-
-
-def _same_benchmarks(base: Variant, file: AblationFile) -> Iterator[UserError]:
-    """Two files of benchmarks may describe one data set."""
-    names = [composed.config.benchmark.name for composed in base.configs.values()]
+        before = variants[:position]
+        if later.name in (one.name for one in before):
+            yield UserError(f"two variants are called {later.name}", later.source, "rename one, or set base_name")
+        earlier = next((one for one in before if one.equals(later)), None)
+        if earlier is not None:
+            is_base = earlier is variants[0] and file.config.mode != "list"
+            what = f"changes nothing: it is {earlier.name}" if is_base else f"has the same config as {earlier.name}"
+            hint = "remove it, or change what it overrides"
+            yield UserError(f"the variant {later.name} {what}", later.source, hint)
+    names = [composed.config.benchmark.name for composed in variants[0].configs.values()]
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield UserError(f"two benchmarks are called {name}", file.place("benchmarks"), "name each data set once")
 
 
-def _same(one: Variant, other: Variant) -> bool:
-    return all(one.configs[name].config == other.configs[name].config for name in one.configs)
+@dataclass(frozen=True)
+class GridCell:
+    """A variant on an existing benchmark with a seed: a `tune` run, and a `final` run that follows it."""
+
+    benchmark: str
+    """Benchmark as it is shown, like `CUB` or `CUB-standin`."""
+    variant: str
+    seed: int
+    tune: Cell
+    final_data: FinalData | None
+    """Data of the final run; None where the grid is scored on the `tune` split."""
+
+    def final(self, calibration: Calibration) -> Cell:
+        """Final run with the calibration of the tune run."""
+        assert self.final_data is not None
+        return make_cell(self.tune.composed, self.seed, self.final_data, calibration, self.variant)
+
+
+@dataclass(frozen=True)
+class MissingCell:
+    """A cell whose benchmark was not found."""
+
+    benchmark: str
+    variant: str
+    seed: int
+    reason: str
+
+
+def make_cells(grid: Grid, data_root: Path) -> list[GridCell | MissingCell]:
+    """All cells, benchmark by benchmark within a variant, seed by seed within a benchmark."""
+    data: dict[BenchmarkConfig, Data | str] = {}
+    cells: list[GridCell | MissingCell] = []
+    for variant, benchmark in product(grid.variants, grid.benchmarks):
+        composed = variant.configs[benchmark]
+        # Lists and attributes do not depend on how pictures become tensors.
+        described = composed.config.benchmark.model_copy(update={"images": ImageConfig()})
+        if described not in data:
+            data[described] = _load(grid.file.config, described, data_root)
+        found = data[described]
+        for seed in grid.file.config.seeds:
+            if isinstance(found, str):
+                cells.append(MissingCell(composed.config.benchmark.name, variant.name, seed, found))
+                continue
+            tune, final = found
+            resolved = replace(composed, config=resolve_weights(composed.config, data_root))
+            cell = make_cell(resolved, seed, tune, None, variant.name)
+            cells.append(GridCell(cell.benchmark, variant.name, seed, cell, final))
+    return cells
+
+
+def _load(config: AblationConfig, benchmark: BenchmarkConfig, data_root: Path) -> Data | str:
+    """Both splits from one reading, or the reason why there are none."""
+    try:
+        read = load_benchmark(data_root, benchmark)
+        return tune_data(read, benchmark), final_data(read) if config.split == "protocol" else None
+    except UserError as error:
+        return str(error)

@@ -1,43 +1,49 @@
-"""What is there of a grid and what is not: every cell joined with the tracking store. Nothing runs."""
+"""Plan of a grid: state and predicted cost of every cell, by the runs in the tracking store. Nothing runs."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mgmrn.config import SCHEMA_VERSION
-from pipeline.ablation.cells import GridCell, MissingCell
+from pipeline.ablation.config import AblationFile
+from pipeline.ablation.grid import Grid, GridCell, MissingCell, make_cells, make_grid
 from pipeline.analysis.runs import CellState
 from pipeline.config.identity import code_digest
 from pipeline.tracking.environment import numerics
-from pipeline.tracking.store import TrackedRun
+from pipeline.tracking.store import TrackedRun, TrackingStore
 from pipeline.train.cell import Cell
 from pipeline.train.spec import Calibration
 from pipeline.trials.known import Cost, KnownRuns, schema_of
+from pipeline.where import Where
+
+TO_RUN: frozenset[CellState] = frozenset({"new", "failed", "stale"})
+"""States of the cells that are not as they should be."""
 
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """A cell, and what the store knows of it."""
+    """A cell with its state and its runs in the store."""
 
     cell: GridCell | MissingCell
     state: CellState
     reason: str = ""
     tune: TrackedRun | None = None
-    """Its finished tune run."""
+    """Finished tune run of the cell."""
     evaluated: TrackedRun | None = None
-    """The finished run that its scores are from."""
+    """Finished run with the scores of the cell."""
     cost: Cost | None = None
-    """Of what is left to be run, by runs of the same shape; None where none was measured."""
+    """Cost of the remaining runs, by finished runs of the same shape; None without any."""
 
     @property
     def calibration(self) -> Calibration | None:
-        """What its tune run decided."""
-        return Calibration.model_validate_json(self.tune.tags["mgmrn.calibration"]) if self.tune else None
+        """Calibration of the tune run."""
+        return _calibration(self.tune) if self.tune else None
 
     def to_json(self) -> dict[str, Any]:
-        """As `plan --json` prints it."""
+        """Serialise to a cell of `plan --json`."""
         cell = self.cell
         return {
             "benchmark": cell.benchmark,
@@ -52,54 +58,74 @@ class PlannedCell:
         }
 
 
+@dataclass(frozen=True)
+class Survey:
+    """A grid, its cells, and the tracking store."""
+
+    grid: Grid
+    store: TrackingStore
+    cells: tuple[GridCell | MissingCell, ...]
+
+    def plan(self) -> list[PlannedCell]:
+        """Every cell with its present state in the store."""
+        return plan_cells(self.cells, KnownRuns.read(self.store))
+
+    @property
+    def key(self) -> str:
+        """Key of the parent run; it depends on every cell, so that a changed grid gets a parent of its own."""
+        hashes = [cell.tune.config_hash if isinstance(cell, GridCell) else "missing" for cell in self.cells]
+        names = [f"{cell.benchmark} {cell.variant} {cell.seed}" for cell in self.cells]
+        parts = [f"{name} {config_hash}" for name, config_hash in zip(names, hashes, strict=True)]
+        return hashlib.sha256("\n".join([self.grid.file.name, *parts]).encode()).hexdigest()[:16]
+
+
+def survey(file: AblationFile, where: Where) -> Survey:
+    """Read data and configs, and connect to the store."""
+    grid = make_grid(file)
+    store = TrackingStore.connect(where.tracking_uri, f"mgmrn/ablation/{file.name}")
+    return Survey(grid, store, tuple(make_cells(grid, where.data_root.resolve())))
+
+
 def plan_cells(cells: Sequence[GridCell | MissingCell], known: KnownRuns) -> list[PlannedCell]:
     """Every cell with its state, in their order."""
-    return [_missing(cell) if isinstance(cell, MissingCell) else _plan(cell, known) for cell in cells]
-
-
-def _missing(cell: MissingCell) -> PlannedCell:
-    return PlannedCell(cell, "missing", cell.reason)
+    return [
+        PlannedCell(cell, "missing", cell.reason) if isinstance(cell, MissingCell) else _plan(cell, known)
+        for cell in cells
+    ]
 
 
 def _plan(cell: GridCell, known: KnownRuns) -> PlannedCell:
-    tune = known.finished(cell.tune)
+    tune = evaluated = known.finished(cell.tune)
     if tune is None:
         state, reason = _unfinished(cell.tune, known)
-        return PlannedCell(cell, state, reason, cost=_from_the_start(cell, known))
-    if cell.final_data is None:
-        return _scored(cell, known, tune, tune)
-    final_cell = cell.final(Calibration.model_validate_json(tune.tags["mgmrn.calibration"]))
-    final = known.finished(final_cell)
-    if final is None:
-        state, reason = _unfinished(final_cell, known)
-        if state in ("new", "failed") and (changed := _changes([tune])):
-            state, reason = "stale", changed
-        left = _from_the_start(cell, known) if state == "stale" else known.cost(final_cell)
-        return PlannedCell(cell, state, reason or "its tune run is done", tune, cost=left)
-    return _scored(cell, known, tune, final)
-
-
-def _scored(cell: GridCell, known: KnownRuns, tune: TrackedRun, evaluated: TrackedRun) -> PlannedCell:
-    """A cell with a score: as it should be, or in need of another one."""
+        return PlannedCell(cell, state, reason, cost=_whole_cost(cell, known))
+    if cell.final_data is not None:
+        final_cell = cell.final(_calibration(tune))
+        evaluated = known.finished(final_cell)
+        if evaluated is None:
+            state, reason = _unfinished(final_cell, known)
+            if state in ("new", "failed") and (changed := _changes([tune])):
+                state, reason = "stale", changed
+            cost = _whole_cost(cell, known) if state == "stale" else known.cost(final_cell)
+            return PlannedCell(cell, state, reason or "its tune run is done", tune, cost=cost)
+    assert evaluated is not None
     if changed := _changes([tune, evaluated]):
-        return PlannedCell(cell, "stale", changed, tune, evaluated, _from_the_start(cell, known))
+        return PlannedCell(cell, "stale", changed, tune, evaluated, _whole_cost(cell, known))
     return PlannedCell(cell, "cached", "", tune, evaluated, Cost(0.0, 0.0))
 
 
 def _unfinished(cell: Cell, known: KnownRuns) -> tuple[CellState, str]:
+    """State of a run that was not finished, and the reason."""
     run = known.latest(cell)
     if run is None:
-        # Where a final run is asked for, its tune run is of these data.
-        other = known.on_other_data(cell) if cell.split == "tune" else None
-        if other is None:
-            older = known.of_older_schema(cell)
-            return (
-                "new",
-                f"an earlier run belongs to schema {schema_of(older)} of the configs, now {SCHEMA_VERSION}"
-                if older
-                else "",
-            )
-        return "stale", f"the data changed: digest {other.tags['mgmrn.data_digest'][:8]}, now {cell.data.digest[:8]}"
+        # The tune run of a final run is of the present data.
+        if cell.split == "tune" and (other := known.on_other_data(cell)):
+            then, now = other.tags["mgmrn.data_digest"], cell.data.digest
+            return "stale", f"the data changed: digest {then[:8]}, now {now[:8]}"
+        if older := known.of_older_schema(cell):
+            schema = schema_of(older)
+            return "new", f"an earlier run belongs to schema {schema} of the configs, now {SCHEMA_VERSION}"
+        return "new", ""
     if run.is_cut_off:
         if changed := _changes([run]):
             return "stale", f"was cut off, and {changed}"
@@ -110,7 +136,7 @@ def _unfinished(cell: Cell, known: KnownRuns) -> tuple[CellState, str]:
 
 
 def _changes(runs: Sequence[TrackedRun]) -> str:
-    """What is not as it was when the runs were made; empty where all is."""
+    """Change of code or environment since the runs were made; empty without any."""
     for run in runs:
         then, versions = run.tags.get("mgmrn.code_digest"), run.tags.get("mgmrn.numerics")
         if then is None or versions is None:
@@ -118,31 +144,33 @@ def _changes(runs: Sequence[TrackedRun]) -> str:
         if then != code_digest():
             return f"the code changed: digest {then[:8]}, now {code_digest()[:8]}"
         if versions != numerics():
-            return f"the environment changed: {_versions_that_differ(versions, numerics())}"
+            before, now = versions.split(", "), numerics().split(", ")
+            old = ", ".join(sorted(set(before) - set(now)))
+            new = ", ".join(one for one in now if one not in before)
+            return f"the environment changed: {old} then, {new} now"
     return ""
 
 
-def _versions_that_differ(then: str, now: str) -> str:
-    before, after = set(then.split(", ")), now.split(", ")
-    return (
-        ", ".join(sorted(before - set(after)))
-        + " then, "
-        + ", ".join(one for one in after if one not in before)
-        + " now"
-    )
+def _calibration(tune: TrackedRun) -> Calibration:
+    return Calibration.model_validate_json(tune.tags["mgmrn.calibration"])
 
 
-def _from_the_start(cell: GridCell, known: KnownRuns) -> Cost | None:
-    """Of all runs of a cell."""
-    parts = [known.cost(cell.tune)]
+def _whole_cost(cell: GridCell, known: KnownRuns) -> Cost | None:
+    """Cost of all runs of a cell; None where that of one is unknown."""
+    costs = [known.cost(cell.tune)]
     if cell.final_data is not None:
-        # Cost does not depend on what is calibrated, but for the number of epochs.
-        parts.append(known.cost(cell.final(Calibration(epochs=cell.tune.config.schedule.epochs, gamma=0.0))))
-    return _sum(parts)
+        # Of a calibration only the number of epochs matters.
+        costs.append(known.cost(cell.final(Calibration(epochs=cell.tune.config.schedule.epochs, gamma=0.0))))
+    return _sum(costs)
+
+
+def total_cost(cells: Iterable[PlannedCell]) -> Cost | None:
+    """Cost of cells, a config that two variants share counted once; None where one is unknown."""
+    costs = {one.cell.tune.config_hash: one.cost for one in cells if isinstance(one.cell, GridCell)}
+    return _sum(costs.values())
 
 
 def _sum(costs: Iterable[Cost | None]) -> Cost | None:
-    """None where one is unknown."""
     total = Cost(0.0, 0.0)
     for cost in costs:
         if cost is None:
@@ -151,7 +179,18 @@ def _sum(costs: Iterable[Cost | None]) -> Cost | None:
     return total
 
 
-def total_cost(cells: Iterable[PlannedCell]) -> Cost | None:
-    """Of all that can be run, a config that two variants share counted once; None where that of one is unknown."""
-    costs = {one.cell.tune.config_hash: one.cost for one in cells if isinstance(one.cell, GridCell)}
-    return _sum(costs.values())
+def totals(cells: Sequence[PlannedCell]) -> dict[str, int]:
+    """State → number of cells."""
+    states = [cell.state for cell in cells]
+    return {state: states.count(state) for state in sorted(set(states))}
+
+
+def plan_to_json(cells: Sequence[PlannedCell]) -> dict[str, Any]:
+    """Serialise to the object that `plan --json` prints."""
+    cost = total_cost(one for one in cells if one.state in TO_RUN)
+    return {
+        "cells": [cell.to_json() for cell in cells],
+        "totals": totals(cells),
+        "predicted_gpu_hours": cost.gpu_seconds / 3600 if cost else None,
+        "predicted_hours": cost.seconds / 3600 if cost else None,
+    }

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 
 from mgmrn.atomic_file import replacing
 from mgmrn.errors import UserError
+from pipeline.ablation.config import AblationFile
 from pipeline.ablation.grid import Grid
-from pipeline.ablation.launch import Survey, parent_key, survey
-from pipeline.ablation.plan import PlannedCell
-from pipeline.ablation.request import AblationRequest
+from pipeline.ablation.plan import PlannedCell, survey
 from pipeline.ablation.results import comparisons
 from pipeline.analysis.page.page import PageContent, render_page
 from pipeline.analysis.tables import published_on
@@ -23,6 +22,7 @@ from pipeline.config.yaml_tree import yaml_value
 from pipeline.tracking.environment import git_state
 from pipeline.tracking.store import TrackingStore
 from pipeline.train.tracked import PARENT_SPLIT
+from pipeline.where import Where
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,54 +39,39 @@ class Report:
 
     @property
     def run_ids(self) -> list[str]:
-        """Runs that the page cites."""
+        """Ids of the runs that the page cites."""
         return [run_id for run_id in self.content.primary.cells["run_id"] if run_id]
 
 
-def make_report(request: AblationRequest, path: Path, ui: str | None, command: str) -> Report:
-    """Writes the page and logs it with the grid's parent run.
+def make_report(file: AblationFile, where: Where, path: Path, ui: str | None, command: str) -> Report:
+    """Write the page and log it with the grid's parent run.
 
-    Args:
-        request: grid, data and tracking store.
-        path: of the page.
-        ui: address of the MLflow UI that run ids link to; None leaves them as plain text.
-        command: shown as the command that made the page.
-
-    Raises:
-        UserError: for a bad grid, or one without any score.
-        TrackingError: when the tracking store cannot be reached.
+    Run ids link to the MLflow UI at the address `ui`, where it is given. The page shows `command` as the command that made it.
     """
-    surveyed = survey(request)
-    planned = surveyed.plan()
+    surveyed = survey(file, where)
+    grid, store, planned = surveyed.grid, surveyed.store, surveyed.plan()
     if not any(cell.evaluated for cell in planned):
-        name = request.file.name
-        raise UserError(f"no cell of {name} has a score yet", request.file.label, f"run it first: ablate {name}")
-    content = _content(request, surveyed, planned, ui, command)
-    with replacing(path) as file:
-        file.write(render_page(content).encode())
-    parent = surveyed.store.find_finished(parent_key(surveyed), PARENT_SPLIT)
-    if parent is not None:
-        surveyed.store.log_file(parent.run_id, path, "report")
-    return Report(path, content, parent.run_id if parent else None)
-
-
-def _content(
-    request: AblationRequest, surveyed: Survey, planned: Sequence[PlannedCell], ui: str | None, command: str
-) -> PageContent:
-    compared = comparisons(surveyed.grid, planned)
-    return PageContent(
-        title=f"Ablation {request.file.name}",
-        question=request.file.question,
+        raise UserError(f"no cell of {file.name} has a score yet", file.label, f"run it first: ablate {file.name}")
+    compared = comparisons(grid, planned)
+    content = PageContent(
+        title=f"Ablation {file.name}",
+        question=file.question,
         command=command,
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
         commit=git_state().sha,
         comparisons=tuple(compared),
-        curves=_artifacts(surveyed.store, planned, "eval/curve.csv"),
-        classes=_class_changes(_artifacts(surveyed.store, planned, "eval/per_class.csv"), surveyed.grid.base.name),
-        configs=_config_changes(surveyed.grid),
+        curves=_artifacts(store, planned, "eval/curve.csv"),
+        classes=_class_changes(_artifacts(store, planned, "eval/per_class.csv"), grid.base.name),
+        configs=_config_changes(grid),
         published=published_on(compared[0].benchmarks),
         ui=ui,
     )
+    with replacing(path) as page:
+        page.write(render_page(content).encode())
+    parent = store.find_finished(surveyed.key, PARENT_SPLIT)
+    if parent is not None:
+        store.log_file(parent.run_id, path, "report")
+    return Report(path, content, parent.run_id if parent else None)
 
 
 def _artifacts(store: TrackingStore, planned: Sequence[PlannedCell], path: str) -> pd.DataFrame:
@@ -115,12 +100,8 @@ def _class_changes(accuracies: pd.DataFrame, base: str) -> pd.DataFrame:
 
 def _config_changes(grid: Grid) -> dict[str, list[tuple[str, str, str]]]:
     """Config values that each variant changes on the first benchmark; they are the same on the others."""
-    benchmark = grid.benchmarks[0]
-    base = grid.base.configs[benchmark].config
+    base, *others = ((one.name, one.configs[grid.benchmarks[0]].config) for one in grid.variants)
     return {
-        variant.name: [
-            (path, yaml_value(before), yaml_value(after))
-            for path, (before, after) in diff(base, variant.configs[benchmark].config).items()
-        ]
-        for variant in grid.variants[1:]
+        name: [(path, yaml_value(before), yaml_value(after)) for path, (before, after) in diff(base[1], config).items()]
+        for name, config in others
     }

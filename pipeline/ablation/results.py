@@ -1,30 +1,48 @@
-"""From the planned cells of a grid to the comparison of its variants."""
+"""Results: comparisons of a grid's variants or of single runs, and what the parent run of a grid holds besides its own runs."""
 
 from __future__ import annotations
 
+import json
+import tempfile
+import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mgmrn.errors import UserError
+from pipeline.ablation.config import AblationFile
 from pipeline.ablation.grid import Grid
-from pipeline.ablation.plan import PlannedCell
-from pipeline.analysis.comparison import CELL_COLUMNS, Comparison, compare, figures_of
-from pipeline.analysis.runs import FIGURES, runs_table
+from pipeline.ablation.plan import PlannedCell, survey
+from pipeline.analysis.comparison import CELL_COLUMNS, Comparison, cells_of_runs, compare, figures_of
+from pipeline.analysis.runs import FIGURES, prefix_of, records_of, rows_of, runs_table
+from pipeline.analysis.tables import as_csv, as_dict, markdown, overview_table
+from pipeline.tracking.store import TrackingStore
+from pipeline.where import Where
 
 if TYPE_CHECKING:
     import pandas as pd
 
+LINK_KIND = "link"
+"""`mgmrn.kind` of a run that stands for a run below another parent."""
+SCORED = "grid/scored"
+"""Metric of the parent: number of cells with a score; each launch adds a step."""
+NOTE_TAG, NOTE_LIMIT = "mlflow.note.content", 6000
+"""Description of a run in MLflow's UI, as Markdown, and the number of characters that every store accepts."""
+COPIED = ("variant", "benchmark", "seed", "split", "config_hash", "group_hash", "data_digest")
+"""Tags of a run that its links carry too."""
+
 
 def comparisons(grid: Grid, cells: Sequence[PlannedCell], metric: str | None = None) -> list[Comparison]:
-    """Compares planned cells by one metric, or by all of them with the grid's primary one first."""
+    """Compare planned cells by one metric, or by all of them with the grid's primary one first."""
     primary = grid.file.config.primary
     split = "tune" if grid.file.config.split == "tune" else "final"
-    table = cells_of_grid(cells, split)
+    table = _cells_table(cells, split)
     metrics = [metric] if metric else sorted(FIGURES, key=lambda key: key != primary)
     return [compare(table, grid.base.name, key, split) for key in metrics]
 
 
-def cells_of_grid(cells: Sequence[PlannedCell], split: str) -> pd.DataFrame:
-    """One row per planned cell, as `compare` takes them; the times are those of its `tune` and `final` runs together."""
+def _cells_table(cells: Sequence[PlannedCell], split: str) -> pd.DataFrame:
+    """One row per planned cell, as `compare` takes them; the times are those of the `tune` and `final` runs together."""
     import pandas as pd
 
     rows = []
@@ -47,3 +65,116 @@ def cells_of_grid(cells: Sequence[PlannedCell], split: str) -> pd.DataFrame:
     evaluated = runs_table(one.evaluated for one in cells if one.evaluated).drop_duplicates("run_id")
     figures = figures_of(evaluated, split).set_index("run_id")[list(FIGURES)].astype(float)
     return table.join(figures, on="run_id")
+
+
+def compare_grid(file: AblationFile, where: Where, metric: str | None) -> list[Comparison]:
+    """Compare the variants of a grid by the runs that exist; by all figures without a metric, the primary one first."""
+    _check_metric(metric)
+    surveyed = survey(file, where)
+    return comparisons(surveyed.grid, surveyed.plan(), metric)
+
+
+def compare_runs(run_ids: Sequence[str], base: str | None, metric: str | None, tracking_uri: str) -> list[Comparison]:
+    """Compare finished runs of one split, grouped by variant and benchmark; the first run's variant is the default base.
+
+    Raises:
+        UserError: for a run that is not a finished training run, runs of two splits, two runs of one config and seed,
+            an unknown metric or base.
+    """
+    _check_metric(metric)
+    store = TrackingStore.connect(tracking_uri)
+    found = [store.get(run_id) for run_id in run_ids]
+    for run in found:
+        run.check_finished_training()
+    runs = runs_table(found)
+    split, *others = runs["split"].unique()
+    if others:
+        hint = "name runs of one split: their figures are of different images"
+        raise UserError("some runs are scored on validation images and some on test images", "RUN", hint)
+    cells = cells_of_runs(_with_distinct_names(runs), split)
+    base = base or cells["variant"].iloc[0]
+    if not (cells["variant"] == base).any():
+        names = ", ".join(cells["variant"].unique())
+        raise UserError(f"no run is of the variant '{base}'", "--base", f"name one of {names}")
+    cells = cells.sort_values("variant", key=lambda names: names != base, kind="stable")
+    return [compare(cells, base, key, split) for key in ([metric] if metric else FIGURES)]
+
+
+def _with_distinct_names(runs: pd.DataFrame) -> pd.DataFrame:
+    """Runs with the config's hash added to variant names that several configs of one benchmark share."""
+    configs = runs.groupby(["variant", "benchmark"])["group_hash"].nunique()
+    shared = runs["variant"].isin(configs[configs > 1].index.get_level_values("variant"))
+    runs = runs.assign(variant=runs["variant"].mask(shared, runs["variant"] + "." + runs["group_hash"].str[:8]))
+    place = ["variant", "benchmark", "seed"]
+    for _, same in runs[runs.duplicated(place, keep=False)].groupby(place, sort=False):
+        first, second, *_ = rows_of(same)
+        what = f"{first.variant} on {first.benchmark} with seed {first.seed}"
+        raise UserError(f"{first.run_id} and {second.run_id} are both of {what}", "RUN", "name one of them")
+    return runs
+
+
+def _check_metric(metric: str | None) -> None:
+    if metric is not None and metric not in FIGURES:
+        raise UserError(f"'{metric}' is no figure", "--metric", f"name one of {', '.join(FIGURES)}")
+
+
+def log_grid(
+    store: TrackingStore, parent_run_id: str, cells: Sequence[PlannedCell], compared: Sequence[Comparison]
+) -> None:
+    """Complete the parent: links, figures, tables, and a description with the benchmarks side by side."""
+    _link(store, parent_run_id, cells)
+    # A later launch of the same grid adds a step; MLflow shows the figures of the last step.
+    step = max(store.logged_steps(parent_run_id, SCORED), default=-1) + 1
+    scored = float(sum(cell.evaluated is not None for cell in cells))
+    store.log_metrics(parent_run_id, step, {SCORED: scored, **_aggregates(compared)}, int(time.time() * 1000))
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "comparison.csv").write_text(as_csv(compared), encoding="utf-8")
+        (Path(folder) / "comparison.json").write_text(json.dumps(as_dict(compared), indent=1), encoding="utf-8")
+        store.log_artifacts(parent_run_id, Path(folder))
+    store.set_tags(parent_run_id, {NOTE_TAG: description(compared)})
+
+
+def description(compared: Sequence[Comparison]) -> str:
+    """Variants × benchmarks as Markdown: the primary figure first, and as many others as there is room for."""
+    text = ""
+    for comparison in compared:
+        table = markdown(overview_table(comparison))
+        if len(text) + len(table) > NOTE_LIMIT:
+            return text + "\nMore in the artifact comparison.csv.\n"
+        text += table + "\n"
+    return text
+
+
+def _aggregates(compared: Sequence[Comparison]) -> dict[str, float]:
+    """Metrics `benchmark/variant/figure/mean|std|n|difference|low|high|p_holm`, as far as they are known."""
+    columns = ("mean", "std", "n", "difference", "low", "high", "p_holm")
+    return {
+        f"{row['benchmark']}/{row['variant']}/{comparison.metric}/{column}": float(row[column])
+        for comparison in compared
+        for row in records_of(comparison.entries)
+        for column in columns
+        if row["n"] and row[column] is not None
+    }
+
+
+def _link(store: TrackingStore, parent_run_id: str, cells: Sequence[PlannedCell]) -> None:
+    """Link every run that has another parent or name than in this grid, so that the grid is whole in MLflow's tables."""
+    wanted = f"tags.`mlflow.parentRunId` = '{parent_run_id}' and tags.`mgmrn.kind` = '{LINK_KIND}'"
+    # A link that is not finished was left by a driver that died.
+    finished = store.own_runs(f"{wanted} and attributes.status = 'FINISHED'")
+    linked = {(run.tags["mgmrn.linked_run_id"], run.tags["mgmrn.variant"]) for run in finished}
+    for planned in cells:
+        run, variant = planned.evaluated, planned.cell.variant
+        if run is None or (run.run_id, variant) in linked:
+            continue
+        # Two variants may be one config on some benchmark, which is run under the name of the first.
+        if run.parent_run_id == parent_run_id and run.tags["mgmrn.variant"] == variant:
+            continue
+        tags = {f"mgmrn.{tag}": run.tags[f"mgmrn.{tag}"] for tag in COPIED if f"mgmrn.{tag}" in run.tags}
+        tags |= {"mgmrn.kind": LINK_KIND, "mgmrn.variant": variant, "mgmrn.linked_run_id": run.run_id}
+        link = store.create_link(parent_run_id, run.name, tags)
+        metrics, prefix = json.loads(run.tags["mgmrn.result"])["metrics"], prefix_of(run.tags["mgmrn.split"])
+        figures = {prefix + key: metrics[prefix + key] for key in FIGURES if prefix + key in metrics}
+        store.log_metrics(link, 0, figures, int(time.time() * 1000))
+        store.finish(link, "FINISHED", "linked")
+        linked.add((run.run_id, variant))

@@ -18,7 +18,6 @@ from pipeline.where import Where
 if TYPE_CHECKING:
     from pipeline.ablation.config import AblationFile
     from pipeline.ablation.plan import PlannedCell
-    from pipeline.ablation.request import AblationRequest
     from pipeline.trials.known import Cost
 
 ablation_app = typer.Typer()
@@ -36,11 +35,10 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Show every cell of a grid, its state, and the predicted cost of the rest. Nothing runs."""
-    from pipeline.ablation.launch import survey
-    from pipeline.ablation.request import plan_to_json
+    from pipeline.ablation.plan import plan_to_json, survey
 
     console = Console(as_json)
-    cells = survey(_request(name, benchmarks, tracking_uri, data_root)).plan()
+    cells = survey(load_grid_file(name, benchmarks), Where(tracking_uri, data_root)).plan()
     show_plan(cells, console)
     console.result(plan_to_json(cells))
 
@@ -61,8 +59,8 @@ def ablate(
     as_json: Json = False,
 ) -> int:
     """Run the missing cells of a grid and compare its variants."""
-    from pipeline.ablation.launch import run_ablation
-    from pipeline.ablation.request import AblationRequest, plan_to_json
+    from pipeline.ablation.launch import AblationRequest, run_ablation
+    from pipeline.ablation.plan import plan_to_json, totals
     from pipeline.analysis.tables import as_dict, show_tables, tables
 
     where = Where(tracking_uri, data_root, storage, address, cpus_per_worker, gpus_per_worker)
@@ -70,7 +68,7 @@ def ablate(
     console = Console(as_json)
     outcome = run_ablation(request)
     show_tables(tables([outcome.comparison]), console)
-    counts = ", ".join(f"{count} {state}" for state, count in outcome.totals.items())
+    counts = ", ".join(f"{count} {state}" for state, count in totals(outcome.cells).items())
     console.line(f"{outcome.launched} cells launched; now {counts}")
     console.line(f"tracked in {outcome.tracking_uri}, run {outcome.parent_run_id}")
     console.result(
@@ -101,7 +99,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare the variants of a grid, or single runs: mean ± std over seeds, differences paired by seed."""
-    from pipeline.ablation.compare import compare_grid, compare_runs
+    from pipeline.ablation.results import compare_grid, compare_runs
     from pipeline.analysis.tables import as_csv, as_dict, as_latex, as_markdown, published_on, show_tables, tables
 
     formats = {"--csv": csv, "--latex": latex, "--markdown": markdown}
@@ -113,7 +111,7 @@ def compare(
         compared = compare_runs(names, base, metric, tracking_uri)
     else:
         _refuse("--base", base, "a grid has its base")
-        compared = compare_grid(_request(names[0], benchmarks, tracking_uri, data_root), metric)
+        compared = compare_grid(load_grid_file(names[0], benchmarks), Where(tracking_uri, data_root), metric)
     console = Console(as_json)
     published = published_on(compared[0].benchmarks)
     if csv:
@@ -140,10 +138,10 @@ def report(
     """Write one self-contained HTML page of a grid, and log it to the grid's run."""
     from pipeline.ablation.report import make_report
 
-    request = _request(name, benchmarks, tracking_uri, data_root)
-    path = out or places.REPORTS / f"{request.file.name}.html"
+    file = load_grid_file(name, benchmarks)
+    path = out or places.REPORTS / f"{file.name}.html"
     command = f"python -m pipeline report {name}" + (f" --benchmarks {benchmarks}" if benchmarks else "")
-    made = make_report(request, path, ui, command)
+    made = make_report(file, Where(tracking_uri, data_root), path, ui, command)
     console = Console(as_json)
     logged = f", and an artifact of run {made.parent_run_id}" if made.parent_run_id else ""
     console.line(f"the page is {made.path}{logged}")
@@ -152,8 +150,7 @@ def report(
 
 def show_plan(cells: Sequence[PlannedCell], console: Console) -> None:
     """Print every cell, and the predicted cost of the cells that remain."""
-    from pipeline.ablation.plan import total_cost
-    from pipeline.ablation.request import TO_RUN, to_be_run, totals
+    from pipeline.ablation.plan import TO_RUN, total_cost, totals
 
     rows = [
         [
@@ -169,7 +166,7 @@ def show_plan(cells: Sequence[PlannedCell], console: Console) -> None:
     ]
     console.table(["benchmark", "variant", "seed", "state", "predicted", "run", "reason"], rows)
     counts = ", ".join(f"{count} {state}" for state, count in totals(cells).items())
-    left = to_be_run(cells)
+    left = [one for one in cells if one.state in TO_RUN]
     cost = total_cost(left)
     rest = f"{_cost(cost)}, one run at a time" if cost else "an unknown time"
     console.line(f"{len(cells)} cells: {counts}" + (f"; the rest would take {rest}" if left else ""))
@@ -193,12 +190,6 @@ def _name_runs(names: Sequence[str]) -> bool:
 def _refuse(option: str, value: str | None, why: str) -> None:
     if value is not None:
         raise UserError(f"{option} has no meaning here: {why}", option, "leave it out")
-
-
-def _request(name: str, benchmarks: str | None, tracking_uri: str, data_root: Path) -> AblationRequest:
-    from pipeline.ablation.request import AblationRequest
-
-    return AblationRequest(load_grid_file(name, benchmarks), Where(tracking_uri, data_root))
 
 
 def load_grid_file(name: str, benchmarks: str | None) -> AblationFile:

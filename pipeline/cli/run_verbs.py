@@ -98,7 +98,7 @@ def search(
     file = load_search(name)
     request = SearchRequest(file, trials, concurrency, budget_hours, resume, study_storage, where, force)
     from pipeline.search.launch import run_search
-    from pipeline.search.show import show_outcome
+    from pipeline.search.request import show_outcome
 
     console = Console(as_json)
     outcome = run_search(request)

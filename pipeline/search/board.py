@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from pipeline.config.yaml_tree import yaml_value
@@ -16,84 +16,71 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.live import Live
 
+    from pipeline.search.study import State
+
 SHOWN = 12
 """Number of rows of the live table: running trials first, then the best."""
 
 
 @dataclass
 class _Row:
-    point: str
-    total: int
-    steps: int = 0
+    point: str = ""
+    epochs: int = 0
+    """Number of epochs of the trial; 0 for a trial of an earlier launch."""
+    step: int = 0
     score: float | None = None
-    state: str = "running"
+    state: State = "running"
 
 
 class Board:
-    """Progress display of a search.
+    """Progress of a search, on standard error unless another stream is given."""
 
-    Args:
-        name: name of the search.
-        trials: number of trials to run.
-        metric: name of the score.
-        stream: output; standard error by default.
-    """
-
-    def __init__(self, name: str, trials: int, metric: str, stream: TextIO | None = None) -> None:
-        self._name, self._total, self._metric = name, trials, metric
+    def __init__(self, name: str, trials: int, score_name: str, stream: TextIO | None = None) -> None:
+        self._name, self._total, self._score_name = name, trials, score_name
         self._stream = stream or sys.stderr
         self._rows: dict[int, _Row] = {}
         self._begun = time.monotonic()
         self._over_before = 0
         self._live: Live | None = None
 
-    def __enter__(self) -> Board:
-        if self._stream.isatty():
-            from rich.console import Console
-            from rich.live import Live
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show the live table, on a terminal."""
+        if not self._stream.isatty():
+            yield
+            return
+        from rich.console import Console
+        from rich.live import Live
 
-            self._live = Live(self._table(), console=Console(file=self._stream), refresh_per_second=2)
-            self._live.start()
-        return self
+        with Live(self._table(), console=Console(file=self._stream), refresh_per_second=2) as self._live:
+            yield
+        self._live = None
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
-
-    def remember(self, number: int, point: Mapping[str, Any], state: str, score: float | None) -> None:
-        """Adds a trial of an earlier launch."""
-        self._rows[number] = _Row(_shown(point), 0, 0, score, state)
+    def remember(self, number: int, point: Mapping[str, Any], state: State, score: float | None) -> None:
+        """Add a trial of an earlier launch."""
+        self._rows[number] = _Row(_shown(point), score=score, state=state)
         self._over_before += state != "running"
 
     def began(self, number: int, point: Mapping[str, Any], epochs: int) -> None:
-        """Shows that a trial starts or goes on."""
+        """Show that a trial begins or is resumed."""
         self._rows[number] = _Row(_shown(point), epochs)
         self._event(f"trial {number} begins: {self._rows[number].point}")
 
-    def epoch(self, number: int, steps: int, score: float) -> None:
-        """Shows the score of an epoch."""
+    def epoch(self, number: int, step: int, score: float) -> None:
+        """Show the score of an epoch."""
         row = self._rows[number]
-        row.steps, row.score = steps, score
-        self._event(f"trial {number}  epoch {steps}/{row.total}  {self._metric} {score:.4f}")
+        row.step, row.score = step, score
+        self._event(f"trial {number}  epoch {step}/{row.epochs}  {self._score_name} {score:.4f}")
 
-    def finished(self, number: int, score: float) -> None:
-        """Shows that a trial ended."""
-        self._end(number, "finished", score, f"trial {number} finished: {self._metric} {score:.4f}")
-
-    def stopped(self, number: int, score: float) -> None:
-        """Shows that a trial was stopped early."""
-        self._end(number, "stopped", score, f"trial {number} stopped early at {self._metric} {score:.4f}")
-
-    def failed(self, number: int, why: str) -> None:
-        """Shows that a trial failed."""
-        self._rows.setdefault(number, _Row("", 0))
-        self._end(number, "failed", None, f"trial {number} failed: {why}")
+    def ended(self, number: int, state: State, score: float | None, reason: str = "") -> None:
+        """Show that a trial finished, was stopped early, or failed."""
+        row = self._rows.setdefault(number, _Row())
+        row.state, row.score = state, score
+        ending = f"failed: {reason}" if score is None else f"{state} at {self._score_name} {score:.4f}"
+        self._event(f"trial {number} {ending}; {self._summary()}")
 
     def say(self, text: str) -> None:
-        """Prints a line beside the table."""
+        """Print a line, above the table where there is one."""
         if self._live is not None:
             self._live.console.print(text, markup=False, highlight=False)
         else:
@@ -101,24 +88,11 @@ class Board:
             self._stream.flush()
 
     @property
-    def best(self) -> tuple[int, float] | None:
-        """Number and score of the best finished trial."""
-        scores = [
-            (row.score, number)
-            for number, row in self._rows.items()
-            if row.state == "finished" and row.score is not None
-        ]
-        return (max(scores)[1], max(scores)[0]) if scores else None
-
-    def counts(self) -> dict[str, int]:
-        """State → number of trials."""
-        states = [row.state for row in self._rows.values()]
-        return {state: states.count(state) for state in ("finished", "stopped", "failed", "running")}
-
-    def _end(self, number: int, state: str, score: float | None, text: str) -> None:
-        row = self._rows[number]
-        row.state, row.score = state, score
-        self._event(f"{text}; {self._summary()}")
+    def best(self) -> tuple[float, int] | None:
+        """Score and number of the best finished trial."""
+        rows = self._rows.items()
+        finished = [(row.score, n) for n, row in rows if row.state == "finished" and row.score is not None]
+        return max(finished, default=None)
 
     def _event(self, text: str) -> None:
         if self._live is not None:
@@ -127,14 +101,17 @@ class Board:
             self.say(text)
 
     def _summary(self) -> str:
-        counts = ", ".join(f"{count} {state}" for state, count in self.counts().items() if count)
-        best = f"; best {self.best[1]:.4f} of trial {self.best[0]}" if self.best else ""
-        over = sum(count for state, count in self.counts().items() if state != "running")
-        left = ""
+        states = [row.state for row in self._rows.values()]
+        counts = {state: states.count(state) for state in ("finished", "stopped", "failed", "running")}
+        text = ", ".join(f"{count} {state}" for state, count in counts.items() if count) + f" of {self._total}"
+        if self.best is not None:
+            score, number = self.best
+            text += f"; best {score:.4f} of trial {number}"
+        over = len(states) - counts["running"]
         if self._over_before < over < self._total:
-            each = (time.monotonic() - self._begun) / (over - self._over_before)
-            left = f"; {duration(each * (self._total - over))} left"
-        return f"{counts} of {self._total}{best}{left}"
+            seconds_each = (time.monotonic() - self._begun) / (over - self._over_before)
+            text += f"; {duration(seconds_each * (self._total - over))} left"
+        return text
 
     def _table(self) -> Group:
         from rich.console import Group
@@ -142,26 +119,20 @@ class Board:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table()
-        for header in ("trial", "state", "epoch", self._metric, "values"):
-            table.add_column(header)
-        running = [item for item in self._rows.items() if item[1].state == "running"]
-        others = sorted(
-            (item for item in self._rows.items() if item[1].state != "running"),
-            key=lambda item: -(item[1].score if item[1].score is not None else -1e9),
-        )
-        for number, row in (running + others)[:SHOWN]:
+        def rank(row: _Row) -> tuple[bool, float]:
+            return row.state != "running", -(row.score if row.score is not None else -1e9)
+
+        table = Table("trial", "state", "epoch", self._score_name, "values")
+        for number, row in sorted(self._rows.items(), key=lambda item: rank(item[1]))[:SHOWN]:
             score = "–" if row.score is None else f"{row.score:.4f}"
-            table.add_row(
-                str(number), row.state, f"{row.steps}/{row.total}" if row.total else "", score, escape(row.point)
-            )
+            step = f"{row.step}/{row.epochs}" if row.epochs else ""
+            table.add_row(str(number), row.state, step, score, escape(row.point))
         return Group(Text(f"{self._name}: {self._summary()}"), table)
 
 
 def _shown(point: Mapping[str, Any]) -> str:
-    """Values without the sections of their paths, on one line."""
-    parts = []
-    for path, value in point.items():
-        shown = f"{value:.3g}" if isinstance(value, float) else yaml_value(value)
-        parts.append(f"{path.rpartition('.')[2]}={shown}")
-    return " ".join(parts)
+    """Values by the last part of their paths, on one line."""
+    return " ".join(
+        f"{path.rpartition('.')[2]}={f'{value:.3g}' if isinstance(value, float) else yaml_value(value)}"
+        for path, value in point.items()
+    )

@@ -34,19 +34,21 @@ def _condition(value: object) -> object:
     raise ValueError("a condition is a list of values, or {has: item}")
 
 
-class _Parameter(Frozen):
+class SearchedParameter(Frozen):
+    """Fields of every kind of parameter."""
+
     when: dict[str, Annotated[tuple[Choice, ...] | Has, BeforeValidator(_condition)]] = Field(default_factory=dict)
     """Conditions: other parameter → its values, or an item of its list, with which this one is searched."""
 
 
-class Categorical(_Parameter):
+class Categorical(SearchedParameter):
     """One of several values."""
 
     kind: Literal["categorical"] = "categorical"
     choices: Annotated[tuple[Choice, ...], Field(min_length=1)]
 
 
-class Subsets(_Parameter):
+class Subsets(SearchedParameter):
     """Every non-empty subset of some values, in their given order."""
 
     kind: Literal["subsets"] = "subsets"
@@ -58,21 +60,24 @@ class Subsets(_Parameter):
         return tuple(list(part) for size in range(1, len(self.of) + 1) for part in combinations(self.of, size))
 
 
-class _Range(_Parameter):
+class Range(SearchedParameter):
+    """Bounds of a number, both included."""
+
     log: bool = False
     """Whether the value is drawn uniformly on a logarithmic scale."""
+    low: float
+    high: float
 
     @model_validator(mode="after")
-    def _not_empty(self) -> _Range:
-        low, high = getattr(self, "low"), getattr(self, "high")  # noqa: B009 - declared by the two kinds of range
-        if low >= high:
-            raise ValueError(f"low must be below high, got {low} and {high}")
-        if self.log and low <= 0:
-            raise ValueError(f"a logarithmic range must be above 0, got low {low}")
+    def _is_not_empty(self) -> Range:
+        if self.low >= self.high:
+            raise ValueError(f"low must be below high, got {self.low} and {self.high}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"a logarithmic range must be above 0, got low {self.low}")
         return self
 
 
-class IntRange(_Range):
+class IntRange(Range):
     """A whole number from low to high, both included."""
 
     kind: Literal["int"] = "int"
@@ -80,12 +85,10 @@ class IntRange(_Range):
     high: int
 
 
-class FloatRange(_Range):
+class FloatRange(Range):
     """A number from low to high."""
 
     kind: Literal["float"] = "float"
-    low: float
-    high: float
 
 
 Parameter = Annotated[Categorical | Subsets | IntRange | FloatRange, Field(discriminator="kind")]
@@ -103,10 +106,20 @@ class Objective(Frozen):
 
     @field_validator("metric", mode="before")
     @classmethod
-    def _never_of_the_test_set(cls, value: object) -> object:
-        if isinstance(value, str) and value.removeprefix("test_").removeprefix("test/") != value:
+    def _is_not_of_the_test_set(cls, value: object) -> object:
+        if isinstance(value, str) and value.startswith(("test_", "test/")):
             raise ValueError(f"a search may not read the test set, got '{value}'; name ausuc or h, of the tune split")
         return value
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Name of the score, and that of the cost where there is one."""
+        return (self.metric,) if self.cost == "none" else (self.metric, self.cost)
+
+    @property
+    def metric_key(self) -> str:
+        """Tracked metric of the score."""
+        return {"ausuc": "val/ausuc", "h": "val/gzsl_h"}[self.metric]
 
 
 class Sampler(Frozen):
@@ -153,12 +166,12 @@ class SearchConfig(Frozen):
     _no_repeats = field_validator("benchmarks", "seeds")(all_different)
 
     @model_validator(mode="after")
-    def _fit_together(self) -> SearchConfig:
+    def _fits_together(self) -> SearchConfig:
         problems = []
         if self.objective.cost != "none" and self.scheduler.name != "none":
             problems.append("two objectives (objective.cost) allow no early stopping: set scheduler.name: none")
         if self.objective.cost != "none" and self.sampler.name == "cmaes":
-            problems.append("cmaes knows one objective: use nsga2, nsga3, tpe or random with objective.cost")
+            problems.append("cmaes takes one objective: use nsga2, nsga3, tpe or random with objective.cost")
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -188,11 +201,8 @@ def load_search(name_or_path: str) -> SearchFile:
         problems = list(unknown_files(config.base, config.benchmarks, lambda field: source_of([field], tree)))
     if config is None or problems:
         raise all_at_once(problems, label_of(path))
-    sections = [section for section in (tree.children.get("space"), tree.children.get("fixed")) if section]
-    sources = {
-        name: source_of([name], section)
-        for section in sections
-        if isinstance(section, Section)
-        for name in section.children
-    }
+    sources: dict[str, str] = {}
+    for section in (tree.children.get("space"), tree.children.get("fixed")):
+        if isinstance(section, Section):
+            sources |= {name: source_of([name], section) for name in section.children}
     return SearchFile(path.stem, label_of(path), config, sources)

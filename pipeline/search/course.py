@@ -1,4 +1,4 @@
-"""The course of a search once it is known what is to be done and where: the base's own scores, the trials, the comparison, the report."""
+"""Course of a search on a ready cluster: scores of the base, trials, comparison of the best config with the base, report."""
 
 from __future__ import annotations
 
@@ -8,104 +8,157 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mgmrn.errors import UserError
+from pipeline.analysis.paired import paired_difference, summarise
 from pipeline.config.compose import ComposedConfig, show
 from pipeline.redaction import redact
-from pipeline.search.board import Board
-from pipeline.search.compare import compare, run_cells
 from pipeline.search.config import SearchConfig
-from pipeline.search.director import SearchDirector, Tunables
-from pipeline.search.objective import METRIC_KEYS, final_ranks
+from pipeline.search.director import Search, SearchDirector
+from pipeline.search.objective import final_ranks
 from pipeline.search.report import write_study
 from pipeline.search.request import Comparison, SearchOutcome, SearchRequest
 from pipeline.search.space import Space
-from pipeline.search.study import Record, Study
+from pipeline.search.study import Record
+from pipeline.spool import OnEpoch
+from pipeline.train.cell import Cell
+from pipeline.trials.list_director import ListDirector, Task
 from pipeline.trials.runner import run_trials
-from pipeline.trials.site import Site
+
+FRESH_SEEDS_FROM = 1000
+"""First seed of the comparison; searches use small seeds."""
+
+Bases = Mapping[str | None, ComposedConfig]
+"""Benchmark, or None for the base's own → the base's config on it."""
 
 
-def run_course(
-    request: SearchRequest,
-    config: SearchConfig,
-    study: Study,
-    space: Space,
-    site: Site,
-    tunables: Tunables,
-    bases: Mapping[str | None, ComposedConfig],
-) -> SearchOutcome:
-    """Trials, then the winner against the base."""
-    metric = config.objective.metric.upper()
+def run_course(request: SearchRequest, search: Search, bases: Bases) -> SearchOutcome:
+    """Run the trials, then compare the best with the base."""
+    config, study, site, board = search.config, search.study, search.site, search.board
     deadline = None if request.budget_hours is None else time.monotonic() + 3600 * request.budget_hours
-    with Board(request.search.name, config.trials, metric) as board:
+    with board.shown():
         for record in study.records():
             if record.state in ("finished", "stopped", "failed"):
                 board.remember(record.number, record.point, record.state, record.values[0] if record.values else None)
-        references = _references(config, site, tunables, bases, board)
-        run_trials(
-            SearchDirector(config, study, space, site, tunables, references, board, deadline),
-            site.pool,
-            site.tune_folder,
-        )
+        director = SearchDirector(search, _references(search, bases), deadline)
+        run_trials(director, site.concurrency, site.tune_folder)
         best = best_record(config, study.records())
-        comparisons: tuple[Comparison, ...] = ()
-        if best is not None:
-            comparisons = compare(config, space, site, tunables, bases, best, board)
+        comparisons = () if best is None else _compare(search, bases, best)
     shutil.rmtree(site.tune_folder, ignore_errors=True)
-    report = site.storage / "report"
-    targets = [config.objective.metric] + ([] if config.objective.cost == "none" else [config.objective.cost])
-    shares = write_study(report, study.optuna, study.records(), f"Search {request.search.name}", targets)
-    best_configs = () if best is None else _write_best(report, space, best, bases)
+    records, report, title = study.records(), site.storage / "report", f"Search {request.search.name}"
+    shares = write_study(report, study.optuna, records, title, config.objective.names)
+    states = [record.state for record in records]
     return SearchOutcome(
         status="finished" if best else "failed",
         study=site.opening.study,
-        trials=_counts(study.records()),
+        trials={one: states.count(one) for one in ("finished", "stopped", "failed", "repeated") if one in states},
         best=None if best is None else {"trial": best.number, "values": list(best.values), "point": dict(best.point)},
         comparisons=comparisons,
         importances=shares,
-        best_configs=best_configs,
+        best_configs=() if best is None else _write_best(report, search.space, best, bases),
         parent_run_id=site.opening.parent_run_id,
         tracking_uri=redact(request.where.tracking_uri),
     )
 
 
 def best_record(config: SearchConfig, records: Sequence[Record]) -> Record | None:
-    """The finished trial with the largest score, ranks being worked out anew among all finished trials."""
+    """Finished trial with the largest score; ranks are computed among all finished trials."""
     finished = [record for record in records if record.state == "finished" and record.values]
-    if not finished:
-        return None
     if len(config.benchmarks) > 1 and config.objective.combine == "mean_rank":
         ranks = final_ranks({record.number: record.scores[max(record.scores)] for record in finished})
-        return max(finished, key=lambda record: ranks[record.number])
-    return max(finished, key=lambda record: record.values[0])
+        return max(finished, key=lambda record: ranks[record.number], default=None)
+    return max(finished, key=lambda record: record.values[0], default=None)
 
 
-def _references(
-    config: SearchConfig,
-    site: Site,
-    tunables: Tunables,
-    bases: Mapping[str | None, ComposedConfig],
-    board: Board,
-) -> dict[str | None, float]:
-    """The base's own score on each benchmark, where several are to be brought to one scale; else 1."""
-    if len(bases) == 1 or config.objective.combine == "mean_rank":
+def _references(search: Search, bases: Bases) -> dict[str | None, float]:
+    """Score of the base on each benchmark, where the scores of several are normalised; else 1."""
+    objective = search.config.objective
+    if len(bases) == 1 or objective.combine == "mean_rank":
         return dict.fromkeys(bases, 1.0)
-    cells = [tunables.cell(base, name, config.seeds[0], "base") for name, base in bases.items()]
-    scores = {}
-    for name, figures in zip(bases, run_cells(cells, site, board), strict=True):
-        score = figures.get(METRIC_KEYS[config.objective.metric], 0.0)
+    cells = [search.cell(base, name, search.config.seeds[0], "base") for name, base in bases.items()]
+    figures = _run_cells(search, cells)
+    scores = {
+        name: figures[cell.identity].get(objective.metric_key, 0.0) for name, cell in zip(bases, cells, strict=True)
+    }
+    for name, score in scores.items():
         if score <= 0:
             raise UserError(
                 f"the base scores nothing on {name}, so that scores cannot be brought to one scale",
-                config.base,
+                search.config.base,
                 "see the errors above, or set objective.combine: mean_rank",
             )
-        scores[name] = score
     return scores
 
 
-def _write_best(
-    report: Path, space: Space, best: Record, bases: Mapping[str | None, ComposedConfig]
-) -> tuple[str, ...]:
-    """The winner's full config, one file per benchmark; returns their paths."""
+def _compare(search: Search, bases: Bases, best: Record) -> tuple[Comparison, ...]:
+    """Best and base on every benchmark over fresh seeds, paired by seed."""
+    config, key = search.config, search.config.objective.metric_key
+    search.board.say(f"comparing trial {best.number} with the base over {config.confirm_seeds} fresh seeds")
+    seeds = range(FRESH_SEEDS_FROM, FRESH_SEEDS_FROM + config.confirm_seeds)
+    winners = {name: search.space.compose(best.point, name) for name in bases}
+    pairs = {
+        name: [
+            (search.cell(winners[name], name, seed, "best"), search.cell(base, name, seed, "base")) for seed in seeds
+        ]
+        for name, base in bases.items()
+    }
+    figures = _run_cells(search, [cell for found in pairs.values() for pair in found for cell in pair])
+    comparisons = []
+    for name, found in pairs.items():
+        scores = [tuple(figures[cell.identity].get(key) for cell in pair) for pair in found]
+        ours, theirs = ([score for score in one if score is not None] for one in zip(*scores, strict=True))
+        both = [(one, other) for one, other in scores if one is not None and other is not None]
+        is_base = all(winner.identity == base.identity for winner, base in found)
+        comparisons.append(
+            Comparison(
+                benchmark=search.data[name].benchmark,
+                metric=key,
+                best=summarise(ours) if ours else None,
+                base=summarise(theirs) if theirs else None,
+                difference=paired_difference(*zip(*both, strict=True)) if both and not is_base else None,
+                is_base=is_base,
+            )
+        )
+    search.site.log_figures(0, _metrics(comparisons))
+    return tuple(comparisons)
+
+
+def _run_cells(search: Search, cells: Sequence[Cell]) -> Mapping[str, Mapping[str, float]]:
+    """Figures of each cell by its identity, empty where it failed; cells of one identity are run once.
+
+    Ray Tune is started only where a cell was not finished before.
+    """
+    board, site = search.board, search.site
+
+    def follow(cell: Cell) -> OnEpoch:
+        board.say(f"{cell.name}: begins")
+
+        def show_last(step: int, metrics: Mapping[str, float]) -> None:
+            if step == metrics["epochs"]:
+                board.say(f"{cell.name}: AUSUC {metrics['val/ausuc']:.3f}  H {metrics['val/gzsl_h']:.3f}")
+
+        return show_last
+
+    tasks = [Task(cell) for cell in {cell.identity: cell for cell in cells}.values()]
+    director = ListDirector(tasks, site, board.say, follow)
+    if director.take_known():
+        run_trials(director, site.concurrency, site.tune_folder)
+    return director.results
+
+
+def _metrics(comparisons: Sequence[Comparison]) -> dict[str, float]:
+    """Comparisons as metrics of the parent run."""
+    metrics: dict[str, float | None] = {}
+    for one in comparisons:
+        prefix = f"confirm/{one.benchmark}/" if len(comparisons) > 1 else "confirm/"
+        for variant, summary in (("best", one.best), ("base", one.base)):
+            if summary is not None:
+                metrics |= {f"{prefix}{variant}/{name}": getattr(summary, name) for name in ("mean", "std", "n")}
+        if one.difference is not None:
+            metrics |= {f"{prefix}difference/{name}": getattr(one.difference, name) for name in ("mean", "low", "high")}
+    return {name: float(value) for name, value in metrics.items() if value is not None}
+
+
+def _write_best(report: Path, space: Space, best: Record, bases: Bases) -> tuple[str, ...]:
+    """Write the best config, one file per benchmark; returns their paths."""
     paths = []
     for name in bases:
         path = report / ("best.yaml" if len(bases) == 1 else f"best-{name}.yaml")
@@ -113,8 +166,3 @@ def _write_best(
         path.write_text(header + show(space.compose(best.point, name)), encoding="utf-8")
         paths.append(str(path))
     return tuple(paths)
-
-
-def _counts(records: Sequence[Record]) -> dict[str, int]:
-    states = [record.state for record in records]
-    return {state: states.count(state) for state in ("finished", "stopped", "failed", "repeated") if state in states}

@@ -6,6 +6,8 @@ import csv
 import json
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,57 +20,46 @@ from pipeline.search.study import Record
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
+STYLE = "body{font-family:system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem}"
+
 
 def write_study(
     folder: Path, study: optuna.Study, records: Sequence[Record], title: str, targets: Sequence[str]
 ) -> dict[str, float]:
-    """Writes `trials.csv`, `importances.json` and `study.html`.
+    """Write `trials.csv`, `importances.json` and `study.html`; returns the importances.
 
-    Args:
-        folder: made where it is missing.
-        study: for the plots.
-        records: the trials.
-        title: title of the page.
-        targets: names of the objectives, the score first.
-
-    Returns:
-        The importances.
+    `targets` are the names of the objectives, the score first.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _write_trials(folder / "trials.csv", records, targets)
-    shares = importances(study, len(targets))
+    shares = importances(study)
     (folder / "importances.json").write_text(json.dumps(shares, indent=1))
     (folder / "study.html").write_text(_page(study, title, targets), encoding="utf-8")
     return shares
 
 
-def importances(study: optuna.Study, objectives: int = 1) -> dict[str, float]:
+def importances(study: optuna.Study) -> dict[str, float]:
     """Share of the score's variance that each parameter explains (fANOVA); empty where no two finished trials differ.
 
-    Parameters that not every finished trial has are left out.
+    Parameters that some finished trials lack are left out.
     """
-    if len({_first(trial) for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}) < 2:
+    if len({_score(trial) for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}) < 2:
         return {}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            target = None if objectives == 1 else _first
-            return {
-                key: float(value)
-                for key, value in optuna.importance.get_param_importances(
-                    study, evaluator=_fanova(), target=target
-                ).items()
-            }
+            found = optuna.importance.get_param_importances(study, evaluator=_fanova(), target=_score)
     except (ValueError, RuntimeError):
         return {}
+    return {path: float(share) for path, share in found.items()}
 
 
 def _fanova() -> optuna.importance.BaseImportanceEvaluator:
-    """Not Optuna's own choice, PED-ANOVA, which takes a second objective's score for one to be small."""
+    """Evaluator of importances; Optuna's default, PED-ANOVA, would minimise the score beside a second objective."""
     return optuna.importance.FanovaImportanceEvaluator(seed=0)
 
 
-def _first(trial: optuna.trial.FrozenTrial) -> float:
+def _score(trial: optuna.trial.FrozenTrial) -> float:
     return float(trial.values[0])
 
 
@@ -85,44 +76,31 @@ def _write_trials(path: Path, records: Sequence[Record], targets: Sequence[str])
 
 
 def _page(study: optuna.Study, title: str, targets: Sequence[str]) -> str:
-    from html import escape
-
-    parts = []
-    for name, draw in _plots(len(targets)):
+    parts: list[str] = []
+    library: bool = True  # Plotly's script stands before the first plot, so that the page opens without a network.
+    for name, draw in _plots(targets).items():
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                figure = draw(study)
+                plot = draw(study).to_html(full_html=False, include_plotlyjs=library)
+            library = False
         except (ValueError, RuntimeError) as error:
-            parts.append(f"<h2>{escape(name)}</h2><p>Cannot be drawn: {escape(str(error))}</p>")
-            continue
-        # The library is put in once, so that the page is whole and opens without a network.
-        library: Any = not any("<script" in part for part in parts)
-        parts.append(f"<h2>{escape(name)}</h2>" + figure.to_html(full_html=False, include_plotlyjs=library))
-    style = "body{font-family:system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem}"
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title><style>{style}</style>'
+            plot = f"<p>Cannot be drawn: {escape(str(error))}</p>"
+        parts.append(f"<h2>{escape(name)}</h2>{plot}")
+    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
     return f"{head}<body><h1>{escape(title)}</h1>{''.join(parts)}</body></html>"
 
 
-def _plots(objectives: int) -> list[tuple[str, Callable[[optuna.Study], Figure]]]:
+def _plots(targets: Sequence[str]) -> dict[str, Callable[[optuna.Study], Figure]]:
+    """Heading → function that draws the plot."""
     draw = optuna.visualization
-    if objectives > 1:
-        return [
-            ("Pareto front", draw.plot_pareto_front),
-            (
-                "Importance for the score",
-                lambda study: draw.plot_param_importances(study, _fanova(), target=_first, target_name="score"),
-            ),
-            (
-                "Parallel coordinates",
-                lambda study: draw.plot_parallel_coordinate(study, target=_first, target_name="score"),
-            ),
-            ("Slices", lambda study: draw.plot_slice(study, target=_first, target_name="score")),
-        ]
-    return [
-        ("Optimisation history", draw.plot_optimization_history),
-        ("Parameter importances", lambda study: draw.plot_param_importances(study, _fanova())),
-        ("Parallel coordinates", draw.plot_parallel_coordinate),
-        ("Slices", draw.plot_slice),
-        ("Curves of the trials", draw.plot_intermediate_values),
-    ]
+    of_score: dict[str, Any] = {"target": _score, "target_name": targets[0]}
+    plots: dict[str, Callable[[optuna.Study], Figure]] = {
+        "Parameter importances": partial(draw.plot_param_importances, evaluator=_fanova(), **of_score),
+        "Parallel coordinates": partial(draw.plot_parallel_coordinate, **of_score),
+        "Slices": partial(draw.plot_slice, **of_score),
+    }
+    if len(targets) > 1:
+        return {"Pareto front": draw.plot_pareto_front} | plots
+    history = partial(draw.plot_optimization_history, **of_score)
+    return {"Optimisation history": history} | plots | {"Curves of the trials": draw.plot_intermediate_values}

@@ -1,12 +1,16 @@
-"""What `search` is asked for, and what it answers."""
+"""Request for a search, and its outcome."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
+from pydantic import BaseModel, ConfigDict, Field, computed_field
+
 from pipeline.analysis.paired import PairedDifference, Summary
+from pipeline.config.yaml_tree import yaml_value
+from pipeline.console import Console
 from pipeline.search.config import SearchFile
 from pipeline.where import Where
 
@@ -17,79 +21,101 @@ class SearchRequest:
 
     search: SearchFile
     trials: int | None
-    """None: as many as the file says."""
+    """Number of trials; None uses the value in the search file."""
     concurrency: int | None
-    """None: as many trials at once as the cluster has room for."""
+    """Number of trials at once; None runs as many as the cluster has room for."""
     budget_hours: float | None
-    """Hours after which no new trial starts; None: no limit."""
+    """Hours after which no new trial starts; None sets no limit."""
     resume: bool
     study_storage: str
     where: Where
     force: bool = False
-    """Forgets an earlier study of the same search."""
+    """Whether to delete an earlier study of the same search."""
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """The best config against the base on one benchmark, over fresh seeds of the `tune` split."""
+class Comparison(BaseModel):
+    """Best config against the base on one benchmark, over fresh seeds of the `tune` split."""
+
+    model_config = ConfigDict(frozen=True)
 
     benchmark: str
     metric: str
     best: Summary | None
     base: Summary | None
-    """None where every run failed."""
+    """Summary of the base's runs; None where every run failed."""
     difference: PairedDifference | None
-    """Over the seeds that both have; None where there are none, or nothing to compare."""
+    """Difference over the seeds that both have; None without any, or where the best config is the base."""
     is_base: bool
     """Whether the best config is the base itself."""
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def verdict(self) -> str:
-        """Of the paired difference, `the base is the best`, or `failed`."""
+        """Verdict of the paired difference, `the base is the best`, or `failed`."""
         if self.is_base:
             return "the base is the best"
         return self.difference.verdict if self.difference else "failed"
 
 
-@dataclass(frozen=True)
-class SearchOutcome:
-    """What a search came to."""
+class SearchOutcome(BaseModel):
+    """Result of a search, in the form that `--json` prints and the study keeps."""
+
+    model_config = ConfigDict(frozen=True)
 
     status: Literal["finished", "cached", "failed"]
     study: str
     trials: Mapping[str, int]
-    """State → number."""
+    """State → number of trials."""
     best: Mapping[str, Any] | None
-    """Trial, values and point; its score is the winner's, and no result."""
+    """Number, values and point of the best trial, whose score is optimistic as the largest of many."""
     comparisons: tuple[Comparison, ...]
     importances: Mapping[str, float]
     best_configs: tuple[str, ...]
-    """A YAML file per benchmark that `train` accepts."""
+    """Paths of the best config on each benchmark, as YAML files that `train` accepts."""
     parent_run_id: str | None
     tracking_uri: str
-    is_tracked: bool = True
-    """Whether the tracking store has all of it."""
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any], status: Literal["finished", "cached", "failed"]) -> SearchOutcome:
-        """What `to_json` made, with another status."""
-        comparisons = tuple(
-            Comparison(
-                one["benchmark"],
-                one["metric"],
-                Summary(**one["best"]) if one["best"] else None,
-                Summary(**one["base"]) if one["base"] else None,
-                PairedDifference(**one["difference"]) if one["difference"] else None,
-                one["is_base"],
-            )
-            for one in value["comparisons"]
-        )
-        fields = {key: found for key, found in value.items() if key in cls.__dataclass_fields__}
-        return cls(**{**fields, "comparisons": comparisons, "status": status})
+    is_tracked: bool = Field(default=True, exclude=True)
+    """Whether the tracking store holds all runs."""
 
     def to_json(self) -> dict[str, Any]:
-        """The object that `--json` prints."""
-        value = {key: found for key, found in asdict(self).items() if key != "is_tracked"}
-        for described, comparison in zip(value["comparisons"], self.comparisons, strict=True):
-            described["verdict"] = comparison.verdict
-        return value
+        """Serialise to the object that `--json` prints."""
+        return self.model_dump(mode="json")
+
+
+def show_outcome(outcome: SearchOutcome, console: Console) -> None:
+    """Print trials, the best point, importances, and the comparison with the base."""
+    counts = ", ".join(f"{count} {state}" for state, count in outcome.trials.items())
+    console.line(f"study {outcome.study}: {counts}")
+    if outcome.best is None:
+        console.line("no trial finished: see the errors above")
+        return
+    shares = {path: f"{share:.2f}" for path, share in outcome.importances.items()}
+    console.table(
+        ["value of the best trial", "", "share of the variance"],
+        [[path, yaml_value(value), shares.get(path, "–")] for path, value in outcome.best["point"].items()],
+        f"trial {outcome.best['trial']}",
+    )
+    rows = [
+        [one.benchmark, one.metric, _shown(one.best), _shown(one.base), *_difference(one.difference), one.verdict]
+        for one in outcome.comparisons
+    ]
+    title = "best against base over fresh seeds of the tune split (mean ± std)"
+    console.table(["benchmark", "metric", "best", "base", "difference", "95 % interval", "verdict"], rows, title)
+    for path in outcome.best_configs:
+        console.line(f"best config: {path}")
+    if outcome.is_tracked:
+        console.line(f"tracked in {outcome.tracking_uri}, run {outcome.parent_run_id}")
+
+
+def _shown(summary: Summary | None) -> str:
+    if summary is None:
+        return "failed"
+    spread = "" if summary.std is None else f" ± {summary.std:.4f}"
+    return f"{summary.mean:.4f}{spread} (n = {summary.n})"
+
+
+def _difference(difference: PairedDifference | None) -> tuple[str, str]:
+    if difference is None:
+        return "–", "–"
+    interval = "–" if difference.low is None else f"{difference.low:+.4f} … {difference.high:+.4f}"
+    return f"{difference.mean:+.4f}", interval

@@ -11,7 +11,7 @@ from mgmrn.errors import UserError
 from pipeline.config.compose import ComposedConfig, load_experiment, values_of
 from pipeline.config.validation import all_at_once, did_you_mean
 from pipeline.config.yaml_tree import yaml_value
-from pipeline.search.config import Categorical, FloatRange, Has, IntRange, SearchFile, Subsets, _Parameter
+from pipeline.search.config import Categorical, Has, IntRange, Range, SearchedParameter, SearchFile, Subsets
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
@@ -23,9 +23,6 @@ Point = Mapping[str, Any]
 class Space:
     """Parameters of a search, each after the parameters that its conditions name.
 
-    Args:
-        search: the search; its base must exist.
-
     Raises:
         UserError: with all errors at once: conditions on parameters that are not searched or that can never hold, unknown
             paths, values outside the schema.
@@ -33,16 +30,15 @@ class Space:
 
     def __init__(self, search: SearchFile) -> None:
         self._search = search
-        self._parameters: dict[str, _Parameter] = dict(search.config.space)
-        problems = list(self._wrong_conditions())
-        if problems:
+        self._parameters: dict[str, SearchedParameter] = dict(search.config.space)
+        if problems := list(self._wrong_conditions()):
             raise all_at_once(problems, search.label)
         self.order = self._ordered()
         if problems := list(self._outside_the_schema()):
             raise all_at_once(problems, search.label)
 
     def draw(self, trial: BaseTrial) -> dict[str, Any]:
-        """Draws a point with the sampler of a trial."""
+        """Draw a point with the sampler of a trial."""
         point: dict[str, Any] = {}
         for path in self.order:
             if self._holds(path, point):
@@ -56,19 +52,15 @@ class Space:
         found: dict[str, Any] = {}
         for path in self.order:
             value, parameter = values.get(path), self._parameters[path]
-            if isinstance(parameter, IntRange | FloatRange):
+            if isinstance(parameter, Range):
                 if isinstance(value, int | float) and parameter.low <= value <= parameter.high:
                     found[path] = value
-            elif path in values and value in (_choices(parameter) or ()):
+            elif path in values and value in _choices(parameter):
                 found[path] = yaml_value(value)
         return found
 
     def compose(self, point: Point, benchmark: str | None) -> ComposedConfig:
-        """Composes the experiment at a point.
-
-        Raises:
-            UserError: when its values are inconsistent.
-        """
+        """Compose the experiment at a point; a `UserError` names inconsistent values."""
         values = {**self._search.config.fixed, **point}
         overrides = [f"{path}={yaml_value(value)}" for path, value in values.items()]
         origins = self._search.sources
@@ -76,27 +68,27 @@ class Space:
 
     def may_be(self, path: str, value: Any) -> bool:
         """Whether a parameter has this value among its choices."""
-        return path in self._parameters and value in (_choices(self._parameters[path]) or ())
+        return path in self._parameters and value in _choices(self._parameters[path])
 
     def may_read(self, level: Level) -> bool:
         """Whether some point uses a level of the pyramid."""
         levels = self._parameters.get("model.levels")
-        chosen = any(level in choice for choice in _choices(levels) or ()) if levels else False
-        return chosen or self.may_be("model.level", level)
+        return self.may_be("model.level", level) or (levels is not None and any(level in c for c in _choices(levels)))
 
     def _holds(self, path: str, point: Point) -> bool:
         conditions = self._parameters[path].when.items()
         return all(parent in point and _meets(point[parent], condition) for parent, condition in conditions)
 
     def _wrong_conditions(self) -> Iterator[UserError]:
-        if "seed" in self._search.config.fixed:
+        fixed = self._search.config.fixed
+        if "seed" in fixed:
             yield UserError("seed may not be fixed", self._search.sources["seed"], "name seeds of the search")
         for path, parameter in self._parameters.items():
             where = self._search.sources.get(path, self._search.label)
-            choices = _choices(parameter) or ()
-            if len({yaml_value(choice) for choice in choices}) < len(choices):
+            names = [yaml_value(choice) for choice in _choices(parameter)]
+            if len(set(names)) < len(names):
                 yield UserError(f"the choices of {path} hold one twice", where)
-            if path in self._search.config.fixed:
+            if path in fixed:
                 yield UserError(f"{path} is both searched and fixed", where)
             if path == "seed":
                 yield UserError("seed is no parameter of a search", where, "each trial is run with every seed of seeds")
@@ -104,22 +96,22 @@ class Space:
                 hint = "name several data sets under benchmarks"
                 yield UserError(f"{path} may not be searched: all trials are judged on the same images", where, hint)
             for parent, condition in parameter.when.items():
-                if parent not in self._parameters:
-                    close = did_you_mean(parent, list(self._parameters))
-                    hint = close or "search it too, or leave the condition out"
-                    yield UserError(f"{path} depends on {parent}, which is not searched", where, hint)
-                    continue
-                known = _choices(self._parameters[parent])
-                if known is None:
-                    yield UserError(f"{path} depends on {parent}, which is a range", where, "depend on a choice")
-                elif isinstance(condition, Has):
-                    if not any(_meets(value, condition) for value in known):
-                        yield UserError(f"{path} depends on {parent} with {condition.has}, which no choice has", where)
-                elif strange := [value for value in condition if value not in known]:
-                    yield UserError(
-                        f"{path} depends on {parent} being {yaml_value(strange[0])}, which is none of its choices",
-                        where,
-                    )
+                if problem := self._wrong_condition(parent, condition):
+                    yield UserError(f"{path} depends on {parent}{problem[0]}", where, problem[1])
+
+    def _wrong_condition(self, parent: str, condition: tuple[Any, ...] | Has) -> tuple[str, str] | None:
+        """End of the message about a condition that cannot hold, and a hint."""
+        if parent not in self._parameters:
+            hint = did_you_mean(parent, list(self._parameters))
+            return ", which is not searched", hint or "search it too, or leave the condition out"
+        choices = _choices(self._parameters[parent])
+        if not choices:
+            return ", which is a range", "depend on a choice"
+        if isinstance(condition, Has):
+            possible = any(_meets(value, condition) for value in choices)
+            return None if possible else (f" with {condition.has}, which no choice has", "")
+        strange = [value for value in condition if value not in choices]
+        return (f" being {yaml_value(strange[0])}, which is none of its choices", "") if strange else None
 
     def _ordered(self) -> tuple[str, ...]:
         graph = TopologicalSorter({path: list(one.when) for path, one in self._parameters.items()})
@@ -130,9 +122,8 @@ class Space:
             raise UserError(f"conditions run in a circle: {circle}", self._search.sources[error.args[1][0]]) from error
 
     def _outside_the_schema(self) -> Iterator[UserError]:
-        """Composes the base with each parameter at its bounds, its conditions met, and all others as in the base."""
-        benchmarks = self._search.config.benchmarks or (None,)
-        for benchmark in benchmarks:
+        """Compose the base with each parameter at its bounds, its conditions met, and all others as in the base."""
+        for benchmark in self._search.config.benchmarks or (None,):
             self.compose({}, benchmark)
         for path in self.order:
             reached = self._conditions_met(path)
@@ -160,7 +151,7 @@ class Space:
             for parent, condition in self._parameters[waiting.pop()].when.items():
                 if parent not in allowed:
                     waiting.append(parent)
-                    allowed[parent] = list(_choices(self._parameters[parent]) or ())
+                    allowed[parent] = list(_choices(self._parameters[parent]))
                 allowed[parent] = [choice for choice in allowed[parent] if _meets(choice, condition)]
         if not all(allowed.values()):
             return None
@@ -179,25 +170,20 @@ def _meets(value: Any, condition: tuple[Any, ...] | Has) -> bool:
     return isinstance(value, list) and condition.has in value if isinstance(condition, Has) else value in condition
 
 
-def _choices(parameter: _Parameter) -> tuple[Any, ...] | None:
-    return parameter.choices if isinstance(parameter, Categorical | Subsets) else None
+def _choices(parameter: SearchedParameter) -> tuple[Any, ...]:
+    """Values of a choice; empty for a range."""
+    return parameter.choices if isinstance(parameter, Categorical | Subsets) else ()
 
 
-def _ends(parameter: _Parameter) -> tuple[Any, ...]:
-    if isinstance(parameter, IntRange | FloatRange):
-        return (parameter.low, parameter.high)
-    return _choices(parameter) or ()
+def _ends(parameter: SearchedParameter) -> tuple[Any, ...]:
+    return (parameter.low, parameter.high) if isinstance(parameter, Range) else _choices(parameter)
 
 
-def _draw(trial: BaseTrial, path: str, parameter: _Parameter) -> Any:
-    match parameter:
-        case IntRange():
-            return trial.suggest_int(path, parameter.low, parameter.high, log=parameter.log)
-        case FloatRange():
-            return trial.suggest_float(path, parameter.low, parameter.high, log=parameter.log)
-        case Categorical() | Subsets():
-            # Optuna stores choices of plain types alone, so lists are stored as text.
-            by_name = {yaml_value(choice): choice for choice in parameter.choices}
-            return by_name[trial.suggest_categorical(path, list(by_name))]
-        case _:
-            raise TypeError(f"no such parameter: {parameter}")
+def _draw(trial: BaseTrial, path: str, parameter: SearchedParameter) -> Any:
+    if isinstance(parameter, IntRange):
+        return trial.suggest_int(path, parameter.low, parameter.high, log=parameter.log)
+    if isinstance(parameter, Range):
+        return trial.suggest_float(path, parameter.low, parameter.high, log=parameter.log)
+    # Optuna stores choices of plain types alone, so lists are stored as text.
+    by_name = {yaml_value(choice): choice for choice in _choices(parameter)}
+    return by_name[trial.suggest_categorical(path, list(by_name))]

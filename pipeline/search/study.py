@@ -1,7 +1,7 @@
 """State of a search: an Optuna study in a database, which holds every trial, its scores, and what sampler and pruner have seen.
 
-A driver that goes on with a search reads there which trials ended and which were running. What Optuna's own fields do not hold is kept in
-a trial's attributes.
+A driver that resumes a search reads there which trials have ended and which were running. Attributes of a trial keep what Optuna's own
+fields do not hold.
 """
 
 from __future__ import annotations
@@ -29,12 +29,20 @@ if TYPE_CHECKING:
     from optuna.pruners import BasePruner
     from optuna.samplers import BaseSampler
 
-State = Literal["running", "finished", "stopped", "failed", "repeated"]
+Ending = Literal["finished", "stopped", "failed"]
+State = Literal["running", "repeated"] | Ending
 
 CONNECT_SECONDS = 10
 """Seconds that a database server may take to answer."""
 
 _POINT, _SCORES, _REASON, _TWIN = "point", "scores", "reason", "repeats"
+"""Attributes of a trial in the study."""
+_STATES: Mapping[TrialState, State] = {
+    TrialState.RUNNING: "running",
+    TrialState.COMPLETE: "finished",
+    TrialState.PRUNED: "stopped",
+    TrialState.FAIL: "failed",
+}
 
 
 @dataclass(frozen=True)
@@ -53,155 +61,123 @@ class Record:
     """Reason of a failure."""
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence Optuna's warnings about experimental features and its log of every trial."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 class Study:
-    """Optuna study of a search.
+    """Optuna study of a search, in a `sqlite:///FILE` or a PostgreSQL database; an existing one is continued."""
 
-    Args:
-        name: name of the study; an existing one is continued.
-        storage: `sqlite:///FILE` or a PostgreSQL URL.
-        config: sampler, scheduler, objective.
-        space: parameters to draw.
-
-    Raises:
-        UserError: when the database cannot be reached.
-    """
-
+    @_quiet()
     def __init__(self, name: str, storage: str, config: SearchConfig, space: Space) -> None:
         self._name, self._space = name, space
-        self._several = config.objective.cost != "none"
-        with _quiet():
-            with _reaching(storage):
-                self._storage = _storage(storage)
-                self._study = optuna.create_study(
-                    study_name=name, storage=self._storage, directions=_directions(config), load_if_exists=True
-                )
-            known = len(self._study.get_trials(deepcopy=False))
-            # A study stores no sampler: with the same seed a restarted one would repeat its first proposals.
-            self._study.sampler = _sampler(config, known)
-            self._study.pruner = _pruner(config)
+        self._has_cost = len(config.objective.names) > 1
+        directions: list[Literal["maximize", "minimize"]] = ["maximize", "minimize"]
+        with study_errors(storage, OSError, ValueError):
+            self._storage = _storage(storage)
+            self.optuna = optuna.create_study(
+                study_name=name,
+                storage=self._storage,
+                directions=directions[: len(config.objective.names)],
+                load_if_exists=True,
+            )
+        # A study stores no sampler: with the same seed a restarted one would repeat its first proposals.
+        self.optuna.sampler = _sampler(config, len(self.optuna.get_trials(deepcopy=False)))
+        self.optuna.pruner = _pruner(config)
 
-    def left_running(self) -> list[Record]:
-        """Trials that a dead driver left running."""
-        return [record for record in self.records() if record.state == "running"]
+    def records(self) -> list[Record]:
+        """Trials by number, without enqueued ones and running ones whose driver died before it stored a point."""
+        return [
+            _record(trial)
+            for trial in self.optuna.get_trials(deepcopy=False)
+            if trial.state != TrialState.WAITING and (trial.state != TrialState.RUNNING or _POINT in trial.user_attrs)
+        ]
 
+    @property
+    def size(self) -> int:
+        """Number of trials, without repeated ones."""
+        return sum(record.state != "repeated" for record in self.records())
+
+    @_quiet()
+    def delete(self) -> None:
+        """Remove the study from its database."""
+        optuna.delete_study(study_name=self._name, storage=self._storage)
+
+    @_quiet()
     def begin_with(self, values: Mapping[str, Any]) -> None:
-        """Enqueues values of the first trial, unless the study has trials; parameters without a value are drawn."""
-        with _quiet():
-            if not self._study.get_trials(deepcopy=False):
-                self._study.enqueue_trial(dict(values))
+        """Enqueue values of the first trial, unless the study has trials; parameters without a value are drawn."""
+        if not self.optuna.get_trials(deepcopy=False):
+            self.optuna.enqueue_trial(dict(values))
 
+    @_quiet()
     def propose(self) -> Record:
-        """Starts a trial with the values that the sampler proposes."""
-        with _quiet():
-            trial = self._study.ask()
-            point = self._space.draw(trial)
-            trial.set_user_attr(_POINT, point)
+        """Start a trial with the values that the sampler proposes."""
+        trial = self.optuna.ask()
+        point = self._space.draw(trial)
+        trial.set_user_attr(_POINT, point)
         return Record(trial.number, "running", point, (), {}, "")
 
+    @_quiet()
     def report(self, number: int, step: int, score: float, scores: Sequence[float]) -> bool:
-        """Stores the score of a step and returns whether to stop the trial; a step that is reported again changes nothing."""
-        frozen = self._frozen(number)
+        """Store the score of a step; returns whether to stop the trial. A step that is reported again changes nothing."""
+        known = self._frozen(number).intermediate_values
         trial = self._live(number)
-        with _quiet():
-            if step not in frozen.intermediate_values:
-                trial.set_user_attr(f"{_SCORES}/{step}", [float(one) for one in scores])
-                if self._several:
-                    return False  # Optuna has no intermediate values of several objectives.
-                trial.report(score, step)
-            elif step < max(frozen.intermediate_values):
-                return False
-            return not self._several and trial.should_prune()
+        if step not in known:
+            self.settle(number, step, scores)
+            if self._has_cost:
+                return False  # Optuna has no intermediate values of several objectives.
+            trial.report(score, step)
+        elif step < max(known):
+            return False
+        return not self._has_cost and trial.should_prune()
 
     def settle(self, number: int, step: int, scores: Sequence[float]) -> None:
-        """Replaces the scores of the last epoch by those of the epochs that count, which ranks compare."""
+        """Store the scores of the runs at a step; at the end of a trial, those of the epochs that count."""
         self._live(number).set_user_attr(f"{_SCORES}/{step}", [float(one) for one in scores])
 
-    def finish(self, number: int, values: Sequence[float]) -> None:
-        """Ends a trial with its objectives."""
-        self._tell(number, TrialState.COMPLETE, values)
-
-    def stop(self, number: int) -> None:
-        """Ends a trial that was stopped early, with its last score."""
-        self._tell(number, TrialState.PRUNED, None)
-
-    def fail(self, number: int, reason: str) -> None:
-        """Ends a trial as failed."""
-        self._live(number).set_user_attr(_REASON, reason)
-        self._tell(number, TrialState.FAIL, None)
+    @_quiet()
+    def end(self, number: int, state: Ending, values: Sequence[float] | None = None, reason: str = "") -> None:
+        """End a trial: finished with its objectives, stopped early with its last score, or failed for a reason."""
+        if reason:
+            self._live(number).set_user_attr(_REASON, reason)
+        (trial_state,) = (known for known, name in _STATES.items() if name == state)
+        self.optuna.tell(number, values, state=trial_state, skip_if_finished=True)
 
     def repeat(self, number: int, twin: int) -> None:
-        """Ends a trial whose values repeat those of an earlier one, with that one's objectives."""
+        """End a trial whose values repeat those of an earlier one, with the objectives of that one."""
         earlier = self._frozen(twin)
         self._live(number).set_user_attr(_TWIN, twin)
         values = earlier.values if earlier.state == TrialState.COMPLETE else None
-        self._tell(number, TrialState.COMPLETE if values else TrialState.FAIL, values)
-
-    def records(self) -> list[Record]:
-        """All trials by number."""
-        return _records(self._study)
-
-    @property
-    def optuna(self) -> optuna.Study:
-        """Optuna's study, for plots."""
-        return self._study
-
-    def remember(self, key: str, value: str) -> None:
-        """Stores an attribute of the study."""
-        self._study.set_user_attr(key, value)
-
-    def remembered(self, key: str) -> str | None:
-        """Attribute that `remember` stored; None where there is none."""
-        value = self._study.user_attrs.get(key)
-        return None if value is None else str(value)
-
-    def _tell(self, number: int, state: TrialState, values: Sequence[float] | None) -> None:
-        with _quiet():
-            self._study.tell(number, values, state=state, skip_if_finished=True)
+        self.end(number, "finished" if values else "failed", values)
 
     def _frozen(self, number: int) -> FrozenTrial:
-        return self._study.get_trials(deepcopy=False)[number]
+        return self.optuna.get_trials(deepcopy=False)[number]
 
     def _live(self, number: int) -> Trial:
         study_id = self._storage.get_study_id_from_name(self._name)
-        return Trial(self._study, self._storage.get_trial_id_from_study_id_trial_number(study_id, number))
+        return Trial(self.optuna, self._storage.get_trial_id_from_study_id_trial_number(study_id, number))
 
 
-DATABASE_ERRORS = (optuna.exceptions.StorageInternalError, SQLAlchemyError)
-
-
-def lost(storage: str, error: Exception) -> UserError:
-    """Error for a database that became unreachable during a search."""
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    hint = "see to it, then go on with --resume"
-    return UserError(f"the study's database was lost: {reason}", redact(storage), hint)
-
-
-def forget_study(name: str, storage: str) -> None:
-    """Deletes a study if it exists.
-
-    Raises:
-        UserError: when the database cannot be reached.
-    """
-    with _quiet(), _reaching(storage):
-        if name in optuna.get_all_study_names(_storage(storage)):
-            optuna.delete_study(study_name=name, storage=_storage(storage))
-
-
-def study_size(name: str, storage: str) -> int | None:
-    """Number of trials of a study, without repeated ones; None where there is no such study.
-
-    Raises:
-        UserError: when the database cannot be reached.
-    """
-    with _quiet(), _reaching(storage):
-        if name not in optuna.get_all_study_names(_storage(storage)):
-            return None
-        study = optuna.load_study(study_name=name, storage=_storage(storage))
-        return sum(record.state != "repeated" for record in _records(study))
-
-
-def _directions(config: SearchConfig) -> list[Literal["maximize", "minimize"]]:
-    return ["maximize"] if config.objective.cost == "none" else ["maximize", "minimize"]
+@contextmanager
+def study_errors(storage: str, *more: type[Exception]) -> Iterator[None]:
+    """Turn errors of Optuna and SQLAlchemy about an unreachable database, and `more`, into one sentence."""
+    errors: tuple[type[Exception], ...] = (optuna.exceptions.StorageInternalError, SQLAlchemyError, *more)
+    try:
+        yield
+    except UserError:
+        raise
+    except errors as error:
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        # The message about an unreadable address quotes it, and with it a password.
+        reason = "no address" if isinstance(error, ValueError) else first_line
+        hint = "check --study-storage and the server; a search that was begun goes on with --resume"
+        raise UserError(f"the study's database cannot be reached: {reason}", redact(storage), hint) from error
 
 
 def _storage(url: str) -> optuna.storages.RDBStorage:
@@ -217,98 +193,46 @@ def _storage(url: str) -> optuna.storages.RDBStorage:
     return optuna.storages.RDBStorage(with_installed_driver(url), engine_kwargs=waiting)
 
 
-@contextmanager
-def _reaching(storage: str) -> Iterator[None]:
-    """Turns errors of Optuna and SQLAlchemy about an unreachable database into one sentence."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (OSError, SQLAlchemyError, ValueError, optuna.exceptions.StorageInternalError) as error:
-        # The message about an unreadable address quotes it, and with it a password.
-        unreadable = isinstance(error, ValueError)
-        reason = "no address" if unreadable else (str(error).strip() or type(error).__name__).splitlines()[0]
-        hint = "check --study-storage and the server"
-        raise UserError(f"the study's database cannot be reached: {reason}", redact(storage), hint) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences Optuna's warnings about experimental features and its log of every trial."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
 def _sampler(config: SearchConfig, known: int) -> BaseSampler:
+    """Sampler whose seed depends on the number of known trials."""
+    samplers = optuna.samplers
     seed = (config.sampler.seed + 7919 * known) % 2**32  # numpy takes no more.
+    population = max(4, min(50, round(math.sqrt(2 * config.trials))))  # Several generations within the search.
     match config.sampler.name:
         case "tpe":
-            return optuna.samplers.TPESampler(
-                seed=seed,
-                n_startup_trials=config.sampler.startup_trials,
-                # Conditions make groups of parameters. Running trials count as bad, so that parallel proposals differ.
-                multivariate=True,
-                group=True,
-                constant_liar=True,
+            # Conditions make groups of parameters. Running trials count as bad, so that parallel proposals differ.
+            startup = config.sampler.startup_trials
+            return samplers.TPESampler(
+                seed=seed, n_startup_trials=startup, multivariate=True, group=True, constant_liar=True
             )
         case "random":
-            return optuna.samplers.RandomSampler(seed=seed)
+            return samplers.RandomSampler(seed=seed)
         case "cmaes":
-            return optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
+            return samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
         case "nsga2":
-            return optuna.samplers.NSGAIISampler(seed=seed, population_size=_population(config.trials))
+            return samplers.NSGAIISampler(seed=seed, population_size=population)
         case "nsga3":
-            return optuna.samplers.NSGAIIISampler(seed=seed, population_size=_population(config.trials))
-
-
-def _population(trials: int) -> int:
-    """Several generations within the trials of the search."""
-    return max(4, min(50, round(math.sqrt(2 * trials))))
+            return samplers.NSGAIIISampler(seed=seed, population_size=population)
 
 
 def _pruner(config: SearchConfig) -> BasePruner:
-    scheduler = config.scheduler
-    match scheduler.name:
+    grace, reduction = config.scheduler.grace_epochs, config.scheduler.reduction
+    match config.scheduler.name:
         case "asha":
-            return optuna.pruners.SuccessiveHalvingPruner(
-                min_resource=scheduler.grace_epochs, reduction_factor=scheduler.reduction
-            )
+            return optuna.pruners.SuccessiveHalvingPruner(min_resource=grace, reduction_factor=reduction)
         case "median":
-            return optuna.pruners.MedianPruner(n_warmup_steps=scheduler.grace_epochs)
+            return optuna.pruners.MedianPruner(n_warmup_steps=grace)
         case "none":
             return optuna.pruners.NopPruner()
 
 
-_STATES: Mapping[TrialState, State] = {
-    TrialState.RUNNING: "running",
-    TrialState.COMPLETE: "finished",
-    TrialState.PRUNED: "stopped",
-    TrialState.FAIL: "failed",
-}
-
-
-def _records(study: optuna.Study) -> list[Record]:
-    """Trials that began: without enqueued ones, and without running ones whose driver died before it stored a point."""
-    return [
-        _record(trial)
-        for trial in study.get_trials(deepcopy=False)
-        if trial.state != TrialState.WAITING and (trial.state != TrialState.RUNNING or _POINT in trial.user_attrs)
-    ]
-
-
 def _record(trial: FrozenTrial) -> Record:
-    attributes = trial.user_attrs
-    scores = {
-        int(key.partition("/")[2]): tuple(value) for key, value in attributes.items() if key.startswith(f"{_SCORES}/")
-    }
+    attributes, prefix = trial.user_attrs, f"{_SCORES}/"
     return Record(
         number=trial.number,
         state="repeated" if _TWIN in attributes else _STATES[trial.state],
         point=attributes.get(_POINT, {}),
         values=tuple(trial.values or ()),
-        scores=scores,
+        scores={int(key.removeprefix(prefix)): tuple(v) for key, v in attributes.items() if key.startswith(prefix)},
         reason=attributes.get(_REASON, ""),
     )

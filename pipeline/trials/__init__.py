@@ -1,1 +1,1 @@
-"""Many runs at once: Ray Tune places them, follows them, stops them and starts lost ones again. Searches and grids direct it."""
+"""Many runs at once under Ray Tune; searches and grids direct them."""

@@ -1,73 +1,63 @@
-"""What the driver hands to a trial, and what a trial reports back: plain values that travel between hosts."""
+"""Messages between the driver and the process of a trial: plain values that travel between hosts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import Field
 
 from mgmrn.config import Frozen
+from pipeline.train.messages import Failure
 from pipeline.train.placement import Placement
 from pipeline.train.spec import RunSpec
 
 STEPS = "steps"
-"""What Ray Tune counts a trial's progress in."""
-
-
-@dataclass(frozen=True)
-class Pool:
-    """Room for trials."""
-
-    concurrency: int
-    """Trials at once."""
-    placement: Placement
-    """Of each of their runs."""
+"""Key of a trial's progress in a result of Ray Tune."""
 
 
 class TuneSpec(RunSpec):
-    """A run on the `tune` split; the only kind that a trial of a search can be given."""
+    """Run on the `tune` split, the only kind that a trial of a search accepts."""
 
     split: Literal["tune"] = "tune"
     calibration: None = None
 
 
 class TrialPlan(Frozen):
-    """One trial: its training runs, done one after another."""
+    """Training runs of one trial, trained one after another."""
 
     number: int
-    """Of the trial in its study."""
+    """Number of the trial within its launch."""
     runs: tuple[RunSpec, ...]
-    """On each benchmark and seed; all trials of a study have them in the same order."""
+    """Runs on each benchmark and seed; all trials of a search have them in the same order."""
     placement: Placement
-    """Of each run."""
+    """Workers of each run and their resources."""
 
 
 class SealedPlan(TrialPlan):
-    """A trial that decides about hyper-parameters; its process cannot reach the test sets."""
+    """Plan of a trial that decides about hyper-parameters; its process cannot read the test sets."""
 
     runs: tuple[TuneSpec, ...]
 
 
 class TrialReport(Frozen):
-    """What a trial says after an epoch, and once more when a run or the trial is over."""
+    """Report of a trial after each epoch, and once more at the end of each run."""
 
     run: int
-    """Which of the trial's runs."""
+    """Position of the run among those of the trial."""
     steps: int
-    """Epochs since the trial's start, over all its runs: what early stopping counts."""
+    """Epochs since the start of the trial, over all its runs; early stopping counts them."""
     metrics: dict[str, float] = Field(default_factory=dict)
-    """Of the epoch; with `checkpoint`, of the epoch that counts."""
+    """Metrics of the epoch; with `checkpoint`, of the epoch that counts."""
     checkpoint: str | None = None
-    """Where the run that has ended left what it came to."""
-    failure: dict[str, str] | None = None
-    """The `Failure` that ended the trial for good."""
+    """Folder of the checkpoint that counts, when the run has ended."""
+    failure: Failure | None = None
+    """Failure that ended the trial for good."""
 
     def to_tune(self) -> dict[str, Any]:
-        """As Ray Tune carries it."""
+        """Serialise to a result of Ray Tune."""
         return {STEPS: self.steps, "report": self.model_dump_json()}
 
     @classmethod
     def from_tune(cls, result: dict[str, Any]) -> TrialReport | None:
-        """The report in one of Tune's results; None where the result holds none."""
+        """Report inside a result of Ray Tune; None where the result holds none."""
         return cls.model_validate_json(result["report"]) if "report" in result else None

@@ -1,10 +1,10 @@
-"""What all trials of a launch share: store, folders, room, and the thread that does what would make Ray Tune's loop wait."""
+"""Store, folders and resources that all trials of a launch share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +13,22 @@ from pipeline.train.cell import Cell
 from pipeline.train.placement import Host, Placement, place, rooms
 from pipeline.train.spec import RunSpec
 from pipeline.train.tracked import Opening, parent_spool
-from pipeline.trials.plan import Pool
+from pipeline.where import Where
 
 
 class Clerk:
-    """Thread that makes plots, uploads artifacts and ends runs, one after another, while Ray Tune's loop goes on."""
+    """Thread that makes plots, uploads artifacts and ends runs one after another, so that the loop of Ray Tune does not wait."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="clerk")
         self._errands: list[Future[Any]] = []
 
     def do(self, errand: Callable[[], Any]) -> None:
-        """Queues an errand."""
+        """Queue an errand."""
         self._errands.append(self._pool.submit(errand))
 
     def finish(self) -> None:
-        """Waits for all errands.
-
-        Raises:
-            Exception: what the first of them that failed raised.
-        """
+        """Wait for all errands, and raise the error of the first that failed."""
         self._pool.shutdown(wait=True)
         for errand in self._errands:
             errand.result()
@@ -40,7 +36,7 @@ class Clerk:
 
 @dataclass(frozen=True)
 class Site:
-    """Where the runs of a launch are tracked, stored and placed."""
+    """Tracking, storage and placement of the runs of a launch."""
 
     store: TrackingStore
     opening: Opening
@@ -48,50 +44,36 @@ class Site:
     data_root: Path
     storage: Path
     """Folder of run folders."""
-    pool: Pool
-    clerk: Clerk
+    concurrency: int
+    """Largest number of trials at once."""
+    clerk: Clerk = field(default_factory=Clerk)
 
     @property
     def tune_folder(self) -> Path:
-        """Ray Tune's own files, which are removed afterwards."""
+        """Folder of Ray Tune's own files, which the launch removes at its end."""
         return self.storage / f"tune-{self.opening.parent_run_id}"
 
     def log_figures(self, step: int, figures: Mapping[str, float]) -> None:
-        """Adds figures to the launch's own run."""
+        """Add metrics to the parent run."""
         parent_spool(self.storage, self.opening.parent_run_id).append(step, figures)
 
     def spec(self, cell: Cell) -> RunSpec:
-        """A run as its workers are told it."""
+        """Description of a cell's run for its workers."""
         return cell.spec(self.data_root, self.storage, self.opening.placement.cpus_per_worker)
 
 
-def make_pool(
-    hosts: tuple[Host, ...],
-    trials: int,
-    workers: int,
-    concurrency: int | None,
-    cpus_per_worker: int | None,
-    gpus_per_worker: int | None,
-) -> Pool:
-    """As many trials at once as fit, one CPU for each worker unless more is asked for; never more than the cluster has.
+def place_trials(
+    hosts: tuple[Host, ...], where: Where, trials: int, workers: int, concurrency: int | None
+) -> tuple[int, Placement]:
+    """Number of trials at once, as many as fit where it is None, and the placement of each of their runs.
 
-    Args:
-        hosts: of the cluster.
-        trials: how many there are to be run.
-        workers: ranks of each of their runs.
-        concurrency: trials at once; None: as many as fit.
-        cpus_per_worker: None: what the trials at once leave, shared evenly.
-        gpus_per_worker: None: one where every worker can have one.
-
-    Raises:
-        ResourceError: when so much could not be placed even on an idle cluster.
+    Where no CPUs per worker are asked for, the trials at once share those of the cluster evenly. Raises a `ResourceError` when not even
+    an idle cluster could place them.
     """
-    if concurrency is not None:
-        placed = place(hosts, concurrency * workers, cpus_per_worker, gpus_per_worker)
-        return Pool(concurrency, Placement(workers, placed.cpus_per_worker, placed.gpus_per_worker))
-    one = place(hosts, workers, cpus_per_worker or 1, gpus_per_worker)
-    room = rooms(hosts, one.cpus_per_worker, one.gpus_per_worker)
-    concurrency = max(1, min(room // workers, trials))
-    if cpus_per_worker is None:
-        one = place(hosts, concurrency * workers, None, one.gpus_per_worker)
-    return Pool(concurrency, Placement(workers, one.cpus_per_worker, one.gpus_per_worker))
+    cpus, gpus = where.cpus_per_worker, where.gpus_per_worker
+    if concurrency is None:
+        one = place(hosts, workers, cpus or 1, gpus)
+        gpus = one.gpus_per_worker
+        concurrency = max(1, min(rooms(hosts, one.cpus_per_worker, gpus) // workers, trials))
+    shared = place(hosts, concurrency * workers, cpus, gpus)
+    return concurrency, Placement(workers, shared.cpus_per_worker, shared.gpus_per_worker)

@@ -1,14 +1,13 @@
-"""What a trial does, in a process of its own on the cluster: ordinary training runs, whose epochs it reports to Ray Tune.
+"""Process of a trial on the cluster: ordinary training runs, whose epochs it reports to Ray Tune.
 
-A trial that is started again (its host died, or the driver was killed and the search resumed) first reports what its runs had already
-noted, so that early stopping and the sampler see the whole curve, and then goes on from the latest checkpoint.
+A trial that is started again, because its host died or an interrupted search was resumed, first reports the epochs that its runs have
+noted, so that early stopping and the sampler see the whole curve, and then resumes from the latest checkpoint.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import Any
 
 from ray import tune
@@ -22,38 +21,26 @@ from pipeline.train.spec import RunSpec
 from pipeline.trials.plan import SealedPlan, TrialPlan, TrialReport
 
 FOLLOW_SECONDS = 0.2
+"""Interval at which new epochs are looked for."""
 
 
 class WorkersLostError(RuntimeError):
-    """Workers died more often than Ray Train replaces them; Ray Tune starts the trial again, which goes on."""
+    """Workers died more often than Ray Train replaces them; Ray Tune starts the trial again, which resumes."""
 
 
 def run_sealed_trial(config: dict[str, Any]) -> None:
-    """The trainable of a search: test sets are out of its reach.
-
-    Args:
-        config: `{"plan": SealedPlan as JSON}`.
-
-    Raises:
-        WorkersLostError: as `run_trial`.
-    """
+    """Trainable of a search, which cannot read the test sets; `config` is `{"plan": SealedPlan as JSON}`."""
     close_seal()
     _run(SealedPlan.model_validate_json(config["plan"]))
 
 
 def run_trial(config: dict[str, Any]) -> None:
-    """The trainable of a grid, whose runs are also on the `final` split.
-
-    Args:
-        config: `{"plan": TrialPlan as JSON}`.
-
-    Raises:
-        WorkersLostError: for a failure that another attempt may mend; all others are reported and end the trial.
-    """
+    """Trainable of a grid, whose runs are also on the `final` split; `config` is `{"plan": TrialPlan as JSON}`."""
     _run(TrialPlan.model_validate_json(config["plan"]))
 
 
 def _run(plan: TrialPlan) -> None:
+    """Train the runs of a trial; raises a `WorkersLostError` for a failure that another attempt may mend."""
     steps = 0
     for run, spec in enumerate(plan.runs):
         training = _Training(spec, plan.placement)
@@ -63,8 +50,7 @@ def _run(plan: TrialPlan) -> None:
         if isinstance(ended, Failure):
             if ended.reason == "workers-lost":
                 raise WorkersLostError(ended.message)
-            failure = {key: str(value) for key, value in asdict(ended).items()}
-            tune.report(TrialReport(run=run, steps=steps, failure=failure).to_tune())
+            tune.report(TrialReport(run=run, steps=steps, failure=ended).to_tune())
             return
         steps += spec.epochs
         report = TrialReport(run=run, steps=steps, metrics=ended.metrics, checkpoint=str(ended.checkpoint))
@@ -72,40 +58,39 @@ def _run(plan: TrialPlan) -> None:
 
 
 class _Training:
-    """One `fit` in a thread, and the epochs that its controller notes meanwhile."""
+    """One `fit` in a thread, and the epochs that its controller notes."""
 
     def __init__(self, spec: RunSpec, placement: Placement) -> None:
         self._spool = Spool(spec.spool_file)
-        self._ended: Fitted | Failure | None = None
-        self._error: BaseException | None = None
-        # A daemon: when Tune stops the trial, nothing may hold its process back.
+        self._ended: Fitted | Failure | BaseException | None = None
+        # A daemon, so that it does not hold up the process of a trial that Tune stops.
         self._thread = threading.Thread(target=self._fit, args=(spec, placement), name="fit", daemon=True)
         self._thread.start()
 
     def epochs(self) -> Iterator[dict[str, float]]:
-        """Rank 0's metrics of every epoch, once each and in order, until the run has ended."""
+        """Metrics of rank 0 for each epoch, once and in order, until the run has ended."""
         offset = last = 0
         while True:
-            over = not self._thread.is_alive()
+            is_over = not self._thread.is_alive()
             for entry in self._spool.read(offset):
                 offset = entry.end_offset
                 if entry.kind == "metrics" and entry.content["step"] > last:
                     last = entry.content["step"]
                     yield dict(entry.content["metrics"])
-            if over:
+            if is_over:
                 return
             self._thread.join(FOLLOW_SECONDS)
 
     def result(self) -> Fitted | Failure:
-        """What the run came to."""
-        if self._error is not None:
-            raise self._error
+        """Result of `fit`, whose errors are raised here."""
+        if isinstance(self._ended, BaseException):
+            raise self._ended
         assert self._ended is not None
         return self._ended
 
     def _fit(self, spec: RunSpec, placement: Placement) -> None:
         try:
-            release_placement_group(spec.placement_file)  # Of a process of this trial that was lost.
+            release_placement_group(spec.placement_file)  # Left by a lost process of this trial.
             self._ended = fit(spec, placement)
-        except BaseException as error:  # Handed to the caller of `result`.
-            self._error = error
+        except BaseException as error:
+            self._ended = error

@@ -11,8 +11,7 @@ import pytest
 
 from pipeline.ablation.grid import make_grid
 from pipeline.ablation.plan import plan_cells
-from pipeline.ablation.results import comparisons
-from pipeline.ablation.track import log_grid
+from pipeline.ablation.results import comparisons, log_grid
 from pipeline.ports import LOOPBACK
 from pipeline.tracking.store import TrackingStore
 from pipeline.trials.known import KnownRuns

@@ -146,7 +146,7 @@ def test_the_database_itself_serves_as_tracking_store_and_as_study_storage(allow
     study = Study("s", allowed.database.uri("studies"), config, space)
     trial = study.propose()
     study.report(trial.number, 1, 0.25, [0.25])
-    study.finish(trial.number, [0.5])
+    study.end(trial.number, "finished", [0.5])
     again = Study("s", allowed.database.uri("studies"), config, space).records()
     assert [(one.state, one.point, one.values) for one in again] == [("finished", trial.point, (0.5,))]
 

@@ -18,7 +18,7 @@ from pipeline.config.compose import load_experiment
 from pipeline.train.cell import make_cell
 from pipeline.train.cluster import ray_session
 from pipeline.train.placement import Placement
-from pipeline.trials.plan import Pool, SealedPlan, TrialPlan, TrialReport, TuneSpec
+from pipeline.trials.plan import SealedPlan, TrialPlan, TrialReport, TuneSpec
 from pipeline.trials.runner import run_trials
 
 EPOCHS = 500
@@ -47,8 +47,8 @@ class OneTrial:
     def ended(self, number: int, error: str | None) -> None:
         assert error is None, error
 
-    def interrupted(self) -> None:
-        raise AssertionError("nobody interrupts this")
+    def interrupted(self, reason: str) -> None:
+        raise AssertionError("this run is not interrupted")
 
 
 def stop_one(number: int) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def stop_one(number: int) -> dict[str, Any]:
     spec = TuneSpec(**dict(cell.spec(here / "data", here / "runs", 1)))
     plan = SealedPlan(number=number, runs=(spec,), placement=ALONE)
     director = OneTrial(plan)
-    run_trials(director, Pool(1, ALONE), here / "tune")
+    run_trials(director, 1, here / "tune")
     total = ray.cluster_resources()["CPU"]
     while ray.available_resources().get("CPU", 0) < total and time.monotonic() < director.stopped_at + 30:
         time.sleep(0.1)

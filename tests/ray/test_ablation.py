@@ -1,4 +1,4 @@
-"""A grid on a tiny benchmark: its driver is killed on the way, the next call ends it, and then there is nothing left to do.
+"""A grid on a tiny benchmark whose driver is killed; the next call finishes it, and then nothing is left to run.
 
 All tests look at the same grid, since each run under Ray costs some twenty seconds of a core.
 """
@@ -48,9 +48,9 @@ class Ablated:
     place: Place
     grid: tuple[str, ...]
     planned: Answer
-    """Before anything ran."""
+    """Plan before anything ran."""
     answer: Answer
-    """Of the call after the driver's death."""
+    """Answer of the call after the death of the driver."""
     client: MlflowClient
 
     def runs(self, kind: str) -> list[Run]:
@@ -164,7 +164,9 @@ def test_touched_model_code_makes_cells_stale_which_are_run_again_when_asked_for
     assert states["base"] == ("cached", "")
     assert states["smooth"][0] == "stale" and "the code changed" in states["smooth"][1]
     before = {run.info.run_id for run in ablated.runs("run")}
-    assert ablated.place.run("ablate", *ablated.grid).json["launched"] == 0, "nobody asked for stale cells"
+    assert ablated.place.run("ablate", *ablated.grid).json["launched"] == 0, (
+        "stale cells run only when they are asked for"
+    )
     refused = ablated.place.run("ablate", *ablated.grid, "--mode", "retry", "--budget-hours", "0.0001")
     assert refused.code == 3 and "more than the budget" in refused.json["error"]
     assert {run.info.run_id for run in ablated.runs("run")} == before

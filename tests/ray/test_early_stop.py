@@ -1,4 +1,4 @@
-"""What an early stop gives back: the CPUs, the placement group, and every actor."""
+"""An early stop frees the CPUs, the placement group and every actor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A search on a tiny benchmark, disturbed on its way: a worker is killed, then the driver; `--resume` brings it to its end.
+"""A search on a tiny benchmark whose worker is killed, and then its driver; `--resume` finishes it.
 
 All tests look at the same search, since each run under Ray costs some twenty seconds of a core.
 """
@@ -62,7 +62,7 @@ def runs_of_search(client: MlflowClient) -> list[Run]:
 
 
 def trials_of(runs: list[Run]) -> list[Run]:
-    """Runs of trials, without parent and comparison."""
+    """Runs of trials, without those of the parent and the comparison."""
     return [run for run in runs if run.data.tags.get("mgmrn.variant", "").startswith("t0")]
 
 
@@ -76,7 +76,7 @@ class Searched:
     place: Place
     arguments: tuple[str, ...]
     refused: Answer
-    """Of the same command without `--resume`, after the driver's death."""
+    """Answer of the same command without `--resume`, after the death of the driver."""
     answer: Answer
     client: MlflowClient
     runs: list[Run]
@@ -113,8 +113,14 @@ def epochs_noted(place: Place, trial: str = "t0") -> list[str]:
     return [line for path in spools(place, trial) for line in path.read_text().splitlines() if '"metrics"' in line]
 
 
+def study_of(place: Place) -> optuna.Study:
+    storage = f"sqlite:///{place.folder / '.mgmrn' / 'studies.db'}"
+    (name,) = optuna.get_all_study_names(storage)
+    return optuna.load_study(study_name=name, storage=storage)
+
+
 @pytest.mark.timeout(1200)
-def test_every_trial_is_run_once_and_told_apart(searched: Searched) -> None:
+def test_every_trial_is_run_once_and_has_the_state_of_its_end(searched: Searched) -> None:
     counts = searched.answer.json["trials"]
     assert sum(counts[state] for state in ("finished", "stopped", "failed")) == TRIALS
     assert counts["finished"] >= 1 and counts["stopped"] >= 1 and counts["failed"] == 1
@@ -122,57 +128,43 @@ def test_every_trial_is_run_once_and_told_apart(searched: Searched) -> None:
     assert sorted(run.data.tags["mgmrn.variant"] for run in trials) == [f"t{number:03d}" for number in range(TRIALS)]
     statuses = Counter(run.info.status for run in trials)
     assert statuses == {"FINISHED": counts["finished"], "KILLED": counts["stopped"], "FAILED": counts["failed"]}
-    states = Counter(trial.state.name for trial in study_of(searched.place).get_trials())
+    in_study = study_of(searched.place).get_trials()
+    states = Counter(trial.state.name for trial in in_study)
     assert states == {"COMPLETE": counts["finished"], "PRUNED": counts["stopped"], "FAIL": counts["failed"]}
+    for run in trials:
+        if run.info.status == "KILLED":
+            assert run.data.tags["mgmrn.stop_reason"] == "stopped early"
+            steps = steps_of(searched.client, run)["val/ausuc"]
+            assert 1 <= steps[0] <= steps[-1] < EPOCHS, "its partial curve is kept"
+        if run.info.status == "FAILED":
+            assert run.data.tags["mgmrn.stop_reason"] == "non-finite-loss"
+            assert float(run.data.params["optimiser.head_lr"]) == 1e30
+    assert all("non-finite" in trial.user_attrs["reason"] for trial in in_study if trial.state.name == "FAIL")
 
 
 def test_a_killed_worker_and_a_killed_driver_leave_no_gap_and_no_double(searched: Searched) -> None:
+    assert searched.refused.code == 2 and "--resume" in searched.refused.json["hint"]
     for run in trials_of(searched.runs):
         steps = steps_of(searched.client, run)
         assert all(len(set(found)) == len(found) for found in steps.values()), "no step is logged twice"
         if run.info.status == "FINISHED":
             assert steps["val/ausuc"] == list(range(1, EPOCHS + 1))
     attempts = {run.data.tags["mgmrn.variant"]: run.data.tags["mgmrn.attempt"] for run in trials_of(searched.runs)}
-    assert attempts["t001"] == "2", "the trial that the driver left was gone on with"
+    assert attempts["t001"] == "2", "the trial that the driver left was resumed"
 
 
-def test_one_parent_holds_all_runs(searched: Searched) -> None:
+def test_one_parent_holds_all_runs_and_the_report(searched: Searched) -> None:
     parent = the_parent(searched.runs)
-    assert parent.info.run_id == searched.answer.json["parent_run_id"]
-    assert parent.info.status == "FINISHED"
+    assert (parent.info.run_id, parent.info.status) == (searched.answer.json["parent_run_id"], "FINISHED")
     assert {run.data.tags["mlflow.parentRunId"] for run in searched.runs if run is not parent} == {parent.info.run_id}
+    assert {"study.html", "trials.csv", "importances.json", "best.yaml"} <= files_of(searched.client, parent)
+    (path,) = searched.answer.json["best_configs"]
+    config = load_experiment(path).config
+    assert config.optimiser.head_lr == searched.answer.json["best"]["point"]["optimiser.head_lr"]
+    assert config.schedule.epochs == EPOCHS
 
 
-def test_going_on_must_be_asked_for(searched: Searched) -> None:
-    assert searched.refused.code == 2
-    assert "--resume" in searched.refused.json["hint"]
-
-
-def test_a_stopped_trial_keeps_its_partial_curve(searched: Searched) -> None:
-    for run in trials_of(searched.runs):
-        if run.info.status == "KILLED":
-            assert run.data.tags["mgmrn.stop_reason"] == "stopped early"
-            steps = steps_of(searched.client, run)["val/ausuc"]
-            assert 1 <= steps[0] <= steps[-1] < EPOCHS
-
-
-def test_a_trial_whose_loss_is_no_number_is_told_as_failed(searched: Searched) -> None:
-    failed = [run for run in trials_of(searched.runs) if run.info.status == "FAILED"]
-    assert {run.data.tags["mgmrn.stop_reason"] for run in failed} == {"non-finite-loss"}
-    assert all(float(run.data.params["optimiser.head_lr"]) == 1e30 for run in failed)
-    study = study_of(searched.place)
-    states = Counter(trial.state.name for trial in study.get_trials())
-    assert states["FAIL"] == len(failed)
-    assert all("non-finite" in trial.user_attrs["reason"] for trial in study.get_trials() if trial.state.name == "FAIL")
-
-
-def study_of(place: Place) -> optuna.Study:
-    storage = f"sqlite:///{place.folder / '.mgmrn' / 'studies.db'}"
-    (name,) = optuna.get_all_study_names(storage)
-    return optuna.load_study(study_name=name, storage=storage)
-
-
-def test_no_figure_of_the_test_images_anywhere(searched: Searched) -> None:
+def test_no_run_has_a_figure_of_the_test_images(searched: Searched) -> None:
     assert not [key for run in searched.runs for key in run.data.metrics if key.startswith("test/")]
     assert {run.data.tags["mgmrn.split"] for run in searched.runs} == {"tune", "launch"}
 
@@ -180,10 +172,8 @@ def test_no_figure_of_the_test_images_anywhere(searched: Searched) -> None:
 def test_the_winner_is_compared_with_the_base_over_fresh_seeds(searched: Searched) -> None:
     (comparison,) = searched.answer.json["comparisons"]
     assert comparison["best"]["n"] == comparison["base"]["n"] == comparison["difference"]["n"] == 3
-    by_variant = {
-        name: [run for run in searched.runs if run.data.tags.get("mgmrn.variant") == name] for name in ("best", "base")
-    }
-    for variant, runs in by_variant.items():
+    for variant in ("best", "base"):
+        runs = [run for run in searched.runs if run.data.tags.get("mgmrn.variant") == variant]
         assert {run.data.tags["mgmrn.seed"] for run in runs} == {"1000", "1001", "1002"}
         scores = [
             max(metric.value for metric in searched.client.get_metric_history(run.info.run_id, "val/ausuc"))
@@ -192,18 +182,6 @@ def test_the_winner_is_compared_with_the_base_over_fresh_seeds(searched: Searche
         assert comparison[variant]["mean"] == pytest.approx(sum(scores) / 3)
     logged = the_parent(searched.runs).data.metrics
     assert logged["confirm/difference/mean"] == pytest.approx(comparison["difference"]["mean"])
-
-
-def test_the_best_config_is_one_that_train_accepts(searched: Searched) -> None:
-    (path,) = searched.answer.json["best_configs"]
-    config = load_experiment(path).config
-    assert config.optimiser.head_lr == searched.answer.json["best"]["point"]["optimiser.head_lr"]
-    assert config.schedule.epochs == EPOCHS
-
-
-def test_plots_and_tables_are_artifacts_of_the_parent(searched: Searched) -> None:
-    files = files_of(searched.client, the_parent(searched.runs))
-    assert {"study.html", "trials.csv", "importances.json", "best.yaml"} <= files
 
 
 def test_a_search_that_has_ended_is_answered_without_starting_ray(searched: Searched) -> None:

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from mgmrn.errors import UserError
-from pipeline.ablation.compare import compare_grid, compare_runs
+from pipeline.ablation.results import compare_grid, compare_runs
 from pipeline.analysis import load_runs
 from pipeline.analysis.runs import FIGURES
 from pipeline.analysis.tables import CSV_COLUMNS
@@ -41,7 +41,7 @@ def add(grid: FinishedGrid, cell: Cell, **more: Any) -> str:
 
 
 def test_a_grid_is_compared_by_all_figures_the_primary_one_first(grid: FinishedGrid) -> None:
-    found = compare_grid(grid.request(), None)
+    found = compare_grid(grid.file, grid.where, None)
     assert [one.metric for one in found] == ["ausuc", *(key for key in FIGURES if key != "ausuc")]
     for one in found:
         assert (one.base, one.split) == ("base", "final")

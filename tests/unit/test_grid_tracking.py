@@ -1,4 +1,4 @@
-"""What a grid leaves in a real store (sqlite) besides its runs: links, figures over seeds, and tables."""
+"""What a grid leaves in a real store (sqlite) besides its runs: links, figures over seeds, tables, a description."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ import io
 import json
 import shutil
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
-from pipeline.ablation.cells import GridCell
-from pipeline.ablation.grid import Grid, make_grid
+from pipeline.ablation.grid import Grid, GridCell, make_grid
 from pipeline.ablation.plan import PlannedCell, plan_cells
-from pipeline.ablation.results import comparisons
-from pipeline.ablation.track import LINK_KIND, NOTE_LIMIT, NOTE_TAG, SCORED, description, log_grid
+from pipeline.ablation.results import LINK_KIND, NOTE_LIMIT, NOTE_TAG, SCORED, comparisons, description, log_grid
 from pipeline.analysis.comparison import Comparison
 from pipeline.analysis.runs import FIGURES
 from pipeline.tracking.store import TrackedRun, TrackingStore
@@ -28,18 +26,6 @@ TEXT = "seeds: [0, 1, 2]\nprimary: ausuc\nvariants:\n  smooth: {loss.label_smoot
 SCORES = {"base": (0.5, 0.6, 0.7), "smooth": (0.61, 0.7, 0.82)}
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory, tables: Path) -> str:
-    file = tmp_path_factory.mktemp("store") / "mlflow.db"
-    shutil.copy(tables, file)
-    return f"sqlite:///{file}"
-
-
-@pytest.fixture(scope="module")
-def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_data(tmp_path_factory.mktemp("data"))
-
-
 @dataclass
 class Lab:
     """A grid with three seeds, and its place in the store."""
@@ -48,20 +34,24 @@ class Lab:
     grid: Grid
     cells: list[GridCell]
     parent: str
-    runs: list[TrackedRun]
-    """Those of this test, the latest last; the database holds those of others too."""
+    runs: list[TrackedRun] = field(default_factory=list)
+    """Runs of this test, the latest last; the database holds those of others too."""
 
-    def run(self, cell: GridCell, parent: str, **more: str) -> None:
-        """Both runs of a cell, below a parent."""
+    def run(self, cell: GridCell, parent: str | None = None, **more: str) -> None:
+        """Add both runs of a cell, below the grid's parent or another one."""
         score = SCORES[cell.variant][cell.seed]
         cells = [cell.tune] if cell.final_data is None else [cell.tune, cell.final(DECIDED)]
+        parent = parent or self.parent
         self.runs += [self.store.get(run_in(self.store, parent, one, score, **more)) for one in cells]
+
+    def elsewhere(self) -> str:
+        return self.store.create_parent("launch", {})
 
     def plan(self) -> list[PlannedCell]:
         return plan_cells(self.cells, KnownRuns(reversed(self.runs), self.store.experiment_id))
 
     def log(self) -> tuple[list[PlannedCell], list[Comparison]]:
-        """As the end of a launch does; answers with what was logged."""
+        """Log as the end of a launch does; returns what was logged."""
         planned = self.plan()
         compared = comparisons(self.grid, planned)
         log_grid(self.store, self.parent, planned, compared)
@@ -70,104 +60,89 @@ class Lab:
     def links(self) -> list[TrackedRun]:
         return self.store.own_runs(f"tags.`mgmrn.kind` = '{LINK_KIND}'")
 
-    def artifact(self, path: str) -> str:
-        return self.store.read_text(self.parent, path)
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tables: Path) -> Path:
+    """Folder of a tracking database and the data."""
+    folder = tmp_path_factory.mktemp("store")
+    shutil.copy(tables, folder / "mlflow.db")
+    write_data(folder / "data")
+    return folder
 
 
 @pytest.fixture
-def lab(database: str, data_root: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Lab:
-    return a_lab(database, data_root, tmp_path, request.node.name, TEXT)
+def make_lab(folder: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[str], Lab]:
+    def make(text: str) -> Lab:
+        file = write_grid(tmp_path, text)
+        store = TrackingStore.connect(f"sqlite:///{folder}/mlflow.db", f"mgmrn/ablation/{request.node.name}")
+        parent = store.create_parent("ablation grid", {"mgmrn.kind": "ablation"})
+        return Lab(store, make_grid(file), cells_of(file, folder / "data"), parent)
+
+    return make
 
 
-def a_lab(database: str, data_root: Path, folder: Path, name: str, text: str) -> Lab:
-    file = write_grid(folder, text)
-    store = TrackingStore.connect(database, f"mgmrn/ablation/{name}")
-    parent = store.create_parent("ablation grid", {"mgmrn.kind": "ablation"})
-    return Lab(store, make_grid(file), cells_of(file, data_root), parent, [])
+@pytest.fixture
+def lab(make_lab: Callable[[str], Lab]) -> Lab:
+    return make_lab(TEXT)
 
 
-def linked(runs: Sequence[TrackedRun]) -> set[str]:
-    return {run.tags["mgmrn.linked_run_id"] for run in runs}
+def linked(runs: Sequence[TrackedRun]) -> list[str]:
+    return sorted(run.tags["mgmrn.linked_run_id"] for run in runs)
 
 
-def test_runs_below_other_parents_are_linked_and_own_ones_are_not(lab: Lab) -> None:
-    elsewhere = lab.store.create_parent("launch", {})
-    lab.run(lab.cells[0], elsewhere)
-    lab.run(lab.cells[1], lab.parent)
-    planned, _ = lab.log()
-    (link,) = lab.links()
-    run = planned[0].evaluated
-    assert run is not None and linked([link]) == {run.run_id}
-    assert (link.parent_run_id, link.status, link.name) == (lab.parent, "FINISHED", run.name)
-
-
-def test_a_link_carries_figures_and_tags_of_its_run_and_the_variant_s_own_name(lab: Lab) -> None:
-    elsewhere = lab.store.create_parent("launch", {})
-    lab.run(lab.cells[3], elsewhere, variant="mgmrn", study="small")
+def test_a_run_below_another_parent_is_linked_with_its_figures_and_the_name_of_the_variant(lab: Lab) -> None:
+    lab.run(lab.cells[3], lab.elsewhere(), variant="mgmrn", study="small")
+    lab.run(lab.cells[1])
     planned, _ = lab.log()
     (link,) = lab.links()
     run = planned[3].evaluated
-    assert run is not None and run.tags["mgmrn.variant"] == "mgmrn"
+    assert run is not None and linked([link]) == [run.run_id]
+    assert (link.parent_run_id, link.status, link.name) == (lab.parent, "FINISHED", run.name)
     assert (link.tags["mgmrn.kind"], link.tags["mgmrn.variant"]) == ("link", "smooth")
     for tag in ("benchmark", "seed", "split", "config_hash", "group_hash", "data_digest"):
         assert link.tags[f"mgmrn.{tag}"] == run.tags[f"mgmrn.{tag}"], tag
     assert link.metrics == {f"test/{key}": run.metrics[f"test/{key}"] for key in FIGURES}
 
 
-def test_links_are_made_once(lab: Lab) -> None:
-    elsewhere = lab.store.create_parent("launch", {})
+def test_links_are_made_once_in_each_grid(lab: Lab) -> None:
+    elsewhere = lab.elsewhere()
     lab.run(lab.cells[0], elsewhere)
+    run = lab.runs[-1]
+    tags = {"mgmrn.kind": LINK_KIND, "mgmrn.variant": "base", "mgmrn.linked_run_id": run.run_id}
+    lab.store.finish(lab.store.create_link(lab.parent, run.name, tags), "KILLED", "driver died")
     lab.log()
     lab.run(lab.cells[1], elsewhere)
     lab.log()
     lab.log()
-    planned = lab.plan()
-    assert len(lab.links()) == 2
-    assert linked(lab.links()) == {one.evaluated.run_id for one in planned if one.evaluated}
+    made = [link for link in lab.links() if link.status == "FINISHED"]
+    assert linked(made) == sorted(one.evaluated.run_id for one in lab.plan() if one.evaluated)
+    replace(lab, parent=lab.store.create_parent("ablation other", {})).log()
+    assert len(lab.links()) == 1 + 2 + 2
 
 
-def test_a_link_that_a_dead_driver_left_is_made_again(lab: Lab) -> None:
-    lab.run(lab.cells[0], lab.store.create_parent("launch", {}))
-    run = lab.runs[-1]
-    tags = {"mgmrn.kind": LINK_KIND, "mgmrn.variant": "base", "mgmrn.linked_run_id": run.run_id}
-    left = lab.store.create_link(lab.parent, run.name, tags)
-    lab.store.finish(left, "KILLED", "driver died")
-    lab.log()
-    assert sorted(one.status for one in lab.links()) == ["FINISHED", "KILLED"]
-
-
-def test_each_grid_has_links_of_its_own(lab: Lab) -> None:
-    lab.run(lab.cells[0], lab.store.create_parent("launch", {}))
-    lab.log()
-    other = replace(lab, parent=lab.store.create_parent("ablation other", {}))
-    other.log()
-    assert sorted(str(link.parent_run_id) for link in lab.links()) == sorted([lab.parent, other.parent])
-
-
-def test_a_run_that_two_variants_share_is_linked_under_the_name_that_it_has_not(lab: Lab) -> None:
+def test_a_run_that_two_variants_share_is_linked_under_the_other_name(lab: Lab) -> None:
     base = lab.cells[0]
-    lab.run(base, lab.parent)
+    lab.run(base)
     lab.cells = [base, replace(base, variant="alike")]
     lab.log()
     lab.log()
     (link,) = lab.links()
-    assert (link.tags["mgmrn.variant"], linked([link])) == ("alike", {lab.runs[-1].run_id})
+    assert (link.tags["mgmrn.variant"], linked([link])) == ("alike", [lab.runs[-1].run_id])
 
 
-def test_on_the_tune_split_links_carry_figures_of_validation_images(
-    database: str, data_root: Path, tmp_path: Path
-) -> None:
-    lab = a_lab(database, data_root, tmp_path, "tuned", "split: tune\n" + TEXT)
-    lab.run(lab.cells[0], lab.store.create_parent("launch", {}))
+def test_on_the_tune_split_figures_are_those_of_validation_images(make_lab: Callable[[str], Lab]) -> None:
+    lab = make_lab("split: tune\n" + TEXT)
+    lab.run(lab.cells[0], lab.elsewhere(), gpu_seconds="2.5")
     _, compared = lab.log()
     (link,) = lab.links()
     assert link.metrics.keys() == {f"val/{key}" for key in FIGURES}
     assert link.tags["mgmrn.split"] == "tune" and {one.split for one in compared} == {"tune"}
+    assert compared[0].cells["gpu_seconds"][0] == 2.5, "one run a cell"
 
 
-def test_figures_over_seeds_are_those_that_compare_tells(lab: Lab) -> None:
+def test_figures_over_seeds_are_those_of_the_comparison(lab: Lab) -> None:
     for cell in lab.cells:
-        lab.run(cell, lab.parent)
+        lab.run(cell)
     _, compared = lab.log()
     metrics = lab.store.get(lab.parent).metrics
     assert [one.metric for one in compared] == ["ausuc", *(key for key in FIGURES if key != "ausuc")]
@@ -176,78 +151,47 @@ def test_figures_over_seeds_are_those_that_compare_tells(lab: Lab) -> None:
             key = f"TINY/{entry.variant}/{comparison.metric}"
             assert [metrics[f"{key}/{name}"] for name in ("mean", "std", "n")] == [entry.mean, entry.std, 3]
     shift = list(FIGURES).index("gzsl_h") / 100
-    mean = statistics.fmean(SCORES["smooth"]) + shift
-    assert metrics["TINY/smooth/gzsl_h/mean"] == pytest.approx(mean), "by hand"
+    assert metrics["TINY/smooth/gzsl_h/mean"] == pytest.approx(statistics.fmean(SCORES["smooth"]) + shift), "by hand"
     names = ["difference", "low", "high", "p_holm"]
     smooth = compared[0].entries.set_index("variant").loc["smooth", names].tolist()
     assert [metrics[f"TINY/smooth/ausuc/{name}"] for name in names] == smooth
     assert not any(name.startswith("TINY/base/ausuc/d") for name in metrics), "the base differs from nothing"
+    note = lab.store.get(lab.parent).tags[NOTE_TAG]
+    assert note.startswith("### AUSUC") and "| variant | TINY |" in note
+    assert "| base (base) | 60.0 ± 10.0 (n = 3) |" in note
+    many = description([compared[0]] * 100)
+    assert many.endswith("More in the artifact comparison.csv.\n") and len(many) < NOTE_LIMIT + 100
 
 
-def test_what_is_not_known_is_not_logged(lab: Lab) -> None:
-    lab.run(lab.cells[0], lab.parent)
-    lab.log()
-    metrics = lab.store.get(lab.parent).metrics
-    assert {name.rpartition("/")[2] for name in metrics if name != SCORED} == {"mean", "n"}
-    assert not any("smooth" in name for name in metrics)
-    assert metrics[SCORED] == 1
-
-
-def test_a_grid_that_is_logged_again_adds_a_step_and_the_last_one_counts(lab: Lab) -> None:
+def test_each_launch_adds_a_step_with_what_is_known(lab: Lab) -> None:
     key = "TINY/base/ausuc/mean"
-    lab.run(lab.cells[0], lab.parent)
-    lab.run(lab.cells[1], lab.parent)
+    lab.run(lab.cells[0])
+    lab.run(lab.cells[1])
     lab.log()
     two = lab.store.get(lab.parent).metrics[key]
-    lab.log()
-    assert lab.store.logged_steps(lab.parent, SCORED) == {0, 1}
-    del lab.runs[2:]  # As a run does that is no longer of these data.
+    del lab.runs[2:]  # As for a run that is stale now.
     lab.log()
     metrics = lab.store.get(lab.parent).metrics
-    assert lab.store.logged_steps(lab.parent, key) == {0, 1, 2}
+    assert lab.store.logged_steps(lab.parent, SCORED) == lab.store.logged_steps(lab.parent, key) == {0, 1}
     assert metrics[SCORED] == 1 and metrics[key] != two
+    assert not any("smooth" in name for name in metrics)
 
 
 def test_tables_are_artifacts_of_the_parent(lab: Lab) -> None:
     for cell in lab.cells[:-1]:
-        lab.run(cell, lab.parent)
+        lab.run(cell, gpu_seconds="2.5")
+    lab.runs = [replace(run, seconds=10.0) for run in lab.runs]
     planned, compared = lab.log()
-    rows = list(csv.DictReader(io.StringIO(lab.artifact("comparison.csv"))))
-    assert [(row["metric"], row["variant"]) for row in rows[:3]] == [
-        ("ausuc", "base"),
-        ("ausuc", "smooth"),
-        ("zsl_t1", "base"),
-    ]
+    rows = list(csv.DictReader(io.StringIO(lab.store.read_text(lab.parent, "comparison.csv"))))
+    names = [("ausuc", "base"), ("ausuc", "smooth"), ("zsl_t1", "base")]
+    assert [(row["metric"], row["variant"]) for row in rows[:3]] == names
     assert float(rows[1]["mean"]) == compared[0].entries["mean"][1]
     cited = {run_id for row in rows for run_id in row["run_ids"].split()}
     assert cited == {one.evaluated.run_id for one in planned if one.evaluated}
     assert rows[1]["states"] == "1 new"
-    table = json.loads(lab.artifact("comparison.json"))
-    assert len(table["comparisons"]) == len(FIGURES)
+    table = json.loads(lab.store.read_text(lab.parent, "comparison.json"))
     seeds = table["comparisons"][0]["entries"][1]["seeds"]
     assert [(one["seed"], one["state"]) for one in seeds] == [(0, "cached"), (1, "cached"), (2, "new")]
     assert seeds[0]["metrics"]["gzsl_h"] == pytest.approx(SCORES["smooth"][0] + 0.03)
-
-
-def test_the_description_has_the_benchmarks_side_by_side_with_the_primary_figure_first(lab: Lab) -> None:
-    for cell in lab.cells:
-        lab.run(cell, lab.parent)
-    _, compared = lab.log()
-    note = lab.store.get(lab.parent).tags[NOTE_TAG]
-    assert note.startswith("### AUSUC") and "| variant | TINY |" in note
-    assert "| base (base) | 60.0 ± 10.0 (n = 3) |" in note
-    assert description([compared[0]] * 100).endswith("More in the artifact comparison.csv.\n")
-    assert len(description([compared[0]] * 100)) < NOTE_LIMIT + 100
-
-
-def test_the_cost_of_a_cell_is_that_of_both_its_runs(lab: Lab) -> None:
-    lab.run(lab.cells[0], lab.parent, gpu_seconds="2.5")
-    lab.runs = [replace(run, seconds=10.0) for run in lab.runs]
-    first = comparisons(lab.grid, lab.plan())[0].cells.iloc[0]
-    assert (first["seconds"], first["gpu_seconds"], first["run_id"]) == (20.0, 5.0, lab.runs[-1].run_id)
-
-
-def test_on_the_tune_split_a_cell_has_one_run_to_pay_for(database: str, data_root: Path, tmp_path: Path) -> None:
-    lab = a_lab(database, data_root, tmp_path, "paid", "split: tune\n" + TEXT)
-    lab.run(lab.cells[0], lab.parent, gpu_seconds="2.5")
-    assert comparisons(lab.grid, lab.plan())[0].cells["gpu_seconds"][0] == 2.5
+    first = compared[0].cells.iloc[0]
+    assert (first["seconds"], first["gpu_seconds"]) == (20.0, 5.0), "both runs of a cell"

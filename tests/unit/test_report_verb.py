@@ -10,7 +10,6 @@ import pytest
 
 from mgmrn.errors import UserError
 from pipeline.ablation.report import make_report
-from pipeline.ablation.request import AblationRequest
 from pipeline.analysis import load_runs
 from pipeline.analysis.runs import FIGURES
 from pipeline.cli.app import main
@@ -29,7 +28,7 @@ def rows_of(table: Node) -> list[list[str]]:
 
 def test_every_figure_on_the_page_is_that_of_the_cited_runs(finished_grid: FinishedGrid, tmp_path: Path) -> None:
     grid = finished_grid.copied_to(tmp_path)
-    made = make_report(grid.request(), tmp_path / "page.html", None, "report grid")
+    made = make_report(grid.file, grid.where, tmp_path / "page.html", None, "report grid")
     shown = parsed((tmp_path / "page.html").read_text())
     runs = load_runs("mgmrn/train", tracking_uri=grid.store.uri, where="tags.`mgmrn.split` = 'final'")
     stored = runs.set_index("run_id")
@@ -72,5 +71,5 @@ def test_a_grid_without_any_score_has_no_page(finished_grid: FinishedGrid, tmp_p
     file = write_grid(tmp_path, "variants:\n  other: {loss.scale: 31}\nfixed: {loss.scale: 30}\n", "empty")
     where = Where(finished_grid.store.uri, finished_grid.folder / "data", tmp_path / "runs")
     with pytest.raises(UserError, match="no cell of empty has a score yet"):
-        make_report(AblationRequest(file, where), tmp_path / "page.html", None, "report empty")
+        make_report(file, where, tmp_path / "page.html", None, "report empty")
     assert not (tmp_path / "page.html").exists()

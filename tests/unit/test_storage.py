@@ -23,7 +23,7 @@ from pipeline.train.messages import Failure, record_failure, recorded_failure, r
 from pipeline.train.placement import Placement
 from pipeline.train.storage import StorageError, check_writable, explained
 from pipeline.trials.plan import TrialPlan, TrialReport
-from pipeline.trials.runner import _Glue, _Stops
+from pipeline.trials.runner import _Proposals, _Stops
 from tests.ray.small import SEARCH, write_small
 from tests.tmpfs import TMPFS, remounted, small_disk
 
@@ -168,8 +168,8 @@ def test_a_full_storage_ends_a_search_without_failing_a_trial() -> None:
     failure = {key: str(value) for key, value in asdict(Failure("storage", "full", hint="make room")).items()}
     report = TrialReport(run=0, steps=1, failure=failure)
     with ThreadPoolExecutor(1) as leftovers:
-        glue = _Glue(NobodyIsTold(), leftovers)  # type: ignore[arg-type]
-        glue.plans["one"] = TrialPlan(number=0, runs=(), placement=Placement(1, 1, 0))
-        answer = _Stops(glue).on_trial_result(None, SimpleNamespace(trial_id="one"), report.to_tune())  # type: ignore[arg-type]
+        proposals = _Proposals(NobodyIsTold(), leftovers)  # type: ignore[arg-type]
+        proposals.plans["one"] = TrialPlan(number=0, runs=(), placement=Placement(1, 1, 0))
+        answer = _Stops(proposals).on_trial_result(None, SimpleNamespace(trial_id="one"), report.to_tune())  # type: ignore[arg-type]
     assert answer == TrialScheduler.STOP
-    assert isinstance(glue.error, StorageError) and str(glue.error) == "full (make room)"
+    assert isinstance(proposals.error, StorageError) and str(proposals.error) == "full (make room)"

@@ -1,0 +1,126 @@
+"""Director of trials: decides which is next and which is stopped, and keeps their runs in the tracking store."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Literal
+
+from pipeline.spool import OnEpoch
+from pipeline.train.cell import Cell
+from pipeline.train.fit import Fitted
+from pipeline.train.messages import Failure
+from pipeline.train.tracked import Opening, RunTracker, open_run
+from pipeline.trials.plan import TrialPlan, TrialReport
+from pipeline.trials.site import Site
+
+
+class TrackedTrial:
+    """One trial: its runs in their order, and the tracker of the run that is open.
+
+    Runs at the positions `finished` were recorded by an earlier driver. Raises a `TakenError` when another driver works on a run.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        cells: Sequence[Cell],
+        site: Site,
+        opening: Opening,
+        finished: Collection[int] = (),
+        on_epoch: OnEpoch = lambda step, metrics: None,
+    ) -> None:
+        self.number = number
+        self.cells = cells
+        self.is_over = False
+        self.scores: list[float] = []
+        """Scores of the runs that a search has begun."""
+        self.costs: list[float] = []
+        """Costs of the runs that a search has finished."""
+        self._site = site
+        self._opening = opening
+        self._finished = finished
+        self._on_epoch = on_epoch
+        self._tracker: RunTracker | None = None
+        specs = tuple(site.spec(cell) for cell in cells)
+        self.plan = TrialPlan(number=number, runs=specs, placement=opening.placement)
+        self._open(0)
+
+    @property
+    def epochs(self) -> int:
+        """Number of epochs of all runs."""
+        return sum(spec.epochs for spec in self.plan.runs)
+
+    def finish_run(self, report: TrialReport) -> Fitted | None:
+        """Record the end of a run and open the next one; None for a run that was recorded before.
+
+        A trial that was started again reports its finished runs once more.
+        """
+        assert report.checkpoint is not None
+        if report.run < self._run:
+            return None
+        ended = None
+        if self._tracker is not None:
+            found = ended = Fitted.from_checkpoint(Path(report.checkpoint), report.metrics)
+            self._end_run(lambda tracker: tracker.finished(found))
+        if report.run + 1 < len(self.cells):
+            self._open(report.run + 1)
+        else:
+            self.is_over = True
+        return ended
+
+    def fail(self, failure: Failure) -> None:
+        """End the trial as failed."""
+        self.is_over = True
+        self._end_run(lambda tracker: tracker.failed(failure))
+
+    def kill(self, reason: str) -> None:
+        """End the trial as stopped; reported epochs stay."""
+        self.is_over = True
+        self._end_run(lambda tracker: tracker.killed(reason))
+
+    def _open(self, run: int) -> None:
+        self._run = run
+        if run not in self._finished:
+            spec = self.plan.runs[run]
+            self._tracker = open_run(self._site.store, self.cells[run], spec, self._opening, self._on_epoch)
+
+    def _end_run(self, record: Callable[[RunTracker], object]) -> None:
+        """Record the end of the open run and close it, in the thread of the clerk."""
+        tracker, self._tracker = self._tracker, None
+        if tracker is not None:
+            self._site.clerk.do(lambda: record(tracker))
+            self._site.clerk.do(tracker.close)
+
+
+class Director(ABC):
+    """Decisions about the trials of a launch. All calls come from the thread of `run_trials`."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.trials: dict[int, TrackedTrial] = {}
+
+    @abstractmethod
+    def next_trial(self) -> TrialPlan | Literal["later"] | None:
+        """Next trial; `later` while one depends on a trial that is running; None when there is none left."""
+
+    @abstractmethod
+    def reported(self, number: int, report: TrialReport) -> bool:
+        """Record a report; returns whether to stop the trial."""
+
+    @abstractmethod
+    def fail(self, trial: TrackedTrial, failure: Failure) -> None:
+        """End a trial as failed."""
+
+    def ended(self, number: int, error: str | None) -> None:
+        """Record that a trial ended, was stopped, or was lost for good, with the last error; called once per trial."""
+        if not self.trials[number].is_over:
+            self.fail(self.trials[number], Failure("workers-lost", error or "the run ended without a result"))
+
+    def interrupted(self, reason: str) -> None:
+        """Close the open runs with `reason` as `mgmrn.stop_reason`; called once when the launch ends before its trials."""
+        for trial in self.trials.values():
+            if not trial.is_over:
+                trial.kill(reason)
+        self.site.clerk.finish()

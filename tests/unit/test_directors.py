@@ -1,0 +1,593 @@
+"""Directors of searches and of lists of runs, without Ray, store or training: what runs in which order, and what is recorded."""
+
+from __future__ import annotations
+
+import io
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import optuna
+import pytest
+
+from pipeline.ablation.grid import GridCell
+from pipeline.driver import driver_tag
+from pipeline.search import director as search_module
+from pipeline.search import study as study_module
+from pipeline.search.board import Board
+from pipeline.search.config import Categorical, FloatRange, Objective, Sampler, Scheduler, SearchConfig, SearchFile
+from pipeline.search.course import best_record
+from pipeline.search.director import Search, SearchDirector
+from pipeline.search.space import Space
+from pipeline.search.study import Record, Study
+from pipeline.spool import PARENT_TAG
+from pipeline.tracking.store import DRIVER_TAG, TrackedRun
+from pipeline.train.cell import Cell
+from pipeline.train.messages import Failure
+from pipeline.train.placement import Placement
+from pipeline.train.spec import Calibration
+from pipeline.train.tracked import Opening
+from pipeline.trials import director as director_module
+from pipeline.trials import list_director as list_module
+from pipeline.trials import site as site_module
+from pipeline.trials.director import Director
+from pipeline.trials.list_director import ListDirector, Task
+from pipeline.trials.plan import TrialPlan, TrialReport
+from pipeline.trials.site import Clerk, Site
+from tests.grids import DECIDED, SMOOTH, cells_of, write_data, write_grid
+
+RATE = {"optimiser.head_lr": FloatRange(low=1e-4, high=1e-2, log=True)}
+TEMPERATURE = {"model.decoder.temperature": Categorical(choices=("none", "sqrt"))}
+FIXED = {"model.backbone.weights": "none", "model.width": 64, "schedule.epochs": 4}
+FULL = Failure("out-of-memory", "the device is full", hint="take a smaller batch")
+PLACEMENT = Placement(workers=1, cpus_per_worker=2, gpus_per_worker=0)
+DEAD_DRIVER = f"{socket.gethostname()}:999999999:0.0"
+
+
+@dataclass
+class Lab:
+    """A study in memory, and a tracking store that is a list of events."""
+
+    events: list[tuple[str, str]] = field(default_factory=list)
+    """Opened, resumed, finished, failed, killed, closed → name and split of the run."""
+    stored: list[TrackedRun] = field(default_factory=list)
+    """Runs that the store holds."""
+    logged: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    """Metrics of the parent run."""
+    said: list[str] = field(default_factory=list)
+    shown: io.StringIO = field(default_factory=io.StringIO)
+    clerk: Clerk = field(default_factory=Clerk)
+
+    @property
+    def site(self) -> Site:
+        store = SimpleNamespace(
+            experiment_id="1",
+            own_runs=lambda wanted: self.stored,
+            runs_of=lambda patterns, wanted: [],
+            find_finished=lambda config_hash, split: next(
+                (run for run in self.stored if run.tags["mgmrn.config_hash"] == config_hash), None
+            ),
+        )
+        opening = Opening("study", "parent", PLACEMENT)
+        return Site(cast(Any, store), opening, Path("/data"), Path("/runs"), 2, self.clerk)
+
+    def search(self, config: SearchConfig) -> Search:
+        space = Space(SearchFile("x", "x.yaml", config, dict.fromkeys([*config.space, *FIXED], "x.yaml")))
+        data = {
+            name: SimpleNamespace(split="tune", digest=f"of {name}", benchmark=name or "SYN")
+            for name in config.benchmarks or (None,)
+        }
+        board = Board("x", config.trials, "AUSUC", self.shown)
+        return Search(config, space, Study("s", "memory", config, space), self.site, cast(Any, data), board)
+
+    def director(
+        self, config: SearchConfig, references: Mapping[str | None, float] | None = None, deadline: float | None = None
+    ) -> SearchDirector:
+        """Director of a driver that begins the search, or follows another one."""
+        references = references or dict.fromkeys(config.benchmarks or (None,), 1.0)
+        return SearchDirector(self.search(config), references, deadline)
+
+    def records(self, config: SearchConfig) -> list[Record]:
+        return self.search(config).study.records()
+
+    def states(self, config: SearchConfig) -> list[str]:
+        return [record.state for record in self.records(config)]
+
+    def enqueue(self, config: SearchConfig, *points: Mapping[str, str]) -> Study:
+        study = self.search(config).study
+        for point in points:
+            study.optuna.enqueue_trial(dict(point))
+        return study
+
+    def list_director(self, tasks: Sequence[Task], deadline: float | None = None) -> ListDirector:
+        return ListDirector(tasks, self.site, self.said.append, lambda cell: lambda step, metrics: None, deadline)
+
+    def of(self, run: str) -> list[str]:
+        """Events of the runs with this in their names, once all errands are done."""
+        self.clerk.finish()
+        return [event for event, name in self.events if run in name]
+
+
+@pytest.fixture
+def lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+    lab = Lab()
+    memory = optuna.storages.InMemoryStorage()
+    monkeypatch.setattr(study_module, "_storage", lambda url: memory)
+
+    def open_run(store: Any, cell: Cell, spec: Any, opening: Opening, on_epoch: Any) -> Any:
+        name = f"{cell.name} {cell.split}"
+        lab.events.append(("opened" if opening.restart else "resumed", name))
+        return SimpleNamespace(
+            finished=lambda ended: lab.events.append((f"finished {ended.checkpoint}", name)),
+            failed=lambda failure: lab.events.append((f"failed {failure.reason}", name)),
+            killed=lambda reason: lab.events.append((f"killed {reason}", name)),
+            close=lambda: lab.events.append(("closed", name)),
+        )
+
+    def from_checkpoint(folder: Path, metrics: dict[str, float]) -> Any:
+        decided = Calibration(epochs=int(metrics["epoch"]), gamma=0.25)
+        return SimpleNamespace(checkpoint=folder.name, calibration=decided, reported={"val/ausuc": 0.5})
+
+    spool = SimpleNamespace(append=lambda step, metrics: lab.logged.append((step, metrics)))
+    monkeypatch.setattr(director_module, "open_run", open_run)
+    monkeypatch.setattr(director_module, "Fitted", SimpleNamespace(from_checkpoint=from_checkpoint))
+    monkeypatch.setattr(site_module, "parent_spool", lambda storage, run_id: spool)
+    monkeypatch.setattr(list_module, "LOOK_SECONDS", 0.0)
+    yield lab
+    lab.clerk.finish()
+
+
+def epoch(run: int, steps: int, score: float = 0.5, **figures: float) -> TrialReport:
+    metrics = {"epoch": steps, "val/ausuc": score, "val/gzsl_h": score / 2, **figures}
+    return TrialReport(run=run, steps=steps, metrics=metrics)
+
+
+def end(run: int, steps: int, score: float = 0.5, **figures: float) -> TrialReport:
+    return epoch(run, steps, score, **figures).model_copy(update={"checkpoint": f"/runs/checkpoint_{run}"})
+
+
+def failed(run: int, steps: int) -> TrialReport:
+    return TrialReport(run=run, steps=steps, failure=FULL)
+
+
+def report(director: Director, *reports: TrialReport) -> None:
+    """Report of the first trial."""
+    for one in reports:
+        director.reported(0, one)
+
+
+def begun(director: Director) -> TrialPlan:
+    """Next trial, which must be one."""
+    plan = director.next_trial()
+    assert isinstance(plan, TrialPlan)
+    return plan
+
+
+def run_to_end(director: Director, plan: TrialPlan, score: float = 0.5) -> None:
+    """Reports of four epochs of each run."""
+    for run in range(len(plan.runs)):
+        for steps in range(4 * run + 1, 4 * run + 5):
+            assert not director.reported(plan.number, epoch(run, steps, score))
+        assert not director.reported(plan.number, end(run, 4 * run + 4, score))
+    director.ended(plan.number, None)
+
+
+def run_all(director: SearchDirector) -> list[int]:
+    """Run one trial after another with a tenth of the number as score; returns the numbers."""
+    numbers = []
+    while plan := director.next_trial():
+        numbers.append(plan.number)
+        run_to_end(director, plan, plan.number / 10)
+    return numbers
+
+
+def config(space: Mapping[str, Any] = RATE, **changed: Any) -> SearchConfig:
+    quiet = {"sampler": Sampler(name="random"), "scheduler": Scheduler(name="none")}
+    return SearchConfig(base="synthetic", fixed=FIXED, space=dict(space), **(quiet | changed))
+
+
+def test_a_search_runs_the_number_of_trials_that_was_asked_for(lab: Lab) -> None:
+    search = config(trials=3)
+    assert run_all(lab.director(search)) == [0, 1, 2]
+    assert [(one.state, one.values) for one in lab.records(search)] == [("finished", (n / 10,)) for n in range(3)]
+    lab.clerk.finish()
+    assert [step for step, _ in lab.logged] == [0, 1, 2]
+    assert lab.logged[2][1] == {"search/score": 0.2, "search/best": 0.2}
+
+
+def test_a_plan_holds_a_tune_run_for_every_benchmark_and_seed(lab: Lab) -> None:
+    director = lab.director(config(trials=1, benchmarks=("synthetic", "cub100"), seeds=(3, 5)))
+    plan = begun(director)
+    runs = [(spec.config.benchmark.name, spec.config.seed, spec.split, spec.calibration) for spec in plan.runs]
+    assert runs == [(name, seed, "tune", None) for name in ("SYN", "CUB100") for seed in (3, 5)]
+    assert len({spec.run_folder for spec in plan.runs}) == 4
+    assert director.next_trial() is None, "a running trial counts"
+
+
+def test_a_proposal_that_repeats_is_neither_run_nor_counted(lab: Lab) -> None:
+    search = config(TEMPERATURE, trials=3)
+    path = "model.decoder.temperature"
+    lab.enqueue(search, {path: "sqrt"}, {path: "none"}, {path: "none"})
+    assert run_all(lab.director(search)) == [0, 1]
+    records = lab.records(search)
+    assert {record.state for record in records[2:]} == {"repeated"}
+    assert [record.values for record in records[:3]] == [(0.0,), (0.1,), (0.1,)], "it takes the values of its twin"
+    assert len(lab.of("")) == 6, "two runs were opened, finished and closed"
+    assert run_all(lab.director(search)) == [], "the next driver finds them"
+    assert len(records) == 2 + search_module.LARGEST_STREAK, "a space that is exhausted ends the search"
+
+
+WIDTHS = TEMPERATURE | {
+    "model.width": Categorical(choices=(64, 32)),
+    "model.granularity.group_norm_groups": Categorical(choices=(32, 64)),
+}
+"""Space with points that do not compose: fewer channels than groups."""
+GOOD = {"model.width": "64", "model.granularity.group_norm_groups": "32", "model.decoder.temperature": "none"}
+BAD = GOOD | {"model.width": "32", "model.granularity.group_norm_groups": "64"}
+
+
+def widths(trials: int) -> SearchConfig:
+    fixed = {path: value for path, value in FIXED.items() if path != "model.width"}
+    return config(WIDTHS, trials=trials).model_copy(update={"fixed": fixed})
+
+
+def test_a_config_that_does_not_compose_fails_and_counts(lab: Lab) -> None:
+    search = widths(trials=2)
+    lab.enqueue(search, BAD, GOOD)
+    assert run_all(lab.director(search)) == [1]
+    first = lab.records(search)[0]
+    assert (
+        first.state == "failed" and first.reason.startswith("bad-input: ") and "must be a multiple of" in first.reason
+    )
+    assert "trial 0 failed: " in lab.shown.getvalue()
+
+
+def test_a_driver_that_follows_handles_proposals_that_the_dead_one_did_not(lab: Lab) -> None:
+    search = widths(trials=3)
+    study = lab.enqueue(search, GOOD, GOOD, BAD)
+    for _ in range(3):
+        study.propose()
+    director = lab.director(search)
+    assert begun(director).number == 0
+    assert begun(director).number > 2
+    assert lab.states(search)[:3] == ["running", "repeated", "failed"]
+
+
+def test_after_the_deadline_no_new_trial_starts_and_begun_ones_are_finished(lab: Lab) -> None:
+    search = config(trials=3)
+    plan = begun(lab.director(search, deadline=time.monotonic() + 60))
+    late = lab.director(search, deadline=time.monotonic() - 1)
+    again = begun(late)
+    assert again.number == plan.number
+    assert late.next_trial() is None
+    run_to_end(late, again)
+    assert late.next_trial() is None
+    assert lab.states(search) == ["finished"]
+
+
+def test_trials_that_a_dead_driver_left_are_resumed_first(lab: Lab) -> None:
+    search = config(trials=4)
+    first = lab.director(search)
+    plans = [begun(first) for _ in range(3)]
+    run_to_end(first, plans[0])
+    first.reported(1, epoch(0, 1, 0.2))
+    second = lab.director(search)
+    left = [begun(second) for _ in range(3)]
+    assert left[:2] == plans[1:] and left[2].number == 3
+    run_to_end(second, left[0], 0.8)
+    assert lab.records(search)[1].values == (0.8,)
+    assert second.next_trial() is None
+    assert lab.of(".t001.")[:2] == ["opened", "resumed"] and lab.of(".t003.")[0] == "opened"
+
+
+def test_runs_that_were_finished_are_not_opened_again(lab: Lab) -> None:
+    search = config(trials=1, seeds=(0, 1))
+    plan = begun(lab.director(search))
+    parts = lab.search(search)
+    point = lab.records(search)[0].point
+    cell = parts.cell(parts.space.compose(point, None), None, 0, "t000")
+    run = stored(cell, "FINISHED")
+    lab.stored = [replace(run, tags={**run.tags, PARENT_TAG: "parent"})]
+    second = lab.director(search)
+    assert begun(second) == plan
+    run_to_end(second, plan)
+    assert lab.of(".s0.") == ["opened"]
+    assert lab.of(".s1.") == ["resumed", "finished checkpoint_1", "closed"]
+
+
+@pytest.mark.parametrize(
+    ("last", "error", "reason"),
+    [
+        (failed(0, 1), None, "out-of-memory: the device is full"),
+        (epoch(0, 1), "its host died", "workers-lost: its host died"),
+        (epoch(0, 1), None, "workers-lost: the run ended without a result"),
+    ],
+)
+def test_a_failed_or_lost_trial_ends_as_failed(lab: Lab, last: TrialReport, error: str | None, reason: str) -> None:
+    search = config(trials=2)
+    director = lab.director(search)
+    begun(director)
+    assert not director.reported(0, last)
+    director.ended(0, error)
+    (record,) = lab.records(search)
+    assert (record.state, record.reason) == ("failed", reason)
+    assert lab.of("") == ["opened", f"failed {reason.partition(':')[0]}", "closed"]
+    assert director.next_trial() is not None and director.next_trial() is None, "it counts"
+
+
+def test_a_trial_that_is_stopped_early_is_killed_and_its_later_reports_are_ignored(lab: Lab) -> None:
+    search = config(trials=2, scheduler=Scheduler(name="asha", reduction=2))
+    director = lab.director(search)
+    begun(director), begun(director)
+    assert not director.reported(0, epoch(0, 1, 0.5))
+    assert director.reported(1, epoch(0, 1, 0.1))
+    assert not director.reported(1, epoch(0, 2, 0.9))
+    director.ended(1, None)
+    assert lab.states(search) == ["running", "stopped"]
+    assert lab.records(search)[1].values == (0.1,)
+    assert lab.of(".t001.") == ["opened", "killed stopped early", "closed"]
+    assert "trial 1 stopped at" in lab.shown.getvalue()
+
+
+def test_a_trial_at_its_last_epoch_is_finished_instead_of_stopped(lab: Lab) -> None:
+    search = config(trials=2, scheduler=Scheduler(name="asha", reduction=4))
+    director = lab.director(search)
+    begun(director), begun(director)
+    for number, scores in enumerate([(0.5, 0.9, 0.9, 0.9), (0.6, 0.8, 0.9, 0.2)]):
+        for steps, score in enumerate(scores, start=1):
+            assert not director.reported(number, epoch(0, steps, score))
+    director.reported(1, end(0, 3, 0.95))
+    assert lab.records(search)[1].values == (0.95,)
+
+
+def test_an_interrupted_search_closes_its_open_runs_and_can_be_resumed(lab: Lab) -> None:
+    search = config(trials=2)
+    director = lab.director(search)
+    plans = [begun(director), begun(director)]
+    run_to_end(director, plans[0])
+    director.interrupted("interrupted")
+    assert lab.of(".t000.") == ["opened", "finished checkpoint_0", "closed"]
+    assert lab.of(".t001.") == ["opened", "killed interrupted", "closed"]
+    assert lab.states(search) == ["finished", "running"]
+    assert lab.director(search).next_trial() == plans[1]
+
+
+def test_the_epoch_that_counts_decides_instead_of_the_last(lab: Lab) -> None:
+    search = config(trials=1, seeds=(0, 1), objective=Objective(metric="h"))
+    director = lab.director(search)
+    begun(director)
+    for run, scores, best in ((0, (0.2, 0.8, 0.4, 0.4), 0.8), (1, (0.2, 0.4, 0.6, 0.2), 0.6)):
+        report(director, *(epoch(run, steps, score) for steps, score in enumerate(scores, start=4 * run + 1)))
+        report(director, end(run, 4 * run + 4, best))
+    (record,) = lab.records(search)
+    assert record.values == (pytest.approx((0.4 + 0.3) / 2),)
+    assert (record.scores[2], record.scores[5], record.scores[8]) == ((0.4,), (0.4, 0.1), (0.4, 0.3))
+
+
+def test_a_trial_that_is_started_again_records_no_run_twice(lab: Lab) -> None:
+    """Its process died in the second run, so that it reports the first one once more."""
+    search = config(trials=1, seeds=(0, 1))
+    director = lab.director(search)
+    plan = begun(director)
+    report(director, *(epoch(0, steps) for steps in (1, 2, 3, 4)), end(0, 4), epoch(1, 5, 0.3))
+    run_to_end(director, plan)
+    assert lab.of(".s0.") == ["opened", "finished checkpoint_0", "closed"]
+    assert lab.of(".s1.") == ["opened", "finished checkpoint_1", "closed"]
+    assert lab.records(search)[0].values == (0.5,)
+
+
+def test_scores_of_several_benchmarks_are_divided_by_those_of_the_base(lab: Lab) -> None:
+    search = config(trials=1, benchmarks=("synthetic", "cub100"))
+    director = lab.director(search, references={"synthetic": 0.5, "cub100": 0.25})
+    begun(director)
+    report(director, *(epoch(0, steps, 0.6) for steps in (1, 2, 3, 4)), end(0, 4, 0.6), epoch(1, 5, 0.2))
+    intermediate = lab.search(search).study.optuna.trials[0].intermediate_values
+    assert (intermediate[4], intermediate[5]) == (pytest.approx(1.2), pytest.approx((1.2 + 0.8) / 2))
+    director.reported(0, end(1, 8, 0.3))
+    assert lab.records(search)[0].values == (pytest.approx(1.2),)
+
+
+def test_ranks_compare_a_trial_with_the_others_at_the_same_step(lab: Lab) -> None:
+    search = config(trials=3, benchmarks=("synthetic", "cub100"), objective=Objective(combine="mean_rank"))
+    director = lab.director(search)
+    plans = [begun(director) for _ in range(3)]
+    for plan, score in zip(plans, (0.5, 0.7, 0.9), strict=True):
+        run_to_end(director, plan, score)
+    records = lab.records(search)
+    assert [record.values for record in records] == [(0.5,), (1.0,), (1.0,)]
+    best = best_record(search, records)
+    assert best is not None and best.number == 2, "ranks among all finished trials name the best"
+
+
+def test_the_cost_is_a_second_value(lab: Lab) -> None:
+    search = config(trials=1, objective=Objective(cost="parameters"))
+    director = lab.director(search)
+    begun(director)
+    figures = {"perf/parameters": 1000.0, "perf/step_ms": 5.0}
+    director.reported(0, epoch(0, 4, 0.5, **figures))
+    director.reported(0, end(0, 4, 0.5, **figures))
+    assert lab.records(search)[0].values == (0.5, 1000.0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("grid")
+    write_data(path / "data")
+    return path
+
+
+def tasks_of(folder: Path, text: str = SMOOTH) -> list[Task]:
+    """Tasks for base and smooth with one seed."""
+
+    def task(cell: GridCell) -> Task:
+        return Task(cell.tune, None if cell.final_data is None else cell.final)
+
+    return [task(cell) for cell in cells_of(write_grid(folder, text), folder / "data")]
+
+
+@pytest.fixture
+def tasks(folder: Path) -> list[Task]:
+    return tasks_of(folder)
+
+
+def what(plan: TrialPlan) -> tuple[str, float, Calibration | None]:
+    """Split, label smoothing and calibration of a trial's only run."""
+    (spec,) = plan.runs
+    return spec.split, spec.config.loss.label_smoothing, spec.calibration
+
+
+def stored(cell: Cell, status: str, driver: str = "") -> TrackedRun:
+    """A run of a cell in the store."""
+    tags = {
+        "mgmrn.kind": "run",
+        "mgmrn.config_hash": cell.config_hash,
+        "mgmrn.split": cell.split,
+        "mgmrn.calibration": DECIDED.model_dump_json() if status == "FINISHED" else "none",
+        DRIVER_TAG: driver,
+    }
+    return TrackedRun("0" * 32, cell.name, status, tags, {"val/ausuc": 0.25}, "1")
+
+
+@pytest.mark.parametrize(
+    ("status", "driver", "next_run"),
+    [("FINISHED", "", ("final", 0, DECIDED)), ("RUNNING", DEAD_DRIVER, ("tune", 0, None))],
+)
+def test_a_run_of_another_driver_is_waited_for_and_its_result_taken_or_the_run_begun_here(
+    lab: Lab, tasks: list[Task], status: str, driver: str, next_run: object
+) -> None:
+    lab.stored = [stored(tasks[0].tune, "RUNNING", driver_tag())]
+    director = lab.list_director(tasks[:1])
+    assert director.next_trial() == "later"
+    assert lab.events == [] and "waiting for its result" in lab.said[0]
+    lab.stored = [stored(tasks[0].tune, status, driver)]
+    assert what(begun(director)) == next_run
+
+
+def test_finished_runs_are_answered_before_anything_starts(lab: Lab, folder: Path) -> None:
+    tasks = tasks_of(folder, "split: tune\n" + SMOOTH)
+    lab.stored = [stored(tasks[0].tune, "FINISHED")]
+    director = lab.list_director(tasks)
+    assert director.take_known() and director.left == 1
+    run_to_end(director, begun(director))
+    assert director.next_trial() is None and not director.take_known()
+    assert [director.results[task.tune.identity]["val/ausuc"] for task in tasks] == [0.25, 0.5]
+
+
+def test_a_cell_is_tuned_and_then_run_with_its_calibration(lab: Lab, tasks: list[Task]) -> None:
+    director = lab.list_director(tasks[:1])
+    tune = begun(director)
+    assert what(tune) == ("tune", 0, None)
+    director.reported(tune.number, end(0, 1))
+    final = begun(director)
+    assert what(final) == ("final", 0, Calibration(epochs=1, gamma=0.25))
+    run_to_end(director, final)
+    assert director.next_trial() is None and director.left == 0
+    for split in (" tune", " final"):
+        assert lab.of(split) == ["resumed", "finished checkpoint_0", "closed"]
+    assert len(director.results) == 2
+
+
+def test_final_runs_come_before_new_cells(lab: Lab, folder: Path) -> None:
+    director = lab.list_director(tasks_of(folder, "seeds: [0, 1]\n" + SMOOTH))
+    first, second = begun(director), begun(director)
+    run_to_end(director, second)
+    run_to_end(director, first)
+    following = [begun(director) for _ in range(4)]
+    assert [(*what(plan)[:2], plan.runs[0].config.seed) for plan in following] == [
+        ("final", 0, 1), ("final", 0, 0), ("tune", 0.1, 0), ("tune", 0.1, 1),
+    ]  # fmt: skip
+
+
+def test_restarted_and_resumed_tasks_share_the_place_of_the_launch(lab: Lab, tasks: list[Task]) -> None:
+    director = lab.list_director([replace(tasks[0], restart=True), tasks[1]])
+    plans = [begun(director), begun(director)]
+    for plan in list(plans):
+        run_to_end(director, plan)
+    plans += [begun(director), begun(director)]
+    specs = [plan.runs[0] for plan in plans]
+    assert [plan.number for plan in plans] == [0, 1, 2, 3]
+    assert len({spec.run_folder for spec in specs}) == 4 and {spec.run_folder.parent for spec in specs} == {
+        Path("/runs")
+    }
+    assert {(spec.data_root, spec.cpus_per_worker) for spec in specs} == {(Path("/data"), 2)}
+    assert all(plan.placement == PLACEMENT for plan in plans)
+    assert [event for event, _ in lab.events if event in ("opened", "resumed")] == ["opened", "resumed"] * 2
+
+
+def test_a_director_has_more_later_while_a_final_run_may_follow(lab: Lab, tasks: list[Task]) -> None:
+    director = lab.list_director(tasks)
+    plans = [begun(director), begun(director)]
+    for plan in plans:
+        assert director.next_trial() == "later"
+        run_to_end(director, plan)
+        begun(director)
+    assert director.next_trial() is None, "two final runs are on"
+
+
+def test_after_the_deadline_begun_tasks_are_brought_to_their_end(
+    lab: Lab, tasks: list[Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.monotonic()
+    director = lab.list_director(tasks, deadline=now + 60)
+    tune = begun(director)
+    monkeypatch.setattr(time, "monotonic", lambda: now + 61)
+    assert director.next_trial() == "later"
+    run_to_end(director, tune)
+    assert what(begun(director))[0] == "final"
+    assert director.next_trial() is None and director.left == 1
+    assert lab.of("smooth") == []
+
+
+def test_a_failed_run_has_no_final_run_and_stops_no_other(lab: Lab, tasks: list[Task]) -> None:
+    director = lab.list_director(tasks)
+    first, second = begun(director), begun(director)
+    director.reported(first.number, epoch(0, 1))
+    assert not director.reported(first.number, failed(0, 1))
+    director.ended(first.number, None)
+    assert director.next_trial() == "later"
+    run_to_end(director, second)
+    assert what(begun(director))[:2] == ("final", 0.1)
+    assert lab.of("base") == ["resumed", "failed out-of-memory", "closed"]
+    assert director.results[tasks[0].tune.identity] == {}
+    assert lab.said == [f"error: {tasks[0].tune.name} tune: the device is full (take a smaller batch)"]
+
+
+@pytest.mark.parametrize("calibration", [None, DECIDED])
+def test_a_lost_run_has_failed(lab: Lab, tasks: list[Task], calibration: Calibration | None) -> None:
+    director = lab.list_director([replace(tasks[0], calibration=calibration)])
+    plan = begun(director)
+    assert what(plan) == ("final" if calibration else "tune", 0, calibration)
+    director.ended(plan.number, "its host died")
+    assert director.next_trial() is None
+    assert lab.of("") == ["resumed", "failed workers-lost", "closed"]
+    assert "its host died" in lab.said[0]
+
+
+@pytest.mark.parametrize("last", [end(0, 2), failed(0, 2)])
+def test_a_process_that_is_lost_after_its_last_report_changes_nothing_by_reporting_again(
+    lab: Lab, tasks: list[Task], last: TrialReport
+) -> None:
+    director = lab.list_director(tasks[:1])
+    plan = begun(director)
+    director.reported(plan.number, last)
+    events = lab.of("tune")
+    for report in (epoch(0, 1), last):
+        assert not director.reported(plan.number, report)
+    director.ended(plan.number, "its host died")
+    assert lab.of("tune") == events
+    finals = [director.next_trial(), director.next_trial()]
+    assert [isinstance(one, TrialPlan) for one in finals] == [last.failure is None, False], "one final run at most"
+
+
+def test_an_interrupted_list_closes_its_open_runs(lab: Lab, tasks: list[Task]) -> None:
+    director = lab.list_director(tasks)
+    first = begun(director)
+    begun(director)
+    run_to_end(director, first)
+    begun(director)
+    director.interrupted("interrupted")
+    assert lab.of(" final") == lab.of("smooth") == ["resumed", "killed interrupted", "closed"]
