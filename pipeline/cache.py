@@ -15,12 +15,8 @@ def build_caches(
 ) -> dict[str, int]:
     """Computes the maps, or decodes the pictures, of all images that `tune` and `final` read, where they are missing or damaged.
 
-    Returns:
-        The number of training and evaluation images of each split.
-
-    Raises:
-        UserError: for a config that caches nothing, a benchmark with errors, an unreadable picture.
-        ResourceError: when they do not fit on the disk.
+    Returns the number of training and evaluation images of each split. Raises `UserError` for a config that caches nothing, a benchmark with
+    errors or an unreadable picture, and `ResourceError` when they do not fit on the disk.
     """
     if not (config.cache_features or config.cache_pictures):
         raise UserError(

@@ -64,11 +64,7 @@ class Console:
         RichConsole(file=self.people).print(table)
 
     def progress(self, what: str) -> Callable[[int, int], None]:
-        """A function to call with (done, total): a line that renews itself on a terminal, ten lines elsewhere.
-
-        Args:
-            what: a noun for the things that are counted.
-        """
+        """A function to call with (done, total): a line that renews itself on a terminal, ten lines elsewhere."""
         stream, start = self.people, time.monotonic()
         terminal = stream.isatty()
         shown = -1

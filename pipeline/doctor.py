@@ -45,10 +45,6 @@ USUAL_SHARED_BYTES = GB
 LEAST_DISK_BYTES, USUAL_DISK_BYTES = GB, 10 * GB
 USUAL_FILES = 4096
 NVIDIA_SECONDS = 20.0
-PORTS = {8265: "Ray's job server", 6379: "a Ray head", 5000: "the MLflow UI"}
-"""Ports of Ray and MLflow; a run on this machine alone needs none of them."""
-_EXPECTED = ("ray", "gcs_server", "mlflow", "python", "uvicorn", "gunicorn")
-"""Beginnings of the names of programs that are expected at these ports."""
 _SETUP = "make setup, then source .venv/bin/activate"
 _MAKE_ONE = "python -m pipeline data make synthetic, or data guide cub for a real one"
 
@@ -73,9 +69,11 @@ def _wrong(check: str, found: str, remedy: str) -> Line:
     return Line("bad", check, found, remedy, ExitCode.BAD_INPUT)
 
 
-def _lacking(check: str, found: str, remedy: str) -> Line:
-    """A bad line about this machine, which cannot run anything."""
-    return Line("bad", check, found, remedy, ExitCode.CANNOT_RUN_HERE)
+def _here(check: str, found: str, warn: str = "", bad: str | None = None) -> Line:
+    """A line about this machine: bad or a warning where that has a remedy, else fine."""
+    if bad is not None:
+        return Line("bad", check, found, bad, ExitCode.CANNOT_RUN_HERE)
+    return Line("warn" if warn else "ok", check, found, warn)
 
 
 def worst(lines: Sequence[Line]) -> ExitCode:
@@ -84,11 +82,7 @@ def worst(lines: Sequence[Line]) -> ExitCode:
 
 
 def examine(where: Where) -> Iterator[Line]:
-    """Examines this machine and what a run would use; the file that is written to try a disk is removed.
-
-    Args:
-        where: folders, tracking store and cluster as the options name them.
-    """
+    """Examines this machine and what a run would use; the file that is written to try a disk is removed."""
     yield python_line()
     yield from package_lines(REPOSITORY / "requirements.txt")
     yield cpu_line()
@@ -97,7 +91,6 @@ def examine(where: Where) -> Iterator[Line]:
     yield from gpu_lines()
     yield disk_line(where.storage)
     yield open_files_line()
-    yield from port_lines()
     yield ray_line(where.address)
     yield tracking_line(where.tracking_uri)
     yield from benchmark_lines(where.data_root)
@@ -108,17 +101,17 @@ def python_line(running: tuple[int, int] = sys.version_info[:2]) -> Line:
     """Whether the tests ran under this version of Python."""
     shown = ".".join(map(str, running))
     if running < OLDEST:
-        return _lacking("Python", f"{shown} is too old", "make PYTHON=python3.12 setup")
+        return _here("Python", f"{shown} is too old", bad="make PYTHON=python3.12 setup")
     if running > NEWEST:
-        return Line("warn", "Python", f"{shown} was not tried", "take 3.11 or 3.12: make PYTHON=python3.12 setup")
-    return Line("ok", "Python", f"{shown} at {sys.prefix}")
+        return _here("Python", f"{shown} was not tried", "take 3.11 or 3.12: make PYTHON=python3.12 setup")
+    return _here("Python", f"{shown} at {sys.prefix}")
 
 
 def package_lines(requirements: Path) -> Iterator[Line]:
     """A line for each package that is missing or differs from its pin in a requirements file, and one for all others."""
     if not requirements.is_file():
         missing = f"{requirements} is not there, so versions are not compared"
-        yield Line("warn", "packages", missing, "run in the checkout's folder")
+        yield _here("packages", missing, "run in the checkout's folder")
         return
     fine = 0
     for text in requirements.read_text(encoding="utf-8").splitlines():
@@ -128,21 +121,20 @@ def package_lines(requirements: Path) -> Iterator[Line]:
         try:
             there = version(wanted.name)
         except PackageNotFoundError:
-            yield _lacking(wanted.name, "not installed", _SETUP)
+            yield _here(wanted.name, "not installed", bad=_SETUP)
             continue
         if wanted.specifier.contains(there, prereleases=True):
             fine += 1
         else:
-            yield Line("warn", wanted.name, f"{there}, tried with {wanted.specifier}", _SETUP)
-    yield Line("ok", "packages", f"{fine} as in {requirements.name}")
+            yield _here(wanted.name, f"{there}, tried with {wanted.specifier}", _SETUP)
+    yield _here("packages", f"{fine} as in {requirements.name}")
 
 
 def cpu_line() -> Line:
     """Number of CPUs that this process may use."""
     count = available_cpus()
-    if count == 1:
-        return Line("warn", "CPUs", "1", "runs work, one at a time; two or more let a worker decode while it trains")
-    return Line("ok", "CPUs", str(count))
+    alone = "runs work, one at a time; two or more let a worker decode while it trains"
+    return _here("CPUs", str(count), alone if count == 1 else "")
 
 
 def memory_line() -> Line:
@@ -152,11 +144,10 @@ def memory_line() -> Line:
     free = min(memory.available, limit)
     shown = f"{free / GB:.1f} GB free of {limit / GB:.1f} GB"
     if limit < LEAST_BYTES:
-        return _lacking("memory", shown, f"a run needs {LEAST_BYTES / GB:.0f} GB at least: take a larger machine")
-    if free < USUAL_BYTES:
-        fewer = f"use --workers {max(1, free // WORKER_BYTES - 1):.0f} at most"
-        return Line("warn", "memory", shown, f"count 1 GB a worker; end other programs, or {fewer}")
-    return Line("ok", "memory", shown)
+        return _here("memory", shown, bad=f"a run needs {LEAST_BYTES / GB:.0f} GB at least: take a larger machine")
+    workers = max(1, free // WORKER_BYTES - 1)
+    fewer = f"count 1 GB a worker; end other programs, or use --workers {workers:.0f} at most"
+    return _here("memory", shown, fewer if free < USUAL_BYTES else "")
 
 
 def _container_limit() -> int | None:
@@ -171,44 +162,42 @@ def shared_memory_line(folder: Path = Path("/dev/shm")) -> Line:
     """Free space in the folder where Ray keeps what its processes share."""
     slower = "Ray uses the disk instead, which is slower"
     if not folder.is_dir():
-        return Line("warn", "shared memory", f"there is no {folder}", slower)
+        return _here("shared memory", f"there is no {folder}", slower)
     free = shutil.disk_usage(folder).free
-    shown = f"{free / GB:.1f} GB free at {folder}"
-    if free < USUAL_SHARED_BYTES:
-        return Line("warn", "shared memory", shown, f"in a container: docker run --shm-size=2g; {slower}")
-    return Line("ok", "shared memory", shown)
+    small = f"in a container: docker run --shm-size=2g; {slower}" if free < USUAL_SHARED_BYTES else ""
+    return _here("shared memory", f"{free / GB:.1f} GB free at {folder}", small)
 
 
 def gpu_lines() -> Iterator[Line]:
     """Each GPU with its driver, and whether torch can use it; torch is imported only where there is a GPU."""
     program = shutil.which("nvidia-smi")
     if program is None:
-        yield Line("ok", "GPUs", "none (no nvidia-smi): runs are on the CPUs")
+        yield _here("GPUs", "none (no nvidia-smi): runs are on the CPUs")
         return
     query = [program, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=NVIDIA_SECONDS)
     except subprocess.TimeoutExpired:
         silent = f"nvidia-smi does not answer within {NVIDIA_SECONDS:.0f} s"
-        yield Line("warn", "GPUs", silent, "look after the driver: runs on GPUs may hang too")
+        yield _here("GPUs", silent, "look after the driver: runs on GPUs may hang too")
         return
     if done.returncode:
         first = (done.stderr or done.stdout).strip().partition("\n")[0]
         remedy = "load the driver, or start the container with --gpus all; runs are on the CPUs"
-        yield Line("warn", "GPUs", f"nvidia-smi: {first}", remedy)
+        yield _here("GPUs", f"nvidia-smi: {first}", remedy)
         return
     found = done.stdout.strip().splitlines()
-    yield from (Line("ok", f"GPU {number}", text) for number, text in enumerate(found))
+    yield from (_here(f"GPU {number}", text) for number, text in enumerate(found))
     import torch
 
     from mgmrn.device import lacking_for_triton
 
     if torch.cuda.device_count() < len(found):
         fewer = f"torch {torch.__version__} sees {torch.cuda.device_count()} of {len(found)}"
-        yield Line("warn", "GPUs", fewer, "update the driver to one for torch's CUDA, or unset CUDA_VISIBLE_DEVICES")
+        yield _here("GPUs", fewer, "update the driver to one for torch's CUDA, or unset CUDA_VISIBLE_DEVICES")
     if missing := lacking_for_triton():
         remedy = "install it: with schedule.compile: auto networks are trained as they are, at a third of the speed"
-        yield Line("warn", "compiling for GPUs", f"{missing} is missing", remedy)
+        yield _here("compiling for GPUs", f"{missing} is missing", remedy)
 
 
 def disk_line(storage: Path) -> Line:
@@ -216,54 +205,23 @@ def disk_line(storage: Path) -> Line:
     try:
         check_writable(storage)
     except ResourceError as error:
-        return _lacking("storage", error.message, error.hint)
+        return _here("storage", error.message, bad=error.hint)
     folder = next(place for place in (storage, *storage.resolve().parents) if place.is_dir())
     free = shutil.disk_usage(folder).free
     shown = f"{free / GB:.1f} GB free at {storage}"
     if free < LEAST_DISK_BYTES:
-        return _lacking("storage", shown, "make room there, or name another folder with --storage")
-    if free < USUAL_DISK_BYTES:
-        remedy = "a checkpoint of ResNet-101 at D = 2048 takes gigabytes; name a larger disk with --storage"
-        return Line("warn", "storage", shown, remedy)
-    return Line("ok", "storage", shown)
+        return _here("storage", shown, bad="make room there, or name another folder with --storage")
+    larger = "a checkpoint of ResNet-101 at D = 2048 takes gigabytes; name a larger disk with --storage"
+    return _here("storage", shown, larger if free < USUAL_DISK_BYTES else "")
 
 
 def open_files_line() -> Line:
     """Number of files and connections that a process may have open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if 0 <= soft < USUAL_FILES:
-        most = "unlimited" if hard < 0 else str(hard)
-        remedy = f"ulimit -n 65535 (at most {most} here) in the shell that starts the run"
-        return Line("warn", "open files", f"{soft} a process", remedy)
-    return Line("ok", "open files", "unlimited" if soft < 0 else f"{soft} a process")
-
-
-def port_lines() -> Iterator[Line]:
-    """Programs that listen at the ports of Ray and MLflow, as far as this user may see them."""
-    try:
-        connections = psutil.net_connections("tcp")
-    except psutil.AccessDenied:
-        yield Line("warn", "ports", "who listens may not be seen by this user", "nothing has to be done")
-        return
-    listening = {one.laddr.port: one.pid for one in connections if one.status == psutil.CONN_LISTEN}
-    for port, use in PORTS.items():
-        name = f"port {port}"
-        if port not in listening:
-            yield Line("ok", name, f"free, for {use}")
-            continue
-        holder = _name_of(listening[port])
-        if holder is not None and holder.startswith(_EXPECTED):
-            yield Line("ok", name, f"taken by {holder}, process {listening[port]}")
-        else:
-            found = f"taken by {holder or 'a process of another user'}, not free for {use}"
-            yield Line("warn", name, found, "end that program, or start Ray or MLflow at another port")
-
-
-def _name_of(pid: int | None) -> str | None:
-    try:
-        return psutil.Process(pid).name() if pid else None
-    except psutil.Error:
-        return None
+    most = "unlimited" if hard < 0 else str(hard)
+    more = f"ulimit -n 65535 (at most {most} here) in the shell that starts the run"
+    shown = "unlimited" if soft < 0 else f"{soft} a process"
+    return _here("open files", shown, more if 0 <= soft < USUAL_FILES else "")
 
 
 def ray_line(address: str | None) -> Line:
@@ -274,16 +232,16 @@ def ray_line(address: str | None) -> Line:
             with private_instance():
                 check_start_here()
         except ResourceError as error:
-            return _lacking("Ray", error.message, error.hint)
-        return Line("ok", "Ray", "no cluster was named: it is started here for each command")
+            return _here("Ray", error.message, bad=error.hint)
+        return _here("Ray", "no cluster was named: it is started here for each command")
     if not given.rpartition(":")[2].isdigit():
-        return Line("warn", "Ray", f"{given} is not HOST:PORT, so it was not tried", "name the head, like HEAD:6379")
+        return _here("Ray", f"{given} is not HOST:PORT, so it was not tried", "name the head, like HEAD:6379")
     try:
         check_reachable(given)
     except OSError as error:
         remedy = "start the head, open its port, or leave out --address to run here"
-        return _lacking("Ray", f"nothing answers at {given} ({error})", remedy)
-    return Line("ok", "Ray", f"a service answers at {given}")
+        return _here("Ray", f"nothing answers at {given} ({error})", bad=remedy)
+    return _here("Ray", f"a service answers at {given}")
 
 
 def tracking_line(uri: str) -> Line:
@@ -299,19 +257,19 @@ def tracking_line(uri: str) -> Line:
             TrackingStore.connect(uri).runs_of(("mgmrn/doctor",), "")
     except (TrackingError, UserError) as error:
         return _wrong("tracking", f"{shown}: {error.message}", error.hint)
-    return Line("ok", "tracking", f"{shown} can be reached")
+    return _here("tracking", f"{shown} can be reached")
 
 
 def benchmark_lines(root: Path) -> Iterator[Line]:
     """A line for each benchmark of which a data root holds anything; a root that was named and does not exist is an error."""
     if not root.is_dir():
         if root == places.DATA_ROOT:
-            yield Line("warn", "data root", f"{root} is not there yet", _MAKE_ONE)
+            yield _here("data root", f"{root} is not there yet", _MAKE_ONE)
         else:
             yield _wrong("data root", f"{root} does not exist", "name the folder that holds xlsa17/ with --data-root")
         return
     found = [line for name in config_names("benchmark") if (line := _benchmark_line(root, name)) is not None]
-    yield from found or [Line("warn", "data root", f"there is no benchmark in {root}", _MAKE_ONE)]
+    yield from found or [_here("data root", f"there is no benchmark in {root}", _MAKE_ONE)]
 
 
 def _benchmark_line(root: Path, name: str) -> Line | None:
@@ -330,8 +288,8 @@ def _benchmark_line(root: Path, name: str) -> Line | None:
     }
     verify = f"python -m pipeline data verify {name} --data-root {root}"
     if missing := [f"{what} at {path}" for what, path in needed.items() if not path.exists()]:
-        return Line("warn", name, f"lacks {', '.join(missing)}", f"{verify}, or data guide")
-    return Line("ok", name, "its files are there, and were not read", verify)
+        return _here(name, f"lacks {', '.join(missing)}", f"{verify}, or data guide")
+    return _here(name, "its files are there, and were not read", verify)
 
 
 def secret_lines() -> Iterator[Line]:
@@ -349,4 +307,4 @@ def secret_lines() -> Iterator[Line]:
         yield _wrong("secrets", f"{file} has mode {mode:o}: others may read it", f"chmod 600 {file}")
     if not open_ones:
         names = ", ".join(map(str, modes))
-        yield Line("ok", "secrets", f"you alone may read {names}" if modes else "no token or password file")
+        yield _here("secrets", f"you alone may read {names}" if modes else "no token or password file")

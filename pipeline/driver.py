@@ -85,11 +85,7 @@ def driver_is_dead(tag: str) -> bool:
 
 @contextmanager
 def heartbeat(storage: Path) -> Iterator[None]:
-    """Lets drivers on other hosts know that this one lives, as long as the context lasts.
-
-    Args:
-        storage: a folder that they see under the same path. Within another heartbeat of this process, that one serves.
-    """
+    """Counts in a file below `storage`, which drivers on other hosts see, as long as the context lasts; in nested ones the first serves."""
     if _beats:
         yield
         return
@@ -155,11 +151,7 @@ def _runs(pid: int, start: float) -> bool:
 
 
 def _start(pid: int) -> float:
-    """Seconds at which a process began: after the machine's own start, which no setting of the clock moves, where `/proc` tells that.
-
-    Raises:
-        psutil.NoSuchProcess: when there is no such process.
-    """
+    """Seconds at which a process began, after the start of the machine where `/proc` tells that: no setting of the clock moves those."""
     try:
         after_the_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2]
         return int(after_the_name.split()[19]) / os.sysconf("SC_CLK_TCK")

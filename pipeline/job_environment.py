@@ -21,12 +21,12 @@ def in_job() -> bool:
 
 def submission_id() -> str | None:
     """Id of this driver's job; None outside a job."""
-    return _label("job_submission_id")
+    return _job("metadata").get("job_submission_id")
 
 
 def code_state() -> str | None:
     """State of the code as `submit` sent it; None outside a job of `submit`."""
-    return _label(CODE_STATE)
+    return _job("metadata").get(CODE_STATE)
 
 
 def job_tags() -> dict[str, str]:
@@ -37,17 +37,13 @@ def job_tags() -> dict[str, str]:
 
 def job_settings() -> Mapping[str, Any]:
     """Environment variables that the job brought for all its processes; Ray refuses a driver that sets one of them again."""
-    return _section("runtime_env").get("env_vars") or {}
+    return _job("runtime_env").get("env_vars") or {}
 
 
-def _label(name: str) -> str | None:
-    value = _section("metadata").get(name)
-    return None if value is None else str(value)
-
-
-def _section(name: str) -> Mapping[str, Any]:
+def _job(section: str) -> Mapping[str, Any]:
+    """Section of the job's configuration; empty outside a job, and where it does not hold the section."""
     try:
-        section = json.loads(os.environ.get(JOB_VARIABLE, "{}"))[name]
+        found = json.loads(os.environ.get(JOB_VARIABLE, "{}"))[section]
     except (ValueError, LookupError, TypeError):
         return {}
-    return section if isinstance(section, dict) else {}
+    return found if isinstance(found, dict) else {}

@@ -17,11 +17,7 @@ SECRET_NAME = re.compile(_SECRET, re.IGNORECASE)
 
 
 def redact(text: str) -> str:
-    """A text with `***` for every password and token in the addresses that it holds; redacting it again changes nothing.
-
-    Args:
-        text: an address (`postgresql://me:word@host/db`), or a sentence or log line that quotes some.
-    """
+    """An address, or a text that quotes some, with `***` for every password and token; redacting it again changes nothing."""
     for pattern, replacement in ((_PASSWORD, rf"\1{HIDDEN}@"), (_TOKEN, rf"\1{HIDDEN}@"), (_PARAMETER, rf"\1{HIDDEN}")):
         text = pattern.sub(replacement, text)
     return text

@@ -88,11 +88,7 @@ class Entry:
 
 
 class Spool:
-    """An append-only file of JSON lines, safe against a writer that is killed in mid-line.
-
-    Args:
-        path: the file; it and its folder are made at the first line.
-    """
+    """An append-only file of JSON lines, made at the first line and safe against a writer that is killed in mid-line."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -218,7 +214,7 @@ class Sent:
     run_id: str
     offset: int
     store: StoreIdentity | None = None
-    """None in files of earlier versions."""
+    """Store that it was sent to; None in files of earlier versions."""
 
     @staticmethod
     def file(spool: Spool) -> Path:

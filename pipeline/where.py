@@ -20,10 +20,10 @@ class Where:
     address: str | None = None
     """Ray cluster; None starts Ray on this machine."""
     cpus_per_worker: int | None = None
-    """None: the workers share the CPUs of the hosts evenly."""
+    """CPUs of each worker; None shares the CPUs of the hosts evenly."""
     gpus_per_worker: int | None = None
-    """None: one where the cluster has one for every worker, else none."""
+    """GPUs of each worker; None gives one where the cluster has one for every worker, else none."""
 
     def absolute(self) -> Where:
-        """The same with absolute paths, by which every host knows the folders."""
+        """A copy with absolute paths, by which every host knows the folders."""
         return replace(self, data_root=self.data_root.resolve(), storage=self.storage.resolve())

@@ -15,6 +15,7 @@ from jaxtyping import install_import_hook
 
 if TYPE_CHECKING:
     from pipeline.tracking.store import TrackingStore
+    from pipeline.train.cell import Cell
     from tests.finished_grid import FinishedGrid
 
 # Tiny tensors are slower on several threads.
@@ -61,6 +62,20 @@ def finished_grid(tmp_path_factory: pytest.TempPathFactory, tables: Path) -> Fin
     from tests.finished_grid import make_finished_grid
 
     return make_finished_grid(tmp_path_factory.mktemp("grid"), tables)
+
+
+@pytest.fixture(scope="session")
+def small_cell(tmp_path_factory: pytest.TempPathFactory) -> Cell:
+    """The `tune` run of the small experiment, with its data set."""
+    from mgmrn.data.splits import load_tune
+    from pipeline.config.compose import load_experiment
+    from pipeline.train.cell import make_cell
+    from tests.ray.small import write_small
+
+    folder = tmp_path_factory.mktemp("small")
+    write_small(folder)
+    composed = load_experiment(str(folder / "small.yaml"))
+    return make_cell(composed, 0, load_tune(folder / "data", composed.config.benchmark), None, "mgmrn")
 
 
 @pytest.fixture

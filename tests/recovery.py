@@ -1,4 +1,4 @@
-"""How long it takes from a fault to the next sign of life.
+"""Seconds from a fault to the next sign of life.
 
 With `MGMRN_RECOVERY_FILE=FILE`, every figure is appended to FILE as a line of JSON: that is where the column of docs/reliability.md is from.
 """
@@ -15,18 +15,12 @@ from tests.ray.command import Running, wait_until
 
 
 def time_recovery(fault: str, recovered: Callable[[], bool], running: Running | None = None) -> None:
-    """Waits from now until something shows that all goes on. To be called when the fault is there, or what follows it has been started.
-
-    Args:
-        fault: what happened, and to which verb.
-        recovered: that a further epoch was noted, say.
-        running: what must not end before.
-    """
+    """Waits from now until something shows that all goes on. To be called when the fault is there, or what follows it has been started."""
     time_recoveries({fault: recovered}, running)
 
 
 def time_recoveries(faults: Mapping[str, Callable[[], bool]], running: Running | None = None) -> None:
-    """The same for several that happened at once."""
+    """Waits as `time_recovery` does, for several faults at once."""
     start, left = time.monotonic(), dict(faults)
 
     def look() -> bool:

@@ -31,9 +31,8 @@ from mgmrn.protocol import load_evaluation
 from pipeline.cache import build_caches
 from pipeline.config.compose import ComposedConfig
 from pipeline.train.fit import Fitted, fit
-from pipeline.train.launch import run_experiment
+from pipeline.train.launch import TrainRequest, run_experiment
 from pipeline.train.placement import Placement, Workers
-from pipeline.train.request import TrainRequest
 from pipeline.train.spec import RunSpec
 from pipeline.trials.plan import SealedPlan
 from pipeline.where import Where

@@ -30,7 +30,7 @@ from pipeline.where import Where
 
 if TYPE_CHECKING:
     from pipeline.search.request import SearchOutcome, SearchRequest
-    from pipeline.train.request import Outcome
+    from pipeline.train.launch import Outcome
 
 DEMO_EXPERIMENTS = ("synthetic", "synthetic-attribute-network")
 
@@ -57,8 +57,8 @@ def train(
 ) -> int:
     """Train and evaluate an experiment; without --split the whole protocol, with nothing chosen on test images."""
     from pipeline.config.compose import load_experiment
+    from pipeline.train.launch import TrainRequest
     from pipeline.train.placement import parse_workers
-    from pipeline.train.request import TrainRequest
 
     composed = load_experiment(experiment, overrides or [])
     numbers = parse_seeds(seeds) if seeds is not None else (composed.config.seed,)
@@ -115,9 +115,8 @@ def search(
 def _sealed(outcome: SearchOutcome, request: SearchRequest) -> Iterator[Outcome]:
     """Outcomes of `train` with each best config: `tune` runs of its own, then one evaluation on the test images per seed."""
     from pipeline.config.compose import load_experiment
-    from pipeline.train.launch import run_experiment
+    from pipeline.train.launch import TrainRequest, run_experiment
     from pipeline.train.placement import Workers
-    from pipeline.train.request import TrainRequest
 
     config = request.search.config
     seeds, workers = tuple(range(config.confirm_seeds)), Workers(config.workers, config.workers)
@@ -132,9 +131,8 @@ def demo(as_json: Json = False) -> int:
     from mgmrn.makers.synthetic import make_synthetic
     from pipeline.config.compose import load_experiment
     from pipeline.train.cluster import ray_session
-    from pipeline.train.launch import run_experiment
+    from pipeline.train.launch import Outcome, TrainRequest, run_experiment
     from pipeline.train.placement import Workers, available_cpus
-    from pipeline.train.request import Outcome, TrainRequest
 
     say("drawing the embedded benchmark: 40 classes of creatures, 10 of them never seen in training")
     make_synthetic(places.DATA_ROOT, workers=available_cpus())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from mgmrn.config import SCHEMA_VERSION, ExperimentConfig
 from mgmrn.data.splits import SplitData
@@ -79,13 +80,7 @@ class Cell:
         return storage / f"{self.name}.{self.split}"
 
     def spec(self, data_root: Path, storage: Path, cpus_per_worker: int) -> RunSpec:
-        """Specification for the workers.
-
-        Args:
-            data_root: folder of the benchmarks, absolute.
-            storage: folder of run folders, absolute.
-            cpus_per_worker: threads of each rank.
-        """
+        """Specification for the workers."""
         return RunSpec(
             identity=self.identity,
             config=self.config,
@@ -125,18 +120,40 @@ class Cell:
         }
 
 
+@dataclass(frozen=True)
+class RunSummary:
+    """Outcome of one run, as `--json` prints it."""
+
+    run_id: str
+    name: str
+    benchmark: str
+    variant: str
+    split: Split
+    seed: int
+    config_hash: str
+    status: Literal["finished", "cached", "failed", "stopped"]
+    gamma: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """`test/…`, `val/…`, `perf/…`; accuracies are fractions."""
+
+
+def summarise(
+    cell: Cell,
+    run_id: str,
+    status: Literal["finished", "cached", "failed", "stopped"],
+    gamma: float | None,
+    metrics: Mapping[str, float],
+) -> RunSummary:
+    """Outcome of a run of a cell."""
+    seed, config_hash = cell.config.seed, cell.config_hash
+    named = cell.name, cell.benchmark, cell.variant, cell.split
+    return RunSummary(run_id, *named, seed, config_hash, status, gamma, metrics)
+
+
 def make_cell(
     composed: ComposedConfig, seed: int, data: SplitData, calibration: Calibration | None, variant: str
 ) -> Cell:
-    """The cell of a config with another seed.
-
-    Args:
-        composed: the experiment, with its weights found.
-        seed: takes the place of the config's own.
-        data: the split.
-        calibration: of the `tune` run, for `final`.
-        variant: part of the run's name beside its benchmark.
-    """
+    """The cell of a config with another seed."""
     config = composed.config.model_copy(update={"seed": seed})
     hashes = config_hash(config, data.digest), group_hash(config, data.digest)
     return Cell(replace(composed, config=config), data.split, calibration, variant, *hashes, data)

@@ -32,11 +32,7 @@ class Kept:
     folder: Path = field(compare=False)
 
     def damage(self) -> str | None:
-        """What is wrong with its files; None where all are as they were written.
-
-        Raises:
-            OSError: when the disk fails, which may pass.
-        """
+        """Damage to its files in words; None where all are as they were written. Raises `OSError` when the disk fails, which may pass."""
         return find_damage(self.folder)
 
 
@@ -48,11 +44,7 @@ def kept_checkpoints(run_folder: Path) -> list[Kept]:
 
 @contextmanager
 def new_checkpoint(run_folder: Path, epoch: int) -> Iterator[Path]:
-    """A folder to be filled, which becomes the epoch's checkpoint when the block ends without an error.
-
-    Raises:
-        OSError: when it cannot be written; nothing is left behind.
-    """
+    """A folder to be filled, which becomes the epoch's checkpoint when the block ends without an error, and is deleted otherwise."""
     attempt = 1 + max((one.attempt for one in kept_checkpoints(run_folder) if one.epoch == epoch), default=0)
     part = run_folder / f"{_UNFINISHED}{secrets.token_hex(8)}"
     part.mkdir(parents=True)
@@ -87,26 +79,17 @@ def worth_keeping(run_folder: Path, epoch: int, counting: int) -> set[int]:
 
 
 def counting_epoch(split: Split, epochs: Mapping[int, Mapping[str, float]]) -> int:
-    """Epoch that stands for the run: on `tune` the first of those with the largest AUSUC, on `final` the last.
-
-    Args:
-        split: of the run.
-        epochs: metrics of each epoch.
-    """
+    """Epoch that stands for the run: on `tune` the first of those with the largest AUSUC, on `final` the last."""
     if split == "final":
         return max(epochs)
     return max(sorted(epochs), key=lambda epoch: epochs[epoch].get("val/ausuc", float("-inf")))
 
 
 def latest_whole(run_folder: Path, last_epoch: int, note: Callable[[str], None]) -> Kept | None:
-    """Checkpoint from which a run continues: the latest whole one of an epoch that was noted; None begins the run again.
+    """Checkpoint from which a run continues: the latest whole one up to the last epoch that was noted; None begins the run again.
 
-    A later one was written by a process that was killed before its epoch was noted; that epoch must be trained, and noted, again.
-
-    Args:
-        run_folder: storage of the run.
-        last_epoch: last epoch that was noted; 0 before the first.
-        note: told, in one sentence, when it is not the checkpoint of that epoch.
+    A later one was written by a process that was killed before its epoch was noted; that epoch must be trained, and noted, again. `note` is
+    told, in one sentence, when it is not the checkpoint of that epoch.
     """
     problem = f"the checkpoint of epoch {last_epoch} is missing"
     candidates = [one for one in kept_checkpoints(run_folder) if one.epoch <= last_epoch]

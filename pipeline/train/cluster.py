@@ -13,17 +13,8 @@ from mgmrn.errors import ResourceError
 from pipeline.interruption import kept_handlers
 from pipeline.job_environment import in_job, job_settings
 from pipeline.ports import LOOPBACK, free_port
+from pipeline.train import ray_start
 from pipeline.train.placement import Host, available_cpus
-from pipeline.train.ray_start import (
-    KEEP_LOGS,
-    await_worker,
-    check_start_here,
-    ended_when_stuck,
-    log_says,
-    private_instance,
-    said_when_late,
-    worker_interpreter,
-)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -47,7 +38,7 @@ _ENVIRONMENT = {
 }
 _LOCAL_ENVIRONMENT = {
     # No process is killed for the memory that others take on a shared machine.
-    "RAY_memory_monitor_refresh_ms": "0",
+    "RAY_memory_monitor_refresh_ms": "0"
 }
 _DRIVERS_ALONE = (
     "MLFLOW_TRACKING_URI",
@@ -63,15 +54,10 @@ _DRIVERS_ALONE = (
 
 @contextmanager
 def ray_session(address: str | None) -> Iterator[tuple[Host, ...]]:
-    """Connects to a cluster, or starts an instance of this process, and yields its hosts.
+    """Connects to a cluster, or starts an instance of this process, and yields its hosts; inside another session, that one serves.
 
-    Inside another session of this process, that one serves.
-
-    Args:
-        address: as `ray.init` takes it; None: `$RAY_ADDRESS` where that is set (as in a submitted job), else a local instance.
-
-    Raises:
-        ResourceError: when no cluster answers at the address, when Ray cannot start here, or when it starts no worker process.
+    Without an address `$RAY_ADDRESS` is used where it is set, as in a submitted job, and a local instance elsewhere. Raises `ResourceError`
+    when no cluster answers at the address, when Ray cannot start here, or when it starts no worker process.
     """
     if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         yield _hosts()
@@ -79,12 +65,14 @@ def ray_session(address: str | None) -> Iterator[tuple[Host, ...]]:
     address = _address(address)
     local = address == LOCAL
     # Before Ray is imported, which reads its settings then.
-    private: AbstractContextManager[Callable[[], None]] = private_instance() if local else nullcontext(lambda: None)
+    private: AbstractContextManager[Callable[[], None]] = (
+        ray_start.private_instance() if local else nullcontext(lambda: None)
+    )
     with private as clean_up:
         import ray
 
         try:
-            with kept_handlers(), said_when_late("Ray"), ended_when_stuck(clean_up):
+            with kept_handlers(), ray_start.said_when_late("Ray"), ray_start.ended_when_stuck(clean_up):
                 _connect(address)
         except ResourceError:
             raise
@@ -94,7 +82,7 @@ def ray_session(address: str | None) -> Iterator[tuple[Host, ...]]:
                 "check --address, or leave it out to run on this machine",
             ) from error
         try:
-            await_worker()
+            ray_start.await_worker()
             # Ray prints the death of a worker on standard output, where nothing may stand but the result.
             with redirect_stdout(sys.stderr):
                 yield _hosts()
@@ -110,7 +98,7 @@ def _connect(address: str) -> None:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if address == LOCAL:
-        check_start_here()
+        ray_start.check_start_here()
         _start_here()
     else:
         check_reachable(address)
@@ -118,11 +106,7 @@ def _connect(address: str) -> None:
 
 
 def _start_here() -> None:
-    """Starts an instance on loopback; once more where a busy machine did not bring it up within Ray's own half minute.
-
-    Raises:
-        ResourceError: when it did not come up the second time either.
-    """
+    """Starts an instance on loopback; once more where a busy machine did not bring it up within Ray's own half minute."""
     import ray
 
     os.environ.update(_LOCAL_ENVIRONMENT)
@@ -140,7 +124,7 @@ def _start_here() -> None:
                     include_dashboard=True,
                     logging_level="WARNING",
                     log_to_driver=False,
-                    runtime_env=worker_interpreter(sys.executable),
+                    runtime_env=ray_start.worker_interpreter(sys.executable),
                 )
             return
         except Exception as error:
@@ -148,12 +132,13 @@ def _start_here() -> None:
             ray.shutdown()
             if "timed out during startup" not in str(error):
                 raise ResourceError(
-                    f"Ray did not start on this machine: {_first_line(error)}{log_says()}", KEEP_LOGS
+                    f"Ray did not start on this machine: {_first_line(error)}{ray_start.log_says()}",
+                    ray_start.KEEP_LOGS,
                 ) from error
             if attempt == START_ATTEMPTS - 1:
                 raise ResourceError(
-                    f"Ray did not come up on this machine within half a minute, twice{log_says()}",
-                    f"try again when the machine is less busy, or name a cluster with --address; {KEEP_LOGS}",
+                    f"Ray did not come up on this machine within half a minute, twice{ray_start.log_says()}",
+                    f"try again when the machine is less busy, or name a cluster with --address; {ray_start.KEEP_LOGS}",
                 ) from error
         finally:
             del os.environ["RAY_GCS_SERVER_PORT"]
@@ -183,11 +168,7 @@ def _hosts() -> tuple[Host, ...]:
 
 
 def check_reachable(address: str) -> None:
-    """Connects to a HOST:PORT and hangs up; where no process listens, Ray itself would wait for minutes.
-
-    Raises:
-        OSError: when no process listens.
-    """
+    """Raises `OSError` where no process listens at a HOST:PORT; Ray itself would wait for minutes."""
     host, _, port = address.rpartition("//")[2].rpartition(":")
     if port.isdigit():
         socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()

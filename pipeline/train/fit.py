@@ -10,20 +10,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ray
-from ray.train import (
-    Checkpoint,
-    FailureConfig,
-    LoggingConfig,
-    RunConfig,
-    ScalingConfig,
-    TrainingFailedError,
-    UserCallback,
-)
+import ray.train
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
@@ -50,7 +40,7 @@ GROWTH_SECONDS = 10.0
 
 GROUP_POLL_SECONDS = 0.25
 
-QUIET = LoggingConfig(log_level="CRITICAL")
+QUIET = ray.train.LoggingConfig(log_level="CRITICAL")
 """Ray Train logs into its own files, `logs/train` of Ray's session, and prints nothing between the driver's lines."""
 
 
@@ -67,12 +57,7 @@ class Fitted:
 
     @classmethod
     def from_checkpoint(cls, folder: Path, metrics: Mapping[str, float]) -> Fitted:
-        """Reads the checkpoint that counts.
-
-        Args:
-            folder: of the checkpoint.
-            metrics: report of its epoch.
-        """
+        """Reads the checkpoint that counts."""
         return cls(folder, int(metrics["epoch"]), load_evaluation(folder / EVALUATION_FILE), dict(metrics))
 
     @property
@@ -84,38 +69,28 @@ class Fitted:
     def calibration(self) -> Calibration:
         """Calibration that a `tune` run chooses for its `final` run."""
         eszsl = (self.metrics.get("train/log10_gamma"), self.metrics.get("train/log10_lambda"))
-        return Calibration(
-            epochs=self.epoch,
-            gamma=self.evaluation.result.gamma,
-            eszsl_log10=None if None in eszsl else eszsl,
-        )
+        chosen = None if None in eszsl else eszsl
+        return Calibration(epochs=self.epoch, gamma=self.evaluation.result.gamma, eszsl_log10=chosen)
 
 
-class ControllerCallback(UserCallback):
-    """Appends each epoch to the run's spool, and pauses before lost workers are replaced; runs in Ray Train's controller.
+@dataclass(eq=False)
+class ControllerCallback(ray.train.UserCallback):
+    """Appends each epoch to the run's spool, and pauses before lost workers are replaced; runs in Ray Train's controller."""
 
-    Args:
-        spool_file: of the run.
-        pause_seconds: length of the pause.
-    """
+    spool_file: Path
+    pause_seconds: float
 
-    def __init__(self, spool_file: Path, pause_seconds: float) -> None:
-        self._spool_file = spool_file
-        self._pause_seconds = pause_seconds
-
-    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
-        Spool(self._spool_file).append(int(metrics[0]["epoch"]), metrics[0])
+    def after_report(
+        self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: ray.train.Checkpoint | None
+    ) -> None:
+        Spool(self.spool_file).append(int(metrics[0]["epoch"]), metrics[0])
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        time.sleep(self._pause_seconds)
+        time.sleep(self.pause_seconds)
 
 
 def train_worker(spec_json: dict[str, str]) -> None:
-    """Trains one rank. Its packages are imported here: driver and controller need no torch, which takes seconds to load.
-
-    Args:
-        spec_json: `{"spec": RunSpec as JSON}`.
-    """
+    """Trains one rank. Its packages are imported here: driver and controller need no torch, which takes seconds to load."""
     from pipeline.train.worker import run_rank
 
     run_rank(spec_json["spec"])
@@ -127,8 +102,7 @@ def fit(spec: RunSpec, placement: Placement) -> Fitted | Failure:
     Lost workers are replaced up to `RETRIES` times, each time from the latest checkpoint. An elastic run goes on with those that there is
     room for, and begins the epoch again with more when there is room for more; a global batch stays what it is.
 
-    Raises:
-        SealedError: for a `final` run, in a sealed process; the workers would not be sealed.
+    Raises `SealedError` for a `final` run, in a sealed process; the workers would not be sealed.
     """
     if spec.split == "final":
         check_open("a final run")
@@ -138,43 +112,37 @@ def fit(spec: RunSpec, placement: Placement) -> Fitted | Failure:
         train_worker,
         train_loop_config={"spec": spec.model_dump_json()},
         backend_config=ProcessGroup("nccl" if placement.gpus_per_worker else "gloo"),
-        scaling_config=ScalingConfig(
+        scaling_config=ray.train.ScalingConfig(
             num_workers=placement.number,
             elastic_resize_monitor_interval_s=GROWTH_SECONDS,
             use_gpu=placement.gpus_per_worker > 0,
             resources_per_worker=placement.resources_per_worker,
         ),
-        run_config=RunConfig(
+        run_config=ray.train.RunConfig(
             name=spec.run_folder.name,
             storage_path=str(spec.run_folder.parent),
-            failure_config=FailureConfig(max_failures=RETRIES, controller_failure_limit=RETRIES),
+            failure_config=ray.train.FailureConfig(max_failures=RETRIES, controller_failure_limit=RETRIES),
             callbacks=[ControllerCallback(spec.spool_file, pause_seconds)],
             logging_config=QUIET,
         ),
     )
     # Rank 0 writes this file first: from here on it tells that the ranks have begun.
     spec.placement_file.unlink(missing_ok=True)
-    wait = partial(await_ranks, begun=spec.placement_file, speak=note_taker(spec.notes_file))
     try:
-        _run_interruptibly(trainer.fit, wait)
+        _run_interruptibly(trainer.fit, spec)
     except ResourceError as error:
         return Failure.of_resources(error)
-    except TrainingFailedError as error:
-        return _failure(spec, _last_line(error))
+    except ray.train.TrainingFailedError as error:
+        lost = str(error).strip() or type(error).__name__
+        return _failure(spec, lost.splitlines()[-1].strip())
     return recorded_failure(spec.failure_file) or _counting_checkpoint(spec)
 
 
-def _run_interruptibly(fit: Callable[[], object], wait: Callable[[threading.Thread], None]) -> None:
-    """Runs `fit` in a thread of its own, where Ray Train installs no signal handlers.
+def _run_interruptibly(fit: Callable[[], object], spec: RunSpec) -> None:
+    """Runs Ray Train's `fit` in a thread of its own, where it installs no signal handlers.
 
     A signal then interrupts the calling thread, which disconnects from Ray: that ends controller and ranks before the run is closed.
-
-    Args:
-        fit: runs Ray Train.
-        wait: waits until the ranks have begun.
-
-    Raises:
-        ResourceError: what `wait` raises; the thread is left behind.
+    Where no rank begins in time, the thread is left behind.
     """
     errors: list[BaseException] = []
 
@@ -187,7 +155,7 @@ def _run_interruptibly(fit: Callable[[], object], wait: Callable[[threading.Thre
     thread = threading.Thread(target=work, name="ray-train", daemon=True)
     thread.start()
     try:
-        wait(thread)
+        await_ranks(thread, spec.placement_file, note_taker(spec.notes_file))
         thread.join()
     except ResourceError:
         raise
@@ -205,12 +173,11 @@ def _counting_checkpoint(spec: RunSpec) -> Fitted | Failure:
         return _failure(spec, "the workers ended before the last epoch was noted")
     epoch = counting_epoch(spec.split, epochs)
     damage = "it is missing"
-    for one in reversed(kept_checkpoints(spec.run_folder)):
-        if one.epoch == epoch:
-            wrong = one.damage()
-            if wrong is None:
-                return Fitted.from_checkpoint(one.folder, epochs[epoch])
-            damage = wrong
+    for one in reversed([one for one in kept_checkpoints(spec.run_folder) if one.epoch == epoch]):
+        wrong = one.damage()
+        if wrong is None:
+            return Fitted.from_checkpoint(one.folder, epochs[epoch])
+        damage = wrong
     return Failure(
         "damaged-checkpoint",
         f"the checkpoint of epoch {epoch}, which counts, was damaged after it was written: {damage}",
@@ -230,20 +197,11 @@ def _failure(spec: RunSpec, lost: str) -> Failure:
     return Failure("workers-lost", lost)
 
 
-def _last_line(error: TrainingFailedError) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
-
-
 def release_placement_group(path: Path, grace_seconds: float = 0.0) -> None:
     """Removes the placement group of a run whose trial was ended from outside, if Ray has not removed it within a grace period.
 
     Ray Train's own actor for that asks the dashboard whether a controller is alive. A dashboard that is busy or gone leaves the group and
-    its CPUs taken for ever; the cluster itself is asked here.
-
-    Args:
-        path: file in which rank 0 noted the group's id; absent where no rank came up.
-        grace_seconds: length of the grace period.
+    its CPUs taken for ever; the cluster itself is asked here. The file of the group's id is absent where no rank came up.
     """
     if not path.exists():
         return

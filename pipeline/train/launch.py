@@ -9,40 +9,60 @@ from __future__ import annotations
 import hashlib
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
 from mgmrn.data.splits import SplitData, check_images_exist, evaluation_images, final_data, tune_data
 from mgmrn.data.xlsa17 import load_benchmark
 from mgmrn.errors import ResourceError, UserError
-from pipeline.config.compose import resolve_weights
+from pipeline.config.compose import ComposedConfig, resolve_weights
 from pipeline.console import say
 from pipeline.driver import heartbeat
 from pipeline.interruption import Interruption
 from pipeline.redaction import redact
 from pipeline.spool import Spool
 from pipeline.tracking.store import TrackingStore
-from pipeline.train.cell import Cell, make_cell
+from pipeline.train import tracked
+from pipeline.train.cell import Cell, RunSummary, make_cell
 from pipeline.train.cluster import check_room_here, ray_session
 from pipeline.train.messages import Failure
-from pipeline.train.placement import Placement, place_elastic
-from pipeline.train.request import Outcome, RunSummary, TrainRequest
+from pipeline.train.placement import Placement, Workers, place_elastic
 from pipeline.train.spec import Calibration, RunSpec, Split
 from pipeline.train.storage import check_writable, explained, taken
-from pipeline.train.tracked import (
-    END_SECONDS,
-    Opening,
-    ParentRun,
-    cached_summary,
-    epoch_lines,
-    finished_run,
-    look_up,
-    open_run,
-    parent_run,
-    recorded_calibration,
-    send_leftovers,
-)
+from pipeline.where import Where
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """One launch: an experiment, its seeds, and where it runs."""
+
+    experiment: str
+    composed: ComposedConfig
+    split: Split | None
+    """Split to run; None runs the whole protocol, `tune` and then `final`."""
+    seeds: tuple[int, ...]
+    workers: Workers
+    where: Where
+    force: bool = False
+    """Runs again what is finished."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Outcome of a launch."""
+
+    status: Literal["finished", "cached", "failed", "stopped"]
+    runs: tuple[RunSummary, ...]
+    parent_run_id: str | None
+    tracking_uri: str
+    is_tracked: bool = True
+    """Whether the tracking store has all of it."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Serialise to the object that `--json` prints."""
+        return {key: value for key, value in asdict(self).items() if key != "is_tracked"}
 
 
 @dataclass(frozen=True)
@@ -73,25 +93,22 @@ class Launch:
 
     def known_calibration(self, seed: int) -> Calibration | None:
         """Calibration of an earlier `tune` run of the same config and seed."""
-        run = finished_run(self.store, self.cell(seed, "tune", None))
-        return recorded_calibration(run) if run else None
+        run = tracked.finished_run(self.store, self.cell(seed, "tune", None))
+        return tracked.recorded_calibration(run) if run else None
 
 
 def run_experiment(request: TrainRequest) -> Outcome:
     """Runs the cells of a request that are not finished.
 
-    Raises:
-        UserError: for a bad config or data set; nothing was started.
-        ResourceError: when the cluster can never place the workers, the storage is full or read-only, or a living driver
-            works on one of the runs (`TakenError`).
-        TrackingError: when the tracking store cannot be reached.
+    Raises `UserError` for a bad config or data set, and `TrackingError` when the tracking store cannot be reached: nothing was started.
+    Raises `ResourceError` when the cluster can never place the workers, the storage is full or read-only, or a living driver works on a run.
     """
     composed, where = request.composed, request.where.absolute()
     # Paths as every host and the hash see them, the backbone's weights included.
     composed = replace(composed, config=resolve_weights(composed.config, where.data_root))
     request = replace(request, composed=composed, where=where)
     launch = Launch(request, _load_splits(request), TrackingStore.connect(where.tracking_uri))
-    if left := send_leftovers(where.storage, launch.store, END_SECONDS):
+    if left := tracked.send_leftovers(where.storage, launch.store, tracked.END_SECONDS):
         say(str(left))
     if not request.force and (known := _all_finished(launch)):
         launch.store.close_dead_runs()
@@ -101,14 +118,10 @@ def run_experiment(request: TrainRequest) -> Outcome:
     check_room_here(where.address, request.workers.least, where.cpus_per_worker)
     for split in launch.splits:
         check_images_exist(launch.data[split].train.followed_by(evaluation_images(launch.data[split])))
-    with (
-        explained(where.storage),
-        heartbeat(where.storage),
-        taken(launch.folders()),
-        ray_session(where.address) as hosts,
-    ):
+    storage = where.storage
+    with explained(storage), heartbeat(storage), taken(launch.folders()), ray_session(where.address) as hosts:
         placement = place_elastic(hosts, request.workers, where.cpus_per_worker, where.gpus_per_worker)
-        with parent_run(launch.store, where.storage, *_parent(launch), restart=request.force) as parent:
+        with tracked.parent_run(launch.store, where.storage, *_parent(launch), restart=request.force) as parent:
             summaries = tuple(_run_seeds(launch, parent, placement))
             if figures := _aggregates(summaries):
                 parent.spool.append(0, figures)
@@ -133,35 +146,30 @@ def _all_finished(launch: Launch) -> tuple[RunSummary, ...] | None:
     """Summaries of earlier runs, where there is one for every cell."""
     summaries: list[RunSummary] = []
     for seed in launch.request.seeds:
-        calibration: Calibration | None = None
         for split in launch.splits:
-            if split == "final" and calibration is None:
-                calibration = launch.known_calibration(seed)
-            cell = launch.cell(seed, split, calibration)
-            run = finished_run(launch.store, cell)
+            cell = launch.cell(seed, split, launch.known_calibration(seed) if split == "final" else None)
+            run = tracked.finished_run(launch.store, cell)
             if run is None:
                 return None
-            summaries.append(cached_summary(cell, run))
-            if split == "tune":
-                calibration = recorded_calibration(run)
+            summaries.append(tracked.cached_summary(cell, run))
     return tuple(summaries)
 
 
-def _run_seeds(launch: Launch, parent: ParentRun, placement: Placement) -> Iterator[RunSummary]:
+def _run_seeds(launch: Launch, parent: tracked.ParentRun, placement: Placement) -> Iterator[RunSummary]:
     """Runs `tune`, then `final` with the calibration of `tune`, for each seed; a failure ends the seed."""
     request = launch.request
-    opening = Opening(request.experiment, parent.run_id, placement, restart=request.force)
+    opening = tracked.Opening(request.experiment, parent.run_id, placement, restart=request.force)
     for seed in request.seeds:
         calibration: Calibration | None = None
         for split in launch.splits:
             if split == "final" and calibration is None:
-                calibration = look_up(partial(launch.known_calibration, seed))
+                calibration = tracked.look_up(partial(launch.known_calibration, seed))
                 if calibration is None:
                     say("no finished tune run of this config: γ = 0 and all epochs, so H is not calibrated")
             cell = launch.cell(seed, split, calibration)
-            known = None if request.force else look_up(partial(finished_run, launch.store, cell))
+            known = None if request.force else tracked.look_up(partial(tracked.finished_run, launch.store, cell))
             if known:
-                summary, decided = cached_summary(cell, known), recorded_calibration(known)
+                summary, decided = tracked.cached_summary(cell, known), tracked.recorded_calibration(known)
             else:
                 spec = cell.spec(request.where.data_root, request.where.storage, placement.cpus_per_worker)
                 summary, decided = run_cell(launch.store, cell, spec, opening)
@@ -173,25 +181,15 @@ def _run_seeds(launch: Launch, parent: ParentRun, placement: Placement) -> Itera
 
 
 def run_cell(
-    store: TrackingStore, cell: Cell, spec: RunSpec, opening: Opening
+    store: TrackingStore, cell: Cell, spec: RunSpec, opening: tracked.Opening
 ) -> tuple[RunSummary, Calibration | None]:
-    """Runs one cell: its run is found or created, trained, recorded and ended.
+    """Runs one cell: its run is found or created, trained, recorded and ended. Returns its outcome, and the calibration for `final`.
 
-    Args:
-        store: where it is tracked.
-        cell: what is run.
-        spec: specification for the workers.
-        opening: study, parent, placement.
-
-    Returns:
-        The outcome, and the calibration for `final`.
-
-    Raises:
-        UserError, ResourceError: when a worker met a mistake of the user's, or a machine that is too small.
+    Raises `UserError` or `ResourceError` when a worker met a mistake of the user's, or a machine that is too small.
     """
     from pipeline.train.fit import fit
 
-    tracker = open_run(store, cell, spec, opening, epoch_lines(f"{cell.name} {cell.split}"))
+    tracker = tracked.open_run(store, cell, spec, opening, tracked.epoch_lines(f"{cell.name} {cell.split}"))
     try:
         ended = fit(spec, opening.placement)
         if not isinstance(ended, Failure):

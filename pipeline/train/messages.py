@@ -63,11 +63,7 @@ def reserve_room(path: Path) -> None:
 
 
 def record_failure(path: Path, failure: Failure) -> None:
-    """Writes the note atomically; the first of several ranks' notes stays.
-
-    Raises:
-        OSError: when it cannot be written, not even into the reserved room.
-    """
+    """Writes the note atomically, into the reserved room on a full disk; the first of several ranks' notes stays."""
     if path.exists():
         return
     try:

@@ -24,11 +24,7 @@ class Workers:
         return str(self.least) if self.least == self.most else f"{self.least}..{self.most}"
 
     def check_shares(self, config: ExperimentConfig) -> None:
-        """Checks that the largest number of workers can share a batch: each needs an image for every micro-batch.
-
-        Raises:
-            UserError: when a global batch is too small for that.
-        """
+        """Raises `UserError` when a batch is too small for the largest number of workers: each needs an image for every micro-batch."""
         sampling = config.sampling
         batch = sampling.ways * sampling.shots if isinstance(sampling, EpisodicSampling) else sampling.batch
         parts = config.optimiser.accumulate
@@ -42,11 +38,7 @@ class Workers:
 
 
 def parse_workers(text: str) -> Workers:
-    """Reads `2` or `1..4`.
-
-    Raises:
-        UserError: for any other text.
-    """
+    """Reads `2` or `1..4`. Raises `UserError` for any other text."""
     match = re.fullmatch(r"(\d+)(?:\.\.(\d+))?", text.strip())
     if match is None:
         raise UserError(f"workers must be a number or a range, got '{text}'", _OPTION, _EXAMPLE)
@@ -97,16 +89,10 @@ def rooms(hosts: tuple[Host, ...], cpus: int, gpus: int) -> int:
 
 
 def place(hosts: tuple[Host, ...], workers: int, cpus_per_worker: int | None, gpus_per_worker: int | None) -> Placement:
-    """Completes a request by what the cluster has.
+    """Completes a request by what the cluster has. Raises `ResourceError` when it could not be placed even on an idle cluster.
 
-    Args:
-        hosts: of the cluster.
-        workers: number of workers.
-        cpus_per_worker: None shares the CPUs of the hosts evenly.
-        gpus_per_worker: None gives each worker a GPU where there is one for every worker.
-
-    Raises:
-        ResourceError: when the workers could not be placed even on an idle cluster.
+    Without `cpus_per_worker` the workers share the CPUs of the hosts evenly; without `gpus_per_worker` each gets a GPU where there is one for
+    every worker.
     """
     if gpus_per_worker is None:
         gpus_per_worker = int(rooms(hosts, 1, 1) >= workers)
@@ -127,11 +113,7 @@ def place(hosts: tuple[Host, ...], workers: int, cpus_per_worker: int | None, gp
 def place_elastic(
     hosts: tuple[Host, ...], workers: Workers, cpus_per_worker: int | None, gpus_per_worker: int | None
 ) -> Placement:
-    """Places at least the least number of workers; the resources are shared by as many as fit on the hosts now.
-
-    Raises:
-        ResourceError: when not even the least number could be placed on an idle cluster.
-    """
+    """Places at least the least number of workers; the resources are shared by as many as fit on the hosts now."""
     if workers.least == workers.most:
         return place(hosts, workers.least, cpus_per_worker, gpus_per_worker)
     least = place(hosts, workers.least, cpus_per_worker or 1, gpus_per_worker)

@@ -64,11 +64,7 @@ _UNQUOTABLE = "'\\"
 
 
 def check_start_here() -> None:
-    """Checks paths and limits of this process for an instance of Ray on this machine; `private_instance` checks its folder.
-
-    Raises:
-        ResourceError: for the first that is wrong.
-    """
+    """Checks paths and limits of this process for an instance of Ray on this machine; `private_instance` checks its folder."""
     package = find_spec("ray")
     check_paths([sys.executable, *(package.submodule_search_locations or () if package else ())])
     check_address_space(resource.getrlimit(resource.RLIMIT_AS)[0], psutil.virtual_memory().total)
@@ -106,12 +102,7 @@ def check_temporary_folder(folder: Path) -> None:
 
 
 def check_address_space(limit: int, memory: int) -> None:
-    """Raises a `ResourceError` for a limit of address space (`ulimit -v`) below what Ray's processes map.
-
-    Args:
-        limit: bytes; negative without a limit.
-        memory: bytes of the machine.
-    """
+    """Raises a `ResourceError` for a limit of address space (`ulimit -v`, negative without one) below what Ray's processes map."""
     needed = needed_address_space(memory)
     if 0 <= limit < needed:
         raise ResourceError(
@@ -149,18 +140,16 @@ def private_instance() -> Iterator[Callable[[], None]]:
 
     Enter it before `ray` is imported: only then are the ports on loopback alone.
 
-    Yields:
-        A function that deletes token and folder, for a process that ends without leaving the context.
-
-    Raises:
-        ResourceError: when no folder can be used.
+    Yields a function that deletes token and folder, for a process that ends without leaving the context. Raises `ResourceError` when no
+    folder can be used.
     """
     with ExitStack() as stack:
         replaced = {name: os.environ.pop(name) for name in _REPLACED if name in os.environ}
         stack.callback(_restore, replaced)
-        folder = Path(replaced.get("RAY_TMPDIR") or _temporary_folder())
-        if "RAY_TMPDIR" not in replaced or not _is_private(folder):
-            folder = Path(stack.enter_context(_private_folder_below(folder)))
+        given = replaced.get("RAY_TMPDIR")
+        folder = Path(given) if given else None
+        if folder is None or not _is_private(folder):
+            folder = Path(stack.enter_context(_private_folder_below(given)))
         check_temporary_folder(folder)
         token = stack.enter_context(tempfile.NamedTemporaryFile("w", prefix="token-", dir=folder))
         token.write(_token())
@@ -180,34 +169,25 @@ def _token() -> str:
     return secrets.token_hex(32)
 
 
-def _temporary_folder() -> str:
-    try:
-        return tempfile.gettempdir()
-    except FileNotFoundError as error:
-        raise ResourceError(
-            f"Ray needs a folder for temporary files: {error.strerror}", "set TMPDIR to one that you can write to"
-        ) from error
-
-
-def _private_folder_below(parent: Path) -> tempfile.TemporaryDirectory[str]:
+def _private_folder_below(parent: str | None) -> tempfile.TemporaryDirectory[str]:
     """A new folder of mode 700; below `/tmp` where the paths of Ray's sockets would otherwise be too long."""
-    if len(os.fsencode(f"{parent}/{_FOLDER_PREFIX}12345678")) > LONGEST_FOLDER:
-        parent = Path("/tmp")
     try:
+        parent = parent or tempfile.gettempdir()
+        if len(os.fsencode(f"{parent}/{_FOLDER_PREFIX}12345678")) > LONGEST_FOLDER:
+            parent = "/tmp"
         # The last of Ray's processes may still write a log when the folder is deleted.
         return tempfile.TemporaryDirectory(prefix=_FOLDER_PREFIX, dir=parent, ignore_cleanup_errors=True)
     except OSError as error:
         raise ResourceError(
-            f"Ray needs a folder in {parent}, and none can be made there: {error.strerror}",
+            f"Ray needs a folder in {parent or 'TMPDIR'}, and none can be made there: {error.strerror}",
             "name a folder of yours with RAY_TMPDIR",
         ) from error
 
 
 def _is_private(folder: Path) -> bool:
-    try:
-        status = folder.stat()
-    except OSError:
+    if not os.path.isdir(folder):
         return False
+    status = folder.stat()
     return status.st_uid == os.getuid() and not stat.S_IMODE(status.st_mode) & 0o077
 
 
@@ -219,12 +199,7 @@ def _restore(replaced: dict[str, str]) -> None:
 
 @contextmanager
 def said_when_late(what: str, speak: Callable[[str], None] = say) -> Iterator[None]:
-    """Says what a block waits for, once, when it takes longer than `LATE_SECONDS`.
-
-    Args:
-        what: a noun.
-        speak: takes the sentence.
-    """
+    """Says what a block waits for, once, when it takes longer than `LATE_SECONDS`."""
     late = LATE_SECONDS
     with _timer(late, lambda: speak(f"still waiting for {what} after {late:.0f} s; {where_logs_are()}")):
         yield
@@ -236,9 +211,6 @@ def ended_when_stuck(clean_up: Callable[[], None]) -> Iterator[None]:
 
     `ray.init` waits in its C++ part for the first worker processes. There no signal and no exception reaches it, and it ends the process
     itself, with exit code 1, when its raylet ends.
-
-    Args:
-        clean_up: called before the end.
     """
     with _timer(START_SECONDS, lambda: _end(clean_up)):
         yield
@@ -272,11 +244,7 @@ def _end(clean_up: Callable[[], None]) -> None:
 
 
 def await_worker() -> None:
-    """Waits until Ray has started one process with a runtime environment, as ranks and trials have.
-
-    Raises:
-        ResourceError: when it has not within `WORKER_SECONDS`, or cannot.
-    """
+    """Waits until Ray has started a process with a runtime environment, as ranks have; a `ResourceError` after `WORKER_SECONDS`."""
     import ray
     from ray.exceptions import GetTimeoutError, RayError
 
@@ -293,16 +261,7 @@ def await_worker() -> None:
 
 
 def await_ranks(thread: threading.Thread, begun: Path, speak: Callable[[str], None]) -> None:
-    """Waits until rank 0 of a run has begun, or the run has ended.
-
-    Args:
-        thread: runs Ray Train.
-        begun: file that rank 0 writes first.
-        speak: takes the sentence about a long wait.
-
-    Raises:
-        ResourceError: when it has not begun within `RANKS_SECONDS`.
-    """
+    """Waits until rank 0 of a run has begun, or the run has ended. Raises `ResourceError` when it has not begun within `RANKS_SECONDS`."""
     deadline = time.monotonic() + RANKS_SECONDS
     with said_when_late("the workers of the run", speak):
         while thread.is_alive() and not begun.exists():
@@ -349,11 +308,7 @@ def log_says() -> str:
 
 
 def last_error(logs: Path) -> str | None:
-    """Last error in the logs of a session of Ray, without its time stamp; None where there is none.
-
-    Args:
-        logs: folder of the log files.
-    """
+    """Last error in the logs of a session of Ray, without its time stamp; None where there is none."""
     for pattern in _LOGS:
         for file in sorted(logs.glob(pattern), key=lambda one: one.stat().st_mtime, reverse=True):
             with file.open("rb") as stream:
@@ -367,12 +322,7 @@ def last_error(logs: Path) -> str | None:
 
 
 def _error(line: str, severity: str) -> str | None:
-    """Text of a line that tells of an error; None for information, a stack frame, or a marker of a worker's job.
-
-    Args:
-        line: of a log.
-        severity: of a line that names none.
-    """
+    """Text of a line that tells of an error; None for information, a stack frame, or a marker of a worker's job."""
     text = line
     if head := _HEAD.match(line):
         severity, text = head[1] or head[2], line[head.end() :]

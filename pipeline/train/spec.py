@@ -32,7 +32,7 @@ class RunSpec(Frozen):
     config: ExperimentConfig
     split: Split
     calibration: Calibration | None
-    """None on `tune`; on `final` None means that nothing was calibrated (γ = 0, all epochs)."""
+    """Calibration of a `final` run; None on `tune`, and on `final` without one (γ = 0, all epochs)."""
     data_root: Path
     cache_root: Path
     """Folder of cached features of frozen backbones; local to a host or shared."""

@@ -30,11 +30,7 @@ class StorageError(ResourceError):
 
 
 class TakenError(ResourceError):
-    """A living driver works on the run.
-
-    Attributes:
-        holder: tag of that driver.
-    """
+    """A living driver works on the run; `holder` is its tag."""
 
     def __init__(self, name: str, holder: str) -> None:
         driver = Driver.parse(holder)
@@ -44,11 +40,7 @@ class TakenError(ResourceError):
 
 
 def write_probe(folder: Path) -> None:
-    """Writes a small file without a name into a folder.
-
-    Raises:
-        OSError: when that fails.
-    """
+    """Writes a small file without a name into a folder. Raises `OSError` when that fails."""
     with tempfile.TemporaryFile(dir=folder) as probe:
         probe.write(os.urandom(PROBE_BYTES))
         probe.flush()
@@ -56,11 +48,7 @@ def write_probe(folder: Path) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Checks that a folder, or the place where it would be made, can be written to.
-
-    Raises:
-        StorageError: when it cannot.
-    """
+    """Checks that a folder, or the place where it would be made, can be written to. Raises `StorageError` when it cannot."""
     place = next(place for place in (folder, *folder.parents) if place.is_dir())
     with explained(place):
         write_probe(place)
@@ -68,14 +56,7 @@ def check_writable(folder: Path) -> None:
 
 @contextmanager
 def explained(folder: Path) -> Iterator[None]:
-    """Turns the errors of a full or read-only disk into sentences, unless they name a file elsewhere.
-
-    Args:
-        folder: where the block writes.
-
-    Raises:
-        StorageError: in place of such an error.
-    """
+    """Turns the errors of a full or read-only disk into `StorageError`, unless they name a file outside the folder."""
     try:
         yield
     except OSError as error:
@@ -97,12 +78,7 @@ def claim_file(run_folder: Path) -> Path:
 
 
 def take(run_folder: Path) -> None:
-    """Claims a run folder for this process; a second call changes nothing.
-
-    Raises:
-        TakenError: when a living driver holds it.
-        OSError: when the storage cannot be written.
-    """
+    """Claims a run folder for this process, which may hold it already. Raises `TakenError` when a living driver holds it."""
     run_folder.parent.mkdir(parents=True, exist_ok=True)
     _take(claim_file(run_folder), run_folder.name)
 
@@ -117,11 +93,7 @@ def release(run_folder: Path) -> None:
 
 @contextmanager
 def taken(run_folders: Iterable[Path]) -> Iterator[None]:
-    """Claims several run folders for as long as the context lasts.
-
-    Raises:
-        TakenError: when a living driver holds one of them; none is claimed then.
-    """
+    """Claims several run folders for as long as the context lasts; none where a living driver holds one, with a `TakenError`."""
     with ExitStack() as stack:
         for folder in run_folders:
             take(folder)

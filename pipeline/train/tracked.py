@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from mgmrn.data.splits import evaluation_images
 from pipeline.config.compose import values_of
@@ -29,10 +29,9 @@ from pipeline.spool import PARENT_TAG, EndStatus, NewRun, OnEpoch, Spool
 from pipeline.tracking.environment import environment, git_state
 from pipeline.tracking.sender import Sender, replay_leftovers
 from pipeline.tracking.store import DRIVER_TAG, TrackedRun, TrackingStore
-from pipeline.train.cell import Cell
+from pipeline.train.cell import Cell, RunSummary, summarise
 from pipeline.train.messages import Failure, recorded_failure, shown_notes
 from pipeline.train.placement import Placement
-from pipeline.train.request import RunSummary
 from pipeline.train.spec import Calibration, RunSpec
 from pipeline.train.storage import release, take
 
@@ -91,9 +90,9 @@ class RunTracker:
 
     def finished(self, ended: Fitted) -> RunSummary:
         """Records figures, tables and plots, and on `final` the model."""
-        summary = summarise(self.cell, self.run_id, "finished", ended.evaluation.result.gamma, ended.reported)
+        gamma = ended.evaluation.result.gamma
         tags = {
-            "mgmrn.result": json.dumps({"gamma": summary.gamma, "metrics": dict(summary.metrics)}),
+            "mgmrn.result": json.dumps({"gamma": gamma, "metrics": ended.reported}),
             "mgmrn.checkpoint_uri": str(ended.checkpoint),
             "mgmrn.gpu_seconds": f"{self._gpus_per_worker * self._spool.worker_seconds():.1f}",
         }
@@ -103,9 +102,15 @@ class RunTracker:
         self._spool.append_tags(tags)
         self._spool.append_artifacts(artifacts)
         if self.cell.split == "final":
-            self._append_model(ended)
+            from mgmrn.checkpoint import MODEL_FILE
+
+            picture = self.cell.data.unseen.path(0)
+            example = self.spec.run_folder / f"example{picture.suffix}"
+            if (model := ended.checkpoint / MODEL_FILE).exists():  # ESZSL exports none.
+                shutil.copyfile(picture, example)
+                self._spool.append_model(model, gamma, example)
         self._spool.append_end("FINISHED", "finished")
-        return summary
+        return summarise(self.cell, self.run_id, "finished", gamma, ended.reported)
 
     def failed(self, failure: Failure) -> RunSummary:
         """Ends the run as failed, with the reason."""
@@ -117,10 +122,7 @@ class RunTracker:
         self._spool.append_end("KILLED", reason)
 
     def close(self) -> None:
-        """Sends what is left, or leaves it for the end of the launch, and releases the folder of the run.
-
-        The folder is deleted where a mistake of the user's ended the run before there was anything to keep.
-        """
+        """Sends what is left, or leaves it for the end of the launch; deletes a folder in which a user's mistake left nothing to keep."""
         try:
             self._notes.close()
             is_sent = self._sender.drain(DRAIN_SECONDS) is None
@@ -135,18 +137,6 @@ class RunTracker:
 
     def _say_problem(self, problem: str) -> None:
         self._say(f"goes on, although it cannot be tracked now: {problem}")
-
-    def _append_model(self, ended: Fitted) -> None:
-        """Adds the trained network as a model of the run; ESZSL exports none."""
-        from mgmrn.checkpoint import MODEL_FILE
-
-        file = ended.checkpoint / MODEL_FILE
-        if not file.exists():
-            return
-        picture = self.cell.data.unseen.path(0)
-        example = self.spec.run_folder / f"example{picture.suffix}"
-        shutil.copyfile(picture, example)
-        self._spool.append_model(file, ended.evaluation.result.gamma, example)
 
 
 def write_record(spec: RunSpec, cell: Cell, ended: Fitted) -> Path:
@@ -169,16 +159,7 @@ def open_run(
     """Continues the run that a dead or interrupted driver left, or begins a new one in an empty folder.
 
     A store that is away does not hold it up: the run in the folder is then continued, and a new run is created when the store is back.
-
-    Args:
-        store: where it is tracked.
-        cell: what is run.
-        spec: specification for the workers.
-        opening: study, parent, placement.
-        on_epoch: told of every epoch at once.
-
-    Raises:
-        TakenError: when a living driver works on the run; nothing was touched.
+    Raises `TakenError` when a living driver works on the run; nothing was touched.
     """
     take(spec.run_folder)
     try:
@@ -190,7 +171,10 @@ def open_run(
             say(f"{cell.name} {cell.split}: going on with run {run_id or 'that is not tracked yet'}")
             spec.failure_file.unlink(missing_ok=True)
         if spool.new_run() is None:
-            spool.append_run(_new_run(cell, opening))
+            own = {PARENT_TAG: opening.parent_run_id, DRIVER_TAG: driver_tag()}
+            tags = {**cell.tags(opening.study, opening.placement), **opening.tags, **own}
+            params = {path: yaml_value(value) for path, value in values_of(cell.config).items()}
+            spool.append_run(NewRun(cell.name, tags, params, cell.dataset))
         return RunTracker(store, cell, spec, run_id or "", opening.placement.gpus_per_worker, on_epoch)
     except BaseException:
         release(spec.run_folder)
@@ -219,17 +203,6 @@ def _left_run_id(store: TrackingStore, cell: Cell, spool: Spool, parent_run_id: 
     return spool.run_id if in_folder else None
 
 
-def _new_run(cell: Cell, opening: Opening) -> NewRun:
-    tags = {
-        **cell.tags(opening.study, opening.placement),
-        **opening.tags,
-        PARENT_TAG: opening.parent_run_id,
-        DRIVER_TAG: driver_tag(),
-    }
-    params = {path: yaml_value(value) for path, value in values_of(cell.config).items()}
-    return NewRun(cell.name, tags, params, cell.dataset)
-
-
 def look_up(attempt: Callable[[], T]) -> T | None:
     """Asks the store; None where it stays away for `LOOK_UP_SECONDS`, so that training goes on without it."""
     try:
@@ -239,11 +212,7 @@ def look_up(attempt: Callable[[], T]) -> T | None:
 
 
 def patiently(attempt: Callable[[], T], seconds: float) -> T:
-    """Repeats an attempt while the store is away.
-
-    Raises:
-        TrackingError: when it stays away for so many seconds.
-    """
+    """Repeats an attempt while the store is away. Raises `TrackingError` when it stays away for so many seconds."""
     deadline, told = time.monotonic() + seconds, False
     while True:
         try:
@@ -258,11 +227,7 @@ def patiently(attempt: Callable[[], T], seconds: float) -> T:
 
 
 def send_leftovers(storage: Path, store: TrackingStore, patience_seconds: float) -> UntrackedError | None:
-    """Sends what is left in the spools of a storage folder.
-
-    Returns:
-        An error for the user where the store did not take all of it.
-    """
+    """Sends what is left in the spools of a storage folder; returns an error for the user where the store did not take all of it."""
     problems = replay_leftovers(storage, store, patience_seconds)
     if not problems:
         return None
@@ -291,34 +256,8 @@ def cached_summary(cell: Cell, run: TrackedRun) -> RunSummary:
     return summarise(cell, run.run_id, "cached", result["gamma"], result["metrics"])
 
 
-def summarise(
-    cell: Cell,
-    run_id: str,
-    status: Literal["finished", "cached", "failed", "stopped"],
-    gamma: float | None,
-    metrics: Mapping[str, float],
-) -> RunSummary:
-    """Outcome of a run of a cell."""
-    return RunSummary(
-        run_id=run_id,
-        name=cell.name,
-        benchmark=cell.benchmark,
-        variant=cell.variant,
-        split=cell.split,
-        seed=cell.config.seed,
-        config_hash=cell.config_hash,
-        status=status,
-        gamma=gamma,
-        metrics=metrics,
-    )
-
-
 def epoch_lines(name: str) -> OnEpoch:
-    """A function that says rank 0's figures of each epoch of a run, and how long the rest will take.
-
-    Args:
-        name: of the run.
-    """
+    """A function that says rank 0's figures of each epoch of a run, and how long the rest will take."""
     last_epoch_at = float("inf")
 
     def say_epoch(step: int, numbers: Mapping[str, float]) -> None:
@@ -347,7 +286,6 @@ class ParentRun:
 
     run_id: str
     spool: Spool
-    """Spool of its figures and artifacts; sent at the latest when it ends."""
     status: EndStatus = "FINISHED"
     reason: str = "finished"
     is_tracked: bool = True
@@ -374,25 +312,20 @@ def parent_run(
     """A parent for as long as the context lasts; that of a dead or interrupted driver is continued.
 
     Args:
-        store: where it is tracked.
-        storage: folder of run folders; their spools are sent at the end. Where the store does not take them, that is said.
+        store: where it is tracked; a `TrackingError` where it cannot be reached at the start.
+        storage: folder of run folders; their spools are sent at the end.
         key: tells this parent from others; the same command gives the same key.
         name: shown in the store.
         tags: besides key and code state.
         restart: makes a new one all the same.
         again: a finished one to continue.
-
-    Raises:
-        TrackingError: when the store cannot be reached at the start.
     """
     left = again or (None if restart else store.find_resumable(key, PARENT_SPLIT))
     store.close_dead_runs(keep=[left.run_id] if left else [])
     all_tags = {**tags, "mgmrn.config_hash": key, "mgmrn.split": PARENT_SPLIT, **job_tags(), **git_state().tags()}
     if left:
         store.reopen(left)
-        run_id = left.run_id
-    else:
-        run_id = store.create_parent(name, all_tags)
+    run_id = left.run_id if left else store.create_parent(name, all_tags)
     parent = ParentRun(run_id, parent_spool(storage, run_id))
     if parent.spool.new_run() is None:
         parent.spool.append_run(NewRun(name, all_tags | {DRIVER_TAG: driver_tag()}))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,14 +39,7 @@ from mgmrn.model.network import levels_of
 from mgmrn.protocol import Evaluation, evaluate_split
 from mgmrn.sources import EVALUATION_BATCH, cached_maps
 from pipeline.spool import Spool
-from pipeline.train.checkpoints import (
-    counting_epoch,
-    latest_whole,
-    new_checkpoint,
-    prune,
-    remove_unfinished,
-    worth_keeping,
-)
+from pipeline.train import checkpoints
 from pipeline.train.messages import Failure, note_taker, record_failure, recorded_failure, reserve_room
 from pipeline.train.spec import EVALUATION_FILE, RunSpec
 from pipeline.train.storage import explained
@@ -149,10 +143,10 @@ def _folder_to_go_on_from(rank: Rank) -> Path | None:
     name = None
     if rank.share.rank == 0:
         folder = rank.spec.run_folder
-        remove_unfinished(folder)
+        checkpoints.remove_unfinished(folder)
         last_epoch = max(Spool(rank.spec.spool_file).epochs(), default=0)
         # A note taker of its own: this note must not be dropped because of one on progress a moment ago.
-        found = latest_whole(folder, last_epoch, note_taker(rank.spec.notes_file))
+        found = checkpoints.latest_whole(folder, last_epoch, note_taker(rank.spec.notes_file))
         name = found.folder.name if found else None
     name = broadcast_from_rank_zero(name)
     return rank.spec.run_folder / name if name else None
@@ -200,7 +194,7 @@ def _report(
         ray.train.report(metrics)
         return
     spec, classes, epoch = rank.spec, rank.data.classes, int(metrics["epoch"])
-    with explained(spec.run_folder), new_checkpoint(spec.run_folder, epoch) as folder:
+    with explained(spec.run_folder), checkpoints.new_checkpoint(spec.run_folder, epoch) as folder:
         if evaluation is not None:
             evaluation.save(folder / EVALUATION_FILE)
         if trainer is not None:
@@ -217,8 +211,8 @@ def _report(
                 attribute_names=attribute_names(spec.data_root, spec.config.benchmark, classes.attributes.shape[1]),
             )
     ray.train.report(metrics)
-    counting = counting_epoch(spec.split, {**Spool(spec.spool_file).epochs(), epoch: metrics})
-    prune(spec.run_folder, worth_keeping(spec.run_folder, epoch, counting))
+    counting = checkpoints.counting_epoch(spec.split, {**Spool(spec.spool_file).epochs(), epoch: metrics})
+    checkpoints.prune(spec.run_folder, checkpoints.worth_keeping(spec.run_folder, epoch, counting))
 
 
 def _peak_memory_mb(device: torch.device) -> float:
@@ -233,30 +227,26 @@ def _peak_memory_mb(device: torch.device) -> float:
 def fit_on_split(
     spec: RunSpec, data: TuneData | FinalData, device: torch.device, progress: Progress
 ) -> tuple[Evaluation, dict[str, float]]:
-    """Fits, scores and, on `tune`, chooses the regularisers with the largest AUSUC.
-
-    Returns:
-        The evaluation, and the chosen regularisers as metrics `train/log10_gamma`, `train/log10_lambda`.
-    """
+    """Fits and evaluates ESZSL, on `tune` with the regularisers of the largest AUSUC, which are returned as metrics."""
     model = spec.config.model
     assert isinstance(model, ESZSLConfig)
     train, evaluation = pooled_features(spec, data, device, progress)
     targets = seen_targets(data.train, data.classes).numpy()
     attributes = data.classes.attributes[data.classes.seen_ids]
-    chosen = spec.calibration.eszsl_log10 if spec.calibration else None
-    grid = [chosen] if chosen else list(itertools.product(model.log10_gamma, model.log10_lambda))
-    if spec.split == "final" and not chosen:
-        grid = [(0.0, 0.0)]
     problem = prepare_eszsl(train, targets, attributes)
-    best: tuple[Evaluation, tuple[float, float]] | None = None
-    for gamma, lam in grid:
-        mapping = problem.solve(gamma=10.0**gamma, lambda_=10.0**lam)
-        scores = eszsl_scores(evaluation, mapping, data.classes.attributes)
-        found = evaluate_split(data, scores, spec.gamma)
-        if best is None or found.result.ausuc > best[0].result.ausuc:
-            best = found, (gamma, lam)
-    assert best is not None
-    return best[0], {"train/log10_gamma": best[1][0], "train/log10_lambda": best[1][1]}
+
+    def candidates() -> Iterator[tuple[Evaluation, float, float]]:
+        chosen = spec.calibration.eszsl_log10 if spec.calibration else None
+        tried: Iterable[tuple[float, float]] = [chosen or (0.0, 0.0)]
+        if spec.split == "tune":
+            tried = itertools.product(model.log10_gamma, model.log10_lambda)
+        for gamma, lam in tried:
+            mapping = problem.solve(gamma=10.0**gamma, lambda_=10.0**lam)
+            scores = eszsl_scores(evaluation, mapping, data.classes.attributes)
+            yield evaluate_split(data, scores, spec.gamma), gamma, lam
+
+    best, gamma, lam = max(candidates(), key=lambda candidate: candidate[0].result.ausuc)
+    return best, {"train/log10_gamma": gamma, "train/log10_lambda": lam}
 
 
 def pooled_features(

@@ -29,19 +29,14 @@ RAY = Path(sys.executable).with_name("ray")
 
 
 class Job:
-    """A job that was submitted from the clone, and is followed.
-
-    Args:
-        site: where.
-        arguments: of `python -m pipeline`.
-    """
+    """A job that was submitted from the clone, and is followed."""
 
     def __init__(self, site: Site, arguments: tuple[str, ...]) -> None:
         self._log = tempfile.NamedTemporaryFile(dir=site.shared, delete=False)  # noqa: SIM115
         entrypoint = ["python", "-m", "pipeline", *arguments]
         self.process = subprocess.Popen(
             [str(RAY), "job", "submit", "--working-dir", str(site.clone), "--", *entrypoint],
-            env=os.environ | site.hosts.client_environment,
+            env=os.environ | site.hosts.head.client_environment,
             cwd=site.shared,
             stdin=subprocess.DEVNULL,
             stdout=self._log,
@@ -49,11 +44,11 @@ class Job:
         )
 
     def log(self) -> str:
-        """What was said so far, by Ray and by the driver."""
+        """Output so far, of Ray and of the driver."""
         return Path(self._log.name).read_text(errors="replace")
 
     def errors_so_far(self) -> str:
-        """The same, by the name under which `wait_until` asks for it."""
+        """Output so far, under the name that `wait_until` uses."""
         return self.log()
 
     def end(self, timeout: float = 400) -> None:
@@ -108,7 +103,7 @@ class Site:
 
     def ranks(self, host: str) -> list[int]:
         """Process ids, on this machine, of the ranks of a run that a host holds now."""
-        return [pid for pid in self.hosts.processes(host) if "RayTrainWorker" in _command_line(pid)]
+        return [pid for pid in self.hosts.namespaces.processes(host) if "RayTrainWorker" in _command_line(pid)]
 
 
 def _command_line(pid: int) -> str:
@@ -131,5 +126,5 @@ def a_site(folder: Path, workers: int) -> Iterator[Site]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in login.items():
             patch.setenv(name, value)
-        with host_group(folder / "hosts", workers) as hosts, tracking_server(hosts.gateway, login) as server:
+        with host_group(folder / "hosts", workers) as hosts, tracking_server(hosts.namespaces.gateway, login) as server:
             yield Site(hosts, shared, experiment, folder / "clone", server.uri)

@@ -1,4 +1,4 @@
-"""`--workers 1..2` on two hosts of which one is lost and another joins: the run goes on alone, grows again, and is the run it would have been.
+"""`--workers 1..2` on two hosts of which one is lost and another joins: the run goes on alone and grows again.
 
 While the hosts change, the run is held at an evaluation, so that nothing depends on how fast they are.
 """
@@ -11,14 +11,11 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from tests.hosts.group import HEAD, HostGroup, host_group
@@ -35,11 +32,7 @@ LENGTH = ("--split", "tune", "--set", f"schedule.epochs={EPOCHS}", "--cpus-per-w
 
 
 class Gate:
-    """A picture of the evaluation images: while it is a pipe without a writer, no epoch ends.
-
-    Args:
-        picture: its file.
-    """
+    """A picture of the evaluation images: while it is a pipe without a writer, no epoch ends."""
 
     def __init__(self, picture: Path) -> None:
         self._picture, self._aside, self._pipe = picture, picture.with_suffix(".aside"), picture.with_suffix(".pipe")
@@ -62,13 +55,7 @@ class Gate:
 
 
 class Driver:
-    """`python -m pipeline train` on the head.
-
-    Args:
-        hosts: the group.
-        folder: working folder.
-        arguments: of `train`.
-    """
+    """`python -m pipeline train` on the head."""
 
     def __init__(self, hosts: HostGroup, folder: Path, *arguments: str) -> None:
         there = ["sh", "-c", f'cd {folder} && exec "$@"', "sh", sys.executable, "-m", "pipeline", "train", *arguments]
@@ -76,7 +63,7 @@ class Driver:
         self._out, self._err = (tempfile.NamedTemporaryFile(dir=folder, delete=False) for _ in "oe")  # noqa: SIM115
         self.process = subprocess.Popen(
             command,
-            env=environment | hosts.client_environment | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+            env=environment | hosts.head.client_environment | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
             stdin=subprocess.DEVNULL,
             stdout=self._out,
             stderr=self._err,
@@ -86,55 +73,10 @@ class Driver:
         return Path(self._err.name).read_text()
 
     def answer(self) -> dict[str, Any]:
-        """What it printed, once it has ended well."""
+        """Its output, once it has ended well."""
         assert self.process.wait(600) == 0, self.errors_so_far()
         assert "Traceback" not in self.errors_so_far()
         return dict(json.loads(Path(self._out.name).read_text()))
-
-
-@dataclass(frozen=True)
-class Elastic:
-    """A run one of whose hosts was lost and replaced, and the same run on two hosts that stayed."""
-
-    client: MlflowClient
-    disturbed: Run
-    undisturbed: Run
-
-    def history(self, run: Run, key: str) -> list[float]:
-        return [metric.value for metric in self.client.get_metric_history(run.info.run_id, key)]
-
-
-@pytest.fixture(scope="module")
-def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostGroup]:
-    with host_group(tmp_path_factory.mktemp("hosts"), workers=2) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def elastic(hosts: HostGroup, tmp_path_factory: pytest.TempPathFactory) -> Elastic:
-    folder = tmp_path_factory.mktemp("elastic")
-    arguments = (*write_small(folder), *LENGTH, *FROZEN)
-    gate = Gate(folder / "data" / "TINY" / "images" / "007.Class_2" / "12.png")
-    driver = Driver(hosts, folder, *arguments, "--workers", "1..2")
-    try:
-        wait_until(lambda: len(worlds(folder)) >= 2, "two epochs on two hosts", 400, driver)
-        with_two = worker_group(folder)
-        gate.close()
-        hosts.kill("w2")
-        time_recovery("train --workers 1..2: host lost", lambda: worker_group(folder) != with_two, driver)
-        with_one = worker_group(folder)
-        gate.open()
-        wait_until(lambda: 1 in worlds(folder), "an epoch on one host", 400, driver)
-        gate.close()
-        hosts.add()
-        time_recovery("train --workers 1..2: host joins", lambda: worker_group(folder) != with_one, driver)
-        gate.open()
-        disturbed = driver.answer()
-    finally:
-        driver.process.kill()
-    undisturbed = Driver(hosts, folder, *arguments, "--workers", "2", "--force").answer()
-    client = MlflowClient(f"sqlite:///{folder / '.mgmrn' / 'mlflow.db'}")
-    return Elastic(client, *(client.get_run(one["runs"][0]["run_id"]) for one in (disturbed, undisturbed)))
 
 
 def worlds(folder: Path) -> list[int]:
@@ -150,28 +92,35 @@ def worker_group(folder: Path) -> str:
     return note.read_text()
 
 
-def test_it_went_on_with_one_and_grew_to_two_again(elastic: Elastic) -> None:
-    sizes = "".join(f"{size:.0f}" for size in elastic.history(elastic.disturbed, "perf/world_size"))
-    assert re.fullmatch("2{2,}1+2+", sizes), sizes
-
-
-def test_every_epoch_is_there_once(elastic: Elastic) -> None:
-    steps = steps_of(elastic.client, elastic.disturbed)
+def test_a_run_goes_on_with_one_host_and_grows_to_two_again(tmp_path: Path) -> None:
+    """Batches and schedule do not depend on the number of workers: `tests/unit/test_data_parallel.py`."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    gate = Gate(folder / "data" / "TINY" / "images" / "007.Class_2" / "12.png")
+    with host_group(tmp_path / "hosts", workers=2) as hosts:
+        driver = Driver(hosts, folder, *write_small(folder), *LENGTH, *FROZEN, "--workers", "1..2")
+        try:
+            wait_until(lambda: len(worlds(folder)) >= 2, "two epochs on two hosts", 400, driver)
+            with_two = worker_group(folder)
+            gate.close()
+            hosts.kill("w2")
+            time_recovery("train --workers 1..2: host lost", lambda: worker_group(folder) != with_two, driver)
+            with_one = worker_group(folder)
+            gate.open()
+            wait_until(lambda: 1 in worlds(folder), "an epoch on one host", 400, driver)
+            gate.close()
+            hosts.add()
+            time_recovery("train --workers 1..2: host joins", lambda: worker_group(folder) != with_one, driver)
+            gate.open()
+            answer = driver.answer()
+        finally:
+            driver.process.kill()
+    client = MlflowClient(f"sqlite:///{folder / '.mgmrn' / 'mlflow.db'}")
+    run = client.get_run(answer["runs"][0]["run_id"])
+    assert run.info.status == "FINISHED"
+    assert (run.data.tags["mgmrn.world_size"], run.data.tags["mgmrn.attempt"]) == ("1..2", "1")
+    sizes = [metric.value for metric in client.get_metric_history(run.info.run_id, "perf/world_size")]
+    assert re.fullmatch("2{2,}1+2+", "".join(f"{size:.0f}" for size in sizes)), sizes
+    steps = steps_of(client, run)
     for key in ("train/total", "train/lr", "val/ausuc", "perf/world_size"):
         assert steps[key] == list(range(1, EPOCHS + 1)), key
-
-
-def test_it_is_one_run_that_says_what_was_asked(elastic: Elastic) -> None:
-    tags, others = elastic.disturbed.data.tags, elastic.undisturbed.data.tags
-    assert elastic.disturbed.info.status == "FINISHED"
-    assert (tags["mgmrn.world_size"], others["mgmrn.world_size"]) == ("1..2", "2")
-    assert tags["mgmrn.attempt"] == "1"
-    assert tags["mgmrn.config_hash"] == others["mgmrn.config_hash"]
-
-
-def test_its_figures_are_those_of_an_undisturbed_run(elastic: Elastic) -> None:
-    """Batches and schedule are the same whatever the number of workers; only rounding may differ."""
-    assert elastic.history(elastic.disturbed, "train/lr") == elastic.history(elastic.undisturbed, "train/lr")
-    for key in ("val/zsl_t1", "val/ausuc"):
-        found, wanted = (elastic.history(run, key) for run in (elastic.disturbed, elastic.undisturbed))
-        assert found == pytest.approx(wanted, abs=0.03), key

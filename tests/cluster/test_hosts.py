@@ -37,11 +37,11 @@ def trained(site: Site) -> Job:
     time_recovery("train: host killed and replaced", lambda: len(site.epochs_noted("syn*")) > seen, job)
     wait_until(lambda: 3 in site.epochs_noted("syn*"), "the third epoch was noted", 300, job)
     assert (len(site.ranks("w1")), len(site.ranks("w3"))) == (1, 1), "the new host has taken the place of the lost one"
-    site.hosts.cut("w1")
+    site.hosts.namespaces.cut("w1")
     wait_until(lambda: "w1" not in site.hosts.in_ray(), "Ray gave the host up")
     assert EPOCHS not in site.epochs_noted("syn*"), "the epochs are too short to lose a host in one"
     seen = len(site.epochs_noted("syn*"))
-    site.hosts.heal("w1")
+    site.hosts.namespaces.heal("w1")
     time_recovery("train: host cut off and healed", lambda: len(site.epochs_noted("syn*")) > seen, job)
     job.end()
     return job

@@ -22,12 +22,7 @@ POLL_S = 0.2
 
 @contextmanager
 def host_group(folder: Path, workers: int) -> Iterator[HostGroup]:
-    """A head and some workers that have joined it, removed afterwards; skips where no network namespaces can be made.
-
-    Args:
-        folder: of the hosts' files.
-        workers: hosts besides the head, called `w1`, `w2` …
-    """
+    """A head and some workers that have joined it, removed afterwards; skips where no network namespaces can be made."""
     if reason := refusal():
         pytest.skip(f"several hosts on one machine need network namespaces: {reason}")
     namespaces = Namespaces.open(f"t{uuid.uuid4().hex[:6]}")
@@ -40,16 +35,11 @@ def host_group(folder: Path, workers: int) -> Iterator[HostGroup]:
 
 
 class HostGroup:
-    """The hosts of one test.
-
-    Args:
-        namespaces: of which they are made.
-        folder: of their files.
-    """
+    """The hosts of one test."""
 
     def __init__(self, namespaces: Namespaces, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._namespaces = namespaces
+        self.namespaces = namespaces
         self._folder = folder
         self._heads = self._workers = 0
         self._addresses: dict[str, str] = {}
@@ -57,26 +47,12 @@ class HostGroup:
         self.head = Head(f"{namespaces.prefix}.2", write_token(folder / "token"))
 
     @property
-    def gateway(self) -> str:
-        """This machine's address on the hosts' network: all hosts reach what listens there."""
-        return self._namespaces.gateway
-
-    @property
     def names(self) -> set[str]:
         """Names of all hosts that were started and not killed; a head stays until another takes its place."""
         return set(self._addresses)
 
-    @property
-    def client_environment(self) -> dict[str, str]:
-        """Variables of a command on this machine that talks to the head."""
-        return self.head.client_environment
-
     def start(self, workers: int) -> None:
-        """Start the head and some workers, and wait until Ray has them all.
-
-        Raises:
-            HostError: when one does not come up.
-        """
+        """Start the head and some workers, and wait until Ray has them all."""
         self._start_head()
         self._wait(self.head.answers, HEAD)
         self._wait_for(HEAD, *(self._start_worker() for _ in range(workers)))
@@ -89,7 +65,7 @@ class HostGroup:
 
     def kill(self, name: str) -> None:
         """Take a host's power away: its processes end, and close no connection."""
-        self._namespaces.kill(name)
+        self.namespaces.kill(name)
         if name != HEAD:
             del self._addresses[name]
 
@@ -98,21 +74,9 @@ class HostGroup:
         self._start_head()
         self._wait_for(HEAD)
 
-    def cut(self, name: str) -> None:
-        """Take a host off the network."""
-        self._namespaces.cut(name)
-
-    def heal(self, name: str) -> None:
-        """Put a host on the network again."""
-        self._namespaces.heal(name)
-
     def inside(self, name: str, command: Sequence[str]) -> tuple[list[str], dict[str, str]]:
         """Command line that runs a command on a host, and its environment."""
-        return self._namespaces.inside(name, command), self._environment(name)
-
-    def processes(self, name: str) -> list[int]:
-        """Process ids, on this machine, of all that runs on a host."""
-        return self._namespaces.processes(name)
+        return self.namespaces.inside(name, command), self._environment(name)
 
     def in_ray(self) -> set[str]:
         """Names of the hosts that Ray counts as alive; it notices a loss some seconds late."""
@@ -125,14 +89,14 @@ class HostGroup:
 
     def _start_worker(self) -> str:
         self._workers += 1
-        name, address = f"w{self._workers}", f"{self._namespaces.prefix}.{2 + self._workers}"
+        name, address = f"w{self._workers}", f"{self.namespaces.prefix}.{2 + self._workers}"
         self._start(name, name, address, self.head.join_command(address, cpus=1))
         return name
 
     def _start(self, name: str, folder: str, address: str, command: Sequence[str]) -> None:
         self._addresses[name] = address
         self._logs[name] = self._folder / folder / "log"
-        self._namespaces.start(name, address, command, self._environment(name), self._folder / folder)
+        self.namespaces.start(name, address, command, self._environment(name), self._folder / folder)
 
     def _environment(self, name: str) -> dict[str, str]:
         """The caller's environment; drivers run on the head, so the head alone gets the credentials of the tracking server."""
@@ -145,7 +109,7 @@ class HostGroup:
     def _wait(self, condition: Callable[[], bool], *names: str) -> None:
         deadline = time.monotonic() + JOIN_TIMEOUT_S
         while not condition():
-            lost = [name for name in names if self._namespaces.has_ended(name)]
+            lost = [name for name in names if self.namespaces.has_ended(name)]
             if lost or time.monotonic() > deadline:
                 logs = "\n".join(f"{name}: {self._logs[name].read_text()[-500:]}" for name in lost or names)
                 raise HostError(f"hosts did not come up:\n{logs}")

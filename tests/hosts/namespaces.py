@@ -72,12 +72,7 @@ def refusal() -> str | None:
 
 
 class Namespaces:
-    """The hosts of one group.
-
-    Args:
-        group: name of at most 8 small letters and digits, since an interface's name has at most 15 characters.
-        prefix: first three numbers of the hosts' addresses.
-    """
+    """The hosts of one group."""
 
     def __init__(self, group: str, prefix: str) -> None:
         self.group = group
@@ -113,15 +108,7 @@ class Namespaces:
     def start(
         self, host: str, address: str, command: Sequence[str], environment: Mapping[str, str], folder: Path
     ) -> None:
-        """Start a host, which lives no longer than this process.
-
-        Args:
-            host: its name; no host of this name may be up.
-            address: on the group's subnet.
-            command: runs on the host, and is started again when it ends.
-            environment: all of the command's.
-            folder: of the host's files: its `/tmp/ray` is `ray` there, the command's output is `log`.
-        """
+        """Start a host, which lives no longer than this process."""
         (folder / "ray").mkdir(parents=True, exist_ok=True)
         namespace, cable = self.namespace(host), self.cable(host)
         # Derived from the IP address, so that other hosts' ARP caches hold for a host that takes this address later.
@@ -223,11 +210,7 @@ def _json(*words: str) -> list[dict[str, Any]]:
 
 
 def _run(*command: str) -> str:
-    """Standard output of a command.
-
-    Raises:
-        HostError: when it fails.
-    """
+    """Standard output of a command."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise HostError(f"`{' '.join(command)}` failed: {done.stderr.strip() or done.returncode}")

@@ -53,12 +53,7 @@ class Head:
         }
 
     def host_environment(self, inherited: Mapping[str, str], *foreign: str) -> dict[str, str]:
-        """Environment of Ray's processes on a host.
-
-        Args:
-            inherited: the caller's.
-            foreign: prefixes of variables that are left out, besides `RAY_`.
-        """
+        """Environment of Ray's processes on a host."""
         kept = {name: value for name, value in inherited.items() if not name.startswith(("RAY_", *foreign))}
         # Jobs find Ray by the path.
         path = os.pathsep.join(dict.fromkeys((str(BINARIES), *kept.get("PATH", os.defpath).split(os.pathsep))))

@@ -1,4 +1,4 @@
-"""What another user of the machine, or another host, tries at the ports of a Ray instance; run as a process of its own.
+"""Attacks of another user of the machine, or of another host, on the ports of a Ray instance; run as a process of its own.
 
 `python -m tests.ray.attacker '{"ports": [["127.0.0.1", 8265]], "drivers": [], "paths": ["/tmp/…/raylet"], "loot": "/tmp/…"}'`
 
@@ -34,7 +34,7 @@ _METHODS = (
     "RayletDriver/Init",
     "RayletDriver/ClusterInfo",
 )
-"""Of Ray's servers: GCS, raylet, workers, the dashboard's agent, the client server. None changes anything."""
+"""Methods of Ray's servers (GCS, raylet, workers, the dashboard's agent, the client server); none changes anything."""
 _NO_ENTRY = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNIMPLEMENTED)
 """Token missing; no such port, or no gRPC; another service."""
 

@@ -1,7 +1,4 @@
-"""Another user of the machine and another host attack the Ray instances of a live `train` and a live `search`: each try is refused.
-
-All verbs start Ray by the same function (`tests/unit/test_ray_start.py`), so these two stand for all.
-"""
+"""Another user of the machine and another host attack the Ray instances of live commands: each try is refused."""
 
 from __future__ import annotations
 

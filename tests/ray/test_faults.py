@@ -1,4 +1,4 @@
-"""What dies and how the run goes on: a killed worker, a killed driver, and failures that no retry can mend."""
+"""Faults of a run: a killed worker, a killed driver, signals, and failures that no retry can mend."""
 
 from __future__ import annotations
 
@@ -35,20 +35,11 @@ def started_until_an_epoch_is_noted(place: Place, arguments: tuple[str, ...]) ->
     return running
 
 
-def only_run(client: MlflowClient) -> Run:
-    (run,) = children_of(client)
-    return run
-
-
 def assert_every_epoch_is_logged_once(client: MlflowClient, run: Run) -> None:
     steps = steps_of(client, run)
     for key in ("train/total", "train/lr", "val/ausuc", "perf/epoch_s"):
         assert steps[key] == list(range(1, EPOCHS + 1)), key
     assert all(len(set(found)) == len(found) for found in steps.values())
-
-
-def history(client: MlflowClient, run: Run, key: str) -> list[float]:
-    return [metric.value for metric in client.get_metric_history(run.info.run_id, key)]
 
 
 @pytest.mark.long
@@ -66,18 +57,20 @@ def test_a_killed_worker_is_replaced_and_the_run_is_the_one_it_would_have_been(
     assert answer.json["status"] == "finished"
     assert first.pid not in {worker.pid for worker in place.training_workers()}
     client = client_of(place)
-    run = only_run(client)
-    assert run.info.run_id == answer.json["runs"][0]["run_id"]
-    assert run.info.status == "FINISHED"
+    (run,) = children_of(client)
+    assert (run.info.run_id, run.info.status) == (answer.json["runs"][0]["run_id"], "FINISHED")
     assert_every_epoch_is_logged_once(client, run)
 
     undisturbed = place.run(*arguments, "--workers", "2", "--force")
     assert undisturbed.code == 0, undisturbed.err
-    assert [one.info.run_id for one in children_of(client)] == [run.info.run_id, undisturbed.json["runs"][0]["run_id"]]
-    other = client.get_run(undisturbed.json["runs"][0]["run_id"])
+    _, other = children_of(client)
+    assert other.info.run_id == undisturbed.json["runs"][0]["run_id"]
     assert other.data.tags["mgmrn.config_hash"] == run.data.tags["mgmrn.config_hash"]
     for key in ("train/total", "train/lr", "val/zsl_t1", "val/ausuc"):
-        assert history(client, run, key) == pytest.approx(history(client, other, key), rel=1e-5), key
+        found, wanted = (
+            [metric.value for metric in client.get_metric_history(one.info.run_id, key)] for one in (run, other)
+        )
+        assert found == pytest.approx(wanted, rel=1e-5), key
 
 
 @pytest.mark.timeout(900)
@@ -96,9 +89,8 @@ def test_the_same_command_goes_on_after_the_driver_was_killed(place: Place, argu
     assert answer.code == 0, answer.err
     assert left.info.run_id in answer.err, "the person is told which run goes on"
     client = client_of(place)
-    run = only_run(client)
-    assert run.info.run_id == left.info.run_id
-    assert run.info.status == "FINISHED"
+    (run,) = children_of(client)
+    assert (run.info.run_id, run.info.status) == (left.info.run_id, "FINISHED")
     assert run.data.tags["mgmrn.attempt"] == "2"
     assert_every_epoch_is_logged_once(client, run)
     # A checkpoint that was reported less than a poll before the kill may be lost; all others must not be trained again.
@@ -127,14 +119,13 @@ def test_a_signal_ends_the_ranks_and_closes_the_run_with_which_the_same_command_
         assert "Traceback" not in answer.err and "***" not in answer.err
         psutil.wait_procs([*ranks, *place.processes()], timeout=30)
         assert not place.processes(), "nothing of it is left"
-        left = only_run(client_of(place))
+        parent, left = runs_of(client_of(place))
         run_ids.add(left.info.run_id)
-        assert (left.info.status, left.data.tags["mgmrn.stop_reason"]) == ("KILLED", reason)
-        (parent,) = (one for one in runs_of(client_of(place)) if one.data.tags["mgmrn.kind"] == "launch")
-        assert (parent.info.status, parent.data.tags["mgmrn.stop_reason"]) == ("KILLED", reason)
+        for one in (parent, left):
+            assert (one.info.status, one.data.tags["mgmrn.stop_reason"]) == ("KILLED", reason)
 
     assert place.run(*arguments).code == 0
-    run = only_run(client_of(place))
+    (run,) = children_of(client_of(place))
     assert ({run.info.run_id}, run.info.status) == (run_ids, "FINISHED")
     assert_every_epoch_is_logged_once(client_of(place), run)
 
@@ -144,14 +135,13 @@ def assert_failed_for_good(place: Place, answer: Answer, reason: str) -> None:
     assert "Traceback" not in answer.err
     (sentence,) = (line for line in answer.err.splitlines() if line.startswith("error: "))
     assert len(sentence) < 500
-    run = only_run(client_of(place))
-    assert run.info.status == "FAILED"
-    assert run.data.tags["mgmrn.stop_reason"] == reason
+    (run,) = children_of(client_of(place))
+    assert (run.info.status, run.data.tags["mgmrn.stop_reason"]) == ("FAILED", reason)
     assert worker_groups_started(place) == 1, "one rank alone ends the run itself"
 
 
 def worker_groups_started(place: Place) -> int:
-    """How often the controller started the training function on rank 0, by Ray Train's own log."""
+    """Number of starts of the training function on rank 0, by the log of Ray Train's controller."""
     logs = [path.read_text(errors="replace") for path in place.ray_folder.rglob("ray-train-sys-controller-*.log")]
     assert logs, "Ray Train writes a log of its controller"
     entries = [json.loads(line) for text in logs for line in text.splitlines() if line.startswith("{")]
@@ -165,16 +155,14 @@ def test_a_loss_that_is_no_number_ends_the_run_at_once(place: Place, arguments: 
     sets = tuple(part for value in (*explosive, "schedule.learning_rate=constant") for part in ("--set", value))
     answer = place.run(*arguments, *sets)
     assert_failed_for_good(place, answer, "non-finite-loss")
-    assert answer.code == 1
-    assert answer.json["status"] == "failed"
+    assert (answer.code, answer.json["status"]) == (1, "failed")
     assert [run["status"] for run in answer.json["runs"]] == ["failed"]
-    assert "non-finite" in answer.err
-    assert "learning rate" in answer.err
+    assert "non-finite" in answer.err and "learning rate" in answer.err
 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_a_picture_that_cannot_be_read_ends_the_run_which_starts_anew_when_it_is_mended(
+def test_a_picture_that_cannot_be_read_ends_the_run_which_starts_again_when_it_is_mended(
     place: Place, arguments: tuple[str, ...]
 ) -> None:
     pictures = sorted((place.folder / "data" / "TINY" / "images").rglob("*.png"))

@@ -22,7 +22,7 @@ from tests.ray.tracked import client_of, steps_of
 pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 KILLS = 3
-"""Of each command; with ten commands thirty in all."""
+"""Kills of each command; with ten commands thirty in all."""
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 LATEST_S = 6.0
 """Longest time from a noted epoch to the kill."""

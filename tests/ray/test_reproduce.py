@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 import pytest
 
-from tests.ray.command import Answer, Place, a_place
+from tests.ray.command import Place
 from tests.ray.small import write_small
 from tests.ray.tracked import client_of, runs_of
 
-pytestmark = [pytest.mark.ray, pytest.mark.long]
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(900)]
 
 
-@dataclass(frozen=True)
-class Reproduced:
-    place: Place
-    trained: Answer
-    answer: Answer
-
-
-@pytest.fixture(scope="module")
-def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reproduced]:
-    with a_place(tmp_path_factory.mktemp("reproduce") / "here") as place:
-        small, *data = write_small(place.folder)
-        trained = place.run("train", small, *data, "--seeds", "5", "--cpus-per-worker", "1", "--json")
-        assert trained.code == 0, trained.err
-        answer = place.run("reproduce", trained.json["runs"][1]["name"], *data, "--json")
-        yield Reproduced(place, trained, answer)
-
-
-@pytest.mark.timeout(900)
-def test_every_figure_is_the_same(reproduced: Reproduced) -> None:
-    answer, final = reproduced.answer, reproduced.trained.json["runs"][1]
+def test_every_figure_is_the_same_and_the_reproduction_stands_apart(place: Place) -> None:
+    small, *data = write_small(place.folder)
+    trained = place.run("train", small, *data, "--seeds", "5", "--cpus-per-worker", "1", "--json")
+    assert trained.code == 0, trained.err
+    final = trained.json["runs"][1]
+    answer = place.run("reproduce", final["name"], *data, "--json")
     assert answer.code == 0, answer.err
     said = answer.json
     assert (said["verdict"], said["comparison"], said["remarks"]) == ("equal", "bitwise", [])
@@ -43,16 +26,10 @@ def test_every_figure_is_the_same(reproduced: Reproduced) -> None:
     assert figures["test/gzsl_h"] == final["metrics"]["test/gzsl_h"]
     assert any(name.startswith("train/") for name in figures)
 
-
-def test_the_reproduction_stands_apart(reproduced: Reproduced) -> None:
-    client = client_of(reproduced.place)
-    said = reproduced.answer.json
+    client = client_of(place)
     again = client.get_run(said["reproduction_run_id"])
-    assert again.data.tags["mgmrn.kind"] == "reproduction"
-    assert again.data.tags["mgmrn.reproduces"] == said["run_id"]
-    assert again.data.tags["mgmrn.reproduction"] == "equal"
-    assert again.info.status == "FINISHED"
-    assert again.info.run_id not in {run.info.run_id for run in runs_of(client)}
-    original = client.get_run(said["run_id"])
-    assert list(reproduced.place.folder.glob(".mgmrn/runs/*.final/checkpoint_*")), "its checkpoints are left alone"
-    assert original.info.status == "FINISHED"
+    assert again.info.status == "FINISHED" and again.info.run_id not in {run.info.run_id for run in runs_of(client)}
+    tags = {key: again.data.tags[f"mgmrn.{key}"] for key in ("kind", "reproduces", "reproduction")}
+    assert tags == {"kind": "reproduction", "reproduces": said["run_id"], "reproduction": "equal"}
+    assert list(place.folder.glob(".mgmrn/runs/*.final/checkpoint_*")), "the original's checkpoints are left alone"
+    assert client.get_run(said["run_id"]).info.status == "FINISHED"

@@ -72,12 +72,7 @@ def test_a_run_from_a_checkout_whose_path_a_shell_would_split_and_run(strange: P
 @pytest.mark.parametrize(
     ("condition", "limits", "waits", "ends"),
     [
-        (
-            "true",
-            "ray_start.START_SECONDS = 60",
-            "still waiting for Ray after",
-            "Ray did not come up within 60 s",
-        ),
+        ("true", "ray_start.START_SECONDS = 60", "still waiting for Ray after", "Ray did not come up within 60 s"),
         (
             '[ -n "$MGMRN_START" ]',
             "ray_start.WORKER_SECONDS = 30",

@@ -1,4 +1,4 @@
-"""What becomes of the storage while a run is on: a damaged checkpoint, a full disk, and what the same command makes of it afterwards."""
+"""Faults of the storage of a run: a damaged or foreign checkpoint and a full disk, and the same command afterwards."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from mlflow.entities import Run
 
-from mgmrn.checkpoint import CHECKPOINT_FILE
-from pipeline.train.checkpoints import Kept, kept_checkpoints
+from mgmrn.checkpoint import CHECKPOINT_FILE, load_state, save_atomically
+from pipeline.train.checkpoints import Kept, kept_checkpoints, new_checkpoint
 from tests.ray.command import Answer, Place, wait_until
 from tests.ray.small import long_epochs, write_small
 from tests.ray.tracked import children_of, client_of, steps_of
@@ -68,6 +68,26 @@ def test_after_a_damaged_latest_checkpoint_the_run_goes_on_from_the_one_before(p
     assert answer.err.count(sentence) == 1, answer.err
     assert place.epochs_noted()[len(noted) :] == list(range(noted[-1], EPOCHS + 1))
     assert all(one.damage() is None for one in checkpoints(storage))
+
+
+def test_a_checkpoint_of_another_run_is_neither_used_nor_removed(place: Place) -> None:
+    arguments = ("train", *write_small(place.folder), "--json", "--split", "tune")
+    assert place.run(*arguments).code == 0
+    (run_folder,) = (place.folder / ".mgmrn" / "runs").glob("*.tune")
+    for one in kept_checkpoints(run_folder):
+        foreign = {**load_state(one.folder / CHECKPOINT_FILE), "run_identity": "another"}
+        with new_checkpoint(run_folder, one.epoch) as folder:
+            save_atomically(foreign, folder / CHECKPOINT_FILE)
+    kept = kept_checkpoints(run_folder)
+    client = client_of(place)
+    (run,) = children_of(client)
+    client.set_terminated(run.info.run_id, "KILLED")
+    answer = place.run(*arguments)
+    assert answer.code == 2 and "Traceback" not in answer.err, answer.err
+    assert answer.json["error"].startswith("the checkpoint belongs to another run (another, wanted ")
+    assert CHECKPOINT_FILE in answer.json["where"]
+    assert client.get_run(run.info.run_id).info.status == "FAILED"
+    assert kept_checkpoints(run_folder) == kept and all(one.damage() is None for one in kept)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What the tracking store of a test holds, read through MLflow's own client."""
+"""Content of the tracking store of a test, read through MLflow's own client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run's folder belongs to one living driver at a time."""
+"""Claims: the folder of a run belongs to one living driver at a time."""
 
 from __future__ import annotations
 
@@ -15,10 +15,6 @@ from pipeline.train.storage import TakenError, claim_file, living_holder, releas
 DEAD = f"{socket.gethostname()}:999999999:0.00"
 
 
-def hold(folder: Path, holder: str) -> None:
-    claim_file(folder).write_text(holder)
-
-
 def parent_tag() -> str:
     """Tag of another living process of this host."""
     pid = os.getppid()
@@ -30,36 +26,33 @@ def test_a_folder_is_taken_and_released(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "run.tune"
     take(folder)
     take(folder)
-    assert living_holder(folder) is None, "one's own claim keeps nobody away"
+    assert living_holder(folder) is None, "the holder is another driver"
     release(folder)
     assert list(folder.parent.iterdir()) == []
 
 
 def test_a_living_driver_is_named_and_keeps_its_folder(tmp_path: Path) -> None:
-    folder = tmp_path / "run.tune"
-    hold(folder, parent_tag())
+    folder, free = tmp_path / "run.tune", tmp_path / "another"
+    claim_file(folder).write_text(parent_tag())
     with pytest.raises(TakenError, match=rf"run.tune is being run by process {os.getppid()} on {socket.gethostname()}"):
         take(folder)
     release(folder)
     assert living_holder(folder) == parent_tag()
-    assert list(tmp_path.iterdir()) == [claim_file(folder)]
+    with pytest.raises(TakenError), taken([free, folder]):
+        pass
+    assert list(tmp_path.iterdir()) == [claim_file(folder)], "of several folders none stays claimed"
 
 
-def test_what_a_dead_driver_held_is_taken_also_when_a_dead_one_was_taking_it(tmp_path: Path) -> None:
+def test_the_claim_of_a_dead_driver_is_replaced_also_when_a_dead_one_was_taking_it(tmp_path: Path) -> None:
     folder = tmp_path / "run.tune"
-    hold(folder, DEAD)
+    claim_file(folder).write_text(DEAD)
     claim_file(folder).with_name(f"{claim_file(folder).name}+").write_text(DEAD)
     take(folder)
     assert claim_file(folder).read_text() == driver_tag()
     assert list(tmp_path.iterdir()) == [claim_file(folder)]
 
 
-def test_nothing_stays_claimed_when_one_of_several_is_taken(tmp_path: Path) -> None:
-    first, second = tmp_path / "one", tmp_path / "two"
-    hold(second, parent_tag())
-    with pytest.raises(TakenError), taken([first, second]):
-        pass
-    assert list(tmp_path.iterdir()) == [claim_file(second)]
+over = multiprocessing.get_context("fork").Event()
 
 
 def try_to_take(folder: Path, winners: multiprocessing.Queue[int]) -> None:
@@ -71,18 +64,15 @@ def try_to_take(folder: Path, winners: multiprocessing.Queue[int]) -> None:
     over.wait()
 
 
-over = multiprocessing.get_context("fork").Event()
-
-
 @pytest.mark.parametrize("left", ["", DEAD], ids=["free", "left by a dead driver"])
-def test_of_many_processes_one_gets_it(tmp_path: Path, left: str) -> None:
+def test_one_of_many_processes_gets_the_claim(tmp_path: Path, left: str) -> None:
     folder = tmp_path / "run.tune"
     if left:
-        hold(folder, left)
+        claim_file(folder).write_text(left)
     context = multiprocessing.get_context("fork")
     over.clear()
     winners: multiprocessing.Queue[int] = context.Queue()
-    racers = [context.Process(target=try_to_take, args=(folder, winners)) for _ in range(12)]
+    racers = [context.Process(target=try_to_take, args=(folder, winners)) for _ in range(8)]
     for racer in racers:
         racer.start()
     winner = winners.get(timeout=30)

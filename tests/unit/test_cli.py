@@ -6,9 +6,8 @@ import json
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,8 +16,9 @@ import yaml
 from mgmrn.errors import ResourceError, UserError
 from pipeline.cli.app import command
 from pipeline.errors import TrackingError
+from pipeline.train.cell import RunSummary
+from pipeline.train.launch import Outcome, TrainRequest
 from pipeline.train.placement import Workers
-from pipeline.train.request import Outcome, RunSummary, TrainRequest
 from pipeline.where import Where
 from tests.commands import verbs
 
@@ -52,22 +52,19 @@ def loaded(code: str) -> set[str]:
 
 
 @pytest.fixture
-def launch(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+def launch(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Replaces the launcher and records its requests."""
-    module: Any = ModuleType("pipeline.train.launch")
     run = RunSummary("r1", "cub.x.s0.abc", "CUB", "x", "final", 0, "abc", "finished", 0.5, {"test/gzsl_h": 0.25})
-    module.requests, module.outcome = [], Outcome("finished", (run,), "p1", "sqlite:///x.db")
+    recorded = SimpleNamespace(requests=[], outcome=Outcome("finished", (run,), "p1", "sqlite:///x.db"))
 
-    def run_experiment(request: TrainRequest) -> Outcome:
-        module.requests.append(request)
-        if isinstance(module.outcome, Exception):
-            raise module.outcome
-        outcome: Outcome = module.outcome
-        return outcome
+    def run_experiment(request: TrainRequest) -> Any:
+        recorded.requests.append(request)
+        if isinstance(recorded.outcome, Exception):
+            raise recorded.outcome
+        return recorded.outcome
 
-    module.run_experiment = run_experiment
-    monkeypatch.setitem(sys.modules, "pipeline.train.launch", module)
-    yield module
+    monkeypatch.setattr("pipeline.train.launch.run_experiment", run_experiment)
+    return recorded
 
 
 def test_train_passes_its_options_on(launch: Any, typed: Any) -> None:

@@ -1,52 +1,39 @@
-"""Clocks that are set while something runs, or that differ between hosts, change nothing but the times that are shown."""
+"""Clocks that are set while something runs, or that differ between hosts, change only the times that are shown."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from mgmrn.data.splits import load_tune
-from pipeline.config.compose import load_experiment
 from pipeline.driver import driver_is_dead, driver_tag
 from pipeline.spool import Spool
 from pipeline.tracking.sender import Sender
 from pipeline.tracking.store import DRIVER_TAG, TrackingStore
 from pipeline.train import messages
-from pipeline.train.cell import Cell, make_cell
 from pipeline.train.checkpoints import kept_checkpoints, latest_whole, new_checkpoint
-from tests.ray.small import write_small
-from tests.runs import create_child
 
 HOUR = 3600.0
 
 
-@pytest.fixture
-def store(tmp_path: Path, tables: Path) -> TrackingStore:
-    shutil.copy(tables, tmp_path / "mlflow.db")
-    return TrackingStore.connect(f"sqlite:///{tmp_path}/mlflow.db")
-
-
-@pytest.fixture
-def cell(tmp_path: Path) -> Cell:
-    write_small(tmp_path)
-    composed = load_experiment(str(tmp_path / "small.yaml"))
-    return make_cell(composed, 0, load_tune(tmp_path / "data", composed.config.benchmark), None, "mgmrn")
-
-
 def set_clock(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """Moves the wall clock of this process; that of intervals goes on as ever."""
+    """Moves the wall clock of this process, not its monotonic one."""
     now = time.time
     monkeypatch.setattr(time, "time", lambda: now() + seconds)
 
 
+def dead_tag() -> str:
+    """Tag of an earlier process with this process's id."""
+    host, pid, start = driver_tag().rsplit(":", 2)
+    return f"{host}:{pid}:{float(start) - 5:.2f}"
+
+
 @pytest.mark.parametrize("seconds", [-HOUR, HOUR])
 def test_a_living_driver_does_not_die_of_a_clock_that_is_set(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """The time at which a process began is worked out from the clock of now, so it moves with that."""
+    """psutil computes the time at which a process began from the present wall clock, so it moves with that."""
     tag = driver_tag()
     begun = psutil.Process.create_time
     monkeypatch.setattr(psutil.Process, "create_time", lambda self: begun(self) + seconds)
@@ -55,14 +42,10 @@ def test_a_living_driver_does_not_die_of_a_clock_that_is_set(monkeypatch: pytest
 
 
 def test_another_process_under_the_same_number_is_not_the_driver() -> None:
-    host, pid, start = driver_tag().rsplit(":", 2)
-    assert driver_is_dead(f"{host}:{pid}:{float(start) - 5:.2f}")
+    assert driver_is_dead(dead_tag())
+    host, _, start = driver_tag().rsplit(":", 2)
     gone = next(number for number in range(2**22, 2, -1) if not psutil.pid_exists(number))
     assert driver_is_dead(f"{host}:{gone}:{start}")
-
-
-def test_a_driver_of_another_host_lives_whatever_its_clock_says() -> None:
-    assert not driver_is_dead("elsewhere:17:99999999.00")
 
 
 @pytest.mark.parametrize("seconds", [-HOUR, HOUR])
@@ -72,13 +55,11 @@ def test_a_run_that_is_gone_on_with_elsewhere_has_every_step_once_and_in_order(
     """The second driver's clock is an hour off; it notes the last epoch of the first one again, and one more."""
     run_id = store.create_parent("run", {})
     spool = Spool(tmp_path / "spool.jsonl")
-    for loss, epoch in ((0.3, 1), (0.2, 2)):
-        spool.append(epoch, {"train/total": loss})
-    assert Sender(spool, run_id, store).start().drain(10) is None
-    set_clock(monkeypatch, seconds)
-    for loss, epoch in ((0.21, 2), (0.1, 3)):
-        spool.append(epoch, {"train/total": loss})
-    assert Sender(spool, run_id, store).start().drain(10) is None
+    for losses in (((0.3, 1), (0.2, 2)), ((0.21, 2), (0.1, 3))):
+        for loss, epoch in losses:
+            spool.append(epoch, {"train/total": loss})
+        assert Sender(spool, run_id, store).start().drain(10) is None
+        set_clock(monkeypatch, seconds)
     history = {one.step: one.value for one in store.client.get_metric_history(run_id, "train/total")}
     assert history == {1: 0.3, 2: 0.2, 3: 0.1}
     assert store.get(run_id).metrics["train/total"] == 0.1, "the value of the last step, not of the last time"
@@ -94,15 +75,13 @@ def test_a_run_that_ends_before_it_began_has_no_length(store: TrackingStore) -> 
 
 @pytest.mark.parametrize("seconds", [-HOUR, HOUR])
 def test_a_run_that_a_driver_left_is_found_whatever_the_clock_says(
-    store: TrackingStore, cell: Cell, monkeypatch: pytest.MonkeyPatch, seconds: float
+    store: TrackingStore, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
     set_clock(monkeypatch, seconds)
-    tags = {"mgmrn.config_hash": cell.config_hash, "mgmrn.split": "tune", "mgmrn.run_identity": cell.identity}
-    run_id = create_child(store, store.create_parent("launch", {}), "run", tags, cell.config)
-    host, pid, start = driver_tag().rsplit(":", 2)
-    store.set_tags(run_id, {DRIVER_TAG: f"{host}:{pid}:{float(start) - 5:.2f}"})
+    run_id = store.create_parent("run", {"mgmrn.config_hash": "of the run", "mgmrn.split": "tune"})
+    store.set_tags(run_id, {DRIVER_TAG: dead_tag()})
     monkeypatch.undo()
-    left = store.find_resumable(cell.config_hash, "tune")
+    left = store.find_resumable("of the run", "tune")
     assert left is not None and left.run_id == run_id and left.is_cut_off
 
 
@@ -113,13 +92,12 @@ def test_the_latest_checkpoint_is_that_of_the_last_epoch_whatever_the_files_say(
             (folder / "state.pt").write_bytes(b"state")
     for one in kept_checkpoints(tmp_path):
         os.utime(one.folder, times=(HOUR * (9 - one.epoch),) * 2)
-    assert [one.epoch for one in kept_checkpoints(tmp_path)] == [1, 2, 3]
     found = latest_whole(tmp_path, 3, lambda sentence: pytest.fail(sentence))
     assert found is not None and found.epoch == 3
 
 
 def test_a_note_is_taken_on_a_machine_that_has_just_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its clock of intervals begins at nought."""
+    """Its monotonic clock begins at zero."""
     monkeypatch.setattr(messages.time, "monotonic", lambda: 0.5)
     note = messages.note_taker(tmp_path / "notes.txt")
     note("the first")

@@ -1,4 +1,4 @@
-"""Traps of Ray and MLflow at the versions that are used, each with a test that would catch its return; docs/reliability.md lists them all."""
+"""Traps of Ray and MLflow at the versions that are used; docs/reliability.md lists them all."""
 
 from __future__ import annotations
 
@@ -11,21 +11,25 @@ from typing import Any, ClassVar
 
 import pytest
 
-from mgmrn.data.splits import load_tune
-from pipeline.config.compose import load_experiment
 from pipeline.errors import TrackingError
 from pipeline.spool import NewRun
 from pipeline.tracking.store import TrackingStore
 from pipeline.train import cluster
-from pipeline.train.cell import make_cell
+from pipeline.train.cell import Cell
 from pipeline.train.cluster import ray_session
 from pipeline.train.fit import RETRIES, fit
 from pipeline.train.messages import Failure
 from pipeline.train.placement import Placement
-from tests.ray.small import write_small
-from tests.runs import create_child
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+LAUNCHING = {
+    "pipeline/train/launch.py",
+    "pipeline/search/launch.py",
+    "pipeline/ablation/launch.py",
+    "pipeline/models/reproduce.py",
+    "pipeline/cli/demo.py",
+}
+"""Modules that start Ray; benchmarks run the verbs."""
 
 PITFALLS = {
     "get_checkpoint": "Ray Train hands on whatever stands under a run's name, also of another config",
@@ -53,26 +57,29 @@ def names_in(tree: ast.Module) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def users() -> dict[str, list[str]]:
-    """Which files use which names."""
-    found: dict[str, list[str]] = {}
-    for folder in ("mgmrn", "pipeline", "benchmarks"):
-        for file in (REPOSITORY / folder).rglob("*.py"):
-            for name in set(names_in(ast.parse(file.read_text(encoding="utf-8")))):
-                found.setdefault(name, []).append(str(file.relative_to(REPOSITORY)))
-    return found
+def trees() -> dict[str, ast.Module]:
+    """Syntax trees of the product, by file."""
+    files = [file for folder in ("mgmrn", "pipeline", "benchmarks") for file in (REPOSITORY / folder).rglob("*.py")]
+    return {str(file.relative_to(REPOSITORY)): ast.parse(file.read_text(encoding="utf-8")) for file in files}
 
 
-@pytest.mark.parametrize("name", PITFALLS)
-def test_what_does_not_do_what_it_seems_to_is_not_used(users: dict[str, list[str]], name: str) -> None:
-    assert users.get(name, []) == [], PITFALLS[name]
+def test_functions_with_traps_are_not_used(trees: dict[str, ast.Module]) -> None:
+    found = {file: set(names_in(tree)) for file, tree in trees.items()}
+    assert "DataParallelTrainer" in found["pipeline/train/fit.py"]
+    used = {(name, file): PITFALLS[name] for file, names in found.items() for name in names & PITFALLS.keys()}
+    assert used == {}
 
 
-def test_names_are_found_where_they_are_used(users: dict[str, list[str]]) -> None:
-    assert users["DataParallelTrainer"] == ["pipeline/train/fit.py"]
+def test_every_verb_and_benchmark_starts_ray_by_the_one_function_that_protects_it(trees: dict[str, ast.Module]) -> None:
+    called = {
+        file: {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        for file, tree in trees.items()
+    }
+    assert [file for file, names in called.items() if "ray.init" in names] == ["pipeline/train/cluster.py"]
+    assert {file for file, names in called.items() if "ray_session" in names} >= LAUNCHING
 
 
-def test_nothing_stops_every_ray_that_it_can_see() -> None:
+def test_ray_stop_is_not_used() -> None:
     """`ray stop` would also end what others run on the machine."""
     command = re.compile(r"""["']ray["'],\s*["']stop["']|\bray stop\b""")
     files = [
@@ -105,26 +112,23 @@ class Trainer:
 
 @pytest.mark.parametrize("placement", [Placement(2, 1, 0), Placement(1, 1, 0, most_workers=3)])
 def test_a_run_has_a_name_of_its_own_and_an_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, placement: Placement
+    tmp_path: Path, small_cell: Cell, monkeypatch: pytest.MonkeyPatch, placement: Placement
 ) -> None:
     """By default, Ray Train takes over what stands under a name, and asks for lost workers for ever."""
-    write_small(tmp_path)
-    composed = load_experiment(str(tmp_path / "small.yaml"))
-    cell = make_cell(composed, 0, load_tune(tmp_path / "data", composed.config.benchmark), None, "mgmrn")
-    spec = cell.spec(tmp_path / "data", tmp_path / "runs", 1)
+    spec = small_cell.spec(tmp_path / "data", tmp_path / "runs", 1)
     monkeypatch.setattr("pipeline.train.fit.DataParallelTrainer", Trainer)
     ended = fit(spec, placement)
     assert isinstance(ended, Failure) and ended.reason == "workers-lost"
     run, scaling = Trainer.settings["run_config"], Trainer.settings["scaling_config"]
     assert (run.storage_path, run.name) == (str(tmp_path / "runs"), spec.run_folder.name)
-    assert cell.config_hash[:8] in run.name and cell.split in run.name
+    assert small_cell.config_hash[:8] in run.name and small_cell.split in run.name
     assert (run.failure_config.max_failures, run.failure_config.controller_failure_limit) == (RETRIES, RETRIES)
     assert scaling.num_workers == placement.number, "0 would be a mode without callbacks, names or storage"
 
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What Ray is started with, and the environment at that moment; it is not started."""
+    """Settings with which Ray would be started, and the environment at that moment."""
     import ray
 
     found: dict[str, Any] = {}
@@ -139,11 +143,11 @@ def started(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     monkeypatch.setattr(cluster, "_hosts", lambda: ())
     monkeypatch.setattr(cluster, "check_reachable", lambda address: None)
-    monkeypatch.setattr(cluster, "await_worker", lambda: None)
+    monkeypatch.setattr(cluster.ray_start, "await_worker", lambda: None)
     return found
 
 
-def test_an_instance_of_ones_own_is_asked_for_by_name(started: dict[str, Any]) -> None:
+def test_a_local_instance_is_started_by_its_address_local(started: dict[str, Any]) -> None:
     """A killed driver leaves a note of its instance, which Ray would else try to join."""
     with ray_session(None):
         pass
@@ -168,35 +172,28 @@ def test_settings_that_the_code_relies_on_reach_ray(started: dict[str, Any], add
     assert settings["MALLOC_TRIM_THRESHOLD_"] == settings["MALLOC_MMAP_THRESHOLD_"] == "2147483647"
 
 
-@pytest.fixture
-def store(tmp_path: Path, tables: Path, monkeypatch: pytest.MonkeyPatch) -> TrackingStore:
+def test_mlflow_ignores_inherited_runs_and_sends_no_telemetry(
+    store: TrackingStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Inherited variables would lead its runs elsewhere; by default it phones home, and waits six minutes for a dead server."""
     monkeypatch.setattr(os, "environ", os.environ | {"MLFLOW_EXPERIMENT_ID": "17", "MLFLOW_RUN_ID": "0" * 32})
-    (tmp_path / "mlflow.db").write_bytes(tables.read_bytes())
-    return TrackingStore.connect(f"sqlite:///{tmp_path}/mlflow.db")
-
-
-def test_mlflow_is_kept_to_what_it_is_asked_for(store: TrackingStore) -> None:
-    """What is inherited would lead its runs elsewhere; by default it phones home, and waits six minutes for a dead server."""
+    store = TrackingStore.connect(store.uri)
     assert not {"MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"} & set(os.environ)
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
     assert int(os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]) <= 1
     assert store.client.get_experiment(store.experiment_id).name == "mgmrn/train"
 
 
-def test_a_param_never_changes_so_a_run_goes_on_with_its_own_config_alone(store: TrackingStore, tmp_path: Path) -> None:
-    write_small(tmp_path)
-    config = load_experiment(str(tmp_path / "small.yaml")).config
-    parent = store.create_parent("launch", {})
-    run_id = create_child(store, parent, "run", {}, config)
-    store.describe_run(run_id, NewRun("run", {}, {"seed": str(config.seed)}))
+def test_a_param_never_changes_so_a_run_goes_on_with_its_own_config_alone(store: TrackingStore) -> None:
+    run_id = store.create_run(NewRun("run", {}, {"seed": "0"}))
+    store.describe_run(run_id, NewRun("run", {}, {"seed": "0"}))
     with pytest.raises(TrackingError, match=r"[Cc]hang"):
-        store.describe_run(run_id, NewRun("run", {}, {"seed": str(config.seed + 1)}))
-    params = store.client.get_run(run_id).data.params
-    assert params["seed"] == str(config.seed)
+        store.describe_run(run_id, NewRun("run", {}, {"seed": "1"}))
+    assert store.client.get_run(run_id).data.params["seed"] == "0"
 
 
-def test_mlflow_itself_stores_a_step_as_often_as_it_is_told(store: TrackingStore) -> None:
-    """Why the sender asks first: if this fails, MLflow has learnt it, and the sender may forget it."""
+def test_mlflow_itself_stores_a_step_as_often_as_it_is_logged(store: TrackingStore) -> None:
+    """Reason for which the sender asks first; if this fails, MLflow itself keeps a step once, and the sender need not ask."""
     run_id = store.create_parent("run", {})
     for _ in range(2):
         store.log_metrics(run_id, 1, {"train/total": 0.5}, 1000 + _)

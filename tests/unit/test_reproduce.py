@@ -17,11 +17,10 @@ from pipeline.models.reproduce import Record, changes, compare_histories, inexac
 from pipeline.tracking.artifacts import write_provenance
 from pipeline.tracking.environment import GitState, environment
 from pipeline.tracking.store import TrackingStore
-from pipeline.train.cell import Cell
+from pipeline.train.cell import Cell, RunSummary, summarise
 from pipeline.train.placement import Host
-from pipeline.train.request import RunSummary
 from pipeline.train.spec import RunSpec
-from pipeline.train.tracked import Opening, summarise
+from pipeline.train.tracked import Opening
 from tests.finished_grid import SCORES, FinishedGrid
 from tests.grids import DECIDED, run_in
 

@@ -27,6 +27,9 @@ from pipeline.trials.runner import _Proposals, _Stops
 from tests.ray.small import SEARCH, write_small
 from tests.tmpfs import TMPFS, remounted, small_disk
 
+RUNS = Path("/shared/runs")
+FULL = "the storage folder /shared/runs is full (make room there; the same command goes on from the last checkpoint)"
+
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
@@ -43,19 +46,22 @@ def fill(folder: Path) -> Path:
     return filler
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_is_a_sentence(code: int) -> None:
-    with pytest.raises(StorageError) as caught, explained(Path("/shared/runs")):
-        raise OSError(code, os.strerror(code))
-    assert str(caught.value) == (
-        "the storage folder /shared/runs is full (make room there; the same command goes on from the last checkpoint)"
-    )
-
-
-def test_a_folder_that_may_not_be_written_to_is_a_sentence() -> None:
-    sentence = r"runs cannot be written to: Read-only file system \(make it writable"
-    with pytest.raises(StorageError, match=sentence), explained(Path("/shared/runs")):
-        raise OSError(errno.EROFS, "Read-only file system", "/shared/runs/x/spool.jsonl")
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), FULL),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), FULL),
+        (
+            OSError(errno.EROFS, "Read-only file system", "/shared/runs/x/spool.jsonl"),
+            "the storage folder /shared/runs cannot be written to: Read-only file system (make it writable, "
+            "or name another with --storage; the same command goes on from the last checkpoint)",
+        ),
+    ],
+)
+def test_a_full_or_read_only_disk_is_a_sentence(error: OSError, sentence: str) -> None:
+    with pytest.raises(StorageError) as caught, explained(RUNS):
+        raise error
+    assert str(caught.value) == sentence
 
 
 @pytest.mark.parametrize(
@@ -63,12 +69,12 @@ def test_a_folder_that_may_not_be_written_to_is_a_sentence() -> None:
     [OSError(errno.EIO, "Input/output error"), PermissionError(errno.EACCES, "Permission denied", "/elsewhere/file")],
 )
 def test_another_error_is_not_blamed_on_the_storage(error: OSError) -> None:
-    with pytest.raises(type(error)) as caught, explained(Path("/shared/runs")):
+    with pytest.raises(type(error)) as caught, explained(RUNS):
         raise error
     assert caught.value is error
 
 
-def test_a_failure_of_the_storage_can_be_gone_on_with_and_ends_the_whole_launch() -> None:
+def test_a_failure_of_the_storage_ends_the_whole_launch() -> None:
     failure = Failure("storage", "full", hint="make room")
     assert isinstance(failure.mistake, StorageError) and failure.of_storage is not None
     assert Failure("cannot-run-here", "too small").of_storage is None
@@ -86,20 +92,15 @@ def test_a_probe_finds_a_full_disk_and_leaves_nothing(disk: Path) -> None:
 
 
 @TMPFS
-def test_a_failure_can_be_noted_on_a_full_disk(disk: Path) -> None:
-    note = disk / "failure.json"
+def test_a_failure_can_be_noted_on_a_full_disk_where_room_was_reserved(disk: Path) -> None:
+    """Without the room the worker raises what it met instead; else its run would look as if it had come to its end."""
+    note, other = disk / "failure.json", disk / "other.json"
     reserve_room(note)
     fill(disk)
+    with pytest.raises(OSError, match="No space left"):
+        record_failure(other, Failure("storage", "full"))
     record_failure(note, Failure("storage", "full"))
     assert recorded_failure(note) == Failure("storage", "full")
-
-
-@TMPFS
-def test_without_room_for_it_the_note_is_missed(disk: Path) -> None:
-    """The worker raises what it met instead; else its run would look as if it had come to its end."""
-    fill(disk)
-    with pytest.raises(OSError, match="No space left"):
-        record_failure(disk / "failure.json", Failure("storage", "full"))
 
 
 @TMPFS
@@ -109,15 +110,6 @@ def test_a_checkpoint_that_does_not_fit_says_so_and_leaves_nothing(disk: Path) -
         save_atomically({"weights": torch.zeros(2**20)}, disk / "state.pt")
     assert caught.value.errno == errno.ENOSPC
     assert list(disk.iterdir()) == []
-
-
-@pytest.fixture
-def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(*_: Any, **__: Any) -> None:
-        raise AssertionError("Ray must not be started")
-
-    for module in ("train", "search", "ablation"):
-        monkeypatch.setattr(f"pipeline.{module}.launch.ray_session", never)
 
 
 GRID = """\
@@ -130,33 +122,31 @@ seeds: [0]
 
 
 @TMPFS
-@pytest.mark.usefixtures("no_ray")
-@pytest.mark.parametrize("verb", ["train", "search", "ablate"])
 def test_a_read_only_storage_is_refused_before_ray_is_started(
-    verb: str,
-    disk: Path,
-    tmp_path: Path,
-    tables: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    disk: Path, tmp_path: Path, tables: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("Ray must not be started")
+
+    for module in ("train", "search", "ablation"):
+        monkeypatch.setattr(f"pipeline.{module}.launch.ray_session", never)
     monkeypatch.chdir(tmp_path)
     experiment, *data = write_small(tmp_path)
     (tmp_path / "tiny-search.yaml").write_text(SEARCH)
     (tmp_path / "tiny-grid.yaml").write_text(GRID)
     (tmp_path / "mlflow.db").write_bytes(tables.read_bytes())
-    named = {"train": experiment, "search": "tiny-search.yaml", "ablate": "tiny-grid.yaml"}[verb]
-    tracking = ("--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db")
+    places = ("--storage", str(disk), "--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db", "--json")
     with remounted(disk, "ro"):
-        code = main([verb, named, *data, "--storage", str(disk), *tracking, "--json"])
-    answer = json.loads(capsys.readouterr().out)
-    assert code == 3, answer
-    assert answer["error"] == f"the storage folder {disk} cannot be written to: Read-only file system"
-    assert "--storage" in answer["hint"]
+        for verb, file in (("train", experiment), ("search", "tiny-search.yaml"), ("ablate", "tiny-grid.yaml")):
+            code = main([verb, file, *data, *places])
+            answer = json.loads(capsys.readouterr().out)
+            assert code == 3, answer
+            assert answer["error"] == f"the storage folder {disk} cannot be written to: {os.strerror(errno.EROFS)}"
+            assert "--storage" in answer["hint"]
     assert list(disk.iterdir()) == []
 
 
-class NobodyIsTold:
+class DeafDirector:
     """A director that must hear of no trial's failure."""
 
     def reported(self, number: int, report: TrialReport) -> bool:
@@ -168,7 +158,7 @@ def test_a_full_storage_ends_a_search_without_failing_a_trial() -> None:
     failure = {key: str(value) for key, value in asdict(Failure("storage", "full", hint="make room")).items()}
     report = TrialReport(run=0, steps=1, failure=failure)
     with ThreadPoolExecutor(1) as leftovers:
-        proposals = _Proposals(NobodyIsTold(), leftovers)  # type: ignore[arg-type]
+        proposals = _Proposals(DeafDirector(), leftovers)  # type: ignore[arg-type]
         proposals.plans["one"] = TrialPlan(number=0, runs=(), placement=Placement(1, 1, 0))
         answer = _Stops(proposals).on_trial_result(None, SimpleNamespace(trial_id="one"), report.to_tune())  # type: ignore[arg-type]
     assert answer == TrialScheduler.STOP
