@@ -27,7 +27,7 @@ LAUNCHING = {
     "pipeline/search/launch.py",
     "pipeline/ablation/launch.py",
     "pipeline/models/reproduce.py",
-    "pipeline/cli/demo.py",
+    "pipeline/cli/run_verbs.py",
 }
 """Modules that start Ray; benchmarks run the verbs."""
 
