@@ -46,7 +46,7 @@ ON_GPU = ("reference float32", *ON_CPU, f"joint{COMPILED}", f"default{COMPILED}"
 ATTRIBUTES, WORD_LENGTH, SEEN_CLASSES = 312, 300, 150
 """Of CUB."""
 RATE = 1e-9
-"""Learning rate: nearly nothing, so that an untrained network stays finite over any number of steps on one batch."""
+"""Learning rate at which an untrained network stays finite over any number of steps on one batch."""
 WARM_UPS = 3
 """Untimed steps: compilation, a step that shows what memory is needed, the recording of CUDA graphs."""
 

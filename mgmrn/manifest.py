@@ -23,7 +23,7 @@ BLOCK = 2**22
 
 @dataclass(frozen=True)
 class Entry:
-    """One file as it was written."""
+    """Size and digest of one file."""
 
     size: int
     """In bytes."""

@@ -58,7 +58,7 @@ def refuse_damaged(path: Path, kind: str, remedy: str) -> None:
     """Raises UserError for a record that differs from its CRC-32, which torch's reader ignores."""
     try:
         with zipfile.ZipFile(path) as file:
-            # Torch's reader takes a record with the attribute of a folder for an empty one.
+            # Torch's reader treats a record with a folder's attribute as empty.
             record = file.testzip() or next((one.filename for one in file.infolist() if one.external_attr), None)
     # On a broken directory or record, zipfile raises many kinds of exception.
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:

@@ -24,13 +24,13 @@ def build_caches(
             "cache_features, cache_pictures",
             "set cache_features=true, or cache_pictures=true where the backbone is finetuned",
         )
-    from mgmrn.data.kept import forget_checks
+    from mgmrn.data.kept import remove_check_notes
     from mgmrn.data.splits import load_final, load_tune
     from mgmrn.device import usual_device
     from mgmrn.sources import cached_maps, packed_pictures
 
     config = resolve_weights(config, data_root)
-    forget_checks(cache_root)
+    remove_check_notes(cache_root)
     device = usual_device()
     counts: dict[str, int] = {}
     for data in (load_tune(data_root, config.benchmark), load_final(data_root, config.benchmark)):

@@ -76,7 +76,7 @@ def ensure_whole(
         return folders()
 
 
-def forget_checks(root: Path) -> None:
+def remove_check_notes(root: Path) -> None:
     """Removes all notes below `root`: the content of all folders is checked at the next opening."""
     for note in root.glob(".*.whole-*"):
         note.unlink(missing_ok=True)

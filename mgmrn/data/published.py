@@ -56,7 +56,7 @@ def splits_digest(
     class_names: Sequence[str],
     lists: Mapping[str, Int[np.ndarray, " _"]],
 ) -> str:
-    """sha256 of each image's class and list, whatever the order within a list; arguments as in `xlsa17.Benchmark`."""
+    """sha256 of each image's class and list, independent of the order within a list; arguments as in `xlsa17.Benchmark`."""
     digest = hashlib.sha256()
     for strings in (files, class_names):
         digest.update("\n".join(strings).encode() + b"\0")

@@ -34,10 +34,10 @@ IMAGE_FOLDERS = ("images", "JPEGImages")
 """Folders by which `relative_image_path` finds the relative part of a listed path."""
 
 STANDIN_MARKER = "STANDIN.json"
-"""File beside the drawn pictures of a stand-in, which says how they were made."""
+"""Stamp beside the drawn pictures of a stand-in: the options of their drawing."""
 
 SYNTHETIC_MARKER = "SYNTHETIC.json"
-"""The same at the top of a data root that holds the embedded benchmark."""
+"""Stamp at the top of a data root with the embedded benchmark."""
 
 TEST_LISTS = ("test_seen_loc", "test_unseen_loc")
 LISTS = ("trainval_loc", "train_loc", "val_loc", *TEST_LISTS)
@@ -45,7 +45,7 @@ LISTS = ("trainval_loc", "train_loc", "val_loc", *TEST_LISTS)
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A data set as its files describe it."""
+    """Content of a data set's files."""
 
     name: str
     image_root: Path

@@ -33,7 +33,7 @@ from mgmrn.makers.making import already_made, whole_folder
 from mgmrn.makers.xlsa17_writer import write_attribute_names, write_images_list, write_splits, write_word_vectors
 
 MARKER = "IMPORTED.json"
-"""File in an imported data root, which says how it was made."""
+"""Stamp of an imported data root: the options of the import."""
 UnknownWords = Literal["error", "zero", "mean"]
 """Treatment of words that the file lacks: an error, no part in the attribute's mean, or the mean of the known words."""
 _FORMAT = "a line per word: the word, then its numbers, with spaces between"

@@ -15,7 +15,7 @@ from mgmrn.config import BackboneConfig, BenchmarkConfig, ImageConfig
 from mgmrn.data import feature_cache, kept
 from mgmrn.data.feature_cache import ensure_cache
 from mgmrn.data.images import decode, for_evaluation
-from mgmrn.data.kept import forget_checks
+from mgmrn.data.kept import remove_check_notes
 from mgmrn.data.splits import load_final
 from mgmrn.errors import ResourceError, UserError
 from mgmrn.manifest import MANIFEST_FILE
@@ -195,7 +195,7 @@ def test_content_is_read_when_a_file_changed_and_only_then(root, images, whole, 
     for _ in range(2):
         build(root, images, flip=False)
     assert read == [whole[0]]
-    forget_checks(root)
+    remove_check_notes(root)
     build(root, images, flip=False)
     assert read[1:] == whole
 
