@@ -13,6 +13,7 @@ import sqlite3
 import tempfile
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
@@ -109,8 +110,6 @@ def translated(uri: str) -> Iterator[None]:
 
     try:
         yield
-    except TrackingError:
-        raise
     except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
         raise _explained(error, redact(uri)) from error
 
@@ -139,21 +138,17 @@ def _make_database(file: Path) -> None:
 def _check_sqlite(uri: str) -> None:
     """Try to write beside the database, where SQLite puts its journal, and to lock it."""
     file = sqlite_file(uri)
+    connect = partial(sqlite3.connect, f"{file.as_uri()}?mode=rw", CONNECT_SECONDS, uri=True)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=file.parent) as probe:
             probe.write(bytes(PROBE_BYTES))
-    except OSError as error:
-        message = f"unreachable: the folder of the tracking database cannot be written ({error.strerror})"
-        raise TrackingError(message, uri) from error
-    if not file.exists():
-        return
-    try:
-        with contextlib.closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", CONNECT_SECONDS, uri=True)) as database:
-            database.execute("BEGIN IMMEDIATE")
-    except sqlite3.Error as error:
-        message = f"unreachable: the tracking database cannot be written ({error})"
-        raise TrackingError(message, uri) from error
+        if file.exists():
+            with contextlib.closing(connect()) as database:
+                database.execute("BEGIN IMMEDIATE")
+    except (OSError, sqlite3.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise TrackingError(f"unreachable: the tracking database cannot be written ({reason})", uri) from error
 
 
 def _explained(error: Exception, place: str) -> TrackingError:

@@ -1,4 +1,4 @@
-"""`compare` of a grid or of single runs, and `load_runs`: every form has the figures of the cited runs."""
+"""`compare`, `report` and `load_runs`: every form has the figures of the cited runs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from mgmrn.errors import UserError
+from pipeline.ablation.report import make_report
 from pipeline.ablation.results import compare_grid, compare_runs
 from pipeline.analysis import load_runs
 from pipeline.analysis.runs import FIGURES
@@ -21,8 +22,10 @@ from pipeline.cli.app import main
 from pipeline.errors import TrackingError
 from pipeline.tracking.store import TrackingStore
 from pipeline.train.cell import Cell
-from tests.finished_grid import SCORES, FinishedGrid, add_run
-from tests.grids import DECIDED, run_in, tags_of
+from pipeline.where import Where
+from tests.finished_grid import CLASSES, SCORES, FinishedGrid, add_run
+from tests.grids import DECIDED, run_in, tags_of, write_grid
+from tests.pages import Node, parsed
 from tests.runs import create_child
 
 
@@ -123,18 +126,6 @@ def test_csv_json_and_tables_cite_the_runs(grid: FinishedGrid, capsys: pytest.Ca
     assert (comparison["base"], comparison["variants"]) == ("base", ["base", "smooth"])
 
 
-def test_mistakes_are_one_sentence(grid: FinishedGrid, capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments, sentence in (
-        (["component"], "there is no ablation 'component'"),
-        ([*grid.arguments, "--metric", "h"], "'h' is no figure [--metric] (name one of zsl_t1, "),
-        ([*grid.runs["base"], *grid.options, "--metric", "h"], "'h' is no figure [--metric]"),
-        ([*grid.arguments, "--benchmarks", "cup"], "there is no benchmark 'cup' [--benchmarks]"),
-    ):
-        assert main(["compare", *arguments]) == 2
-        said = capsys.readouterr()
-        assert said.out == "" and said.err.startswith(f"error: {sentence}")
-
-
 def test_runs_are_loaded_as_a_table_for_notebooks(grid: FinishedGrid) -> None:
     runs = load_runs("mgmrn/train", tracking_uri=grid.store.uri, where="tags.`mgmrn.split` = 'final'")
     smooth = runs[(runs["variant"] == "smooth") & (runs["status"] == "FINISHED")].set_index("seed").sort_index()
@@ -172,3 +163,59 @@ def test_the_example_of_the_docs_prints_means_by_variant(
     monkeypatch.chdir(tmp_path)
     exec(example, {})
     assert re.search(r"TINY\s+base\s+0\.63\s+0\.1\s+3", capsys.readouterr().out)
+
+
+def rows_of(table: Node) -> list[list[str]]:
+    """Cells of the rows of a table's body: their `data-value`, else their text."""
+    rows = table.one("tbody").all("tr")
+    cells = ([one for one in row.children if isinstance(one, Node)] for row in rows)
+    return [[one.attributes.get("data-value", one.text) for one in row] for row in cells]
+
+
+def test_every_figure_on_the_page_is_that_of_the_cited_runs(finished_grid: FinishedGrid, tmp_path: Path) -> None:
+    grid = finished_grid.copied_to(tmp_path)
+    made = make_report(grid.file, grid.where, tmp_path / "page.html", None, "report grid")
+    shown = parsed((tmp_path / "page.html").read_text())
+    runs = load_runs("mgmrn/train", tracking_uri=grid.store.uri, where="tags.`mgmrn.split` = 'final'")
+    stored = runs.set_index("run_id")
+    rows = [row for row in rows_of(shown.one("table", class_="sortable runs")) if row[-1]]
+    assert {row[-1] for row in rows} == set(made.run_ids) == set(runs["run_id"])
+    order = ["ausuc", *(metric for metric in FIGURES if metric != "ausuc")]
+    for variant, benchmark, seed, _, *values in rows:
+        run = stored.loc[values[-1]]
+        assert (run["variant"], run["benchmark"], str(run["seed"])) == (variant, benchmark, seed)
+        assert [float(value) for value in values[: len(order)]] == [run[f"test/{metric}"] for metric in order]
+    for metric in FIGURES:
+        wide = runs.pivot(index="seed", columns="variant", values=f"test/{metric}")
+        by_variant = {row[0]: row[1:] for row in rows_of(shown.one("table", data_metric=metric))}
+        assert by_variant.keys() == SCORES.keys()
+        for variant, (mean, difference, *_) in by_variant.items():
+            assert float(mean) == pytest.approx(wide[variant].mean(), abs=1e-12)
+            if variant != "base":
+                assert float(difference) == pytest.approx((wide[variant] - wide["base"]).mean(), abs=1e-12)
+    changes = made.content.classes
+    assert set(changes["variant"]) == {"smooth", "rough"}
+    for variant, change in changes.groupby("variant"):
+        pairs = zip(SCORES[str(variant)], SCORES["base"], strict=False)
+        gain = fmean(own - theirs for own, theirs in pairs) / 10
+        assert change[["class", "group"]].to_numpy().tolist() == [[name, group] for name, (group, _) in CLASSES.items()]
+        assert list(change["difference"]) == pytest.approx([gain] * len(CLASSES))
+
+
+def test_report_prints_the_page_and_the_runs_that_it_cites(
+    finished_grid: FinishedGrid, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.html"
+    assert main(["report", *finished_grid.arguments, "--out", str(page), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert list(result) == ["report", "parent_run_id", "runs"], "scripts read these keys"
+    assert result["report"] == str(page) and page.is_file()
+    assert set(result["runs"]) == {run_id for runs in finished_grid.runs.values() for run_id in runs}
+
+
+def test_a_grid_without_any_score_has_no_page(finished_grid: FinishedGrid, tmp_path: Path) -> None:
+    file = write_grid(tmp_path, "variants:\n  other: {loss.scale: 31}\nfixed: {loss.scale: 30}\n", "empty")
+    where = Where(finished_grid.store.uri, finished_grid.folder / "data", tmp_path / "runs")
+    with pytest.raises(UserError, match="no cell of empty has a score yet"):
+        make_report(file, where, tmp_path / "page.html", None, "report empty")
+    assert not (tmp_path / "page.html").exists()

@@ -21,7 +21,6 @@ from tests.pages import Node, parsed
 
 CONTENT = made_up()
 CELLS = CONTENT.primary.cells
-MANY = made_up({f"regions_of_{count}_parts_on_level_c4": count / 100 for count in range(9)}, ("CUB",))
 TEXT = render_page(CONTENT)
 PAGE = parsed(TEXT)
 UI = "http://127.0.0.1:5000"
@@ -96,14 +95,14 @@ def test_a_page_without_scores_one_with_the_base_alone_and_one_of_validation_cla
     assert "validation classes, not a test result" in page_of(replace(CONTENT, comparisons=comparisons)).text
 
 
-@pytest.mark.parametrize("address", [f"{UI}/", None, "javascript:alert(1)//"])
-def test_runs_link_to_web_addresses_alone(address: str | None) -> None:
-    page = page_of(replace(CONTENT, ui=address))
-    run_id = CELLS["run_id"].iloc[0]
-    if address and address.startswith("http"):
-        assert page.one("a", href=f"{UI}/#/experiments/7/runs/{run_id}").text == run_id
-    else:
+def test_runs_link_to_web_addresses_alone() -> None:
+    content = made_up({"full": 0.0}, ("CUB",))
+    run_id = content.primary.cells["run_id"].iloc[0]
+    for address in (None, "javascript:alert(1)//", "sqlite:///mlflow.db"):
+        page = page_of(replace(content, ui=address))
         assert all(link.attributes["href"].startswith("#") for link in page.all("a")) and run_id in page.text
+    page = page_of(replace(content, ui=f"{UI}/"))
+    assert page.one("a", href=f"{UI}/#/experiments/7/runs/{run_id}").text == run_id
 
 
 def test_published_numbers_class_changes_and_config_differences_are_shown() -> None:
@@ -169,7 +168,7 @@ def test_names_are_text_and_nothing_else() -> None:
 # --- charts -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("content", [CONTENT, MANY, HOSTILE_CONTENT], ids=["few", "many", "hostile"])
+@pytest.mark.parametrize("content", [CONTENT, HOSTILE_CONTENT], ids=["few", "hostile"])
 def test_charts_are_whole_drawings_with_a_title(content: PageContent) -> None:
     comparison, benchmark = content.primary, content.primary.benchmarks[0]
     drawn = [
@@ -210,7 +209,7 @@ def test_points_of_the_cost_chart_have_the_numbers_of_the_list_of_variants() -> 
     assert [label.text for label in chart.all("text", class_="name")] == [str(number) for number in range(1, 7)]
 
 
-def test_cost_is_gpu_time_where_all_runs_have_some_and_has_a_logarithmic_axis_where_costs_are_far_apart() -> None:
+def test_cost_is_gpu_time_where_all_runs_have_some() -> None:
     def with_gpu(times: dict[str, float]) -> Comparison:
         return replace(CONTENT.primary, cells=CELLS.assign(gpu_seconds=CELLS["variant"].map(times)))
 
@@ -218,11 +217,6 @@ def test_cost_is_gpu_time_where_all_runs_have_some_and_has_a_logarithmic_axis_wh
     assert unit == "GPU time" and set(every["seconds"]) == {60.0}
     unit, some = costs(with_gpu({"full": 60.0}), "CUB")
     assert unit == "wall-clock time" and some["seconds"].min() >= 300
-    apart = replace(
-        CONTENT.primary, cells=CELLS.assign(seconds=CELLS["seconds"].mask(CELLS["variant"] == "full", 0.02))
-    )
-    root = ElementTree.fromstring(str(cost_chart(apart, "CUB")))
-    assert {"0.001", "1", "10"} & {text.text for text in root.iter("text")}
 
 
 def test_points_chosen_by_gamma_are_marked_for_every_seed() -> None:

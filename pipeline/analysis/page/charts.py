@@ -31,8 +31,6 @@ TOLERANCE = 0.4
 COST_HEIGHT = 280.0
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 14.0, 12.0, 40.0
 """Margins of the cost chart."""
-WIDE = 30
-"""Ratio of the largest to the smallest cost above which their axis is logarithmic."""
 
 SIGNS = dict(zip(VERDICTS, "▲▼○?×■", strict=True))
 """Verdict → sign, which makes the verdicts readable without colour."""
@@ -187,8 +185,7 @@ def cost_chart(comparison: Comparison, benchmark: str) -> Markup | None:
     name, size = next(one for one in (("hours", 3600.0), ("minutes", 60.0), ("seconds", 0.0)) if longest >= 2 * one[1])
     times, scores = entries["seconds"] / (size or 1.0), 100 * entries["mean"]
     start, end = LEFT, WIDTH - RIGHT
-    is_wide = times.max() > WIDE * times.min()
-    across = svg.logarithmic(times, start, end) if is_wide else svg.linear([0, *times], start, end - 10)
+    across = svg.linear([0, *times], start, end - 10)
     up = svg.linear(scores, COST_HEIGHT - BOTTOM, TOP, 0.1)
     parts = svg.grid(across, up)
     parts.append(svg.text((start + end) / 2, COST_HEIGHT - 10, f"{name} of {unit} per seed", "muted", "middle"))

@@ -59,19 +59,16 @@ class Axis:
     """Position of the low value."""
     end: float
     ticks: tuple[float, ...]
-    decimals: int = 0
+    decimals: int
     """Decimals that tell the ticks apart."""
-    logarithmic: bool = False
 
     def label(self, tick: float) -> str:
-        """A tick's value as text, with the decimals that tell the ticks apart."""
-        return f"{tick:g}" if self.logarithmic else f"{tick:.{self.decimals}f}"
+        """A tick's value as text."""
+        return f"{tick:.{self.decimals}f}"
 
     def at(self, value: float) -> float:
         """Position of a value."""
-        scale = math.log if self.logarithmic else float
-        share = (scale(value) - scale(self.low)) / (scale(self.high) - scale(self.low))
-        return self.start + share * (self.end - self.start)
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
 
 def linear(values: Iterable[float], start: float, end: float, margin: float = 0.0) -> Axis:
@@ -88,14 +85,6 @@ def linear(values: Iterable[float], start: float, end: float, margin: float = 0.
     ticks = tuple(round(tick, decimals) for tick in around if low - slack <= tick <= high + slack)
     room = margin * (high - low)
     return Axis(low - room, high + room, start, end, ticks, decimals)
-
-
-def logarithmic(values: Iterable[float], start: float, end: float) -> Axis:
-    """Logarithmic axis over positive values, with a tick at each power of ten."""
-    found = list(values)
-    low, high = math.floor(math.log10(min(found))), math.ceil(math.log10(max(found)))
-    ticks = tuple(10.0**power for power in range(low, max(high, low + 1) + 1))
-    return Axis(ticks[0], ticks[-1], start, end, ticks, logarithmic=True)
 
 
 def grid(across: Axis, up: Axis) -> list[Markup]:
