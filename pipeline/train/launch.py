@@ -104,31 +104,31 @@ def run_experiment(request: TrainRequest) -> Outcome:
     Raises `ResourceError` when the cluster can never place the workers, the storage is full or read-only, or a living driver works on a run.
     """
     composed, where = request.composed, request.where.absolute()
+    storage = where.storage
     # Paths as every host and the hash see them, the backbone's weights included.
     composed = replace(composed, config=resolve_weights(composed.config, where.data_root))
     request = replace(request, composed=composed, where=where)
     launch = Launch(request, _load_splits(request), TrackingStore.connect(where.tracking_uri))
-    if left := tracked.send_leftovers(where.storage, launch.store, tracked.END_SECONDS):
+    if left := tracked.send_leftovers(storage, launch.store, tracked.END_SECONDS):
         say(str(left))
     if not request.force and (known := _all_finished(launch)):
         launch.store.close_dead_runs()
         return Outcome("cached", known, None, redact(where.tracking_uri))
     request.workers.check_shares(composed.config)
-    check_writable(where.storage)
+    check_writable(storage)
     check_room_here(where.address, request.workers.least, where.cpus_per_worker)
     for split in launch.splits:
         check_images_exist(launch.data[split].train.followed_by(evaluation_images(launch.data[split])))
-    storage = where.storage
     with explained(storage), heartbeat(storage), taken(launch.folders()), ray_session(where.address) as hosts:
         placement = place_elastic(hosts, request.workers, where.cpus_per_worker, where.gpus_per_worker)
-        with tracked.parent_run(launch.store, where.storage, *_parent(launch), restart=request.force) as parent:
+        with tracked.parent_run(launch.store, storage, *_parent(launch), restart=request.force) as parent:
             summaries = tuple(_run_seeds(launch, parent, placement))
             if figures := _aggregates(summaries):
                 parent.spool.append(0, figures)
             failed = any(summary.status == "failed" for summary in summaries)
             if failed:
                 parent.status, parent.reason = "FAILED", "a run failed"
-    summaries = tuple(_with_run_id(summary, where.storage) for summary in summaries)
+    summaries = tuple(_with_run_id(summary, storage) for summary in summaries)
     return Outcome(
         "failed" if failed else "finished", summaries, parent.run_id, redact(where.tracking_uri), parent.is_tracked
     )
