@@ -158,7 +158,7 @@ def ranks(tmp_path_factory) -> list[dict[str, dict[str, Tensor]]]:
     folder = tmp_path_factory.mktemp("ranks")
     # The server imports torch once and forks before any thread exists; this process has threads already.
     context = torch.multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mgmrn.engine", "mgmrn.model.network"])
+    context.set_forkserver_preload([__name__])
     processes = [
         context.Process(target=train_all_cases, args=(rank, str(folder)), daemon=True) for rank in range(WORLD_SIZE)
     ]

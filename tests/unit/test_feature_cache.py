@@ -240,7 +240,7 @@ def finish(pipe):
 def builder(root, all_images):
     """Starts a builder in another process; returns the process and its pipe."""
     context = get_context("forkserver")
-    context.set_forkserver_preload(["mgmrn.data.feature_cache"])
+    context.set_forkserver_preload([__name__])
     started = []
 
     def start():
