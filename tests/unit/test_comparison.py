@@ -127,7 +127,7 @@ def test_stale_scores_count_and_scores_that_are_not_finite_do_not() -> None:
 
 
 @mock.patch("pipeline.analysis.paired.RESAMPLES", 99)
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(grids(), st.randoms())
 def test_claims_need_seeds_p_and_interval_and_the_order_of_cells_changes_nothing(
     cells: pd.DataFrame, random: Random
