@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 
 from mgmrn.errors import ResourceError
@@ -37,8 +37,10 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 _LOCAL_ENVIRONMENT = {
+    # `ray.init` would wait for the first worker processes in C++, where neither a signal nor a limit ends it; `await_worker` has a limit.
+    "RAY_prestart_worker_first_driver": "0",
     # No process is killed for the memory that others take on a shared machine.
-    "RAY_memory_monitor_refresh_ms": "0"
+    "RAY_memory_monitor_refresh_ms": "0",
 }
 _DRIVERS_ALONE = (
     "MLFLOW_TRACKING_URI",
@@ -65,14 +67,11 @@ def ray_session(address: str | None) -> Iterator[tuple[Host, ...]]:
     address = _address(address)
     local = address == LOCAL
     # Before Ray is imported, which reads its settings then.
-    private: AbstractContextManager[Callable[[], None]] = (
-        ray_start.private_instance() if local else nullcontext(lambda: None)
-    )
-    with private as clean_up:
+    with ray_start.private_instance() if local else nullcontext():
         import ray
 
         try:
-            with kept_handlers(), ray_start.said_when_late("Ray"), ray_start.ended_when_stuck(clean_up):
+            with kept_handlers(), ray_start.said_when_late("Ray"):
                 _connect(address)
         except ResourceError:
             raise

@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,8 +25,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 
 from mgmrn.errors import ResourceError
-from pipeline.console import Console, say
-from pipeline.errors import error_object, exit_code
+from pipeline.console import say
 from pipeline.train.storage import write_probe
 
 LONGEST_FOLDER = 38
@@ -40,8 +39,6 @@ Measured on 24.7 GB of memory: 14.3 GB in all and 12.3 GB in all.
 """
 LATE_SECONDS = 30.0
 """Length of a wait that is said."""
-START_SECONDS = 180.0
-"""Limit for an instance of Ray to come up."""
 WORKER_SECONDS = 180.0
 """Limit for the first worker process of a session."""
 RANKS_SECONDS = 300.0
@@ -132,7 +129,7 @@ def _unquotable(path: str) -> str | None:
 
 
 @contextmanager
-def private_instance() -> Iterator[Callable[[], None]]:
+def private_instance() -> Iterator[None]:
     """Sets the environment in which `ray.init` starts an instance of this process that other users cannot use.
 
     The instance gets a random token, which its ports ask for, in a file of mode 600; its ports on loopback; and its session folder below
@@ -140,8 +137,8 @@ def private_instance() -> Iterator[Callable[[], None]]:
 
     Enter it before `ray` is imported: only then are the ports on loopback alone.
 
-    Yields a function that deletes token and folder, for a process that ends without leaving the context. Raises `ResourceError` when no
-    folder can be used.
+    Raises:
+        ResourceError: when no folder can be used.
     """
     with ExitStack() as stack:
         replaced = {name: os.environ.pop(name) for name in _REPLACED if name in os.environ}
@@ -160,7 +157,7 @@ def private_instance() -> Iterator[Callable[[], None]]:
         # Ray reads the mode when it is imported. Where it was imported earlier, `ray.init` turns tokens on if the mode is unset.
         if "ray" not in sys.modules:
             os.environ["RAY_AUTH_MODE"] = "token"
-        yield stack.close
+        yield
 
 
 @cache
@@ -201,46 +198,13 @@ def _restore(replaced: dict[str, str]) -> None:
 def said_when_late(what: str, speak: Callable[[str], None] = say) -> Iterator[None]:
     """Says what a block waits for, once, when it takes longer than `LATE_SECONDS`."""
     late = LATE_SECONDS
-    with _timer(late, lambda: speak(f"still waiting for {what} after {late:.0f} s; {where_logs_are()}")):
-        yield
-
-
-@contextmanager
-def ended_when_stuck(clean_up: Callable[[], None]) -> Iterator[None]:
-    """Ends this process with a sentence and exit code 3 where a block takes longer than `START_SECONDS`.
-
-    `ray.init` waits in its C++ part for the first worker processes. There no signal and no exception reaches it, and it ends the process
-    itself, with exit code 1, when its raylet ends.
-    """
-    with _timer(START_SECONDS, lambda: _end(clean_up)):
-        yield
-
-
-@contextmanager
-def _timer(seconds: float, act: Callable[[], None]) -> Iterator[None]:
-    timer = threading.Timer(seconds, act)
+    timer = threading.Timer(late, lambda: speak(f"still waiting for {what} after {late:.0f} s; {where_logs_are()}"))
     timer.daemon = True
     timer.start()
     try:
         yield
     finally:
         timer.cancel()
-
-
-def _end(clean_up: Callable[[], None]) -> None:
-    error = ResourceError(f"Ray did not come up within {START_SECONDS:.0f} s{log_says()}", KEEP_LOGS)
-    console = Console("--json" in sys.argv)
-    console.err.write(f"error: {error}\n")
-    console.err.flush()
-    console.result(error_object(error))
-    this = psutil.Process()
-    children = this.children()
-    with suppress(psutil.Error):
-        # Ray's own processes end with this one; a worker that does not come up would outlive it, and a raylet would start others.
-        for process in set(this.children(recursive=True)) - set(children):
-            process.kill()
-    clean_up()
-    os._exit(exit_code(error))
 
 
 def await_worker() -> None:

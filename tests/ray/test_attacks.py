@@ -25,7 +25,7 @@ from tests.ray.command import REPOSITORY, Place, Running, a_place, wait_until
 from tests.ray.small import SEARCH, long_epochs, write_small
 from tests.ray.test_ablation import SMOOTH, write_grid
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(900)]
 
 JOINING_SECONDS = 60
 EPOCHS = 10_000
@@ -107,10 +107,7 @@ def reproduce(place: Place) -> Running:
     return place.start("reproduce", trained.json["runs"][0]["name"], *data)
 
 
-@pytest.fixture(
-    scope="module",
-    params=[train, *(pytest.param(verb, marks=pytest.mark.long) for verb in (search, ablate, reproduce))],
-)
+@pytest.fixture(scope="module", params=[train, search, ablate, reproduce])
 def attacked(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, other_host: OtherHost
 ) -> Iterator[tuple[Place, Running]]:

@@ -101,6 +101,7 @@ def test_the_same_command_goes_on_after_the_driver_was_killed(place: Place, argu
     assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_signal_ends_the_ranks_and_closes_the_run_with_which_the_same_command_goes_on(
     place: Place, arguments: tuple[str, ...]

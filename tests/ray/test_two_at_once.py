@@ -14,7 +14,7 @@ from tests.ray.small import long_epochs, write_small
 from tests.ray.test_ablation import SMOOTH, write_grid
 from tests.ray.tracked import children_of, client_of, steps_of
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 
 @pytest.mark.timeout(600)
@@ -37,7 +37,6 @@ def test_a_second_train_leaves_the_living_first_one_alone(place: Place) -> None:
     assert not [name for name in os.listdir(place.folder / ".mgmrn" / "runs") if name.endswith(".driver")]
 
 
-@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_two_ablates_share_a_grid(place: Place) -> None:
     grid = write_grid(place, "tiny-grid", SMOOTH)
