@@ -57,7 +57,6 @@ def experiment(
 PLAIN, RELEASED = LossConfig(decorrelation=0.5), LossConfig(regression_reduction="mean")
 CASES = {
     "levels of different weight": experiment(loss=REGULARISED.model_copy(update={"level_weights": {"c3": 0.25}})),
-    "mutual": experiment(refinement=MUTUAL),
     "sequential, three levels, mutual": experiment(THREE, MUTUAL, order="sequential"),
     "cascade": experiment(THREE, CASCADE),
     "tokens, learned temperature": experiment(regions="tokens", temperature="learned"),

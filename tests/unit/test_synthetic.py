@@ -105,7 +105,6 @@ def test_unseen_classes_are_new_combinations_of_attributes_known_from_training(s
         ("beak", "beak", "yellow beak", "black beak"),
         ("crown", "crown", "green crown", "red crown"),
         ("wing", "wing", "white wing", "blue wing"),
-        ("tail", "tail", "yellow tail", "green tail"),
         ("body", "pattern", "plain body", "striped body"),
         ("habitat", "habitat", "snow habitat", "forest habitat"),
     ],
