@@ -97,7 +97,7 @@ def reachable(config: SearchConfig) -> set[str]:
 
 
 @given(shipped, seeds)
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_a_drawn_point_has_the_parameters_whose_conditions_hold_with_values_of_the_file(name: str, seed: int) -> None:
     search, space = opened(name)
     points = drawn(space, seed, count=3)
@@ -159,7 +159,7 @@ def test_subsets_are_all_but_the_empty_one_small_ones_first_in_the_given_order(n
 
 
 @given(conditional(), seeds)
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_conditions_are_refused_exactly_where_no_point_meets_them(config: SearchConfig, seed: int) -> None:
     never = CHOICES.keys() - reachable(config)
     with mock.patch("pipeline.search.space.load_experiment", return_value=mock.Mock(spec=ComposedConfig)):
