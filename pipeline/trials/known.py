@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -31,6 +32,9 @@ class KnownRuns:
     def __init__(self, runs: Iterable[TrackedRun], experiment_id: str) -> None:
         self._runs = [run for run in runs if run.tags.get("mgmrn.kind") == "run"]
         self._experiment_id = experiment_id
+        self._by_config: defaultdict[tuple[str | None, str | None], list[TrackedRun]] = defaultdict(list)
+        for run in self._runs:
+            self._by_config[run.tags.get("mgmrn.config_hash"), run.tags.get("mgmrn.split")].append(run)
 
     @classmethod
     def read(cls, store: TrackingStore) -> KnownRuns:
@@ -79,9 +83,8 @@ class KnownRuns:
         )
 
     def _of(self, cell: Cell) -> Iterator[TrackedRun]:
-        for run in self._runs:
-            same = (run.tags.get("mgmrn.config_hash"), run.tags.get("mgmrn.split")) == (cell.config_hash, cell.split)
-            if same and (cell.split == "tune" or run.tags.get("mgmrn.calibration") == cell.calibration_tag):
+        for run in self._by_config.get((cell.config_hash, cell.split), []):
+            if cell.split == "tune" or run.tags.get("mgmrn.calibration") == cell.calibration_tag:
                 yield run
 
     def _finished_with(self, **tags: str) -> Iterator[TrackedRun]:
