@@ -10,8 +10,7 @@ from typing import Any
 from pipeline.ablation.config import AblationFile
 from pipeline.ablation.grid import GridCell
 from pipeline.tracking.connection import sqlite_file
-from pipeline.tracking.model import MODEL_TAG
-from pipeline.tracking.store import TrackingStore
+from pipeline.tracking.store import MODEL_TAG, TrackingStore
 from pipeline.train.cell import Cell
 from pipeline.where import Where
 from tests.grids import DECIDED, cells_of, run_in, write_data, write_grid

@@ -21,9 +21,8 @@ from mgmrn.data.pictures import ENDINGS, prepared_file
 from mgmrn.errors import UserError
 from mgmrn.prediction import BATCH, Answer, answer, score, with_classes
 from pipeline.console import Console
-from pipeline.tracking.model import MODEL_TAG
 from pipeline.tracking.registry import fetch_exported, registry_uri
-from pipeline.tracking.store import TrackingStore
+from pipeline.tracking.store import MODEL_TAG, TrackingStore
 
 DECODERS = 8
 """Largest number of pictures decoded at once; each may take some hundred megabytes."""

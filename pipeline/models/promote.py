@@ -13,9 +13,8 @@ from pipeline.analysis.runs import FIGURES, runs_table
 from pipeline.analysis.tables import as_dict, show_tables, tables
 from pipeline.console import Console
 from pipeline.tracking.environment import NO_GIT
-from pipeline.tracking.model import MODEL_TAG
 from pipeline.tracking.registry import CANDIDATE, CHAMPION, Version, register, remove_alias, set_alias, version_of_alias
-from pipeline.tracking.store import TrackedRun, TrackingStore
+from pipeline.tracking.store import MODEL_TAG, TrackedRun, TrackingStore
 
 PRIMARY = "gzsl_h"
 """Figure that is compared first."""

@@ -12,6 +12,7 @@ import re
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -24,6 +25,7 @@ from pipeline.job_environment import job_tags
 from pipeline.redaction import redact
 from pipeline.spool import PARENT_TAG, DatasetInput, EndStatus, Epoch, NewRun, RunState, StoreIdentity
 from pipeline.tracking.connection import open_client, sqlite_file, translated
+from pipeline.tracking.environment import REPOSITORY
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
@@ -35,6 +37,10 @@ ATTRIBUTE_LIMIT, METRIC_LIMIT = 100, 1000
 DRIVER_TAG = "mgmrn.driver"
 TRAIN = "mgmrn/train"
 """Experiment of the runs that `train` makes."""
+MODEL_TAG, BEGUN_TAG = "mgmrn.model_uri", "mgmrn.model_id"
+"""Tags of a run with its logged model, and with one that may be incomplete."""
+REQUIREMENTS = ("torch", "torchvision", "numpy", "scipy", "pydantic", "jaxtyping", "pillow", "pandas", "mlflow")
+"""Packages that a logged model needs."""
 _RUN_NAME = re.compile(r"[\w.+\-() ]+")
 
 Histories = Mapping[str, Mapping[int, float]]
@@ -274,11 +280,43 @@ class TrackingStore:
             self.client.log_artifact(run_id, str(path), folder)
 
     def log_model(self, run_id: str, file: Path, gamma: float, example: Path) -> None:
-        """Log an exported model with the run; repeating it changes nothing."""
-        from pipeline.tracking.model import log_image_model
+        """Log a file of `mgmrn.checkpoint.export_model` with a run, unless the run has a model.
 
+        `mlflow.pyfunc.load_model` and `mlflow models serve` can classify pictures with it. γ is the default of the param
+        `gamma`, the example a picture.
+        """
+        tags = self.get(run_id).tags
+        if MODEL_TAG in tags:
+            return
+        import mlflow.pyfunc
+        import pandas as pd
+        from mlflow.exceptions import MlflowException
+        from mlflow.models import Model, infer_signature
+
+        mlflow.set_tracking_uri(self.uri)
+        pictures = pd.DataFrame({"image": [example.read_bytes()]})
+        answers = pd.DataFrame({"classes": [["gull"]], "scores": [[1.0]], "seen": [[True]], "attributes": [["wings"]]})
         with translated(self.uri):
-            log_image_model(self.client, self.uri, self.experiment_id, run_id, file, gamma, example)
+            # MLflow cannot continue an interrupted attempt, since it records a model's run once.
+            if begun := tags.get(BEGUN_TAG):
+                with contextlib.suppress(MlflowException):
+                    self.client.delete_logged_model(begun)
+            # Without a model made here, MLflow would use the default experiment and put files into the working folder.
+            model = self.client.create_logged_model(self.experiment_id, name="model", source_run_id=run_id)
+            self.client.set_tag(run_id, BEGUN_TAG, model.model_id)
+            info = Model.log(
+                artifact_path=None,
+                flavor=mlflow.pyfunc,
+                run_id=run_id,
+                model_id=str(model.model_id),
+                python_model=str(Path(__file__).with_name("pyfunc_model.py")),
+                code_paths=[str(REPOSITORY / "mgmrn")],
+                artifacts={"model": str(file)},
+                signature=infer_signature(pictures, answers, {"gamma": float(gamma), "top_k": 5, "classes": ""}),
+                input_example=pictures,
+                pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
+            )
+            self.client.set_tag(run_id, MODEL_TAG, info.model_uri)
 
     def _log_dataset(self, run_id: str, dataset: DatasetInput) -> None:
         from mlflow.entities import Dataset, InputTag

@@ -19,9 +19,8 @@ import psutil
 import pytest
 from PIL import Image
 
-from pipeline.tracking.model import MODEL_TAG
 from pipeline.tracking.registry import register, set_alias
-from pipeline.tracking.store import TrackingStore
+from pipeline.tracking.store import MODEL_TAG, TrackingStore
 from tests.exported import ATTRIBUTES, GAMMA, NAMES, SEEN, array_file, scores_of, write_model, write_pictures
 from tests.mlflow_server import Server
 

@@ -13,7 +13,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from pipeline.tracking.connection import PASSWORD_VARIABLE
-from pipeline.tracking.model import MODEL_TAG
+from pipeline.tracking.store import MODEL_TAG
 from tests.cluster.tracking import TrackingServer, tracking_server
 from tests.ray.command import Answer, Place, a_place, wait_until
 from tests.ray.small import long_epochs, write_small

@@ -13,9 +13,8 @@ from mgmrn.checkpoint import MODEL_FILE
 from mgmrn.errors import UserError
 from pipeline.errors import TrackingError
 from pipeline.models.predict import open_model
-from pipeline.tracking.model import MODEL_TAG
 from pipeline.tracking.registry import register, set_alias, version_of_alias, versions
-from pipeline.tracking.store import TrackingStore
+from pipeline.tracking.store import MODEL_TAG, TrackingStore
 from tests.exported import ATTRIBUTES, CLASS_ATTRIBUTES, GAMMA, NAMES, SEEN, write_model, write_pictures
 
 RUN_NAME = "x.small.s0.1234"

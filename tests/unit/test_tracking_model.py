@@ -21,8 +21,7 @@ from mlflow.pyfunc import PyFuncModel
 from PIL import Image
 
 from pipeline.errors import TrackingError
-from pipeline.tracking.model import MODEL_TAG
-from pipeline.tracking.store import TrackingStore
+from pipeline.tracking.store import MODEL_TAG, TrackingStore
 from tests.exported import ATTRIBUTES, GAMMA, NAMES, SEEN, array_file, scores_of, write_model, write_pictures
 
 
