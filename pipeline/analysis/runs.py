@@ -15,14 +15,7 @@ if TYPE_CHECKING:
 
     from pipeline.tracking.store import TrackedRun
 
-FIGURES = {
-    "zsl_t1": "T1",
-    "gzsl_u": "U",
-    "gzsl_s": "S",
-    "gzsl_h": "H",
-    "gzsl_h_oracle": "H*",
-    "ausuc": "AUSUC",
-}
+FIGURES = dict(zsl_t1="T1", gzsl_u="U", gzsl_s="S", gzsl_h="H", gzsl_h_oracle="H*", ausuc="AUSUC")
 """Name of an accuracy in the tracking store (without `test/` or `val/`) → symbol in the field."""
 
 CellState = Literal["cached", "stale", "running", "failed", "new", "missing"]

@@ -58,9 +58,6 @@ def css_class(verdict: str) -> str:
     return verdict.replace(" ", "-")
 
 
-# --- differences to the base ------------------------------------------------------------------------------------------
-
-
 def bar_chart(comparison: Comparison, benchmark: str) -> Markup:
     """Differences to the base with their intervals; the scale is the same for every benchmark of the comparison."""
     entries = [one for one in rows_of(comparison.on(benchmark)) if one.variant != comparison.base]
@@ -104,9 +101,6 @@ def _bar(entry: Any, label: Markup, axis: svg.Axis, y: float) -> Iterator[Markup
         yield svg.line(low, y, high, y, "interval")
         yield from (svg.line(x, y - 4, x, y + 4, "interval") for x in (low, high))
     yield svg.text(WIDTH, y, f"{sign} {mean}", anchor="end")
-
-
-# --- seen–unseen curves -----------------------------------------------------------------------------------------------
 
 
 def curve_panels(comparison: Comparison, curves: pd.DataFrame, benchmark: str) -> list[tuple[str, Markup]]:
@@ -158,9 +152,6 @@ def simplified(line: Sequence[Point]) -> list[Point]:
     drawn = path.cleaned(simplify=True)
     points = np.asarray(drawn.vertices)[np.asarray(drawn.codes) != Path.STOP].tolist()
     return [(x, y) for (x, y), before in zip(points, [None, *points], strict=False) if [x, y] != before]
-
-
-# --- cost against score -----------------------------------------------------------------------------------------------
 
 
 def costs(comparison: Comparison, benchmark: str) -> tuple[str, pd.DataFrame]:
