@@ -64,8 +64,8 @@ def main() -> None:
     measure.show(
         "data",
         [*faster, *rates, *waits],
-        {one.name: one.median for one in faster} | {one.name: one.median / 100 for one in waits},
         "torch torchvision",
+        {one.name: one.median / 100 for one in waits},
         pictures=f"{config.benchmark.name} at {config.benchmark.images.size}², batches of {training.feed.global_batch}",
         backbone=config.model.backbone.name,
         device=training.device.type,

@@ -29,7 +29,7 @@ SCALE = 20.0
 
 AttributeVectors = Mapping[Level, Float[Tensor, "N S"]]
 Figures = tuple[list[measure.Timing], dict[str, float]]
-"""Timings, and compared figures by name."""
+"""Timings, and compared differences by name."""
 
 
 class Size(NamedTuple):
@@ -65,12 +65,12 @@ def main() -> None:
     parser.add_argument("--benchmarks", nargs="+", choices=SIZES, default=list(SIZES), help="all without it")
     arguments = parser.parse_args()
     results: list[measure.Timing] = []
-    ratios: dict[str, float] = {}
+    differences: dict[str, float] = {}
     for name in arguments.benchmarks:
         for part in (scoring, curve):
             timings, compared = part(name, SIZES[name], arguments.rounds)
-            results, ratios = results + timings, ratios | compared
-    measure.show("eval", results, ratios, "numpy torch", levels=len(LEVELS), threads=torch.get_num_threads())
+            results, differences = results + timings, differences | compared
+    measure.show("eval", results, "numpy torch", differences, levels=len(LEVELS), threads=torch.get_num_threads())
 
 
 def scoring(name: str, size: Size, rounds: int) -> Figures:
@@ -84,11 +84,8 @@ def scoring(name: str, size: Size, rounds: int) -> Figures:
         f"{name} scores": lambda: score(vectors, classes),
         f"{name} scores, pair by pair": lambda: score_pairwise(vectors, classes),
     }
-    seconds = measure.alternate_seconds(works, rounds)
-    ours, plain = seconds.values()
-    faster = measure.ratio(f"{name} pair by pair / scores", plain, ours)
-    timings = [faster, *(measure.spread(label, found, "s") for label, found in seconds.items())]
-    return timings, {faster.name: faster.median, f"{name} largest difference of scores": difference}
+    timings = measure.compare_seconds(f"{name} pair by pair / scores", works, rounds)
+    return timings, {f"{name} largest difference of scores": difference}
 
 
 def score(vectors: AttributeVectors, classes: Float[Tensor, "U S"]) -> Float[Tensor, "N U"]:
@@ -119,12 +116,9 @@ def curve(name: str, size: Size, rounds: int) -> Figures:
         f"{name} exact curve": lambda: seen_unseen_curve(*scores),
         f"{name} sweep by {STEP}": lambda: swept.append(sweep(scores)),
     }
-    seconds = measure.alternate_seconds(works, rounds)
-    ours, plain = seconds.values()
-    faster = measure.ratio(f"{name} sweep / exact", plain, ours)
+    timings = measure.compare_seconds(f"{name} sweep / exact", works, rounds)
     ausuc, best_harmonic = swept[-1]
-    return [faster, *(measure.spread(label, found, "s") for label, found in seconds.items())], {
-        faster.name: faster.median,
+    return timings, {
         f"{name} AUSUC exact − sweep": exact.ausuc - ausuc,
         f"{name} best H exact − sweep": exact.best_harmonic - best_harmonic,
     }

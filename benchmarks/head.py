@@ -58,7 +58,6 @@ def main() -> None:
     measure.show(
         "head",
         [faster, *rates],
-        {faster.name: faster.median},
         "torch",
         maps=f"{config.benchmark.name}, batches of {training.feed.global_batch}",
         device=training.device.type,

@@ -10,7 +10,6 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from mgmrn.errors import ResourceError, UserError
 from pipeline import places
 from pipeline.config.compose import load_experiment, resolve_weights
 from pipeline.console import say
+from pipeline.tracking.environment import environment, git_state
 
 if TYPE_CHECKING:
     import torch
@@ -33,9 +33,11 @@ if TYPE_CHECKING:
     from mgmrn.engine import Batch, Trainer
     from mgmrn.feed import Feed
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 KEPT_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "2147483647", "MALLOC_MMAP_THRESHOLD_": "2147483647"}
 """Settings of glibc, read when a process starts, under which tensors reuse freed memory instead of new pages."""
+
+TIMES = "×"
+"""Unit of a ratio."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def spread(name: str, values: Sequence[float], unit: str) -> Timing:
 
 def ratio(name: str, numerators: Sequence[float], denominators: Sequence[float]) -> Timing:
     """Ratio of two quantities that were measured in the same rounds."""
-    return spread(name, [above / below for above, below in zip(numerators, denominators, strict=True)], "×")
+    return spread(name, [above / below for above, below in zip(numerators, denominators, strict=True)], TIMES)
 
 
 def seconds_of(work: Callable[[], object]) -> float:
@@ -88,39 +90,43 @@ def alternate_seconds(works: Mapping[str, Callable[[], object]], rounds: int) ->
     return alternate({name: lambda work=work: seconds_of(work) for name, work in works.items()}, rounds)  # type: ignore[misc]
 
 
-def show(bench: str, results: Sequence[Timing], ratios: Mapping[str, float], packages: str, **settings: object) -> None:
+def compare_seconds(name: str, works: Mapping[str, Callable[[], object]], rounds: int) -> list[Timing]:
+    """Seconds of two kinds of work, after the ratio of the second to the first under its own name."""
+    seconds = alternate_seconds(works, rounds)
+    ours, plain = seconds.values()
+    return [ratio(name, plain, ours), *(spread(label, found, "s") for label, found in seconds.items())]
+
+
+def show(
+    bench: str,
+    results: Sequence[Timing],
+    packages: str,
+    compared: Mapping[str, float] | None = None,
+    **settings: object,
+) -> None:
     """Prints the JSON object on standard output and its figures as lines on standard error.
 
     Args:
         bench: name of the script.
         results: every measured quantity.
-        ratios: the figures that a reader compares.
         packages: names of the packages whose versions matter, with blanks between.
+        compared: figures that a reader compares besides the ratios among the results.
         settings: what was measured: sizes, threads, device.
     """
-    environment = {
+    code, host = git_state(), environment()
+    described = {
         "command": " ".join(["python -m benchmarks." + bench, *sys.argv[1:]]),
-        "commit": _commit(),
-        "machine": f"{platform.machine()}, {_processor()}, {os.cpu_count()} CPUs",
-        "python": platform.python_version(),
+        "commit": code.sha[:12] + "-dirty" * code.dirty,
+        "machine": f"{platform.machine()}, {host['cpu']}, {os.cpu_count()} CPUs",
+        "python": host["python"],
         **{package: version(package) for package in packages.split()},
         **settings,
     }
     for one in results:
         say(f"{one.name}: {one.median:.4g} {one.unit} ({one.min:.4g} … {one.max:.4g}, n = {one.n})")
-    answer = {"bench": bench, "environment": environment, "results": [asdict(one) for one in results], "ratios": ratios}
+    ratios = {one.name: one.median for one in results if one.unit == TIMES} | dict(compared or {})
+    answer = {"bench": bench, "environment": described, "results": [asdict(one) for one in results], "ratios": ratios}
     sys.stdout.write(json.dumps(answer) + "\n")
-
-
-def _commit() -> str:
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "unknown processor")
 
 
 def run_script(main: Callable[[], None]) -> None:

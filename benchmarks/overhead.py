@@ -24,6 +24,7 @@ from typing import NamedTuple
 from benchmarks import measure
 from mgmrn.config import ExperimentConfig
 from mgmrn.errors import UserError
+from pipeline.tracking.environment import REPOSITORY
 
 
 def main() -> None:
@@ -39,11 +40,11 @@ def main() -> None:
     threads = cores - arguments.free_cores
     if threads < 1:
         raise UserError(f"{cores} cores less {arguments.free_cores} leave none", "--free-cores", "leave fewer free")
-    first_epochs: dict[str, list[float]] = {"plain loop": [], "pipeline": []}
+    started: dict[str, list[float]] = {"plain loop": [], "pipeline": []}
     training: dict[str, list[float]] = {"plain loop": [], "pipeline": []}
 
     def steady(kind: str, start: float, epochs: list[Epoch]) -> float:
-        first_epochs[kind].append(epochs[0].end - start)
+        started[kind].append(epochs[0].end - start)
         training[kind].append(statistics.median(one.training for one in epochs[1:]))
         return statistics.median(after.end - before.end for before, after in pairwise(epochs))
 
@@ -66,20 +67,18 @@ def main() -> None:
         epochs = measure.alternate({"plain loop": plain, "pipeline": pipeline}, arguments.rounds)
         known = train_command(arguments, threads, storages[-1])
         cached = [measure.seconds_of(lambda: run(*known)) for _ in range(3)]
-    overhead = measure.ratio("pipeline / plain loop, seconds per epoch", epochs["pipeline"], epochs["plain loop"])
     measure.show(
         "overhead",
         [
-            overhead,
+            measure.ratio("pipeline / plain loop, seconds per epoch", epochs["pipeline"], epochs["plain loop"]),
             *(measure.spread(f"{kind}: steady epoch", found, "s") for kind, found in epochs.items()),
             *(measure.spread(f"{kind}: training within it", found, "s") for kind, found in training.items()),
             *(
-                measure.spread(f"{kind}: from its start to the end of epoch 1", s, "s")
-                for kind, s in first_epochs.items()
+                measure.spread(f"{kind}: from its start to the end of epoch 1", first, "s")
+                for kind, first in started.items()
             ),
             measure.spread("pipeline: a cached answer of `train`", cached, "s"),
         ],
-        {overhead.name: overhead.median},
         "torch ray mlflow",
         epochs=config.schedule.epochs,
         threads=threads,
@@ -136,7 +135,7 @@ def run(*words: str) -> None:
     Raises:
         UserError: if it fails, with the last line that it printed.
     """
-    environment = os.environ | {"PYTHONPATH": str(measure.REPOSITORY)}
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-m", "pipeline", *words]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:

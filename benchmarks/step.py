@@ -89,10 +89,10 @@ def main() -> None:
     if arguments.profile:
         for name, step in steps.items():
             say(f"\n{name}, one step, by torch.profiler:\n{profiled(step, device)}")
-    results, ratios = compare(seconds, memory, operations, size.batch)
+    results, memory_ratios = compare(seconds, memory, operations, size.batch)
     threads = torch.get_num_threads()
     where = torch.cuda.get_device_name(device) if on_gpu else "CPU"
-    measure.show("step", results, ratios, "torch torchvision", **size._asdict(), device=where, threads=threads)
+    measure.show("step", results, "torch torchvision", memory_ratios, **size._asdict(), device=where, threads=threads)
 
 
 def parse() -> argparse.Namespace:
@@ -110,7 +110,7 @@ def parse() -> argparse.Namespace:
 def compare(
     seconds: dict[str, list[float]], memory: dict[str, float], operations: dict[str, int], batch: int
 ) -> tuple[list[measure.Timing], dict[str, float]]:
-    """All figures, and the ratios to each reference that was measured.
+    """All figures, and the ratios of peak memory to each reference that was measured.
 
     Args:
         seconds: seconds of a step in each round, by variant.
@@ -120,8 +120,7 @@ def compare(
     """
     ours = [name for name in seconds if name not in REFERENCES]
     pairs = [(name, reference) for reference in REFERENCES if reference in seconds for name in ours]
-    faster = [measure.ratio(f"{name} / {other}, images/s", seconds[other], seconds[name]) for name, other in pairs]
-    results = list(faster)
+    results = [measure.ratio(f"{name} / {other}, images/s", seconds[other], seconds[name]) for name, other in pairs]
     for name, found in seconds.items():
         results += [
             measure.spread(f"{name}: step", found, "s"),
@@ -129,8 +128,7 @@ def compare(
             measure.spread(f"{name}: achieved", [operations[name] / s / 1e9 for s in found], "GFLOP/s"),
             measure.spread(f"{name}: peak memory", [memory[name]], "MiB"),
         ]
-    ratios = {one.name: one.median for one in faster}
-    return results, ratios | {f"{a} / {b}, peak memory": memory[a] / memory[b] for a, b in pairs}
+    return results, {f"{a} / {b}, peak memory": memory[a] / memory[b] for a, b in pairs}
 
 
 def finish(step: Step, number: int, device: torch.device) -> None:

@@ -89,7 +89,8 @@ def run_ablation(request: AblationRequest) -> AblationOutcome:
     """
     where = request.where.absolute()
     where = replace(where, storage=where.storage / "ablation")
-    request = replace(request, where=where)
+    hours = request.budget_hours if request.budget_hours is not None else request.file.config.budget_hours
+    request = replace(request, where=where, budget_hours=hours)
     surveyed = survey(request.file, where)
     grid, store, name = surveyed.grid, surveyed.store, request.file.name
     if left := send_leftovers(where.storage, store, END_SECONDS):
@@ -150,7 +151,7 @@ def _room(request: AblationRequest, todo: Sequence[PlannedCell], hosts: tuple[Ho
     workers = request.file.config.workers
     concurrency, placement = place_trials(hosts, request.where, len(todo), workers, request.concurrency)
     costs = [one.cost.seconds for one in todo if one.cost is not None]
-    predicted, hours = sum(costs) / concurrency, _budget(request)
+    predicted, hours = sum(costs) / concurrency, request.budget_hours
     if hours is not None and predicted > 3600 * hours:
         raise ResourceError(
             f"{len(costs)} of {len(todo)} cells would take about {duration(predicted)}, "
@@ -158,11 +159,6 @@ def _room(request: AblationRequest, todo: Sequence[PlannedCell], hosts: tuple[Ho
             "raise --budget-hours, or run fewer variants, benchmarks or seeds",
         )
     return concurrency, placement
-
-
-def _budget(request: AblationRequest) -> float | None:
-    """Hours of the launch."""
-    return request.budget_hours if request.budget_hours is not None else request.file.config.budget_hours
 
 
 def _launch(
@@ -187,8 +183,7 @@ def _launch(
             restart = request.mode == "force" or one.state == "stale"
             final = None if one.cell.final_data is None else one.cell.final
             tasks.append(Task(one.cell.tune, final, None if restart else one.calibration, restart))
-    hours = _budget(request)
-    deadline = None if hours is None else time.monotonic() + 3600 * hours
+    deadline = None if request.budget_hours is None else time.monotonic() + 3600 * request.budget_hours
     director = ListDirector(tasks, site, say, lambda run: epoch_lines(f"{run.name} {run.split}"), deadline)
     run_trials(director, concurrency, site.tune_folder, run_trial)
     site.clerk.finish()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,23 +27,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True)
-class Report:
-    """A page that was written."""
-
-    path: Path
-    content: PageContent
-    parent_run_id: str | None
-    """Run that has the page as an artifact; None for a grid that was never launched."""
-
-    @property
-    def run_ids(self) -> list[str]:
-        """Ids of the runs that the page cites."""
-        return [run_id for run_id in self.content.primary.cells["run_id"] if run_id]
-
-
-def make_report(file: AblationFile, where: Where, path: Path, ui: str | None, command: str) -> Report:
-    """Write the page and log it with the grid's parent run.
+def make_report(
+    file: AblationFile, where: Where, path: Path, ui: str | None, command: str
+) -> tuple[PageContent, str | None]:
+    """Write the page and log it with the grid's parent run; returns its content, and the id of the parent if there is one.
 
     Run ids link to the MLflow UI at the address `ui`, where it is given. The page shows `command` as the command that made it.
     """
@@ -71,7 +57,7 @@ def make_report(file: AblationFile, where: Where, path: Path, ui: str | None, co
     parent = store.find_finished(surveyed.key, PARENT_SPLIT)
     if parent is not None:
         store.log_file(parent.run_id, path, "report")
-    return Report(path, content, parent.run_id if parent else None)
+    return content, parent.run_id if parent else None
 
 
 def _artifacts(store: TrackingStore, planned: Sequence[PlannedCell], path: str) -> pd.DataFrame:

@@ -73,32 +73,22 @@ def paired_difference(first: Sequence[float], second: Sequence[float]) -> Paired
 
 
 def bootstrapped_difference(first: Sequence[float], second: Sequence[float]) -> PairedDifference:
-    """`paired_difference` with the interval of `bootstrap_interval`."""
+    """`paired_difference` with a percentile bootstrap of the mean, deterministic and independent of the order of the pairs."""
     difference = paired_difference(first, second)
-    low, high = bootstrap_interval([a - b for a, b in zip(first, second, strict=True)])
-    return replace(difference, low=low, high=high)
-
-
-def bootstrap_interval(differences: Sequence[float], level: float = 0.95) -> tuple[float, float] | tuple[None, None]:
-    """Percentile bootstrap of the mean, deterministic and independent of the order; None below two differences."""
-    if len(differences) < 2:
-        return None, None
-    if min(differences) == max(differences):
-        mean = statistics.fmean(differences)
-        return mean, mean
+    if difference.low == difference.high:  # One pair has no interval, and equal differences have one without width.
+        return difference
     import numpy as np
     from scipy.stats import bootstrap
 
     # A fixed generator draws positions: sorting makes the interval independent of the order of the seeds.
-    found = bootstrap(
-        (np.sort(np.asarray(differences, dtype=float)),),
+    interval = bootstrap(
+        (np.sort(np.subtract(first, second)),),
         np.mean,
         n_resamples=RESAMPLES,
-        confidence_level=level,
         method="percentile",
         rng=np.random.default_rng(0),
     ).confidence_interval
-    return float(found.low), float(found.high)
+    return replace(difference, low=float(interval.low), high=float(interval.high))
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:

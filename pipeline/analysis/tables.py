@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -196,7 +197,7 @@ def latex_text(text: str) -> str:
     return "-{}".join(part.translate(_LATEX) for part in re.split("-(?=-)", " ".join(text.split())))
 
 
-def percent(mean: float, std: float) -> str:
+def percent(mean: float, std: float = math.nan) -> str:
     """A fraction as percent with one decimal, like `42.0 ± 1.8`; NaN for the deviation leaves it out."""
     if mean != mean:
         return "–"

@@ -141,11 +141,11 @@ def report(
     file = load_grid_file(name, benchmarks)
     path = out or places.REPORTS / f"{file.name}.html"
     command = f"python -m pipeline report {name}" + (f" --benchmarks {benchmarks}" if benchmarks else "")
-    made = make_report(file, Where(tracking_uri, data_root), path, ui, command)
+    content, parent = make_report(file, Where(tracking_uri, data_root), path, ui, command)
     console = Console(as_json)
-    logged = f", and an artifact of run {made.parent_run_id}" if made.parent_run_id else ""
-    console.line(f"the page is {made.path}{logged}")
-    console.result({"report": str(made.path), "parent_run_id": made.parent_run_id, "runs": made.run_ids})
+    logged = f", and an artifact of run {parent}" if parent else ""
+    console.line(f"the page is {path}{logged}")
+    console.result({"report": str(path), "parent_run_id": parent, "runs": content.run_ids})
 
 
 def show_plan(cells: Sequence[PlannedCell], console: Console) -> None:

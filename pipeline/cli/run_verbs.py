@@ -106,7 +106,7 @@ def search(
     sealed = list(_sealed(outcome, request)) if final else []
     for one in sealed:
         _show_runs(one, console)
-    console.result(outcome.to_json() | ({"final": [one.to_json() for one in sealed]} if final else {}))
+    console.result(outcome.model_dump(mode="json") | ({"final": [one.to_json() for one in sealed]} if final else {}))
     failed = "failed" in {outcome.status, *(one.status for one in sealed)}
     tracked = outcome.is_tracked and all(one.is_tracked for one in sealed)
     return ExitCode.SOME_FAILED if failed or not tracked else ExitCode.FINE

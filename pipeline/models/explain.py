@@ -1,24 +1,45 @@
-"""Explanations of a model's answers: one page, a contact sheet per class, and both with the run in MLflow."""
+"""Explanations of a model's answers: one HTML page that loads nothing, a contact sheet per class, and both with the run in MLflow.
+
+P: pixels of a side of the network's input. K: regions.
+"""
 
 from __future__ import annotations
 
+import base64
+import io
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float, UInt8
+from markupsafe import Markup
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
 from mgmrn.atomic_file import replacing
 from mgmrn.checkpoint import LoadedModel
 from mgmrn.data.pictures import prepared_file
 from mgmrn.data.splits import load_final
 from mgmrn.makers.synthetic import read_parts
-from pipeline.models.explain_page import Explanations, contact_sheet, render
+from pipeline.analysis.page.page import STYLE, page_template
 from pipeline.models.predict import open_model
-from pipeline.models.reasons import Explained, Pointed, Subject, by_part, check_explainable, explain, point
+from pipeline.models.reasons import (
+    ALL_LEVELS,
+    ALL_PARTS,
+    DECISIVE,
+    Explained,
+    Pointed,
+    Subject,
+    by_part,
+    check_explainable,
+    explain,
+    point,
+)
 from pipeline.tracking.environment import git_state
 from pipeline.tracking.registry import registry_uri
 from pipeline.tracking.store import TrackingStore
@@ -27,8 +48,80 @@ BATCH = 8
 """Pictures per batch; each may have some hundred attention maps."""
 UNKNOWN = "pictures"
 """Heading of pictures whose class is unknown."""
+HERE = Path(__file__).parent
+SIDE = 128
+"""Side of a tile, in pixels."""
+STRENGTH = 0.85
+"""Share of the picture's colour that the strongest attention, or a certain region, replaces."""
+FAINTEST = 0.3
+"""Share that a region replaces where all regions are equally likely."""
+GREY = np.array([0.299, 0.587, 0.114])
+ATTRIBUTES = 3
+"""Number of deciding attributes whose attention is shown on a sheet."""
+MARGIN, LINE = 6, 16
+ROW = 3 * LINE + SIDE + MARGIN
+"""Height of a sheet's row: a line for the verdict, two for captions, and the tiles."""
+CHARACTERS = 20
+"""Number of characters that fit into a line above a tile."""
+PAPER, INK = (255, 255, 255), (30, 30, 30)
 
 Split = Literal["test_unseen", "test_seen"]
+
+
+@dataclass(frozen=True)
+class Explanations:
+    """Content of the page, and the files."""
+
+    model: str
+    """Name by which the model was asked for."""
+    benchmark: str
+    gamma: float
+    classes: Mapping[str, Sequence[Explained]]
+    """Pictures by class."""
+    pointing: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    """Level → part → result of `by_part`; empty without boxes of parts."""
+    made_at: str
+    commit: str
+    page: Path
+    sheets: tuple[Path, ...]
+    """Contact sheets of the classes."""
+    run_id: str | None
+    """Run that has page and sheets as artifacts; None for the model of a file or of the registry."""
+
+    @property
+    def pictures(self) -> list[Explained]:
+        """Pictures of all classes."""
+        return [one for pictures in self.classes.values() for one in pictures]
+
+    @property
+    def overall(self) -> Mapping[str, Any] | None:
+        """Pointing of all levels and parts together."""
+        return self.pointing[ALL_LEVELS][ALL_PARTS] if self.pointing else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Serialise to the object that `explain --json` prints."""
+        overall = self.overall or {}
+        return {
+            "page": str(self.page),
+            "sheets": [str(sheet) for sheet in self.sheets],
+            "run_id": self.run_id,
+            "pictures": [
+                {
+                    "image": str(one.subject.path),
+                    "truth": one.subject.truth,
+                    "class": one.best.name,
+                    "runner_up": one.runner_up.name,
+                    "margin": one.margin,
+                    "handicap": one.handicap,
+                    "others": one.others,
+                    "attributes": {reason.attribute: dict(reason.by_level) for reason in one.reasons},
+                }
+                for one in self.pictures
+            ],
+            "pointing_accuracy": overall.get("accuracy"),
+            "pointing_chance": overall.get("chance"),
+            "pointing": self.pointing,
+        }
 
 
 def run_explain(
@@ -100,3 +193,94 @@ def _subjects_of(model: LoadedModel, data_root: Path, split: Split, per_class: i
     for label in np.unique(images.labels):
         for row in np.flatnonzero(images.labels == label)[:per_class].tolist():
             yield Subject(images.path(row), images.files[row], data.classes.names[label])
+
+
+def render(content: Explanations) -> str:
+    """The page as text."""
+    filters = (plain_tile, region_tile, attention_tile, data_uri)
+    style = "\n".join(path.read_text(encoding="utf-8") for path in (STYLE, HERE / "explain.css"))
+    return page_template(HERE / "explain.html.j2", filters).render(
+        content=content,
+        known=sum(one.subject.truth is not None for one in content.pictures),
+        right=sum(one.subject.truth == one.best.name for one in content.pictures),
+        decisive=DECISIVE,
+        style=Markup(style),
+    )
+
+
+def contact_sheet(title: str, pictures: Sequence[Explained]) -> Any:
+    """Image with a row for each picture of one class: the picture and the maps of every level."""
+    rows = [list(_captioned_tiles(one)) for one in pictures]
+    width = MARGIN + max(map(len, rows)) * (SIDE + MARGIN)
+    sheet = Image.new("RGB", (width, 2 * LINE + len(rows) * ROW), PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
+    draw.text((MARGIN, MARGIN), title, INK, font=ImageFont.load_default(size=14))
+    for number, (one, tiles) in enumerate(zip(pictures, rows, strict=True)):
+        top = 2 * LINE + number * ROW
+        draw.text((MARGIN, top), verdict(one), INK, font=font)
+        for column, (captions, tile) in enumerate(tiles):
+            left = MARGIN + column * (SIDE + MARGIN)
+            for line, caption in enumerate(captions, start=1):
+                shown = caption if len(caption) <= CHARACTERS else f"{caption[: CHARACTERS - 1]}…"
+                draw.text((left, top + line * LINE), shown, INK, font=font)
+            sheet.paste(tile, (left, top + 3 * LINE))
+    return sheet
+
+
+def verdict(one: Explained) -> str:
+    """The answer in a line, like `wrong: gull (unseen) rather than owl (seen) by 1.20`."""
+    truth = one.subject.truth
+    right = "" if truth is None else "right: " if truth == one.best.name else "wrong: "
+    best, other = (f"{found.name} ({'seen' if found.seen else 'unseen'})" for found in (one.best, one.runner_up))
+    return f"{right}{best} rather than {other} by {one.margin:.2f}"
+
+
+def _captioned_tiles(one: Explained) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Lines of the caption, and tile, of a sheet's row."""
+    yield ("picture",), plain_tile(one.pixels)
+    for maps in one.levels:
+        if maps.regions is not None:
+            yield (maps.level, "regions"), region_tile(one.pixels, maps.regions)
+        for reason, attention in zip(one.reasons[:ATTRIBUTES], maps.attention, strict=False):
+            # An attribute like `has_throat_color::black` has a subject and a value.
+            words = reason.attribute.removeprefix("has_").replace("_", " ")
+            subject, _, value = words.rpartition("::")
+            yield (f"{maps.level} {subject}".strip(), value), attention_tile(one.pixels, attention)
+
+
+def plain_tile(pixels: UInt8[np.ndarray, "P P 3"]) -> Any:
+    """The picture itself."""
+    return Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+
+
+def attention_tile(pixels: UInt8[np.ndarray, "P P 3"], attention: Float[Tensor, "P P"]) -> Any:
+    """The picture in grey with attention as heat, relative to the largest attention in the picture."""
+    from matplotlib import colormaps
+
+    share = (attention / attention.max().clamp_min(1e-12)).numpy()
+    return _covered(pixels, colormaps["inferno"](share)[..., :3], STRENGTH * share)
+
+
+def region_tile(pixels: UInt8[np.ndarray, "P P 3"], regions: Float[Tensor, "K P P"]) -> Any:
+    """The picture in grey, each pixel in the colour of its largest region, stronger for a more certain assignment."""
+    from matplotlib import colormaps
+
+    largest, owner = (found.numpy() for found in regions.max(dim=0))
+    sureness = np.clip((largest - 1 / len(regions)) / (1 - 1 / len(regions)), 0, 1)
+    return _covered(pixels, colormaps["tab10"](owner % 10)[..., :3], FAINTEST + (STRENGTH - FAINTEST) * sureness)
+
+
+def data_uri(tile: Any) -> str:
+    """A tile as a JPEG in a data URI."""
+    encoded = io.BytesIO()
+    tile.save(encoded, format="JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode()}"
+
+
+def _covered(
+    pixels: UInt8[np.ndarray, "P P 3"], colours: Float[np.ndarray, "P P 3"], share: Float[np.ndarray, "P P"]
+) -> Any:
+    """Tile of the picture in grey, of which each pixel's share is replaced by a colour."""
+    cover = share[..., None]
+    mixed = (pixels @ GREY)[..., None] * (1 - cover) + 255 * colours * cover
+    return plain_tile(np.clip(mixed, 0, 255).astype(np.uint8))

@@ -191,10 +191,8 @@ def by_part(pointed: Sequence[Pointed]) -> dict[str, dict[str, dict[str, Any]]]:
         .groupby(["level", "part"], sort=False)
         .agg(accuracy=("hit", "mean"), chance=("chance", "mean"), maps=("hit", "size"))
     )
-    by_level: dict[str, Any] = {}
-    for level, found in results.groupby("level", sort=False):
-        by_level[str(level)] = found.droplevel("level").to_dict("index")
-    return by_level
+    by_level = results.groupby("level", sort=False)
+    return {str(level): found.droplevel("level").to_dict("index") for level, found in by_level}
 
 
 def visible(image: Float[Tensor, "3 P P"], config: ImageConfig) -> UInt8[np.ndarray, "P P 3"]:

@@ -12,8 +12,7 @@ from pipeline.analysis.paired import paired_difference, summarise
 from pipeline.config.compose import ComposedConfig, show
 from pipeline.redaction import redact
 from pipeline.search.config import SearchConfig
-from pipeline.search.director import Search, SearchDirector
-from pipeline.search.objective import final_ranks
+from pipeline.search.director import Search, SearchDirector, final_ranks
 from pipeline.search.report import write_study
 from pipeline.search.request import Comparison, SearchOutcome, SearchRequest
 from pipeline.search.space import Space

@@ -14,7 +14,6 @@ from mgmrn.errors import UserError
 from pipeline.config.compose import ComposedConfig, resolve_weights
 from pipeline.search.board import Board
 from pipeline.search.config import SearchConfig
-from pipeline.search.objective import mean_normalised, mean_rank
 from pipeline.search.space import Space
 from pipeline.search.study import Record, Study
 from pipeline.train.cell import Cell, make_cell
@@ -147,7 +146,7 @@ class SearchDirector(Director):
         if len(self._search.data) > 1 and self._search.config.objective.combine == "mean_rank":
             others = (record.scores for record in self._study.records() if record.number != number)
             return mean_rank(scores, [other[steps] for other in others if steps in other])
-        return mean_normalised(scores, self._references)
+        return statistics.fmean(score / reference for score, reference in zip(scores, self._references, strict=False))
 
     def _cells(self, record: Record) -> list[Cell]:
         """Runs of a trial; raises a `UserError` when its values do not compose."""
@@ -160,3 +159,27 @@ class SearchDirector(Director):
 
 def _hashes(cells: Sequence[Cell]) -> tuple[str, ...]:
     return tuple(cell.config_hash for cell in cells)
+
+
+def mean_rank(scores: Sequence[float], others: Sequence[Sequence[float]]) -> float:
+    """Mean over the runs begun so far of the share of other trials that score less there, a tie counting half.
+
+    Trials that lack a run do not count there.
+    """
+    return statistics.fmean(
+        _share_below(score, [other[run] for other in others if run < len(other)]) for run, score in enumerate(scores)
+    )
+
+
+def final_ranks(scores: Mapping[int, Sequence[float]]) -> dict[int, float]:
+    """Mean rank of every finished trial among all of them, by the trial's number."""
+    return {
+        number: mean_rank(own, [other for name, other in scores.items() if name != number])
+        for number, own in scores.items()
+    }
+
+
+def _share_below(score: float, others: Sequence[float]) -> float:
+    if not others:
+        return 0.5
+    return (sum(other < score for other in others) + 0.5 * sum(other == score for other in others)) / len(others)

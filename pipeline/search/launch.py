@@ -105,7 +105,7 @@ def run_search(request: SearchRequest) -> SearchOutcome:
             parent.attach(folder / "report")
             if outcome.status == "failed":
                 parent.status, parent.reason = "FAILED", "no trial finished"
-    study.optuna.set_user_attr(_OUTCOME, json.dumps(outcome.to_json()))
+    study.optuna.set_user_attr(_OUTCOME, outcome.model_dump_json())
     return outcome.model_copy(update={"is_tracked": parent.is_tracked})
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import warnings
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
+import pandas as pd
 from optuna.trial import TrialState
 
 from pipeline.config.yaml_tree import yaml_value
@@ -65,14 +65,14 @@ def _score(trial: optuna.trial.FrozenTrial) -> float:
 
 def _write_trials(path: Path, records: Sequence[Record], targets: Sequence[str]) -> None:
     paths = sorted({name for record in records for name in record.point})
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["trial", "state", *targets, "steps", *paths, "reason"])
-        for record in records:
-            values = [*record.values, *[""] * (len(targets) - len(record.values))]
-            point = [yaml_value(record.point[name]) if name in record.point else "" for name in paths]
-            steps = max(record.scores, default=0)
-            writer.writerow([record.number, record.state, *values, steps, *point, record.reason])
+    rows = [
+        {"trial": record.number, "state": record.state, "steps": max(record.scores, default=0), "reason": record.reason}
+        | dict(zip(targets, record.values, strict=False))
+        | {name: yaml_value(value) for name, value in record.point.items()}
+        for record in records
+    ]
+    table = pd.DataFrame(rows, columns=["trial", "state", *targets, "steps", *paths, "reason"])
+    table.to_csv(path, index=False, lineterminator="\n")
 
 
 def _page(study: optuna.Study, title: str, targets: Sequence[str]) -> str:

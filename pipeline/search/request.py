@@ -77,10 +77,6 @@ class SearchOutcome(BaseModel):
     is_tracked: bool = Field(default=True, exclude=True)
     """Whether the tracking store holds all runs."""
 
-    def to_json(self) -> dict[str, Any]:
-        """Serialise to the object that `--json` prints."""
-        return self.model_dump(mode="json")
-
 
 def show_outcome(outcome: SearchOutcome, console: Console) -> None:
     """Print trials, the best point, importances, and the comparison with the base."""

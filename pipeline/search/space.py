@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING, Any
 
-from mgmrn.config import LEVELS, ExperimentConfig, Level
+from mgmrn.config import LEVELS, ExperimentConfig
 from mgmrn.errors import UserError
 from pipeline.config.compose import ComposedConfig, load_experiment, values_of
 from pipeline.config.validation import all_at_once, did_you_mean
@@ -66,14 +66,9 @@ class Space:
         origins = self._search.sources
         return load_experiment(self._search.config.base, overrides, benchmark=benchmark, origins=origins)
 
-    def may_be(self, path: str, value: Any) -> bool:
-        """Whether a parameter has this value among its choices."""
-        return path in self._parameters and value in _choices(self._parameters[path])
-
-    def may_read(self, level: Level) -> bool:
-        """Whether some point uses a level of the pyramid."""
-        levels = self._parameters.get("model.levels")
-        return self.may_be("model.level", level) or (levels is not None and any(level in c for c in _choices(levels)))
+    def choices(self, path: str) -> tuple[Any, ...]:
+        """Values of a choice; empty for a range and for a path that is not searched."""
+        return _choices(self._parameters[path]) if path in self._parameters else ()
 
     def _holds(self, path: str, point: Point) -> bool:
         conditions = self._parameters[path].when.items()

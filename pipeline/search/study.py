@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -24,10 +24,6 @@ from pipeline.databases import with_installed_driver
 from pipeline.redaction import redact
 from pipeline.search.config import SearchConfig
 from pipeline.search.space import Space
-
-if TYPE_CHECKING:
-    from optuna.pruners import BasePruner
-    from optuna.samplers import BaseSampler
 
 Ending = Literal["finished", "stopped", "failed"]
 State = Literal["running", "repeated"] | Ending
@@ -193,7 +189,7 @@ def _storage(url: str) -> optuna.storages.RDBStorage:
     return optuna.storages.RDBStorage(with_installed_driver(url), engine_kwargs=waiting)
 
 
-def _sampler(config: SearchConfig, known: int) -> BaseSampler:
+def _sampler(config: SearchConfig, known: int) -> optuna.samplers.BaseSampler:
     """Sampler whose seed depends on the number of known trials."""
     samplers = optuna.samplers
     seed = (config.sampler.seed + 7919 * known) % 2**32  # numpy takes no more.
@@ -215,7 +211,7 @@ def _sampler(config: SearchConfig, known: int) -> BaseSampler:
             return samplers.NSGAIIISampler(seed=seed, population_size=population)
 
 
-def _pruner(config: SearchConfig) -> BasePruner:
+def _pruner(config: SearchConfig) -> optuna.pruners.BasePruner:
     grace, reduction = config.scheduler.grace_epochs, config.scheduler.reduction
     match config.scheduler.name:
         case "asha":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 
 from mgmrn.config import LEVELS, ExperimentConfig, Level, MgMRNConfig
@@ -25,13 +26,14 @@ def warm_cache(space: Space, bases: Mapping[str | None, ComposedConfig], data_ro
         config = resolve_weights(base.config, data_root)
         if not config.cache_features:
             continue
-        if space.may_be("benchmark.images.flip", True):
+        if True in space.choices("benchmark.images.flip"):
             # A cache with mirror images serves trials without them too.
             images = config.benchmark.images.model_copy(update={"flip": True})
             benchmark = config.benchmark.model_copy(update={"images": images})
             config = config.model_copy(update={"benchmark": benchmark})
         own = config.model.levels if isinstance(config.model, MgMRNConfig) else (config.model.level,)
-        levels = tuple(level for level in LEVELS if space.may_read(level) or level in own)
+        read = {*own, *space.choices("model.level"), *chain(*space.choices("model.levels"))}
+        levels = tuple(level for level in LEVELS if level in read)
         say(f"caching the maps of {', '.join(levels)} of {config.benchmark.name}, unless they are there")
         task = ray.remote(num_cpus=cpus, num_gpus=gpus)(_warm)
         mistake = ray.get(task.remote(config.model_dump_json(), levels, str(data_root), str(places.CACHE.resolve())))

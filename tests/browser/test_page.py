@@ -10,7 +10,7 @@ import torch
 from mgmrn.checkpoint import load_model
 from mgmrn.data.pictures import prepared_file
 from pipeline.analysis.page.page import render_page
-from pipeline.models.explain_page import Explanations, render
+from pipeline.models.explain import Explanations, render
 from pipeline.models.reasons import ALL_LEVELS, ALL_PARTS, Subject, explain
 from tests.browser.looks import check_can_be_read, check_fits_a_phone, check_loads_nothing, check_prints_on_white
 from tests.browser.made_up import GAINS, made_up, many

@@ -1,4 +1,4 @@
-"""Properties of normalised scores and of ranks, and cases worked by hand."""
+"""Properties of ranks, and cases worked by hand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.search.objective import final_ranks, mean_normalised, mean_rank
+from pipeline.search.director import final_ranks, mean_rank
 
 score = st.integers(0, 8).map(lambda eighths: eighths / 8)
 """Coarse, so that ties are common."""
@@ -22,8 +22,6 @@ def tables(draw: st.DrawFn) -> list[list[float]]:
 
 
 def test_cases_worked_by_hand() -> None:
-    assert mean_normalised([0.6, 0.2], [0.5, 0.4]) == pytest.approx((1.2 + 0.5) / 2)
-    assert mean_normalised([0.6], [0.5, 0.4]) == pytest.approx(1.2), "a run that has not begun does not count"
     others = [[0.1, 0.9], [0.5, 0.9], [0.7, 0.1]]
     assert mean_rank([0.5, 0.95], others) == pytest.approx(((1 + 0.5) / 3 + 1) / 2), "a tie counts half"
     assert mean_rank([0.5, 0.5], [[0.1], [0.1, 0.9]]) == pytest.approx((1 + 0) / 2), "the first one lacks a run"

@@ -174,12 +174,12 @@ def rows_of(table: Node) -> list[list[str]]:
 
 def test_every_figure_on_the_page_is_that_of_the_cited_runs(finished_grid: FinishedGrid, tmp_path: Path) -> None:
     grid = finished_grid.copied_to(tmp_path)
-    made = make_report(grid.file, grid.where, tmp_path / "page.html", None, "report grid")
+    content, _ = make_report(grid.file, grid.where, tmp_path / "page.html", None, "report grid")
     shown = parsed((tmp_path / "page.html").read_text())
     runs = load_runs("mgmrn/train", tracking_uri=grid.store.uri, where="tags.`mgmrn.split` = 'final'")
     stored = runs.set_index("run_id")
     rows = [row for row in rows_of(shown.one("table", class_="sortable runs")) if row[-1]]
-    assert {row[-1] for row in rows} == set(made.run_ids) == set(runs["run_id"])
+    assert {row[-1] for row in rows} == set(content.run_ids) == set(runs["run_id"])
     order = ["ausuc", *(metric for metric in FIGURES if metric != "ausuc")]
     for variant, benchmark, seed, _, *values in rows:
         run = stored.loc[values[-1]]
@@ -193,7 +193,7 @@ def test_every_figure_on_the_page_is_that_of_the_cited_runs(finished_grid: Finis
             assert float(mean) == pytest.approx(wide[variant].mean(), abs=1e-12)
             if variant != "base":
                 assert float(difference) == pytest.approx((wide[variant] - wide["base"]).mean(), abs=1e-12)
-    changes = made.content.classes
+    changes = content.classes
     assert set(changes["variant"]) == {"smooth", "rough"}
     for variant, change in changes.groupby("variant"):
         pairs = zip(SCORES[str(variant)], SCORES["base"], strict=False)

@@ -19,7 +19,6 @@ from scipy import stats
 from pipeline.analysis.comparison import CELL_COLUMNS, Comparison, compare
 from pipeline.analysis.paired import (
     PairedDifference,
-    bootstrap_interval,
     bootstrapped_difference,
     holm,
     paired_difference,
@@ -194,14 +193,14 @@ def test_a_constant_difference_is_an_interval_without_width(by: float, verdict: 
 def test_the_bootstrap_is_the_percentile_bootstrap_of_the_mean_in_any_order() -> None:
     differences = np.random.default_rng(1).normal(0.02, 0.03, 60)
     drawn = np.random.default_rng(2).choice(differences, (20_000, 60)).mean(axis=1)
-    for level in (0.8, 0.95):
-        interval = bootstrap_interval(differences.tolist(), level)
-        assert interval == pytest.approx(np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]), abs=4e-4)
+    found = bootstrapped_difference(differences.tolist(), [0.0] * 60)
+    assert (found.low, found.high) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=4e-4)
     first, second = [0.5, 0.56, 0.53, 0.55], [0.4, 0.47, 0.45, 0.41]
     plain, ours = paired_difference(first, second), bootstrapped_difference(first, second)
     assert (ours.mean, ours.p, ours.n) == (plain.mean, plain.p, plain.n)
-    few = [a - b for a, b in zip(first, second, strict=True)]
-    assert {bootstrap_interval(order) for order in itertools.permutations(few)} == {(ours.low, ours.high)}
+    for pairs in itertools.permutations(zip(first, second, strict=True)):
+        shuffled = bootstrapped_difference(*zip(*pairs, strict=True))
+        assert (shuffled.low, shuffled.high) == (ours.low, ours.high)
 
 
 def test_holm_by_hand() -> None:

@@ -23,7 +23,7 @@ from mgmrn.prediction import score
 from pipeline.cli.app import main
 from pipeline.models import explain as module
 from pipeline.models import reasons
-from pipeline.models.explain_page import SIDE, attention_tile, region_tile
+from pipeline.models.explain import SIDE, attention_tile, region_tile
 from pipeline.models.reasons import ALL_LEVELS, ALL_PARTS, Subject, by_part, check_explainable, explain, point, visible
 from pipeline.tracking.store import TrackingStore
 from tests.exported import ATTRIBUTES, CONFIG, NAMES, inputs_of, write_model, write_pictures

@@ -16,6 +16,7 @@ from pipeline.analysis.comparison import Comparison
 from pipeline.analysis.page import charts
 from pipeline.analysis.page.charts import bar_chart, cost_chart, costs, curve_panels, points
 from pipeline.analysis.page.page import PageContent, render_page, top_changes
+from pipeline.analysis.tables import percent
 from tests.browser.made_up import GAINS, made_up, with_scores_in
 from tests.pages import Node, parsed
 
@@ -233,6 +234,6 @@ def test_points_chosen_by_gamma_are_marked_for_every_seed() -> None:
 
 
 def test_forms_of_numbers() -> None:
-    assert charts.percent(0.54849) == "54.8"
+    assert percent(0.54849) == "54.8"
     assert [points(value) for value in (0.012, -0.012, -0.0001, 0.0)] == ["+1.2", "−1.2", "+0.0", "+0.0"]
     assert [charts.time(value) for value in (0.254, 45.2, 7800)] == ["0.25 s", "45 s", "2 h 10 min"]

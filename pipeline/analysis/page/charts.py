@@ -10,6 +10,7 @@ from markupsafe import Markup
 from pipeline.analysis.comparison import VERDICTS, Comparison
 from pipeline.analysis.page import svg
 from pipeline.analysis.runs import FIGURES, rows_of
+from pipeline.analysis.tables import percent
 from pipeline.console import duration
 
 if TYPE_CHECKING:
@@ -38,11 +39,6 @@ SIGNS = dict(zip(VERDICTS, "▲▼○?×■", strict=True))
 Point = tuple[float, float]
 
 
-def percent(score: float) -> str:
-    """A fraction as percent with one decimal."""
-    return f"{100 * score:.1f}"
-
-
 def points(difference: float) -> str:
     """A difference of fractions in percentage points with its sign; the minus is as wide as the plus."""
     return f"{100 * difference:+z.1f}".replace("-", "−")
@@ -61,7 +57,7 @@ def css_class(verdict: str) -> str:
 def bar_chart(comparison: Comparison, benchmark: str) -> Markup:
     """Differences to the base with their intervals; the scale is the same for every benchmark of the comparison."""
     entries = [one for one in rows_of(comparison.on(benchmark)) if one.variant != comparison.base]
-    widest = max((svg.width_of(one.variant) for one in entries), default=0)
+    widest = svg.CHARACTER * max((len(one.variant) for one in entries), default=0)
     above = widest > WIDEST_NAME
     row = ROW + NAME_ROW * above
     ends = (100 * comparison.entries[["difference", "low", "high"]]).stack().dropna()

@@ -16,7 +16,7 @@ from pipeline.analysis.comparison import SIGNIFICANCE, VERDICTS, Comparison
 from pipeline.analysis.page import charts
 from pipeline.analysis.paired import LEAST_PAIRS
 from pipeline.analysis.runs import FIGURES, records_of
-from pipeline.analysis.tables import published_table
+from pipeline.analysis.tables import percent, published_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,6 +59,11 @@ class PageContent:
         """Comparison by the primary metric."""
         return self.comparisons[0]
 
+    @property
+    def run_ids(self) -> list[str]:
+        """Ids of the runs that the page cites."""
+        return [run_id for run_id in self.primary.cells["run_id"] if run_id]
+
 
 def render_page(content: PageContent) -> str:
     """The page as text, the same for the same content."""
@@ -67,7 +72,7 @@ def render_page(content: PageContent) -> str:
     panels = [(one, charts.curve_panels(primary, content.curves, one)) for one in primary.benchmarks]
     costs = [(one, charts.cost_chart(primary, one)) for one in primary.benchmarks]
     script = (HERE / "sort.js").read_text(encoding="utf-8")
-    filters = (charts.percent, charts.points, charts.time, charts.css_class, charts.bar_chart)
+    filters = (percent, charts.points, charts.time, charts.css_class, charts.bar_chart)
     return page_template(HERE / "template.html.j2", filters).render(
         content=content,
         primary=primary,

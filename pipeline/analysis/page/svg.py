@@ -44,11 +44,6 @@ def path(points: Iterable[tuple[float, float]]) -> str:
     return "M" + "L".join(f"{_text(x)} {_text(y)}" for x, y in points)
 
 
-def width_of(words: str) -> float:
-    """Estimated width of a text, in pixels."""
-    return CHARACTER * len(words)
-
-
 @dataclass(frozen=True)
 class Axis:
     """Scale from values to positions in pixels."""
