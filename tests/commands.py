@@ -1,7 +1,5 @@
 """Commands in texts for people: found, and parsed by the command line without being run."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,6 +76,15 @@ def small_cell(tmp_path_factory: pytest.TempPathFactory) -> Cell:
     write_small(folder)
     composed = load_experiment(str(folder / "small.yaml"))
     return make_cell(composed, 0, load_tune(folder / "data", composed.config.benchmark), None, "mgmrn")
+
+
+@pytest.fixture
+def disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A file system of 1 MB or of the megabytes that the test names; for tests with the mark `TMPFS`."""
+    from tests.tmpfs import small_disk
+
+    with small_disk(tmp_path / "disk", getattr(request, "param", 1)) as folder:
+        yield folder
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """Float64 in place of float32, for tests of mathematics: rounding then explains 1e-9 on no CPU."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """A small exported model with drawn weights, and pictures for it."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from pathlib import Path

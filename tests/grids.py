@@ -1,7 +1,5 @@
 """Grids on the data set of `tests.tiny`, and runs as launches would have left them, with nothing trained."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from itertools import count

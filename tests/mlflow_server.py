@@ -1,7 +1,5 @@
 """A real `mlflow server` on loopback with its own database."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
@@ -10,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 from pipeline.errors import TrackingError
 from pipeline.ports import LOOPBACK, free_port
@@ -60,8 +59,14 @@ class Server:
             assert self.process.poll() is None and time.monotonic() < deadline, self.log()
             time.sleep(0.1)
 
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
     def log(self) -> str:
-        """Output of the server."""
         return (self.folder / "server.log").read_text(errors="replace")
 
     def kill(self) -> None:

@@ -1,7 +1,5 @@
 """The commands of the README's first two blocks, run in this checkout in their order; CI names this file."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -3,8 +3,6 @@
 With `MGMRN_RECOVERY_FILE=FILE`, every figure is appended to FILE as a line of JSON: that is where the column of docs/reliability.md is from.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import time

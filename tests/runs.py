@@ -1,7 +1,5 @@
 """Runs of a tracking store that are created without a spool."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from mgmrn.config import ExperimentConfig

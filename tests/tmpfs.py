@@ -1,7 +1,5 @@
 """A small disk of a test's own, where the test may mount one."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from collections.abc import Iterator
@@ -36,6 +34,15 @@ def remounted(folder: Path, option: str) -> Iterator[None]:
 
 def _run(*command: str) -> None:
     subprocess.run(command, check=True, capture_output=True)
+
+
+def fill(folder: Path) -> Path:
+    """Write a file until there is no room; returns it."""
+    filler = folder / "filler"
+    with pytest.raises(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(2**12))
+    return filler
 
 
 @cache

@@ -1,7 +1,5 @@
 """Content of a report page with invented figures."""
 
-from __future__ import annotations
-
 import random
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,9 @@
 """The pages of ablations and explanations in a browser: they load nothing and can be read on a phone, in the dark and on paper."""
 
-from __future__ import annotations
-
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,33 +14,68 @@ from mgmrn.data.pictures import prepared_file
 from pipeline.analysis.page.page import render_page
 from pipeline.models.explain import Explanations, render
 from pipeline.models.reasons import ALL_LEVELS, ALL_PARTS, Subject, explain
-from tests.browser.looks import check_can_be_read, check_fits_a_phone, check_loads_nothing, check_prints_on_white
 from tests.browser.made_up import GAINS, made_up, many
 from tests.exported import CONFIG, write_model, write_pictures
 
 pytestmark = pytest.mark.browser
 
+CONTRAST = Path(__file__).with_name("contrast.js").read_text()
 FEW, MANY = render_page(made_up()), render_page(many())
 
 COLUMN = """
     const table = document.querySelector("table[data-metric=ausuc]");
     return [...table.tBodies[0].rows].map((row) => row.cells[arguments[0]].dataset.value ?? row.cells[0].textContent);
 """
-HEADER = "table[data-metric=ausuc] th[data-column='{}']"
-
 OPEN_ALL = "for (const one of document.querySelectorAll('details')) one.open = true;"
+
+
+def check_loads_nothing(browser: Any) -> None:
+    """Check that the console is empty and that the page itself was the only request."""
+    assert browser.get_log("browser") == []
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    sent = [one["params"] for one in messages if one["method"] == "Network.requestWillBeSent"]
+    requested = [one["request"]["url"] for one in sent]
+    assert requested and [url for url in requested if not url.startswith(("file:", "data:"))] == []
+
+
+def check_fits_a_phone(browser: Any) -> None:
+    """Check that a phone shows the page without scrolling sideways."""
+    phone = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    assert browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]") == [360, 360]
+
+
+def check_can_be_read(browser: Any) -> None:
+    """Check the contrast of all text in both colour schemes."""
+    pairs = []
+    for scheme in ("light", "dark"):
+        prefer(browser, scheme)
+        pairs.append(browser.execute_script(CONTRAST))
+        assert {pair: ratio for pair, ratio in pairs[-1].items() if ratio < 4.5} == {}
+    assert pairs[0].keys() != pairs[1].keys()
+
+
+def check_prints_on_white(browser: Any) -> None:
+    """Check the background on paper where the screen is dark."""
+    prefer(browser, "dark", media="print")
+    ground = "return getComputedStyle(document.documentElement).backgroundColor"
+    assert browser.execute_script(ground) == "rgb(255, 255, 255)"
+
+
+def prefer(browser: Any, scheme: str, media: str = "") -> None:
+    """Emulate a colour scheme and a medium."""
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
 
 
 def column_of(browser: Any, column: int) -> list[str]:
     return browser.execute_script(COLUMN, column)
 
 
-def button_of(browser: Any, column: int) -> Any:
-    return browser.find_element("css selector", f"{HEADER.format(column)} button")
-
-
-def sorting_of(browser: Any, column: int) -> str:
-    return browser.find_element("css selector", HEADER.format(column)).get_attribute("aria-sort")
+def header_of(browser: Any, column: int) -> tuple[Any, Any, str]:
+    """Header of a column, its button, and the present order."""
+    header = browser.find_element("css selector", f"table[data-metric=ausuc] th[data-column='{column}']")
+    return header, header.find_element("css selector", "button"), header.get_attribute("aria-sort")
 
 
 @pytest.fixture(scope="module")
@@ -90,28 +127,28 @@ def test_explanations_load_nothing_and_can_be_read_on_a_phone_in_the_dark_and_on
     check_fits_a_phone(opened(explained))
 
 
-def test_a_click_sorts_numbers_the_largest_first_then_the_smallest_then_as_before(opened: Any) -> None:
+def test_a_click_sorts_numbers_the_largest_first_then_the_smallest_then_as_before_and_keys_sort_too(
+    opened: Any,
+) -> None:
     browser = opened(FEW)
     before = column_of(browser, 4)
-    browser.find_element("css selector", HEADER.format(4)).click()
-    assert sorting_of(browser, 4) == "descending"
+    header, button, _ = header_of(browser, 4)
+    header.click()
     descending = column_of(browser, 4)
     # Rows without a score stay below in both directions.
     assert descending[-1] == "" and descending[:-1] == sorted(filter(None, before), key=float, reverse=True)
-    button_of(browser, 4).click()
-    assert sorting_of(browser, 4) == "ascending"
-    assert column_of(browser, 4) == [*reversed(descending[:-1]), ""]
-    button_of(browser, 4).click()
-    assert sorting_of(browser, 4) == "none" and column_of(browser, 4) == before
-
-
-@pytest.mark.parametrize("key", ["\ue007", " "], ids=["enter", "space"])
-def test_keys_sort_too(opened: Any, key: str) -> None:
-    browser = opened(FEW)
-    button_of(browser, 1).click()
-    button_of(browser, 0).send_keys(key)
-    assert (sorting_of(browser, 0), sorting_of(browser, 1)) == ("ascending", "none")
-    assert column_of(browser, 0) == sorted(GAINS)
+    for press, order, values in (
+        (lambda: None, "descending", descending),
+        (button.click, "ascending", [*reversed(descending[:-1]), ""]),
+        (button.click, "none", before),
+    ):
+        press()
+        assert (header_of(browser, 4)[2], column_of(browser, 4)) == (order, values)
+    for key in ("\ue007", " "):  # Enter and space.
+        header_of(browser, 1)[1].click()
+        header_of(browser, 0)[1].send_keys(key)
+        assert (header_of(browser, 0)[2], header_of(browser, 1)[2]) == ("ascending", "none")
+        assert column_of(browser, 0) == sorted(GAINS)
 
 
 def test_a_number_of_runs_opens_the_list_of_runs(opened: Any) -> None:
@@ -125,6 +162,12 @@ def test_a_number_of_runs_opens_the_list_of_runs(opened: Any) -> None:
 def test_paper_shows_everything_on_white_and_the_screen_can_be_read(opened: Any) -> None:
     check_can_be_read(opened(MANY))
     browser = opened(FEW)
+    folded = "return document.querySelectorAll('details:not([open])').length"
+    before = browser.execute_script(folded)
+    browser.execute_script("dispatchEvent(new Event('beforeprint'))")
+    assert before > 0 and browser.execute_script(folded) == 0
+    browser.execute_script("dispatchEvent(new Event('afterprint'))")
+    assert browser.execute_script(folded) == before
     check_prints_on_white(browser)
     hidden = """
         const shown = { contentVisibilityAuto: true, opacityProperty: true, visibilityProperty: true };
@@ -136,11 +179,50 @@ def test_paper_shows_everything_on_white_and_the_screen_can_be_read(opened: Any)
     assert set(browser.execute_script(scrolled)) == {"visible"}
 
 
-def test_printing_opens_what_is_folded_and_folds_it_again(opened: Any) -> None:
-    browser = opened(FEW)
-    folded = "return document.querySelectorAll('details:not([open])').length"
-    before = browser.execute_script(folded)
-    browser.execute_script("dispatchEvent(new Event('beforeprint'))")
-    assert before > 0 and browser.execute_script(folded) == 0
-    browser.execute_script("dispatchEvent(new Event('afterprint'))")
-    assert browser.execute_script(folded) == before
+ARGUMENTS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--force-device-scale-factor=1",
+)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Headless Chromium with a profile of its own."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("needs chromium and chromedriver (Debian: chromium chromium-driver)")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in (*ARGUMENTS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    try:
+        yield started
+    finally:
+        started.quit()
+
+
+@pytest.fixture
+def opened(browser: Any, tmp_path: Path) -> Callable[[str], Any]:
+    """Opens a page in a wide light window and returns the browser, with empty logs."""
+
+    def open_page(text: str) -> Any:
+        file = tmp_path / "page.html"
+        file.write_text(text, encoding="utf-8")
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+        browser.set_window_size(1400, 1000)
+        browser.get_log("browser")
+        browser.get_log("performance")
+        browser.get(file.as_uri())
+        return browser
+
+    return open_page

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
-from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from mgmrn.makers.synthetic import make_synthetic
+from pipeline.spool import Entry, Spool
 from pipeline.tracking.connection import PASSWORD_VARIABLE, USERNAME_VARIABLE
 from tests.cluster.tracking import tracking_server
 from tests.hosts.group import HostGroup, host_group
 from tests.ray.command import REPOSITORY
-from tests.ray.small import EXPERIMENT
+from tests.ray.small import write_small
 
 RAY = Path(sys.executable).with_name("ray")
 
@@ -43,20 +41,14 @@ class Job:
             stderr=self._log,
         )
 
-    def log(self) -> str:
+    def errors_so_far(self) -> str:
         """Output so far, of Ray and of the driver."""
         return Path(self._log.name).read_text(errors="replace")
 
-    def errors_so_far(self) -> str:
-        """Output so far, under the name that `wait_until` uses."""
-        return self.log()
-
-    def end(self, timeout: float = 400) -> None:
-        """Waits for its success."""
-        assert self.process.wait(timeout) == 0, self.log()
+    def end(self) -> None:
+        assert self.process.wait(400) == 0, self.errors_so_far()
 
     def leave(self) -> None:
-        """No longer follows it."""
         self.process.kill()
         self.process.wait(30)
 
@@ -65,9 +57,7 @@ class Job:
 class Site:
     hosts: HostGroup
     shared: Path
-    """Seen by every host, as all folders are."""
     experiment: Path
-    """A small one, on synthetic pictures, in the shared folder."""
     clone: Path
     tracking_uri: str
 
@@ -84,47 +74,40 @@ class Site:
     def client(self) -> MlflowClient:
         return MlflowClient(self.tracking_uri)
 
-    def runs(self, experiment: str) -> list[Run]:
-        """All runs of an MLflow experiment, oldest first."""
-        found = self.client.get_experiment_by_name(experiment)
-        assert found is not None, f"no experiment {experiment}"
-        return list(self.client.search_runs([found.experiment_id], order_by=["attributes.start_time ASC"]))
-
-    def steps(self, run: Run, *keys: str) -> dict[str, list[int]]:
-        """Steps of some metrics, or of all, in the order in which they were logged."""
-        wanted = [key for key in run.data.metrics if not keys or key in keys]
-        return {key: [m.step for m in self.client.get_metric_history(run.info.run_id, key)] for key in wanted}
+    def _noted(self, pattern: str) -> list[Entry]:
+        entries = (
+            one for path in sorted(self.shared.glob(f"runs/{pattern}/spool.jsonl")) for one in Spool(path).read()
+        )
+        return [entry for entry in entries if entry.kind == "metrics"]
 
     def epochs_noted(self, pattern: str) -> list[int]:
         """Steps in the spools of some runs, in the order in which they were noted."""
-        texts = [path.read_text() for path in sorted(self.shared.glob(f"runs/{pattern}/spool.jsonl"))]
-        entries = [json.loads(line) for text in texts for line in text.splitlines(keepends=True) if line.endswith("\n")]
-        return [entry["step"] for entry in entries if entry["kind"] == "metrics"]
+        return [entry.content["step"] for entry in self._noted(pattern)]
+
+    def workers_noted(self, pattern: str) -> list[int]:
+        """Workers of those epochs."""
+        return [int(entry.content["metrics"]["perf/world_size"]) for entry in self._noted(pattern)]
 
     def ranks(self, host: str) -> list[int]:
         """Process ids, on this machine, of the ranks of a run that a host holds now."""
-        return [pid for pid in self.hosts.namespaces.processes(host) if "RayTrainWorker" in _command_line(pid)]
+        found = []
+        for pid in self.hosts.namespaces.processes(host):
+            with suppress(psutil.Error):
+                if "RayTrainWorker" in " ".join(psutil.Process(pid).cmdline()):
+                    found.append(pid)
+        return found
 
 
-def _command_line(pid: int) -> str:
-    try:
-        return " ".join(psutil.Process(pid).cmdline())
-    except psutil.Error:
-        return ""
-
-
-@contextmanager
-def a_site(folder: Path, workers: int) -> Iterator[Site]:
-    """Everything up, on hosts of one CPU each, and everything gone afterwards; skips where there can be no namespaces."""
-    shared = folder / "shared"
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    """A head and two workers of one CPU each; skips where there can be no namespaces."""
+    shared = tmp_path / "shared"
     shared.mkdir()
-    make_synthetic(shared / "data", per_class=6, size=32)
-    experiment = shared / "small.yaml"
-    experiment.write_text(EXPERIMENT.replace("name: TINY", "name: SYN").replace("size: 40", "size: 32"))
-    subprocess.run(["git", "clone", "-q", "--depth", "1", f"file://{REPOSITORY}", str(folder / "clone")], check=True)
+    write_small(shared)
+    subprocess.run(["git", "clone", "-q", "--depth", "1", f"file://{REPOSITORY}", str(tmp_path / "clone")], check=True)
     login = {USERNAME_VARIABLE: "admin", PASSWORD_VARIABLE: secrets.token_hex(16)}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in login.items():
             patch.setenv(name, value)
-        with host_group(folder / "hosts", workers) as hosts, tracking_server(hosts.namespaces.gateway, login) as server:
-            yield Site(hosts, shared, experiment, folder / "clone", server.uri)
+        with host_group(tmp_path / "hosts", 2) as hosts, tracking_server(hosts.namespaces.gateway, login) as server:
+            yield Site(hosts, shared, shared / "small.yaml", tmp_path / "clone", server.uri)

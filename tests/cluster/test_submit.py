@@ -1,7 +1,5 @@
 """Jobs on a cluster that asks for a token: sent once, followed, stopped; a checkout of this code's own is what is sent."""
 
-from __future__ import annotations
-
 import re
 import secrets
 import shutil
@@ -16,7 +14,7 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from pipeline.ports import free_ports
-from tests.hosts.ray_node import Head, write_token
+from tests.hosts.group import Head, write_token
 from tests.ray.command import REPOSITORY, Answer, Place, a_place, wait_until
 from tests.ray.small import EXPERIMENT, long_epochs
 from tests.tiny import write_benchmark
@@ -33,7 +31,6 @@ class Site:
 
     @property
     def tracking_uri(self) -> str:
-        """A file that outlasts the jobs."""
         return f"sqlite:///{self.shared / 'mlflow.db'}"
 
     @property
@@ -43,7 +40,6 @@ class Site:
         return (*folders, "--tracking-uri", self.tracking_uri)
 
     def submit(self, *arguments: str, wait: bool = True) -> Answer:
-        """Sends `train` of the small experiment."""
         return self.place.run("submit", "--json", *([] if wait else ["--no-wait"]), "train", "small.yaml", *arguments)
 
     def runs(self) -> list[Run]:

@@ -1,9 +1,7 @@
 """The tracking server goes away in mid-run, comes back, goes away again before the end, and comes back when all is over.
 
-`MGMRN_OUTAGE_SECONDS` sets the length of the first outage. The result is compared with the same launch without outages.
+`MGMRN_OUTAGE_SECONDS` sets the length of the first outage.
 """
-
-from __future__ import annotations
 
 import os
 import time
@@ -17,7 +15,7 @@ from pipeline.tracking.store import MODEL_TAG
 from tests.cluster.tracking import TrackingServer, tracking_server
 from tests.ray.command import Answer, Place, a_place, wait_until
 from tests.ray.small import long_epochs, write_small
-from tests.ray.tracked import files_of
+from tests.ray.tracked import assert_epochs_are_logged_once, files_of
 from tests.recovery import time_recovery
 
 pytestmark = [pytest.mark.cluster, pytest.mark.ray, pytest.mark.long]
@@ -39,12 +37,6 @@ def epochs_sent(client: MlflowClient, split: str) -> int:
     latest = {"max_results": 1, "order_by": ["attributes.start_time DESC"]}
     (run,) = client.search_runs(experiments, f"tags.`mgmrn.split` = '{split}'", **latest)
     return len(client.get_metric_history(run.info.run_id, "train/total"))
-
-
-def values_of(client: MlflowClient, run_id: str) -> dict[str, list[tuple[int, float]]]:
-    """History of every metric, except those that measure the machine."""
-    keys = [key for key in client.get_run(run_id).data.metrics if not key.startswith("perf/")]
-    return {key: [(one.step, one.value) for one in client.get_metric_history(run_id, key)] for key in keys}
 
 
 def disturb(server: TrackingServer, client: MlflowClient, place: Place) -> Answer:
@@ -73,12 +65,7 @@ def disturb(server: TrackingServer, client: MlflowClient, place: Place) -> Answe
 
 
 def test_training_goes_on_while_the_server_is_away_and_the_next_command_has_every_step_once(tmp_path: Path) -> None:
-    with (
-        tracking_server() as server,
-        pytest.MonkeyPatch.context() as patch,
-        a_place(tmp_path / "undisturbed") as quiet,
-        a_place(tmp_path / "disturbed") as place,
-    ):
+    with tracking_server() as server, pytest.MonkeyPatch.context() as patch, a_place(tmp_path / "here") as place:
         for name, value in server.environment.items():
             patch.setenv(name, value)
         client = MlflowClient(server.uri)
@@ -88,20 +75,17 @@ def test_training_goes_on_while_the_server_is_away_and_the_next_command_has_ever
         assert again.json["status"] == "cached", "nothing is run a second time"
         files = [path for path in place.folder.rglob("*") if path.is_file()]
         assert files and not [path for path in files if server.password.encode() in path.read_bytes()]
-        # Forced, since the other launch has finished runs of the same configs.
-        undisturbed = quiet.run(*command(server, quiet), "--force")
-        assert undisturbed.code == 0, undisturbed.err
-        for ours, theirs in zip(disturbed.json["runs"], undisturbed.json["runs"], strict=True):
-            run, other = client.get_run(ours["run_id"]), client.get_run(theirs["run_id"])
-            values = values_of(client, ours["run_id"])
-            assert values == values_of(client, theirs["run_id"]), ours["split"]
-            assert [step for step, _ in values["train/total"]] == list(range(1, len(values["train/total"]) + 1))
-            assert set(run.data.metrics) == set(other.data.metrics)
-            assert files_of(client, run) == files_of(client, other) != set()
-            assert run.data.params == other.data.params
-            assert run.info.status == other.info.status == "FINISHED"
-            assert (MODEL_TAG in run.data.tags) is (MODEL_TAG in other.data.tags) is (ours["split"] == "final")
+        for printed in disturbed.json["runs"]:
+            run = client.get_run(printed["run_id"])
+            epochs = len(client.get_metric_history(run.info.run_id, "train/total"))
+            assert epochs == EPOCHS or printed["split"] == "final"
+            assert_epochs_are_logged_once(client, run, epochs, "train/total", "train/lr")
+            figures = {key: value for key, value in printed["metrics"].items() if key.startswith("test/")}
+            assert figures.items() <= run.data.metrics.items()
+            assert {"config/resolved.yaml", "env/environment.json", "eval/curve.csv"} <= files_of(client, run)
+            assert run.data.params["schedule.epochs"] == str(EPOCHS)
+            assert run.info.status == "FINISHED"
+            assert (MODEL_TAG in run.data.tags) is (printed["split"] == "final")
             assert server.password not in str(run.to_dictionary())
-        parents = [client.get_run(one.json["parent_run_id"]) for one in (disturbed, undisturbed)]
-        assert parents[0].data.metrics.keys() == parents[1].data.metrics.keys() != set()
-        assert {parent.info.status for parent in parents} == {"FINISHED"}
+        parent = client.get_run(disturbed.json["parent_run_id"])
+        assert parent.info.status == "FINISHED" and parent.data.metrics

@@ -1,7 +1,5 @@
 """`cluster/mlflow/serve.sh` on a PostgreSQL server of the tests."""
 
-from __future__ import annotations
-
 import os
 import secrets
 import shutil

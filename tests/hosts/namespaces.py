@@ -19,8 +19,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 LOCK = Path("/run/mgmrn-hosts.lock")
 """Held while a free subnet is chosen and taken."""
 SUBNETS = tuple(f"10.201.{number}" for number in range(256))
@@ -52,28 +50,7 @@ class HostError(AssertionError):
     """A host could not be made, changed or removed."""
 
 
-def refusal() -> str | None:
-    """Reason why no namespaces can be made here, found by making one of each kind; None where they can."""
-    if os.geteuid() != 0:
-        return "not root"
-    if missing := [tool for tool in TOOLS if shutil.which(tool) is None]:
-        return f"no {' and no '.join(missing)} on this machine"
-    trial = Namespaces(f"p{os.getpid() % 10**6}", "")
-    try:
-        _run("ip", "link", "add", trial.bridge, "type", "bridge")
-        _run("ip", "netns", "add", trial.namespace("x"))
-        _run("ip", "link", "add", trial.cable("x"), "type", "veth", "peer", "name", "e0", "netns", trial.namespace("x"))
-        _run("unshare", *OWN_SPACES, "--fork", "--mount-proc", "mount", "-t", "tmpfs", "x", "/mnt")
-    except HostError as error:
-        return str(error)
-    finally:
-        trial.close()
-    return None
-
-
 class Namespaces:
-    """The hosts of one group."""
-
     def __init__(self, group: str, prefix: str) -> None:
         self.group = group
         self.prefix = prefix
@@ -82,7 +59,12 @@ class Namespaces:
 
     @classmethod
     def open(cls, group: str) -> Namespaces:
-        """Make the bridge of a group in a subnet that is not in use."""
+        """Make the bridge of a group in a subnet that is not in use; an error says why there can be no hosts here."""
+        if os.geteuid() != 0:
+            raise HostError("not root")
+        if missing := [tool for tool in TOOLS if shutil.which(tool) is None]:
+            raise HostError(f"no {' and no '.join(missing)} on this machine")
+        _run("unshare", *OWN_SPACES, "--net", "--fork", "--mount-proc", "mount", "-t", "tmpfs", "x", "/mnt")
         with LOCK.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             used = {str(route["dst"]).rpartition(".")[0] for route in _json("route", "show")}
@@ -98,7 +80,6 @@ class Namespaces:
         return f"{self.prefix}.1"
 
     def namespace(self, host: str) -> str:
-        """Name of a host's namespace."""
         return f"mgmrn-{self.group}-{host}"
 
     def cable(self, host: str) -> str:
@@ -135,18 +116,11 @@ class Namespaces:
                 start_new_session=True,
             )
 
-    def inside(self, host: str, command: Sequence[str]) -> list[str]:
-        """Command line that runs a command on a host."""
-        (first,) = psutil.Process(self._started[host].pid).children()
-        net = f"--net=/run/netns/{self.namespace(host)}"
-        return ["nsenter", net, f"--target={first.pid}", *OWN_SPACES, "--", *command]
-
     def cut(self, host: str) -> None:
         """Take a host off the network; its processes go on."""
         _run("ip", "link", "set", self.cable(host), "down")
 
     def heal(self, host: str) -> None:
-        """Put a host on the network again."""
         _run("ip", "link", "set", self.cable(host), "up")
 
     def kill(self, host: str) -> None:
@@ -172,7 +146,6 @@ class Namespaces:
         return [int(word) for word in _run("ip", "netns", "pids", self.namespace(host)).split()]
 
     def close(self) -> None:
-        """Remove all hosts of the group and its bridge."""
         prefix = self.namespace("")
         for name in [entry["name"] for entry in _json("netns", "list")]:
             if name.startswith(prefix):
@@ -205,12 +178,10 @@ def _pid_namespace(pid: int) -> str:
 
 
 def _json(*words: str) -> list[dict[str, Any]]:
-    """Answer of an `ip` command."""
     return list(json.loads(_run("ip", "-json", *words) or "[]"))
 
 
 def _run(*command: str) -> str:
-    """Standard output of a command."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise HostError(f"`{' '.join(command)}` failed: {done.stderr.strip() or done.returncode}")

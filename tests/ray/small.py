@@ -1,7 +1,5 @@
 """A small experiment on the data set of `tests.tiny`: a thin network on the two finest levels of resnet18."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from tests.tiny import write_benchmark

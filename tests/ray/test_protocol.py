@@ -1,7 +1,6 @@
-"""The whole protocol through the command line: its output, its runs in the tracking store, and that it is not repeated."""
+"""The whole protocol through the command line: its output, its tracked runs, the cached answer, and a reproduction."""
 
-from __future__ import annotations
-
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,13 +31,12 @@ class Protocol:
     answer: Answer
     client: MlflowClient
     runs: dict[str, Run]
-    """Run of each split."""
 
 
 @pytest.fixture(scope="module")
 def protocol(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Protocol]:
     with a_place(tmp_path_factory.mktemp("protocol")) as place:
-        arguments = ("train", *write_small(place.folder), "--json")
+        arguments = ("train", *write_small(place.folder), "--cpus-per-worker", "1", "--json")
         answer = place.run(*arguments)
         assert answer.code == 0, answer.err
         assert not place.processes(), "Ray must end with the command"
@@ -61,31 +59,21 @@ def test_one_object_on_standard_output_and_progress_on_standard_error(protocol: 
         assert all(0 <= run["metrics"][f"{prefix}/{figure}"] <= 1 for figure in FIGURES)
         assert not any(key.startswith(other) for key in run["metrics"])
     assert "epoch 1/2" in protocol.answer.err and "Traceback" not in protocol.answer.err
-
-
-def test_final_takes_what_tune_decided(protocol: Protocol) -> None:
-    tune, final = protocol.answer.json["runs"]
+    tune, final = result["runs"]
     assert final["gamma"] == tune["gamma"] == protocol.runs["final"].data.metrics["test/gamma"]
-    assert len({run.data.tags["mgmrn.calibration"] for run in protocol.runs.values()}) == 1
+    assert len({run.data.tags["mgmrn.calibration"] for run in protocol.runs.values()}) == 1, (
+        "final takes what tune decided"
+    )
 
 
 @pytest.mark.parametrize("split", ["tune", "final"])
 def test_a_run_is_tracked_with_tags_params_artifacts_and_data_set(protocol: Protocol, split: str) -> None:
-    run = protocol.runs[split]
+    run, answer = protocol.runs[split], protocol.answer.json
     tags = run.data.tags
-    expected = {
-        "kind": "run",
-        "study": "small",
-        "variant": "mgmrn",
-        "benchmark": "TINY",
-        "seed": "0",
-        "split": split,
-        "config_hash": protocol.answer.json["runs"][0]["config_hash"],
-        "world_size": "1",
-        "attempt": "1",
-        "stop_reason": "finished",
-        "gpu_seconds": "0.0",
-    }
+    assert (run.info.status, tags["mlflow.parentRunId"]) == ("FINISHED", answer["parent_run_id"])
+    expected = {"kind": "run", "study": "small", "variant": "mgmrn", "benchmark": "TINY", "seed": "0", "split": split}
+    expected |= {"world_size": "1", "attempt": "1", "stop_reason": "finished", "gpu_seconds": "0.0"}
+    expected["config_hash"] = answer["runs"][0]["config_hash"]
     assert {key: tags.get(f"mgmrn.{key}") for key in expected} == expected
     assert (Path(tags["mgmrn.checkpoint_uri"]) / "state.pt").is_file()
     assert {"mgmrn.group_hash", "mgmrn.data_digest", "mgmrn.code_sha", "mgmrn.code_dirty"} <= set(tags)
@@ -100,31 +88,16 @@ def test_a_run_is_tracked_with_tags_params_artifacts_and_data_set(protocol: Prot
     assert {tag.key: tag.value for tag in data.tags} == {"mlflow.data.context": split}
 
 
-def test_one_parent_stands_for_both_runs(protocol: Protocol) -> None:
-    assert len(runs_of(protocol.client)) == 3
-    parent = protocol.client.get_run(protocol.answer.json["parent_run_id"])
-    assert (parent.info.status, parent.data.tags["mgmrn.kind"]) == ("FINISHED", "launch")
-    for run in protocol.runs.values():
-        assert run.info.status == "FINISHED"
-        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
-
-
-def test_tune_sees_validation_images_only_and_every_epoch(protocol: Protocol) -> None:
-    steps = steps_of(protocol.client, protocol.runs["tune"])
-    assert not any(key.startswith("test/") for key in steps)
+def test_tune_is_evaluated_every_epoch_and_final_once_at_its_end_with_the_printed_figures(protocol: Protocol) -> None:
+    tune, final = (steps_of(protocol.client, protocol.runs[split]) for split in ("tune", "final"))
+    assert not any(key.startswith("test/") for key in tune) and not any(key.startswith("val/") for key in final)
     for key in ("train/total", "train/lr", "perf/images_per_s", "perf/step_ms", "perf/peak_mem_mb", "val/ausuc"):
-        assert steps[key] == list(range(1, EPOCHS + 1)), key
-
-
-def test_final_is_evaluated_once_at_its_end_with_the_printed_figures(protocol: Protocol) -> None:
-    final = protocol.runs["final"]
-    steps = steps_of(protocol.client, final)
-    assert not any(key.startswith("val/") for key in steps)
-    last = steps["train/total"][-1]
-    assert steps["train/total"] == list(range(1, last + 1))
-    assert {key: steps[f"test/{key}"] for key in FIGURES} == {key: [last] for key in FIGURES}
+        assert tune[key] == list(range(1, EPOCHS + 1)), key
+    last = final["train/total"][-1]
+    assert final["train/total"] == list(range(1, last + 1))
+    assert {key: final[f"test/{key}"] for key in FIGURES} == {key: [last] for key in FIGURES}
     printed = {key: value for key, value in protocol.answer.json["runs"][1]["metrics"].items() if "test/" in key}
-    assert {key: final.data.metrics[key] for key in printed} == printed
+    assert {key: protocol.runs["final"].data.metrics[key] for key in printed} == printed
 
 
 def test_a_finished_config_is_answered_without_starting_ray(protocol: Protocol) -> None:
@@ -134,4 +107,25 @@ def test_a_finished_config_is_answered_without_starting_ray(protocol: Protocol) 
     assert (answer.code, answer.json["status"]) == (0, "cached")
     assert answer.json["runs"] == [run | {"status": "cached"} for run in protocol.answer.json["runs"]]
     assert protocol.place.ray_sessions == sessions
-    assert len(runs_of(protocol.client)) == 3
+    runs = Counter((run.data.tags["mgmrn.kind"], run.info.status) for run in runs_of(protocol.client))
+    assert runs == {("launch", "FINISHED"): 1, ("run", "FINISHED"): 2}
+
+
+def test_a_run_that_is_run_again_comes_to_the_same_bits_and_stands_apart(protocol: Protocol) -> None:
+    place, final = protocol.place, protocol.answer.json["runs"][1]
+    answer = place.run("reproduce", final["name"], "--data-root", "data", "--json")
+    assert answer.code == 0, answer.err
+    said = answer.json
+    assert (said["verdict"], said["comparison"], said["remarks"]) == ("equal", "bitwise", [])
+    assert said["run_id"] == final["run_id"]
+    assert {one["verdict"] for one in said["metrics"]} == {"equal"}
+    figures = {one["metric"]: one["now"] for one in said["metrics"]}
+    assert figures["test/gzsl_h"] == final["metrics"]["test/gzsl_h"]
+    assert any(name.startswith("train/") for name in figures)
+    again = protocol.client.get_run(said["reproduction_run_id"])
+    assert again.info.status == "FINISHED"
+    assert again.info.run_id not in {run.info.run_id for run in runs_of(protocol.client)}
+    tags = {key: again.data.tags[f"mgmrn.{key}"] for key in ("kind", "reproduces", "reproduction")}
+    assert tags == {"kind": "reproduction", "reproduces": said["run_id"], "reproduction": "equal"}
+    assert list(place.folder.glob(".mgmrn/runs/*.final/checkpoint_*")), "the original's checkpoints are left alone"
+    assert protocol.client.get_run(said["run_id"]).info.status == "FINISHED"

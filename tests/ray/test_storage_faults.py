@@ -1,8 +1,6 @@
 """Faults of the storage of a run: a damaged or foreign checkpoint and a full disk, and the same command afterwards."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
+import re
 from pathlib import Path
 
 import pytest
@@ -12,9 +10,9 @@ from mgmrn.checkpoint import CHECKPOINT_FILE, load_state, save_atomically
 from pipeline.train.checkpoints import Kept, kept_checkpoints, new_checkpoint
 from tests.ray.command import Answer, Place, wait_until
 from tests.ray.small import long_epochs, write_small
-from tests.ray.tracked import children_of, client_of, steps_of
+from tests.ray.tracked import assert_epochs_are_logged_once, children_of, client_of
 from tests.recovery import time_recovery
-from tests.tmpfs import TMPFS, small_disk
+from tests.tmpfs import TMPFS, fill
 
 pytestmark = [pytest.mark.ray, pytest.mark.long]
 
@@ -34,9 +32,7 @@ def finished_run(place: Place, answer: Answer) -> Run:
     client = client_of(place)
     (run,) = children_of(client)
     assert run.info.status == "FINISHED"
-    steps = steps_of(client, run)
-    assert steps["train/total"] == steps["val/ausuc"] == list(range(1, EPOCHS + 1))
-    assert all(len(set(found)) == len(found) for found in steps.values())
+    assert_epochs_are_logged_once(client, run, EPOCHS, "train/total", "val/ausuc")
     return run
 
 
@@ -90,27 +86,19 @@ def test_a_checkpoint_of_another_run_is_neither_used_nor_removed(place: Place) -
     assert kept_checkpoints(run_folder) == kept and all(one.damage() is None for one in kept)
 
 
-@pytest.fixture
-def disk(place: Place) -> Iterator[Path]:
-    with small_disk(place.folder / "disk", megabytes=64) as folder:
-        yield folder
-
-
 @TMPFS
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize("disk", [64], indirect=True)
 def test_a_storage_that_fills_up_ends_the_run_with_a_sentence_and_lets_it_go_on_later(place: Place, disk: Path) -> None:
     """The disk is filled to the last byte in the middle of an epoch: no checkpoint fits, and neither does a note of that."""
     arguments = ("train", *write_small(place.folder), *TUNE, *long_epochs(60), "--storage", str(disk))
     running = place.start(*arguments)
     wait_until(lambda: any(disk.glob("*/checkpoint_000001_1")), "a first checkpoint", 400, running)
-    filler = disk / "filler"
-    with pytest.raises(OSError), filler.open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(2**12))
+    filler = fill(disk)
     answer = running.answer()
     assert answer.code == 3, answer.err
-    assert answer.json["error"] == f"the storage folder {folder_named(answer)} is full"
-    assert Path(folder_named(answer)).is_relative_to(disk)
+    named = re.fullmatch("the storage folder (.*) is full", answer.json["error"])
+    assert named and Path(named[1]).is_relative_to(disk)
     assert "the same command goes on from the last checkpoint" in answer.json["hint"]
     assert "Traceback" not in answer.err and answer.err.count("error: ") == 1
     filler.unlink()
@@ -123,7 +111,3 @@ def test_a_storage_that_fills_up_ends_the_run_with_a_sentence_and_lets_it_go_on_
     run = finished_run(place, answer)
     assert run.data.tags["mgmrn.attempt"] == "2"
     assert "damaged" not in answer.err
-
-
-def folder_named(answer: Answer) -> str:
-    return str(answer.json["error"]).removeprefix("the storage folder ").removesuffix(" is full")

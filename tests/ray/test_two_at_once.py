@@ -1,7 +1,5 @@
 """Two commands that want the same runs at the same time: each run has one living driver."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

@@ -1,7 +1,5 @@
 """Content of the tracking store of a test, read through MLflow's own client."""
 
-from __future__ import annotations
-
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
@@ -14,10 +12,9 @@ def client_of(place: Place) -> MlflowClient:
     return MlflowClient(tracking_uri=place.tracking_uri)
 
 
-def runs_of(client: MlflowClient) -> list[Run]:
-    """All runs of the experiment, oldest first."""
-    experiment = client.get_experiment_by_name("mgmrn/train")
-    assert experiment is not None
+def runs_of(client: MlflowClient, name: str = "mgmrn/train") -> list[Run]:
+    experiment = client.get_experiment_by_name(name)
+    assert experiment is not None, f"no experiment {name}"
     return list(client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"]))
 
 
@@ -31,8 +28,15 @@ def steps_of(client: MlflowClient, run: Run) -> dict[str, list[int]]:
     return {key: [m.step for m in client.get_metric_history(run.info.run_id, key)] for key in run.data.metrics}
 
 
+def assert_epochs_are_logged_once(client: MlflowClient, run: Run, epochs: int, *keys: str) -> None:
+    """Check that some metrics have every epoch in its order, and that no metric has a step twice."""
+    steps = steps_of(client, run)
+    for key in keys:
+        assert steps[key] == list(range(1, epochs + 1)), key
+    assert all(len(set(found)) == len(found) for found in steps.values())
+
+
 def files_of(client: MlflowClient, run: Run, folder: str = "") -> set[str]:
-    """Paths of a run's artifacts."""
     found = set()
     for entry in client.list_artifacts(run.info.run_id, folder or None):
         found |= files_of(client, run, entry.path) if entry.is_dir else {entry.path}

@@ -1,7 +1,5 @@
 """Mistakes that are found before anything is started: one sentence, the right exit code, no file left behind."""
 
-from __future__ import annotations
-
 import json
 import os
 import pickle

@@ -1,7 +1,5 @@
 """The command line as a contract: verbs, options, exit codes, standard output, and what it loads."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import subprocess
@@ -36,7 +34,9 @@ HEAVY = ("torch", "ray", "mlflow", "pandas", "scipy", "numpy", "optuna", "plotly
 
 
 def test_help_loads_nothing_heavy() -> None:
-    assert not loaded("from pipeline.cli.app import main; main(['--help'])") & set(HEAVY)
+    start = "import os; os.environ['PATH'] = ''; from pipeline.cli.app import main"
+    assert not loaded(f"{start}; main(['--help'])")
+    assert not loaded(f"{start}; main(['doctor'])") & {"torch", "ray", "mlflow", "pandas"}, "without a GPU or a server"
 
 
 def test_a_driver_and_a_controller_load_no_torch() -> None:

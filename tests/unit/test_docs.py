@@ -1,7 +1,6 @@
-"""The docs build without a warning or a network, hold every verb and field, and name existing commands, files and configs."""
+"""The docs build without a warning or a network, hold every verb and field, and name existing commands, files, configs and tests."""
 
-from __future__ import annotations
-
+import ast
 import re
 import shutil
 import subprocess
@@ -117,3 +116,23 @@ def test_own_data_from_start_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     Path("shapes", "red circle").rename("red circle")
     assert main(typed.split()) == 2
     assert not Path("shapes-root").exists()
+
+
+TABLE = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+ROWS = [
+    line
+    for line in TABLE.splitlines()
+    if line.startswith("|") and not re.match(r"\|[-|]+\|$|\| (Fault|What|Trap) ", line)
+]
+NAMED = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.split("|")[1].strip().replace("`", "")[:40])
+def test_the_test_of_a_row_exists_and_measures_the_time_that_the_row_gives(row: str) -> None:
+    named = NAMED.findall(row.split("|")[-2])
+    assert named, "a row names its test"
+    texts = {file: (ROOT / file).read_text(encoding="utf-8") for file, _ in named}
+    for file, function in named:
+        functions = {node.name for node in ast.walk(ast.parse(texts[file])) if isinstance(node, ast.FunctionDef)}
+        assert not function or function in functions, f"{file} has no {function}"
+    assert not re.search(r"\| [\d.]+ s", row) or any("time_recover" in text for text in texts.values())

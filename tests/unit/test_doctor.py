@@ -113,12 +113,6 @@ ZERO_WORD[3] = 0
             f"{CLASSES * PER_CLASS - 1} labels for {CLASSES * PER_CLASS} image files",
         ),
         (images(image_files=lambda files: put(5, files[0])(files)), "error", "duplicates", "1 files are in trainval"),
-        (
-            images(image_files=lambda files: put(1, files[0])(files)),
-            "warning",
-            "duplicates",
-            "1 files are listed twice",
-        ),
         (images(image_files=put(3, LEAVING)), "error", "image paths", "1 cannot be used"),
         (SCALED, "warning", "attributes", "1 columns are not of unit length: 007.Class_2"),
         (splits(att=put((slice(None), 2), 0)), "error", "attributes", "all zero or not finite for class 007.Class_2"),
@@ -147,15 +141,6 @@ def test_a_planted_fault_is_found(tmp_path, plant, level, check, text):
     findings = verify(tmp_path, CONFIG)
     assert said(findings, level, check, text), findings
     assert all(finding.remedy for finding in findings if finding.level == "error"), findings
-
-
-def test_several_faults_are_found_at_once(tmp_path):
-    write_benchmark(tmp_path)
-    for plant in (SWAPPED, SCALED, cut("*.png", -200), words(np.ones((2, 4)))):
-        plant(tmp_path)
-    findings = verify(tmp_path, CONFIG)
-    assert {"class order", "counts", "pictures"} <= {check for check, _ in found(findings, "error")}
-    assert said(findings, "warning", "attributes", "unit length")
 
 
 @pytest.mark.parametrize("nonsense", [np.array("text"), np.array([[np.nan]]), np.zeros((0, 0)), {"a": 1}])

@@ -1,15 +1,15 @@
-"""The verbs of jobs and the job server's answers, with a server that speaks Ray's protocol and one that exists in this test alone."""
-
-from __future__ import annotations
+"""Jobs: what is sent and known of a command, the verbs, and the answers of a server that speaks Ray's protocol."""
 
 import io
 import json
 import os
+import secrets
 import shutil
+import signal
 import socket
 import subprocess
-import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -21,12 +21,18 @@ from ray.job_submission import JobDetails, JobStatus, JobType
 
 from mgmrn.errors import ResourceError, UserError
 from pipeline.cli import job_verbs
-from pipeline.cli.app import main
+from pipeline.cli.app import command, main
+from pipeline.cli.job_verbs import read_task
+from pipeline.cli.options import check_outlasts_job
 from pipeline.config.files import CONFIGS
+from pipeline.interruption import Interruption, raised_signals
+from pipeline.job_environment import CODE_STATE, JOB_VARIABLE, in_job, job_settings, job_tags, submission_id
 from pipeline.jobs import server as serving
 from pipeline.jobs import submit as submitting
 from pipeline.jobs.server import JobExistsError, JobServer, exit_code, follow, job_to_json
-from pipeline.jobs.submit import CHECKOUT, Decision
+from pipeline.jobs.submit import CHECKOUT, RUNTIME_ENV, Decision, Task, code_digest, decide, read_runtime_env, submit
+from pipeline.tracking.environment import GitState, git_state
+from pipeline.train.cluster import _ENVIRONMENT, _runtime_env
 
 ID = "mgmrn-train-cub-1f0c9a2e"
 SUBMIT = ["submit", "train", "cub", "--storage", "/s", "--data-root", "/d", "--tracking-uri", "http://mlflow"]
@@ -77,45 +83,28 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     made = Server()
     monkeypatch.setattr(JobServer, "connect", lambda address: made)
     monkeypatch.setattr(serving, "POLL_S", 0.0)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    decided(monkeypatch, "send")
+    monkeypatch.setattr(submitting, "submit", lambda task, server, *, again, say: Decision("send", ID, "FAILED"))
     return made
-
-
-def decided(monkeypatch: pytest.MonkeyPatch, action: Any, earlier: str | None = None) -> None:
-    monkeypatch.setattr(submitting, "submit", lambda task, server, *, again, say: Decision(action, ID, earlier))
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 3])
 def test_submit_follows_and_answers_with_the_jobs_code(server: Server, typed: Any, code: int) -> None:
     server.ended = job("FAILED" if code else "SUCCEEDED", code)
-    assert typed(*SUBMIT) == (code, f"one\ntwo\n{ID} is {server.ended.status} after 1 min 05 s\n", "")
+    answer, out, _ = typed(*SUBMIT)
+    assert answer == code and out.startswith("an earlier attempt is FAILED")
+    assert out.endswith(f"\none\ntwo\n{ID} is {server.ended.status} after 1 min 05 s\n")
     server.known = server.ended = job("FAILED", message="no host for http://me:word@host")
     code, out, _ = typed(*SUBMIT)
     assert (code, out.splitlines()[-1]) == (1, "no host for http://me:***@host"), "the driver did not start"
+    assert [exit_code(job(*end)) for end in (("FAILED", 137), ("FAILED", 0), ("STOPPED", 130))] == [1, 1, 1]
 
 
-def test_submit_prints_one_object_and_the_log_beside_it(
-    server: Server, typed: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    decided(monkeypatch, "send", "FAILED")
-    code, out, _ = typed(*SUBMIT, "--json")
-    assert code == 0 and "{" not in out, "an option of the verb is no option of submit"
-    server.known = job()
+def test_submit_prints_one_object_and_the_log_beside_it(server: Server, typed: Any) -> None:
     code, out, err = typed("submit", "--json", *SUBMIT[1:])
-    answer = json.loads(out)
-    assert code == 0 and answer.keys() == JSON_KEYS | {"action"}
-    assert answer | {"action": "send", "status": "SUCCEEDED", "exit_code": 0, "verb": "train", "ended": 165} == answer
+    assert (code, json.loads(out).keys()) == (0, JSON_KEYS | {"action"})
     assert "an earlier attempt is FAILED" in err and "one\ntwo\n" in err
-
-
-def test_without_waiting_the_log_is_not_followed(server: Server, typed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    decided(monkeypatch, "attach")
-    said = f"{ID} is on the cluster already; nothing was sent\n{ID} is RUNNING\n"
-    assert typed("submit", "--no-wait", *SUBMIT[1:]) == (0, said, "")
-    server.known = server.ended
-    decided(monkeypatch, "done")
-    assert f"{ID} has succeeded already; nothing was sent" in typed(*SUBMIT)[1]
+    server.known = job()
+    assert "{" not in typed(*SUBMIT, "--json")[1], "an option of the verb is no option of submit"
 
 
 def test_status_lists_jobs_and_their_runs(server: Server, typed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,11 +133,6 @@ def test_logs_are_printed_without_secrets_and_stop_waits_for_the_end(
     monkeypatch.setattr(job_verbs, "STOP_SECONDS", 0.0)
     monkeypatch.setattr(server, "stop", lambda submission_id: None)
     assert typed("stop", ID) == (1, f"{ID} is RUNNING\n", "")
-
-
-def test_the_exit_code_is_one_of_the_pipeline() -> None:
-    ended = {("SUCCEEDED", 0): 0, ("FAILED", 2): 2, ("FAILED", 137): 1, ("FAILED", 0): 1, ("STOPPED", 130): 1}
-    assert {(status, code): exit_code(job(status, code)) for status, code in ended} == ended
 
 
 class FlakyServer:
@@ -262,15 +246,6 @@ def test_what_the_server_refuses_is_one_sentence_without_secrets(fake: FakeServe
         server.submit("x-1", "python -m pipeline train x", {}, {})
 
 
-def test_without_the_token_the_sentence_says_how_to_give_it(fake: FakeServer) -> None:
-    sentences = {401: "the cluster asks for a token, and none was sent", 403: "the token is not this cluster's"}
-    for fake.status, sentence in sentences.items():
-        with pytest.raises(UserError, match=sentence) as caught:
-            JobServer.connect(fake.address)
-        ways = ("RAY_AUTH_MODE=token", "RAY_AUTH_TOKEN,", "RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")
-        assert all(way in caught.value.hint for way in ways)
-
-
 def test_a_token_is_sent_where_there_is_one(fake: FakeServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     serving._use_token()
     assert serving.AUTH_MODE not in os.environ
@@ -296,13 +271,12 @@ def test_a_server_that_is_away_or_silent_is_noticed_at_once(monkeypatch: pytest.
         assert "hunter2" not in str(caught.value)
 
 
-def sent_files(fake: FakeServer, folder: Path) -> ZipFile:
-    """Files of a checkout that Ray uploads, uncompressed."""
+def sent_files(fake: FakeServer, folder: Path) -> set[str]:
     fake.answers["/api/jobs/"] = {"submission_id": "x", "job_id": "x"}
     JobServer.connect(fake.address).submit("x", "python -m pipeline train x", {"working_dir": str(folder)}, {})
-    (package,) = fake.packages
+    package = fake.packages.pop()
     assert len(package) < 1536 * 1024
-    return ZipFile(io.BytesIO(package))
+    return {name for name in ZipFile(io.BytesIO(package)).namelist() if not name.endswith("/")}
 
 
 def test_the_code_and_configs_are_sent_and_all_else_stays_behind(fake: FakeServer, tmp_path: Path) -> None:
@@ -314,14 +288,261 @@ def test_the_code_and_configs_are_sent_and_all_else_stays_behind(fake: FakeServe
         (folder / name).write_text(name)
     (folder / ".gitignore").write_text("out/\n")
     shutil.copyfile(CHECKOUT / ".rayignore", folder / ".rayignore")
-    assert {name for name in sent_files(fake, folder).namelist() if not name.endswith("/")} == set(sent)
+    assert sent_files(fake, folder) == set(sent)
+    assert {file.relative_to(CHECKOUT).as_posix() for file in CONFIGS.rglob("*.yaml")} <= sent_files(fake, CHECKOUT)
 
 
-def test_this_checkout_is_a_small_upload_and_runs_from_it(fake: FakeServer, tmp_path: Path) -> None:
-    packed = sent_files(fake, CHECKOUT)
-    assert {file.relative_to(CHECKOUT).as_posix() for file in CONFIGS.rglob("*.yaml")} <= set(packed.namelist())
-    packed.extractall(tmp_path / "job")
-    words = [sys.executable, "-m", "pipeline", "config", "validate", "cub", "--json"]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(words, cwd=tmp_path / "job", env=environment, capture_output=True, text=True)
-    assert done.returncode == 0 and json.loads(done.stdout) == {"errors": {}}, done.stderr
+PLACES = ("--storage", "/shared/runs", "--data-root", "/shared/data", "--tracking-uri", "http://mlflow:5000")
+TASK = Task("train", "cub", ("cub", "--set", "a=1 2"), (), "0" * 64)
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("MGMRN_DATA_ROOT", "MLFLOW_TRACKING_URI", "MGMRN_STUDY_STORAGE", JOB_VARIABLE):
+        monkeypatch.delenv(variable, raising=False)
+
+
+class Inbox:
+    """Takes jobs, or answers that another user has just sent the same job."""
+
+    address = "http://host:8265"
+
+    def __init__(self, known: Mapping[str, str] | None = None, overtaken: bool = False) -> None:
+        self.known, self.overtaken = dict(known or {}), overtaken
+        self.sent: list[tuple[str, str, dict[str, Any], dict[str, str]]] = []
+
+    def jobs(self) -> dict[str, JobDetails]:
+        return {name: job(status) for name, status in self.known.items()}
+
+    def submit(self, name: str, entrypoint: str, runtime_env: dict[str, Any], labels: dict[str, str]) -> None:
+        if self.overtaken:
+            self.known = {name: "PENDING"}
+            raise JobExistsError("exists")
+        self.sent.append((name, entrypoint, runtime_env, labels))
+
+    @property
+    def state(self) -> GitState:
+        """State of the code that the last job was sent with."""
+        return GitState.from_label(self.sent[-1][3][CODE_STATE])
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "checkout"
+    for name in ("pipeline/a.py", "cluster/runtime_env.yaml"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("env_vars: {A: '1'}\n")
+    git(folder, "init", "-q")
+    git(folder, "add", ".")
+    git(folder, "commit", "-q", "-m", "all")
+    monkeypatch.setattr(submitting, "CHECKOUT", folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+    words = ["git", "-C", str(folder), *identity, *arguments]
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def sent_by(server: Any, task: Task = TASK, *, again: bool = False) -> tuple[Decision, str]:
+    said: list[str] = []
+    return submit(task, server, again=again, say=said.append), "\n".join(said)
+
+
+def test_code_command_and_commit_are_sent_once(checkout: Path) -> None:
+    server, sha = Inbox(), git(checkout, "rev-parse", "HEAD")
+    decision, said = sent_by(server)
+    ((submission, entrypoint, runtime_env, labels),) = server.sent
+    assert decision == Decision("send", submission, None)
+    assert entrypoint == "python -m pipeline train cub --set 'a=1 2'"
+    assert runtime_env == {"env_vars": {"A": "1"}, "working_dir": str(checkout)}
+    shown = {"mgmrn.verb": "train", "mgmrn.name": "cub", "mgmrn.code_sha": sha, "mgmrn.code_dirty": "false"}
+    assert labels == shown | {CODE_STATE: labels[CODE_STATE]}
+    assert (server.state.sha, server.state.dirty) == (sha, False)
+    assert f"the code is commit {sha[:10]}" in said and f"{submission} was sent" in said
+    known = Inbox({submission: "SUCCEEDED"})
+    assert sent_by(known) == (Decision("done", submission, None), "") and known.sent == []
+    assert sent_by(known, again=True)[0].submission_id == f"{submission}-2"
+    overtaken, said = sent_by(Inbox(overtaken=True))
+    assert overtaken.action == "attach" and "was sent" not in said
+
+
+def test_uncommitted_changes_make_another_job_and_are_sent_without_secrets(checkout: Path) -> None:
+    clean, _ = sent_by(Inbox())
+    (checkout / "pipeline" / "a.py").write_text("URI = 'postgresql://me:hunter2@db/x'")
+    (checkout / "pipeline" / "b.py").write_text("new")
+    decision, said = sent_by(server := Inbox())
+    assert "warning: 2 files differ from commit" in said
+    assert decision.submission_id != clean.submission_id
+    assert server.state.dirty and server.state.untracked == ("pipeline/b.py",)
+    assert "hunter2" not in server.state.diff and "me:***@db" in server.state.diff
+    (checkout / "pipeline" / "a.py").write_text("".join(secrets.token_hex(40) + "\n" for _ in range(2000)))
+    _, said = sent_by(server)
+    assert "too long to be kept" in said
+    assert server.state.dirty and server.state.diff == ""
+    assert len(server.sent[-1][3][CODE_STATE]) < submitting.STATE_LIMIT
+    shutil.rmtree(checkout / ".git")
+    assert "no git checkout" in sent_by(Inbox())[1]
+
+
+def test_a_config_that_the_job_would_lack_is_refused(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for file in ("my.yaml", "data/y.yaml"):
+        (checkout / file).parent.mkdir(exist_ok=True)
+        (checkout / file).write_text("x: 1")
+    server = Inbox()
+    assert sent_by(server, replace(TASK, files=("./pipeline/../my.yaml",)))[0].action == "send"
+    for absent in ("data/y.yaml", "elsewhere.yaml", "../elsewhere.yaml", str(checkout / "my.yaml")):
+        with pytest.raises(UserError, match="not among the files"):
+            sent_by(server, replace(TASK, files=(absent,)))
+    monkeypatch.chdir(checkout / "pipeline")
+    with pytest.raises(UserError, match="from the folder of the checkout"):
+        sent_by(server)
+    assert len(server.sent) == 1
+
+
+def test_the_digest_of_the_code_follows_names_and_contents(checkout: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(checkout, tmp_path / "copy")
+    os.utime(copy / "pipeline" / "a.py", (0, 10**9))
+    (copy / "README.md").write_text("no part of a job")
+    (copy / "pipeline" / "__pycache__").mkdir()
+    (copy / "pipeline" / "__pycache__" / "a.pyc").write_text("compiled")
+    assert code_digest(copy) == code_digest(checkout)
+    (copy / "pipeline" / "a.py").rename(copy / "pipeline" / "b.py")
+    assert code_digest(copy) != code_digest(checkout)
+
+
+def test_the_runtime_environment_holds_no_secrets(tmp_path: Path) -> None:
+    assert read_runtime_env(CHECKOUT / RUNTIME_ENV)["env_vars"]["RAY_JOB_STOP_SIGNAL"] == "SIGINT"
+    file, secret = tmp_path / "env.yaml", "env_vars: {MLFLOW_TRACKING_PASSWORD: hunter2}"
+    for text, sentence in {
+        secret: "env_vars.MLFLOW_TRACKING_PASSWORD",
+        "[1]": "is a mapping",
+        "{": "cannot read",
+    }.items():
+        file.write_text(text)
+        with pytest.raises(UserError, match=sentence) as caught:
+            read_runtime_env(file)
+        assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("known", "again", "decision"),
+    [
+        ({}, False, Decision("send", ID, None)),
+        ({"mgmrn-train-cub-00000000": "RUNNING", "raysubmit_1": "RUNNING"}, False, Decision("send", ID, None)),
+        ({ID: "PENDING"}, True, Decision("attach", ID, None)),
+        ({ID: "SUCCEEDED"}, False, Decision("done", ID, None)),
+        ({ID: "SUCCEEDED"}, True, Decision("send", f"{ID}-2", "SUCCEEDED")),
+        ({f"{ID}-2": "STOPPED", ID: "FAILED"}, False, Decision("send", f"{ID}-3", "STOPPED")),
+        ({ID: "FAILED", f"{ID}-2": "RUNNING"}, False, Decision("attach", f"{ID}-2", None)),
+        ({ID: "FAILED", f"{ID}-10": "SUCCEEDED"}, False, Decision("done", f"{ID}-10", None)),
+        ({ID: "FAILED", f"{ID}-x": "RUNNING"}, False, Decision("send", f"{ID}-2", "FAILED")),
+    ],
+)
+def test_a_command_is_one_job(known: dict[str, str], again: bool, decision: Decision) -> None:
+    assert decide(ID, Inbox(known).jobs(), again=again) == decision
+
+
+def task(verb: str, *arguments: str) -> Task:
+    return read_task(command.make_context("python -m pipeline", ["submit"]), verb, arguments)
+
+
+def test_the_verbs_own_arguments_pass_unchanged(tmp_path: Path) -> None:
+    file = tmp_path / "my run.yaml"
+    file.write_text("extends: [experiment/cub]\n")
+    arguments = (str(file), "--set", "loss.scale=5 ", "--seeds", "0,1", "--json", *PLACES)
+    read = task("train", *arguments)
+    assert (read.arguments, read.files) == (arguments, (str(file),))
+    assert "run.yaml' --set 'loss.scale=5 ' --seeds 0,1 --json" in read.entrypoint
+    assert read.submission_id("code").startswith("mgmrn-train-my-run-")
+
+
+def test_the_id_follows_what_is_run_and_not_how_it_is_written() -> None:
+    plain = task("train", "cub", *PLACES)
+    assert task("train", "cub", "--json", *PLACES).identity == plain.identity
+    assert task("train", *PLACES, "cub", "--set", "schedule.epochs=0x1e", "--set", "loss.scale=3").identity == (
+        task("train", "cub", "--set", "loss.scale=3", "--set", "schedule.epochs=30", *PLACES).identity
+    )
+    ids = {plain.submission_id("code"), plain.submission_id("other code")}
+    for other in (("--set", "loss.scale=3"), ("--seeds", "1"), ("--force",), ("--tracking-uri", "http://other")):
+        ids.add(task("train", "cub", *PLACES, *other).submission_id("code"))
+    assert len(ids) == 6
+    grid = task("ablate", "ablation/components", *PLACES)
+    assert grid.submission_id("c").startswith("mgmrn-ablate-components-") and grid.files == ()
+    assert task("ablate", "components", *PLACES).identity == grid.identity
+    assert task("ablate", "components", "--benchmarks", "cub", *PLACES).identity != grid.identity
+    assert task("search", "cub100", *PLACES).submission_id("c").startswith("mgmrn-search-cub100-")
+
+
+def test_settings_of_the_environment_here_are_sent_as_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    left_to_the_cluster = task("train", "cub", "--storage", "/shared/runs")
+    assert left_to_the_cluster.arguments == ("cub", "--storage", "/shared/runs")
+    monkeypatch.setenv("MGMRN_DATA_ROOT", "/shared/data")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    read = task("train", "cub", "--storage", "/shared/runs")
+    assert read.arguments[3:] == ("--tracking-uri", "http://mlflow:5000", "--data-root", "/shared/data")
+    assert read.identity == task("train", "cub", *PLACES).identity
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter2@mlflow:5000")
+    with pytest.raises(UserError, match="holds a secret") as caught:
+        task("train", "cub", "--storage", "/shared/runs")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_places_relative_to_the_job_are_refused() -> None:
+    for outlasting in ("/runs", Path("/runs"), "sqlite:////runs/a.db", "http://host:5000", "postgresql://me@host/db"):
+        check_outlasts_job(outlasting, "--storage", None)
+    for place in ("runs", Path(".mgmrn/runs"), "sqlite:///a.db", "sqlite+pysqlite:///a/b.db?password=secret"):
+        with pytest.raises(UserError) as caught:
+            check_outlasts_job(place, "--tracking-uri", "MLFLOW_TRACKING_URI")
+        instead = "sqlite:////FILE" if "://" in str(place) else "an absolute path"
+        assert all(part in str(caught.value) for part in ("--tracking-uri", instead, "MLFLOW_TRACKING_URI"))
+        assert "secret" not in str(caught.value)
+
+
+def test_a_driver_refuses_its_own_folder_at_once(monkeypatch: pytest.MonkeyPatch, typed: Any) -> None:
+    monkeypatch.setenv(JOB_VARIABLE, "{}")
+    for option, line in {
+        "--storage": "train cub --tracking-uri http://host --data-root /data",
+        "--data-root": "ablate components --storage /runs --tracking-uri http://host",
+        "--study-storage": "search cub100 --storage /r --tracking-uri http://h --data-root /d",
+        "--tracking-uri": "plan components --data-root /data",
+    }.items():
+        code, _, err = typed(*line.split())
+        assert code == 2 and f"goes with the job [{option}]" in err
+
+
+def test_a_driver_knows_its_job_and_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert (in_job(), submission_id(), job_tags(), job_settings()) == (False, None, {}, {})
+    for text in ("", "{}", "[1]", "null", '{"metadata": 3, "runtime_env": {"env_vars": null}}'):
+        monkeypatch.setenv(JOB_VARIABLE, text)
+        assert (in_job(), submission_id(), dict(job_settings())) == (True, None, {})
+    diff = "diff --git a/x b/x\n-1\n+2\ndiff --git a/ÿ b/ÿ\n-diff --git\n"
+    state = GitState("1f0c9a2e", True, diff, ("new.py", "other.py"))
+    metadata = {"job_submission_id": "mgmrn-1", CODE_STATE: state.to_label()}
+    monkeypatch.setenv(JOB_VARIABLE, json.dumps({"metadata": metadata, "runtime_env": {"env_vars": {"A": "1"}}}))
+    assert (in_job(), submission_id(), job_settings()) == (True, "mgmrn-1", {"A": "1"})
+    assert job_tags() == {"mgmrn.ray_submission_id": "mgmrn-1"}
+    assert git_state(tmp_path) == state and state.changed_files == 4
+
+
+def test_hosts_get_the_code_and_the_settings_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in _ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    outside = _runtime_env()
+    assert outside.keys() == {"env_vars", "working_dir"} and outside["env_vars"] == _ENVIRONMENT
+    set_already, *others = _ENVIRONMENT
+    monkeypatch.setenv(JOB_VARIABLE, json.dumps({"runtime_env": {"env_vars": {set_already: "5"}}}))
+    assert _runtime_env() == {"env_vars": {name: _ENVIRONMENT[name] for name in others}}
+
+
+def test_a_driver_hears_an_interrupt_that_its_cluster_would_ignore() -> None:
+    """`stop` sends SIGINT, which a job inherits as ignored."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with pytest.raises(Interruption), raised_signals():
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,7 +1,5 @@
 """The sbatch script, run on stand-ins of Slurm's and Ray's programs that log their arguments."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil
@@ -14,23 +12,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "cluster" / "slurm" / "mgmrn.sbatch"
 STAND_INS = Path(__file__).with_name("slurm")
-"""Folder of the stand-ins."""
 JOB = 4321
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job on stand-ins."""
-
     folder: Path
     process: subprocess.Popen[str]
 
     def calls(self) -> list[str]:
-        """Calls that the stand-ins have logged."""
         return (self.folder / "calls").read_text().splitlines()
 
     def end(self) -> tuple[int, str]:
-        """Exit code and output."""
         output, _ = self.process.communicate(timeout=30)
         return self.process.returncode, output
 

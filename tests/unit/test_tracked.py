@@ -1,7 +1,5 @@
 """Opening of a run while the tracking server is away."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,0 +1,3 @@
+from tests.cluster.site import site
+
+__all__ = ["site"]
