@@ -72,8 +72,6 @@ def make_checkout(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, tables: Path) -> Iterator[Site]:
-    # In the background of a script the tests would pass on to their commands that Ctrl-C is ignored.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     shared = tmp_path_factory.mktemp("shared")
     write_benchmark(shared / "data")
     shutil.copyfile(tables, shared / "mlflow.db")

@@ -24,12 +24,7 @@ USER = "mlflow"
 
 
 class Postgres:
-    """A PostgreSQL server with a password on loopback; as root it runs as the user `postgres`, since it refuses root.
-
-    Args:
-        folder: an empty folder that this user may enter.
-        binaries: folder of PostgreSQL's programs.
-    """
+    """A PostgreSQL server with a password on loopback; for root it runs as the user `postgres`, who may enter the folder."""
 
     def __init__(self, folder: Path, binaries: Path) -> None:
         self.password = secrets.token_hex(16)
@@ -70,13 +65,7 @@ class Postgres:
 
 
 class TrackingServer(Server):
-    """A tracking server with logins.
-
-    Args:
-        folder: folder of login, key, artifacts and log.
-        database: running server with `DATABASES`.
-        host: address that the tracking server listens at.
-    """
+    """A tracking server with logins on a running database server with `DATABASES`."""
 
     def __init__(self, folder: Path, database: Postgres, host: str) -> None:
         super().__init__(folder, host)
@@ -92,7 +81,6 @@ class TrackingServer(Server):
 
     @property
     def database_environment(self) -> dict[str, str]:
-        """Variable by which libpq finds the database's password."""
         return {"PGPASSFILE": str(self.database.passfile)}
 
     @property
@@ -108,12 +96,7 @@ class TrackingServer(Server):
 
 @contextmanager
 def tracking_server(host: str = LOOPBACK, login: Mapping[str, str] | None = None) -> Iterator[TrackingServer]:
-    """A running server on a free port; skips where PostgreSQL is not installed.
-
-    Args:
-        host: address that the server listens at.
-        login: variables of a driver, as an earlier start has left them; None lets the server make a password.
-    """
+    """A running server on a free port, with a login that an earlier start has left or a new one; skips without PostgreSQL."""
     # Debian leaves PostgreSQL's programs out of PATH.
     initdb = shutil.which("initdb") or max(Path("/usr/lib/postgresql").glob("*/bin/initdb"), default=None)
     if initdb is None:
