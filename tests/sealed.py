@@ -28,13 +28,13 @@ from mgmrn.data.splits import FinalData, TuneData
 from mgmrn.makers.standin import make_standin
 from mgmrn.makers.synthetic import creature_classes, make_synthetic
 from mgmrn.protocol import load_evaluation
-from pipeline.cache import build_caches
+from pipeline.cli.data_verbs import build_caches
 from pipeline.config.compose import ComposedConfig
 from pipeline.train.fit import Fitted, fit
 from pipeline.train.launch import TrainRequest, run_experiment
 from pipeline.train.placement import Placement, Workers
 from pipeline.train.spec import RunSpec
-from pipeline.trials.plan import SealedPlan
+from pipeline.trials.trial import SealedPlan
 from pipeline.where import Where
 from tests.tiny import UNSEEN, lists
 

@@ -84,8 +84,14 @@ def make_grid(file: AblationFile) -> Grid:
     problems += [problem for draft in drafts for problem in _refused(draft, NOT_OVERRIDDEN | NOT_VARIED)]
     variants: list[Variant] = []
     for draft in drafts:
+        texts = [f"{path}={yaml_value(value)}" for path, value in {**fixed, **draft.overrides}.items()]
+        origins = {**common.origins, **draft.origins}
         try:
-            variants.append(replace(draft, configs=_composed(file, common, draft)))
+            configs = {
+                name: load_experiment(file.config.base, texts, benchmark=name, origins=origins)
+                for name in file.config.benchmarks or (None,)
+            }
+            variants.append(replace(draft, configs=configs))
         except UserError as error:
             problems.append(error)
     if not problems:
@@ -120,15 +126,6 @@ def _drafts(file: AblationFile) -> Iterator[Variant]:
                 values |= overrides
                 origins |= {path: file.place("factors", factor, setting, path) for path in overrides}
             yield Variant("-".join(setting for _, setting in combined), values, file.place("factors"), origins, {})
-
-
-def _composed(file: AblationFile, common: Variant, draft: Variant) -> dict[str | None, ComposedConfig]:
-    texts = [f"{path}={yaml_value(value)}" for path, value in {**common.overrides, **draft.overrides}.items()]
-    origins = {**common.origins, **draft.origins}
-    return {
-        name: load_experiment(file.config.base, texts, benchmark=name, origins=origins)
-        for name in file.config.benchmarks or (None,)
-    }
 
 
 def _refused(draft: Variant, hints: Mapping[str, str]) -> Iterator[UserError]:

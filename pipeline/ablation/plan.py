@@ -74,8 +74,8 @@ class Survey:
     def key(self) -> str:
         """Key of the parent run; it depends on every cell, so that a changed grid gets a parent of its own."""
         hashes = [cell.tune.config_hash if isinstance(cell, GridCell) else "missing" for cell in self.cells]
-        names = [f"{cell.benchmark} {cell.variant} {cell.seed}" for cell in self.cells]
-        parts = [f"{name} {config_hash}" for name, config_hash in zip(names, hashes, strict=True)]
+        cells = zip(self.cells, hashes, strict=True)
+        parts = [f"{cell.benchmark} {cell.variant} {cell.seed} {config_hash}" for cell, config_hash in cells]
         return hashlib.sha256("\n".join([self.grid.file.name, *parts]).encode()).hexdigest()[:16]
 
 

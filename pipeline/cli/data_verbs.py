@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -15,6 +15,7 @@ from pipeline.console import Console
 from pipeline.errors import ExitCode
 
 if TYPE_CHECKING:
+    from mgmrn.config import ExperimentConfig
     from mgmrn.data.doctor import Finding
 
 GUIDE = Path(__file__).with_name("guide.yaml")
@@ -109,7 +110,6 @@ def cache(
     experiment: Experiment, overrides: Overrides = None, data_root: DataRoot = places.DATA_ROOT, as_json: Json = False
 ) -> None:
     """Compute the maps of a frozen backbone, or decode the pictures, once for all later runs; existing files are checked."""
-    from pipeline.cache import build_caches
     from pipeline.config.compose import load_experiment
 
     console = Console(as_json)
@@ -118,6 +118,40 @@ def cache(
     images = ", ".join(f"{count} images for {split}" for split, count in counts.items())
     console.line(f"{images}, cached in {places.CACHE}")
     console.result({"cache": str(places.CACHE), "images": counts})
+
+
+def build_caches(
+    config: ExperimentConfig, data_root: Path, cache_root: Path, progress: Callable[[str], None]
+) -> dict[str, int]:
+    """Compute the maps, or decode the pictures, of all images that `tune` and `final` read, where they are missing or damaged.
+
+    Returns the number of training and evaluation images of each split. Raises `UserError` for a config that caches nothing, a benchmark with
+    errors or an unreadable picture, and `ResourceError` when they do not fit on the disk.
+    """
+    if not (config.cache_features or config.cache_pictures):
+        raise UserError(
+            "the experiment caches neither maps nor pictures",
+            "cache_features, cache_pictures",
+            "set cache_features=true, or cache_pictures=true where the backbone is finetuned",
+        )
+    from mgmrn.data.kept import remove_check_notes
+    from mgmrn.data.splits import load_final, load_tune
+    from mgmrn.device import usual_device
+    from mgmrn.sources import cached_maps, packed_pictures
+    from pipeline.config.compose import resolve_weights
+
+    config = resolve_weights(config, data_root)
+    remove_check_notes(cache_root)
+    device = usual_device()
+    counts: dict[str, int] = {}
+    for data in (load_tune(data_root, config.benchmark), load_final(data_root, config.benchmark)):
+        if config.cache_features:
+            maps = cached_maps(config, data, cache_root, device, progress)
+            counts[data.split] = sum(len(part.rows) for part in maps)
+        else:
+            pictures = packed_pictures(config, data, cache_root, progress)
+            counts[data.split] = sum(len(part.ids) for part in pictures)
+    return counts
 
 
 def _show_findings(findings: Iterable[Finding], console: Console) -> None:

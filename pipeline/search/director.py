@@ -20,8 +20,8 @@ from pipeline.train.cell import Cell, make_cell
 from pipeline.train.messages import Failure
 from pipeline.train.tracked import finished_run, look_up
 from pipeline.trials.director import Director, TrackedTrial
-from pipeline.trials.plan import TrialPlan, TrialReport
 from pipeline.trials.site import Site
+from pipeline.trials.trial import TrialPlan, TrialReport
 
 LARGEST_STREAK = 50
 """Proposals in a row that repeat earlier trials, after which the space counts as exhausted."""

@@ -122,7 +122,7 @@ class Study:
     @_quiet()
     def report(self, number: int, step: int, score: float, scores: Sequence[float]) -> bool:
         """Store the score of a step; returns whether to stop the trial. A step that is reported again changes nothing."""
-        known = self._frozen(number).intermediate_values
+        known = self.optuna.get_trials(deepcopy=False)[number].intermediate_values
         trial = self._live(number)
         if step not in known:
             self.settle(number, step, scores)
@@ -147,13 +147,10 @@ class Study:
 
     def repeat(self, number: int, twin: int) -> None:
         """End a trial whose values repeat those of an earlier one, with the objectives of that one."""
-        earlier = self._frozen(twin)
+        earlier = self.optuna.get_trials(deepcopy=False)[twin]
         self._live(number).set_user_attr(_TWIN, twin)
         values = earlier.values if earlier.state == TrialState.COMPLETE else None
         self.end(number, "finished" if values else "failed", values)
-
-    def _frozen(self, number: int) -> FrozenTrial:
-        return self.optuna.get_trials(deepcopy=False)[number]
 
     def _live(self, number: int) -> Trial:
         study_id = self._storage.get_study_id_from_name(self._name)

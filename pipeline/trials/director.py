@@ -12,8 +12,8 @@ from pipeline.train.cell import Cell
 from pipeline.train.fit import Fitted
 from pipeline.train.messages import Failure
 from pipeline.train.tracked import Opening, RunTracker, open_run
-from pipeline.trials.plan import TrialPlan, TrialReport
 from pipeline.trials.site import Site
+from pipeline.trials.trial import TrialPlan, TrialReport
 
 
 class TrackedTrial:
@@ -43,8 +43,9 @@ class TrackedTrial:
         self._finished = finished
         self._on_epoch = on_epoch
         self._tracker: RunTracker | None = None
-        specs = tuple(site.spec(cell) for cell in cells)
-        self.plan = TrialPlan(number=number, runs=specs, placement=opening.placement)
+        placement = opening.placement
+        specs = tuple(cell.spec(site.data_root, site.storage, placement.cpus_per_worker) for cell in cells)
+        self.plan = TrialPlan(number=number, runs=specs, placement=placement)
         self._open(0)
 
     @property

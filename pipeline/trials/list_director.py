@@ -20,8 +20,8 @@ from pipeline.train.storage import TakenError, living_holder
 from pipeline.train.tracked import look_up
 from pipeline.trials.director import Director, TrackedTrial
 from pipeline.trials.known import KnownRuns
-from pipeline.trials.plan import TrialPlan, TrialReport
 from pipeline.trials.site import Site
+from pipeline.trials.trial import TrialPlan, TrialReport
 
 LOOK_SECONDS = 5.0
 """Interval at which the runs of other drivers are looked up."""

@@ -22,8 +22,7 @@ from ray.tune.search import Searcher
 from pipeline.interruption import Interruption, unwrapped
 from pipeline.train.fit import release_placement_group
 from pipeline.trials.director import Director
-from pipeline.trials.plan import STEPS, TrialPlan, TrialReport
-from pipeline.trials.trial import run_sealed_trial
+from pipeline.trials.trial import STEPS, TrialPlan, TrialReport, run_sealed_trial
 
 Answer = TypeVar("Answer")
 Trainable = Callable[[dict[str, Any]], None]

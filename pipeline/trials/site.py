@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.tracking.store import TrackingStore
-from pipeline.train.cell import Cell
 from pipeline.train.placement import Host, Placement, place, rooms
-from pipeline.train.spec import RunSpec
 from pipeline.train.tracked import Opening, parent_spool
 from pipeline.where import Where
 
@@ -56,10 +54,6 @@ class Site:
     def log_figures(self, step: int, figures: Mapping[str, float]) -> None:
         """Add metrics to the parent run."""
         parent_spool(self.storage, self.opening.parent_run_id).append(step, figures)
-
-    def spec(self, cell: Cell) -> RunSpec:
-        """Description of a cell's run for its workers."""
-        return cell.spec(self.data_root, self.storage, self.opening.placement.cpus_per_worker)
 
 
 def place_trials(

@@ -1,4 +1,5 @@
-"""Process of a trial on the cluster: ordinary training runs, whose epochs it reports to Ray Tune.
+"""Process of a trial on the cluster: ordinary training runs, whose epochs it reports to Ray Tune; and the messages that it exchanges
+with the driver, plain values that travel between hosts.
 
 A trial that is started again, because its host died or an interrupted search was resumed, first reports the epochs that its runs have
 noted, so that early stopping and the sampler see the whole curve, and then resumes from the latest checkpoint.
@@ -8,20 +9,71 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import Field
 from ray import tune
 
+from mgmrn.config import Frozen
 from mgmrn.data.seal import close_seal
 from pipeline.spool import Spool
 from pipeline.train.fit import Fitted, fit, release_placement_group
 from pipeline.train.messages import Failure
 from pipeline.train.placement import Placement
 from pipeline.train.spec import RunSpec
-from pipeline.trials.plan import SealedPlan, TrialPlan, TrialReport
 
+STEPS = "steps"
+"""Key of a trial's progress in a result of Ray Tune."""
 FOLLOW_SECONDS = 0.2
 """Interval at which new epochs are looked for."""
+
+
+class TuneSpec(RunSpec):
+    """Run on the `tune` split, the only kind that a trial of a search accepts."""
+
+    split: Literal["tune"] = "tune"
+    calibration: None = None
+
+
+class TrialPlan(Frozen):
+    """Training runs of one trial, trained one after another."""
+
+    number: int
+    """Number of the trial within its launch."""
+    runs: tuple[RunSpec, ...]
+    """Runs on each benchmark and seed; all trials of a search have them in the same order."""
+    placement: Placement
+    """Workers of each run and their resources."""
+
+
+class SealedPlan(TrialPlan):
+    """Plan of a trial that decides about hyper-parameters; its process cannot read the test sets."""
+
+    runs: tuple[TuneSpec, ...]
+
+
+class TrialReport(Frozen):
+    """Report of a trial after each epoch, and once more at the end of each run."""
+
+    run: int
+    """Position of the run among those of the trial."""
+    steps: int
+    """Epochs since the start of the trial, over all its runs; early stopping counts them."""
+    metrics: dict[str, float] = Field(default_factory=dict)
+    """Metrics of the epoch; with `checkpoint`, of the epoch that counts."""
+    checkpoint: str | None = None
+    """Folder of the checkpoint that counts, when the run has ended."""
+    failure: Failure | None = None
+    """Failure that ended the trial for good."""
+
+    def to_tune(self) -> dict[str, Any]:
+        """Serialise to a result of Ray Tune."""
+        return {STEPS: self.steps, "report": self.model_dump_json()}
+
+    @classmethod
+    def from_tune(cls, result: dict[str, Any]) -> TrialReport | None:
+        """Report inside a result of Ray Tune; None where the result holds none."""
+        return cls.model_validate_json(result["report"]) if "report" in result else None
 
 
 class WorkersLostError(RuntimeError):

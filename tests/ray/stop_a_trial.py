@@ -18,8 +18,8 @@ from pipeline.config.compose import load_experiment
 from pipeline.train.cell import make_cell
 from pipeline.train.cluster import ray_session
 from pipeline.train.placement import Placement
-from pipeline.trials.plan import SealedPlan, TrialPlan, TrialReport, TuneSpec
 from pipeline.trials.runner import run_trials
+from pipeline.trials.trial import SealedPlan, TrialPlan, TrialReport, TuneSpec
 
 EPOCHS = 500
 ALONE = Placement(workers=1, cpus_per_worker=1, gpus_per_worker=0)

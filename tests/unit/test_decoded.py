@@ -14,7 +14,7 @@ from mgmrn.data import decoded
 from mgmrn.data.decoded import PictureFiles, ensure_packed
 from mgmrn.data.splits import Images
 from mgmrn.errors import ResourceError, UserError
-from pipeline.cache import build_caches
+from pipeline.cli.data_verbs import build_caches
 from pipeline.config.compose import load_experiment
 from tests.tiny import write_benchmark
 from tests.tmpfs import TMPFS, small_disk

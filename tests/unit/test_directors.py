@@ -36,8 +36,8 @@ from pipeline.trials import list_director as list_module
 from pipeline.trials import site as site_module
 from pipeline.trials.director import Director
 from pipeline.trials.list_director import ListDirector, Task
-from pipeline.trials.plan import TrialPlan, TrialReport
 from pipeline.trials.site import Clerk, Site
+from pipeline.trials.trial import TrialPlan, TrialReport
 from tests.grids import DECIDED, SMOOTH, cells_of, write_data, write_grid
 
 RATE = {"optimiser.head_lr": FloatRange(low=1e-4, high=1e-2, log=True)}

@@ -117,10 +117,10 @@ def test_published_numbers_class_changes_and_config_differences_are_shown() -> N
     assert "APN" not in page.text
     rows = [("CUB", "no_mrm", f"c{number:02d}", "seen", (number - 12) / 100) for number in range(30)]
     classes = pd.DataFrame(rows, columns=CONTENT.classes.columns)
-    top = top_changes(classes, "no_mrm", "CUB")
+    top = top_changes(classes)
     assert [one["class"] for one in top["gains"]] == [f"c{number}" for number in range(29, 19, -1)]
     assert [one["class"] for one in top["losses"]] == [f"c{number:02d}" for number in range(10)]
-    assert top_changes(classes[12:13], "no_mrm", "CUB") == {"gains": [], "losses": []}
+    assert top_changes(classes[12:13]) == {"gains": [], "losses": []}
 
 
 # --- stand-alone page -------------------------------------------------------------------------------------------------

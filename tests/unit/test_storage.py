@@ -31,8 +31,8 @@ from pipeline.train.checkpoints import (
 from pipeline.train.messages import Failure, record_failure, recorded_failure, reserve_room
 from pipeline.train.placement import Placement
 from pipeline.train.storage import StorageError, check_writable, explained
-from pipeline.trials.plan import TrialPlan, TrialReport
 from pipeline.trials.runner import _Proposals, _Stops
+from pipeline.trials.trial import TrialPlan, TrialReport
 from tests.ray.small import SEARCH, write_small
 from tests.tmpfs import TMPFS, fill, remounted
 

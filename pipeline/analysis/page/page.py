@@ -85,7 +85,7 @@ def render_page(content: PageContent) -> str:
         figures=FIGURES,
         curves=[(benchmark, found) for benchmark, found in panels if found],
         costs=[(benchmark, chart) for benchmark, chart in costs if chart],
-        classes=_classes(content),
+        classes=_classes(content.classes),
         published=published_table(content.published),
         style=Markup(STYLE.read_text(encoding="utf-8")),
         script=Markup(script),
@@ -108,24 +108,19 @@ def page_template(path: Path, filters: Iterable[Callable[..., object]]) -> Templ
     return environment.get_template(path.name)
 
 
-def top_changes(
-    classes: pd.DataFrame, variant: str, benchmark: str
-) -> dict[Literal["gains", "losses"], list[dict[str, Any]]]:
-    """Classes of `PageContent.classes` that gain and lose most under a variant, the largest difference first."""
-    here = classes[(classes["variant"] == variant) & (classes["benchmark"] == benchmark)].sort_values("class")
-    up, down = here[here["difference"] > 0], here[here["difference"] < 0]
+def top_changes(classes: pd.DataFrame) -> dict[Literal["gains", "losses"], list[dict[str, Any]]]:
+    """Classes of one variant on one benchmark that gain and lose most, the largest difference first."""
+    classes = classes.sort_values("class")
+    up, down = classes[classes["difference"] > 0], classes[classes["difference"] < 0]
     return {
         "gains": records_of(up.nlargest(MOST_CLASSES, "difference")),
         "losses": records_of(down.nsmallest(MOST_CLASSES, "difference")),
     }
 
 
-def _classes(content: PageContent) -> list[tuple[str, list[tuple[str, dict[Any, Any]]]]]:
-    """Variant → benchmark → `top_changes`, where there are classes."""
-    places = content.classes[["variant", "benchmark"]].drop_duplicates()
-    found = []
-    for variant in content.primary.variants:
-        benchmarks = places["benchmark"][places["variant"] == variant]
-        if len(benchmarks):
-            found.append((variant, [(one, top_changes(content.classes, variant, one)) for one in benchmarks]))
-    return found
+def _classes(classes: pd.DataFrame) -> list[tuple[str, list[tuple[str, dict[Any, Any]]]]]:
+    """Variant → benchmark → `top_changes`."""
+    return [
+        (variant, [(name, top_changes(here)) for name, here in found.groupby("benchmark", sort=False)])
+        for variant, found in classes.groupby("variant", sort=False)
+    ]
