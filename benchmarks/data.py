@@ -24,8 +24,7 @@ SOURCES = {
 
 def main() -> None:
     """Times loader, step and both in alternating rounds."""
-    parser = measure.parser_of(__doc__, rounds=5)
-    measure.add_experiment(parser)
+    parser = measure.experiment_parser(__doc__, rounds=5)
     parser.add_argument(
         "--loader-workers", type=int, default=0, help="processes that decode; 0: a thread (%(default)s)"
     )

@@ -21,9 +21,7 @@ BATCHES = 4
 
 def main() -> None:
     """Times both in alternating rounds."""
-    parser = measure.parser_of(__doc__, rounds=5)
-    measure.add_experiment(parser)
-    arguments = parser.parse_args()
+    arguments = measure.experiment_parser(__doc__, rounds=5).parse_args()
     config = measure.experiment_of(arguments)
     model = plain_model(config)
     training = measure.open_training(config, arguments.data_root, steps=BATCHES * (arguments.rounds + 1))

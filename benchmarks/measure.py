@@ -147,13 +147,15 @@ def parser_of(description: str | None, rounds: int) -> argparse.ArgumentParser:
     return parser
 
 
-def add_experiment(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments that `experiment_of` reads."""
+def experiment_parser(description: str | None, rounds: int) -> argparse.ArgumentParser:
+    """`parser_of` with the arguments that `experiment_of` reads."""
+    parser = parser_of(description, rounds)
     parser.add_argument("experiment", metavar="EXPERIMENT", help="shipped experiment, or path of a YAML file")
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override one value")
     parser.add_argument(
         "--data-root", type=Path, default=places.DATA_ROOT, help="folder of the benchmarks (%(default)s)"
     )
+    return parser
 
 
 def experiment_of(arguments: argparse.Namespace) -> ExperimentConfig:

@@ -29,8 +29,7 @@ from pipeline.tracking.environment import REPOSITORY
 
 def main() -> None:
     """Times both in alternating rounds, then a cached answer."""
-    parser = measure.parser_of(__doc__, rounds=4)
-    measure.add_experiment(parser)
+    parser = measure.experiment_parser(__doc__, rounds=4)
     parser.add_argument("--free-cores", type=int, default=1, help="cores that neither of the two uses (%(default)s)")
     arguments = parser.parse_args()
     config = measure.experiment_of(arguments).model_copy(update={"seed": 0})

@@ -14,7 +14,6 @@ of their training; joint, default and slim run compiled too, by adding ` compile
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -65,7 +64,14 @@ class StepSize(NamedTuple):
 
 def main() -> None:
     """Times the variants in alternating rounds."""
-    arguments = parse()
+    parser = measure.parser_of(__doc__, rounds=5)
+    parser.add_argument("--variants", metavar="A,B", help="compared variants; without it, all that fit the device")
+    parser.add_argument("--size", type=int, help="side of the images; without it, 448 on a GPU, else 224")
+    parser.add_argument("--batch", type=int, help="images of a step; without it, 16 on a GPU, else 4")
+    parser.add_argument("--width", type=int, default=2048, help="D of the released mathematics (%(default)s)")
+    parser.add_argument("--backbone", default="resnet101", help="torchvision ResNet (%(default)s)")
+    parser.add_argument("--profile", action="store_true", help="print torch.profiler's table of a step of each variant")
+    arguments = parser.parse_args()
     device = usual_device()
     on_gpu = device.type == "cuda"
     variants = arguments.variants.split(",") if arguments.variants else ON_GPU if on_gpu else ON_CPU
@@ -93,18 +99,6 @@ def main() -> None:
     threads = torch.get_num_threads()
     where = torch.cuda.get_device_name(device) if on_gpu else "CPU"
     measure.show("step", results, "torch torchvision", memory_ratios, **size._asdict(), device=where, threads=threads)
-
-
-def parse() -> argparse.Namespace:
-    """The command line."""
-    parser = measure.parser_of(__doc__, rounds=5)
-    parser.add_argument("--variants", metavar="A,B", help="compared variants; without it, all that fit the device")
-    parser.add_argument("--size", type=int, help="side of the images; without it, 448 on a GPU, else 224")
-    parser.add_argument("--batch", type=int, help="images of a step; without it, 16 on a GPU, else 4")
-    parser.add_argument("--width", type=int, default=2048, help="D of the released mathematics (%(default)s)")
-    parser.add_argument("--backbone", default="resnet101", help="torchvision ResNet (%(default)s)")
-    parser.add_argument("--profile", action="store_true", help="print torch.profiler's table of a step of each variant")
-    return parser.parse_args()
 
 
 def compare(

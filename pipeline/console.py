@@ -45,23 +45,20 @@ class Console:
     def table(self, headers: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
         """Prints a table for people."""
         if self.people.isatty():
-            self._rich_table(headers, rows, title)
+            from rich.console import Console as RichConsole
+            from rich.markup import escape
+            from rich.table import Table
+
+            table = Table(*headers, title=title or None)
+            for row in rows:
+                table.add_row(*(escape(cell) for cell in row))
+            RichConsole(file=self.people).print(table)
             return
         if title:
             self.line(title)
         widths = [max(len(row[column]) for row in (headers, *rows)) for column in range(len(headers))]
         for row in (headers, *rows):
             self.line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-    def _rich_table(self, headers: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
-        from rich.console import Console as RichConsole
-        from rich.markup import escape
-        from rich.table import Table
-
-        table = Table(*headers, title=title or None)
-        for row in rows:
-            table.add_row(*(escape(cell) for cell in row))
-        RichConsole(file=self.people).print(table)
 
     def progress(self, what: str) -> Callable[[int, int], None]:
         """A function to call with (done, total): a line that renews itself on a terminal, ten lines elsewhere."""

@@ -187,8 +187,8 @@ def _launch(
     director = ListDirector(tasks, site, say, lambda run: epoch_lines(f"{run.name} {run.split}"), deadline)
     run_trials(director, concurrency, site.tune_folder, run_trial)
     site.clerk.finish()
-    if not director.left:
+    if not director.waiting:
         return len(tasks), "finished"
-    say(f"the budget is used up: {director.left} cells were not begun; the same command goes on with them")
+    say(f"the budget is used up: {len(director.waiting)} cells were not begun; the same command goes on with them")
     parent.status, parent.reason = "KILLED", "budget"
-    return len(tasks) - director.left, "stopped"
+    return len(tasks) - len(director.waiting), "stopped"

@@ -1,7 +1,4 @@
-"""Results: comparisons of a grid's variants or of single runs, the report page, and what the parent run of a grid holds besides its runs.
-
-All figures are those of the runs that a comparison or the page cites.
-"""
+"""Results: comparisons of a grid's variants or of single runs, the report page, and what a grid's parent run holds."""
 
 from __future__ import annotations
 

@@ -89,7 +89,5 @@ def runs_table(runs: Iterable[TrackedRun]) -> pd.DataFrame:
         row |= {"seed": int(run.tags["mgmrn.seed"]), "gamma": result.get("gamma")}
         row |= {"seconds": run.seconds, "gpu_seconds": run.gpu_seconds}
         rows.append(row | dict(run.metrics) | result.get("metrics", {}))
-    if not rows:
-        first = ("run_id", "name", "experiment_id", "status", *TAGS, "gamma", "seconds", "gpu_seconds")
-        return pd.DataFrame(columns=list(first))
-    return pd.DataFrame(rows).astype({"gamma": float, "seconds": float})
+    first = ["run_id", "name", "experiment_id", "status", *TAGS, "gamma", "seconds", "gpu_seconds"]
+    return pd.DataFrame(rows, columns=None if rows else first).astype({"gamma": float, "seconds": float})

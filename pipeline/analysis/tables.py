@@ -121,11 +121,6 @@ def read_published(text: str) -> pd.DataFrame:
     return table.sort_values("benchmark", key=lambda names: names.map(order.index), kind="stable", ignore_index=True)
 
 
-def as_markdown(comparisons: Sequence[Comparison], published: pd.DataFrame | None = None) -> str:
-    """`tables` as GitHub Markdown."""
-    return "\n".join(map(markdown, tables(comparisons, published)))
-
-
 def as_latex(comparisons: Sequence[Comparison], published: pd.DataFrame | None = None) -> str:
     """Overview of every metric, then the published figures if there are any."""
     return "\n".join(map(latex, [*map(overview_table, comparisons), *_published_tables(published)]))

@@ -100,7 +100,8 @@ def compare(
 ) -> None:
     """Compare the variants of a grid, or single runs: mean ± std over seeds, differences paired by seed."""
     from pipeline.ablation.results import compare_grid, compare_runs
-    from pipeline.analysis.tables import as_csv, as_dict, as_latex, as_markdown, published_on, show_tables, tables
+    from pipeline.analysis.tables import as_csv, as_dict, as_latex, published_on, show_tables, tables
+    from pipeline.analysis.tables import markdown as as_markdown
 
     formats = {"--csv": csv, "--latex": latex, "--markdown": markdown}
     asked = [name for name, given in formats.items() if given]
@@ -119,7 +120,7 @@ def compare(
     elif latex:
         console.line(as_latex(compared, published).rstrip())
     elif markdown:
-        console.line(as_markdown(compared, published).rstrip())
+        console.line("\n".join(map(as_markdown, tables(compared, published))).rstrip())
     else:
         show_tables(tables(compared, published), console)
     console.result(as_dict(compared, published))

@@ -29,7 +29,8 @@ from pipeline.errors import ExitCode
 from pipeline.where import Where
 
 if TYPE_CHECKING:
-    from pipeline.search.request import SearchOutcome, SearchRequest
+    from pipeline.search.config import SearchFile
+    from pipeline.search.outcome import SearchOutcome
     from pipeline.train.launch import Outcome
 
 DEMO_EXPERIMENTS = ("synthetic", "synthetic-attribute-network")
@@ -89,21 +90,19 @@ def search(
 ) -> int:
     """Search a space for the best config, on the tune split alone, and compare the winner with the base."""
     from pipeline.search.config import load_search
-    from pipeline.search.request import SearchRequest
 
     if resume and force:
         hint = "--resume goes on with the earlier search, --force deletes it"
         raise UserError("--resume and --force were both asked for", "--force", hint)
     where = Where(tracking_uri, data_root, storage, address, cpus_per_worker, gpus_per_worker)
     file = load_search(name)
-    request = SearchRequest(file, trials, concurrency, budget_hours, resume, study_storage, where, force)
     from pipeline.search.launch import run_search
-    from pipeline.search.request import show_outcome
+    from pipeline.search.outcome import show_outcome
 
     console = Console(as_json)
-    outcome = run_search(request)
+    outcome = run_search(file, where, study_storage, trials, concurrency, budget_hours, resume, force)
     show_outcome(outcome, console)
-    sealed = list(_sealed(outcome, request)) if final else []
+    sealed = list(_sealed(outcome, file, where)) if final else []
     for one in sealed:
         _show_runs(one, console)
     console.result(outcome.model_dump(mode="json") | ({"final": [one.to_json() for one in sealed]} if final else {}))
@@ -112,17 +111,17 @@ def search(
     return ExitCode.SOME_FAILED if failed or not tracked else ExitCode.FINE
 
 
-def _sealed(outcome: SearchOutcome, request: SearchRequest) -> Iterator[Outcome]:
+def _sealed(outcome: SearchOutcome, file: SearchFile, where: Where) -> Iterator[Outcome]:
     """Outcomes of `train` with each best config: `tune` runs of its own, then one evaluation on the test images per seed."""
     from pipeline.config.compose import load_experiment
     from pipeline.train.launch import TrainRequest, run_experiment
     from pipeline.train.placement import Workers
 
-    config = request.search.config
+    config = file.config
     seeds, workers = tuple(range(config.confirm_seeds)), Workers(config.workers, config.workers)
     for best in outcome.best_configs:
         composed = load_experiment(best)
-        yield run_experiment(TrainRequest(request.search.name, composed, None, seeds, workers, request.where))
+        yield run_experiment(TrainRequest(file.name, composed, None, seeds, workers, where))
 
 
 @runs_app.command()

@@ -191,8 +191,9 @@ def by_part(pointed: Sequence[Pointed]) -> dict[str, dict[str, dict[str, Any]]]:
         .groupby(["level", "part"], sort=False)
         .agg(accuracy=("hit", "mean"), chance=("chance", "mean"), maps=("hit", "size"))
     )
-    by_level = results.groupby("level", sort=False)
-    return {str(level): found.droplevel("level").to_dict("index") for level, found in by_level}
+    levels = results.groupby("level", sort=False)
+    by_level: dict[str, Any] = {str(level): found.droplevel("level").to_dict("index") for level, found in levels}
+    return by_level
 
 
 def visible(image: Float[Tensor, "3 P P"], config: ImageConfig) -> UInt8[np.ndarray, "P P 3"]:

@@ -20,10 +20,9 @@ from mgmrn.errors import UserError
 from pipeline.analysis.paired import paired_difference, summarise
 from pipeline.config.compose import ComposedConfig, show
 from pipeline.config.yaml_tree import yaml_value
-from pipeline.redaction import redact
 from pipeline.search.config import SearchConfig
 from pipeline.search.director import Search, SearchDirector, final_ranks
-from pipeline.search.request import Comparison, SearchOutcome, SearchRequest
+from pipeline.search.outcome import Comparison, SearchOutcome
 from pipeline.search.space import Space
 from pipeline.search.study import Record
 from pipeline.spool import OnEpoch
@@ -42,10 +41,10 @@ Bases = Mapping[str | None, ComposedConfig]
 """Benchmark, or None for the base's own → the base's config on it."""
 
 
-def run_course(request: SearchRequest, search: Search, bases: Bases) -> SearchOutcome:
-    """Run the trials, then compare the best with the base."""
+def run_course(search: Search, bases: Bases, name: str, budget_hours: float | None, tracking_uri: str) -> SearchOutcome:
+    """Run the trials of the search called `name`, then compare the best with the base."""
     config, study, site, board = search.config, search.study, search.site, search.board
-    deadline = None if request.budget_hours is None else time.monotonic() + 3600 * request.budget_hours
+    deadline = None if budget_hours is None else time.monotonic() + 3600 * budget_hours
     with board.shown():
         for record in study.records():
             if record.state in ("finished", "stopped", "failed"):
@@ -55,7 +54,7 @@ def run_course(request: SearchRequest, search: Search, bases: Bases) -> SearchOu
         best = best_record(config, study.records())
         comparisons = () if best is None else _compare(search, bases, best)
     shutil.rmtree(site.tune_folder, ignore_errors=True)
-    records, report, title = study.records(), site.storage / "report", f"Search {request.search.name}"
+    records, report, title = study.records(), site.storage / "report", f"Search {name}"
     shares = write_study(report, study.optuna, records, title, config.objective.names)
     states = [record.state for record in records]
     return SearchOutcome(
@@ -67,7 +66,7 @@ def run_course(request: SearchRequest, search: Search, bases: Bases) -> SearchOu
         importances=shares,
         best_configs=() if best is None else _write_best(report, search.space, best, bases),
         parent_run_id=site.opening.parent_run_id,
-        tracking_uri=redact(request.where.tracking_uri),
+        tracking_uri=tracking_uri,
     )
 
 

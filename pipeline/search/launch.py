@@ -11,7 +11,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from pathlib import Path
 
 from mgmrn.config import ESZSLConfig
 from mgmrn.data.splits import TuneData, check_images_exist, evaluation_images, load_tune
@@ -20,7 +20,9 @@ from pipeline.config.compose import ComposedConfig, resolve_weights
 from pipeline.config.identity import group_hash
 from pipeline.console import say
 from pipeline.driver import Driver, driver_tag, heartbeat
-from pipeline.search.request import SearchOutcome, SearchRequest
+from pipeline.redaction import redact
+from pipeline.search.config import SearchFile
+from pipeline.search.outcome import SearchOutcome
 from pipeline.search.space import Space
 from pipeline.search.study import Study, study_errors
 from pipeline.tracking.store import TrackingStore
@@ -28,14 +30,27 @@ from pipeline.train.cluster import check_room_here, ray_session
 from pipeline.train.storage import check_writable, explained, taken
 from pipeline.train.tracked import END_SECONDS, Opening, parent_run, send_leftovers
 from pipeline.trials.site import Site, place_trials
+from pipeline.where import Where
 
 _DRIVER, _OUTCOME = "driver", "outcome"
 """Attributes of the study."""
 POLL_SECONDS = 1.0
 
 
-def run_search(request: SearchRequest) -> SearchOutcome:
-    """Run a search, or resume one.
+def run_search(
+    search: SearchFile,
+    where: Where,
+    study_storage: str,
+    trials: int | None,
+    concurrency: int | None,
+    budget_hours: float | None,
+    resume: bool,
+    force: bool,
+) -> SearchOutcome:
+    """Run a search, or resume one; `force` deletes an earlier study of the same search first.
+
+    Without `trials` the number in the file counts, without `concurrency` as many run at once as the cluster has room for. After
+    `budget_hours` no new trial starts.
 
     Raises:
         UserError: for a bad space, config or data set, a study that would need `--resume`, a database out of reach;
@@ -43,43 +58,42 @@ def run_search(request: SearchRequest) -> SearchOutcome:
         ResourceError: when not even one trial can ever be placed, or the storage is full or read-only.
         TrackingError: when the tracking store cannot be reached.
     """
-    request = replace(request, where=request.where.absolute())
-    search, where = request.search, request.where
-    config = search.config if request.trials is None else search.config.model_copy(update={"trials": request.trials})
+    where = where.absolute()
+    config = search.config if trials is None else search.config.model_copy(update={"trials": trials})
     space = Space(search)
     benchmarks: tuple[str | None, ...] = config.benchmarks or (None,)
     bases = {name: space.compose({}, name) for name in benchmarks}
     if config.objective.cost != "none" and any(isinstance(base.config.model, ESZSLConfig) for base in bases.values()):
         raise UserError("ESZSL has neither steps nor trained parameters", "objective.cost", "leave the cost out")
     data = {name: load_tune(where.data_root, base.config.benchmark) for name, base in bases.items()}
-    name = _study_name(request, bases, data)
+    name = _study_name(search, where.data_root, bases, data)
     folder = where.storage / "search" / name
     store = TrackingStore.connect(where.tracking_uri, f"mgmrn/search/{search.name}")
     left = send_leftovers(folder, store, END_SECONDS)
-    study = Study(name, request.study_storage, config, space)
+    study = Study(name, study_storage, config, space)
     _wait_for_other_driver(study, search.name)
     size, kept = study.size, study.optuna.user_attrs.get(_OUTCOME)
-    if kept is not None and size >= config.trials and not request.force:
+    if kept is not None and size >= config.trials and not force:
         if left:
             say(f"error: {left}")
         outcome = SearchOutcome.model_validate_json(kept)
         return outcome.model_copy(update={"status": "cached", "is_tracked": left is None})
-    if 0 < size < config.trials and not (request.resume or request.force):
+    if 0 < size < config.trials and not (resume or force):
         raise UserError(
             f"the search {search.name} was begun and has {size} of {config.trials} trials",
             search.label,
             "add --resume to go on with it, or --force to start again",
         )
     check_writable(where.storage)
-    check_room_here(where.address, config.workers * (request.concurrency or 1), where.cpus_per_worker)
+    check_room_here(where.address, config.workers * (concurrency or 1), where.cpus_per_worker)
     for split in data.values():
         check_images_exist(split.train.followed_by(evaluation_images(split)))
     with explained(where.storage), heartbeat(where.storage), taken([folder]), ray_session(where.address) as hosts:
-        concurrency, placed = place_trials(hosts, where, config.trials, config.workers, request.concurrency)
-        if request.force:
+        concurrency, placed = place_trials(hosts, where, config.trials, config.workers, concurrency)
+        if force:
             study.delete()
             shutil.rmtree(folder, ignore_errors=True)
-        study = Study(name, request.study_storage, config, space)
+        study = Study(name, study_storage, config, space)
         study.begin_with(space.encoded(next(iter(bases.values())).config))
         study.optuna.set_user_attr(_DRIVER, driver_tag())
         tags = {
@@ -87,7 +101,7 @@ def run_search(request: SearchRequest) -> SearchOutcome:
             "mgmrn.study": name,
             "mgmrn.benchmark": ",".join(split.benchmark for split in data.values()),
         }
-        with parent_run(store, folder, name, f"search {search.name}", tags, restart=request.force) as parent:
+        with parent_run(store, folder, name, f"search {search.name}", tags, restart=force) as parent:
             # Modules that take seconds to load, which a search that was finished before does not wait for.
             from pipeline.search.board import Board
             from pipeline.search.course import run_course
@@ -99,13 +113,14 @@ def run_search(request: SearchRequest) -> SearchOutcome:
             warm_cache(space, bases, where.data_root, max(1, slots) * cpus, placed.gpus_per_worker)
             site = Site(store, Opening(name, parent.run_id, placed), where.data_root, folder, concurrency)
             board = Board(search.name, config.trials, config.objective.metric.upper())
-            with study_errors(request.study_storage):
-                outcome = run_course(request, Search(config, space, study, site, data, board), bases)
+            with study_errors(study_storage):
+                parts = Search(config, space, study, site, data, board)
+                outcome = run_course(parts, bases, search.name, budget_hours, redact(where.tracking_uri))
             site.clerk.finish()
             parent.attach(folder / "report")
             if outcome.status == "failed":
                 parent.status, parent.reason = "FAILED", "no trial finished"
-    study.optuna.set_user_attr(_OUTCOME, outcome.model_dump_json())
+    study.optuna.set_user_attr(_OUTCOME, json.dumps(outcome.model_dump(mode="json")))
     return outcome.model_copy(update={"is_tracked": parent.is_tracked})
 
 
@@ -122,10 +137,9 @@ def _wait_for_other_driver(study: Study, name: str) -> None:
 
 
 def _study_name(
-    request: SearchRequest, bases: Mapping[str | None, ComposedConfig], data: Mapping[str | None, TuneData]
+    search: SearchFile, root: Path, bases: Mapping[str | None, ComposedConfig], data: Mapping[str | None, TuneData]
 ) -> str:
     """Name of the study, with a hash of everything that old trials depend on; the number of trials is no part of it."""
-    search, root = request.search, request.where.data_root
     science = search.config.model_dump(mode="json", exclude={"trials", "confirm_seeds", "workers"})
     groups = [group_hash(resolve_weights(base.config, root), data[name].digest) for name, base in bases.items()]
     text = json.dumps([science, groups], sort_keys=True)

@@ -58,7 +58,8 @@ class ListDirector(Director):
         super().__init__(site)
         self.results: dict[str, Mapping[str, float]] = {}
         """Figures of each run by its identity, finished before or now; empty where it failed."""
-        self._waiting = list(tasks)
+        self.waiting = list(tasks)
+        """Tasks that have not begun."""
         self._finals: list[tuple[Task, Cell]] = []
         self._elsewhere: list[tuple[Task, Cell]] = []
         """Runs that other drivers work on."""
@@ -66,18 +67,13 @@ class ListDirector(Director):
         self._say, self._on_epoch, self._deadline = say, on_epoch, deadline
         self._next_look = 0.0
 
-    @property
-    def left(self) -> int:
-        """Number of tasks that have not begun."""
-        return len(self._waiting)
-
     def take_known(self) -> bool:
         """Take the results of finished runs from the store; returns whether any run is left."""
-        waiting, self._waiting = self._waiting, []
+        waiting, self.waiting = self.waiting, []
         for task in waiting:
             if task.restart or not self._take_known(task, task.tune, self._known(task.tune)):
-                self._waiting.append(task)
-        return bool(self._waiting or self._finals)
+                self.waiting.append(task)
+        return bool(self.waiting or self._finals)
 
     def next_trial(self) -> TrialPlan | Literal["later"] | None:
         self._look_elsewhere()
@@ -114,9 +110,9 @@ class ListDirector(Director):
         if self._finals:
             return self._finals.pop(0)
         is_over_budget = self._deadline is not None and time.monotonic() >= self._deadline
-        if not self._waiting or is_over_budget:
+        if not self.waiting or is_over_budget:
             return None
-        task = self._waiting.pop(0)
+        task = self.waiting.pop(0)
         if task.calibration is not None and task.final is not None:
             return task, task.final(task.calibration)
         return task, task.tune
@@ -140,7 +136,7 @@ class ListDirector(Director):
             elif run.split == "final":
                 self._finals.append((task, run))
             else:
-                self._waiting.append(task)
+                self.waiting.append(task)
 
     def _look_up(self, run: Cell) -> tuple[bool, KnownRuns]:
         """Whether another driver works on a run, and the runs of the store that may answer for it.

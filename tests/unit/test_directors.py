@@ -471,7 +471,7 @@ def test_finished_runs_are_answered_before_anything_starts(lab: Lab, folder: Pat
     tasks = tasks_of(folder, "split: tune\n" + SMOOTH)
     lab.stored = [stored(tasks[0].tune, "FINISHED")]
     director = lab.list_director(tasks)
-    assert director.take_known() and director.left == 1
+    assert director.take_known() and len(director.waiting) == 1
     run_to_end(director, begun(director))
     assert director.next_trial() is None and not director.take_known()
     assert [director.results[task.tune.identity]["val/ausuc"] for task in tasks] == [0.25, 0.5]
@@ -485,7 +485,7 @@ def test_a_cell_is_tuned_and_then_run_with_its_calibration(lab: Lab, tasks: list
     final = begun(director)
     assert what(final) == ("final", 0, Calibration(epochs=1, gamma=0.25))
     run_to_end(director, final)
-    assert director.next_trial() is None and director.left == 0
+    assert director.next_trial() is None and len(director.waiting) == 0
     for split in (" tune", " final"):
         assert lab.of(split) == ["resumed", "finished checkpoint_0", "closed"]
     assert len(director.results) == 2
@@ -538,7 +538,7 @@ def test_after_the_deadline_begun_tasks_are_brought_to_their_end(
     assert director.next_trial() == "later"
     run_to_end(director, tune)
     assert what(begun(director))[0] == "final"
-    assert director.next_trial() is None and director.left == 1
+    assert director.next_trial() is None and len(director.waiting) == 1
     assert lab.of("smooth") == []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections.abc import Sequence
 
 import pandas as pd
 import pytest
@@ -19,7 +20,6 @@ from pipeline.analysis.tables import (
     as_csv,
     as_dict,
     as_latex,
-    as_markdown,
     latex,
     latex_text,
     markdown,
@@ -32,6 +32,10 @@ from pipeline.analysis.tables import (
 from pipeline.console import Console
 
 AWKWARD = "no_mrm & 5% [*]"
+
+
+def as_markdown(comparisons: Sequence[Comparison], published: pd.DataFrame | None = None) -> str:
+    return "\n".join(map(markdown, tables(comparisons, published)))
 
 
 def scored(variant: str, scores: list[float]) -> pd.DataFrame:

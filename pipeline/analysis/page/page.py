@@ -121,6 +121,6 @@ def top_changes(classes: pd.DataFrame) -> dict[Literal["gains", "losses"], list[
 def _classes(classes: pd.DataFrame) -> list[tuple[str, list[tuple[str, dict[Any, Any]]]]]:
     """Variant → benchmark → `top_changes`."""
     return [
-        (variant, [(name, top_changes(here)) for name, here in found.groupby("benchmark", sort=False)])
+        (str(variant), [(str(name), top_changes(here)) for name, here in found.groupby("benchmark", sort=False)])
         for variant, found in classes.groupby("variant", sort=False)
     ]

@@ -1,42 +1,19 @@
-"""Request for a search, and its outcome."""
+"""Outcome of a search: what `--json` prints, and the tables for people."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, computed_field
+from pydantic import BaseModel, Field, computed_field
 
 from pipeline.analysis.paired import PairedDifference, Summary
 from pipeline.config.yaml_tree import yaml_value
 from pipeline.console import Console
-from pipeline.search.config import SearchFile
-from pipeline.where import Where
 
 
-@dataclass(frozen=True)
-class SearchRequest:
-    """One search, and where it runs."""
-
-    search: SearchFile
-    trials: int | None
-    """Number of trials; None uses the value in the search file."""
-    concurrency: int | None
-    """Number of trials at once; None runs as many as the cluster has room for."""
-    budget_hours: float | None
-    """Hours after which no new trial starts; None sets no limit."""
-    resume: bool
-    study_storage: str
-    where: Where
-    force: bool = False
-    """Whether to delete an earlier study of the same search."""
-
-
-class Comparison(BaseModel):
+class Comparison(BaseModel, frozen=True):
     """Best config against the base on one benchmark, over fresh seeds of the `tune` split."""
-
-    model_config = ConfigDict(frozen=True)
 
     benchmark: str
     metric: str
@@ -57,10 +34,8 @@ class Comparison(BaseModel):
         return self.difference.verdict if self.difference else "failed"
 
 
-class SearchOutcome(BaseModel):
+class SearchOutcome(BaseModel, frozen=True):
     """Result of a search, in the form that `--json` prints and the study keeps."""
-
-    model_config = ConfigDict(frozen=True)
 
     status: Literal["finished", "cached", "failed"]
     study: str
