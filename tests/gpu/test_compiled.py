@@ -30,7 +30,10 @@ pytestmark = [
 
 @pytest.mark.parametrize(
     "changed, graphs",
-    [({"order": "joint", "clip_norm": 1.0, "accumulate": 2}, 1), ({"order": "sequential"}, 3)],
+    [
+        ({"order": "joint", "clip_norm": 1.0, "accumulate": 2}, 1),
+        pytest.param({"order": "sequential"}, 3, marks=pytest.mark.long),
+    ],
     ids=str,
 )
 def test_compiled_training_equals_plain_training(changed: dict[str, object], graphs: int) -> None:
