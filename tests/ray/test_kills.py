@@ -67,7 +67,10 @@ def test_a_command_that_is_killed_three_times_comes_to_the_same_end(place: Place
     killed: list[str] = []
     while len(killed) < KILLS:
         seen, running = epochs_noted(place), place.start(*command)
-        wait_until(lambda seen=seen: epochs_noted(place) > seen, "an epoch was noted", 400, running)
+        ended = running.process.poll  # All epochs may have been noted before the kill.
+        wait_until(
+            lambda seen=seen, ended=ended: epochs_noted(place) > seen or ended() is not None, "an epoch was noted", 400
+        )
         wait = chance.uniform(0, LATEST_S)
         time.sleep(wait)
         if running.process.poll() is not None:
