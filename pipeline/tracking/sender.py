@@ -143,7 +143,8 @@ class Sender:
 
     def _read(self) -> None:
         for entry in self._spool.read(self._read_offset):
-            self._pending.append(entry)
+            if entry.end_offset > self._sent_offset:
+                self._pending.append(entry)
             self._read_offset = entry.end_offset
             if entry.kind == "metrics" and entry.end_offset > self._shown_offset:
                 self._on_epoch(entry.content["step"], entry.content["metrics"])

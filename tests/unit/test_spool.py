@@ -153,6 +153,20 @@ def test_what_an_away_store_did_not_get_is_replayed_at_the_next_start(
     assert len(store.calls) == calls
 
 
+def test_what_was_sent_before_is_not_sent_again(spool: Spool, store: FakeStore) -> None:
+    append(spool, 1)
+    spool.append_tags({"mgmrn.note": "x"})
+    spool.append_end("KILLED", "interrupted")
+    assert drain(spool, store) is None
+    store.calls.clear()
+    append(spool, 2)
+    spool.append_end("FINISHED", "done")
+    assert drain(spool, store) is None
+    assert [call for call in store.calls if call != "history"] == ["metrics", "end"]
+    assert store.losses == [(1, 1.0), (2, 2.0)]
+    assert store.sent == [{"mgmrn.note": "x"}, ("KILLED", "interrupted"), ("FINISHED", "done")]
+
+
 def test_two_senders_of_one_spool_send_one_after_another(spool: Spool, store: FakeStore, tmp_path: Path) -> None:
     append(spool, 1)
     first, other = Sender(spool, "r", store).start(), FakeStore()
