@@ -1,30 +1,22 @@
-"""Results: comparisons of a grid's variants or of single runs, the report page, and what a grid's parent run holds."""
+"""Results: comparisons of a grid's variants or of single runs, and what a grid's parent run holds."""
 
 from __future__ import annotations
 
-import io
 import json
 import tempfile
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mgmrn.atomic_file import replacing
 from mgmrn.errors import UserError
 from pipeline.ablation.config import AblationFile
 from pipeline.ablation.grid import Grid
 from pipeline.ablation.plan import PlannedCell, survey
 from pipeline.analysis.comparison import CELL_COLUMNS, Comparison, cells_of_runs, compare, figures_of
-from pipeline.analysis.page.page import PageContent, render_page
 from pipeline.analysis.runs import FIGURES, prefix_of, records_of, rows_of, runs_table
-from pipeline.analysis.tables import as_csv, as_dict, markdown, overview_table, published_on
-from pipeline.config.compose import diff
-from pipeline.config.yaml_tree import yaml_value
-from pipeline.tracking.environment import git_state
+from pipeline.analysis.tables import as_csv, as_dict, markdown, overview_table
 from pipeline.tracking.store import TrackingStore
-from pipeline.train.tracked import PARENT_SPLIT
 from pipeline.where import Where
 
 if TYPE_CHECKING:
@@ -124,72 +116,6 @@ def _with_distinct_names(runs: pd.DataFrame) -> pd.DataFrame:
 def _check_metric(metric: str | None) -> None:
     if metric is not None and metric not in FIGURES:
         raise UserError(f"'{metric}' is no figure", "--metric", f"name one of {', '.join(FIGURES)}")
-
-
-def make_report(
-    file: AblationFile, where: Where, path: Path, ui: str | None, command: str
-) -> tuple[PageContent, str | None]:
-    """Write the page and log it with the grid's parent run; returns its content, and the id of the parent if there is one.
-
-    Run ids link to the MLflow UI at the address `ui`, where it is given. The page shows `command` as the command that made it.
-    """
-    surveyed = survey(file, where)
-    grid, store, planned = surveyed.grid, surveyed.store, surveyed.plan()
-    if not any(cell.evaluated for cell in planned):
-        raise UserError(f"no cell of {file.name} has a score yet", file.label, f"run it first: ablate {file.name}")
-    compared = comparisons(grid, planned)
-    content = PageContent(
-        title=f"Ablation {file.name}",
-        question=file.question,
-        command=command,
-        made_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        commit=git_state().sha,
-        comparisons=tuple(compared),
-        curves=_artifacts(store, planned, "eval/curve.csv"),
-        classes=_class_changes(_artifacts(store, planned, "eval/per_class.csv"), grid.base.name),
-        configs=_config_changes(grid),
-        published=published_on(compared[0].benchmarks),
-        ui=ui,
-    )
-    with replacing(path) as page:
-        page.write(render_page(content).encode())
-    parent = store.find_finished(surveyed.key, PARENT_SPLIT)
-    if parent is not None:
-        store.log_file(parent.run_id, path, "report")
-    return content, parent.run_id if parent else None
-
-
-def _artifacts(store: TrackingStore, planned: Sequence[PlannedCell], path: str) -> pd.DataFrame:
-    """Rows of a CSV artifact of all evaluated runs, with `benchmark`, `variant`, `seed`, `run_id`."""
-    import pandas as pd
-
-    found = []
-    for one in planned:
-        if one.evaluated is not None:
-            table, cell = pd.read_csv(io.StringIO(store.read_text(one.evaluated.run_id, path))), one.cell
-            table = table.assign(benchmark=cell.benchmark, variant=cell.variant, seed=cell.seed)
-            found.append(table.assign(run_id=one.evaluated.run_id))
-    return pd.concat(found)
-
-
-def _class_changes(accuracies: pd.DataFrame, base: str) -> pd.DataFrame:
-    """Difference of each class's accuracy at γ to the base, mean over the seeds that both have."""
-    accuracies = accuracies[accuracies["images"] > 0]
-    is_base = accuracies["variant"] == base
-    keys = ["benchmark", "seed", "class", "group"]
-    pairs = accuracies[~is_base].merge(accuracies[is_base][[*keys, "accuracy"]], on=keys, suffixes=("", "_base"))
-    differences = pairs.assign(difference=pairs["accuracy"] - pairs["accuracy_base"])
-    by_class = differences.groupby(["benchmark", "variant", "class", "group"], sort=False)["difference"]
-    return by_class.mean().reset_index()
-
-
-def _config_changes(grid: Grid) -> dict[str, list[tuple[str, str, str]]]:
-    """Config values that each variant changes on the first benchmark; they are the same on the others."""
-    base, *others = ((one.name, one.configs[grid.benchmarks[0]].config) for one in grid.variants)
-    return {
-        name: [(path, yaml_value(before), yaml_value(after)) for path, (before, after) in diff(base[1], config).items()]
-        for name, config in others
-    }
 
 
 def log_grid(

@@ -137,7 +137,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write one self-contained HTML page of a grid, and log it to the grid's run."""
-    from pipeline.ablation.results import make_report
+    from pipeline.ablation.report import make_report
 
     file = load_grid_file(name, benchmarks)
     path = out or places.REPORTS / f"{file.name}.html"

@@ -100,7 +100,16 @@ def search(
     from pipeline.search.outcome import show_outcome
 
     console = Console(as_json)
-    outcome = run_search(file, where, study_storage, trials, concurrency, budget_hours, resume, force)
+    outcome = run_search(
+        file,
+        where,
+        study_storage,
+        trials=trials,
+        concurrency=concurrency,
+        budget_hours=budget_hours,
+        resume=resume,
+        force=force,
+    )
     show_outcome(outcome, console)
     sealed = list(_sealed(outcome, file, where)) if final else []
     for one in sealed:

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from html import escape
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import optuna
-import pandas as pd
-from optuna.trial import TrialState
+from typing import TYPE_CHECKING
 
 from mgmrn.errors import UserError
 from pipeline.analysis.paired import paired_difference, summarise
 from pipeline.config.compose import ComposedConfig, show
-from pipeline.config.yaml_tree import yaml_value
 from pipeline.search.config import SearchConfig
 from pipeline.search.director import Search, SearchDirector, final_ranks
 from pipeline.search.outcome import Comparison, SearchOutcome
+from pipeline.search.report import write_study
 from pipeline.search.space import Space
 from pipeline.search.study import Record
 from pipeline.spool import OnEpoch
@@ -31,11 +23,10 @@ from pipeline.trials.list_director import ListDirector, Task
 from pipeline.trials.runner import run_trials
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
+    pass
 
 FRESH_SEEDS_FROM = 1000
 """First seed of the comparison; searches use small seeds."""
-STYLE = "body{font-family:system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem}"
 
 Bases = Mapping[str | None, ComposedConfig]
 """Benchmark, or None for the base's own → the base's config on it."""
@@ -177,86 +168,3 @@ def _write_best(report: Path, space: Space, best: Record, bases: Bases) -> tuple
         path.write_text(header + show(space.compose(best.point, name)), encoding="utf-8")
         paths.append(str(path))
     return tuple(paths)
-
-
-def write_study(
-    folder: Path, study: optuna.Study, records: Sequence[Record], title: str, targets: Sequence[str]
-) -> dict[str, float]:
-    """Write `trials.csv`, `importances.json` and `study.html`; returns the importances.
-
-    `targets` are the names of the objectives, the score first.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_trials(folder / "trials.csv", records, targets)
-    shares = importances(study)
-    (folder / "importances.json").write_text(json.dumps(shares, indent=1))
-    (folder / "study.html").write_text(_page(study, title, targets), encoding="utf-8")
-    return shares
-
-
-def importances(study: optuna.Study) -> dict[str, float]:
-    """Share of the score's variance that each parameter explains (fANOVA); empty where no two finished trials differ.
-
-    Parameters that some finished trials lack are left out.
-    """
-    if len({_score(trial) for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}) < 2:
-        return {}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            found = optuna.importance.get_param_importances(study, evaluator=_fanova(), target=_score)
-    except (ValueError, RuntimeError):
-        return {}
-    return {path: float(share) for path, share in found.items()}
-
-
-def _fanova() -> optuna.importance.BaseImportanceEvaluator:
-    """Evaluator of importances; Optuna's default, PED-ANOVA, would minimise the score beside a second objective."""
-    return optuna.importance.FanovaImportanceEvaluator(seed=0)
-
-
-def _score(trial: optuna.trial.FrozenTrial) -> float:
-    return float(trial.values[0])
-
-
-def _write_trials(path: Path, records: Sequence[Record], targets: Sequence[str]) -> None:
-    paths = sorted({name for record in records for name in record.point})
-    rows = [
-        {"trial": record.number, "state": record.state, "steps": max(record.scores, default=0), "reason": record.reason}
-        | dict(zip(targets, record.values, strict=False))
-        | {name: yaml_value(value) for name, value in record.point.items()}
-        for record in records
-    ]
-    table = pd.DataFrame(rows, columns=["trial", "state", *targets, "steps", *paths, "reason"])
-    table.to_csv(path, index=False, lineterminator="\n")
-
-
-def _page(study: optuna.Study, title: str, targets: Sequence[str]) -> str:
-    parts: list[str] = []
-    library: bool = True  # Plotly's script stands before the first plot, so that the page opens without a network.
-    for name, draw in _plots(targets).items():
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                plot = draw(study).to_html(full_html=False, include_plotlyjs=library)
-            library = False
-        except (ValueError, RuntimeError) as error:
-            plot = f"<p>Cannot be drawn: {escape(str(error))}</p>"
-        parts.append(f"<h2>{escape(name)}</h2>{plot}")
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
-    return f"{head}<body><h1>{escape(title)}</h1>{''.join(parts)}</body></html>"
-
-
-def _plots(targets: Sequence[str]) -> dict[str, Callable[[optuna.Study], Figure]]:
-    """Heading → function that draws the plot."""
-    draw = optuna.visualization
-    of_score: dict[str, Any] = {"target": _score, "target_name": targets[0]}
-    plots: dict[str, Callable[[optuna.Study], Figure]] = {
-        "Parameter importances": partial(draw.plot_param_importances, evaluator=_fanova(), **of_score),
-        "Parallel coordinates": partial(draw.plot_parallel_coordinate, **of_score),
-        "Slices": partial(draw.plot_slice, **of_score),
-    }
-    if len(targets) > 1:
-        return {"Pareto front": draw.plot_pareto_front} | plots
-    history = partial(draw.plot_optimization_history, **of_score)
-    return {"Optimisation history": history} | plots | {"Curves of the trials": draw.plot_intermediate_values}

@@ -41,6 +41,7 @@ def run_search(
     search: SearchFile,
     where: Where,
     study_storage: str,
+    *,
     trials: int | None,
     concurrency: int | None,
     budget_hours: float | None,

@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 
 from mgmrn.errors import UserError
-from pipeline.ablation.results import compare_grid, compare_runs, make_report
+from pipeline.ablation.report import make_report
+from pipeline.ablation.results import compare_grid, compare_runs
 from pipeline.analysis import load_runs
 from pipeline.analysis.runs import FIGURES
 from pipeline.analysis.tables import CSV_COLUMNS

@@ -13,7 +13,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from pipeline.search.course import importances, write_study
+from pipeline.search.report import importances, write_study
 from pipeline.search.study import Record
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
