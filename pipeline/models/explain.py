@@ -26,7 +26,7 @@ from mgmrn.checkpoint import LoadedModel
 from mgmrn.data.pictures import prepared_file
 from mgmrn.data.splits import load_final
 from mgmrn.makers.synthetic import read_parts
-from pipeline.analysis.page.page import STYLE, page_template
+from pipeline.analysis.page.templates import STYLE, page_template
 from pipeline.models.predict import open_model
 from pipeline.models.reasons import (
     ALL_LEVELS,

@@ -6,21 +6,20 @@ import json
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
 import pandas as pd
+from markupsafe import Markup
 from optuna.trial import TrialState
 
+from pipeline.analysis.page.templates import page_template
 from pipeline.config.yaml_tree import yaml_value
 from pipeline.search.study import Record
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
-
-STYLE = "body{font-family:system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem}"
 
 
 def write_study(
@@ -76,19 +75,17 @@ def _write_trials(path: Path, records: Sequence[Record], targets: Sequence[str])
 
 
 def _page(study: optuna.Study, title: str, targets: Sequence[str]) -> str:
-    parts: list[str] = []
+    shown = {}
     library: bool = True  # Plotly's script stands before the first plot, so that the page opens without a network.
-    for name, draw in _plots(targets).items():
+    for heading, draw in _plots(targets).items():
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                plot = draw(study).to_html(full_html=False, include_plotlyjs=library)
+                shown[heading] = Markup(draw(study).to_html(full_html=False, include_plotlyjs=library))
             library = False
         except (ValueError, RuntimeError) as error:
-            plot = f"<p>Cannot be drawn: {escape(str(error))}</p>"
-        parts.append(f"<h2>{escape(name)}</h2>{plot}")
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
-    return f"{head}<body><h1>{escape(title)}</h1>{''.join(parts)}</body></html>"
+            shown[heading] = f"Cannot be drawn: {error}"
+    return page_template(Path(__file__).with_name("study.html.j2")).render(title=title, plots=shown)
 
 
 def _plots(targets: Sequence[str]) -> dict[str, Callable[[optuna.Study], Figure]]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from pipeline.analysis.comparison import SIGNIFICANCE, VERDICTS, Comparison
 from pipeline.analysis.page import charts
+from pipeline.analysis.page.templates import STYLE, page_template
 from pipeline.analysis.paired import LEAST_PAIRS
 from pipeline.analysis.runs import FIGURES, records_of
 from pipeline.analysis.tables import percent, published_table
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 HERE = Path(__file__).parent
-STYLE = HERE / "style.css"
-"""Style sheet that all pages share."""
 MOST_CLASSES = 10
 """Classes listed per direction."""
 
@@ -92,20 +90,6 @@ def render_page(content: PageContent) -> str:
         # The page's content policy allows the script of this hash alone.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
-
-
-def page_template(path: Path, filters: Iterable[Callable[..., object]]) -> Template:
-    """Template of a page, which escapes all text and may call the `filters` by their names; unknown names are errors."""
-    environment = Environment(
-        loader=FileSystemLoader(path.parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters.update({function.__name__: function for function in filters})
-    return environment.get_template(path.name)
 
 
 def top_changes(classes: pd.DataFrame) -> dict[Literal["gains", "losses"], list[dict[str, Any]]]:
