@@ -1,12 +1,8 @@
 """`cluster/mlflow/serve.sh`: logins, outages of its database, artifacts, refusals, and its end."""
 
-import base64
 import os
 import signal
 import subprocess
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -99,31 +95,6 @@ def test_runs_outlive_a_restart_of_postgresql_under_the_living_server(allowed: T
     history = store.client.get_metric_history(run_id, "train/loss")
     assert [(metric.step, metric.value) for metric in history] == [(1, 1.0), (2, 0.5), (3, 0.25)]
     assert store.get(run_id).status == "FINISHED"
-
-
-def test_artifacts_go_through_the_server_and_cannot_leave_their_folder(allowed: TrackingServer, tmp_path: Path) -> None:
-    store = TrackingStore.connect(allowed.uri, "mgmrn/artifacts")
-    run_id = store.create_parent("launch", {})
-    (tmp_path / "eval").mkdir()
-    (tmp_path / "eval" / "curve.csv").write_text("gamma\n")
-    store.log_artifacts(run_id, tmp_path)
-    assert store.read_text(run_id, "eval/curve.csv") == "gamma\n"
-    assert list((allowed.folder / "artifacts").rglob("curve.csv"))
-    login = ":".join(allowed.environment.values()).encode()
-    headers = {"Authorization": f"Basic {base64.b64encode(login).decode()}"}
-    quoted = urllib.parse.quote("../../../credentials.env", safe="")
-    for path in (
-        *("../../escaped.txt", "..%2F..%2Fescaped.txt", "%2E%2E/%2E%2E/escaped.txt", "/escaped.txt"),
-        *(f"/get-artifact?run_uuid={run_id}&path={quoted}", quoted),
-    ):
-        name, content = (path, b"x") if path.endswith("escaped.txt") else (path, None)
-        address = name if name.startswith("/get") else f"/api/2.0/mlflow-artifacts/artifacts/{name}"
-        request = urllib.request.Request(allowed.uri + address, content, headers, method="PUT" if content else "GET")
-        with pytest.raises(urllib.error.HTTPError):
-            urllib.request.urlopen(request, timeout=20)
-    assert not list(allowed.folder.rglob("escaped.txt"))
-    with pytest.raises(TrackingError, match="not found"):
-        store.get("0" * 32)
 
 
 def test_the_database_itself_serves_as_tracking_store_and_as_study_storage(allowed: TrackingServer) -> None:

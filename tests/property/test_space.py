@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from typing import Any
-from unittest import mock
 
 import optuna
 import pytest
@@ -13,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mgmrn.errors import UserError
-from pipeline.config.compose import ComposedConfig, values_of
+from pipeline.config.compose import values_of
 from pipeline.config.files import config_names
 from pipeline.config.yaml_tree import yaml_value
 from pipeline.search.config import (
@@ -32,14 +30,6 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 SEARCHES = config_names("search")
 seeds = st.integers(0, 2**32 - 1)
 shipped = st.sampled_from(SEARCHES)
-
-CHOICES: dict[str, tuple[Any, ...]] = {
-    "model.levels": (["c4"], ["c5"], ["c4", "c5"]),
-    "model.regions.mode": ("none", "regions", "tokens"),
-    "model.refinement.topology": ("none", "cascade", "adjacent"),
-    "model.refinement.detach": (True, False),
-    "model.decoder.temperature": ("none", "sqrt"),
-}
 
 
 @functools.cache
@@ -64,36 +54,6 @@ def holds(search: SearchConfig, path: str, point: dict[str, Any]) -> bool:
         elif not any(point[parent] == value for value in condition):
             return False
     return True
-
-
-@st.composite
-def conditional(draw: st.DrawFn) -> SearchConfig:
-    """A space of a few choices that depend on each other at random, without circles."""
-    paths = draw(st.permutations(list(CHOICES)))
-    space = {}
-    for position, path in enumerate(paths):
-        when: dict[str, Any] = {}
-        for parent in draw(st.lists(st.sampled_from(paths[:position]), unique=True)) if position else []:
-            choices = CHOICES[parent]
-            some = st.lists(st.sampled_from(choices), min_size=1, unique_by=repr).map(tuple)
-            when[parent] = draw(some | st.just(Has(has="c4")) if parent == "model.levels" else some)
-        space[path] = Categorical(choices=CHOICES[path], when=when)
-    return SearchConfig(base="cub100", space=space)
-
-
-def file_of(config: SearchConfig) -> SearchFile:
-    return SearchFile("x", "x.yaml", config, {path: f"x.yaml:{path}" for path in config.space})
-
-
-def reachable(config: SearchConfig) -> set[str]:
-    """The parameters that are there at some point, by trying every one."""
-    found: set[str] = set()
-    for values in itertools.product(*CHOICES.values()):
-        wanted, point = dict(zip(CHOICES, values, strict=True)), {}
-        while new := {path: wanted[path] for path in CHOICES if path not in point and holds(config, path, point)}:
-            point |= new
-        found |= point.keys()
-    return found
 
 
 @given(shipped, seeds)
@@ -156,18 +116,3 @@ def test_subsets_are_all_but_the_empty_one_small_ones_first_in_the_given_order(n
     assert [len(choice) for choice in choices] == sorted(len(choice) for choice in choices)
     for choice in choices:
         assert choice == sorted(choice, key=names.index)
-
-
-@given(conditional(), seeds)
-@settings(max_examples=40)
-def test_conditions_are_refused_exactly_where_no_point_meets_them(config: SearchConfig, seed: int) -> None:
-    never = CHOICES.keys() - reachable(config)
-    with mock.patch("pipeline.search.space.load_experiment", return_value=mock.Mock(spec=ComposedConfig)):
-        if never:
-            with pytest.raises(UserError) as caught:
-                Space(file_of(config))
-            assert all(f"the conditions of {path} can never hold together" in str(caught.value) for path in never)
-            assert str(caught.value).count("can never hold") == len(never)
-        else:
-            for point in drawn(Space(file_of(config)), seed, count=3):
-                assert point.keys() == {path for path in config.space if holds(config, path, point)}

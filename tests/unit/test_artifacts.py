@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from mgmrn.protocol import Evaluation, make_evaluation
 from pipeline.config.compose import load_experiment
 from pipeline.tracking import artifacts
 from pipeline.tracking.artifacts import EvaluationNames, write_evaluation, write_provenance
-from pipeline.tracking.environment import GitState, environment, git_state
+from pipeline.tracking.environment import GitState, environment
 
 
 def written(folder: Path, count: int, images: int = 8) -> Evaluation:
@@ -73,23 +72,3 @@ def test_provenance_files(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "env" / "environment.json").read_text())["packages"]["torch"]
     assert json.loads((tmp_path / "env" / "git.json").read_text())["untracked"] == ["new.py"]
     assert (tmp_path / "env" / "git.diff").read_text() == "+ a\n+ URI = 'postgresql://me:***@db/x'\n"
-
-
-def test_git_state(tmp_path: Path) -> None:
-    def git(*arguments: str) -> None:
-        identity = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
-        subprocess.run(["git", "-C", str(tmp_path), *identity, *arguments], check=True, capture_output=True)
-
-    assert git_state(tmp_path) == GitState("none", False, "", ())
-    git("init", "-q")
-    assert git_state(tmp_path).sha == "none"
-    (tmp_path / "a.txt").write_text("one\n")
-    git("add", ".")
-    git("commit", "-q", "-m", "first")
-    clean = git_state(tmp_path)
-    assert (len(clean.sha), clean.dirty, clean.tags()["mgmrn.code_dirty"]) == (40, False, "false")
-    (tmp_path / "a.txt").write_text("two\n")
-    (tmp_path / "b.txt").write_text("")
-    dirty = git_state(tmp_path)
-    assert (dirty.sha, dirty.dirty, dirty.untracked) == (clean.sha, True, ("b.txt",))
-    assert "+two" in dirty.diff

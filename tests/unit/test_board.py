@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 
-import pytest
-
 from pipeline.search.board import Board
 
 POINT = {"model.levels": ["c4", "c5"], "optimiser.head_lr": 0.00123456}
@@ -56,14 +54,3 @@ def test_only_finished_trials_can_be_the_best() -> None:
     assert board.best is None
     board.remember(1, POINT, "finished", 0.4)
     assert board.best == (0.4, 1)
-
-
-@pytest.mark.parametrize("over_before", [0, 3])
-def test_the_time_left_counts_trials_of_this_launch(over_before: int) -> None:
-    out = io.StringIO()
-    board = Board("tiny", 10, "AUSUC", out)
-    for number in range(over_before):
-        board.remember(number, POINT, "stopped", None)
-    board.began(over_before, POINT, 6)
-    board.ended(over_before, "stopped", 0.1)
-    assert "0 s left" in out.getvalue(), "a trial that took no time leaves none"

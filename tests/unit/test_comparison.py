@@ -203,12 +203,6 @@ def test_the_bootstrap_is_the_percentile_bootstrap_of_the_mean_in_any_order() ->
         assert (shuffled.low, shuffled.high) == (ours.low, ours.high)
 
 
-def test_holm_by_hand() -> None:
-    # 4·0.005, 3·0.01, 2·0.03, then 0.04 may not fall below the 0.06 before it.
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.5, 0.6, 0.7]) == (1.0, 1.0, 1.0)
-
-
 @settings(max_examples=50)
 @given(st.lists(st.floats(0, 1), max_size=6), st.randoms())
 def test_holm_is_the_closed_test_of_bonferroni_in_any_order(raw: list[float], random: Random) -> None:

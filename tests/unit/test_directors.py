@@ -368,18 +368,6 @@ def test_the_epoch_that_counts_decides_instead_of_the_last(lab: Lab) -> None:
     assert (record.scores[2], record.scores[5], record.scores[8]) == ((0.4,), (0.4, 0.1), (0.4, 0.3))
 
 
-def test_a_trial_that_is_started_again_records_no_run_twice(lab: Lab) -> None:
-    """Its process died in the second run, so that it reports the first one once more."""
-    search = config(trials=1, seeds=(0, 1))
-    director = lab.director(search)
-    plan = begun(director)
-    report(director, *(epoch(0, steps) for steps in (1, 2, 3, 4)), end(0, 4), epoch(1, 5, 0.3))
-    run_to_end(director, plan)
-    assert lab.of(".s0.") == ["opened", "finished checkpoint_0", "closed"]
-    assert lab.of(".s1.") == ["opened", "finished checkpoint_1", "closed"]
-    assert lab.records(search)[0].values == (0.5,)
-
-
 def test_scores_of_several_benchmarks_are_divided_by_those_of_the_base(lab: Lab) -> None:
     search = config(trials=1, benchmarks=("synthetic", "cub100"))
     director = lab.director(search, references={"synthetic": 0.5, "cub100": 0.25})
@@ -516,16 +504,6 @@ def test_restarted_and_resumed_tasks_share_the_place_of_the_launch(lab: Lab, tas
     assert {(spec.data_root, spec.cpus_per_worker) for spec in specs} == {(Path("/data"), 2)}
     assert all(plan.placement == PLACEMENT for plan in plans)
     assert [event for event, _ in lab.events if event in ("opened", "resumed")] == ["opened", "resumed"] * 2
-
-
-def test_a_director_has_more_later_while_a_final_run_may_follow(lab: Lab, tasks: list[Task]) -> None:
-    director = lab.list_director(tasks)
-    plans = [begun(director), begun(director)]
-    for plan in plans:
-        assert director.next_trial() == "later"
-        run_to_end(director, plan)
-        begun(director)
-    assert director.next_trial() is None, "two final runs are on"
 
 
 def test_after_the_deadline_begun_tasks_are_brought_to_their_end(

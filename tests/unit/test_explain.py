@@ -13,7 +13,6 @@ from PIL import Image
 
 from mgmrn.checkpoint import LoadedModel, load_model
 from mgmrn.config import AttributeNetworkConfig, ImageConfig
-from mgmrn.data.images import for_evaluation
 from mgmrn.errors import UserError
 from mgmrn.explanation import CellMap, LevelView
 from mgmrn.localisation import Cells
@@ -23,8 +22,8 @@ from mgmrn.prediction import score
 from pipeline.cli.app import main
 from pipeline.models import explain as module
 from pipeline.models import reasons
-from pipeline.models.explain import SIDE, attention_tile, region_tile
-from pipeline.models.reasons import ALL_LEVELS, ALL_PARTS, Subject, by_part, check_explainable, explain, point, visible
+from pipeline.models.explain import SIDE
+from pipeline.models.reasons import ALL_LEVELS, ALL_PARTS, Subject, by_part, check_explainable, explain, point
 from pipeline.tracking.store import TrackingStore
 from tests.exported import ATTRIBUTES, CONFIG, NAMES, inputs_of, write_model, write_pictures
 from tests.pages import parsed
@@ -173,20 +172,3 @@ def test_attention_on_the_part_is_a_hit_and_elsewhere_is_none(tmp_path: Path, ri
     eye = parts.boxes["eye"]
     assert table["c2"]["eye"]["chance"] == pytest.approx((eye[2] - eye[0]) * (eye[3] - eye[1]) / 64**2, rel=1e-3)
     json.dumps(table)
-
-
-def test_tiles_are_bright_where_attention_is_and_coloured_by_region() -> None:
-    config = ImageConfig(size=64, resize="squash")
-    pixels = visible(for_evaluation(torch.full((3, 64, 64), 20, dtype=torch.uint8), config), config)
-    assert pixels.shape == (64, 64, 3) and np.abs(pixels.astype(int) - 20).max() <= 1
-    attention = torch.zeros(64, 64)
-    attention[16:24, 40:48] = 0.001
-    hot = np.asarray(attention_tile(pixels, attention), dtype=int)
-    assert hot.shape == (SIDE, SIDE, 3)
-    assert hot[40, 88].sum() > 3 * hot[100, 20].sum()
-    regions = torch.zeros(3, 64, 64)
-    regions[0, :, :32], regions[1, :, 32:] = 1.0, 1.0
-    tile = np.asarray(region_tile(pixels, regions), dtype=int)
-    assert np.abs(tile[64, 20] - tile[64, 100]).max() > 60
-    unsure = np.asarray(region_tile(pixels, torch.full((3, 64, 64), 1 / 3)), dtype=int)
-    assert np.ptp(unsure[64, 20]) < np.ptp(tile[64, 20])

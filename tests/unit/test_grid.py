@@ -1,4 +1,4 @@
-"""Grids: wrong and equal variants are refused with their line; the others are composed and joined with data."""
+"""Ablation files and grids: wrong and equal variants are refused with their line; the others are composed and joined with data."""
 
 from __future__ import annotations
 
@@ -74,6 +74,18 @@ LOW, HIGH = "low: {loss.scale: 10}", "high: {loss.scale: 40}"
         (FACTORS.replace("scale: 20", "scal: 20"), 6, "unknown field loss.scal", "did you mean loss.scale?"),
         ("mode: grid\nfactors: {f: {a: {}}}\n", 3, "no combination of the factors differs from the base", ""),
         ("mode: grid\nfactors: {f: {a: {}, b: {}}}\n", 3, "the variant b changes nothing: it is base", None),
+        # What needs no config to be composed.
+        (variants(LOW) + "sedes: [1]\n", 4, "unknown field sedes", "did you mean seeds?"),
+        (variants(LOW) + "primary: accuracy\n", 4, "primary: 'accuracy' is no figure: name one of zsl_t1, gzsl_u", ""),
+        (variants(LOW) + "base_name: the base\n", 4, "base_name: 'the base' cannot name a variant: use letters", ""),
+        (variants(LOW, "low+high: {}"), 4, "variants.low+high: 'low+high' cannot name a variant", ""),
+        (variants(LOW, "high: {loss: {scale: 40}}"), 4, "variants.high.loss: a mapping overrides nothing", ""),
+        (variants(LOW) + "fixed: {loss: {scale: 4}}\n", 4, "fixed.loss: a mapping overrides nothing", ""),
+        ("mode: grid\nfactors: {f: {v.a: {}}}\n", 3, "factors.f.v.a: 'v.a' cannot name a variant", ""),
+        ("mode: list\n" + variants(LOW), 4, "a list needs two variants to compare", ""),
+        ("mode: list\n", 2, "mode list needs variants", ""),
+        ("mode: grid\n", 2, "mode grid needs factors", ""),
+        (FACTORS.replace("mode: grid\n", "") + variants(LOW), 3, "mode one_at_a_time has variants and no factors", ""),
     ],
 )
 def test_what_is_refused(tmp_path: Path, text: str, line: int, message: str, hint: str | None) -> None:
@@ -97,6 +109,34 @@ def test_all_mistakes_of_all_variants_are_reported_at_once_and_each_once(tmp_pat
         message = error_of(tmp_path, text).message
         assert message.startswith("3 errors in")
         assert all(f"x.yaml:{line}]" in message for line in (3, 5, 6))
+
+
+def test_a_missing_field_has_the_file_for_its_place(tmp_path: Path) -> None:
+    error = error_of(tmp_path, "seeds: [0]\n")
+    assert (error.message, error.where) == ("mode one_at_a_time needs variants", f"{tmp_path}/x.yaml")
+    assert error_of(tmp_path, variants(LOW), base="").message == "base is missing"
+
+
+def test_an_ablation_is_named_with_or_without_its_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_ablation("ablation/components") == load_ablation("components")
+    monkeypatch.chdir(tmp_path)
+    Path("ablation").mkdir()
+    Path("ablation/mine.yaml").write_text("base: cub100\n" + variants(LOW))
+    assert load_ablation("ablation/mine.yaml").name == "mine", "a file in a folder of that name"
+
+
+def test_a_file_extends_another_one_and_its_question_is_the_comment_at_the_head(tmp_path: Path) -> None:
+    made(
+        tmp_path,
+        "# no part of it\n" + variants(LOW) + "seeds: [4]\n",
+        base="# Question: which?\n# Cost: none.\nbase: cub\n",
+    )
+    file = load_ablation(str(tmp_path / "x.yaml"))
+    assert (file.name, file.label, file.question) == ("x", f"{tmp_path}/x.yaml", "Question: which?\nCost: none.")
+    (tmp_path / "y.yaml").write_text("extends: ./x.yaml\nvariants:\n  high: {loss.scale: 40}\n")
+    file = load_ablation(str(tmp_path / "y.yaml"))
+    assert (list(file.config.variants), file.config.seeds) == (["low", "high"], (4,))
+    assert file.place("variants", "low") == f"{tmp_path}/x.yaml:6"
 
 
 def test_two_files_of_one_benchmark(tmp_path: Path) -> None:
@@ -167,6 +207,8 @@ def test_variants_are_composed_on_every_benchmark_that_is_named(tmp_path: Path) 
     other = make_grid(with_benchmarks(grid.file, ("awa2",)))
     assert [composed.config.benchmark.name for composed in other.base.configs.values()] == ["AWA2"]
     assert scales(other) == {"base": 20, "low": 10}
+    with pytest.raises(UserError, match=r"given twice: cub, cub \[--benchmarks\]"):
+        with_benchmarks(grid.file, ("cub", "cub"))
 
 
 def test_variants_that_are_one_on_some_benchmark_alone_are_two(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ import json
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -13,6 +12,7 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 from typing import Any
 from zipfile import ZipFile
 
@@ -23,9 +23,7 @@ from mgmrn.errors import ResourceError, UserError
 from pipeline.cli import job_verbs
 from pipeline.cli.app import command, main
 from pipeline.cli.job_verbs import read_task
-from pipeline.cli.options import check_outlasts_job
 from pipeline.config.files import CONFIGS
-from pipeline.interruption import Interruption, raised_signals
 from pipeline.job_environment import CODE_STATE, JOB_VARIABLE, in_job, job_settings, job_tags, submission_id
 from pipeline.jobs import server as serving
 from pipeline.jobs import submit as submitting
@@ -35,7 +33,6 @@ from pipeline.tracking.environment import GitState, git_state
 from pipeline.train.cluster import _ENVIRONMENT, _runtime_env
 
 ID = "mgmrn-train-cub-1f0c9a2e"
-SUBMIT = ["submit", "train", "cub", "--storage", "/s", "--data-root", "/d", "--tracking-uri", "http://mlflow"]
 LABELS = {"mgmrn.verb": "train", "mgmrn.name": "cub", "mgmrn.code_sha": "abc", "mgmrn.code_dirty": "false"}
 JSON_KEYS = {"submission_id", "verb", "name", "status", "entrypoint", "started", "ended", "exit_code"}
 JSON_KEYS |= {"code_sha", "code_dirty"}
@@ -48,91 +45,37 @@ def job(status: str = "RUNNING", code: int | None = None, submission_id: str = I
     return JobDetails(type=JobType.SUBMISSION, **(fields | others))
 
 
-class Server:
-    """One job with a log of two lines, which ends as `ended` when the log has been read."""
-
-    address = "http://host:8265"
-
-    def __init__(self) -> None:
-        self.known, self.ended = job(), job("SUCCEEDED", 0)
-        self.stopped: list[str] = []
-
-    def jobs(self) -> dict[str, JobDetails]:
-        return {ID: self.known}
-
-    def job(self, submission_id: str) -> JobDetails:
-        if submission_id != ID:
-            raise UserError("there is no such job")
-        return self.known
-
-    def log(self, submission_id: str) -> str:
-        return "line http://me:word@host\n"
-
-    async def tail(self, submission_id: str) -> AsyncIterator[str]:
-        yield "one\n"
-        yield "two\n"
-        self.known = self.ended
-
-    def stop(self, submission_id: str) -> None:
-        self.stopped.append(submission_id)
-        self.known = job("STOPPED")
+def test_a_job_answers_with_the_code_of_its_driver_or_one() -> None:
+    ends = [("SUCCEEDED", 0), ("FAILED", 1), ("FAILED", 2), ("FAILED", 3)]
+    assert [exit_code(job(*end)) for end in ends] == [0, 1, 2, 3]
+    ends = [("FAILED", 137), ("FAILED", 0), ("FAILED", None), ("STOPPED", 130)]
+    assert {exit_code(job(*end)) for end in ends} == {1}
 
 
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Server:
-    made = Server()
-    monkeypatch.setattr(JobServer, "connect", lambda address: made)
-    monkeypatch.setattr(serving, "POLL_S", 0.0)
-    monkeypatch.setattr(submitting, "submit", lambda task, server, *, again, say: Decision("send", ID, "FAILED"))
-    return made
+def test_logs_hide_secrets_and_stop_says_what_became_of_the_job(typed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = SimpleNamespace(
+        log=lambda name: "line http://me:word@host\n", job=lambda name: job(), stop=lambda name: None
+    )
+    monkeypatch.setattr(JobServer, "connect", lambda address: server)
+    monkeypatch.setattr(job_verbs, "STOP_SECONDS", 0.0)
+    assert typed("logs", ID) == (0, "line http://me:***@host\n", "")
+    assert json.loads(typed("logs", ID, "--json")[1])["log"] == "line http://me:***@host\n"
+    assert typed("stop", ID) == (1, f"{ID} is RUNNING\n", "")
+    server.job = lambda name: job("STOPPED")
+    assert typed("stop", ID) == (0, f"{ID} is over already: STOPPED\n", "")
 
 
-@pytest.mark.parametrize("code", [0, 1, 2, 3])
-def test_submit_follows_and_answers_with_the_jobs_code(server: Server, typed: Any, code: int) -> None:
-    server.ended = job("FAILED" if code else "SUCCEEDED", code)
-    answer, out, _ = typed(*SUBMIT)
-    assert answer == code and out.startswith("an earlier attempt is FAILED")
-    assert out.endswith(f"\none\ntwo\n{ID} is {server.ended.status} after 1 min 05 s\n")
-    server.known = server.ended = job("FAILED", message="no host for http://me:word@host")
-    code, out, _ = typed(*SUBMIT)
-    assert (code, out.splitlines()[-1]) == (1, "no host for http://me:***@host"), "the driver did not start"
-    assert [exit_code(job(*end)) for end in (("FAILED", 137), ("FAILED", 0), ("STOPPED", 130))] == [1, 1, 1]
-
-
-def test_submit_prints_one_object_and_the_log_beside_it(server: Server, typed: Any) -> None:
-    code, out, err = typed("submit", "--json", *SUBMIT[1:])
-    assert (code, json.loads(out).keys()) == (0, JSON_KEYS | {"action"})
-    assert "an earlier attempt is FAILED" in err and "one\ntwo\n" in err
-    server.known = job()
-    assert "{" not in typed(*SUBMIT, "--json")[1], "an option of the verb is no option of submit"
-
-
-def test_status_lists_jobs_and_their_runs(server: Server, typed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    server.known = job("FAILED", 3)
+def test_status_lists_jobs_and_their_runs(typed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = job("FAILED", 3)
+    server = SimpleNamespace(jobs=lambda: {ID: failed}, address="http://host:8265")
+    monkeypatch.setattr(JobServer, "connect", lambda address: server)
     header, row = typed("status")[1].splitlines()
     assert header.split() == ["id", "verb", "status", "exit", "started", "took", "run"]
     assert row.split()[:4] == [ID, "train", "FAILED", "3"] and row.endswith("1 min 05 s  –")
     code, out, err = typed("status", "--json", "--tracking-uri", "http://me:word@127.0.0.1:9")
-    assert code == 0 and json.loads(out)["jobs"][0]["run_id"] is None
+    (shown,) = json.loads(out)["jobs"]
+    assert (code, shown.keys(), shown["run_id"]) == (0, JSON_KEYS | {"run_id"}, None)
     assert "the runs of the jobs are not known" in err and "word" not in err
-    monkeypatch.setattr(job_verbs, "_launches", lambda uri: {ID: f"run in {uri}"})
-    (shown,) = json.loads(typed("status", ID, "--json", "--tracking-uri", "http://mlflow")[1])["jobs"]
-    assert shown.keys() == JSON_KEYS | {"run_id"} and shown["run_id"] == "run in http://mlflow"
-    assert typed("status", "other")[0] == 2
-
-
-def test_logs_are_printed_without_secrets_and_stop_waits_for_the_end(
-    server: Server, typed: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert typed("logs", ID) == (0, "line http://me:***@host\n", "")
-    assert json.loads(typed("logs", ID, "--json")[1])["log"] == "line http://me:***@host\n"
-    assert typed("stop", ID) == (0, f"{ID} is STOPPED\n", "")
-    assert typed("stop", ID) == (0, f"{ID} is over already: STOPPED\n", "")
-    assert server.stopped == [ID]
-    server.known = job()
-    monkeypatch.setattr(job_verbs, "STOP_SECONDS", 0.0)
-    monkeypatch.setattr(server, "stop", lambda submission_id: None)
-    assert typed("stop", ID) == (1, f"{ID} is RUNNING\n", "")
 
 
 class FlakyServer:
@@ -362,9 +305,6 @@ def test_code_command_and_commit_are_sent_once(checkout: Path) -> None:
     assert labels == shown | {CODE_STATE: labels[CODE_STATE]}
     assert (server.state.sha, server.state.dirty) == (sha, False)
     assert f"the code is commit {sha[:10]}" in said and f"{submission} was sent" in said
-    known = Inbox({submission: "SUCCEEDED"})
-    assert sent_by(known) == (Decision("done", submission, None), "") and known.sent == []
-    assert sent_by(known, again=True)[0].submission_id == f"{submission}-2"
     overtaken, said = sent_by(Inbox(overtaken=True))
     assert overtaken.action == "attach" and "was sent" not in said
 
@@ -490,17 +430,6 @@ def test_settings_of_the_environment_here_are_sent_as_options(monkeypatch: pytes
     assert "hunter2" not in str(caught.value)
 
 
-def test_places_relative_to_the_job_are_refused() -> None:
-    for outlasting in ("/runs", Path("/runs"), "sqlite:////runs/a.db", "http://host:5000", "postgresql://me@host/db"):
-        check_outlasts_job(outlasting, "--storage", None)
-    for place in ("runs", Path(".mgmrn/runs"), "sqlite:///a.db", "sqlite+pysqlite:///a/b.db?password=secret"):
-        with pytest.raises(UserError) as caught:
-            check_outlasts_job(place, "--tracking-uri", "MLFLOW_TRACKING_URI")
-        instead = "sqlite:////FILE" if "://" in str(place) else "an absolute path"
-        assert all(part in str(caught.value) for part in ("--tracking-uri", instead, "MLFLOW_TRACKING_URI"))
-        assert "secret" not in str(caught.value)
-
-
 def test_a_driver_refuses_its_own_folder_at_once(monkeypatch: pytest.MonkeyPatch, typed: Any) -> None:
     monkeypatch.setenv(JOB_VARIABLE, "{}")
     for option, line in {
@@ -535,14 +464,3 @@ def test_hosts_get_the_code_and_the_settings_once(monkeypatch: pytest.MonkeyPatc
     set_already, *others = _ENVIRONMENT
     monkeypatch.setenv(JOB_VARIABLE, json.dumps({"runtime_env": {"env_vars": {set_already: "5"}}}))
     assert _runtime_env() == {"env_vars": {name: _ENVIRONMENT[name] for name in others}}
-
-
-def test_a_driver_hears_an_interrupt_that_its_cluster_would_ignore() -> None:
-    """`stop` sends SIGINT, which a job inherits as ignored."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with pytest.raises(Interruption), raised_signals():
-            signal.raise_signal(signal.SIGINT)
-        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGINT, before)

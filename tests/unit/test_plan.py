@@ -15,7 +15,6 @@ import pytest
 
 from pipeline.ablation import plan as plan_module
 from pipeline.ablation.grid import GridCell, make_cells, make_grid
-from pipeline.ablation.launch import RUN_BY
 from pipeline.ablation.plan import PlannedCell, plan_to_json, total_cost
 from pipeline.cli.ablation_verbs import show_plan
 from pipeline.cli.app import main
@@ -214,12 +213,6 @@ def test_a_benchmark_that_is_not_at_hand_is_missing_and_costs_nothing(folder: Pa
     missing = planned[1].to_json()
     assert (missing["config_hash"], missing["run_id"], missing["predicted_hours"]) == (None, None, None)
     assert total_cost(planned) == Cost(20, 0)
-
-
-def test_no_mode_runs_what_is_running_or_missing() -> None:
-    assert RUN_BY["missing"] == {"new"}
-    assert RUN_BY["retry"] == {"new", "failed", "stale"}
-    assert RUN_BY["force"] == {"new", "failed", "stale", "cached"}
 
 
 def test_a_cost_is_the_median_of_finished_runs_of_the_same_shape(cells: list[GridCell], longer: GridCell) -> None:

@@ -23,7 +23,7 @@ from pipeline.errors import ExitCode
 from pipeline.ports import LOOPBACK, free_port
 from pipeline.train import process_group, ray_start
 from pipeline.train.cluster import ray_session
-from pipeline.train.process_group import GLOO_INTERFACE, GroupBackend, ProcessGroup, rendezvous, use_network_of_ray
+from pipeline.train.process_group import GLOO_INTERFACE, rendezvous, use_network_of_ray
 from pipeline.train.ray_start import (
     LONGEST_FOLDER,
     await_ranks,
@@ -34,8 +34,6 @@ from pipeline.train.ray_start import (
     last_error,
     needed_address_space,
     private_instance,
-    said_when_late,
-    where_logs_are,
     worker_interpreter,
 )
 
@@ -209,22 +207,6 @@ def test_an_error_is_found_among_what_ray_logs(tmp_path: Path) -> None:
     assert last_error(tmp_path) == "bash: line 1: /data/my: No such file or directory (raylet.err)"
 
 
-def test_a_long_wait_is_said_once_with_the_folder_of_the_logs(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    heard = threading.Event()
-    with said_when_late("Ray", said.append):
-        pass
-    monkeypatch.setattr(ray_start, "LATE_SECONDS", 0.01)
-    with said_when_late("Ray", lambda text: (said.append(text), heard.set())[0]):
-        assert heard.wait(10)
-    assert said == [f"still waiting for Ray after 0 s; Ray's logs are in {logs}"]
-
-
-def test_without_a_session_on_this_host_the_hosts_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    assert where_logs_are() == "Ray's logs are in /tmp/ray/session_latest/logs of its hosts"
-
-
 def test_ranks_that_do_not_begin_end_the_wait_with_rays_own_words(
     logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,11 +255,6 @@ def test_gloo_gets_the_interface_of_rays_address(
         monkeypatch.delenv(GLOO_INTERFACE)
     use_network_of_ray()
     assert os.environ.get(GLOO_INTERFACE) == used
-
-
-def test_a_single_rank_joins_no_group() -> None:
-    # A list has no way to call a function on a rank.
-    GroupBackend().on_start(["the only rank"], ProcessGroup("gloo"))
 
 
 def test_the_ranks_meet_at_the_address_of_ray_alone() -> None:

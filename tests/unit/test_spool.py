@@ -119,24 +119,6 @@ def test_metrics_tags_artifacts_model_and_end_arrive_in_order(spool: Spool, stor
     assert store.sent == [{"mgmrn.note": "x"}, "artifacts", model, ("FINISHED", "done")]
 
 
-def test_epochs_are_shown_once_as_they_are_appended_also_while_the_store_is_away(
-    spool: Spool, store: FakeStore
-) -> None:
-    shown: list[int] = []
-    append(spool, 1)
-    sender = Sender(spool, "r", store, lambda step, metrics: shown.append(step)).start()
-    append(spool, 2)
-    until(lambda: len(store.losses) == 2)
-    store.away = True
-    append(spool, 3, 4)
-    until(lambda: shown == [2, 3, 4])
-    assert [step for step, _ in store.losses] == [1, 2]
-    store.away = False
-    assert sender.drain(5) is None
-    assert [step for step, _ in store.losses] == [1, 2, 3, 4]
-    assert shown == [2, 3, 4]
-
-
 def test_what_an_away_store_did_not_get_is_replayed_at_the_next_start(
     spool: Spool, store: FakeStore, tmp_path: Path
 ) -> None:

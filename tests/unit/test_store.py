@@ -19,7 +19,6 @@ from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepositor
 
 from mgmrn.errors import UserError
 from pipeline.config.compose import load_experiment, values_of
-from pipeline.databases import with_installed_driver
 from pipeline.errors import TrackingError
 from pipeline.spool import DatasetInput, NewRun
 from pipeline.tracking.connection import PASSWORD_VARIABLE, translated
@@ -121,14 +120,6 @@ def test_an_address_without_a_store_is_told_in_one_sentence() -> None:
         with pytest.raises(TrackingError, match=message) as caught:
             TrackingStore.connect(uri)
         assert "secret" not in str(caught.value)
-
-
-def test_postgresql_is_opened_by_the_installed_driver() -> None:
-    assert with_installed_driver("postgresql://me@host:5433/runs") == "postgresql+psycopg2://me@host:5433/runs"
-    assert with_installed_driver("postgres://host/x?sslmode=require") == "postgresql+psycopg2://host/x?sslmode=require"
-    assert with_installed_driver("postgresql+psycopg://host/runs") == "postgresql+psycopg2://host/runs"
-    for other in ("sqlite:///.mgmrn/mlflow.db", "https://me:word@host"):
-        assert with_installed_driver(other) == other
 
 
 def test_a_new_database_appears_as_a_whole_or_not_at_all(

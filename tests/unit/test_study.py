@@ -96,36 +96,6 @@ def test_each_end_of_a_trial_has_its_state(storage: str) -> None:
     assert opened(storage).records() == []
 
 
-def test_a_step_that_is_reported_twice_changes_nothing(storage: str) -> None:
-    study = opened(storage)
-    study.propose()
-    for step in (1, 2, 3):
-        study.report(0, step, step / 10, [step / 10])
-    before = study.records()
-    for step in (1, 2, 3):
-        assert not study.report(0, step, 0.9, [0.9])
-    assert study.records() == before
-    study.end(0, "stopped")
-    assert study.records()[0].values == (0.3,)
-
-
-def test_a_driver_that_follows_finds_running_trials_and_ends_them(storage: str) -> None:
-    first = opened(storage)
-    points = [first.propose().point for _ in range(3)]
-    first.end(0, "finished", [0.5])
-    first.report(1, 1, 0.25, [0.25])
-    second = opened(storage)
-    assert running(second) == [1, 2]
-    assert [record.point for record in second.records()] == points
-    assert second.records()[1].scores == {1: (0.25,)}
-    second.report(1, 1, 0.25, [0.25])
-    second.report(1, 2, 0.3, [0.3])
-    second.end(1, "finished", [0.3])
-    second.end(2, "failed", reason="workers-lost: gone")
-    assert [record.state for record in second.records()] == ["finished", "finished", "failed"]
-    assert first.records() == second.records()
-
-
 @pytest.mark.parametrize("sampler", ["random", "tpe", "cmaes", "nsga2", "nsga3"])
 def test_a_driver_that_follows_does_not_propose_the_first_points_again(storage: str, sampler: str) -> None:
     """With the largest seed: numpy takes 32 bits, and the seed is moved on by what the study holds."""

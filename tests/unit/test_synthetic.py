@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-from scipy.io import loadmat
 
-from mgmrn.data.xlsa17 import LISTS, SYNTHETIC_MARKER
+from mgmrn.config import BenchmarkConfig
+from mgmrn.data.doctor import verify
+from mgmrn.data.xlsa17 import LISTS, SYNTHETIC_MARKER, load_benchmark
 from mgmrn.errors import UserError
 from mgmrn.makers import synthetic
 from mgmrn.makers.drawing import PARTS, TRAITS, Creature, draw_creature
@@ -25,10 +25,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def files(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
-
-
-def mat(root: Path, name: str) -> dict[str, np.ndarray]:
-    return loadmat(root / "xlsa17/data/SYN" / name)
 
 
 def creature(**changes: str) -> Creature:
@@ -51,38 +47,12 @@ def test_every_byte_follows_from_the_options(root: Path, tmp_path: Path) -> None
     assert path.read_bytes() != (root / "SYN" / "images" / drawing.path).read_bytes(), "other seeds, other pictures"
 
 
-def test_files_have_the_published_shapes_and_types(root: Path) -> None:
-    images, splits = mat(root, "res101.mat"), mat(root, "att_splits.mat")
-    assert images["image_files"].shape == images["labels"].shape == (COUNT, 1)
-    assert images["labels"].dtype == np.float64 and set(images["labels"].ravel()) == set(range(1, 41))
-    assert splits["att"].shape == splits["original_att"].shape == (len(ATTRIBUTE_NAMES), 40)
-    assert splits["allclasses_names"].shape == (40, 1)
-    assert all(splits[name].dtype == np.float64 and splits[name].shape[1] == 1 for name in LISTS)
-    np.testing.assert_allclose(np.linalg.norm(splits["att"], axis=0), 1.0)
-    assert splits["original_att"].min() >= 0 and splits["original_att"].max() <= 1
-    names = [str(cell[0]) for cell in splits["allclasses_names"].ravel()]
-    assert names != sorted(names), "the order of the columns is not that of the folders"
-    for listed, label in zip(images["image_files"].ravel(), images["labels"].ravel(), strict=True):
-        path = str(listed[0]).partition("/SYN/images/")[2]
-        assert path.split("/")[0] == names[int(label) - 1]
-        with Image.open(root / "SYN" / "images" / path) as image:
-            assert image.size == (SIZE, SIZE)
-
-
-def test_splits_share_out_the_images_and_the_classes(root: Path) -> None:
-    splits = mat(root, "att_splits.mat")
-    split = {name: splits[name].ravel().astype(int) - 1 for name in LISTS}
-    label = mat(root, "res101.mat")["labels"].ravel().astype(int) - 1
-    everything = np.concatenate([split["trainval_loc"], split["test_seen_loc"], split["test_unseen_loc"]])
-    assert sorted(everything) == list(range(COUNT))
-    assert sorted(np.concatenate([split["train_loc"], split["val_loc"]])) == sorted(split["trainval_loc"])
-    classes = {name: set(label[split[name]]) for name in LISTS}
-    assert [len(classes[name]) for name in LISTS] == [30, 24, 6, 30, 10]
-    assert classes["trainval_loc"] == classes["test_seen_loc"]
-    assert not classes["train_loc"] & classes["val_loc"]
-    assert not classes["trainval_loc"] & classes["test_unseen_loc"]
-    per_class = np.bincount(label[split["test_seen_loc"]])
-    assert set(per_class[per_class > 0]) == {round(PER_CLASS * 0.2)}
+def test_the_doctor_finds_no_fault_and_the_splits_have_the_documented_numbers_of_classes(root: Path) -> None:
+    config = BenchmarkConfig(name="SYN")
+    assert [one for one in verify(root, config, threads=1) if one.level == "error"] == []
+    benchmark = load_benchmark(root, config)
+    assert [len(set(benchmark.labels[benchmark.lists[name]])) for name in LISTS] == [30, 24, 6, 30, 10]
+    assert list(benchmark.class_names) != sorted(benchmark.class_names), "columns are not in the order of the folders"
 
 
 @pytest.mark.parametrize("seed", [0, 1, 4711])
