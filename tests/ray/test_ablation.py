@@ -123,6 +123,7 @@ def test_another_grid_links_what_is_there_already(ablated: Ablated) -> None:
 def test_tables_and_the_page_are_artifacts_of_the_parent_with_the_figures_of_its_runs(ablated: Ablated) -> None:
     made = ablated.place.run("report", *ablated.grid)
     assert made.code == 0, made.err
+    assert list(made.json) == ["report", "parent_run_id", "runs"], "scripts read these keys"
     finals = {run.info.run_id: run.data for run in ablated.runs("run") if run.data.tags["mgmrn.split"] == "final"}
     parent = ablated.client.get_run(ablated.answer.json["parent_run_id"])
     assert (set(made.json["runs"]), made.json["parent_run_id"]) == (finals.keys(), parent.info.run_id)

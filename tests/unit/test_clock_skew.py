@@ -12,8 +12,7 @@ import pytest
 from pipeline.driver import driver_is_dead, driver_tag
 from pipeline.spool import Spool
 from pipeline.tracking.sender import Sender
-from pipeline.tracking.store import DRIVER_TAG, TrackingStore
-from pipeline.train import messages
+from pipeline.tracking.store import TrackingStore
 from pipeline.train.checkpoints import kept_checkpoints, latest_whole, new_checkpoint
 
 HOUR = 3600.0
@@ -73,18 +72,6 @@ def test_a_run_that_ends_before_it_began_has_no_length(store: TrackingStore) -> 
     assert store.get(run_id).seconds is None
 
 
-@pytest.mark.parametrize("seconds", [-HOUR, HOUR])
-def test_a_run_that_a_driver_left_is_found_whatever_the_clock_says(
-    store: TrackingStore, monkeypatch: pytest.MonkeyPatch, seconds: float
-) -> None:
-    set_clock(monkeypatch, seconds)
-    run_id = store.create_parent("run", {"mgmrn.config_hash": "of the run", "mgmrn.split": "tune"})
-    store.set_tags(run_id, {DRIVER_TAG: dead_tag()})
-    monkeypatch.undo()
-    left = store.find_resumable("of the run", "tune")
-    assert left is not None and left.run_id == run_id and left.is_cut_off
-
-
 def test_the_latest_checkpoint_is_that_of_the_last_epoch_whatever_the_files_say(tmp_path: Path) -> None:
     """Written by hosts whose clocks differ: the later epochs look older."""
     for epoch in (1, 2, 3):
@@ -94,12 +81,3 @@ def test_the_latest_checkpoint_is_that_of_the_last_epoch_whatever_the_files_say(
         os.utime(one.folder, times=(HOUR * (9 - one.epoch),) * 2)
     found = latest_whole(tmp_path, 3, lambda sentence: pytest.fail(sentence))
     assert found is not None and found.epoch == 3
-
-
-def test_a_note_is_taken_on_a_machine_that_has_just_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its monotonic clock begins at zero."""
-    monkeypatch.setattr(messages.time, "monotonic", lambda: 0.5)
-    note = messages.note_taker(tmp_path / "notes.txt")
-    note("the first")
-    note("too soon")
-    assert (tmp_path / "notes.txt").read_text() == "the first\n"

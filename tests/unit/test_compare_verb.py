@@ -202,17 +202,6 @@ def test_every_figure_on_the_page_is_that_of_the_cited_runs(finished_grid: Finis
         assert list(change["difference"]) == pytest.approx([gain] * len(CLASSES))
 
 
-def test_report_prints_the_page_and_the_runs_that_it_cites(
-    finished_grid: FinishedGrid, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    page = tmp_path / "page.html"
-    assert main(["report", *finished_grid.arguments, "--out", str(page), "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert list(result) == ["report", "parent_run_id", "runs"], "scripts read these keys"
-    assert result["report"] == str(page) and page.is_file()
-    assert set(result["runs"]) == {run_id for runs in finished_grid.runs.values() for run_id in runs}
-
-
 def test_a_grid_without_any_score_has_no_page(finished_grid: FinishedGrid, tmp_path: Path) -> None:
     file = write_grid(tmp_path, "variants:\n  other: {loss.scale: 31}\nfixed: {loss.scale: 30}\n", "empty")
     where = Where(finished_grid.store.uri, finished_grid.folder / "data", tmp_path / "runs")

@@ -7,7 +7,6 @@ import json
 import math
 from dataclasses import astuple
 from random import Random
-from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -53,16 +52,6 @@ CUB = cells_of({"base": BASE, "more": [0.52, 0.56, 0.53, 0.555], "less": [0.30, 
 SUN = cells_of(
     {"base": [0.6, 0.7, 0.65, 0.62], "more": [0.61, 0.68, 0.66, 0.63], "less": [0.3, None, None, 0.31]}, "SUN"
 )
-
-scores = st.none() | st.floats(0, 1).map(lambda value: round(value, 3))
-
-
-@st.composite
-def grids(draw: st.DrawFn) -> pd.DataFrame:
-    seeds = draw(st.integers(1, 6))
-    rows = st.lists(scores, min_size=seeds, max_size=seeds)
-    scores_by_variant = ({variant: draw(rows) for variant in ("base", "a", "b")} for _ in range(2))
-    return pd.concat(map(cells_of, scores_by_variant, ("CUB", "SUN")))
 
 
 def test_entries_have_the_paired_statistics_of_the_common_seeds() -> None:
@@ -123,23 +112,6 @@ def test_stale_scores_count_and_scores_that_are_not_finite_do_not() -> None:
     assert (entry["n"], entry["verdict"]) == (3, "better")
     assert entry["reasons"] == "4 stale (seeds 0, 1, 2, 3: other code)"
     assert entry_of(compared(cells), "other")["states"] == "1 without score"
-
-
-@mock.patch("pipeline.analysis.paired.RESAMPLES", 99)
-@settings(max_examples=6)
-@given(grids(), st.randoms())
-def test_claims_need_seeds_p_and_interval_and_the_order_of_cells_changes_nothing(
-    cells: pd.DataFrame, random: Random
-) -> None:
-    entries = compared(cells).entries
-    claims = entries[entries["verdict"].isin(["better", "worse"])]
-    assert (claims["pairs"] >= 3).all() and (claims["p_holm"] < 0.05).all()
-    assert ((claims["low"] > 0) == (claims["verdict"] == "better")).all()
-    assert ((claims["high"] < 0) == (claims["verdict"] == "worse")).all()
-    shuffled = cells.sort_values("seed", key=lambda seeds: seeds.map(random.sample(range(6), 6).index))
-    by_name = ["variant", "benchmark"]
-    after = compared(shuffled).entries.sort_values(by_name, ignore_index=True)
-    pd.testing.assert_frame_equal(after, entries.sort_values(by_name, ignore_index=True))
 
 
 fractions = st.floats(0, 1).map(lambda value: round(value, 4))

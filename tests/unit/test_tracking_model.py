@@ -1,4 +1,4 @@
-"""The logged model loads as pyfunc where `pipeline` does not exist, takes pictures and answers as the network does."""
+"""A logged model answers as the network does, as pyfunc also where `pipeline` does not exist; names that lead to one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,25 @@ from mlflow.models import Model
 from mlflow.pyfunc import PyFuncModel
 from PIL import Image
 
+from mgmrn.checkpoint import MODEL_FILE
+from mgmrn.errors import UserError
 from pipeline.errors import TrackingError
+from pipeline.models.predict import open_model
+from pipeline.tracking.registry import register, set_alias, version_of_alias, versions
 from pipeline.tracking.store import MODEL_TAG, TrackingStore
-from tests.exported import ATTRIBUTES, GAMMA, NAMES, SEEN, array_file, scores_of, write_model, write_pictures
+from tests.exported import (
+    ATTRIBUTES,
+    CLASS_ATTRIBUTES,
+    GAMMA,
+    NAMES,
+    SEEN,
+    array_file,
+    scores_of,
+    write_model,
+    write_pictures,
+)
+
+RUN_NAME = "x.small.s0.1234"
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +47,27 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return write_pictures(tmp_path_factory.mktemp("pictures"))
 
 
+@dataclass(frozen=True)
+class Logged:
+    """A registered model of a run."""
+
+    store: TrackingStore
+    uri: str
+    run_id: str
+    names: dict[str, str]
+    """Each kind of name that leads to it."""
+
+
 @pytest.fixture(scope="module")
-def logged(tmp_path_factory: pytest.TempPathFactory, pictures: list[Path], tables: Path) -> tuple[str, str]:
-    """Addresses of the store and of the model, which was logged at the second attempt."""
+def logged(tmp_path_factory: pytest.TempPathFactory, pictures: list[Path], tables: Path) -> Logged:
+    """The model, which was logged at the second attempt."""
     folder = tmp_path_factory.mktemp("model")
     shutil.copy(tables, folder / "mlflow.db")
-    write_model(folder / "model.pt")
+    file = write_model(folder / "exported" / MODEL_FILE)
     store = TrackingStore.connect(f"sqlite:///{folder}/mlflow.db")
-    run_id = store.create_parent("run", {})
+    run_id, tune = (
+        store.create_parent(RUN_NAME, {"mgmrn.kind": "run", "mgmrn.split": split}) for split in ("final", "tune")
+    )
     log = Model.log
 
     def log_and_fail(**parts: Any) -> None:
@@ -46,20 +76,24 @@ def logged(tmp_path_factory: pytest.TempPathFactory, pictures: list[Path], table
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(TrackingError, match="went away"):
         patch.setattr(Model, "log", log_and_fail)
-        store.log_model(run_id, folder / "model.pt", GAMMA, pictures[0])
-    store.log_model(run_id, folder / "model.pt", GAMMA, pictures[0])
+        store.log_model(run_id, file, GAMMA, pictures[0])
+    store.log_model(run_id, file, GAMMA, pictures[0])
     uri = store.get(run_id).tags[MODEL_TAG]
-    store.log_model(run_id, folder / "model.pt", GAMMA, pictures[0])
+    store.log_model(run_id, file, GAMMA, pictures[0])
     assert store.get(run_id).tags[MODEL_TAG] == uri
     model = store.client.get_logged_model(uri.removeprefix("models:/"))
     assert (str(model.status), model.source_run_id, model.experiment_id) == ("READY", run_id, store.experiment_id)
-    return store.uri, uri
+    for run in (run_id, tune):
+        store.finish(run, "FINISHED", "finished")
+    set_alias(store, register(store, "mgmrn-X", uri, run_id, {"mgmrn.group_hash": "g"}, "of a test"), "champion")
+    names = {"file": str(file), "folder": str(file.parent), "run id": run_id, "run name": RUN_NAME, "uri": uri}
+    return Logged(store, uri, run_id, names | {"alias": "mgmrn-X@champion", "version": "mgmrn-X/1"})
 
 
 @pytest.fixture(scope="module")
-def model(logged: tuple[str, str]) -> PyFuncModel:
-    mlflow.set_tracking_uri(logged[0])
-    return mlflow.pyfunc.load_model(logged[1])
+def model(logged: Logged) -> PyFuncModel:
+    mlflow.set_tracking_uri(logged.store.uri)
+    return mlflow.pyfunc.load_model(logged.uri)
 
 
 def ask(model: PyFuncModel, *contents: object, **params: object) -> pd.DataFrame:
@@ -67,7 +101,7 @@ def ask(model: PyFuncModel, *contents: object, **params: object) -> pd.DataFrame
 
 
 def test_it_answers_as_the_network_does_in_a_process_that_knows_nothing_of_this_repository(
-    logged: tuple[str, str], pictures: list[Path], tmp_path: Path
+    logged: Logged, pictures: list[Path], tmp_path: Path
 ) -> None:
     code = """
 import json, sys
@@ -83,7 +117,7 @@ print(json.dumps({
     "mgmrn": sys.modules["mgmrn"].__file__,
 }))
 """
-    command = [sys.executable, "-c", code, *logged, *map(str, pictures)]
+    command = [sys.executable, "-c", code, logged.store.uri, logged.uri, *map(str, pictures)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
@@ -158,3 +192,46 @@ def test_wrong_params_are_refused(model: PyFuncModel) -> None:
         with pytest.raises(MlflowException, match=message) as caught:
             ask(model, noise(64, 64), **params)
         assert caught.value.get_http_status_code() == 400
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "run id", "run name", "alias", "version", "uri"])
+def test_every_name_leads_to_the_model(kind: str, logged: Logged) -> None:
+    model = open_model(logged.names[kind], logged.store.uri)
+    assert (model.class_names, model.attribute_names, model.gamma) == (NAMES, ATTRIBUTES, GAMMA)
+    np.testing.assert_array_equal(model.class_attributes, CLASS_ATTRIBUTES)
+    np.testing.assert_array_equal(model.seen, SEEN)
+    assert not model.network.training
+
+
+def test_a_run_is_registered_once(logged: Logged) -> None:
+    again = register(logged.store, "mgmrn-X", logged.uri, logged.run_id, {}, "")
+    assert [one.number for one in versions(logged.store, "mgmrn-X")] == [again.number] == ["1"]
+    assert version_of_alias(logged.store, "mgmrn-X", "champion") == again
+    assert version_of_alias(logged.store, "mgmrn-X", "candidate") is None
+    assert versions(logged.store, "mgmrn-Y") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("bare", "the run bare has logged no model"),
+        ("unknown", "there is no finished run called"),
+        ("x'; drop table runs", "there is no finished run called"),
+    ],
+)
+def test_runs_without_a_model_are_named(name: str, sentence: str, logged: Logged) -> None:
+    called = logged.store.create_parent("bare", {"mgmrn.kind": "run"}) if name == "bare" else name
+    with pytest.raises(UserError, match=sentence):
+        open_model(called, logged.store.uri)
+
+
+@pytest.mark.parametrize("name", ["mgmrn-X@none", "mgmrn-X/7", "mgmrn-Y@champion", "models:/nonsense", "0" * 32])
+def test_names_that_the_store_lacks_are_refused(name: str, logged: Logged) -> None:
+    with pytest.raises(TrackingError):
+        open_model(name, logged.store.uri)
+
+
+def test_a_missing_file_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no exported model.*gone\.pt"):
+        open_model(str(tmp_path / "gone.pt"), f"sqlite:///{tmp_path}/none.db")
+    assert not (tmp_path / "none.db").exists()
