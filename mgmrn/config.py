@@ -19,10 +19,15 @@ LEVELS: tuple[Level, ...] = ("c2", "c3", "c4", "c5")
 
 BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "convnext_tiny", "swin_t"]
 
-Weight = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
+# Bounds keep values within float32, within what torch and numpy take as a seed, and file names short.
+Weight = Annotated[float, Field(ge=0, le=1e9)]
+Positive = Annotated[float, Field(gt=0, le=1e9)]
+Exponent = Annotated[float, Field(ge=-30, le=30)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**6)]
+Several = Annotated[int, Field(ge=2, le=10**6)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+FileName = Annotated[str, Field(min_length=1, max_length=100)]
 
 
 class Frozen(BaseModel):
@@ -50,14 +55,14 @@ class ImageConfig(Frozen):
 class BenchmarkConfig(Frozen):
     """A data set in the xlsa17 layout, and its tuning split."""
 
-    name: Annotated[str, Field(min_length=1, pattern=r"^[A-Za-z0-9_\-]+$")]
+    name: Annotated[FileName, Field(pattern=r"^[A-Za-z0-9_\-]+$")]
     """Folder under `xlsa17/data/`, and folder of the pictures under the data root."""
-    word_vectors: str | None = None
+    word_vectors: FileName | None = None
     """Stem of `w2v/<stem>_attribute.pkl`; default: the data set's name."""
     images: ImageConfig = ImageConfig()
     tune_seen_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of each train class held out as pseudo-seen test images on the `tune` split."""
-    tune_split_seed: int = 0
+    tune_split_seed: Seed = 0
     """Seed of that share, apart from the run's seed: runs of several seeds share their evaluation images."""
 
 
@@ -76,15 +81,11 @@ class BackboneConfig(Frozen):
     """Activation checkpointing of finetuned blocks: same gradients, less memory, a third more time in the backbone."""
 
     @model_validator(mode="after")
-    def _stages_named_when_used(self) -> BackboneConfig:
+    def _trains_what_it_names(self) -> BackboneConfig:
         if (self.trainable == "stages") != bool(self.trainable_stages):
             raise ValueError("trainable_stages must name stages exactly when trainable is 'stages'")
         if self.trainable == "none" and self.batch_norm != "frozen":
             raise ValueError("batch_norm must be 'frozen' when the backbone is not trainable")
-        return self
-
-    @model_validator(mode="after")
-    def _recomputes_finetuned_stages_with_frozen_norms(self) -> BackboneConfig:
         if self.recompute and self.trainable == "none":
             raise ValueError("recompute saves nothing in a frozen backbone: leave it out, or finetune (trainable)")
         if self.recompute and self.batch_norm != "frozen":
@@ -174,9 +175,9 @@ class ESZSLConfig(Frozen):
     kind: Literal["eszsl"] = "eszsl"
     backbone: BackboneConfig = BackboneConfig()
     level: Level = "c5"
-    log10_gamma: tuple[float, ...] = (-3, -2, -1, 0, 1, 2, 3)
+    log10_gamma: Annotated[tuple[Exponent, ...], Field(min_length=1)] = (-3, -2, -1, 0, 1, 2, 3)
     """Grid of the feature regulariser; chosen on the `tune` split."""
-    log10_lambda: tuple[float, ...] = (-3, -2, -1, 0, 1, 2, 3)
+    log10_lambda: Annotated[tuple[Exponent, ...], Field(min_length=1)] = (-3, -2, -1, 0, 1, 2, 3)
     """Grid of the attribute regulariser; chosen on the `tune` split."""
 
 
@@ -211,7 +212,7 @@ class OptimiserConfig(Frozen):
     """Not applied to norms, biases and single vectors."""
     momentum: Probability = 0.9
     """SGD's momentum; AdamW's β₁."""
-    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    clip_norm: Positive | None = None
     """Largest gradient norm; none: no clipping."""
     accumulate: Count = 1
     """Micro-batches into which a batch is divided; their gradients are summed for one step."""
@@ -243,7 +244,7 @@ class PlainSampling(Frozen):
     """Every training image once an epoch, shuffled; the last incomplete batch is dropped."""
 
     kind: Literal["plain"] = "plain"
-    batch: Annotated[int, Field(ge=2)] = 64
+    batch: Several = 64
     """Images of a global batch, over all workers."""
 
 
@@ -251,7 +252,7 @@ class EpisodicSampling(Frozen):
     """Episodes of `ways` seen classes × `shots` images, as released."""
 
     kind: Literal["episodic"] = "episodic"
-    ways: Annotated[int, Field(ge=2)] = 8
+    ways: Several = 8
     shots: Count = 2
     episodes: Count = 300
     """Episodes in an epoch."""
@@ -273,19 +274,15 @@ class ExperimentConfig(Frozen):
     """Compute a frozen backbone's maps once and train on them."""
     cache_pictures: bool = False
     """Decode each picture once and keep its pixels; results are the same bit by bit."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
-    def _finetunes_stages_of_the_network(self) -> ExperimentConfig:
+    def _fits_together(self) -> ExperimentConfig:
         deepest = self.model.levels[-1] if isinstance(self.model, MgMRNConfig) else self.model.level
         if behind := [stage for stage in self.model.backbone.trainable_stages if stage > deepest]:
             raise ValueError(
                 f"model.backbone.trainable_stages names {behind[0]}, which lies behind the deepest level, {deepest}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _caches_what_is_read_again(self) -> ExperimentConfig:
         if self.cache_pictures and (self.cache_features or isinstance(self.model, ESZSLConfig)):
             raise ValueError("cache_pictures saves nothing where each picture is decoded once: leave it out")
         if self.cache_features and self.model.backbone.trainable != "none":

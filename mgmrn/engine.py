@@ -222,6 +222,8 @@ def build_scheduler(optimiser: Optimizer, config: ScheduleConfig, steps_per_epoc
         case "one-cycle":
             peaks = [group["lr"] for group in optimiser.param_groups]
             rising = config.warmup_fraction
+            if rising * (total + 1) == 1:
+                rising *= 1 + 1e-9  # Torch divides by the length of the rise less one step.
             # total + 1: the scheduler steps once more after the last batch.
             return OneCycleLR(optimiser, peaks, total_steps=total + 1, pct_start=rising, cycle_momentum=False)
 

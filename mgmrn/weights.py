@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 from mgmrn.errors import UserError
@@ -21,8 +22,8 @@ def find_weights(weights: str, data_root: Path) -> str:
     if not is_weights_file(weights):
         return weights
     for folder in (data_root, Path.cwd()):
-        if (folder / weights).is_file():
-            return str((folder / weights).resolve())
+        if os.path.isfile(path := folder / os.path.expanduser(weights)):
+            return str(path.resolve())
     hint = f"put it below {data_root}, give an absolute path, or name torchvision weights"
     raise UserError(f"the weights file {weights} does not exist", "model.backbone.weights", hint)
 

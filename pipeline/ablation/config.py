@@ -6,19 +6,22 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import takewhile
+from math import prod
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator
 
-from mgmrn.config import Count, Frozen
+from mgmrn.config import Count, Frozen, Seed
 from mgmrn.errors import UserError
 from pipeline.analysis.runs import FIGURES
-from pipeline.config.files import find_config, label_of, read_config, unknown_files
+from pipeline.config.files import config_text, find_config, label_of, read_config, unknown_files
 from pipeline.config.validation import all_at_once, all_different, validate
 from pipeline.config.yaml_tree import DEFAULT, Section, source_of
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 """Names of variants, which are parts of run names, folders and metrics."""
+MOST_COMBINATIONS = 10_000
+"""Largest number of variants in a grid."""
 
 
 def _one_value(value: Any) -> Any:
@@ -47,7 +50,7 @@ class AblationConfig(Frozen):
     """Shipped benchmarks, or files; the base's own where none is named."""
     fixed: Overrides = Field(default_factory=dict)
     """For all cells, the base included."""
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0, 1, 2)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
     mode: Literal["one_at_a_time", "grid", "list"] = "one_at_a_time"
     """one_at_a_time: the base, and each variant on top of it. grid: the base, and every combination of one setting of each
     factor. list: the variants alone, the first of which the others are compared with."""
@@ -106,7 +109,7 @@ def load_ablation(name_or_path: str) -> AblationFile:
     config, problems = validate(tree, AblationConfig)
     if config is None:
         raise all_at_once(problems, label_of(path))
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = config_text(path).splitlines()
     comment = [line.lstrip("# ") for line in takewhile(lambda line: line.startswith("#"), lines)]
     file = AblationFile(path.stem, label_of(path), "\n".join(comment), config, tree)
     if problems := [*unknown_files(config.base, config.benchmarks, file.place), *_misfits(file)]:
@@ -135,5 +138,7 @@ def _misfits(file: AblationFile) -> Iterator[UserError]:
         yield UserError(f"mode {mode} has {wanted} and no {other}", file.place(other))
     if not getattr(config, wanted):
         yield UserError(f"mode {mode} needs {wanted}", file.place("mode"))
+    elif (count := prod(map(len, config.factors.values()))) > MOST_COMBINATIONS:
+        yield UserError(f"{count} combinations of factors, {MOST_COMBINATIONS} are the most", file.place("factors"))
     elif mode == "list" and len(config.variants) < 2:
         yield UserError("a list needs two variants to compare", file.place("variants"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -74,12 +75,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object; text 
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """Parse the value of `--seeds`: different whole numbers from 0 on, separated by commas."""
-    try:
-        seeds = tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        message = f"seeds must be whole numbers with commas between, got '{text}'"
-        raise UserError(message, "--seeds", "like 0,1,2") from error
-    if min(seeds) < 0 or len(set(seeds)) < len(seeds):
-        raise UserError(f"seeds must be different and not negative, got '{text}'", "--seeds")
+    """Parse the value of `--seeds`: different whole numbers from 0 to 2³² - 1, separated by commas."""
+    parts = text.split(",")
+    if not all(re.fullmatch("[0-9]{1,10}", part) and int(part) < 2**32 for part in parts):
+        message = f"seeds must be whole numbers below 2³² with commas between, got '{text}'"
+        raise UserError(message, "--seeds", "like 0,1,2")
+    seeds = tuple(map(int, parts))
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"seeds must be different, got '{text}'", "--seeds")
     return seeds

@@ -6,6 +6,7 @@ mapping by mapping. Where the `kind` of a mapping changes, fields that the new k
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -14,14 +15,18 @@ from pipeline.config.validation import KINDS, did_you_mean
 from pipeline.config.yaml_tree import Leaf, Section, Tree, parse_yaml
 
 CONFIGS = Path(__file__).parent / "configs"
+LARGEST_BYTES = 2**18
+"""Largest size of a config file."""
+DEEPEST_EXTENDS = 20
+"""Largest number of files that extend each other in a row."""
 
 
 def find_config(group: str, name_or_path: str) -> Path:
     """Path of a shipped config of a group (`experiment`, `benchmark`, `search`, `ablation`), or of a YAML file."""
     if name_or_path.endswith((".yaml", ".yml")):
         path = Path(name_or_path)
-        if not path.is_file():
-            raise UserError(f"the {group} file {path} does not exist")
+        if not os.path.isfile(path):
+            raise UserError(f"the {group} file {path} {'is not a file' if os.path.exists(path) else 'does not exist'}")
         return path
     names = config_names(group)
     if name_or_path in names:
@@ -49,15 +54,35 @@ def label_of(path: Path) -> str:
     return str(path.relative_to(CONFIGS)) if path.is_relative_to(CONFIGS) else str(path)
 
 
-def read_config(path: Path, below: tuple[Path, ...] = ()) -> Section:
-    """A file merged over all that it extends; `below` are the files whose `extends` led to it."""
+def config_text(path: Path) -> str:
+    """Text of a config file in UTF-8, with or without a byte order mark. Raises UserError where it cannot be read."""
     label = label_of(path)
-    if path in below:
-        raise UserError(f"extends runs in a circle: {' → '.join(map(label_of, (*below, path)))}", label)
     try:
-        tree = parse_yaml(path.read_text(encoding="utf-8"), label)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"the config cannot be read: {error}", label) from error
+        if (size := path.stat().st_size) > LARGEST_BYTES:
+            raise UserError(f"the config has {size} bytes, {LARGEST_BYTES} are the most", label)
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError("the config is not UTF-8 text", f"{label}:{line}", "save it as UTF-8") from error
+    except OSError as error:
+        raise UserError(f"the config cannot be read: {error.strerror}", label) from error
+
+
+def read_config(path: Path) -> Section:
+    """A file merged over all that it extends."""
+    return _read_config(path, (), {})
+
+
+def _read_config(path: Path, below: tuple[Path, ...], known: dict[Path, Section]) -> Section:
+    """`below` are the files whose `extends` led to this one; `known` holds files that were read, by their real path."""
+    label, real = label_of(path), path.resolve()
+    if real in known:
+        return known[real]
+    if real in [one.resolve() for one in below]:
+        raise UserError(f"extends runs in a circle: {' → '.join(map(label_of, (*below, path)))}", label)
+    if len(below) > DEEPEST_EXTENDS:
+        raise UserError(f"more than {DEEPEST_EXTENDS} files extend each other in a row", label)
+    tree = parse_yaml(config_text(path), label)
     if isinstance(tree, Leaf):
         if tree.value is not None:
             raise UserError("a config must be a mapping of fields to values", tree.source)
@@ -65,9 +90,10 @@ def read_config(path: Path, below: tuple[Path, ...] = ()) -> Section:
     merged = Section({}, tree.source)
     if (extends := tree.children.get("extends")) is not None:
         for parent in _parents(extends, path):
-            merged = merge(merged, read_config(parent, (*below, path)))
+            merged = merge(merged, _read_config(parent, (*below, path), known))
     own = {name: child for name, child in tree.children.items() if name != "extends"}
-    return merge(merged, Section(own, tree.source))
+    known[real] = merge(merged, Section(own, tree.source))
+    return known[real]
 
 
 def _parents(extends: Tree, child: Path) -> Iterator[Path]:
@@ -78,7 +104,7 @@ def _parents(extends: Tree, child: Path) -> Iterator[Path]:
         raise UserError("extends must be a name or a list of names", extends.source, "for example [benchmark/cub]")
     for name in names:
         path = child.parent / name if name.startswith(".") else CONFIGS / f"{name}.yaml"
-        if not path.is_file():
+        if not os.path.isfile(path):
             known = sorted(label_of(file).removesuffix(".yaml") for file in CONFIGS.rglob("*.yaml"))
             message = f"extends names '{name}', which does not exist"
             raise UserError(message, extends.source, did_you_mean(name, known))
@@ -89,8 +115,9 @@ def merge(base: Section, over: Section) -> Section:
     """Values of `over` on top of those of `base`, mapping by mapping."""
     children = dict(base.children)
     new, old = over.children.get("kind"), children.get("kind")
-    if isinstance(new, Leaf) and isinstance(old, Leaf) and new.value != old.value and new.value in KINDS:
-        children = {name: child for name, child in children.items() if name in KINDS[new.value].model_fields}
+    kind = new.value if isinstance(new, Leaf) else None
+    if isinstance(kind, str) and kind in KINDS and isinstance(old, Leaf) and old.value != kind:
+        children = {name: child for name, child in children.items() if name in KINDS[kind].model_fields}
     for name, child in over.children.items():
         below = children.get(name)
         children[name] = merge(below, child) if isinstance(below, Section) and isinstance(child, Section) else child

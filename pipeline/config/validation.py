@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 
 from mgmrn.config import ExperimentConfig, Frozen
 from mgmrn.errors import UserError
-from pipeline.config.yaml_tree import DEFAULT, Leaf, Section, Tree, is_plain, plain, source_of, yaml_value
+from pipeline.config.yaml_tree import DEFAULT, Leaf, Section, Tree, plain, source_of, yaml_value
 
 Model = TypeVar("Model", bound=Frozen)
 
@@ -81,7 +81,8 @@ def _problem(details: ErrorDetails, tree: Section, model: type[Frozen]) -> UserE
     message = details["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     if details["type"] == "value_error":
         return UserError(f"{path}: {message}", node.source)
-    given = yaml_value(details["input"]) if is_plain(details["input"]) else "a mapping"
+    given = "a mapping" if isinstance(details["input"], dict) else yaml_value(details["input"])
+    given = given if len(given) <= 80 else f"{given[:80]}…"
     return UserError(f"{path} {message[0].lower()}{message[1:]}, got {given}", node.source)
 
 

@@ -1,6 +1,7 @@
 """The plain subset of YAML as a tree that keeps the origin of every value.
 
-A config holds numbers, text, true, false, null, lists of them, and mappings; `5e-4` is a float; tags and anchors are refused.
+A config holds numbers, text, true, false, null, lists of them, and mappings. What YAML 1.1 and 1.2 read differently is refused, as are tags
+and anchors; `5e-4` is a float.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -18,6 +19,29 @@ from mgmrn.errors import UserError
 
 DEFAULT = "default"
 """Origin of a value that no file and no option sets."""
+DEEPEST = 20
+"""Largest number of mappings and lists around a value."""
+
+_AMBIGUOUS = "!ambiguous"
+_RESOLVERS = {
+    None: [
+        (tag, re.compile(rf"(?:{pattern})\Z"))
+        for tag, pattern in (
+            (_AMBIGUOUS, r"(?i:yes|no|on|off)|<<|\d{4}-\d\d?-\d\d?(?:[Tt\s].*)?"),
+            # Octal, binary and signed hexadecimal numbers, numbers to base 60 or with underscores, hexadecimal fractions.
+            (_AMBIGUOUS, r"[-+]?0[0-9_]+|0o[0-7]+|[-+]?0b[01_]+|[-+]0x[\da-fA-F]+|[-+]?\d[\d_]*(?::\d+)+(?:\.[\d_]*)?"),
+            (_AMBIGUOUS, r"[-+]?[\d.][\d.]*_[\d._]*(?:[eE][-+]?\d+)?|[-+]?0x[\da-fA-F.]*[_pP][\da-fA-F_+-]*"),
+            ("tag:yaml.org,2002:null", r"~|null|Null|NULL|"),
+            ("tag:yaml.org,2002:bool", r"true|True|TRUE|false|False|FALSE"),
+            # A longer one is a float: Python reads no integer of thousands of digits.
+            ("tag:yaml.org,2002:int", r"[-+]?(?:0|[1-9][0-9]{0,99})|0x[0-9a-fA-F]{1,80}"),
+            ("tag:yaml.org,2002:float", r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"),
+            ("tag:yaml.org,2002:float", r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"),
+        )
+    ]
+}
+"""Tags of plain scalars by YAML 1.2, and one for those that YAML 1.1 reads as another value."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -44,46 +68,45 @@ Tree = Leaf | Section
 def parse_yaml(text: str, label: str, line_numbers: bool = True) -> Tree:
     """Tree of a text, with origins like `label:line`; calls share it, so treat it as read-only."""
 
-    def place(mark: yaml.Mark | None) -> str:
-        return f"{label}:{mark.line + 1}" if mark and line_numbers else label
+    def place(line: int) -> str:
+        return f"{label}:{line + 1}" if line_numbers else label
 
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         return Leaf(None, label) if node is None else _convert(loader, node, place)
-    except UserError:
-        raise
-    except (yaml.YAMLError, ValueError) as error:
-        problem, mark = getattr(error, "problem", error), getattr(error, "problem_mark", None)
-        raise UserError(f"not valid YAML: {problem}", place(mark)) from error
-    except RecursionError as error:
-        raise UserError("not valid as a config: nested too deeply", label) from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position)
+        raise UserError(f"not valid YAML: it holds the character {chr(error.character)!a}", place(line)) from error
+    except yaml.MarkedYAMLError as error:
+        where = place(error.problem_mark.line) if error.problem_mark else label
+        raise UserError(f"not valid YAML: {error.problem}", where) from error
 
 
-def _convert(loader: _Loader, node: yaml.Node, place: Callable[[yaml.Mark | None], str]) -> Tree:
-    source = place(node.start_mark)
-    if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.startswith("tag:yaml.org,2002:python/"):
-        raise UserError(f"the tag {node.tag} is not allowed: a config holds plain values only", source)
+def _convert(loader: _Loader, node: yaml.Node, place: Callable[[int], str]) -> Tree:
+    source = place(node.start_mark.line)
     if isinstance(node, yaml.MappingNode):
         children: dict[str, Tree] = {}
         for key, value in node.value:
-            if not isinstance(key.value, str):
-                raise UserError("a field's name must be text", place(key.start_mark))
+            where = place(key.start_mark.line)
+            if not isinstance(key, yaml.ScalarNode) or not key.value:
+                raise UserError("a field's name must be text", where)
             if key.value in children:
-                raise UserError(f"the field {key.value} is given twice", place(key.start_mark))
+                raise UserError(f"the field {key.value} is given twice", where)
             children[key.value] = _convert(loader, value, place)
         return Section(children, source)
-    value = loader.construct_object(node, deep=True)
-    if not is_plain(value):
-        raise UserError(f"{value!r} is neither a number, text, true, false, null nor a list of them", source)
+    if isinstance(node, yaml.SequenceNode):
+        items = [_convert(loader, item, place) for item in node.value]
+        if section := next((item for item in items if isinstance(item, Section)), None):
+            raise UserError("a list holds numbers, text, true, false, null and lists, but no mappings", section.source)
+        return Leaf([plain(item) for item in items], source)
+    if node.tag == _AMBIGUOUS:
+        hint = "write a plain decimal number, true or false, or put text in quotes"
+        raise UserError(f"{node.value} is read differently by YAML 1.1 and 1.2", source, hint)
+    value = loader.construct_object(node)
+    if isinstance(value, str) and (found := _CONTROL.search(value)):
+        raise UserError(f"text with the character {found[0]!a} is not allowed", source)
     return Leaf(value, source)
-
-
-def is_plain(value: object) -> bool:
-    """Whether a config may hold this value outside a mapping."""
-    if isinstance(value, list):
-        return all(is_plain(item) for item in value)
-    return value is None or isinstance(value, bool | int | float | str)
 
 
 def plain(tree: Tree) -> Any:
@@ -109,20 +132,29 @@ def yaml_value(value: object) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Loader of the safe subset of YAML, with `5e-4` as a float and without anchors."""
+    """Loader of the safe subset of YAML, without tags, anchors and deep nesting."""
+
+    yaml_implicit_resolvers: ClassVar = _RESOLVERS
+    depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.MarkedYAMLError(problem="anchors and aliases are not allowed, use extends", problem_mark=mark)
-        return super().compose_node(parent, index)
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        problem = None
+        if event.anchor:
+            problem = "anchors and aliases are not allowed, use extends"
+        elif getattr(event, "tag", None):
+            problem = f"the tag {event.tag} is not allowed: a config holds plain values only"
+        elif self.depth == DEEPEST:
+            problem = f"nested more than {DEEPEST} deep"
+        if problem:
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 class _Dumper(yaml.SafeDumper):
-    """Dumper that puts quotes around text that `_Loader` would read as a float."""
+    """Dumper that puts quotes around text that `_Loader` would not read as text."""
 
-
-# YAML 1.1, which PyYAML reads, takes a number with an exponent but without a dot for text.
-_EXPONENT = re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$")
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
-_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
+    yaml_implicit_resolvers: ClassVar = _RESOLVERS

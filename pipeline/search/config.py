@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from mgmrn.config import Count, Frozen
+from mgmrn.config import Count, Frozen, Seed, Several
 from pipeline.config.files import find_config, label_of, read_config, unknown_files
 from pipeline.config.validation import all_at_once, all_different, validate
 from pipeline.config.yaml_tree import Section, source_of
@@ -126,7 +126,7 @@ class Sampler(Frozen):
     """Sampler of Optuna that proposes values."""
 
     name: Literal["tpe", "random", "cmaes", "nsga2", "nsga3"] = "tpe"
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     startup_trials: Count = 8
     """TPE: number of random trials before its model is used."""
 
@@ -137,7 +137,7 @@ class Scheduler(Frozen):
     name: Literal["asha", "median", "none"] = "asha"
     grace_epochs: Count = 1
     """Epochs before which no trial is stopped."""
-    reduction: Annotated[int, Field(ge=2)] = 3
+    reduction: Several = 3
     """asha: one of this many trials continues at each rung."""
 
 
@@ -155,12 +155,12 @@ class SearchConfig(Frozen):
     objective: Objective = Objective()
     sampler: Sampler = Sampler()
     scheduler: Scheduler = Scheduler()
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     """Each trial is run once per seed, on each benchmark."""
     trials: Count = 24
     workers: Count = 1
     """Ranks of each training run."""
-    confirm_seeds: Annotated[int, Field(ge=3)] = 3
+    confirm_seeds: Annotated[int, Field(ge=3, le=1000)] = 3
     """Number of fresh seeds over which the best config is compared with the base."""
 
     _no_repeats = field_validator("benchmarks", "seeds")(all_different)

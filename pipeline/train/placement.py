@@ -39,7 +39,7 @@ class Workers:
 
 def parse_workers(text: str) -> Workers:
     """Reads `2` or `1..4`. Raises `UserError` for any other text."""
-    match = re.fullmatch(r"(\d+)(?:\.\.(\d+))?", text.strip())
+    match = re.fullmatch(r"([0-9]{1,6})(?:\.\.([0-9]{1,6}))?", text.strip())
     if match is None:
         raise UserError(f"workers must be a number or a range, got '{text}'", _OPTION, _EXAMPLE)
     least, most = int(match[1]), int(match[2] or match[1])

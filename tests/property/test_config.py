@@ -14,7 +14,9 @@ from pipeline.config.files import config_names
 from pipeline.config.identity import config_hash, group_hash
 from pipeline.config.yaml_tree import parse_yaml, plain, yaml_value
 
-TEXT = st.text(st.characters(codec="utf-8")) | st.sampled_from(["5E4", "0E0", "null", "#: x", "true", "1_000"])
+TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"])) | st.sampled_from(
+    ["5E4", "0E0", "null", "#: x", "true", "1_000", "010", "0o7", "1:30", "0x1p3", "no", "-.5", "2026-01-01", "<<", "="]
+)
 SCALAR = (
     st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False) | TEXT
 )

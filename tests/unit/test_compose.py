@@ -59,3 +59,50 @@ def test_a_relative_weights_path_is_looked_for_below_the_data_root(tmp_path: Pat
     assert resolved.model.backbone.weights == str(weights.resolve()) and len(config_hash(resolved, "data")) == 16
     named = load_experiment("cub").config
     assert resolve_weights(named, tmp_path) == named
+
+
+def test_files_that_extend_each_other_in_a_circle_through_links_and_folders(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    child = write(tmp_path / "x.yaml", f"extends: ./link/../{tmp_path.name}/x.yaml\n")
+    with pytest.raises(UserError, match="extends runs in a circle"):
+        load_experiment(child)
+
+
+def test_each_extended_file_is_read_once_and_a_long_row_of_them_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "0.yaml", "benchmark: {name: X}\nseed: 7\n")
+    for number in range(1, 40):
+        twice = f"extends: [./{number - 1}.yaml, ./{number - 1}.yaml]\n"
+        write(tmp_path / f"{number}.yaml", twice)
+    assert load_experiment(str(tmp_path / "20.yaml")).config.seed == 7
+    with pytest.raises(UserError, match="more than 20 files extend each other"):
+        load_experiment(str(tmp_path / "39.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("seed: 1\n# é\n".encode("latin-1"), r"not UTF-8 text \[.*x.yaml:2\] \(save it as UTF-8\)"),
+        ("seed: 1\n".encode("utf-16"), "not UTF-8 text"),
+        (b"# x\n" * 2**17, "the config has 524288 bytes, 262144 are the most"),
+        (b"seed: 1\nloss: \0\n", r"not valid YAML: it holds the character '\\x00' \[.*x.yaml:2\]"),
+        (b'seed: 1\nloss: "\\ud800"\n', r"text with the character '\\ud800' is not allowed \[.*x.yaml:2\]"),
+        (b"loss: " + b"[" * 30000, r"nested more than 20 deep \[.*x.yaml:1\]"),
+        (b"a: &a [x, x]\nb: &b [*a, *a]\n", r"anchors and aliases are not allowed, use extends \[.*x.yaml:1\]"),
+        (b"loss:\n\tscale: 1\n", r"not valid YAML: found character '\\t' .*x.yaml:2\]"),
+        (b"seed: 1\n---\nseed: 2\n", r"not valid YAML: but found another document \[.*x.yaml:2\]"),
+        (b'seed: 1\n"": 2\n', r"a field's name must be text \[.*x.yaml:2\]"),
+        (b"seed: 1\nloss: [{scale: 1}]\n", r"a list holds .* no mappings \[.*x.yaml:2\]"),
+    ],
+)
+def test_a_file_that_is_no_config(tmp_path: Path, content: bytes, sentence: str) -> None:
+    (tmp_path / "x.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=sentence):
+        load_experiment(str(tmp_path / "x.yaml"))
+
+
+@pytest.mark.parametrize("text", ["\ufeff{}", "%YAML 1.2\n---\n{}..."])
+def test_a_byte_order_mark_and_marks_of_a_document_change_nothing(tmp_path: Path, text: str) -> None:
+    body = "benchmark: {name: X}\nloss: {scale: .5e1}\nseed: 0x10\n"
+    (tmp_path / "x.yaml").write_bytes(text.format(body).encode())
+    config = load_experiment(str(tmp_path / "x.yaml")).config
+    assert (config.seed, config.loss.scale) == (16, 5)
