@@ -1,10 +1,14 @@
 """The seal over the test sets: once closed, this process can obtain no test image, label or class.
 
-The types `TuneData` and `FinalData` prevent mistakes; the seal prevents the rest. A trial of a search closes it before
-it reads any data; then every way to the test sets raises or returns nothing. A seal cannot be opened again.
+The types `TuneData` and `FinalData` prevent mistakes; the seal prevents the rest. A process of a search closes it before
+it reads any data, and it stays closed; any other process closes it for the length of a `tune` run. Then every way to the test sets raises
+or returns nothing.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _closed = False
 
@@ -17,6 +21,17 @@ def close_seal() -> None:
     """Closes the seal for the rest of this process."""
     global _closed
     _closed = True
+
+
+@contextmanager
+def sealed() -> Iterator[None]:
+    """Closes the seal for a block; one that was closed before stays closed after it."""
+    global _closed
+    before, _closed = _closed, True
+    try:
+        yield
+    finally:
+        _closed = before
 
 
 def is_sealed() -> bool:

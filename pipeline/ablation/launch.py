@@ -172,7 +172,7 @@ def _launch(
     # Ray Tune takes seconds to load, which a launch with nothing to do does not wait for.
     from pipeline.trials.list_director import ListDirector, Task
     from pipeline.trials.runner import run_trials
-    from pipeline.trials.trial import run_trial
+    from pipeline.trials.trial import OpenTrial
 
     concurrency, placement = room
     opening = Opening(request.file.name, parent.run_id, placement)
@@ -185,7 +185,7 @@ def _launch(
             tasks.append(Task(one.cell.tune, final, None if restart else one.calibration, restart))
     deadline = None if request.budget_hours is None else time.monotonic() + 3600 * request.budget_hours
     director = ListDirector(tasks, site, say, lambda run: epoch_lines(f"{run.name} {run.split}"), deadline)
-    run_trials(director, concurrency, site.tune_folder, run_trial)
+    run_trials(director, placement, concurrency, site.tune_folder, OpenTrial)
     site.clerk.finish()
     if not director.waiting:
         return len(tasks), "finished"

@@ -41,7 +41,7 @@ def run_course(search: Search, bases: Bases, name: str, budget_hours: float | No
             if record.state in ("finished", "stopped", "failed"):
                 board.remember(record.number, record.point, record.state, record.values[0] if record.values else None)
         director = SearchDirector(search, _references(search, bases), deadline)
-        run_trials(director, site.concurrency, site.tune_folder)
+        run_trials(director, site.opening.placement, site.concurrency, site.tune_folder)
         best = best_record(config, study.records())
         comparisons = () if best is None else _compare(search, bases, best)
     shutil.rmtree(site.tune_folder, ignore_errors=True)
@@ -142,7 +142,7 @@ def _run_cells(search: Search, cells: Sequence[Cell]) -> Mapping[str, Mapping[st
     tasks = [Task(cell) for cell in {cell.identity: cell for cell in cells}.values()]
     director = ListDirector(tasks, site, board.say, follow)
     if director.take_known():
-        run_trials(director, site.concurrency, site.tune_folder)
+        run_trials(director, site.opening.placement, site.concurrency, site.tune_folder)
     return director.results
 
 

@@ -1,4 +1,4 @@
-"""One run under Ray Train: from its spec to its last checkpoint.
+"""One run, from its spec to its last checkpoint: under Ray Train, or in the process of a trial where one worker trains it.
 
 Ray Train starts workers and replaces those that are lost. The run's own storage says from which checkpoint they go on and which one counts in
 the end: the spool holds the epochs that there were, and the checkpoints stand beside it.
@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray.train
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+from ray.util.placement_group import (
+    PlacementGroup,
+    get_current_placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 
+from mgmrn.atomic_file import replacing
 from mgmrn.data.seal import check_open
 from mgmrn.errors import ResourceError
 from mgmrn.protocol import Evaluation, load_evaluation
@@ -27,7 +33,7 @@ from pipeline.train.placement import Placement
 from pipeline.train.process_group import ProcessGroup
 from pipeline.train.ray_start import await_ranks
 from pipeline.train.spec import EVALUATION_FILE, Calibration, RunSpec
-from pipeline.train.storage import StorageError, check_writable
+from pipeline.train.storage import StorageError, check_writable, explained
 
 RETRIES = 3
 """Restarts after lost workers; failures that a retry cannot mend end at the first."""
@@ -90,10 +96,46 @@ class ControllerCallback(ray.train.UserCallback):
 
 
 def train_worker(spec_json: dict[str, str]) -> None:
-    """Trains one rank. Its packages are imported here: driver and controller need no torch, which takes seconds to load."""
-    from pipeline.train.worker import run_rank
+    """Trains one rank under Ray Train. Its packages are imported here: driver and controller need no torch, which takes seconds to load."""
+    import ray.train.torch
 
-    run_rank(spec_json["spec"])
+    from mgmrn.feed import Share
+    from pipeline.train.worker import train_epochs
+
+    spec, context = RunSpec.model_validate_json(spec_json["spec"]), ray.train.get_context()
+    share = Share(context.get_world_rank(), context.get_world_size())
+    if share.rank == 0 and (group := get_current_placement_group()):
+        with replacing(spec.placement_file) as file:
+            file.write(group.id.hex().encode())
+    for metrics in train_epochs(spec, share, ray.train.torch.get_device()):
+        ray.train.report(metrics)
+
+
+def fit_here(spec: RunSpec, placement: Placement) -> Iterator[dict[str, float] | Fitted | Failure]:
+    """Trains a run of one worker in this process, from its latest checkpoint where there is one.
+
+    Yields the metrics of each epoch, once it is noted in the run's spool, and at last the outcome. The epochs of an earlier attempt come
+    first, so that a trial that is started again shows its whole curve.
+    """
+    import torch
+
+    from mgmrn.feed import Share
+    from pipeline.train.worker import train_epochs
+
+    device = torch.device("cuda", 0) if placement.gpus_per_worker else torch.device("cpu")
+    spool = Spool(spec.spool_file)
+    noted = spool.epochs()
+    yield from (noted[epoch] for epoch in sorted(noted))
+    try:
+        for metrics in train_epochs(spec, Share(0, 1), device):
+            with explained(spec.run_folder):
+                spool.append(int(metrics["epoch"]), metrics)
+            if metrics["epoch"] not in noted:
+                yield metrics
+    except ResourceError as error:
+        yield Failure.of_resources(error)
+    else:
+        yield recorded_failure(spec.failure_file) or _counting_checkpoint(spec)
 
 
 def fit(spec: RunSpec, placement: Placement) -> Fitted | Failure:

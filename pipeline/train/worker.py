@@ -1,6 +1,6 @@
-"""Worker of a run: the work of each rank, from its spec to its last checkpoint.
+"""Worker of a run: the work of each rank, from its spec to its last checkpoint, under Ray Train or in the process of a trial.
 
-No worker uses the tracking store: rank 0 reports metrics to Ray Train and writes checkpoints into the run's storage.
+No worker uses the tracking store: its caller notes the metrics of each epoch, and rank 0 writes checkpoints into the run's storage.
 """
 
 from __future__ import annotations
@@ -8,25 +8,21 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import ray.train
-import ray.train.torch
 import torch
 from jaxtyping import Float
-from ray.train.collective import broadcast_from_rank_zero
-from ray.util.placement_group import get_current_placement_group
 
-from mgmrn.atomic_file import replacing
 from mgmrn.checkpoint import MODEL_FILE, export_model, load_checkpoint, save_checkpoint
 from mgmrn.config import ESZSLConfig, ExperimentConfig
 from mgmrn.data.decoded import PictureFiles
 from mgmrn.data.images import side_for_evaluation
 from mgmrn.data.kept import Progress
 from mgmrn.data.loading import evaluation_loader
-from mgmrn.data.seal import close_seal
+from mgmrn.data.seal import sealed
 from mgmrn.data.splits import FinalData, Images, TuneData, evaluation_images, load_final, load_tune
 from mgmrn.data.xlsa17 import attribute_names
 from mgmrn.device import prefer_fastest_kernels
@@ -55,20 +51,23 @@ class Rank:
     device: torch.device
 
 
-def run_rank(spec_json: str) -> None:
-    """Trains one rank of the run of a `RunSpec`, or ends at once where an earlier attempt failed for good."""
-    spec = RunSpec.model_validate_json(spec_json)
+def train_epochs(spec: RunSpec, share: Share, device: torch.device) -> Iterator[dict[str, float]]:
+    """Metrics of each epoch that one rank of a run trains.
+
+    An epoch's metrics come when its checkpoint is whole, and training goes on when the caller has noted them. A failure that a retry cannot
+    mend is recorded in the run's folder; it is raised as well where other ranks wait for this one and must be torn down. Nothing is
+    trained where an earlier attempt recorded one.
+    """
     if recorded_failure(spec.failure_file):
         return
     try:
-        _run(spec)
+        yield from _epochs(spec, share, device)
     except (UserError, ResourceError, NonFiniteLossError, torch.OutOfMemoryError) as error:
         try:
             record_failure(spec.failure_file, _failure(error))
         except OSError:
             raise error from None  # Without a note, the run must not look as if it had come to its end.
-        # Ranks that wait for this one must be torn down; alone, it ends the run without a worker group that only reads the note.
-        if ray.train.get_context().get_world_size() > 1:
+        if share.world_size > 1:
             raise
 
 
@@ -83,35 +82,27 @@ def _failure(error: UserError | ResourceError | NonFiniteLossError | torch.OutOf
     return Failure("out-of-memory", str(error).splitlines()[0], hint=hint)
 
 
-def _run(spec: RunSpec) -> None:
-    context = ray.train.get_context()
-    if context.get_world_rank() == 0:
-        if group := get_current_placement_group():
-            with replacing(spec.placement_file) as file:
-                file.write(group.id.hex().encode())
+def _epochs(spec: RunSpec, share: Share, device: torch.device) -> Iterator[dict[str, float]]:
+    if share.rank == 0:
         with explained(spec.run_folder):
             reserve_room(spec.failure_file)
     prefer_fastest_kernels()
     torch.set_num_threads(spec.cpus_per_worker)
-    if spec.split == "tune":
-        close_seal()
-    load = load_tune if spec.split == "tune" else load_final
-    rank = Rank(
-        spec,
-        load(spec.data_root, spec.config.benchmark),
-        Share(context.get_world_rank(), context.get_world_size()),
-        ray.train.torch.get_device(),
-    )
-    if isinstance(spec.config.model, ESZSLConfig):
-        evaluation, metrics = fit_on_split(spec, rank.data, rank.device, note_taker(spec.notes_file))
-        _report(rank, {"epoch": 1, "epochs": 1, **metrics, **evaluation.metrics}, evaluation)
-    else:
-        _train(rank)
+    with sealed() if spec.split == "tune" else nullcontext():
+        load = load_tune if spec.split == "tune" else load_final
+        rank = Rank(spec, load(spec.data_root, spec.config.benchmark), share, device)
+        if isinstance(spec.config.model, ESZSLConfig):
+            evaluation, metrics = fit_on_split(spec, rank.data, rank.device, note_taker(spec.notes_file))
+            yield from _noted(rank, {"epoch": 1, "epochs": 1, **metrics, **evaluation.metrics}, evaluation)
+        else:
+            yield from _train(rank)
 
 
-def _train(rank: Rank) -> None:
+def _train(rank: Rank) -> Iterator[dict[str, float]]:
     spec, data = rank.spec, rank.data
     torch.manual_seed(spec.config.seed)  # Every rank draws the same weights.
+    if rank.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(rank.device)
     loader_workers = spec.cpus_per_worker if rank.device.type == "cuda" else 0
     note = note_taker(spec.notes_file)
     feed = open_feed(spec.config, data, spec.cache_root, rank.share, rank.device, loader_workers, note)
@@ -135,7 +126,7 @@ def _train(rank: Rank) -> None:
         if spec.split == "tune" or trainer.epoch == spec.epochs:
             evaluation = _evaluate(rank, trainer, feed)
         metrics = _metrics(rank, trainer, stats) | (evaluation.metrics if evaluation else {})
-        _report(rank, metrics, evaluation, trainer, feed)
+        yield from _noted(rank, metrics, evaluation, trainer, feed)
 
 
 def _folder_to_go_on_from(rank: Rank) -> Path | None:
@@ -148,7 +139,10 @@ def _folder_to_go_on_from(rank: Rank) -> Path | None:
         # A note taker of its own: this note must not be dropped because of one on progress a moment ago.
         found = checkpoints.latest_whole(folder, last_epoch, note_taker(rank.spec.notes_file))
         name = found.folder.name if found else None
-    name = broadcast_from_rank_zero(name)
+    if rank.share.world_size > 1:
+        from ray.train.collective import broadcast_from_rank_zero
+
+        name = broadcast_from_rank_zero(name)
     return rank.spec.run_folder / name if name else None
 
 
@@ -182,16 +176,16 @@ def _metrics(rank: Rank, trainer: Trainer, stats: EpochStats) -> dict[str, float
     }
 
 
-def _report(
+def _noted(
     rank: Rank,
     metrics: dict[str, float],
     evaluation: Evaluation | None,
     trainer: Trainer | None = None,
     feed: Feed | None = None,
-) -> None:
-    """Reports an epoch, at a barrier of all ranks: rank 0 writes its checkpoint, with the evaluation and, at the end, the whole model."""
+) -> Iterator[dict[str, float]]:
+    """Metrics of an epoch. Rank 0 writes the checkpoint before, with the evaluation and, at the end, the model, and prunes others after."""
     if rank.share.rank:
-        ray.train.report(metrics)
+        yield metrics
         return
     spec, classes, epoch = rank.spec, rank.data.classes, int(metrics["epoch"])
     with explained(spec.run_folder), checkpoints.new_checkpoint(spec.run_folder, epoch) as folder:
@@ -210,7 +204,7 @@ def _report(
                 gamma=evaluation.result.gamma if evaluation else 0.0,
                 attribute_names=attribute_names(spec.data_root, spec.config.benchmark, classes.attributes.shape[1]),
             )
-    ray.train.report(metrics)
+    yield metrics
     counting = checkpoints.counting_epoch(spec.split, {**Spool(spec.spool_file).epochs(), epoch: metrics})
     checkpoints.prune(spec.run_folder, checkpoints.worth_keeping(spec.run_folder, epoch, counting))
 

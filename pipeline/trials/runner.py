@@ -21,14 +21,14 @@ from ray.tune.search import Searcher
 
 from pipeline.interruption import Interruption, unwrapped
 from pipeline.train.fit import release_placement_group
+from pipeline.train.placement import Placement
 from pipeline.trials.director import Director
-from pipeline.trials.trial import STEPS, TrialPlan, TrialReport, run_sealed_trial
+from pipeline.trials.trial import STEPS, OpenTrial, SealedTrial, TrialPlan, TrialReport
 
 Answer = TypeVar("Answer")
-Trainable = Callable[[dict[str, Any]], None]
 
 TRIAL_MEMORY = 2**20
-"""Bytes that the process of a trial asks for: Tune demands some resource, and a CPU would be missing for the workers."""
+"""Bytes that the process of a trial of several workers asks for: Tune demands some resource, and a CPU would be missing for them."""
 TRIAL_RETRIES = 2
 """Restarts of a trial whose process or workers were lost."""
 STOP_SECONDS = 5
@@ -47,8 +47,21 @@ _ENVIRONMENT = {
 }
 
 
-def run_trials(director: Director, concurrency: int, folder: Path, trainable: Trainable = run_sealed_trial) -> None:
-    """Run trials until the director has none left and all have ended; `folder` is for Ray Tune's own files.
+def run_trials(
+    director: Director,
+    placement: Placement,
+    concurrency: int,
+    folder: Path,
+    trainable: type[OpenTrial] = SealedTrial,
+) -> None:
+    """Run trials until the director has none left and all have ended.
+
+    Args:
+        director: decides which trial is next, and which is stopped.
+        placement: of each run; runs of one worker are trained in processes that go on with the next trial.
+        concurrency: largest number of trials at once.
+        folder: for Ray Tune's own files.
+        trainable: process of a trial.
 
     Raises:
         Interruption: when a signal ended the launch.
@@ -59,21 +72,25 @@ def run_trials(director: Director, concurrency: int, folder: Path, trainable: Tr
     # They warn of result files that are not written, and of a resumption that Tune does not perform here.
     for name in ("ray.tune.analysis.experiment_analysis", "ray.tune.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    is_alone = placement.workers == 1
+    resources = placement.resources_per_worker if is_alone else {"memory": TRIAL_MEMORY}
     with ThreadPoolExecutor(concurrency, thread_name_prefix="leftovers") as leftovers:
         proposals = _Proposals(director, leftovers)
         tuner = tune.Tuner(
-            tune.with_resources(trainable, {"memory": TRIAL_MEMORY}),
+            tune.with_resources(trainable, resources),
             tune_config=tune.TuneConfig(
                 search_alg=proposals,
                 scheduler=_Stops(proposals),
                 num_samples=-1,
                 max_concurrent_trials=concurrency,
+                reuse_actors=is_alone,
                 trial_dirname_creator=lambda trial: str(trial.trial_id),
             ),
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=str(folder),
                 failure_config=tune.FailureConfig(max_failures=TRIAL_RETRIES),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 verbose=0,
             ),
         )

@@ -1,23 +1,26 @@
 """Process of a trial on the cluster: ordinary training runs, whose epochs it reports to Ray Tune; and the messages that it exchanges
 with the driver, plain values that travel between hosts.
 
+Runs of one worker are trained in the process itself, which goes on with the next trial; runs of several workers by Ray Train.
 A trial that is started again, because its host died or an interrupted search was resumed, first reports the epochs that its runs have
 noted, so that early stopping and the sampler see the whole curve, and then resumes from the latest checkpoint.
 """
 
 from __future__ import annotations
 
+import gc
 import threading
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import Generator, Iterator
+from typing import Any, ClassVar, Literal
 
+import psutil  # type: ignore[import-untyped]
 from pydantic import Field
 from ray import tune
 
 from mgmrn.config import Frozen
 from mgmrn.data.seal import close_seal
 from pipeline.spool import Spool
-from pipeline.train.fit import Fitted, fit, release_placement_group
+from pipeline.train.fit import Fitted, fit, fit_here, release_placement_group
 from pipeline.train.messages import Failure
 from pipeline.train.placement import Placement
 from pipeline.train.spec import RunSpec
@@ -26,6 +29,8 @@ STEPS = "steps"
 """Key of a trial's progress in a result of Ray Tune."""
 FOLLOW_SECONDS = 0.2
 """Interval at which new epochs are looked for."""
+GROWTH = 2
+"""Size of a process after a trial, relative to that after its first one, above which a new process takes the next trial."""
 
 
 class TuneSpec(RunSpec):
@@ -80,69 +85,111 @@ class WorkersLostError(RuntimeError):
     """Workers died more often than Ray Train replaces them; Ray Tune starts the trial again, which resumes."""
 
 
-def run_sealed_trial(config: dict[str, Any]) -> None:
-    """Trainable of a search, which cannot read the test sets; `config` is `{"plan": SealedPlan as JSON}`."""
-    close_seal()
-    _run(SealedPlan.model_validate_json(config["plan"]))
+class SpoiledProcessError(RuntimeError):
+    """An earlier trial left this process without memory; Ray Tune starts the trial that raises it in a new process."""
 
 
-def run_trial(config: dict[str, Any]) -> None:
-    """Trainable of a grid, whose runs are also on the `final` split; `config` is `{"plan": TrialPlan as JSON}`."""
-    _run(TrialPlan.model_validate_json(config["plan"]))
+class OpenTrial(tune.Trainable):
+    """Process of a grid's trials, whose runs are also on the `final` split; its config is `{"plan": TrialPlan as JSON}`.
+
+    Each step is one report. The process of trials of one worker is used for trial after trial, until one of them runs out of memory or
+    leaves it `GROWTH` times as large as the first one.
+    """
+
+    plan_type: ClassVar[type[TrialPlan]] = TrialPlan
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self._first_bytes = 0
+        self._ran_out_of_memory = self._is_spoiled = False
+        self._begin(config)
+
+    def step(self) -> dict[str, Any]:
+        if self._is_spoiled:
+            raise SpoiledProcessError("the process of an earlier trial had no memory left; another one takes over")
+        report = next(self._reports, None)
+        if report is None:
+            return {STEPS: 0, "done": True}
+        if report.failure is not None and report.failure.reason == "out-of-memory":
+            self._ran_out_of_memory = True
+        return report.to_tune()
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        import torch
+
+        self._reports.close()
+        gc.collect()
+        torch.cuda.empty_cache()
+        size = psutil.Process().memory_info().rss
+        self._first_bytes = self._first_bytes or size
+        self._is_spoiled = self._ran_out_of_memory or size > GROWTH * self._first_bytes
+        self._begin(new_config)
+        return True
+
+    def cleanup(self) -> None:
+        self._reports.close()
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self._reports = _reports(self.plan_type.model_validate_json(config["plan"]))
 
 
-def _run(plan: TrialPlan) -> None:
+class SealedTrial(OpenTrial):
+    """Process of a search's trials, which cannot read the test sets; its config is `{"plan": SealedPlan as JSON}`."""
+
+    plan_type: ClassVar[type[TrialPlan]] = SealedPlan
+
+    def setup(self, config: dict[str, Any]) -> None:
+        close_seal()
+        super().setup(config)
+
+
+def _reports(plan: TrialPlan) -> Generator[TrialReport, None, None]:
     """Train the runs of a trial; raises a `WorkersLostError` for a failure that another attempt may mend."""
     steps = 0
+    train = fit_here if plan.placement.workers == 1 else _fit_elsewhere
     for run, spec in enumerate(plan.runs):
-        training = _Training(spec, plan.placement)
-        for metrics in training.epochs():
-            tune.report(TrialReport(run=run, steps=steps + int(metrics["epoch"]), metrics=metrics).to_tune())
-        ended = training.result()
-        if isinstance(ended, Failure):
-            if ended.reason == "workers-lost":
-                raise WorkersLostError(ended.message)
-            tune.report(TrialReport(run=run, steps=steps, failure=ended).to_tune())
-            return
-        steps += spec.epochs
-        report = TrialReport(run=run, steps=steps, metrics=ended.metrics, checkpoint=str(ended.checkpoint))
-        tune.report(report.to_tune())
-
-
-class _Training:
-    """One `fit` in a thread, and the epochs that its controller notes."""
-
-    def __init__(self, spec: RunSpec, placement: Placement) -> None:
-        self._spool = Spool(spec.spool_file)
-        self._ended: Fitted | Failure | BaseException | None = None
-        # A daemon, so that it does not hold up the process of a trial that Tune stops.
-        self._thread = threading.Thread(target=self._fit, args=(spec, placement), name="fit", daemon=True)
-        self._thread.start()
-
-    def epochs(self) -> Iterator[dict[str, float]]:
-        """Metrics of rank 0 for each epoch, once and in order, until the run has ended."""
-        offset = last = 0
-        while True:
-            is_over = not self._thread.is_alive()
-            for entry in self._spool.read(offset):
-                offset = entry.end_offset
-                if entry.kind == "metrics" and entry.content["step"] > last:
-                    last = entry.content["step"]
-                    yield dict(entry.content["metrics"])
-            if is_over:
+        for told in train(spec, plan.placement):
+            if isinstance(told, Fitted):
+                steps += spec.epochs
+                yield TrialReport(run=run, steps=steps, metrics=told.metrics, checkpoint=str(told.checkpoint))
+            elif not isinstance(told, Failure):
+                yield TrialReport(run=run, steps=steps + int(told["epoch"]), metrics=told)
+            elif told.reason == "workers-lost":
+                raise WorkersLostError(told.message)
+            else:
+                yield TrialReport(run=run, steps=steps, failure=told)
                 return
-            self._thread.join(FOLLOW_SECONDS)
 
-    def result(self) -> Fitted | Failure:
-        """Result of `fit`, whose errors are raised here."""
-        if isinstance(self._ended, BaseException):
-            raise self._ended
-        assert self._ended is not None
-        return self._ended
 
-    def _fit(self, spec: RunSpec, placement: Placement) -> None:
+def _fit_elsewhere(spec: RunSpec, placement: Placement) -> Iterator[dict[str, float] | Fitted | Failure]:
+    """Metrics of rank 0 for each epoch of a run under Ray Train, once and in order, and at last its outcome.
+
+    Ray Train works in a thread, and what its controller notes in the spool is followed.
+    """
+    outcome: list[Fitted | Failure | BaseException] = []
+
+    def work() -> None:
         try:
             release_placement_group(spec.placement_file)  # Left by a lost process of this trial.
-            self._ended = fit(spec, placement)
-        except BaseException as error:
-            self._ended = error
+            outcome.append(fit(spec, placement))
+        except BaseException as error:  # Raised again in the thread of the trial.
+            outcome.append(error)
+
+    # A daemon, so that it does not hold up the process of a trial that Tune stops.
+    thread = threading.Thread(target=work, name="fit", daemon=True)
+    thread.start()
+    spool = Spool(spec.spool_file)
+    offset = last = 0
+    while True:
+        is_over = not thread.is_alive()
+        for entry in spool.read(offset):
+            offset = entry.end_offset
+            if entry.kind == "metrics" and entry.content["step"] > last:
+                last = entry.content["step"]
+                yield dict(entry.content["metrics"])
+        if is_over:
+            break
+        thread.join(FOLLOW_SECONDS)
+    (ended,) = outcome
+    if isinstance(ended, BaseException):
+        raise ended
+    yield ended

@@ -125,11 +125,12 @@ class Place:
         return found
 
     def training_workers(self) -> list[psutil.Process]:
-        """Ranks of a run that is on: processes of Ray Train's worker actor."""
+        """Ranks of a run that is on: processes of Ray Train's worker actor, or of trials that train in their own process."""
         found = []
         for process in self.processes():
             with suppress(psutil.Error):
-                if "RayTrainWorker" in " ".join(process.cmdline()):
+                title = " ".join(process.cmdline())
+                if any(actor in title for actor in ("RayTrainWorker", "OpenTrial", "SealedTrial")):
                     found.append(process)
         return found
 

@@ -60,7 +60,7 @@ def stop_one(number: int) -> dict[str, Any]:
     spec = TuneSpec(**dict(cell.spec(here / "data", here / "runs", 1)))
     plan = SealedPlan(number=number, runs=(spec,), placement=ALONE)
     director = OneTrial(plan)
-    run_trials(director, 1, here / "tune")
+    run_trials(director, ALONE, 1, here / "tune")
     total = ray.cluster_resources()["CPU"]
     while ray.available_resources().get("CPU", 0) < total and time.monotonic() < director.stopped_at + 30:
         time.sleep(0.1)

@@ -17,7 +17,7 @@ import pytest
 
 import pipeline
 from mgmrn.checkpoint import export_model
-from mgmrn.data.seal import SealedError, check_open, is_sealed
+from mgmrn.data.seal import SealedError, check_open, is_sealed, sealed
 from mgmrn.data.splits import FinalData, TuneData, load_final, load_tune
 from mgmrn.data.xlsa17 import load_benchmark
 from mgmrn.model.backbone import build_backbone
@@ -146,16 +146,25 @@ def test_a_search_names_nothing_that_leads_to_the_test_sets(path: Path) -> None:
         assert found not in FORBIDDEN, f"{path.name}:{getattr(node, 'lineno', 0)}"
 
 
-@pytest.mark.parametrize(("module", "function"), [("trials/trial", "run_sealed_trial"), ("search/warm", "_warm")])
+@pytest.mark.parametrize(("module", "function"), [("trials/trial", "setup"), ("search/warm", "_warm")])
 def test_code_on_the_cluster_closes_the_seal_before_all_else(module: str, function: str) -> None:
     tree = ast.parse((REPOSITORY / "pipeline" / f"{module}.py").read_text())
-    (body,) = (node.body for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function)
-    first = next(statement for statement in body[1:] if not isinstance(statement, ast.Import | ast.ImportFrom))
+    bodies = [node.body for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == function]
+    passed_over = ast.Import | ast.ImportFrom | ast.Constant
+    first = next(one for one in bodies[-1] if not isinstance(getattr(one, "value", one), passed_over))
     assert ast.unparse(first) == "close_seal()"
 
 
 def test_a_worker_of_a_tune_run_closes_the_seal_before_it_reads() -> None:
     source = (REPOSITORY / "pipeline" / "train" / "worker.py").read_text()
-    run = source[source.index("def _run(") :]
-    assert run.index("close_seal()") < run.index("load(")
-    assert 'if spec.split == "tune":\n        close_seal()' in run
+    run = source[source.index("def _epochs(") :]
+    assert run.index('with sealed() if spec.split == "tune" else nullcontext():') < run.index("load(")
+
+
+def test_a_seal_for_a_block_leaves_the_process_as_it_was() -> None:
+    with pytest.raises(SealedError), sealed():
+        with sealed():
+            pass
+        assert is_sealed()
+        check_open("anything")
+    assert not is_sealed()

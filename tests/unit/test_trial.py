@@ -1,0 +1,153 @@
+"""Process of a trial of one worker: it trains run after run with the figures of a fresh process, and is replaced when it is spoiled."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from mgmrn.checkpoint import load_checkpoint
+from mgmrn.data.seal import is_sealed
+from mgmrn.data.splits import final_data, load_tune
+from mgmrn.data.xlsa17 import load_benchmark
+from pipeline.config.compose import load_experiment
+from pipeline.spool import Spool
+from pipeline.train import worker
+from pipeline.train.cell import make_cell
+from pipeline.train.checkpoints import kept_checkpoints
+from pipeline.train.placement import Placement
+from pipeline.train.spec import RunSpec
+from pipeline.trials.trial import GROWTH, STEPS, OpenTrial, SpoiledProcessError, TrialPlan, TrialReport
+from tests.ray.command import REPOSITORY
+from tests.ray.small import write_small
+
+ALONE = Placement(workers=1, cpus_per_worker=1, gpus_per_worker=0)
+EPOCHS = 2
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_small(tmp_path)
+
+
+def spec_of(variant: str, split: str = "tune", seed: int = 0, **sets: Any) -> RunSpec:
+    overrides = ["cache_features=true", "benchmark.images.flip=false", "model.backbone.trainable=none"]
+    overrides += [
+        "model.backbone.batch_norm=frozen",
+        *(f"{path.replace('__', '.')}={value}" for path, value in sets.items()),
+    ]
+    composed = load_experiment("small.yaml", overrides)
+    config, root = composed.config.benchmark, Path("data").resolve()
+    data = load_tune(root, config) if split == "tune" else final_data(load_benchmark(root, config))
+    return make_cell(composed, seed, data, None, variant).spec(root, Path("runs").resolve(), 1)
+
+
+def config_of(*runs: RunSpec) -> dict[str, Any]:
+    return {"plan": TrialPlan(number=0, runs=runs, placement=ALONE).model_dump_json()}
+
+
+def steps_of(process: OpenTrial) -> list[TrialReport]:
+    """Reports of the trial to its end."""
+    reports = []
+    while not (result := process.step()).get("done"):
+        report = TrialReport.from_tune(result)
+        assert report is not None
+        reports.append(report)
+    assert STEPS in result, "Ray Tune demands the metric in every result"
+    return reports
+
+
+def figures(spec: RunSpec) -> dict[str, Any]:
+    """Everything of a run that must not depend on the process: figures of every epoch, and the weights after the last."""
+    state = load_checkpoint(kept_checkpoints(spec.run_folder)[-1].folder, spec.identity)
+    exact = {
+        epoch: {key: value for key, value in numbers.items() if not key.startswith("perf/") and key != "moment"}
+        for epoch, numbers in Spool(spec.spool_file).epochs().items()
+    }
+    weights = {name: tensor.double().sum().item() for name, tensor in state["network"].items()}
+    return {"epochs": {str(epoch): numbers for epoch, numbers in exact.items()}, "weights": weights}
+
+
+def test_a_warm_process_gives_the_figures_of_a_fresh_one() -> None:
+    tune, other, again = spec_of("first"), spec_of("other", "final", seed=1), spec_of("again")
+    process = OpenTrial(config_of(tune))
+    reports = steps_of(process)
+    assert [report.steps for report in reports] == [1, 2, 2] and reports[-1].checkpoint
+    for spec in (other, again):
+        assert process.reset_config(config_of(spec))
+        assert not is_sealed()
+        assert steps_of(process)[-1].checkpoint
+    assert "test/gzsl_h" in Spool(other.spool_file).epochs()[EPOCHS]
+
+    fresh = spec_of("fresh")
+    script = (
+        "import sys; from pipeline.trials.trial import OpenTrial\n"
+        "process = OpenTrial({'plan': sys.argv[1]})\n"
+        "while not process.step().get('done'): pass"
+    )
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    subprocess.run([sys.executable, "-c", script, config_of(fresh)["plan"]], check=True, env=environment)
+    assert json.loads(json.dumps(figures(tune))) == figures(again) == figures(fresh)
+
+
+def test_a_trial_that_starts_again_first_reports_what_was_noted() -> None:
+    spec = spec_of("cut")
+    first = OpenTrial(config_of(spec))
+    first.step()
+    first.cleanup()
+    reports = steps_of(OpenTrial(config_of(spec)))
+    assert [report.steps for report in reports] == [1, 2, 2]
+    assert [entry.content["step"] for entry in Spool(spec.spool_file).read()] == [1, 2], "no epoch is noted twice"
+
+
+def test_a_stopped_trial_gives_up_its_run() -> None:
+    process = OpenTrial(config_of(spec_of("stopped")))
+    process.step()
+    assert is_sealed(), "the run is open"
+    assert process.reset_config(config_of(spec_of("next")))
+    assert not is_sealed()
+    process.cleanup()
+
+
+@pytest.mark.parametrize("spoiled_by", ["memory that ran out", "a leak"])
+def test_a_spoiled_process_trains_no_further_run(monkeypatch: pytest.MonkeyPatch, spoiled_by: str) -> None:
+    """Ray Tune starts a trial whose step raises again, in a new process."""
+
+    def explode(*arguments: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    process = OpenTrial(config_of(spec_of("first")))
+    if spoiled_by == "memory that ran out":
+        monkeypatch.setattr(worker, "train_epoch", explode)
+        (report,) = steps_of(process)
+        assert report.failure is not None and report.failure.reason == "out-of-memory"
+    else:
+        for size in (100, GROWTH * 100 + 1):
+            monkeypatch.setattr(psutil.Process, "memory_info", lambda self, rss=size: SimpleNamespace(rss=rss))
+            process.reset_config(config_of(spec_of("second")))
+    after = spec_of("third")
+    assert process.reset_config(config_of(after))
+    with pytest.raises(SpoiledProcessError):
+        process.step()
+    assert not after.run_folder.exists()
+
+
+@pytest.mark.long
+def test_fifty_runs_in_one_process_do_not_make_it_grow() -> None:
+    process = OpenTrial(config_of(spec_of("warm-up")))
+    steps_of(process)
+    sizes = []
+    for seed in range(50):
+        process.reset_config(config_of(spec_of("cell", seed=seed)))
+        assert steps_of(process)[-1].checkpoint
+        sizes.append(psutil.Process().memory_info().rss)
+    assert sizes[-1] < 1.1 * sizes[4]
