@@ -27,8 +27,6 @@ from pipeline.trials.trial import STEPS, OpenTrial, SealedTrial, TrialPlan, Tria
 
 Answer = TypeVar("Answer")
 
-TRIAL_MEMORY = 2**20
-"""Bytes that the process of a trial of several workers asks for: Tune demands some resource, and a CPU would be missing for them."""
 TRIAL_RETRIES = 2
 """Restarts of a trial whose process or workers were lost."""
 STOP_SECONDS = 5
@@ -72,18 +70,16 @@ def run_trials(
     # They warn of result files that are not written, and of a resumption that Tune does not perform here.
     for name in ("ray.tune.analysis.experiment_analysis", "ray.tune.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    is_alone = placement.workers == 1
-    resources = placement.resources_per_worker if is_alone else {"memory": TRIAL_MEMORY}
     with ThreadPoolExecutor(concurrency, thread_name_prefix="leftovers") as leftovers:
         proposals = _Proposals(director, leftovers)
         tuner = tune.Tuner(
-            tune.with_resources(trainable, resources),
+            trainable,
             tune_config=tune.TuneConfig(
                 search_alg=proposals,
                 scheduler=_Stops(proposals),
                 num_samples=-1,
                 max_concurrent_trials=concurrency,
-                reuse_actors=is_alone,
+                reuse_actors=placement.workers == 1,
                 trial_dirname_creator=lambda trial: str(trial.trial_id),
             ),
             run_config=tune.RunConfig(

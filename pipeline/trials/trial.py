@@ -29,6 +29,8 @@ STEPS = "steps"
 """Key of a trial's progress in a result of Ray Tune."""
 FOLLOW_SECONDS = 0.2
 """Interval at which new epochs are looked for."""
+TRIAL_MEMORY = 2**20
+"""Bytes that the process of a trial of several workers asks for: Tune demands some resource, and a CPU would be missing for them."""
 GROWTH = 2
 """Size of a process after a trial, relative to that after its first one, above which a new process takes the next trial."""
 
@@ -97,6 +99,12 @@ class OpenTrial(tune.Trainable):
     """
 
     plan_type: ClassVar[type[TrialPlan]] = TrialPlan
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        placement = cls.plan_type.model_validate_json(config["plan"]).placement
+        is_alone = placement.workers == 1
+        return tune.PlacementGroupFactory([placement.resources_per_worker if is_alone else {"memory": TRIAL_MEMORY}])
 
     def setup(self, config: dict[str, Any]) -> None:
         self._first_bytes = 0
