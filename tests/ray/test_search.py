@@ -197,6 +197,6 @@ def test_a_trial_that_can_never_be_placed(place: Place) -> None:
     arguments = write_search(place, SEARCH + "workers: 500\n")
     answer = place.run(*arguments)
     assert answer.code == 3, answer.err
-    assert answer.seconds < 20
+    assert not place.ray_sessions, "no Ray was started"
     assert "500 workers" in answer.json["error"]
     assert not list(place.folder.glob(".mgmrn/runs/search/*"))
