@@ -184,6 +184,9 @@ class ESZSLConfig(Frozen):
 ModelConfig = Annotated[MgMRNConfig | AttributeNetworkConfig | ESZSLConfig, Field(discriminator="kind")]
 
 
+AgreementTeacher = Literal["even", "reliable"]
+
+
 class LossConfig(Frozen):
     """Per level: cross-entropy over seen classes + weighted regularisers (paper, loss equations)."""
 
@@ -197,6 +200,10 @@ class LossConfig(Frozen):
     """λ_occupancy, weight of the Beta prior on region occupancy."""
     decorrelation: Weight = 0.0
     """λ_decorrelation, weight of the off-diagonal cos² of the region features."""
+    agreement: Weight = 0.0
+    """λ_agreement, weight of mutual agreement: each level learns from what its neighbours predict for the same image."""
+    agreement_teacher: AgreementTeacher = "even"
+    """Weights of the neighbours: `even`, or by the probability that each gives to the right class (`reliable`)."""
     label_smoothing: Probability = 0.0
     level_weights: dict[Level, Weight] = {}
     """Weight of a level's loss; default 1."""
@@ -282,6 +289,10 @@ class ExperimentConfig(Frozen):
         if behind := [stage for stage in self.model.backbone.trainable_stages if stage > deepest]:
             raise ValueError(
                 f"model.backbone.trainable_stages names {behind[0]}, which lies behind the deepest level, {deepest}"
+            )
+        if self.loss.agreement and self.schedule.order == "sequential":
+            raise ValueError(
+                "loss.agreement compares levels of one pass: set schedule.order to 'joint', or agreement to 0"
             )
         if self.cache_pictures and (self.cache_features or isinstance(self.model, ESZSLConfig)):
             raise ValueError("cache_pictures saves nothing where each picture is decoded once: leave it out")

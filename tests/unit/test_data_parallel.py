@@ -64,6 +64,7 @@ CASES = {
     "no regions, one level": experiment(("c4",), RefinementConfig(topology="none"), "none"),
     "accumulated": experiment(loss=PLAIN, accumulate=2),
     "accumulated, sequential": experiment(loss=PLAIN, order="sequential", accumulate=2),
+    "agreement": experiment(THREE, loss=LossConfig(agreement=2.0, agreement_teacher="reliable"), accumulate=2),
     "attribute network": experiment(model=AttributeNetworkConfig(level="c4"), loss=LossConfig()),
 }
 
