@@ -119,8 +119,9 @@ class GranularityConfig(Frozen):
 class RefinementConfig(Frozen):
     """MRM: refinement of a level by the others."""
 
-    topology: Literal["none", "cascade", "adjacent"] = "adjacent"
-    """`cascade`: by all deeper levels, as released; `adjacent`: by both neighbours, as the abstract says."""
+    topology: Literal["none", "cascade", "adjacent", "regions"] = "adjacent"
+    """`cascade`: by all deeper levels, as released; `adjacent`: by both neighbours, as the abstract says; `regions`: by the
+    region features of both neighbours, through a residual that starts at zero."""
     detach: bool = True
     """Whether the neighbours' features are constants for the level that they refine."""
     channel_reduction: Count = 16
@@ -158,6 +159,10 @@ class MgMRNConfig(Frozen):
         if self.width % self.granularity.group_norm_groups:
             groups = self.granularity.group_norm_groups
             raise ValueError(f"width {self.width} must be a multiple of granularity.group_norm_groups {groups}")
+        if self.refinement.topology == "regions" and self.regions.mode not in ("regions", "tokens"):
+            raise ValueError(
+                "refinement.topology 'regions' exchanges mined regions: set regions.mode to 'regions' or 'tokens'"
+            )
         return self
 
 

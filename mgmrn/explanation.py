@@ -22,9 +22,7 @@ from torch import Tensor
 from mgmrn.config import LEVELS, Level, MgMRNConfig
 from mgmrn.localisation import Cells, halved, on_input, stage_cells
 from mgmrn.model.decoder import AttributeDecoder
-from mgmrn.model.granularity import LevelFeatures
 from mgmrn.model.network import MgMRN
-from mgmrn.model.refinement import source_groups
 
 
 @dataclass(frozen=True)
@@ -71,6 +69,8 @@ class LevelView:
     """Attention to the level's own pixels, to each map that refines it, and to its regions; the sum of all is one."""
     regions: CellMap | None
     """Assignment of pixels to regions; sums to one over K."""
+    used: dict[Level, CellMap]
+    """Attention of the level's pixels to the regions of each neighbour that refines them (`regions`); the sum over all is one."""
 
     def attention_on_input(self, image: int, attributes: Sequence[int], size: int) -> Float[Tensor, "chosen size size"]:
         """Attention of some attributes over an image's pixels; each sums to one."""
@@ -85,13 +85,14 @@ def look(head: MgMRN, config: MgMRNConfig, maps: Mapping[Level, Float[Tensor, "B
 
 
 def _view(head: MgMRN, config: MgMRNConfig, maps: Mapping[Level, Float[Tensor, "B C h w"]], level: Level) -> LevelView:
-    own: LevelFeatures = head.levels[level](maps[level])
-    reading = read(head.decoders[level], head.tokens(maps, level), head.word_vectors)  # type: ignore[arg-type]
+    outputs = head.outputs(maps, level)
+    own = outputs[level]
+    reading = read(head.decoders[level], head.tokens(level, outputs), head.word_vectors)  # type: ignore[arg-type]
     pixels = _level_cells(config, level, maps[level].shape[-1])
     # Concatenated levels are resized to the grid of the level that they refine.
-    groups = source_groups(config.refinement.topology, config.levels, level)
     refined = (
-        pixels if len(group) > 1 else _level_cells(config, group[0], maps[group[0]].shape[-1]) for group in groups
+        pixels if len(group) > 1 else _level_cells(config, group[0], maps[group[0]].shape[-1])
+        for group in head.refinement.token_groups(level)
     )
     attention, start = [], 0
     for cells in (pixels, *refined):
@@ -105,7 +106,10 @@ def _view(head: MgMRN, config: MgMRNConfig, maps: Mapping[Level, Float[Tensor, "
     if own.region_tokens is not None:
         assert regions is not None
         attention.append(CellMap(_on_pixels(reading.attention[:, :, start:], regions.values), regions.cells))
-    return LevelView(reading.attributes, tuple(attention), regions)
+    used = head.refinement.used_regions(level, outputs)
+    return LevelView(
+        reading.attributes, tuple(attention), regions, {m: CellMap(shares, pixels) for m, shares in used.items()}
+    )
 
 
 def _level_cells(config: MgMRNConfig, level: Level, count: int) -> Cells:

@@ -65,8 +65,8 @@ class GranularityLevel(nn.Module):
         self.stem = nn.Conv2d(channels, width, 1, bias=False) if config.stem == "project" else nn.Identity()
         channels = width if config.stem == "project" else channels
         self.regions = build_regions(channels, regions)
-        reduced = min(channels, regions.reduced_width)
-        self.region_tokens = RegionTokens(reduced, width) if regions.mode == "tokens" else None
+        self.region_width = min(channels, regions.reduced_width)
+        self.region_tokens = RegionTokens(self.region_width, width) if regions.mode == "tokens" else None
         self.blocks = nn.ModuleList(
             ConvBlock(channels if step == 0 else width, width, config.group_norm_groups, stride)
             for step in range(max(1, reductions))

@@ -43,7 +43,8 @@ class MgMRN(nn.Module):
                 for level in config.levels
             }
         )
-        self.refinement = MutualRefinement(config.levels, config.width, config.refinement)
+        region_widths = {level: self.levels[level].region_width for level in config.levels}
+        self.refinement = MutualRefinement(config.levels, config.width, config.refinement, region_widths)
         self.decoders = nn.ModuleDict(
             {level: AttributeDecoder(config.width, attributes, length, config.decoder) for level in config.levels}
         )
@@ -56,10 +57,9 @@ class MgMRN(nn.Module):
 
     def forward(self, maps: Mapping[Level, Float[Tensor, "B C h w"]]) -> NetworkOutput:
         """Attribute vectors of every level."""
-        levels: dict[Level, LevelFeatures] = {level: self.levels[level](maps[level]) for level in self._levels}
-        features = {level: x.features for level, x in levels.items()}
-        attributes = {level: self._decode(level, levels[level], features) for level in self._levels}
-        return NetworkOutput(attributes, {level: x.regions for level, x in levels.items() if x.regions is not None})
+        outputs: dict[Level, LevelFeatures] = {level: self.levels[level](maps[level]) for level in self._levels}
+        attributes = {level: self._decode(level, outputs) for level in self._levels}
+        return NetworkOutput(attributes, {level: x.regions for level, x in outputs.items() if x.regions is not None})
 
     def forward_level(self, maps: Mapping[Level, Float[Tensor, "B C h w"]], level: Level) -> NetworkOutput:
         """Output of one level from `needed_maps(level)`, with no more computation than its loss needs (`sequential`).
@@ -67,11 +67,11 @@ class MgMRN(nn.Module):
         With `detach`, the other levels are computed without gradients.
         """
         own: LevelFeatures = self.levels[level](maps[level])
-        features = {level: own.features}
+        outputs = {level: own}
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._detach):
             for source in self.refinement.sources(level):
-                features[source] = self.levels[source](maps[source]).features
-        attributes = {level: self._decode(level, own, features)}
+                outputs[source] = self.levels[source](maps[source])
+        attributes = {level: self._decode(level, outputs)}
         return NetworkOutput(attributes, {level: own.regions} if own.regions is not None else {})
 
     def needed_maps(self, level: Level) -> NeededMaps:
@@ -80,19 +80,18 @@ class MgMRN(nn.Module):
         values = tuple(sorted((level, *sources)))
         return NeededMaps(values, (level,) if self._detach else values)
 
-    def tokens(self, maps: Mapping[Level, Float[Tensor, "B C h w"]], level: Level) -> Float[Tensor, "B N D"]:
-        """Tokens of a level's decoder: own pixels, then refined ones, then regions. For explanations."""
-        levels: dict[Level, LevelFeatures] = {
-            needed: self.levels[needed](maps[needed]) for needed in self.needed_maps(level).values
-        }
-        return self._tokens(level, levels[level], {name: x.features for name, x in levels.items()})
+    def outputs(self, maps: Mapping[Level, Float[Tensor, "B C h w"]], level: Level) -> dict[Level, LevelFeatures]:
+        """Outputs of a level and of those that refine it. For explanations."""
+        return {needed: self.levels[needed](maps[needed]) for needed in self.needed_maps(level).values}
 
-    def _decode(self, level: Level, own: LevelFeatures, features: Mapping[Level, Tensor]) -> Float[Tensor, "B S"]:
-        return self.decoders[level](self._tokens(level, own, features), self.word_vectors)
+    def tokens(self, level: Level, outputs: Mapping[Level, LevelFeatures]) -> Float[Tensor, "B N D"]:
+        """Tokens of a level's decoder: own pixels, then refined ones, then regions."""
+        tokens: Tensor = self.refinement(level, outputs)
+        regions = outputs[level].region_tokens
+        return tokens if regions is None else torch.cat([tokens, regions], dim=1)
 
-    def _tokens(self, level: Level, own: LevelFeatures, features: Mapping[Level, Tensor]) -> Float[Tensor, "B N D"]:
-        tokens: Tensor = self.refinement(level, features)
-        return tokens if own.region_tokens is None else torch.cat([tokens, own.region_tokens], dim=1)
+    def _decode(self, level: Level, outputs: Mapping[Level, LevelFeatures]) -> Float[Tensor, "B S"]:
+        return self.decoders[level](self.tokens(level, outputs), self.word_vectors)
 
 
 class ImageModel(nn.Module):

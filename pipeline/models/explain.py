@@ -241,6 +241,8 @@ def _captioned_tiles(one: Explained) -> Iterator[tuple[tuple[str, ...], Any]]:
     for maps in one.levels:
         if maps.regions is not None:
             yield (maps.level, "regions"), region_tile(one.pixels, maps.regions)
+        for neighbour, shares in maps.used.items():
+            yield (maps.level, f"used of {neighbour}"), region_tile(one.pixels, shares)
         for reason, attention in zip(one.reasons[:ATTRIBUTES], maps.attention, strict=False):
             # An attribute like `has_throat_color::black` has a subject and a value.
             words = reason.attribute.removeprefix("has_").replace("_", " ")

@@ -56,10 +56,12 @@ class Reason:
 
 @dataclass(frozen=True)
 class LevelMaps:
-    """Maps of one level on the network's input: its regions, and the attention of the reasons' attributes."""
+    """Maps of one level on the network's input: its regions, those of its neighbours that its pixels used, and attributes' attention."""
 
     level: Level
     regions: Float[Tensor, "K P P"] | None
+    used: Mapping[Level, Float[Tensor, "K P P"]]
+    """Attention of each pixel to the regions of a neighbour, with the topology `regions`."""
     attention: Float[Tensor, "A P P"]
 
 
@@ -124,7 +126,8 @@ def explain(
     def maps(level: Level, row: int, chosen: Sequence[int]) -> LevelMaps:
         view, size = views[level], images.shape[-1]
         regions = None if view.regions is None else interpolate(view.regions.values[row], view.regions.cells, size)
-        return LevelMaps(level, regions, view.attention_on_input(row, chosen, size))
+        used = {m: interpolate(shares.values[row], shares.cells, size) for m, shares in view.used.items()}
+        return LevelMaps(level, regions, used, view.attention_on_input(row, chosen, size))
 
     explained = []
     for row, (subject, decision) in enumerate(zip(subjects, decisions, strict=True)):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mgmrn.config import LossConfig, RefinementConfig, RegionConfig
 from mgmrn.losses import TERMS, zsl_loss
+from mgmrn.model.granularity import LevelFeatures
 from mgmrn.model.network import NetworkOutput, init_weights
 from mgmrn.model.refinement import MutualRefinement, source_groups
 from mgmrn.model.regions import RegionMining, Regions, build_regions, decorrelation, occupancy, occupancy_loss
@@ -27,6 +28,7 @@ K, C, D, B, S, U = 4, 24, 8, 5, 6, 4
         ("none", [(), (), ()]),
         ("cascade", [(("c4", "c5"),), (("c5",),), ()]),
         ("adjacent", [(("c4",),), (("c3",), ("c5",)), (("c4",),)]),
+        ("regions", [(("c4",),), (("c3",), ("c5",)), (("c4",),)]),
     ],
 )
 def test_levels_are_refined_by_the_topology(topology: str, groups: list[tuple[tuple[str, ...], ...]]) -> None:
@@ -35,8 +37,11 @@ def test_levels_are_refined_by_the_topology(topology: str, groups: list[tuple[tu
 
 
 def test_grids_that_a_trunk_rounded_differently_are_matched_before_they_are_concatenated() -> None:
-    refinement = MutualRefinement(LEVELS, D, RefinementConfig(topology="cascade", channel_reduction=4))
-    x = {level: torch.randn(1, D, side, side) for level, side in zip(LEVELS, (4, 4, 3), strict=True)}
+    refinement = MutualRefinement(LEVELS, D, RefinementConfig(topology="cascade", channel_reduction=4), {})
+    x = {
+        level: LevelFeatures(torch.randn(1, D, side, side), None, None)
+        for level, side in zip(LEVELS, (4, 4, 3), strict=True)
+    }
     assert refinement("c3", x).shape == (1, 32, D)
 
 

@@ -32,6 +32,7 @@ REGULARISED = LossConfig(occupancy=0.3, decorrelation=0.5, label_smoothing=0.1)
 THREE = ("c3", "c4", "c5")
 CASCADE = RefinementConfig(topology="cascade", channel_reduction=4)
 MUTUAL = RefinementConfig(channel_reduction=4, detach=False)
+EXCHANGE = RefinementConfig(topology="regions", detach=False)
 
 
 def experiment(
@@ -64,7 +65,9 @@ CASES = {
     "no regions, one level": experiment(("c4",), RefinementConfig(topology="none"), "none"),
     "accumulated": experiment(loss=PLAIN, accumulate=2),
     "accumulated, sequential": experiment(loss=PLAIN, order="sequential", accumulate=2),
-    "agreement": experiment(THREE, loss=LossConfig(agreement=2.0, agreement_teacher="reliable"), accumulate=2),
+    "agreement, exchanged regions": experiment(
+        THREE, EXCHANGE, loss=LossConfig(agreement=2.0, agreement_teacher="reliable"), accumulate=2
+    ),
     "attribute network": experiment(model=AttributeNetworkConfig(level="c4"), loss=LossConfig()),
 }
 

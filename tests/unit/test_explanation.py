@@ -50,6 +50,7 @@ NETWORKS: list[Any] = [
     ("adjacent", "tokens", "none", 5),  # Grids of two levels differ by a cell.
     ("adjacent", "none", "learned", 6),
     ("cascade", "released", "sqrt", 6),
+    ("regions", "tokens", "none", 6),
 ]
 
 
@@ -69,6 +70,16 @@ def test_attention_and_evidence_give_the_attributes_of_the_network(
         assert (found is None) == (level not in output.regions)
         if found is not None:
             torch.testing.assert_close(found.values, output.regions[level].assignment)
+
+
+def test_the_regions_of_neighbours_that_a_pixel_used_are_shown() -> None:
+    head, config = network("regions")
+    views = look(head, config, maps())
+    assert {level: set(view.used) for level, view in views.items()} == {"c3": {"c4"}, "c4": {"c3", "c5"}, "c5": {"c4"}}
+    shares = torch.cat([one.values for one in views["c4"].used.values()], dim=1)
+    assert shares.shape == (2, 6, 3, 3), "the regions of both neighbours, on the level's own grid"
+    torch.testing.assert_close(shares.sum(dim=1), torch.ones(2, 3, 3))
+    assert not look(*network("adjacent"), maps())["c4"].used
 
 
 def test_attention_to_a_region_lies_where_the_region_is() -> None:

@@ -27,7 +27,7 @@ CHANNELS = {"c2": 6, "c3": 10, "c4": 12, "c5": 20}
 SIDES = {"c2": 15, "c3": 8, "c4": 4, "c5": 2}
 S, L, U, B = 5, 7, 4, 3
 THREE = ("c3", "c4", "c5")
-TOPOLOGIES = ("none", "cascade", "adjacent")
+TOPOLOGIES = ("none", "cascade", "adjacent", "regions")
 
 
 def config(
@@ -64,7 +64,13 @@ def loss_of(output: Any) -> Tensor:
 
 SUBSETS = [s for n in (1, 2, 3, 4) for s in itertools.combinations(CHANNELS, n)]
 TEMPERATURES = itertools.cycle(("none", "sqrt", "learned"))
-COMBINATIONS = list(itertools.product(("none", "released", "regions", "tokens"), TOPOLOGIES, (True, False)))
+COMBINATIONS = [
+    (mode, topology, detach)
+    for mode, topology, detach in itertools.product(
+        ("none", "released", "regions", "tokens"), TOPOLOGIES, (True, False)
+    )
+    if topology != "regions" or mode in ("regions", "tokens")
+]
 
 
 @pytest.mark.parametrize(("levels", "temperature"), list(zip(SUBSETS, TEMPERATURES, strict=False)))
@@ -83,8 +89,14 @@ def test_every_mode_trains_on_every_choice_of_levels(levels: tuple[str, ...], te
             assert parameter.grad is None or torch.isfinite(parameter.grad).all(), name
 
 
-@pytest.mark.parametrize(("mode", "reduce"), [("released", "after"), ("regions", "strided"), ("tokens", "before")])
-@pytest.mark.parametrize("topology", TOPOLOGIES)
+@pytest.mark.parametrize(
+    ("mode", "reduce", "topology"),
+    [
+        *(("released", "after", topology) for topology in TOPOLOGIES[:3]),
+        *(("regions", "strided", topology) for topology in TOPOLOGIES),
+        *(("tokens", "before", topology) for topology in TOPOLOGIES),
+    ],
+)
 @float64()
 def test_joint_gradients_are_the_sum_of_the_levels(mode: str, topology: str, reduce: str) -> None:
     settings = config(mode=mode, topology=topology).model_copy(
@@ -115,6 +127,7 @@ def test_joint_gradients_are_the_sum_of_the_levels(mode: str, topology: str, red
         ("cascade", "c5", {"c5"}),
         ("adjacent", "c3", {"c3", "c4"}),
         ("adjacent", "c5", {"c4", "c5"}),
+        ("regions", "c5", {"c4", "c5"}),
     ],
 )
 @pytest.mark.parametrize("detach", [True, False])
@@ -130,6 +143,40 @@ def test_a_level_computes_once_what_it_needs_and_constants_without_graph(
     assert set(needed.gradient) == ({level} if detach else runs)
     network.forward_level({name: x for name, x in maps_of(THREE).items() if name in runs}, level)
     assert graphs == {name: [name == level or not detach] if name in runs else [] for name in network.levels}
+
+
+def test_exchanged_regions_are_a_residual_that_starts_at_zero() -> None:
+    maps = maps_of(THREE)
+    alone, exchanging = head(config(topology="none")), head(config(topology="regions"))
+    loaded = exchanging.load_state_dict(alone.state_dict(), strict=False)
+    assert all(name.startswith("refinement.exchange.") for name in loaded.missing_keys)
+    for level, vector in alone(maps).attributes.items():
+        torch.testing.assert_close(exchanging(maps).attributes[level], vector, rtol=0, atol=0)
+
+    unit = exchanging.refinement.exchange["c4"]
+    assert [tuple(unit.gain.shape), float(unit.gain.detach().abs().max())] == [(unit.query.in_features,), 0.0]
+    outputs = exchanging.outputs(maps, "c4")
+    tokens = outputs["c4"].features.flatten(2).mT
+    by_hand = []
+    for image in range(B):
+        keys, values = [], []
+        for source in ("c3", "c5"):
+            for z in outputs[source].regions.descriptors[image]:
+                keys.append(unit.keys[source].weight @ z)
+                values.append(unit.values[source].weight @ z)
+        for pixel in tokens[image]:
+            logits = torch.stack([(unit.query.weight @ pixel) @ key for key in keys]) / len(keys[0]) ** 0.5
+            by_hand.append(sum(a * v for a, v in zip(logits.softmax(dim=0), values, strict=True)))
+    torch.nn.init.normal_(unit.gain)
+    residual = unit(tokens, {source: outputs[source].regions.descriptors for source in ("c3", "c5")})
+    torch.testing.assert_close(residual.flatten(0, 1), unit.gain * torch.stack(by_hand), rtol=1e-4, atol=1e-5)
+    refined = exchanging.tokens("c4", outputs)
+    torch.testing.assert_close(refined, tokens + residual)
+
+
+def test_without_mined_regions_there_is_nothing_to_exchange() -> None:
+    with pytest.raises(ValueError, match="exchanges mined regions"):
+        config(mode="none", topology="regions")
 
 
 def test_autocast_and_channels_last_change_little_and_regions_stay_float32() -> None:
