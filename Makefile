@@ -10,6 +10,8 @@ setup:
 demo: setup
 	@$(RUN) -m pipeline demo
 
+# Bytecode of tests is kept: where PYTHONDONTWRITEBYTECODE is set, as in many images, every process would compile them anew.
+test: export PYTHONDONTWRITEBYTECODE =
 test: setup
 	$(RUN) -m pytest -n auto --dist loadfile -m "not ray and not cluster and not browser and not real and not compiled"
 

@@ -13,6 +13,8 @@ import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
+from pipeline.analysis import paired
+
 if TYPE_CHECKING:
     from pipeline.tracking.store import TrackingStore
     from pipeline.train.cell import Cell
@@ -25,6 +27,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # A shell that runs the tests in the background makes them and their commands ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 install_import_hook("mgmrn", "beartype.beartype")
+# Intervals of the tests' few seeds are as wide with fewer resamples; `tests/unit/test_comparison.py` tests the real number.
+paired.RESAMPLES = 199
 # The time of an example depends on the load of the machine.
 settings.register_profile("any-machine", deadline=None)
 settings.load_profile("any-machine")

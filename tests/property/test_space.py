@@ -57,7 +57,7 @@ def holds(search: SearchConfig, path: str, point: dict[str, Any]) -> bool:
 
 
 @given(shipped, seeds)
-@settings(max_examples=25)
+@settings(max_examples=12)
 def test_a_drawn_point_has_the_parameters_whose_conditions_hold_with_values_of_the_file(name: str, seed: int) -> None:
     search, space = opened(name)
     points = drawn(space, seed, count=3)
@@ -78,7 +78,7 @@ def test_a_drawn_point_has_the_parameters_whose_conditions_hold_with_values_of_t
 
 
 @given(shipped, seeds, st.data())
-@settings(max_examples=25)
+@settings(max_examples=12)
 def test_every_drawn_point_composes_or_is_refused_with_a_reason(name: str, seed: int, data: st.DataObject) -> None:
     search, space = opened(name)
     benchmark = data.draw(st.sampled_from(search.config.benchmarks or (None, *config_names("benchmark"))))

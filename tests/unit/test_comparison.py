@@ -7,6 +7,7 @@ import json
 import math
 from dataclasses import astuple
 from random import Random
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -162,6 +163,7 @@ def test_a_constant_difference_is_an_interval_without_width(by: float, verdict: 
     json.dumps([rounded.low, rounded.high, rounded.p], allow_nan=False)
 
 
+@mock.patch("pipeline.analysis.paired.RESAMPLES", 9999)
 def test_the_bootstrap_is_the_percentile_bootstrap_of_the_mean_in_any_order() -> None:
     differences = np.random.default_rng(1).normal(0.02, 0.03, 60)
     drawn = np.random.default_rng(2).choice(differences, (20_000, 60)).mean(axis=1)

@@ -88,7 +88,7 @@ def test_named_pictures_and_the_first_ones_of_every_class_of_a_split(
     page = (tmp_path / "index.html").read_text()
     assert page.count("<article") == 2 and page.count("data:image/jpeg") == 2 * (1 + 2 * (1 + len(ATTRIBUTES)))
     assert "http" not in page.replace("http-equiv", "")
-    monkeypatch.setattr(reasons, "DECISIVE", 2)  # Most of the time is spent on maps.
+    monkeypatch.setattr(reasons, "DECISIVE", 1)  # Most of the time is spent on maps.
     assert run(folder, tmp_path, "--split", "test_seen", "--per-class", "1") == 0
     seen = {one["truth"] for one in json.loads(capsys.readouterr().out)["pictures"]}
     assert run(folder, tmp_path, "--per-class", "2") == 0

@@ -110,7 +110,6 @@ def test_links_are_made_once_in_each_grid(lab: Lab) -> None:
     lab.log()
     lab.run(lab.cells[1], elsewhere)
     lab.log()
-    lab.log()
     made = [link for link in lab.links() if link.status == "FINISHED"]
     assert linked(made) == sorted(one.evaluated.run_id for one in lab.plan() if one.evaluated)
     replace(lab, parent=lab.store.create_parent("ablation other", {})).log()
