@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
     A reader sees the old file or the new one, never a part; after an error nothing is left behind. Raises OSError.
     """
+    if os.path.lexists(path) and not path.is_file():  # Like /dev/stdout, which root would replace by a file.
+        raise FileExistsError(errno.EEXIST, "it is there and is not a regular file", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:

@@ -6,6 +6,7 @@ With `--json` standard output carries that object alone; everything for people g
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,11 @@ from typing import Any, TextIO
 def say(text: str) -> None:
     """Prints a line on standard error; standard output belongs to the result."""
     print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def shell_command(*words: object) -> str:
+    """A command of the pipeline that a shell reads as these words."""
+    return shlex.join(("python", "-m", "pipeline", *map(str, words)))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shlex
 import shutil
 import stat
 import subprocess
@@ -25,9 +26,11 @@ from mgmrn.errors import ResourceError, UserError
 from pipeline import places
 from pipeline.config.compose import load_benchmark_config
 from pipeline.config.files import config_names
+from pipeline.console import shell_command
+from pipeline.databases import database_address
 from pipeline.errors import ExitCode, TrackingError
 from pipeline.jobs.server import TOKEN_FILE, TOKEN_SOURCES
-from pipeline.redaction import redact
+from pipeline.redaction import redact_address
 from pipeline.train.cluster import REPOSITORY, check_reachable
 from pipeline.train.placement import available_cpus
 from pipeline.train.ray_start import check_start_here, private_instance
@@ -227,6 +230,7 @@ def open_files_line() -> Line:
 def ray_line(address: str | None) -> Line:
     """Whether Ray can start on this machine; where a cluster is named, whether its head answers."""
     given = address or os.environ.get("RAY_ADDRESS")
+    shown = redact_address(given or "")
     if given is None:
         try:
             with private_instance():
@@ -235,13 +239,13 @@ def ray_line(address: str | None) -> Line:
             return _here("Ray", error.message, bad=error.hint)
         return _here("Ray", "no cluster was named: it is started here for each command")
     if not given.rpartition(":")[2].isdigit():
-        return _here("Ray", f"{given} is not HOST:PORT, so it was not tried", "name the head, like HEAD:6379")
+        return _here("Ray", f"{shown} is not HOST:PORT, so it was not tried", "name the head, like HEAD:6379")
     try:
         check_reachable(given)
     except OSError as error:
         remedy = "start the head, open its port, or leave out --address to run here"
-        return _here("Ray", f"nothing answers at {given} ({error})", bad=remedy)
-    return _here("Ray", f"a service answers at {given}")
+        return _here("Ray", f"nothing answers at {shown} ({error})", bad=remedy)
+    return _here("Ray", f"a service answers at {shown}")
 
 
 def tracking_line(uri: str) -> Line:
@@ -250,9 +254,9 @@ def tracking_line(uri: str) -> Line:
     from pipeline.tracking import connection
     from pipeline.tracking.store import TrackingStore
 
-    shown = redact(uri)
+    shown = redact_address(uri)
     try:
-        connection.check_reachable(uri)
+        connection.check_reachable(database_address(uri, "--tracking-uri"))
         if uri.startswith("http"):
             TrackingStore.connect(uri).runs_of(("mgmrn/doctor",), "")
     except (TrackingError, UserError) as error:
@@ -286,7 +290,7 @@ def _benchmark_line(root: Path, name: str) -> Line | None:
         "word vectors": word_vector_file(root, config),
         "pictures": root / config.name,
     }
-    verify = f"python -m pipeline data verify {name} --data-root {root}"
+    verify = shell_command("data", "verify", name, "--data-root", root)
     if missing := [f"{what} at {path}" for what, path in needed.items() if not path.exists()]:
         return _here(name, f"lacks {', '.join(missing)}", f"{verify}, or data guide")
     return Line("ok", name, "its files are there, and were not read", verify)
@@ -304,7 +308,9 @@ def secret_lines() -> Iterator[Line]:
     modes = {file: stat.S_IMODE(file.stat().st_mode) for file in files if file.is_file()}
     open_ones = {file: mode for file, mode in modes.items() if mode & 0o077}
     for file, mode in open_ones.items():
-        yield _wrong("secrets", f"{file} has mode {mode:o}: others may read it", f"chmod 600 {file}")
+        yield _wrong(
+            "secrets", f"{file} has mode {mode:o}: others may read it", shlex.join(("chmod", "600", str(file)))
+        )
     if not open_ones:
         names = ", ".join(map(str, modes))
         yield _here("secrets", f"you alone may read {names}" if modes else "no token or password file")

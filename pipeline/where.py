@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,4 +27,6 @@ class Where:
 
     def absolute(self) -> Where:
         """A copy with absolute paths, by which every host knows the folders."""
-        return replace(self, data_root=self.data_root.resolve(), storage=self.storage.resolve())
+        return replace(
+            self, data_root=Path(os.path.realpath(self.data_root)), storage=Path(os.path.realpath(self.storage))
+        )

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.ablation.config import AblationFile
 from pipeline.ablation.grid import GridCell
-from pipeline.tracking.connection import sqlite_file
+from pipeline.databases import sqlite_file
 from pipeline.tracking.store import MODEL_TAG, TrackingStore
 from pipeline.train.cell import Cell
 from pipeline.where import Where

@@ -19,7 +19,7 @@ from pipeline.analysis.comparison import Comparison
 from pipeline.analysis.runs import CellState
 from pipeline.console import duration, say
 from pipeline.driver import heartbeat
-from pipeline.redaction import redact
+from pipeline.redaction import redact_address
 from pipeline.tracking.store import TrackingStore
 from pipeline.train.cluster import check_room_here, ray_session
 from pipeline.train.placement import Host, Placement
@@ -98,7 +98,7 @@ def run_ablation(request: AblationRequest) -> AblationOutcome:
     planned = surveyed.plan()
     todo = _once_each([one for one in planned if one.state in RUN_BY[request.mode] or one.state == "running"])
     known = store.find_finished(surveyed.key, PARENT_SPLIT)
-    uri = redact(where.tracking_uri)
+    uri = redact_address(where.tracking_uri)
     if not todo and known is not None:
         (primary,) = comparisons(grid, planned, request.file.config.primary)
         return AblationOutcome("cached", 0, tuple(planned), primary, known.run_id, uri)

@@ -18,6 +18,7 @@ from pipeline.analysis.page.page import PageContent, render_page
 from pipeline.analysis.tables import published_on
 from pipeline.config.compose import diff
 from pipeline.config.yaml_tree import yaml_value
+from pipeline.console import shell_command
 from pipeline.tracking.environment import git_state
 from pipeline.tracking.store import TrackingStore
 from pipeline.train.tracked import PARENT_SPLIT
@@ -37,7 +38,9 @@ def make_report(
     surveyed = survey(file, where)
     grid, store, planned = surveyed.grid, surveyed.store, surveyed.plan()
     if not any(cell.evaluated for cell in planned):
-        raise UserError(f"no cell of {file.name} has a score yet", file.label, f"run it first: ablate {file.name}")
+        name = file.name if file.label == f"ablation/{file.name}.yaml" else file.label
+        hint = f"run it first: {shell_command('ablate', name)}"
+        raise UserError(f"no cell of {file.name} has a score yet", file.label, hint)
     compared = comparisons(grid, planned)
     content = PageContent(
         title=f"Ablation {file.name}",

@@ -11,7 +11,7 @@ import typer
 from mgmrn.errors import UserError
 from pipeline import places
 from pipeline.cli.options import Ablation, Address, Concurrency, Cpus, DataRoot, Gpus, Json, Storage, TrackingUri
-from pipeline.console import Console, duration
+from pipeline.console import Console, duration, shell_command
 from pipeline.errors import ExitCode
 from pipeline.where import Where
 
@@ -141,7 +141,7 @@ def report(
 
     file = load_grid_file(name, benchmarks)
     path = out or places.REPORTS / f"{file.name}.html"
-    command = f"python -m pipeline report {name}" + (f" --benchmarks {benchmarks}" if benchmarks else "")
+    command = shell_command("report", name, *(("--benchmarks", benchmarks) if benchmarks else ()))
     content, parent = make_report(file, Where(tracking_uri, data_root), path, ui, command)
     console = Console(as_json)
     logged = f", and an artifact of run {parent}" if parent else ""

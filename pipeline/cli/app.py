@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Sequence
@@ -22,6 +23,9 @@ from pipeline.console import Console
 from pipeline.errors import ExitCode, Expected, TrackingError, error_object, exit_code
 from pipeline.interruption import Interruption, raised_signals
 
+PLACE_ERRORS = {errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EIO, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
+PLACE_ERRORS |= {errno.ENOSPC, errno.ENOTDIR, errno.ENXIO, errno.EPERM, errno.EROFS}
+"""Errors of the operating system that are about a path or a disk and never a defect."""
 TRACEBACK_VARIABLE = "MGMRN_TRACEBACK"
 
 shell_app = typer.Typer()
@@ -59,6 +63,12 @@ def main(arguments: Sequence[str]) -> int:
         return _usage_error(error, console)
     except (UserError, ResourceError, TrackingError) as error:
         return _expected_error(error, console)
+    except OSError as error:
+        if error.errno not in PLACE_ERRORS:
+            raise
+        hint = "check the path, its permissions, and the room on its disk"
+        where = str(error.filename or "")
+        return _expected_error(UserError(f"a file cannot be used: {error.strerror}", where, hint), console)
     except Interruption as interruption:
         by = "" if interruption.signal == signal.SIGINT else f" by {interruption.signal.name}"
         console.err.write(f"interrupted{by}; the same command goes on from the last checkpoint\n")

@@ -10,8 +10,8 @@ import typer
 
 from mgmrn.errors import UserError
 from pipeline import places
-from pipeline.cli.options import APP_OPTIONS, Benchmark, DataRoot, Experiment, Json, Overrides
-from pipeline.console import Console
+from pipeline.cli.options import APP_OPTIONS, Benchmark, DataRoot, Experiment, Json, Overrides, as_folder
+from pipeline.console import Console, shell_command
 from pipeline.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def guide(
     if (name := benchmark.upper()) not in parts:
         hint = "one of cub, sun, awa2; `data make synthetic` draws one, `data import` takes a folder of your own"
         raise UserError(f"there is no guide to {benchmark}", "BENCHMARK", hint)
-    splits, verify = PUBLISHED[name], f"python -m pipeline data verify {name.lower()} --data-root {data_root}"
+    splits, verify = PUBLISHED[name], shell_command("data", "verify", name.lower(), "--data-root", data_root)
     console = Console(as_json)
     console.line(
         f"{parts[name]['title']}: {splits.images:,} pictures, {splits.seen} seen and {splits.unseen} unseen classes, "
@@ -68,7 +68,7 @@ def import_(
     vectors: Annotated[Path, typer.Option(help="Word vectors: a text file of GloVe or word2vec, .gz too.")],
     oov: Annotated[Unknown, typer.Option(help="Words without a vector: refuse, leave out, or use the mean.")],
     name: Annotated[str, typer.Option(help="Name of the benchmark that is made.")],
-    out: Annotated[Path, typer.Option(help="Folder to make; serves as a data root.")],
+    out: Annotated[Path, typer.Option(callback=as_folder, help="Folder to make; serves as a data root.")],
     unseen: Annotated[Path | None, typer.Option(help="Text file, an unseen class a line; else they are drawn.")] = None,
     unseen_share: Annotated[float, typer.Option(help="Share of the classes that is drawn as unseen.")] = 0.2,
     test_seen_share: Annotated[float, typer.Option(help="Share of a seen class's pictures kept for the test.")] = 0.2,
@@ -86,7 +86,8 @@ def import_(
     console = Console(as_json)
     _show_findings(made.findings, console)
     console.line(f"unseen classes: {', '.join(made.unseen)}; for validation: {', '.join(made.val)}")
-    console.line(f"the benchmark is in {out}; to train on it: train cub --set benchmark.name={name} --data-root {out}")
+    train = shell_command("train", "cub", "--set", f"benchmark.name={name}", "--data-root", out)
+    console.line(f"the benchmark is in {out}; to train on it: {train}")
     console.result({**asdict(made), "root": str(out)})
 
 
@@ -161,7 +162,9 @@ def _show_findings(findings: Iterable[Finding], console: Console) -> None:
 
 @make_app.command()
 def synthetic(
-    out: Annotated[Path, typer.Option(help="Folder to make; serves as a data root.")] = places.DATA_ROOT,
+    out: Annotated[
+        Path, typer.Option(callback=as_folder, help="Folder to make; serves as a data root.")
+    ] = places.DATA_ROOT,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     per_class: Annotated[int, typer.Option(help="Pictures of each class.")] = 40,
     size: Side = 64,
@@ -179,8 +182,10 @@ def synthetic(
 @make_app.command()
 def standin(
     name: Annotated[str, typer.Argument(help="cub, sun or awa2.")],
-    source: Annotated[Path, typer.Option(help="Data root with the real splits and attributes.")],
-    out: Annotated[Path, typer.Option(help="Data root that gets the pictures; it may hold others.")],
+    source: Annotated[Path, typer.Option(callback=as_folder, help="Data root with the real splits and attributes.")],
+    out: Annotated[
+        Path, typer.Option(callback=as_folder, help="Data root that gets the pictures; it may hold others.")
+    ],
     per_class: Annotated[int | None, typer.Option(help="Pictures of each class; without it, all in the list.")] = None,
     size: Side = 64,
     workers: Drawers = 1,

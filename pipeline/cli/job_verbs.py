@@ -18,7 +18,7 @@ from pipeline.errors import ExitCode, TrackingError
 from pipeline.interruption import Interruption
 from pipeline.job_environment import SUBMISSION_TAG
 from pipeline.jobs.server import ADDRESS_VARIABLE, LOCAL_ADDRESS, JobServer, exit_code, follow, job_to_json
-from pipeline.redaction import redact
+from pipeline.redaction import redact, redact_address
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -193,9 +193,9 @@ def read_task(parent: typer.Context, verb: str, arguments: Sequence[str]) -> Tas
         raise UserError(f"a job of {verb} runs on the cluster that it is sent to", "--address", hint)
     complete = (*arguments, *_from_environment(context))
     for argument in complete:
-        if redact(argument) != argument:
+        if redact_address(argument) != argument:
             raise UserError(
-                f"{redact(argument)} holds a secret, which all users of the job server could read",
+                f"{redact_address(argument)} holds a secret, which all users of the job server could read",
                 hint="set it in the environment of the cluster's head (MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and "
                 "MLFLOW_TRACKING_PASSWORD; MGMRN_STUDY_STORAGE), and leave it out here",
             )

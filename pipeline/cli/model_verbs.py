@@ -10,7 +10,7 @@ import typer
 
 from mgmrn.errors import UserError
 from pipeline import places
-from pipeline.cli.options import Address, DataRoot, Json, RunOrModel, Storage, TrackingUri
+from pipeline.cli.options import Address, DataRoot, Json, RunOrModel, Storage, TrackingUri, as_folder
 from pipeline.console import Console
 from pipeline.errors import ExitCode
 from pipeline.where import Where
@@ -62,7 +62,9 @@ def explain(
     image: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="A picture; may be given often.")] = None,
     split: Annotated[TestSplit | None, typer.Option(help="Pictures of the benchmark; by default, test_unseen.")] = None,
     per_class: Annotated[int, typer.Option(min=1, help="Pictures of each class of the split.")] = 2,
-    out: Annotated[Path | None, typer.Option(help="Folder to write; by default, .mgmrn/explanations/MODEL.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(callback=as_folder, help="Folder to write; by default, .mgmrn/explanations/MODEL.")
+    ] = None,
     tracking_uri: TrackingUri = places.TRACKING_URI,
     data_root: DataRoot = places.DATA_ROOT,
     as_json: Json = False,

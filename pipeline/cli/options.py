@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -10,10 +11,12 @@ import typer
 
 from mgmrn.errors import UserError
 from pipeline.cli.completion import shipped
+from pipeline.databases import database_address
 from pipeline.job_environment import in_job
 from pipeline.redaction import redact
 
 Place = TypeVar("Place", str, Path)
+
 
 APP_OPTIONS: dict[str, Any] = {
     "no_args_is_help": True,
@@ -43,8 +46,23 @@ def check_outlasts_job(place: str | Path, option: str, variable: str | None) -> 
     raise UserError(message, option, f"give {instead}{elsewhere}")
 
 
+def as_folder(option: typer.CallbackParam, place: Path | None) -> Path | None:
+    """Callback of options that name a folder, which need not exist: `~` is the home folder; what cannot be a folder is refused."""
+    if place is None:
+        return None
+    place = Path(os.path.expanduser(place))
+    nearest = next(one for one in (place, *place.parents) if os.path.lexists(one))
+    if not os.path.isdir(nearest):
+        raise UserError(f"{nearest} is a file or a broken link where a folder must be", option.opts[0])
+    return place
+
+
 def _outlasting(option: typer.CallbackParam, place: Place) -> Place:
-    """Callback of options that name a place of data or results: in a job it must outlast the job."""
+    """Callback of options that name a place of data or results, which in a job must outlast the job."""
+    if isinstance(place, Path):
+        place = as_folder(option, place) or place
+    elif place.lower().startswith("sqlite"):
+        place = database_address(place, option.opts[0])
     if in_job():
         check_outlasts_job(place, option.opts[0], option.envvar if isinstance(option.envvar, str) else None)
     return place

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -134,7 +134,7 @@ def yaml_value(value: object) -> str:
 class _Loader(yaml.SafeLoader):
     """Loader of the safe subset of YAML, without tags, anchors and deep nesting."""
 
-    yaml_implicit_resolvers: ClassVar = _RESOLVERS
+    yaml_implicit_resolvers = _RESOLVERS
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
@@ -157,4 +157,4 @@ class _Loader(yaml.SafeLoader):
 class _Dumper(yaml.SafeDumper):
     """Dumper that puts quotes around text that `_Loader` would not read as text."""
 
-    yaml_implicit_resolvers: ClassVar = _RESOLVERS
+    yaml_implicit_resolvers = _RESOLVERS

@@ -10,10 +10,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from mgmrn.errors import ResourceError, UserError
 from pipeline.errors import ExitCode
-from pipeline.redaction import redact
+from pipeline.redaction import redact, redact_address
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -83,8 +84,8 @@ class JobServer:
 
         for name in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
             logging.getLogger(name).setLevel(logging.ERROR)
-        with _translated(address):
-            return cls(JobSubmissionClient(address), address)
+        with _translated(redact_address(address)):
+            return cls(JobSubmissionClient(address), redact_address(address))
 
     def jobs(self) -> dict[str, JobDetails]:
         """All jobs that were submitted since the cluster started by their ids, oldest first."""
@@ -178,10 +179,12 @@ async def _write_rest(server: JobServer, submission_id: str, written: int, write
 
 def _as_url(address: str) -> str:
     url = address if "://" in address else f"http://{address}"
-    if not url.startswith(("http://", "https://")):
-        message = f"'{redact(address)}' is no address of a job server"
-        raise UserError(message, "--address", "it is like http://HOST:8265")
-    return url.rstrip("/")
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return url.rstrip("/")
+    message = f"'{redact_address(address)}' is no address of a job server"
+    raise UserError(message, "--address", "it is like http://HOST:8265")
 
 
 def _check_answers(address: str) -> None:
@@ -198,7 +201,7 @@ def _check_answers(address: str) -> None:
         return
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise ResourceError(
-            f"no job server answers at {redact(address)} ({getattr(error, 'reason', error)})",
+            f"no job server answers at {redact_address(address)} ({getattr(error, 'reason', error)})",
             "name the head's with --address http://HOST:8265, or start the cluster",
         ) from error
 

@@ -20,7 +20,7 @@ from pipeline.config.compose import ComposedConfig, resolve_weights
 from pipeline.config.identity import group_hash
 from pipeline.console import say
 from pipeline.driver import Driver, driver_tag, heartbeat
-from pipeline.redaction import redact
+from pipeline.redaction import redact_address
 from pipeline.search.config import SearchFile
 from pipeline.search.outcome import SearchOutcome
 from pipeline.search.space import Space
@@ -116,7 +116,7 @@ def run_search(
             board = Board(search.name, config.trials, config.objective.metric.upper())
             with study_errors(study_storage):
                 parts = Search(config, space, study, site, data, board)
-                outcome = run_course(parts, bases, search.name, budget_hours, redact(where.tracking_uri))
+                outcome = run_course(parts, bases, search.name, budget_hours, redact_address(where.tracking_uri))
             site.clerk.finish()
             parent.attach(folder / "report")
             if outcome.status == "failed":

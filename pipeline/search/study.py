@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import optuna
@@ -20,8 +19,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from mgmrn.errors import UserError
-from pipeline.databases import with_installed_driver
-from pipeline.redaction import redact
+from pipeline.databases import SQLITE, database_address, sqlite_file, why_not_writable
+from pipeline.redaction import redact_address
 from pipeline.search.config import SearchConfig
 from pipeline.search.space import Space
 
@@ -170,20 +169,21 @@ def study_errors(storage: str, *more: type[Exception]) -> Iterator[None]:
         # The message about an unreadable address quotes it, and with it a password.
         reason = "no address" if isinstance(error, ValueError) else first_line
         hint = "check --study-storage and the server; a search that was begun goes on with --resume"
-        raise UserError(f"the study's database cannot be reached: {reason}", redact(storage), hint) from error
+        raise UserError(f"the study's database cannot be reached: {reason}", redact_address(storage), hint) from error
 
 
 def _storage(url: str) -> optuna.storages.RDBStorage:
-    scheme, _, place = url.partition("://")
-    if scheme == "sqlite" and place.strip("/") not in ("", ":memory:"):
-        Path(place.removeprefix("/")).parent.mkdir(parents=True, exist_ok=True)
-        return optuna.storages.RDBStorage(url)
-    if scheme.partition("+")[0] not in ("postgresql", "postgres"):
+    address = database_address(url, "--study-storage")
+    if address.startswith(SQLITE):
+        if reason := why_not_writable(sqlite_file(address)):
+            raise UserError(f"the study's database cannot be written ({reason})", url, "check --study-storage")
+        return optuna.storages.RDBStorage(address)
+    if not address.startswith("postgresql"):
         hint = "use sqlite:///FILE or postgresql://USER@HOST/NAME"
-        raise UserError(f"'{redact(url)}' names no database that keeps a study", "--study-storage", hint)
+        raise UserError(f"'{redact_address(url)}' names no database that keeps a study", "--study-storage", hint)
     # The connection may be idle for hours during a trial.
     waiting = {"connect_args": {"connect_timeout": CONNECT_SECONDS}, "pool_pre_ping": True}
-    return optuna.storages.RDBStorage(with_installed_driver(url), engine_kwargs=waiting)
+    return optuna.storages.RDBStorage(address, engine_kwargs=waiting)
 
 
 def _sampler(config: SearchConfig, known: int) -> optuna.samplers.BaseSampler:

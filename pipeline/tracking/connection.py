@@ -9,31 +9,26 @@ import re
 import secrets
 import shutil
 import socket
-import sqlite3
 import tempfile
 import urllib.request
 from collections.abc import Iterator
-from functools import partial
 from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
+from pipeline.databases import CONNECT_SECONDS, SQLITE, sqlite_file, why_not_writable
 from pipeline.errors import TrackingError
-from pipeline.redaction import redact
+from pipeline.redaction import redact, redact_address
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-CONNECT_SECONDS = 5.0
-PROBE_BYTES = 256 * 1024
-"""Free space that a disk must have for a tracking database to be opened."""
 PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 """Default ports of the servers that MLflow writes to, by scheme."""
 USERNAME_VARIABLE, PASSWORD_VARIABLE = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
 """Environment variables from which MLflow's client takes credentials."""
-_SQLITE = "sqlite:///"
 _START_HINT = "start the server, or leave out --tracking-uri to track in a local file"
 _GIVEN_UP = re.compile(r"""Max retries exceeded .*Caused by \w+\(["'](?P<reason>.*?)["']\)""")
 """Last message of the HTTP client, in which the reason follows address and path."""
@@ -48,37 +43,47 @@ def open_client(uri: str) -> MlflowClient:
     from mlflow.tracking import MlflowClient
 
     with translated(uri):
-        if uri.startswith(_SQLITE) and ":memory:" not in uri and not sqlite_file(uri).exists():
+        if uri.startswith(SQLITE) and not sqlite_file(uri).exists():
             _make_database(sqlite_file(uri))
         return MlflowClient(tracking_uri=uri)
 
 
 def check_reachable(uri: str) -> None:
     """Raise a `TrackingError` at once if nothing answers, or for an address of a kind that MLflow does not write to."""
-    parts = urlsplit(uri)
-    scheme = parts.scheme.partition("+")[0]
+    scheme = uri.partition("://")[0].partition("+")[0].lower()
     if scheme == "sqlite":
-        _check_sqlite(uri)
+        if reason := why_not_writable(sqlite_file(uri)):
+            raise TrackingError(f"unreachable: the tracking database cannot be written ({reason})", uri)
         return
-    if scheme not in PORTS:
-        hint = "use sqlite:///FILE, http(s)://HOST:PORT or postgresql://…"
-        raise TrackingError(f"'{redact(uri)}' is no tracking address", "--tracking-uri", hint)
     problem = "nothing answers at the tracking address"
     try:
-        socket.create_connection((parts.hostname or "", parts.port or PORTS[scheme]), CONNECT_SECONDS).close()
+        host, port = _host_and_port(uri, scheme)
+        socket.create_connection((host, port), CONNECT_SECONDS).close()
         if scheme in ("http", "https"):
             problem = "no MLflow server answers"
             # No proxy: a server on loopback is behind none.
             opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+            parts = urlsplit(uri)
             place = f"{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
             opener.open(f"{scheme}://{place}/health", timeout=CONNECT_SECONDS).close()
-    except (OSError, ValueError, HTTPException) as error:
-        raise TrackingError(f"unreachable: {problem} ({error})", redact(uri), _START_HINT) from error
+    except (OSError, HTTPException) as error:
+        raise TrackingError(f"unreachable: {problem} ({error})", redact_address(uri), _START_HINT) from error
 
 
-def sqlite_file(uri: str) -> Path:
-    """Absolute path of the database file behind `sqlite:///FILE`."""
-    return Path(uri.removeprefix(_SQLITE)).resolve()
+def _host_and_port(uri: str, scheme: str) -> tuple[str, int]:
+    """Host and port of a server as its client reads them. Raises `TrackingError`, which quotes no part of a password."""
+    # SQLAlchemy takes a long time to load.
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    with contextlib.suppress(ValueError, ArgumentError):
+        if scheme in PORTS:
+            found = (urlsplit if scheme.startswith("http") else make_url)(uri)
+            host = found.hostname if isinstance(found, SplitResult) else found.host
+            if host and len(host) < 254:
+                return host, found.port or PORTS[scheme]
+    hint = "use sqlite:///FILE, http(s)://HOST:PORT or postgresql://…, with %2F, %23, %3F, %40, %25 for / # ? @ % in a password"
+    raise TrackingError(f"'{redact_address(uri)}' is no tracking address", "--tracking-uri", hint)
 
 
 def quieten_mlflow() -> None:
@@ -111,7 +116,7 @@ def translated(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
-        raise _explained(error, redact(uri)) from error
+        raise _explained(error, redact_address(uri)) from error
 
 
 def _make_database(file: Path) -> None:
@@ -124,7 +129,7 @@ def _make_database(file: Path) -> None:
 
     with tempfile.TemporaryDirectory(prefix="mgmrn-") as folder:
         made = Path(folder, "made.db")
-        MlflowClient(tracking_uri=f"{_SQLITE}{made}")
+        MlflowClient(tracking_uri=f"{SQLITE}{made}")
         whole = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
         try:
             shutil.copyfile(made, whole)
@@ -135,28 +140,12 @@ def _make_database(file: Path) -> None:
             whole.unlink(missing_ok=True)
 
 
-def _check_sqlite(uri: str) -> None:
-    """Try to write beside the database, where SQLite puts its journal, and to lock it."""
-    file = sqlite_file(uri)
-    connect = partial(sqlite3.connect, f"{file.as_uri()}?mode=rw", CONNECT_SECONDS, uri=True)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=file.parent) as probe:
-            probe.write(bytes(PROBE_BYTES))
-        if file.exists():
-            with contextlib.closing(connect()) as database:
-                database.execute("BEGIN IMMEDIATE")
-    except (OSError, sqlite3.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise TrackingError(f"unreachable: the tracking database cannot be written ({reason})", uri) from error
-
-
 def _explained(error: Exception, place: str) -> TrackingError:
     if _status(error) == HTTPStatus.UNAUTHORIZED:
         given = PASSWORD_VARIABLE in os.environ or "@" in place
         hint = f"set {USERNAME_VARIABLE} and {PASSWORD_VARIABLE} to those of an account of this server"
         return TrackingError(f"the tracking server {'refuses these' if given else 'asks for'} credentials", place, hint)
-    if place.startswith(_SQLITE) and not sqlite_file(place).exists():
+    if place.startswith(SQLITE) and not sqlite_file(place).exists():
         return TrackingError("the tracking database was removed", place)
     text = str(error).strip() or type(error).__name__
     database = _OF_DATABASE.search(text)

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from mgmrn.errors import UserError
-from pipeline.databases import with_installed_driver
+from pipeline.databases import database_address, sqlite_file
 from pipeline.driver import driver_is_dead, driver_tag
 from pipeline.errors import TrackingError
 from pipeline.job_environment import job_tags
 from pipeline.redaction import redact
 from pipeline.spool import PARENT_TAG, DatasetInput, EndStatus, Epoch, NewRun, RunState, StoreIdentity
-from pipeline.tracking.connection import open_client, sqlite_file, translated
+from pipeline.tracking.connection import open_client, translated
 from pipeline.tracking.environment import REPOSITORY
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class TrackingStore:
     @classmethod
     def connect(cls, uri: str, experiment: str = TRAIN) -> TrackingStore:
         """Connect; creates missing tables, and raises `TrackingError` within ten seconds if nothing answers."""
-        uri = with_installed_driver(uri)
+        uri = database_address(uri, "--tracking-uri")
         return cls(open_client(uri), uri, experiment)
 
     def get(self, run_id: str) -> TrackedRun:

@@ -13,6 +13,7 @@ from mgmrn.errors import ResourceError
 from pipeline.interruption import kept_handlers
 from pipeline.job_environment import in_job, job_settings
 from pipeline.ports import LOOPBACK, free_port
+from pipeline.redaction import redact_address
 from pipeline.train import ray_start
 from pipeline.train.placement import Host, available_cpus
 
@@ -77,7 +78,7 @@ def ray_session(address: str | None) -> Iterator[tuple[Host, ...]]:
             raise
         except (OSError, RuntimeError, ValueError) as error:
             raise ResourceError(
-                f"no Ray cluster could be reached at {address}: {_first_line(error)}",
+                f"no Ray cluster could be reached at {redact_address(address)}: {_first_line(error)}",
                 "check --address, or leave it out to run on this machine",
             ) from error
         try:
@@ -170,7 +171,9 @@ def check_reachable(address: str) -> None:
     """Raises `OSError` where no process listens at a HOST:PORT; Ray itself would wait for minutes."""
     host, _, port = address.rpartition("//")[2].rpartition(":")
     if port.isdigit():
-        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+        if len(port) > 5 or int(port) > 65535:
+            raise OSError(f"there is no port {port}")
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
 
 
 def check_room_here(address: str | None, workers: int, cpus_per_worker: int | None) -> None:

@@ -21,7 +21,7 @@ from pipeline.config.compose import ComposedConfig, resolve_weights
 from pipeline.console import say
 from pipeline.driver import heartbeat
 from pipeline.interruption import Interruption
-from pipeline.redaction import redact
+from pipeline.redaction import redact_address
 from pipeline.spool import Spool
 from pipeline.tracking.store import TrackingStore
 from pipeline.train import tracked
@@ -113,7 +113,7 @@ def run_experiment(request: TrainRequest) -> Outcome:
         say(str(left))
     if not request.force and (known := _all_finished(launch)):
         launch.store.close_dead_runs()
-        return Outcome("cached", known, None, redact(where.tracking_uri))
+        return Outcome("cached", known, None, redact_address(where.tracking_uri))
     request.workers.check_shares(composed.config)
     check_writable(storage)
     check_room_here(where.address, request.workers.least, where.cpus_per_worker)
@@ -130,7 +130,11 @@ def run_experiment(request: TrainRequest) -> Outcome:
                 parent.status, parent.reason = "FAILED", "a run failed"
     summaries = tuple(_with_run_id(summary, storage) for summary in summaries)
     return Outcome(
-        "failed" if failed else "finished", summaries, parent.run_id, redact(where.tracking_uri), parent.is_tracked
+        "failed" if failed else "finished",
+        summaries,
+        parent.run_id,
+        redact_address(where.tracking_uri),
+        parent.is_tracked,
     )
 
 

@@ -49,14 +49,14 @@ def write_probe(folder: Path) -> None:
 
 def check_writable(folder: Path) -> None:
     """Checks that a folder, or the place where it would be made, can be written to. Raises `StorageError` when it cannot."""
-    place = next(place for place in (folder, *folder.parents) if place.is_dir())
-    with explained(place):
+    place = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    with explained(place, errno.ENOENT, errno.ENOTDIR):  # So says a file, or a file system like /proc.
         write_probe(place)
 
 
 @contextmanager
-def explained(folder: Path) -> Iterator[None]:
-    """Turns the errors of a full or read-only disk into `StorageError`, unless they name a file outside the folder."""
+def explained(folder: Path, *more: int) -> Iterator[None]:
+    """Turns errors of a full or read-only disk, and `more` error numbers, into `StorageError`, unless they name a file outside the folder."""
     try:
         yield
     except OSError as error:
@@ -64,7 +64,7 @@ def explained(folder: Path) -> Iterator[None]:
             raise
         if error.errno in _FULL:
             raise StorageError(f"the storage folder {folder} is full", f"make room there; {_GO_ON}") from error
-        if error.errno in _CLOSED:
+        if error.errno in (*_CLOSED, *more):
             raise StorageError(
                 f"the storage folder {folder} cannot be written to: {os.strerror(error.errno)}",
                 f"make it writable, or name another with --storage; {_GO_ON}",
