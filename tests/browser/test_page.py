@@ -151,14 +151,6 @@ def test_a_click_sorts_numbers_the_largest_first_then_the_smallest_then_as_befor
         assert column_of(browser, 0) == sorted(GAINS)
 
 
-def test_a_number_of_runs_opens_the_list_of_runs(opened: Any) -> None:
-    browser = opened(MANY)
-    runs = browser.find_element("css selector", "table.runs")
-    assert not runs.is_displayed()
-    browser.find_element("css selector", "table[data-metric=ausuc] a.count").click()
-    assert runs.is_displayed()
-
-
 def test_paper_shows_everything_on_white_and_the_screen_can_be_read(opened: Any) -> None:
     check_can_be_read(opened(MANY))
     browser = opened(FEW)

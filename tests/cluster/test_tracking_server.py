@@ -15,7 +15,6 @@ from pipeline.search.config import FloatRange, SearchConfig, SearchFile
 from pipeline.search.space import Space
 from pipeline.search.study import Study
 from pipeline.spool import Spool
-from pipeline.tracking.connection import PASSWORD_VARIABLE, USERNAME_VARIABLE
 from pipeline.tracking.sender import Sender
 from pipeline.tracking.store import TrackingStore
 from tests.cluster.tracking import RUNS, SERVE, TrackingServer, tracking_server
@@ -59,20 +58,6 @@ def test_secrets_stand_in_files_of_their_owner_alone_and_the_server_listens_on_l
     connections = [one for process in processes_of(server) for one in process.net_connections("inet")]
     listening = {one.laddr.ip for one in connections if one.status == psutil.CONN_LISTEN}
     assert listening and all(ip_address(address).is_loopback for address in listening), listening
-
-
-def test_a_missing_or_wrong_password_is_told_in_one_sentence(
-    server: TrackingServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv(USERNAME_VARIABLE, raising=False)
-    monkeypatch.delenv(PASSWORD_VARIABLE, raising=False)
-    with pytest.raises(TrackingError, match=f"asks for credentials .*{PASSWORD_VARIABLE}"):
-        TrackingStore.connect(server.uri)
-    monkeypatch.setenv(USERNAME_VARIABLE, "admin")
-    monkeypatch.setenv(PASSWORD_VARIABLE, "guessed-wrongly")
-    with pytest.raises(TrackingError, match="refuses these credentials") as caught:
-        TrackingStore.connect(server.uri)
-    assert "guessed-wrongly" not in str(caught.value)
 
 
 def test_runs_outlive_a_restart_of_postgresql_under_the_living_server(allowed: TrackingServer, tmp_path: Path) -> None:

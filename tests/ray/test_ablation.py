@@ -30,7 +30,6 @@ variants:
 seeds: [0]
 """
 SMOOTH = "  smooth: {loss.label_smoothing: 0.1}"
-SAME_AS_SMOOTH = "  alike: {loss.label_smoothing: 0.1}"
 
 
 def write_grid(place: Place, name: str, *variants: str) -> tuple[str, ...]:
@@ -103,21 +102,6 @@ def test_a_second_launch_starts_nothing(ablated: Ablated) -> None:
     assert (again.json["status"], again.json["launched"]) == ("cached", 0)
     assert again.json["totals"] == {"cached": 2}
     assert ablated.place.ray_sessions == sessions
-
-
-def test_another_grid_links_what_is_there_already(ablated: Ablated) -> None:
-    sessions = ablated.place.ray_sessions
-    other = ablated.place.run("ablate", *write_grid(ablated.place, "other-grid", SAME_AS_SMOOTH))
-    assert other.code == 0, other.err
-    assert (other.json["launched"], other.json["totals"]) == (0, {"cached": 2})
-    assert ablated.place.ray_sessions == sessions
-    linked = {run.data.tags["mgmrn.variant"]: run for run in ablated.runs("link")}
-    assert linked.keys() == {"base", "alike"}
-    ran = {run.info.run_id: run for run in ablated.runs("run")}
-    for link in linked.values():
-        assert link.data.tags["mlflow.parentRunId"] == other.json["parent_run_id"]
-        original = ran[link.data.tags["mgmrn.linked_run_id"]]
-        assert link.data.metrics["test/gzsl_h"] == original.data.metrics["test/gzsl_h"]
 
 
 def test_tables_and_the_page_are_artifacts_of_the_parent_with_the_figures_of_its_runs(ablated: Ablated) -> None:

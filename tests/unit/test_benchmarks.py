@@ -73,25 +73,3 @@ def test_rounds_alternate_and_a_ratio_is_that_of_the_same_round() -> None:
     assert order == ["a", "b", "b", "a", "a", "b"]
     ratio = measure.ratio("a / b", [2.0, 20.0, 2.0], [1.0, 10.0, 0.5])
     assert (ratio.median, ratio.min, ratio.max) == (2.0, 2.0, 4.0)
-
-
-@pytest.mark.parametrize(
-    ("bench", "arguments", "sentence"),
-    [
-        ("step", ("--variants", "fast"), "there is no variant 'fast'"),
-        ("head", ("synthetic", "--set", "cache_features=false"), "the plain head is written for cached features"),
-        ("overhead", ("synthetic", "--set", "schedule.epochs=2"), "too few epochs to time"),
-        ("overhead", ("synthetic", "--free-cores", "999"), "cores less 999 leave none"),
-    ],
-)
-def test_a_wrong_use_ends_with_one_sentence(
-    bench: str, arguments: tuple[str, ...], sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    monkeypatch.setattr(sys, "argv", [bench, *arguments])
-    for name, value in measure.KEPT_MEMORY.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(SystemExit) as ended:
-        measure.run_script(importlib.import_module(f"benchmarks.{bench}").main)
-    assert ended.value.code == 2
-    said = capsys.readouterr()
-    assert said.out == "" and said.err.startswith("error: ") and sentence in said.err

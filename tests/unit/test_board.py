@@ -45,12 +45,3 @@ def test_on_a_terminal_a_table_shows_running_trials_first_and_then_the_best() ->
     assert states[-4:] == ["running", "finished", "stopped", "failed"]
     assert "best 0.2500 of trial 0" in last
     assert "[c4, c5]" in last, "brackets are no markup"
-
-
-def test_only_finished_trials_can_be_the_best() -> None:
-    board = Board("tiny", 4, "AUSUC", io.StringIO())
-    board.began(0, POINT, 6)
-    board.ended(0, "stopped", 0.9)
-    assert board.best is None
-    board.remember(1, POINT, "finished", 0.4)
-    assert board.best == (0.4, 1)

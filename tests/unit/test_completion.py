@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
-import pytest
-
 from pipeline.cli import completion
-from pipeline.cli.app import main
 
 ROOT = Path(__file__).resolve().parents[2]
 TYPED = {"data make ": "synthetic standin", "train synthetic-a": "synthetic-attribute-network"}
@@ -26,16 +22,3 @@ def test_bash_completes_verbs_and_configs() -> None:
     )
     assert done.stderr == "complete -o default -F _mgmrn_completion mgmrn\n"
     assert done.stdout.splitlines() == list(TYPED.values())
-
-
-def test_zsh_completes_configs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setenv(completion.VARIABLE, "complete_zsh")
-    monkeypatch.setenv("_TYPER_COMPLETE_ARGS", "mgmrn search cub100-")
-    with pytest.raises(SystemExit):
-        main([])
-    assert capsys.readouterr().out.strip() == """_arguments '*: :(("cub100-quick"))'"""
-    assert completion.shipped("benchmark")("cub") == ["cub", "cub-standin", "cub100"]
-    monkeypatch.delenv(completion.VARIABLE)
-    for shell in ("bash", "zsh"):
-        assert main(["completion", shell]) == 0
-        assert f"mgmrn() {{ {sys.executable} -m pipeline" in capsys.readouterr().out

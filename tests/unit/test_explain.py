@@ -104,17 +104,13 @@ def test_named_pictures_and_the_first_ones_of_every_class_of_a_split(
     assert len(seen) == 6 and seen.isdisjoint(truths)
 
 
-def test_wrong_uses(folder: Path, tmp_path: Path, model: LoadedModel, capsys: pytest.CaptureFixture[str]) -> None:
-    out, picture = tmp_path / "out", next((folder / "pictures").iterdir())
+def test_a_broken_picture_and_a_network_without_attention_are_refused(
+    folder: Path, tmp_path: Path, model: LoadedModel, capsys: pytest.CaptureFixture[str]
+) -> None:
     broken = tmp_path / "broken.png"
-    broken.write_bytes(picture.read_bytes()[:500])
-    for more, told in (
-        (["--image", str(tmp_path / "none.png")], "cannot be read"),
-        (["--image", str(broken)], "cannot be decoded"),
-    ):
-        assert run(folder, out, *more) == 2
-        assert told in json.loads(capsys.readouterr().out)["error"]
-    assert not out.exists()
+    broken.write_bytes(next((folder / "pictures").iterdir()).read_bytes()[:500])
+    assert run(folder, tmp_path / "out", "--image", str(broken)) == 2
+    assert "cannot be decoded" in json.loads(capsys.readouterr().out)["error"] and not (tmp_path / "out").exists()
     config = model.config.model_copy(update={"model": AttributeNetworkConfig()})
     with pytest.raises(UserError, match="attribute_network attends to nothing"):
         check_explainable(replace(model, config=config))

@@ -12,7 +12,7 @@ from torch import Tensor
 from mgmrn.config import BackboneConfig, BackboneName, ImageConfig, Level, MgMRNConfig, RefinementConfig
 from mgmrn.data.images import for_evaluation
 from mgmrn.explanation import contributions, decide, decisive, look
-from mgmrn.localisation import Cells, box_on_input, chance_of, halved, on_input, points_at, stage_cells
+from mgmrn.localisation import Cells, box_on_input, halved, on_input, stage_cells
 from mgmrn.model.backbone import build_backbone
 from mgmrn.model.granularity import halve
 from mgmrn.model.network import MgMRN, class_scores
@@ -160,14 +160,3 @@ def test_a_box_moves_with_its_pixels(resize: str, width: int, height: int) -> No
     rows, columns = shown.any(dim=1).nonzero().flatten(), shown.any(dim=0).nonzero().flatten()
     found = [float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)]
     assert found == pytest.approx(box_on_input((20.0, 30.0, 40.0, 42.0), width, height, config), abs=1.0)
-
-
-def test_pointing_at_boxes_and_chance() -> None:
-    maps = torch.zeros(2, 8, 8)
-    maps[0, 2, 5], maps[1, 7, 0] = 1.0, 1.0
-    boxes = torch.tensor([[5.0, 2.0, 8.0, 4.0], [1.0, 0.0, 8.0, 8.0]])
-    assert points_at(maps, boxes).tolist() == [True, False]
-    torch.testing.assert_close(chance_of(boxes, 8), torch.tensor([6 / 64, 56 / 64]))
-    cropped_away = box_on_input((0.0, 0.0, 10.0, 50.0), 200, 64, ImageConfig(size=64, resize="crop"))
-    assert chance_of(torch.tensor([cropped_away]), 64).item() == 0
-    assert not points_at(torch.rand(1, 64, 64), torch.tensor([cropped_away])).item()

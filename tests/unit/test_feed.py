@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -172,22 +170,3 @@ def test_prefetched_items_keep_their_order_and_an_error_takes_the_place_of_its_i
     assert [next(ahead) for _ in range(4)] == [0, 1, 2, 3]
     with pytest.raises(ValueError, match="broken"):
         next(ahead)
-
-
-def test_the_prefetching_thread_may_collect_its_own_iterator() -> None:
-    """Any thread may collect garbage in a cycle; pytest fails the test for an exception in the thread."""
-    collected, let_go = threading.Event(), threading.Event()
-
-    def items() -> Iterator[int]:
-        yield from (1, 2)
-        let_go.wait(10)
-        gc.collect()
-        collected.set()
-        yield 3
-
-    holder: list[Any] = [prefetch(items())]
-    holder.append(holder)
-    assert next(holder[0]) == 1 and next(holder[0]) == 2
-    del holder
-    let_go.set()
-    assert collected.wait(10)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,6 @@ import pytest
 from mgmrn.errors import UserError
 from pipeline.ablation.config import load_ablation, with_benchmarks
 from pipeline.ablation.grid import Grid, GridCell, MissingCell, make_cells, make_grid
-from pipeline.cli.app import main
 from pipeline.errors import ExitCode, exit_code
 from tests.grids import DECIDED, SMOOTH, cells_of, write_data, write_grid
 
@@ -143,21 +141,6 @@ def test_two_files_of_one_benchmark(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("benchmark: {name: CUB}\n")
     error = error_of(tmp_path, f"benchmarks: [cub, {tmp_path}/mine.yaml]\n" + variants(LOW))
     assert (error.message, error.where) == ("two benchmarks are called CUB", f"{tmp_path}/x.yaml:2")
-
-
-@pytest.mark.parametrize("verb", ["plan", "ablate", "compare", "report"])
-def test_a_bad_grid_ends_every_verb_before_anything_is_made(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str
-) -> None:
-    path = tmp_path / "x.yaml"
-    path.write_text("base: cub\n" + variants(LOW, "x: {loss.scal: 3}"))
-    store = tmp_path / "mlflow.db"
-    assert main([verb, str(path), "--tracking-uri", f"sqlite:///{store}", "--json"]) == 2
-    said = capsys.readouterr()
-    sentence = {"error": "unknown field loss.scal", "where": f"{path}:4", "hint": "did you mean loss.scale?"}
-    assert json.loads(said.out) == sentence
-    assert said.err == f"error: unknown field loss.scal [{path}:4] (did you mean loss.scale?)\n"
-    assert not store.exists()
 
 
 def test_one_at_a_time_is_the_base_and_each_variant_on_top_of_it(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 
 from pipeline.analysis.comparison import Comparison
-from pipeline.analysis.page.charts import bar_chart, cost_chart, costs, curve_panels
+from pipeline.analysis.page.charts import bar_chart, cost_chart, curve_panels
 from pipeline.analysis.page.page import PageContent, render_page, top_changes
-from tests.browser.made_up import GAINS, made_up, with_scores_in
+from tests.browser.made_up import made_up, with_scores_in
 from tests.pages import Node, parsed
 
 CONTENT = made_up()
@@ -185,26 +185,6 @@ def test_bars_reach_as_far_as_the_differences_and_intervals() -> None:
     line = next(line.attrib for line in root.iter("line") if line.attrib["class"] == "interval")
     middle = (labels["0"] + labels["+2"]) / 2
     assert (float(line["x1"]), float(line["x2"])) == pytest.approx((middle, labels["+4"]), abs=0.2)
-
-
-def test_cost_is_gpu_time_where_all_runs_have_some() -> None:
-    def with_gpu(times: dict[str, float]) -> Comparison:
-        return replace(CONTENT.primary, cells=CELLS.assign(gpu_seconds=CELLS["variant"].map(times)))
-
-    unit, every = costs(with_gpu(dict.fromkeys(GAINS, 60.0)), "CUB")
-    assert unit == "GPU time" and set(every["seconds"]) == {60.0}
-    unit, some = costs(with_gpu({"full": 60.0}), "CUB")
-    assert unit == "wall-clock time" and some["seconds"].min() >= 300
-
-
-def test_points_chosen_by_gamma_are_marked_for_every_seed() -> None:
-    panels = dict(curve_panels(CONTENT.primary, CONTENT.curves, "CUB"))
-    assert list(panels) == list(GAINS)
-    root = ElementTree.fromstring(str(panels["wider"]))
-    assert len(list(root.iter("circle"))) == len(list(root.iter("rect"))) == 4
-    assert sum(path.attrib["class"] == "curve own" for path in root.iter("path")) == 4
-    assert not list(ElementTree.fromstring(str(panels["full"])).iter("rect"))
-    assert "broken" not in dict(curve_panels(CONTENT.primary, CONTENT.curves, "AWA2"))
 
 
 # --- numbers as text --------------------------------------------------------------------------------------------------

@@ -226,17 +226,6 @@ def test_a_cost_is_the_median_of_finished_runs_of_the_same_shape(cells: list[Gri
     assert cost_of(base, *finals) is cost_of(base, *finals, unfinished) is cost_of(base, *finals, endless) is None
 
 
-def test_a_cell_that_is_tuned_costs_its_final_run(cell: GridCell, folder: Path, tuned: GridCell) -> None:
-    other = a_run(cell.final(Calibration(epochs=1, gamma=0.5)), seconds=3)
-    failed = a_run(cell.final(DECIDED), "FAILED", stop_reason="out-of-memory")
-    assert cost_of(cell, a_run(cell.tune), other) == cost_of(cell, a_run(cell.tune), other, failed) == Cost(3, 0)
-    stale = a_run(cell.tune, code_digest="of old code")
-    assert cost_of(cell, stale, other) == Cost(13, 0), "both are run again"
-    text = "split: tune\nseeds: [1]\n" + SMOOTH
-    other_seed = cells_of(write_grid(folder, text, "seeded"), folder / "data")[0]
-    assert cost_of(tuned, a_run(other_seed.tune)) == Cost(10, 0)
-
-
 def test_a_total_counts_a_shared_config_once_and_is_unknown_where_one_cost_is(
     cells: list[GridCell], longer: GridCell
 ) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.cli.app import main
 from pipeline.models import reproduce as module
-from pipeline.models.reproduce import Record, changes, compare_histories, inexact, overall, read_record
+from pipeline.models.reproduce import Record, changes, compare_histories, inexact, read_record
 from pipeline.tracking.artifacts import write_provenance
 from pipeline.tracking.environment import GitState, environment
 from pipeline.tracking.store import TrackingStore
@@ -46,18 +46,6 @@ def test_a_figure_is_equal_near_or_neither(was: dict[int, float], now: dict[int,
     loss, figure = compare_histories(*({"val/ausuc": one, "train/loss": one} for one in (was, now)), 0.05)
     judged = "equal" if near == "equal" else "not judged"
     assert (bitwise.verdict, figure.verdict, loss.verdict) == (exact, near, judged)
-
-
-def test_the_worst_figure_decides() -> None:
-    both = {"train/loss": {1: 1.0}, "val/x": {1: 0.5}}
-    assert overall(compare_histories(both, both, None)) == "equal"
-    near = both | {"val/x": {1: 0.51}}
-    assert overall(compare_histories(both, near, 0.02)) == "within tolerance"
-    assert overall(compare_histories(both, near, 0.001)) == "differs"
-    assert overall(compare_histories(both, {"train/loss": {1: 1.0}}, 0.02)) == "differs"
-    assert overall([]) == "differs", "nothing was compared"
-    (one,) = compare_histories({"val/x": {1: 0.5, 2: 0.25}}, {"val/x": {1: 0.9, 2: 0.25}}, 0.05)
-    assert (one.was, one.now, one.difference) == (0.25, 0.25, pytest.approx(0.4)), "the largest of all steps"
 
 
 @dataclass(frozen=True)

@@ -96,13 +96,3 @@ def test_importances_name_what_the_score_depends_on_also_beside_a_cost() -> None
     assert max(found, key=lambda path: found[path]) == "optimiser.head_lr"
     assert found["optimiser.head_lr"] > 0.8 and sum(found.values()) == pytest.approx(1)
     assert importances(study_of(2, 24)) == found
-
-
-def test_trials_that_all_score_the_same_show_no_importance(tmp_path: Path) -> None:
-    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(0))
-    for _ in range(6):
-        trial = study.ask()
-        trial.suggest_float("loss.scale", 1, 2)
-        study.tell(trial, 0.5)
-    assert importances(study) == {}
-    assert written(tmp_path, study, [], ["ausuc"]).headings == ONE

@@ -1,7 +1,6 @@
 """Spool of a run: every line reaches the store exactly once, whatever dies."""
 
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -161,27 +160,6 @@ def test_two_senders_of_one_spool_send_one_after_another(spool: Spool, store: Fa
     first.drain(0.0)
     assert second.drain(5) is None
     assert (store.losses, other.losses) == ([(1, 1.0)], [(2, 2.0)])
-
-
-def test_a_sender_that_has_only_just_started_is_left_its_spool(
-    spool: Spool, store: FakeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    append(spool, 1)
-    monkeypatch.setattr(threading.Thread, "start", lambda thread: None)  # As on a host whose CPUs are busy.
-    sender = Sender(spool, "r", store).start()
-    assert replay_leftovers(tmp_path, store, 0.1) == {}
-    assert sender.problem is None and store.calls == []
-
-
-def test_draining_goes_on_as_long_as_something_can_be_sent(
-    spool: Spool, store: FakeStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    append(spool, *range(6))
-    log = store.log_epochs
-    monkeypatch.setattr(sender_module, "MOST_EPOCHS", 1)
-    monkeypatch.setattr(store, "log_epochs", lambda *arguments: (time.sleep(0.05), log(*arguments)))
-    assert drain(spool, store, 0.1) is None
-    assert len(store.losses) == 6
 
 
 @pytest.mark.parametrize("outside", ["/etc", "{folder}/run/../other", "{folder}/run/link"])

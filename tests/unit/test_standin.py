@@ -14,7 +14,6 @@ from scipy.io import loadmat
 
 from mgmrn.config import BenchmarkConfig
 from mgmrn.data.doctor import verify
-from mgmrn.data.splits import check_images_exist, load_final
 from mgmrn.data.xlsa17 import LISTS, lists_folder, load_benchmark
 from mgmrn.errors import UserError
 from mgmrn.makers.standin import make_standin, restrict
@@ -122,17 +121,3 @@ def test_bad_sources_and_options_are_one_sentence(source: Path, tmp_path: Path) 
     with pytest.raises(UserError, match="not a readable MATLAB"):
         make_standin("cub", source, tmp_path / "root")
     assert not (tmp_path / "root").exists()
-
-
-@pytest.mark.real
-@pytest.mark.parametrize(("name", "seen", "unseen"), [("CUB", 150, 50), ("SUN", 645, 72), ("AWA2", 40, 10)])
-def test_real_lists_keep_all_classes_and_attributes(
-    name: str, seen: int, unseen: int, tmp_path: Path, data_root: Path
-) -> None:
-    root = tmp_path / "root"
-    made = make_standin(name, data_root, root, per_class=1, size=32)
-    few = paths(root, made)
-    assert len(few["trainval_loc"]) == len(few["test_seen_loc"]) == len(few["train_loc"]) + len(few["val_loc"]) == seen
-    assert len(few["test_unseen_loc"]) == unseen
-    assert_same_attributes(data_root, root, name)
-    check_images_exist(load_final(root, BenchmarkConfig(name=made)).unseen)

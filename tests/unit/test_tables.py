@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from pipeline.analysis.comparison import CELL_COLUMNS, Comparison, compare
 from pipeline.analysis.runs import FIGURES
 from pipeline.analysis.tables import (
-    LABEL,
     Table,
     as_csv,
     as_dict,
@@ -160,16 +159,6 @@ def test_no_name_breaks_a_row(name: str) -> None:
     assert without.count("&") == 1 and not set("%$#_{}^~[*") & set(without) and without.count("\\") == 2
     assert len(re.findall(r"(?<!\\)(?:\\\\)*\|", markdown(table).splitlines()[4])) == 3
     assert re.sub(r"\\(.)", r"\1", markdown_text(name)) == " ".join(name.split())
-
-
-def test_published_figures_stand_apart_under_their_label() -> None:
-    published = read_published(APN)
-    line = "A|PN NeurIPS 2020 arXiv 2008.08290 R frozen 72.1 – – 67.2"
-    assert line in " ".join(on_a_terminal([], published).split())
-    for shown in (as_markdown(COMPARISONS, published), as_latex(COMPARISONS, published)):
-        block = shown[shown.index("Published by their authors, not rerun here") :]
-        assert "PN" not in shown[: -len(block)] and "72.1" in block and "67.2" in block
-    assert LABEL not in on_a_terminal(COMPARISONS) + as_markdown(COMPARISONS)
 
 
 def test_shipped_figures_are_consistent_and_belong_to_the_whole_benchmarks() -> None:
