@@ -7,15 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from mgmrn.checkpoint import load_model
-from mgmrn.data.pictures import prepared_file
 from pipeline.analysis.page.page import render_page
-from pipeline.models.explain import Explanations, render
-from pipeline.models.reasons import ALL_LEVELS, ALL_PARTS, Subject, explain
+from pipeline.cli.app import main
 from tests.browser.made_up import GAINS, made_up, many
-from tests.exported import CONFIG, write_model, write_pictures
+from tests.exported import write_model, write_pictures
 
 pytestmark = pytest.mark.browser
 
@@ -80,25 +76,13 @@ def header_of(browser: Any, column: int) -> tuple[Any, Any, str]:
 
 @pytest.fixture(scope="module")
 def explained(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A page of explanations with markup in the names of pictures, a known class and a table of pointing."""
+    """A page of explanations with markup in the names of pictures."""
     folder = tmp_path_factory.mktemp("explained")
-    model = load_model(write_model(folder / "model.pt"))
-    paths = write_pictures(folder / "pictures")
-    images = torch.stack([prepared_file(path, CONFIG.benchmark.images) for path in paths])
-    subjects = [Subject(path, f"<i>{path.name}</i>", "wren") for path in paths]
-    content = Explanations(
-        model="syn.mgmrn.s0.1234abcd",
-        benchmark="X",
-        gamma=model.gamma,
-        classes={"wren": explain(model, subjects, images)[1]},
-        pointing={ALL_LEVELS: {ALL_PARTS: {"accuracy": 0.4, "chance": 0.1, "maps": 120}}},
-        made_at="2026-11-24T22:00:00+00:00",
-        commit="093db53",
-        page=folder / "index.html",
-        sheets=(),
-        run_id=None,
-    )
-    return render(content)
+    pictures = [picture.rename(folder / f"<i>{picture.name}") for picture in write_pictures(folder / "pictures")]
+    images = [word for picture in pictures for word in ("--image", str(picture))]
+    places = ("--data-root", str(folder), "--out", str(folder / "page"))
+    assert main(["explain", str(write_model(folder / "model.pt")), *images, *places]) == 0
+    return (folder / "page" / "index.html").read_text()
 
 
 @pytest.mark.parametrize("text", [FEW, MANY], ids=["few", "many"])

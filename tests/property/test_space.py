@@ -6,7 +6,6 @@ import functools
 from typing import Any
 
 import optuna
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -92,21 +91,6 @@ def test_every_drawn_point_composes_or_is_refused_with_a_reason(name: str, seed:
     for path, value in point.items():
         assert found[path] == value
         assert composed.provenance[path] == search.sources[path]
-
-
-@pytest.mark.parametrize("name", SEARCHES)
-def test_the_base_itself_is_a_point_as_far_as_the_space_reaches(name: str) -> None:
-    search, space = opened(name)
-    base = space.compose({}, next(iter(search.config.benchmarks), None))
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
-    encoded = space.encoded(base.config)
-    study.enqueue_trial(encoded)
-    point = space.draw(study.ask())
-    own = values_of(base.config)
-    for path in point.keys() & encoded.keys():
-        if path in own:
-            assert point[path] == own[path]
-    assert len(point.keys() & encoded.keys()) >= len(point) // 2
 
 
 @given(st.lists(st.sampled_from(["a", "b", "c", "d", "e", "f"]), min_size=1, max_size=6, unique=True))

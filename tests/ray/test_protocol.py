@@ -1,6 +1,5 @@
 """The whole protocol through the command line: its output, its tracked runs, the cached answer, and a reproduction."""
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,17 +97,6 @@ def test_tune_is_evaluated_every_epoch_and_final_once_at_its_end_with_the_printe
     assert {key: final[f"test/{key}"] for key in FIGURES} == {key: [last] for key in FIGURES}
     printed = {key: value for key, value in protocol.answer.json["runs"][1]["metrics"].items() if "test/" in key}
     assert {key: protocol.runs["final"].data.metrics[key] for key in printed} == printed
-
-
-def test_a_finished_config_is_answered_without_starting_ray(protocol: Protocol) -> None:
-    sessions = protocol.place.ray_sessions
-    assert sessions, "the first launch had its Ray in this folder"
-    answer = protocol.place.run(*protocol.arguments)
-    assert (answer.code, answer.json["status"]) == (0, "cached")
-    assert answer.json["runs"] == [run | {"status": "cached"} for run in protocol.answer.json["runs"]]
-    assert protocol.place.ray_sessions == sessions
-    runs = Counter((run.data.tags["mgmrn.kind"], run.info.status) for run in runs_of(protocol.client))
-    assert runs == {("launch", "FINISHED"): 1, ("run", "FINISHED"): 2}
 
 
 def test_a_run_that_is_run_again_comes_to_the_same_bits_and_stands_apart(protocol: Protocol) -> None:

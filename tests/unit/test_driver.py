@@ -37,14 +37,6 @@ def test_a_tag_is_read_as_it_was_written(elsewhere: Driver) -> None:
     assert not driver_is_dead("")
 
 
-def test_this_process_lives_and_is_known_with_and_without_a_heartbeat(tmp_path: Path) -> None:
-    before = Driver.here()
-    with heartbeat(tmp_path):
-        assert before.is_this_process and Driver.here().is_this_process
-        assert not before.is_dead
-    assert Driver.parse(driver_tag()) == before
-
-
 def test_a_driver_elsewhere_that_counts_lives_and_is_watched_once(
     elsewhere: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -242,9 +242,3 @@ def test_cells_share_data_unless_their_word_vectors_differ(tmp_path: Path, data_
     assert base.tune.data is large_cell.tune.data and base.tune.config_hash != large_cell.tune.config_hash
     assert base.tune.data is not other.tune.data
     assert isinstance(none, MissingCell) and "NONE_attribute.pkl" in none.reason
-
-
-def test_weights_that_are_not_there_are_refused(tmp_path: Path, data_root: Path) -> None:
-    file = write_grid(tmp_path, "variants:\n  trained: {model.backbone.weights: none/such.pth}\n")
-    with pytest.raises(UserError, match=r"the weights file none/such\.pth does not exist"):
-        make_cells(make_grid(file), data_root)

@@ -33,11 +33,9 @@ NAN, INF = float("nan"), float("inf")
         ({1: 0.5, 2: 0.25}, {1: 0.5, 2: 0.25}, "equal", "equal"),
         ({1: NAN, 2: INF}, {1: NAN, 2: INF}, "equal", "equal"),
         ({1: 0.5, 2: 0.25}, {1: 0.5, 2: 0.2500000001}, "differs", "within tolerance"),
-        ({1: 0.5, 2: 0.25}, {1: 0.9, 2: 0.25}, "differs", "within tolerance"),
         ({1: 0.5}, {1: 0.6}, "differs", "differs"),
         ({1: 0.5}, {1: NAN}, "differs", "differs"),
         ({1: 20.0}, {1: 20.9}, "differs", "within tolerance"),
-        ({1: 0.5, 2: 0.5}, {1: 0.5}, "missing", "within tolerance"),
         ({1: 0.5}, {}, "missing", "missing"),
     ],
 )
