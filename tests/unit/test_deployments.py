@@ -273,7 +273,7 @@ def test_manifests_are_named_by_their_kustomization_and_match_the_schemas():
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl")
-def test_kustomize_puts_the_cluster_into_the_job_and_leaves_it_out():
+def test_kustomize_puts_the_cluster_into_the_job_and_builds_the_services():
     def built(folder: str) -> list[Manifest]:
         done = subprocess.run(["kubectl", "kustomize", KUBERAY / folder], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
@@ -283,12 +283,7 @@ def test_kustomize_puts_the_cluster_into_the_job_and_leaves_it_out():
     kuberay_schema().validate(job)
     gpus = next(group for group in job["spec"]["rayClusterSpec"]["workerGroupSpecs"] if group["groupName"] == "gpu")
     assert gpus["minReplicas"] == gpus["replicas"] >= 1, "the job's launch is checked against hosts that are up"
-
-    built_services = built("services")
-    (config_map,) = [one["metadata"]["name"] for one in built_services if one["kind"] == "ConfigMap"]
-    pods = [one["spec"]["template"]["spec"] for one in built_services if one["kind"] in ("Deployment", "StatefulSet")]
-    mounted = [volume["configMap"]["name"] for pod in pods for volume in pod["volumes"] if "configMap" in volume]
-    assert set(mounted) == {config_map}
+    assert [one["kind"] for one in built("services")].count("ConfigMap") == 1
 
 
 def secrets_of(pod: Manifest) -> list[str]:

@@ -8,7 +8,7 @@ import signal
 import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,7 +31,7 @@ from pipeline.train.tracked import Opening, cached_summary, finished_run, open_r
 from tests.finished_grid import FinishedGrid
 from tests.mlflow_server import Server
 from tests.ray.command import wait_until
-from tests.tmpfs import TMPFS, small_disk
+from tests.tmpfs import TMPFS, fill, small_disk
 
 METRICS = {"val/ausuc": 0.5, "val/gzsl_h": 0.25}
 
@@ -54,6 +54,7 @@ class Lab:
     """Folder of the database."""
     storage: Path
     cells: list[Cell]
+    capfd: pytest.CaptureFixture[str]
     said: list[str] = field(default_factory=list)
     connections: int = 0
     uri: str = ""
@@ -70,7 +71,7 @@ class Lab:
         self.connections += 1
         return TrackingStore.connect(f"sqlite:///{self.folder}{'/.' * self.connections}/mlflow.db")
 
-    def lose(self, fault: Callable[[], object], reason: str, capfd: pytest.CaptureFixture[str]) -> None:
+    def lose(self, fault: Callable[[], object], reason: str) -> None:
         """Run every cell in one launch, without training, the first one with the fault.
 
         The command tells it in one sentence at once and in one at the end, without a traceback.
@@ -83,7 +84,7 @@ class Lab:
         at_once = next(line for line in self.said if "cannot be tracked now" in line)
         assert at_once.startswith(self.cells[0].name) and reason in at_once
         (error,) = [line for line in self.said if line.startswith("error: ")]
-        assert "give the same command again" in error and capfd.readouterr().err == ""
+        assert "give the same command again" in error and self.capfd.readouterr().err == ""
 
     def _run(self, store: TrackingStore, cell: Cell, launch: str, fault: Callable[[], object] | None) -> None:
         spec = cell.spec(Path("/data"), self.storage, 1)
@@ -130,8 +131,11 @@ class Lab:
 
 
 @pytest.fixture
-def lab(tmp_path: Path, tables: Path, finished_grid: FinishedGrid, monkeypatch: pytest.MonkeyPatch) -> Lab:
-    lab = Lab(tmp_path, tmp_path / "runs", [cell.tune for cell in finished_grid.cells["base"][:2]])
+def lab(
+    tmp_path: Path, tables: Path, finished_grid: FinishedGrid, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> Lab:  # fmt: skip
+    lab = Lab(tmp_path, tmp_path / "runs", [cell.tune for cell in finished_grid.cells["base"][:2]], capfd)
     shutil.copy(tables, lab.database)
 
     def write_record(spec: Any, cell: Any, ended: Any) -> Path:
@@ -148,9 +152,7 @@ def lab(tmp_path: Path, tables: Path, finished_grid: FinishedGrid, monkeypatch: 
     ("left", "reason"),
     [("nothing", "the tracking database was removed"), ("an empty file", "readonly"), ("another database", "readonly")],
 )
-def test_a_database_that_is_deleted_or_replaced_in_mid_run(
-    lab: Lab, tables: Path, left: str, reason: str, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_database_that_is_deleted_or_replaced_in_mid_run(lab: Lab, tables: Path, left: str, reason: str) -> None:
     def fault() -> None:
         lab.database.unlink()
         if left == "an empty file":
@@ -158,55 +160,45 @@ def test_a_database_that_is_deleted_or_replaced_in_mid_run(
         elif left == "another database":
             shutil.copy(tables, lab.database)
 
-    lab.lose(fault, reason, capfd)
+    lab.lose(fault, reason)
     if left != "another database":
         shutil.copy(tables, lab.database)  # MLflow needs seconds to create its tables.
     lab.assert_tracked_once()
 
 
 @TMPFS
-def test_a_disk_of_the_database_that_fills_up_in_mid_run(
-    lab: Lab, tmp_path: Path, tables: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_disk_of_the_database_that_fills_up_in_mid_run(lab: Lab, tmp_path: Path, tables: Path) -> None:
     with small_disk(tmp_path / "disk", 3) as disk:
         lab.folder = disk
         shutil.copy(tables, lab.database)
-
-        def fill() -> None:
-            with (disk / "ballast").open("wb", buffering=0) as file:
-                for size in (65536, 4096, 1):
-                    with suppress(OSError):
-                        while file.write(bytes(size)):
-                            pass
-
-        lab.lose(fill, "full", capfd)
+        lab.lose(lambda: fill(disk), "full")
         began = time.monotonic()
         with pytest.raises(TrackingError, match="No space left on device"):
             lab.connect()
         assert time.monotonic() - began < 5, "the error comes at once"
-        (disk / "ballast").unlink()
+        (disk / "filler").unlink()
         lab.assert_tracked_once()
 
 
 @pytest.mark.cluster
-def test_a_database_that_another_process_locks_for_long(lab: Lab, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_database_that_another_process_locks_for_long(lab: Lab) -> None:
     """MLflow waits 20 seconds for a lock at each attempt."""
     with closing(sqlite3.connect(lab.database)) as other:
-        lab.lose(lambda: other.execute("BEGIN EXCLUSIVE"), "database is locked", capfd)
+        lab.lose(lambda: other.execute("BEGIN EXCLUSIVE"), "database is locked")
         with pytest.raises(TrackingError, match="locked"):
             lab.connect()
     lab.assert_tracked_once()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not bind root")
-def test_a_database_whose_permission_is_removed(lab: Lab, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_database_whose_permission_is_removed(lab: Lab) -> None:
     def forbid() -> None:
         lab.database.chmod(0o400)
         lab.folder.chmod(0o500)
 
     lab.storage.mkdir()
     try:
-        lab.lose(forbid, "readonly", capfd)
+        lab.lose(forbid, "readonly")
         with pytest.raises(TrackingError, match="cannot be written"):
             lab.connect()
     finally:
@@ -216,23 +208,17 @@ def test_a_database_whose_permission_is_removed(lab: Lab, capfd: pytest.CaptureF
 
 
 @pytest.mark.cluster
-def test_a_server_that_loses_its_database_in_mid_run(
-    lab: Lab, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    server = Server(tmp_path)
-    lab.uri = server.uri
-    server.start()
-    try:
+def test_a_server_that_loses_its_database_in_mid_run(lab: Lab, tmp_path: Path) -> None:
+    with Server(tmp_path) as server:
+        lab.uri = server.uri
 
         def fault() -> None:
             server.kill()
             (tmp_path / "server.db").unlink()
 
-        lab.lose(fault, "does not answer", capfd)
+        lab.lose(fault, "does not answer")
         server.start()
         lab.assert_tracked_once()
-    finally:
-        server.kill()
 
 
 def test_a_launch_that_ends_while_the_store_is_unreachable_is_completed_by_the_next_command(
