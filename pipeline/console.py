@@ -3,8 +3,6 @@
 With `--json` standard output carries that object alone; everything for people goes to standard error.
 """
 
-from __future__ import annotations
-
 import json
 import shlex
 import sys
@@ -38,7 +36,6 @@ class Console:
         return self.err if self.as_json else self.out
 
     def line(self, text: str) -> None:
-        """Prints a line for people at once."""
         self.people.write(f"{text}\n")
         self.people.flush()
 
@@ -49,7 +46,6 @@ class Console:
             self.out.flush()
 
     def table(self, headers: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
-        """Prints a table for people."""
         if self.people.isatty():
             from rich.console import Console as RichConsole
             from rich.markup import escape

@@ -4,8 +4,6 @@ Python and the packages are compared with requirements.txt without an import; fi
 `data verify` does.
 """
 
-from __future__ import annotations
-
 import os
 import resource
 import shlex
@@ -31,6 +29,8 @@ from pipeline.databases import database_address
 from pipeline.errors import ExitCode, TrackingError
 from pipeline.jobs.server import TOKEN_FILE, TOKEN_SOURCES
 from pipeline.redaction import redact_address
+from pipeline.tracking import connection
+from pipeline.tracking.store import TrackingStore
 from pipeline.train.cluster import REPOSITORY, check_reachable
 from pipeline.train.placement import available_cpus
 from pipeline.train.ray_start import check_start_here, private_instance
@@ -250,10 +250,6 @@ def ray_line(address: str | None) -> Line:
 
 def tracking_line(uri: str) -> Line:
     """Whether runs can be tracked in a store; a server is asked with the credentials of this user."""
-    # Imports SQL drivers and, for a server, MLflow's client.
-    from pipeline.tracking import connection
-    from pipeline.tracking.store import TrackingStore
-
     shown = redact_address(uri)
     try:
         connection.check_reachable(database_address(uri, "--tracking-uri"))
@@ -277,7 +273,7 @@ def benchmark_lines(root: Path) -> Iterator[Line]:
 
 
 def _benchmark_line(root: Path, name: str) -> Line | None:
-    # Loads scipy, which takes half a second.
+    # Loads scipy, which may be missing: a line about packages says so then.
     from mgmrn.data.xlsa17 import lists_folder, word_vector_file
 
     config = load_benchmark_config(name)

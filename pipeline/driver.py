@@ -26,7 +26,6 @@ REMEMBER_SECONDS = 30.0
 """Seconds for which an answer about a driver elsewhere holds: a grid asks about many runs of one driver."""
 
 _beats: list[Path] = []
-"""Heartbeat file of this process, if it has one."""
 _heard: dict[Path, tuple[float, bool]] = {}
 """Time at which a heartbeat file was watched, and whether it was silent."""
 
@@ -44,7 +43,6 @@ class Driver:
 
     @classmethod
     def here(cls) -> Driver:
-        """This process."""
         return cls(socket.gethostname(), os.getpid(), round(_start(os.getpid()), 2), _beats[-1] if _beats else None)
 
     @classmethod

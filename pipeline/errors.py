@@ -1,7 +1,5 @@
 """Exit codes, and the errors that are answered with a sentence."""
 
-from __future__ import annotations
-
 from enum import IntEnum
 
 from mgmrn.errors import Explained, ResourceError, UserError
@@ -37,5 +35,4 @@ def exit_code(error: Expected) -> ExitCode:
 
 def error_object(error: Expected) -> dict[str, str]:
     """Object that `--json` prints in place of a result."""
-    where = "" if isinstance(error, ResourceError) else error.where
-    return {"error": error.message, "where": where, "hint": error.hint}
+    return {"error": error.message, "where": error.where, "hint": error.hint}

@@ -1,7 +1,5 @@
 """Signals that end a command: Ctrl-C, SIGTERM (Slurm, Kubernetes, `timeout`, systemd) and SIGHUP, all in the same way."""
 
-from __future__ import annotations
-
 import signal
 import threading
 from collections.abc import Iterator
@@ -22,7 +20,6 @@ class Interruption(BaseException):
 
     @property
     def exit_code(self) -> int:
-        """Exit code by the shells' convention: 128 plus the signal's number."""
         return 128 + self.signal
 
     @property

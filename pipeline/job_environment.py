@@ -1,7 +1,5 @@
 """Environment of a submitted job, as its driver sees it."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Mapping
@@ -19,11 +17,6 @@ def in_job() -> bool:
     return JOB_VARIABLE in os.environ
 
 
-def submission_id() -> str | None:
-    """Id of this driver's job; None outside a job."""
-    return _job("metadata").get("job_submission_id")
-
-
 def code_state() -> str | None:
     """State of the code as `submit` sent it; None outside a job of `submit`."""
     return _job("metadata").get(CODE_STATE)
@@ -31,7 +24,7 @@ def code_state() -> str | None:
 
 def job_tags() -> dict[str, str]:
     """Tag of a run with the id of its job."""
-    submission = submission_id()
+    submission = _job("metadata").get("job_submission_id")
     return {} if submission is None else {SUBMISSION_TAG: submission}
 
 

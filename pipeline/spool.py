@@ -47,7 +47,6 @@ class DatasetInput:
     digest: str
     split: str
     counts: Mapping[str, int]
-    """Images and classes."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +58,9 @@ class NewRun:
     params: Mapping[str, str] = field(default_factory=dict)
     dataset: DatasetInput | None = None
     time_ms: int = field(default_factory=lambda: int(time.time() * 1000))
-    """Start of the run."""
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> NewRun:
-        """Inverse of `dataclasses.asdict`."""
         dataset = value["dataset"]
         return cls(**{**value, "dataset": DatasetInput(**dataset) if dataset else None})
 
@@ -84,7 +81,6 @@ class Entry:
     kind: Literal["run", "metrics", "tags", "artifacts", "model", "end"]
     content: Mapping[str, Any]
     end_offset: int
-    """Position in the file after the line."""
 
 
 class Spool:
@@ -95,11 +91,9 @@ class Spool:
 
     @property
     def lock_file(self) -> Path:
-        """File that a sender locks while it sends the spool."""
         return self.path.with_suffix(".lock")
 
     def append_run(self, new: NewRun) -> None:
-        """Adds the values with which the run is created."""
         self._append({"kind": "run", "run": asdict(new)})
 
     def append(self, step: int, metrics: Mapping[str, Any]) -> None:
@@ -192,7 +186,6 @@ class Spool:
         return {int(content["step"]): dict(content["metrics"]) for content in noted}
 
     def size(self) -> int:
-        """Bytes in the file."""
         return self.path.stat().st_size if self.path.exists() else 0
 
     def _append(self, value: Mapping[str, Any]) -> None:

@@ -15,7 +15,6 @@ class Where:
 
     tracking_uri: str = places.TRACKING_URI
     data_root: Path = places.DATA_ROOT
-    """Folder of the benchmarks."""
     storage: Path = places.STORAGE
     """Folder of checkpoints and spools; on several hosts one that all of them see."""
     address: str | None = None
@@ -26,7 +25,6 @@ class Where:
     """GPUs of each worker; None gives one where the cluster has one for every worker, else none."""
 
     def absolute(self) -> Where:
-        """A copy with absolute paths, by which every host knows the folders."""
         return replace(
             self, data_root=Path(os.path.realpath(self.data_root)), storage=Path(os.path.realpath(self.storage))
         )

@@ -8,7 +8,7 @@ from typing import Any
 from unittest import mock
 
 from pipeline.ablation.config import AblationFile, load_ablation
-from pipeline.ablation.grid import GridCell, MissingCell, make_cells, make_grid
+from pipeline.ablation.grid import GridCell, make_cells, make_grid
 from pipeline.ablation.plan import PlannedCell, plan_cells
 from pipeline.analysis.runs import FIGURES
 from pipeline.driver import driver_tag
@@ -48,10 +48,10 @@ def write_grid(folder: Path, text: str = SMOOTH, name: str = "grid") -> Ablation
 def cells_of(file: AblationFile, data_root: Path) -> list[GridCell]:
     """Cells of a grid whose data are all there."""
     cells = make_cells(make_grid(file), data_root)
-    return [cell for cell in cells if isinstance(cell, GridCell)]
+    return [cell for cell in cells if cell.tune]
 
 
-def plan_of(cells: Sequence[GridCell | MissingCell], *runs: TrackedRun) -> list[PlannedCell]:
+def plan_of(cells: Sequence[GridCell], *runs: TrackedRun) -> list[PlannedCell]:
     """Plan of cells with these runs in the store, the latest of which is named last."""
     return plan_cells(cells, KnownRuns(reversed(runs), OWN))
 

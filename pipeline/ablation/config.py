@@ -1,7 +1,5 @@
 """Schema of an ablation file: a base experiment, benchmarks, seeds, and variants."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,7 +17,6 @@ from pipeline.config.validation import all_at_once, all_different, validate
 from pipeline.config.yaml_tree import DEFAULT, Section, source_of
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-"""Names of variants, which are parts of run names, folders and metrics."""
 MOST_COMBINATIONS = 10_000
 """Largest number of variants in a grid."""
 
@@ -92,17 +89,12 @@ class AblationFile:
     """Values with their lines."""
 
     def place(self, *names: str) -> str:
-        """`file:line` of a value; the file for a default."""
         source = source_of(names, self.tree)
         return self.label if source == DEFAULT else source
 
 
 def load_ablation(name_or_path: str) -> AblationFile:
-    """Read a shipped ablation (`components`, or `ablation/components`) or a YAML file.
-
-    Raises:
-        UserError: unknown ablation, unreadable YAML, or any number of wrong values at once.
-    """
+    """Read a shipped ablation (`components`, or `ablation/components`) or a YAML file; a `UserError` names all wrong values at once."""
     is_file = name_or_path.endswith((".yaml", ".yml"))
     path = find_config("ablation", name_or_path if is_file else name_or_path.removeprefix("ablation/"))
     tree = read_config(path)
@@ -118,11 +110,7 @@ def load_ablation(name_or_path: str) -> AblationFile:
 
 
 def with_benchmarks(file: AblationFile, names: tuple[str, ...]) -> AblationFile:
-    """The same ablation on other benchmarks.
-
-    Raises:
-        UserError: for an unknown benchmark, or one that is given twice.
-    """
+    """The same ablation on other benchmarks; a `UserError` for an unknown one, or one that is given twice."""
     if len(set(names)) < len(names):
         raise UserError(f"a benchmark is given twice: {', '.join(names)}", "--benchmarks")
     if problems := list(unknown_files(file.config.base, names, lambda field: f"--{field}")):

@@ -40,14 +40,12 @@ class Variant:
     name: str
     overrides: Overrides
     source: str
-    """`file:line` of its name."""
     origins: Mapping[str, str]
     """Path of each override → `file:line`."""
     configs: Mapping[str | None, ComposedConfig]
     """Benchmark, or None for the base's own → the config, with its own seed; empty before it is composed."""
 
     def equals(self, other: Variant) -> bool:
-        """Whether both are the same config on every benchmark."""
         return all(self.configs[name].config == other.configs[name].config for name in self.configs)
 
 
@@ -57,7 +55,6 @@ class Grid:
 
     file: AblationFile
     variants: tuple[Variant, ...]
-    """Variants, with the base first."""
 
     @property
     def base(self) -> Variant:
@@ -153,36 +150,31 @@ def _conflicts(variants: Sequence[Variant], file: AblationFile) -> Iterator[User
 
 @dataclass(frozen=True)
 class GridCell:
-    """A variant on an existing benchmark with a seed: a `tune` run, and a `final` run that follows it."""
+    """A variant on a benchmark with a seed: a `tune` run, and a `final` run that follows it."""
 
     benchmark: str
     """Benchmark as it is shown, like `CUB` or `CUB-standin`."""
     variant: str
     seed: int
-    tune: Cell
-    final_data: FinalData | None
+    tune: Cell | None = None
+    """None where the benchmark was not found, for the reason `missing`."""
+    final_data: FinalData | None = None
     """Data of the final run; None where the grid is scored on the `tune` split."""
+    missing: str = ""
+
+    @property
+    def config_hash(self) -> str | None:
+        return self.tune.config_hash if self.tune else None
 
     def final(self, calibration: Calibration) -> Cell:
-        """Final run with the calibration of the tune run."""
-        assert self.final_data is not None
+        assert self.tune is not None and self.final_data is not None
         return make_cell(self.tune.composed, self.seed, self.final_data, calibration, self.variant)
 
 
-@dataclass(frozen=True)
-class MissingCell:
-    """A cell whose benchmark was not found."""
-
-    benchmark: str
-    variant: str
-    seed: int
-    reason: str
-
-
-def make_cells(grid: Grid, data_root: Path) -> list[GridCell | MissingCell]:
+def make_cells(grid: Grid, data_root: Path) -> list[GridCell]:
     """All cells, benchmark by benchmark within a variant, seed by seed within a benchmark."""
     data: dict[BenchmarkConfig, Data | str] = {}
-    cells: list[GridCell | MissingCell] = []
+    cells = []
     for variant, benchmark in product(grid.variants, grid.benchmarks):
         composed = variant.configs[benchmark]
         # Lists and attributes do not depend on how pictures become tensors.
@@ -192,7 +184,7 @@ def make_cells(grid: Grid, data_root: Path) -> list[GridCell | MissingCell]:
         found = data[described]
         for seed in grid.file.config.seeds:
             if isinstance(found, str):
-                cells.append(MissingCell(composed.config.benchmark.name, variant.name, seed, found))
+                cells.append(GridCell(composed.config.benchmark.name, variant.name, seed, missing=found))
                 continue
             tune, final = found
             resolved = replace(composed, config=resolve_weights(composed.config, data_root))

@@ -1,7 +1,5 @@
 """Plan of a grid: state and predicted cost of every cell, by the runs in the tracking store. Nothing runs."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,7 +7,7 @@ from typing import Any
 
 from mgmrn.config import SCHEMA_VERSION
 from pipeline.ablation.config import AblationFile
-from pipeline.ablation.grid import Grid, GridCell, MissingCell, make_cells, make_grid
+from pipeline.ablation.grid import Grid, GridCell, make_cells, make_grid
 from pipeline.analysis.runs import CellState
 from pipeline.config.identity import code_digest
 from pipeline.tracking.environment import numerics
@@ -27,11 +25,10 @@ TO_RUN: frozenset[CellState] = frozenset({"new", "failed", "stale"})
 class PlannedCell:
     """A cell with its state and its runs in the store."""
 
-    cell: GridCell | MissingCell
+    cell: GridCell
     state: CellState
     reason: str = ""
     tune: TrackedRun | None = None
-    """Finished tune run of the cell."""
     evaluated: TrackedRun | None = None
     """Finished run with the scores of the cell."""
     cost: Cost | None = None
@@ -39,22 +36,19 @@ class PlannedCell:
 
     @property
     def calibration(self) -> Calibration | None:
-        """Calibration of the tune run."""
         return _calibration(self.tune) if self.tune else None
 
     def to_json(self) -> dict[str, Any]:
-        """Serialise to a cell of `plan --json`."""
         cell = self.cell
         return {
             "benchmark": cell.benchmark,
             "variant": cell.variant,
             "seed": cell.seed,
-            "config_hash": cell.tune.config_hash if isinstance(cell, GridCell) else None,
+            "config_hash": cell.config_hash,
             "state": self.state,
             "reason": self.reason,
             "run_id": self.evaluated.run_id if self.evaluated else None,
-            "predicted_gpu_hours": self.cost.gpu_seconds / 3600 if self.cost else None,
-            "predicted_hours": self.cost.seconds / 3600 if self.cost else None,
+            **_predicted(self.cost),
         }
 
 
@@ -64,18 +58,15 @@ class Survey:
 
     grid: Grid
     store: TrackingStore
-    cells: tuple[GridCell | MissingCell, ...]
+    cells: tuple[GridCell, ...]
 
     def plan(self) -> list[PlannedCell]:
-        """Every cell with its present state in the store."""
         return plan_cells(self.cells, KnownRuns.read(self.store))
 
     @property
     def key(self) -> str:
         """Key of the parent run; it depends on every cell, so that a changed grid gets a parent of its own."""
-        hashes = [cell.tune.config_hash if isinstance(cell, GridCell) else "missing" for cell in self.cells]
-        cells = zip(self.cells, hashes, strict=True)
-        parts = [f"{cell.benchmark} {cell.variant} {cell.seed} {config_hash}" for cell, config_hash in cells]
+        parts = [f"{one.benchmark} {one.variant} {one.seed} {one.config_hash or 'missing'}" for one in self.cells]
         return hashlib.sha256("\n".join([self.grid.file.name, *parts]).encode()).hexdigest()[:16]
 
 
@@ -86,15 +77,14 @@ def survey(file: AblationFile, where: Where) -> Survey:
     return Survey(grid, store, tuple(make_cells(grid, where.data_root.resolve())))
 
 
-def plan_cells(cells: Sequence[GridCell | MissingCell], known: KnownRuns) -> list[PlannedCell]:
+def plan_cells(cells: Sequence[GridCell], known: KnownRuns) -> list[PlannedCell]:
     """Every cell with its state, in their order."""
-    return [
-        PlannedCell(cell, "missing", cell.reason) if isinstance(cell, MissingCell) else _plan(cell, known)
-        for cell in cells
-    ]
+    return [_plan(cell, known) for cell in cells]
 
 
 def _plan(cell: GridCell, known: KnownRuns) -> PlannedCell:
+    if cell.tune is None:
+        return PlannedCell(cell, "missing", cell.missing)
     tune = evaluated = known.finished(cell.tune)
     if tune is None:
         state, reason = _unfinished(cell.tune, known)
@@ -157,6 +147,7 @@ def _calibration(tune: TrackedRun) -> Calibration:
 
 def _whole_cost(cell: GridCell, known: KnownRuns) -> Cost | None:
     """Cost of all runs of a cell; None where that of one is unknown."""
+    assert cell.tune is not None
     costs = [known.cost(cell.tune)]
     if cell.final_data is not None:
         # Of a calibration only the number of epochs matters.
@@ -166,7 +157,7 @@ def _whole_cost(cell: GridCell, known: KnownRuns) -> Cost | None:
 
 def total_cost(cells: Iterable[PlannedCell]) -> Cost | None:
     """Cost of cells, a config that two variants share counted once; None where one is unknown."""
-    costs = {one.cell.tune.config_hash: one.cost for one in cells if isinstance(one.cell, GridCell)}
+    costs = {one.cell.config_hash: one.cost for one in cells if one.cell.tune}
     return _sum(costs.values())
 
 
@@ -191,6 +182,10 @@ def plan_to_json(cells: Sequence[PlannedCell]) -> dict[str, Any]:
     return {
         "cells": [cell.to_json() for cell in cells],
         "totals": totals(cells),
-        "predicted_gpu_hours": cost.gpu_seconds / 3600 if cost else None,
-        "predicted_hours": cost.seconds / 3600 if cost else None,
+        **_predicted(cost),
     }
+
+
+def _predicted(cost: Cost | None) -> dict[str, float | None]:
+    gpu_hours, hours = (cost.gpu_seconds / 3600, cost.seconds / 3600) if cost else (None, None)
+    return {"predicted_gpu_hours": gpu_hours, "predicted_hours": hours}

@@ -1,12 +1,11 @@
 """Report page of a grid: comparisons, curves, changes per class and config, written as a file and logged with the grid's parent run."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from mgmrn.atomic_file import replacing
 from mgmrn.errors import UserError
@@ -23,9 +22,6 @@ from pipeline.tracking.environment import git_state
 from pipeline.tracking.store import TrackingStore
 from pipeline.train.tracked import PARENT_SPLIT
 from pipeline.where import Where
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def make_report(
@@ -65,8 +61,6 @@ def make_report(
 
 def _artifacts(store: TrackingStore, planned: Sequence[PlannedCell], path: str) -> pd.DataFrame:
     """Rows of a CSV artifact of all evaluated runs, with `benchmark`, `variant`, `seed`, `run_id`."""
-    import pandas as pd
-
     found = []
     for one in planned:
         if one.evaluated is not None:

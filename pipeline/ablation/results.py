@@ -1,13 +1,12 @@
 """Results: comparisons of a grid's variants or of single runs, and what a grid's parent run holds."""
 
-from __future__ import annotations
-
 import json
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from mgmrn.errors import UserError
 from pipeline.ablation.config import AblationFile
@@ -16,11 +15,9 @@ from pipeline.ablation.plan import PlannedCell, survey
 from pipeline.analysis.comparison import CELL_COLUMNS, Comparison, cells_of_runs, compare, figures_of
 from pipeline.analysis.runs import FIGURES, prefix_of, records_of, rows_of, runs_table
 from pipeline.analysis.tables import as_csv, as_dict, markdown, overview_table
+from pipeline.spool import PARENT_TAG
 from pipeline.tracking.store import TrackingStore
 from pipeline.where import Where
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 LINK_KIND = "link"
 """`mgmrn.kind` of a run that stands for a run below another parent."""
@@ -29,7 +26,6 @@ SCORED = "grid/scored"
 NOTE_TAG, NOTE_LIMIT = "mlflow.note.content", 6000
 """Description of a run in MLflow's UI, as Markdown, and the number of characters that every store accepts."""
 COPIED = ("variant", "benchmark", "seed", "split", "config_hash", "group_hash", "data_digest")
-"""Tags of a run that its links carry too."""
 
 
 def comparisons(grid: Grid, cells: Sequence[PlannedCell], metric: str | None = None) -> list[Comparison]:
@@ -43,8 +39,6 @@ def comparisons(grid: Grid, cells: Sequence[PlannedCell], metric: str | None = N
 
 def _cells_table(cells: Sequence[PlannedCell], split: str) -> pd.DataFrame:
     """One row per planned cell, as `compare` takes them; the times are those of the `tune` and `final` runs together."""
-    import pandas as pd
-
     rows = []
     for one in cells:
         runs = {run.run_id: run for run in (one.tune, one.evaluated) if run and one.evaluated}.values()
@@ -172,7 +166,7 @@ def _link(store: TrackingStore, parent_run_id: str, cells: Sequence[PlannedCell]
             continue
         tags = {f"mgmrn.{tag}": run.tags[f"mgmrn.{tag}"] for tag in COPIED if f"mgmrn.{tag}" in run.tags}
         tags |= {"mgmrn.kind": LINK_KIND, "mgmrn.variant": variant, "mgmrn.linked_run_id": run.run_id}
-        link = store.create_link(parent_run_id, run.name, tags)
+        link = store.create_parent(run.name, tags | {PARENT_TAG: parent_run_id})
         metrics, prefix = json.loads(run.tags["mgmrn.result"])["metrics"], prefix_of(run.tags["mgmrn.split"])
         figures = {prefix + key: metrics[prefix + key] for key in FIGURES if prefix + key in metrics}
         store.log_metrics(link, 0, figures, int(time.time() * 1000))

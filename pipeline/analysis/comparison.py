@@ -1,23 +1,20 @@
 """Variants × benchmarks: means over seeds, and differences to the base paired by seed."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
+
+import numpy as np
+import pandas as pd
 
 from pipeline.analysis.paired import LEAST_PAIRS, PairedDifference, Summary, bootstrapped_difference, holm, summarise
 from pipeline.analysis.runs import FIGURES, CellState, prefix_of, rows_of
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 VERDICTS = ("better", "worse", "no difference shown", "insufficient seeds", "no score", "base")
 SIGNIFICANCE = 0.05
 """P-value, corrected by Holm, below which a variant is called better or worse."""
 NO_CELL = "no cell of the grid"
 UNSCORED = "without score"
-"""Condition of a finished cell whose score is missing or not finite."""
 CELL_COLUMNS = ("benchmark", "variant", "seed", "state", "reason", "run_id", "experiment_id", "seconds", "gpu_seconds")
 """Columns of a table of cells, besides one for each key of `FIGURES`."""
 
@@ -30,7 +27,6 @@ class Comparison:
     split: str
     """`final` or `tune`."""
     base: str
-    """Variant that the others are compared with."""
     cells: pd.DataFrame
     """One row per variant, benchmark and seed, in this order: `CELL_COLUMNS`, the keys of `FIGURES`, and `score`, the
     figure of `metric` (NaN: none or not finite)."""
@@ -52,16 +48,13 @@ class Comparison:
 
     @property
     def variants(self) -> list[str]:
-        """Variants, the base among them."""
         return list(self.entries["variant"].unique())
 
     @property
     def benchmarks(self) -> list[str]:
-        """Benchmarks in the order of the cells."""
         return list(self.entries["benchmark"].unique())
 
     def on(self, benchmark: str) -> pd.DataFrame:
-        """Entries of one benchmark."""
         return self.entries[self.entries["benchmark"] == benchmark]
 
     def rows(self) -> list[tuple[str, list[Any]]]:
@@ -94,9 +87,6 @@ def compare(cells: pd.DataFrame, base: str, metric: str, split: str) -> Comparis
 
     There is one cell at most of a variant, benchmark and seed.
     """
-    import numpy as np
-    import pandas as pd
-
     variants, benchmarks = (list(cells[name].unique()) for name in ("variant", "benchmark"))
     assert base in variants and not cells.duplicated(["variant", "benchmark", "seed"]).any()
     cells = cells.assign(score=cells[metric].where(np.isfinite(cells[metric]))).sort_values("seed")

@@ -1,11 +1,13 @@
 """Differences between two variants, paired by seed."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.stats import bootstrap
+from scipy.stats import t as students_t
 
 LEAST_PAIRS = 3
 """Least number of pairs at which a variant is called better or worse."""
@@ -64,7 +66,6 @@ def paired_difference(first: Sequence[float], second: Sequence[float]) -> Paired
     if error == 0:
         return PairedDifference(mean, mean, mean, 1.0 if mean == 0 else 0.0, len(differences))
     # scipy's ttest_rel warns where differences are equal but for rounding, which is common for shares of few images.
-    from scipy.stats import t as students_t
 
     freedom = len(differences) - 1
     half = float(students_t.ppf(0.975, freedom)) * error
@@ -77,8 +78,6 @@ def bootstrapped_difference(first: Sequence[float], second: Sequence[float]) -> 
     difference = paired_difference(first, second)
     if difference.low == difference.high:  # One pair has no interval, and equal differences have one without width.
         return difference
-    import numpy as np
-    from scipy.stats import bootstrap
 
     # A fixed generator draws positions: sorting makes the interval independent of the order of the seeds.
     interval = bootstrap(
@@ -93,8 +92,6 @@ def bootstrapped_difference(first: Sequence[float], second: Sequence[float]) -> 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
     """Holm's step-down correction of p-values that are claimed together, in the order given; at most 1."""
-    import numpy as np
-
     p = np.asarray(p_values, dtype=float)
     order = np.argsort(p, kind="stable")
     corrected = np.empty_like(p)

@@ -22,7 +22,6 @@ CellState = Literal["cached", "stale", "running", "failed", "new", "missing"]
 """Finished; finished with other code, data or environment; running; failed; not run yet; benchmark not found."""
 
 TAGS = ("benchmark", "variant", "split", "seed", "config_hash", "group_hash", "data_digest", "code_sha")
-"""Tags (`mgmrn.…`) of a run that are columns of `load_runs`."""
 
 
 def prefix_of(split: str) -> str:

@@ -1,21 +1,18 @@
 """Comparisons for readers (terminal, Markdown, LaTeX: percent with one decimal) and for programs (CSV, JSON: fractions)."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import pandas as pd
 
 from pipeline.analysis.comparison import SIGNIFICANCE, Comparison
 from pipeline.analysis.paired import LEAST_PAIRS
 from pipeline.analysis.runs import FIGURES, records_of, rows_of
 from pipeline.config.yaml_tree import parse_yaml, plain
 from pipeline.console import Console
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 CSV_COLUMNS = (
     *("variant", "benchmark", "metric", "split", "base", "mean", "std", "n", "difference", "low", "high", "pairs"),
@@ -44,7 +41,6 @@ class Table(NamedTuple):
     cells: pd.DataFrame
     """Strings, without markup."""
     notes: tuple[str, ...] = ()
-    """Lines below the table."""
 
 
 def tables(comparisons: Sequence[Comparison], published: pd.DataFrame | None = None) -> list[Table]:
@@ -54,8 +50,6 @@ def tables(comparisons: Sequence[Comparison], published: pd.DataFrame | None = N
 
 def detail_table(comparison: Comparison) -> Table:
     """One row per variant and benchmark: mean, difference to the base, verdict, and remarks about seeds."""
-    import pandas as pd
-
     rows = [
         {
             "variant": one.variant,
@@ -109,8 +103,6 @@ def read_published(text: str) -> pd.DataFrame:
     Columns: `method`, `venue` (with the year), `source` (arXiv id or place of the figures), `backbone`, `features`
     (`frozen`, `fine-tuned` or `not recorded`), `benchmark`, and `t1`, `u`, `s`, `h` in percent as printed (NaN: not given).
     """
-    import pandas as pd
-
     rows = [
         {**method, "method": name, "benchmark": benchmark, **figures}
         for name, method in plain(parse_yaml(text, "published.yaml")).items()
@@ -128,8 +120,6 @@ def as_latex(comparisons: Sequence[Comparison], published: pd.DataFrame | None =
 
 def as_csv(comparisons: Sequence[Comparison]) -> str:
     """One line per metric, variant and benchmark under `CSV_COLUMNS`; an unknown value is empty."""
-    import pandas as pd
-
     entries = pd.concat([one.entries for one in comparisons])
     return entries.to_csv(columns=list(CSV_COLUMNS), index=False, lineterminator="\n")
 

@@ -59,14 +59,14 @@ def ablate(
     as_json: Json = False,
 ) -> int:
     """Run the missing cells of a grid and compare its variants."""
-    from pipeline.ablation.launch import AblationRequest, run_ablation
+    from pipeline.ablation.launch import run_ablation
     from pipeline.ablation.plan import plan_to_json, totals
     from pipeline.analysis.tables import as_dict, show_tables, tables
 
     where = Where(tracking_uri, data_root, storage, address, cpus_per_worker, gpus_per_worker)
-    request = AblationRequest(load_grid_file(name, benchmarks), where, mode, concurrency, budget_hours)
+    file = load_grid_file(name, benchmarks)
     console = Console(as_json)
-    outcome = run_ablation(request)
+    outcome = run_ablation(file, where, mode=mode, concurrency=concurrency, budget_hours=budget_hours)
     show_tables(tables([outcome.comparison]), console)
     counts = ", ".join(f"{count} {state}" for state, count in totals(outcome.cells).items())
     console.line(f"{outcome.launched} cells launched; now {counts}")

@@ -1,10 +1,9 @@
 """The command line: every verb parses, calls one function, prints. Heavy packages are imported when a verb needs them."""
 
-from __future__ import annotations
-
 import errno
 import os
 import signal
+import traceback
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -88,8 +87,6 @@ def _usage_error(error: Any, console: Console) -> int:
 
 def _expected_error(error: Expected, console: Console) -> int:
     if os.environ.get(TRACEBACK_VARIABLE, "") not in ("", "0"):
-        import traceback
-
         console.err.write("".join(traceback.format_exception(error)))
     console.err.write(f"error: {error}\n")
     console.result(error_object(error))

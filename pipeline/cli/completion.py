@@ -1,11 +1,10 @@
 """Completion in bash and zsh: a script defines `mgmrn` and asks `python -m pipeline` for candidates by Typer's protocol."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal
 
 VARIABLE = "_MGMRN_COMPLETE"
@@ -13,29 +12,11 @@ VARIABLE = "_MGMRN_COMPLETE"
 
 Shell = Literal["bash", "zsh"]
 
-_SCRIPTS: dict[Shell, str] = {
-    "bash": """\
-mgmrn() {{ {program} "$@"; }}
-_mgmrn_completion() {{
-    local IFS=$'\\n'
-    COMPREPLY=($(env COMP_WORDS="${{COMP_WORDS[*]}}" COMP_CWORD="$COMP_CWORD" {variable}=complete_bash {program} 2> /dev/null))
-}}
-complete -o default -F _mgmrn_completion mgmrn
-""",
-    "zsh": """\
-mgmrn() {{ {program} "$@"; }}
-_mgmrn_completion() {{
-    eval "$(env _TYPER_COMPLETE_ARGS="${{words[1,$CURRENT]}}" {variable}=complete_zsh {program} 2> /dev/null)"
-}}
-(( $+functions[compdef] )) || {{ autoload -Uz compinit && compinit; }}
-compdef _mgmrn_completion mgmrn
-""",
-}
-
 
 def script(shell: Shell) -> str:
     """Script that defines `mgmrn` and its completion in a shell."""
-    return _SCRIPTS[shell].format(program=f"{shlex.quote(sys.executable)} -m pipeline", variable=VARIABLE)
+    text = Path(__file__).with_suffix(f".{shell}").read_text(encoding="utf-8")
+    return text.replace("@PROGRAM@", f"{shlex.quote(sys.executable)} -m pipeline").replace("@VARIABLE@", VARIABLE)
 
 
 def prepare() -> None:

@@ -1,7 +1,5 @@
 """The verbs of `config`: `show`, `validate`, `diff`."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

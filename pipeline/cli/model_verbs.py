@@ -1,7 +1,5 @@
 """Verbs of trained models: `predict`, `explain`, `promote`, `reproduce`."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Annotated, Literal

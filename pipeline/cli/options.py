@@ -1,7 +1,5 @@
 """Arguments and options that several verbs share."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path
@@ -26,7 +24,6 @@ APP_OPTIONS: dict[str, Any] = {
     "rich_markup_mode": None,
     "context_settings": {"help_option_names": ["-h", "--help"]},
 }
-"""Settings of every group of verbs."""
 
 
 def check_outlasts_job(place: str | Path, option: str, variable: str | None) -> None:

@@ -9,21 +9,7 @@ import typer
 
 from mgmrn.errors import UserError
 from pipeline import places
-from pipeline.cli.options import (
-    Address,
-    Concurrency,
-    Cpus,
-    DataRoot,
-    Experiment,
-    Gpus,
-    Json,
-    Overrides,
-    Search,
-    Storage,
-    StudyStorage,
-    TrackingUri,
-    parse_seeds,
-)
+from pipeline.cli import options
 from pipeline.console import Console, say
 from pipeline.errors import ExitCode
 from pipeline.where import Where
@@ -42,19 +28,19 @@ runs_app = typer.Typer()
 
 @runs_app.command()
 def train(
-    experiment: Experiment,
+    experiment: options.Experiment,
     split: Annotated[Split | None, typer.Option(help="Run one split alone; by default, tune and then final.")] = None,
-    overrides: Overrides = None,
+    overrides: options.Overrides = None,
     seeds: Annotated[str | None, typer.Option(metavar="0,1,2", help="Seeds; the config's own without it.")] = None,
     workers: Annotated[str, typer.Option(metavar="N|A..B", help="Processes; a range grows and shrinks.")] = "1",
-    cpus_per_worker: Cpus = None,
-    gpus_per_worker: Gpus = None,
-    address: Address = None,
-    tracking_uri: TrackingUri = places.TRACKING_URI,
-    data_root: DataRoot = places.DATA_ROOT,
-    storage: Storage = places.STORAGE,
+    cpus_per_worker: options.Cpus = None,
+    gpus_per_worker: options.Gpus = None,
+    address: options.Address = None,
+    tracking_uri: options.TrackingUri = places.TRACKING_URI,
+    data_root: options.DataRoot = places.DATA_ROOT,
+    storage: options.Storage = places.STORAGE,
     force: Annotated[bool, typer.Option("--force", help="Run finished runs again.")] = False,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> int:
     """Train and evaluate an experiment; without --split the whole protocol, with nothing chosen on test images."""
     from pipeline.config.compose import load_experiment
@@ -62,7 +48,7 @@ def train(
     from pipeline.train.placement import parse_workers
 
     composed = load_experiment(experiment, overrides or [])
-    numbers = parse_seeds(seeds) if seeds is not None else (composed.config.seed,)
+    numbers = options.parse_seeds(seeds) if seeds is not None else (composed.config.seed,)
     where = Where(tracking_uri, data_root, storage, address, cpus_per_worker, gpus_per_worker)
     request = TrainRequest(composed.name, composed, split, numbers, parse_workers(workers), where, force)
     from pipeline.train.launch import run_experiment
@@ -72,21 +58,21 @@ def train(
 
 @runs_app.command()
 def search(
-    name: Search,
+    name: options.Search,
     trials: Annotated[int | None, typer.Option(min=1, help="Number of trials, in place of the file's.")] = None,
-    concurrency: Concurrency = None,
+    concurrency: options.Concurrency = None,
     budget_hours: Annotated[float | None, typer.Option(min=0.0, help="Hours after which no new trial starts.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted search.")] = False,
     final: Annotated[bool, typer.Option("--final", help="Then run the protocol once with the best config.")] = False,
-    cpus_per_worker: Cpus = None,
-    gpus_per_worker: Gpus = None,
-    address: Address = None,
-    tracking_uri: TrackingUri = places.TRACKING_URI,
-    study_storage: StudyStorage = places.STUDY_STORAGE,
-    data_root: DataRoot = places.DATA_ROOT,
-    storage: Storage = places.STORAGE,
+    cpus_per_worker: options.Cpus = None,
+    gpus_per_worker: options.Gpus = None,
+    address: options.Address = None,
+    tracking_uri: options.TrackingUri = places.TRACKING_URI,
+    study_storage: options.StudyStorage = places.STUDY_STORAGE,
+    data_root: options.DataRoot = places.DATA_ROOT,
+    storage: options.Storage = places.STORAGE,
     force: Annotated[bool, typer.Option("--force", help="Delete an earlier search of the same space.")] = False,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> int:
     """Search a space for the best config, on the tune split alone, and compare the winner with the base."""
     from pipeline.search.config import load_search
@@ -134,7 +120,7 @@ def _sealed(outcome: SearchOutcome, file: SearchFile, where: Where) -> Iterator[
 
 
 @runs_app.command()
-def demo(as_json: Json = False) -> int:
+def demo(as_json: options.Json = False) -> int:
     """Train Mg-MRN and a one-level baseline on the embedded benchmark and print both."""
     from mgmrn.makers.synthetic import make_synthetic
     from pipeline.config.compose import load_experiment
@@ -164,11 +150,11 @@ def demo(as_json: Json = False) -> int:
 
 @runs_app.command()
 def doctor(
-    address: Address = None,
-    tracking_uri: TrackingUri = places.TRACKING_URI,
-    data_root: DataRoot = places.DATA_ROOT,
-    storage: Storage = places.STORAGE,
-    as_json: Json = False,
+    address: options.Address = None,
+    tracking_uri: options.TrackingUri = places.TRACKING_URI,
+    data_root: options.DataRoot = places.DATA_ROOT,
+    storage: options.Storage = places.STORAGE,
+    as_json: options.Json = False,
 ) -> int:
     """Check this machine and the places of a run: one table, with a remedy for every finding.
 
@@ -188,7 +174,6 @@ def doctor(
 
 
 def _report(outcome: Outcome, console: Console) -> int:
-    """Print a launch and return its exit code."""
     _show_runs(outcome, console)
     console.result(outcome.to_json())
     failed = outcome.status in ("failed", "stopped") or not outcome.is_tracked

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import logging
 import os
 import time
+import urllib.error
+import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,7 +91,6 @@ class JobServer:
             return cls(JobSubmissionClient(address), redact_address(address))
 
     def jobs(self) -> dict[str, JobDetails]:
-        """All jobs that were submitted since the cluster started by their ids, oldest first."""
         with _translated(self.address):
             found = self._client.list_jobs()
         return {
@@ -96,7 +98,6 @@ class JobServer:
         }
 
     def job(self, submission_id: str) -> JobDetails:
-        """One job by its id."""
         jobs = self.jobs()
         if submission_id in jobs:
             return jobs[submission_id]
@@ -109,11 +110,7 @@ class JobServer:
     def submit(
         self, submission_id: str, entrypoint: str, runtime_env: Mapping[str, Any], labels: Mapping[str, str]
     ) -> None:
-        """Send a job; Ray packs its `working_dir` less what `.rayignore` and `.gitignore` name.
-
-        Raises:
-            JobExistsError: when the server has a job of this id.
-        """
+        """Send a job, whose `working_dir` Ray packs less what `.rayignore` names; `JobExistsError` when the server has one of this id."""
         job = {"entrypoint": entrypoint, "runtime_env": dict(runtime_env), "metadata": dict(labels)}
         with _translated(self.address):
             try:
@@ -124,12 +121,10 @@ class JobServer:
                 raise
 
     def stop(self, submission_id: str) -> None:
-        """Ask a job to end, which takes a while."""
         with _translated(self.address):
             self._client.stop_job(submission_id)
 
     def log(self, submission_id: str) -> str:
-        """Output of a job so far."""
         with _translated(self.address):
             return str(self._client.get_job_logs(submission_id))
 
@@ -142,10 +137,7 @@ class JobServer:
 def follow(server: JobServer, submission_id: str, write: Callable[[str], None]) -> JobDetails:
     """Write a job's log without secrets until the job has ended, and return the ended job.
 
-    A broken connection is opened again; no line is written twice.
-
-    Raises:
-        ResourceError: when the job server is away for AWAY_TIMEOUT_S.
+    A broken connection is opened again; no line is written twice. Raises `ResourceError` when the server is away for AWAY_TIMEOUT_S.
     """
     written = 0
     last_answer = time.monotonic()
@@ -189,9 +181,6 @@ def _as_url(address: str) -> str:
 
 def _check_answers(address: str) -> None:
     """Check that the address answers, with any status: Ray's own client has no time limit."""
-    import http.client
-    import urllib.error
-    import urllib.request
 
     # No proxy: the address is used as it was given.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))

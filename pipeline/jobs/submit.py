@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 CHECKOUT = Path(__file__).resolve().parents[2]
 RUNTIME_ENV = Path("cluster", "runtime_env.yaml")
 PACKAGES = ("mgmrn", "pipeline")
-"""Folders of the checkout that a job runs."""
 STATE_LIMIT = 64_000
 """Characters of the code's state in a job's metadata: Linux limits one environment variable, which holds all of it, to 128 KiB."""
 
@@ -43,7 +42,6 @@ class Task:
     name: str
     """Name of the experiment, search or ablation."""
     arguments: tuple[str, ...]
-    """Arguments of the verb in the job."""
     files: tuple[str, ...]
     """Config files that the job must find in its working folder."""
     identity: str

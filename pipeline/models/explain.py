@@ -3,8 +3,6 @@
 P: pixels of a side of the network's input. K: regions.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import re
@@ -18,6 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from markupsafe import Markup
+from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -27,30 +26,16 @@ from mgmrn.data.pictures import prepared_file
 from mgmrn.data.splits import load_final
 from mgmrn.makers.synthetic import read_parts
 from pipeline.analysis.page.templates import STYLE, page_template
+from pipeline.models import reasons
 from pipeline.models.predict import open_model
-from pipeline.models.reasons import (
-    ALL_LEVELS,
-    ALL_PARTS,
-    DECISIVE,
-    Explained,
-    Pointed,
-    Subject,
-    by_part,
-    check_explainable,
-    explain,
-    point,
-)
 from pipeline.tracking.environment import git_state
 from pipeline.tracking.registry import registry_uri
 from pipeline.tracking.store import TrackingStore
 
 BATCH = 8
-"""Pictures per batch; each may have some hundred attention maps."""
 UNKNOWN = "pictures"
-"""Heading of pictures whose class is unknown."""
 HERE = Path(__file__).parent
 SIDE = 128
-"""Side of a tile, in pixels."""
 STRENGTH = 0.85
 """Share of the picture's colour that the strongest attention, or a certain region, replaces."""
 FAINTEST = 0.3
@@ -62,7 +47,6 @@ MARGIN, LINE = 6, 16
 ROW = 3 * LINE + SIDE + MARGIN
 """Height of a sheet's row: a line for the verdict, two for captions, and the tiles."""
 CHARACTERS = 20
-"""Number of characters that fit into a line above a tile."""
 PAPER, INK = (255, 255, 255), (30, 30, 30)
 
 Split = Literal["test_unseen", "test_seen"]
@@ -73,33 +57,28 @@ class Explanations:
     """Content of the page, and the files."""
 
     model: str
-    """Name by which the model was asked for."""
     benchmark: str
     gamma: float
-    classes: Mapping[str, Sequence[Explained]]
-    """Pictures by class."""
+    classes: Mapping[str, Sequence[reasons.Explained]]
     pointing: Mapping[str, Mapping[str, Mapping[str, Any]]]
     """Level → part → result of `by_part`; empty without boxes of parts."""
     made_at: str
     commit: str
     page: Path
     sheets: tuple[Path, ...]
-    """Contact sheets of the classes."""
     run_id: str | None
     """Run that has page and sheets as artifacts; None for the model of a file or of the registry."""
 
     @property
-    def pictures(self) -> list[Explained]:
-        """Pictures of all classes."""
+    def pictures(self) -> list[reasons.Explained]:
         return [one for pictures in self.classes.values() for one in pictures]
 
     @property
     def overall(self) -> Mapping[str, Any] | None:
         """Pointing of all levels and parts together."""
-        return self.pointing[ALL_LEVELS][ALL_PARTS] if self.pointing else None
+        return self.pointing[reasons.ALL_LEVELS][reasons.ALL_PARTS] if self.pointing else None
 
     def to_json(self) -> dict[str, Any]:
-        """Serialise to the object that `explain --json` prints."""
         overall = self.overall or {}
         return {
             "page": str(self.page),
@@ -137,29 +116,26 @@ def run_explain(
     """Explain pictures with the model that `open_model` finds by its name, and write page and sheets into the folder `out`.
 
     Without images, the first pictures of each class of the split are explained. `progress` is called after every batch with
-    the numbers of explained pictures and of all.
-
-    Raises:
-        UserError: for a model without attention, or a picture or data set that cannot be read.
-        TrackingError: when the store is unreachable, or does not have the run or model.
+    the numbers of explained pictures and of all. Raises `UserError` for a model without attention, or a picture or data set that cannot be
+    read, and `TrackingError` when the store is unreachable, or does not have the run or model.
     """
     model = open_model(name, tracking_uri)
-    check_explainable(model)
+    reasons.check_explainable(model)
     if images:
-        subjects, parts = [Subject(path, path.name, None) for path in images], None
+        subjects, parts = [reasons.Subject(path, path.name, None) for path in images], None
     else:
         subjects = list(_subjects_of(model, data_root, split, per_class))
         parts = read_parts(data_root, model.config.benchmark.name)
-    classes: dict[str, list[Explained]] = {}
-    pointed: list[Pointed] = []
+    classes: dict[str, list[reasons.Explained]] = {}
+    pointed: list[reasons.Pointed] = []
     config = model.config.benchmark.images
     for start in range(0, len(subjects), BATCH):
         batch = subjects[start : start + BATCH]
-        views, answers = explain(model, batch, torch.stack([prepared_file(one.path, config) for one in batch]))
+        views, answers = reasons.explain(model, batch, torch.stack([prepared_file(one.path, config) for one in batch]))
         for one in answers:
             classes.setdefault(one.subject.truth or UNKNOWN, []).append(one)
         if parts is not None:
-            pointed += point(views, batch, parts, model.attribute_names, config)
+            pointed += reasons.point(views, batch, parts, model.attribute_names, config)
         progress(start + len(batch), len(subjects))
     store = None if Path(name).exists() or registry_uri(name) else TrackingStore.connect(tracking_uri)
     made = Explanations(
@@ -167,7 +143,7 @@ def run_explain(
         benchmark=model.config.benchmark.name,
         gamma=model.gamma,
         classes=classes,
-        pointing=by_part(pointed) if pointed else {},
+        pointing=reasons.by_part(pointed) if pointed else {},
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
         commit=git_state().sha,
         page=out / "index.html",
@@ -186,13 +162,13 @@ def run_explain(
     return made
 
 
-def _subjects_of(model: LoadedModel, data_root: Path, split: Split, per_class: int) -> Iterator[Subject]:
+def _subjects_of(model: LoadedModel, data_root: Path, split: Split, per_class: int) -> Iterator[reasons.Subject]:
     """The first pictures of each class of a split."""
     data = load_final(data_root, model.config.benchmark)
     images = data.unseen if split == "test_unseen" else data.seen
     for label in np.unique(images.labels):
         for row in np.flatnonzero(images.labels == label)[:per_class].tolist():
-            yield Subject(images.path(row), images.files[row], data.classes.names[label])
+            yield reasons.Subject(images.path(row), images.files[row], data.classes.names[label])
 
 
 def render(content: Explanations) -> str:
@@ -203,12 +179,12 @@ def render(content: Explanations) -> str:
         content=content,
         known=sum(one.subject.truth is not None for one in content.pictures),
         right=sum(one.subject.truth == one.best.name for one in content.pictures),
-        decisive=DECISIVE,
+        decisive=reasons.DECISIVE,
         style=Markup(style),
     )
 
 
-def contact_sheet(title: str, pictures: Sequence[Explained]) -> Any:
+def contact_sheet(title: str, pictures: Sequence[reasons.Explained]) -> Any:
     """Image with a row for each picture of one class: the picture and the maps of every level."""
     rows = [list(_captioned_tiles(one)) for one in pictures]
     width = MARGIN + max(map(len, rows)) * (SIDE + MARGIN)
@@ -227,7 +203,7 @@ def contact_sheet(title: str, pictures: Sequence[Explained]) -> Any:
     return sheet
 
 
-def verdict(one: Explained) -> str:
+def verdict(one: reasons.Explained) -> str:
     """The answer in a line, like `wrong: gull (unseen) rather than owl (seen) by 1.20`."""
     truth = one.subject.truth
     right = "" if truth is None else "right: " if truth == one.best.name else "wrong: "
@@ -235,7 +211,7 @@ def verdict(one: Explained) -> str:
     return f"{right}{best} rather than {other} by {one.margin:.2f}"
 
 
-def _captioned_tiles(one: Explained) -> Iterator[tuple[tuple[str, ...], Any]]:
+def _captioned_tiles(one: reasons.Explained) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Lines of the caption, and tile, of a sheet's row."""
     yield ("picture",), plain_tile(one.pixels)
     for maps in one.levels:
@@ -257,16 +233,12 @@ def plain_tile(pixels: UInt8[np.ndarray, "P P 3"]) -> Any:
 
 def attention_tile(pixels: UInt8[np.ndarray, "P P 3"], attention: Float[Tensor, "P P"]) -> Any:
     """The picture in grey with attention as heat, relative to the largest attention in the picture."""
-    from matplotlib import colormaps
-
     share = (attention / attention.max().clamp_min(1e-12)).numpy()
     return _covered(pixels, colormaps["inferno"](share)[..., :3], STRENGTH * share)
 
 
 def region_tile(pixels: UInt8[np.ndarray, "P P 3"], regions: Float[Tensor, "K P P"]) -> Any:
     """The picture in grey, each pixel in the colour of its largest region, stronger for a more certain assignment."""
-    from matplotlib import colormaps
-
     largest, owner = (found.numpy() for found in regions.max(dim=0))
     sureness = np.clip((largest - 1 / len(regions)) / (1 - 1 / len(regions)), 0, 1)
     return _covered(pixels, colormaps["tab10"](owner % 10)[..., :3], FAINTEST + (STRENGTH - FAINTEST) * sureness)

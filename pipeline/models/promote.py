@@ -1,10 +1,10 @@
 """Registration of a run's model as `mgmrn-<benchmark>`, and its comparison with the champion."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import pandas as pd
 
 from mgmrn.errors import UserError
 from pipeline.analysis.comparison import Comparison, cells_of_runs, compare
@@ -17,7 +17,6 @@ from pipeline.tracking.registry import CANDIDATE, CHAMPION, Version, register, r
 from pipeline.tracking.store import MODEL_TAG, TrackedRun, TrackingStore
 
 PRIMARY = "gzsl_h"
-"""Figure that is compared first."""
 _KEPT = ("config_hash", "group_hash", "data_digest", "code_sha", "seed")
 """Tags of a run that its version carries too."""
 
@@ -34,13 +33,11 @@ class Promotion:
     run: TrackedRun
     seeds: Seeds
     champion: Version | None
-    """The previous champion; None without any."""
     comparisons: tuple[Comparison, ...]
     """One per figure; empty if the remark says why there is none."""
     remark: str
 
     def to_json(self) -> dict[str, Any]:
-        """Serialise to the object that `promote --json` prints."""
         return {
             **{"model": self.version.name, "version": self.version.number, "alias": self.alias},
             "uri": f"models:/{self.version.name}@{self.alias}",
@@ -65,11 +62,8 @@ class Promotion:
 def promote(name: str, tracking_uri: str, *, alias: str) -> Promotion:
     """Register the model of a run (id or name) under the alias `candidate` or `champion`, which another version loses.
 
-    A registered run keeps its version. A new champion loses the alias `candidate`.
-
-    Raises:
-        UserError: when the run must not be promoted; nothing was changed.
-        TrackingError: when the store is unreachable or does not know the run.
+    A registered run keeps its version. A new champion loses the alias `candidate`. Raises `UserError` when the run must not be promoted, and
+    `TrackingError` when the store is unreachable or does not know the run: nothing was changed.
     """
     store = TrackingStore.connect(tracking_uri)
     run = store.find_run(name)
@@ -133,8 +127,6 @@ def _against(
     store: TrackingStore, run: TrackedRun, seeds: Seeds, champion: Version | None
 ) -> tuple[tuple[Comparison, ...], str]:
     """Comparisons of a run's seeds with those of the champion's config, paired by seed; or the reason for their lack."""
-    import pandas as pd
-
     if champion is None:
         return (), "there is no champion yet"
     if champion.run_id == run.run_id:

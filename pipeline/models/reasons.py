@@ -5,14 +5,13 @@ The pointing game measures whether the attention of an attribute falls on its pa
 B: pictures of a batch. P: pixels of a side of the network's input. K: regions. A: attributes that decide.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
@@ -28,7 +27,6 @@ from mgmrn.model.network import MgMRN, class_scores
 from mgmrn.prediction import RankedClass
 
 DECISIVE = 6
-"""Number of attributes shown per picture."""
 ALL_LEVELS, ALL_PARTS = "all levels", "all parts"
 
 
@@ -50,7 +48,6 @@ class Reason:
 
     @property
     def total(self) -> float:
-        """Sum over the levels."""
         return sum(self.by_level.values())
 
 
@@ -71,7 +68,6 @@ class Explained:
 
     subject: Subject
     pixels: UInt8[np.ndarray, "P P 3"]
-    """The picture as the network sees it."""
     best: RankedClass
     runner_up: RankedClass
     reasons: tuple[Reason, ...]
@@ -79,7 +75,6 @@ class Explained:
     others: float
     """Contribution of all other attributes together."""
     handicap: float
-    """Contribution of γ."""
     levels: tuple[LevelMaps, ...]
 
     @property
@@ -186,8 +181,6 @@ def by_part(pointed: Sequence[Pointed]) -> dict[str, dict[str, dict[str, Any]]]:
     A result is `accuracy` (share of maps whose largest attention lies in the part's box), `chance` (share expected of a random
     pixel) and `maps` (their number).
     """
-    import pandas as pd
-
     table = pd.DataFrame(pointed, columns=["level", "part", "hit", "chance"])
     results = (
         pd.concat([table.assign(part=ALL_PARTS), table])

@@ -5,8 +5,6 @@ difference. Elsewhere sums are taken in another order, and training amplifies th
 validation or test images is compared within a tolerance, and training losses are shown without a verdict.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math
@@ -16,30 +14,21 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from mgmrn.data.splits import check_images_exist, evaluation_images, load_final, load_tune
+from mgmrn.data.splits import load_final, load_tune
 from mgmrn.errors import UserError
 from mgmrn.weights import is_weights_file
 from pipeline.config.compose import ComposedConfig, load_experiment, resolve_weights
 from pipeline.config.identity import code_digest
 from pipeline.console import Console, say
-from pipeline.driver import heartbeat
 from pipeline.spool import Spool
 from pipeline.tracking.environment import environment, numerics
 from pipeline.tracking.store import Histories, TrackedRun, TrackingStore
+from pipeline.train import tracked
 from pipeline.train.cell import Cell, make_cell
-from pipeline.train.cluster import check_room_here, ray_session
+from pipeline.train.cluster import launch_session
 from pipeline.train.launch import run_cell
 from pipeline.train.placement import Placement, Workers, parse_workers, place_elastic
 from pipeline.train.spec import Split
-from pipeline.train.storage import check_writable, explained
-from pipeline.train.tracked import (
-    END_SECONDS,
-    PATIENCE_SECONDS,
-    Opening,
-    parent_run,
-    recorded_calibration,
-    send_leftovers,
-)
 from pipeline.where import Where
 
 EXPERIMENT = "mgmrn/reproduce"
@@ -85,7 +74,6 @@ class Reproduction:
     verdict: Verdict | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Serialise to the object that `reproduce --json` prints."""
         return {
             "run_id": self.source.run_id,
             "name": self.source.name,
@@ -97,7 +85,6 @@ class Reproduction:
         }
 
     def show(self, console: Console) -> None:
-        """Print every metric, then the verdict."""
 
         def text(value: float | None, digits: int) -> str:
             return "–" if value is None else f"{value:.{digits}g}"
@@ -120,11 +107,9 @@ class Record:
     composed: ComposedConfig
     """Config under the name of the run's study."""
     machine: str
-    """CPU and GPUs."""
 
     @property
     def workers(self) -> Workers:
-        """Number of workers, fixed or elastic."""
         return parse_workers(self.run.tags["mgmrn.world_size"])
 
     def per_worker(self, resource: Literal["cpus", "gpus"]) -> int | None:
@@ -137,7 +122,7 @@ class Record:
         config = resolve_weights(self.composed.config, data_root)
         split = cast(Split, self.run.tags["mgmrn.split"])
         data = (load_tune if split == "tune" else load_final)(data_root, config.benchmark)
-        calibration = recorded_calibration(self.run) if split == "final" else None
+        calibration = tracked.recorded_calibration(self.run) if split == "final" else None
         composed = replace(self.composed, config=config)
         return make_cell(composed, config.seed, data, calibration, self.run.tags["mgmrn.variant"])
 
@@ -147,36 +132,30 @@ def reproduce(name: str, where: Where, *, anyway: bool, tolerance: float) -> Rep
 
     `anyway` accepts other code, data or weights than the run's; `tolerance` applies where equal bits cannot be expected.
 
-    Raises:
-        UserError: for a run that cannot be reproduced here; nothing was started.
-        ResourceError: when the run's workers cannot be placed here.
-        TrackingError: when the store is unreachable or does not know the run.
-        UntrackedError: when the store became unreachable during the run.
+    Raises `UserError` for a run that cannot be reproduced here, `TrackingError` when the store is unreachable or does not know it, and
+    `ResourceError` when its workers cannot be placed here: nothing was started. Raises `UntrackedError` when the store went away later.
     """
     where = where.absolute()
-    data_root, storage = where.data_root, where.storage / "reproductions"
+    where = replace(where, storage=where.storage / "reproductions")
     store = TrackingStore.connect(where.tracking_uri, EXPERIMENT)
-    if left := send_leftovers(storage, store, END_SECONDS):
+    if left := tracked.send_leftovers(where.storage, store, tracked.END_SECONDS):
         say(str(left))
-    record = read_record(store, store.find_run(name), data_root)
-    cell = record.cell(data_root)
+    record = read_record(store, store.find_run(name), where.data_root)
+    cell = record.cell(where.data_root)
     changed = changes(record, cell)
     if changed and not anyway:
         sha = record.run.tags.get("mgmrn.code_sha", "none")[:12]
         there = f"`git worktree add ../at-{sha} {sha}` and run the command there, or " if "code" in changed[0] else ""
         hint = f"{there}add --anyway to compare with the code and data here"
         raise UserError(f"{record.run.name} cannot be reproduced: {'; '.join(changed)}", "RUN", hint)
-    check_images_exist(cell.data.train.followed_by(evaluation_images(cell.data)))
-    check_writable(storage)
-    cpus = record.per_worker("cpus")
-    check_room_here(where.address, record.workers.least, cpus)
-    with explained(storage), heartbeat(storage), ray_session(where.address) as hosts:
-        placement = place_elastic(hosts, record.workers, cpus, record.per_worker("gpus"))
+    where = replace(where, cpus_per_worker=record.per_worker("cpus"))
+    with launch_session(where, record.workers.least, [cell.data]) as hosts:
+        placement = place_elastic(hosts, record.workers, where.cpus_per_worker, record.per_worker("gpus"))
         remarks = (*changed, *inexact(record, placement.cpus_per_worker, placement.gpus_per_worker))
         for remark in remarks:
             say(f"the same bits cannot be expected: {remark}")
         run_id = _not_yet_compared(store, record, cell)
-        run_id = run_id or _run_again(store, record, cell, placement, data_root, storage)
+        run_id = run_id or _run_again(store, where, record, cell, placement)
     if run_id is None:
         return Reproduction(record.run, remarks)
     was, now = (store.histories(run, COMPARED) for run in (record.run, store.get(run_id)))
@@ -291,23 +270,21 @@ def _not_yet_compared(store: TrackingStore, record: Record, cell: Cell) -> str |
     return next((run.run_id for run in left), None)
 
 
-def _run_again(
-    store: TrackingStore, record: Record, cell: Cell, placement: Placement, data_root: Path, storage: Path
-) -> str | None:
+def _run_again(store: TrackingStore, where: Where, record: Record, cell: Cell, placement: Placement) -> str | None:
     """Train the cell; returns the run of the reproduction, or None if it failed."""
     source = record.run
     key = hashlib.sha256(f"reproduce {source.run_id}".encode()).hexdigest()[:16]
     tags = {"mgmrn.kind": "launch", "mgmrn.study": "reproduce", "mgmrn.benchmark": cell.data.benchmark}
-    spec = cell.spec(data_root, storage, placement.cpus_per_worker)
     own = {"mgmrn.kind": KIND, "mgmrn.reproduces": source.run_id}
-    with parent_run(store, storage, key, f"reproduce {source.name}", tags) as parent:
-        summary, _ = run_cell(store, cell, spec, Opening("reproduce", parent.run_id, placement, tags=own))
+    with tracked.parent_run(store, where.storage, key, f"reproduce {source.name}", tags) as parent:
+        opening = tracked.Opening(store, where, "reproduce", parent.run_id, placement, tags=own)
+        summary, _ = run_cell(cell, opening)
         if summary.status == "failed":
             parent.status, parent.reason = "FAILED", "the run failed"
             return None
-        if left := send_leftovers(storage, store, PATIENCE_SECONDS):
+        if left := tracked.send_leftovers(where.storage, store, tracked.PATIENCE_SECONDS):
             raise left
-    return Spool(spec.spool_file).run_id or summary.run_id
+    return Spool(opening.spec(cell).spool_file).run_id or summary.run_id
 
 
 def _machine(described: Mapping[str, Any]) -> str:

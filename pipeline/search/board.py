@@ -1,22 +1,21 @@
 """Progress of a search: a live table on a terminal, one line per event elsewhere."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
 
 from pipeline.config.yaml_tree import yaml_value
 from pipeline.console import duration
-
-if TYPE_CHECKING:
-    from rich.console import Group
-    from rich.live import Live
-
-    from pipeline.search.study import State
+from pipeline.search.study import State
 
 SHOWN = 12
 """Number of rows of the live table: running trials first, then the best."""
@@ -49,38 +48,30 @@ class Board:
         if not self._stream.isatty():
             yield
             return
-        from rich.console import Console
-        from rich.live import Live
-
         with Live(self._table(), console=Console(file=self._stream), refresh_per_second=2) as self._live:
             yield
         self._live = None
 
     def remember(self, number: int, point: Mapping[str, Any], state: State, score: float | None) -> None:
-        """Add a trial of an earlier launch."""
         self._rows[number] = _Row(_shown(point), score=score, state=state)
         self._over_before += state != "running"
 
     def began(self, number: int, point: Mapping[str, Any], epochs: int) -> None:
-        """Show that a trial begins or is resumed."""
         self._rows[number] = _Row(_shown(point), epochs)
         self._event(f"trial {number} begins: {self._rows[number].point}")
 
     def epoch(self, number: int, step: int, score: float) -> None:
-        """Show the score of an epoch."""
         row = self._rows[number]
         row.step, row.score = step, score
         self._event(f"trial {number}  epoch {step}/{row.epochs}  {self._score_name} {score:.4f}")
 
     def ended(self, number: int, state: State, score: float | None, reason: str = "") -> None:
-        """Show that a trial finished, was stopped early, or failed."""
         row = self._rows.setdefault(number, _Row())
         row.state, row.score = state, score
         ending = f"failed: {reason}" if score is None else f"{state} at {self._score_name} {score:.4f}"
         self._event(f"trial {number} {ending}; {self._summary()}")
 
     def say(self, text: str) -> None:
-        """Print a line, above the table where there is one."""
         if self._live is not None:
             self._live.console.print(text, markup=False, highlight=False)
         else:
@@ -89,7 +80,6 @@ class Board:
 
     @property
     def best(self) -> tuple[float, int] | None:
-        """Score and number of the best finished trial."""
         rows = self._rows.items()
         finished = [(row.score, n) for n, row in rows if row.state == "finished" and row.score is not None]
         return max(finished, default=None)
@@ -114,11 +104,6 @@ class Board:
         return text
 
     def _table(self) -> Group:
-        from rich.console import Group
-        from rich.markup import escape
-        from rich.table import Table
-        from rich.text import Text
-
         def rank(row: _Row) -> tuple[bool, float]:
             return row.state != "running", -(row.score if row.score is not None else -1e9)
 

@@ -56,7 +56,6 @@ class Subsets(SearchedParameter):
 
     @property
     def choices(self) -> tuple[Choice, ...]:
-        """All subsets, small ones first."""
         return tuple(list(part) for size in range(1, len(self.of) + 1) for part in combinations(self.of, size))
 
 
@@ -118,7 +117,6 @@ class Objective(Frozen):
 
     @property
     def metric_key(self) -> str:
-        """Tracked metric of the score."""
         return {"ausuc": "val/ausuc", "h": "val/gzsl_h"}[self.metric]
 
 
@@ -189,11 +187,7 @@ class SearchFile:
 
 
 def load_search(name_or_path: str) -> SearchFile:
-    """Reads a shipped search (`cub100-quick`) or a YAML file.
-
-    Raises:
-        UserError: unknown search, unreadable YAML, or any number of wrong values at once.
-    """
+    """Reads a shipped search (`cub100-quick`) or a YAML file; a `UserError` names all wrong values at once."""
     path = find_config("search", name_or_path)
     tree = read_config(path)
     config, problems = validate(tree, SearchConfig)

@@ -1,12 +1,9 @@
 """Course of a search on a ready cluster: scores of the base, trials, comparison of the best config with the base, report."""
 
-from __future__ import annotations
-
 import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mgmrn.errors import UserError
 from pipeline.analysis.paired import paired_difference, summarise
@@ -21,9 +18,6 @@ from pipeline.spool import OnEpoch
 from pipeline.train.cell import Cell
 from pipeline.trials.list_director import ListDirector, Task
 from pipeline.trials.runner import run_trials
-
-if TYPE_CHECKING:
-    pass
 
 FRESH_SEEDS_FROM = 1000
 """First seed of the comparison; searches use small seeds."""
@@ -41,7 +35,7 @@ def run_course(search: Search, bases: Bases, name: str, budget_hours: float | No
             if record.state in ("finished", "stopped", "failed"):
                 board.remember(record.number, record.point, record.state, record.values[0] if record.values else None)
         director = SearchDirector(search, _references(search, bases), deadline)
-        run_trials(director, site.opening.placement, site.concurrency, site.tune_folder)
+        run_trials(director)
         best = best_record(config, study.records())
         comparisons = () if best is None else _compare(search, bases, best)
     shutil.rmtree(site.tune_folder, ignore_errors=True)
@@ -142,12 +136,11 @@ def _run_cells(search: Search, cells: Sequence[Cell]) -> Mapping[str, Mapping[st
     tasks = [Task(cell) for cell in {cell.identity: cell for cell in cells}.values()]
     director = ListDirector(tasks, site, board.say, follow)
     if director.take_known():
-        run_trials(director, site.opening.placement, site.concurrency, site.tune_folder)
+        run_trials(director)
     return director.results
 
 
 def _metrics(comparisons: Sequence[Comparison]) -> dict[str, float]:
-    """Comparisons as metrics of the parent run."""
     metrics: dict[str, float | None] = {}
     for one in comparisons:
         prefix = f"confirm/{one.benchmark}/" if len(comparisons) > 1 else "confirm/"
@@ -160,7 +153,6 @@ def _metrics(comparisons: Sequence[Comparison]) -> dict[str, float]:
 
 
 def _write_best(report: Path, space: Space, best: Record, bases: Bases) -> tuple[str, ...]:
-    """Write the best config, one file per benchmark; returns their paths."""
     paths = []
     for name in bases:
         path = report / ("best.yaml" if len(bases) == 1 else f"best-{name}.yaml")

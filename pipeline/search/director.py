@@ -1,7 +1,5 @@
 """Director of the trials of a search: which is next, when one is stopped, and what is recorded."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -19,8 +17,7 @@ from pipeline.search.study import Record, Study
 from pipeline.train.cell import Cell, make_cell
 from pipeline.train.messages import Failure
 from pipeline.train.tracked import finished_run, look_up
-from pipeline.trials.director import Director, TrackedTrial
-from pipeline.trials.site import Site
+from pipeline.trials.director import Director, Site, TrackedTrial
 from pipeline.trials.trial import TrialPlan, TrialReport
 
 LARGEST_STREAK = 50
@@ -40,8 +37,7 @@ class Search:
     board: Board
 
     def cell(self, composed: ComposedConfig, benchmark: str | None, seed: int, variant: str) -> Cell:
-        """Run of a config on a tuning split."""
-        resolved = replace(composed, config=resolve_weights(composed.config, self.site.data_root))
+        resolved = replace(composed, config=resolve_weights(composed.config, self.site.opening.where.data_root))
         return make_cell(resolved, seed, self.data[benchmark], None, variant)
 
 
@@ -70,7 +66,9 @@ class SearchDirector(Director):
         streak = 0
         while True:
             is_resumed = bool(self._left)
-            if not is_resumed and (self._is_enough() or streak >= LARGEST_STREAK):
+            is_over = self._deadline is not None and time.monotonic() >= self._deadline
+            is_enough = is_over or self._study.size >= self._search.config.trials or streak >= LARGEST_STREAK
+            if is_enough and not is_resumed:
                 return None
             record = self._left.pop(0) if is_resumed else self._study.propose()
             try:
@@ -85,16 +83,10 @@ class SearchDirector(Director):
             self._study.repeat(record.number, twin)
             streak += 1
 
-    def reported(self, number: int, report: TrialReport) -> bool:
-        trial = self.trials[number]
-        if trial.is_over:
-            return False
-        if report.failure is not None:
-            self.fail(trial, report.failure)
-            return False
+    def record(self, trial: TrackedTrial, report: TrialReport) -> bool:
         objective = self._search.config.objective
         trial.scores[report.run :] = [report.metrics[objective.metric_key]]
-        score = self._combined(number, report.steps, trial.scores)
+        score = self._combined(trial.number, report.steps, trial.scores)
         if report.checkpoint is not None:
             if objective.cost != "none":
                 trial.costs[report.run :] = [report.metrics[f"perf/{objective.cost}"]]
@@ -102,19 +94,19 @@ class SearchDirector(Director):
             if report.run + 1 == len(trial.cells):
                 self._finish(trial, score, report.steps)
             return False
-        self._board.epoch(number, report.steps, score)
-        stop = self._study.report(number, report.steps, score, trial.scores)
+        self._board.epoch(trial.number, report.steps, score)
+        stop = self._study.report(trial.number, report.steps, score, trial.scores)
         if not stop or report.steps >= trial.epochs:  # The last epoch is over: stopping would save nothing.
             return False
         trial.kill("stopped early")
-        self._study.end(number, "stopped")
-        self._board.ended(number, "stopped", score)
+        self._study.end(trial.number, "stopped")
+        self._board.ended(trial.number, "stopped", score)
         return True
 
     def _begin(self, record: Record, cells: Sequence[Cell], is_resumed: bool) -> TrialPlan:
         opening = replace(self.site.opening, restart=not is_resumed)
         finished = [run for run, cell in enumerate(cells) if is_resumed and self._is_finished(cell)]
-        trial = TrackedTrial(record.number, cells, self.site, opening, finished)
+        trial = TrackedTrial(record.number, cells, self.site.clerk, opening, finished)
         self.trials[record.number] = trial
         self._board.began(record.number, record.point, trial.epochs)
         return trial.plan
@@ -133,13 +125,8 @@ class SearchDirector(Director):
         self.site.log_figures(trial.number, figures)
 
     def _is_finished(self, cell: Cell) -> bool:
-        run = look_up(partial(finished_run, self.site.store, cell))
+        run = look_up(partial(finished_run, self.site.opening.store, cell))
         return run is not None and run.parent_run_id == self.site.opening.parent_run_id
-
-    def _is_enough(self) -> bool:
-        if self._deadline is not None and time.monotonic() >= self._deadline:
-            return True
-        return self._study.size >= self._search.config.trials
 
     def _combined(self, number: int, steps: int, scores: Sequence[float]) -> float:
         """Score of a trial from those of the runs that it has begun."""

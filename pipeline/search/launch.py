@@ -4,32 +4,30 @@ Only the `tune` split is ever loaded here. The score of the best of many trials 
 the base over fresh seeds.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from mgmrn.config import ESZSLConfig
-from mgmrn.data.splits import TuneData, check_images_exist, evaluation_images, load_tune
+from mgmrn.data.splits import TuneData, load_tune
 from mgmrn.errors import UserError
 from pipeline.config.compose import ComposedConfig, resolve_weights
 from pipeline.config.identity import group_hash
 from pipeline.console import say
-from pipeline.driver import Driver, driver_tag, heartbeat
+from pipeline.driver import Driver, driver_tag
 from pipeline.redaction import redact_address
 from pipeline.search.config import SearchFile
 from pipeline.search.outcome import SearchOutcome
 from pipeline.search.space import Space
 from pipeline.search.study import Study, study_errors
 from pipeline.tracking.store import TrackingStore
-from pipeline.train.cluster import check_room_here, ray_session
-from pipeline.train.storage import check_writable, explained, taken
+from pipeline.train.cluster import launch_session
+from pipeline.train.placement import place_trials
 from pipeline.train.tracked import END_SECONDS, Opening, parent_run, send_leftovers
-from pipeline.trials.site import Site, place_trials
 from pipeline.where import Where
 
 _DRIVER, _OUTCOME = "driver", "outcome"
@@ -53,11 +51,9 @@ def run_search(
     Without `trials` the number in the file counts, without `concurrency` as many run at once as the cluster has room for. After
     `budget_hours` no new trial starts.
 
-    Raises:
-        UserError: for a bad space, config or data set, a study that would need `--resume`, a database out of reach;
-            nothing was started.
-        ResourceError: when not even one trial can ever be placed, or the storage is full or read-only.
-        TrackingError: when the tracking store cannot be reached.
+    Raises `UserError` for a bad space, config or data set, a study that would need `--resume`, a database out of reach: nothing was
+    started; `TrackingError` when the tracking store cannot be reached; `ResourceError` when not even one trial can ever be placed, or the
+    storage is full or read-only.
     """
     where = where.absolute()
     config = search.config if trials is None else search.config.model_copy(update={"trials": trials})
@@ -85,11 +81,7 @@ def run_search(
             search.label,
             "add --resume to go on with it, or --force to start again",
         )
-    check_writable(where.storage)
-    check_room_here(where.address, config.workers * (concurrency or 1), where.cpus_per_worker)
-    for split in data.values():
-        check_images_exist(split.train.followed_by(evaluation_images(split)))
-    with explained(where.storage), heartbeat(where.storage), taken([folder]), ray_session(where.address) as hosts:
+    with launch_session(where, config.workers * (concurrency or 1), data.values(), [folder]) as hosts:
         concurrency, placed = place_trials(hosts, where, config.trials, config.workers, concurrency)
         if force:
             study.delete()
@@ -108,12 +100,13 @@ def run_search(
             from pipeline.search.course import run_course
             from pipeline.search.director import Search
             from pipeline.search.warm import warm_cache
+            from pipeline.trials.director import Site
 
             cpus = placed.cpus_per_worker
             slots = min(concurrency * placed.workers, max(host.cpus for host in hosts) // cpus)
             warm_cache(space, bases, where.data_root, max(1, slots) * cpus, placed.gpus_per_worker)
-            site = Site(store, Opening(name, parent.run_id, placed), where.data_root, folder, concurrency)
-            board = Board(search.name, config.trials, config.objective.metric.upper())
+            opening = Opening(store, replace(where, storage=folder), name, parent.run_id, placed)
+            site, board = Site(opening, concurrency), Board(search.name, config.trials, config.objective.metric.upper())
             with study_errors(study_storage):
                 parts = Search(config, space, study, site, data, board)
                 outcome = run_course(parts, bases, search.name, budget_hours, redact_address(where.tracking_uri))
@@ -126,7 +119,6 @@ def run_search(
 
 
 def _wait_for_other_driver(study: Study, name: str) -> None:
-    """Wait while another living driver runs the search."""
     is_told = False
     while (driver := Driver.parse(study.optuna.user_attrs.get(_DRIVER, ""))) and not driver.is_this_process:
         if driver.is_dead or _OUTCOME in study.optuna.user_attrs:

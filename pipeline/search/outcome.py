@@ -1,7 +1,5 @@
 """Outcome of a search: what `--json` prints, and the tables for people."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -19,11 +17,9 @@ class Comparison(BaseModel, frozen=True):
     metric: str
     best: Summary | None
     base: Summary | None
-    """Summary of the base's runs; None where every run failed."""
     difference: PairedDifference | None
     """Difference over the seeds that both have; None without any, or where the best config is the base."""
     is_base: bool
-    """Whether the best config is the base itself."""
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -40,7 +36,6 @@ class SearchOutcome(BaseModel, frozen=True):
     status: Literal["finished", "cached", "failed"]
     study: str
     trials: Mapping[str, int]
-    """State → number of trials."""
     best: Mapping[str, Any] | None
     """Number, values and point of the best trial, whose score is optimistic as the largest of many."""
     comparisons: tuple[Comparison, ...]
@@ -50,7 +45,6 @@ class SearchOutcome(BaseModel, frozen=True):
     parent_run_id: str | None
     tracking_uri: str
     is_tracked: bool = Field(default=True, exclude=True)
-    """Whether the tracking store holds all runs."""
 
 
 def show_outcome(outcome: SearchOutcome, console: Console) -> None:

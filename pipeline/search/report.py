@@ -1,25 +1,21 @@
 """Report of a study: a table of its trials, importances, and a page of Optuna's plots that opens without a network."""
 
-from __future__ import annotations
-
 import json
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 import pandas as pd
 from markupsafe import Markup
 from optuna.trial import TrialState
+from plotly.graph_objects import Figure
 
 from pipeline.analysis.page.templates import page_template
 from pipeline.config.yaml_tree import yaml_value
 from pipeline.search.study import Record
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
 
 
 def write_study(
@@ -75,7 +71,7 @@ def _write_trials(path: Path, records: Sequence[Record], targets: Sequence[str])
 
 
 def _page(study: optuna.Study, title: str, targets: Sequence[str]) -> str:
-    shown = {}
+    shown: dict[str, str] = {}
     library: bool = True  # Plotly's script stands before the first plot, so that the page opens without a network.
     for heading, draw in _plots(targets).items():
         try:
@@ -89,7 +85,6 @@ def _page(study: optuna.Study, title: str, targets: Sequence[str]) -> str:
 
 
 def _plots(targets: Sequence[str]) -> dict[str, Callable[[optuna.Study], Figure]]:
-    """Heading → function that draws the plot."""
     draw = optuna.visualization
     of_score: dict[str, Any] = {"target": _score, "target_name": targets[0]}
     plots: dict[str, Callable[[optuna.Study], Figure]] = {

@@ -23,9 +23,8 @@ Point = Mapping[str, Any]
 class Space:
     """Parameters of a search, each after the parameters that its conditions name.
 
-    Raises:
-        UserError: with all errors at once: conditions on parameters that are not searched or that can never hold, unknown
-            paths, values outside the schema.
+    Raises a `UserError` with all errors at once: conditions on parameters that are not searched or that can never hold, unknown paths,
+    values outside the schema.
     """
 
     def __init__(self, search: SearchFile) -> None:
@@ -38,7 +37,6 @@ class Space:
             raise all_at_once(problems, search.label)
 
     def draw(self, trial: BaseTrial) -> dict[str, Any]:
-        """Draw a point with the sampler of a trial."""
         point: dict[str, Any] = {}
         for path in self.order:
             if self._holds(path, point):
@@ -67,7 +65,6 @@ class Space:
         return load_experiment(self._search.config.base, overrides, benchmark=benchmark, origins=origins)
 
     def choices(self, path: str) -> tuple[Any, ...]:
-        """Values of a choice; empty for a range and for a path that is not searched."""
         return _choices(self._parameters[path]) if path in self._parameters else ()
 
     def _holds(self, path: str, point: Point) -> bool:
@@ -166,7 +163,6 @@ def _meets(value: Any, condition: tuple[Any, ...] | Has) -> bool:
 
 
 def _choices(parameter: SearchedParameter) -> tuple[Any, ...]:
-    """Values of a choice; empty for a range."""
     return parameter.choices if isinstance(parameter, Categorical | Subsets) else ()
 
 

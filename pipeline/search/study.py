@@ -4,8 +4,6 @@ A driver that resumes a search reads there which trials have ended and which wer
 fields do not hold.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import warnings
@@ -28,7 +26,6 @@ Ending = Literal["finished", "stopped", "failed"]
 State = Literal["running", "repeated"] | Ending
 
 CONNECT_SECONDS = 10
-"""Seconds that a database server may take to answer."""
 
 _POINT, _SCORES, _REASON, _TWIN = "point", "scores", "reason", "repeats"
 """Attributes of a trial in the study."""
@@ -47,13 +44,11 @@ class Record:
     number: int
     state: State
     point: Mapping[str, Any]
-    """Values of the space, by dotted path."""
     values: tuple[float, ...]
     """Objectives of a finished trial: the score, and the cost where there is one."""
     scores: Mapping[int, tuple[float, ...]]
     """Step → score on each run begun so far."""
     reason: str
-    """Reason of a failure."""
 
 
 @contextmanager
@@ -96,23 +91,19 @@ class Study:
 
     @property
     def size(self) -> int:
-        """Number of trials, without repeated ones."""
         return sum(record.state != "repeated" for record in self.records())
 
     @_quiet()
     def delete(self) -> None:
-        """Remove the study from its database."""
         optuna.delete_study(study_name=self._name, storage=self._storage)
 
     @_quiet()
     def begin_with(self, values: Mapping[str, Any]) -> None:
-        """Enqueue values of the first trial, unless the study has trials; parameters without a value are drawn."""
         if not self.optuna.get_trials(deepcopy=False):
             self.optuna.enqueue_trial(dict(values))
 
     @_quiet()
     def propose(self) -> Record:
-        """Start a trial with the values that the sampler proposes."""
         trial = self.optuna.ask()
         point = self._space.draw(trial)
         trial.set_user_attr(_POINT, point)

@@ -1,10 +1,10 @@
 """Feature caches of a search: maps of every level that the space contains, computed in one pass before the trials."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
+
+import ray
 
 from mgmrn.config import LEVELS, ExperimentConfig, Level, MgMRNConfig
 from mgmrn.errors import ResourceError, UserError
@@ -20,8 +20,6 @@ def warm_cache(space: Space, bases: Mapping[str | None, ComposedConfig], data_ro
     Without it, the first trial with a further level would decode all pictures again. Hosts that share no file system with that one
     compute their own maps when their first trial starts. A base that caches no features is left out.
     """
-    import ray
-
     for base in bases.values():
         config = resolve_weights(base.config, data_root)
         if not config.cache_features:

@@ -1,15 +1,15 @@
 """Files that a finished run carries: evaluation tables and plots, the resolved config, the environment. U: classes."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Int
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from mgmrn.metrics import SeenMask, calibrated_predictions, per_class_accuracy, seen_unseen_curve
 from mgmrn.protocol import Evaluation
@@ -17,35 +17,24 @@ from pipeline.config.compose import ComposedConfig, show
 from pipeline.redaction import redact
 from pipeline.tracking.environment import GitState
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 LARGEST_PLOTTED_CONFUSION = 60
-"""Largest number of classes for which the confusion is plotted."""
 LARGEST_PLAIN_TABLE = 5000
 """Largest number of rows of an uncompressed table of predictions."""
 
 
-@dataclass(frozen=True)
-class EvaluationNames:
-    """Names behind the indices of an evaluation."""
+def write_evaluation(folder: Path, evaluation: Evaluation, names: Sequence[str], images: Mapping[int, str]) -> None:
+    """Write `eval/`: curve, accuracy by class, confusion, and the prediction of each image at the evaluation's γ.
 
-    classes: Sequence[str]
-    """The U classes in the order of the scores."""
-    images: Mapping[int, str]
-    """Image file by id."""
-
-
-def write_evaluation(folder: Path, evaluation: Evaluation, names: EvaluationNames) -> None:
-    """Write `eval/`: curve, accuracy by class, confusion, and the prediction of each image at the evaluation's γ."""
+    `names` are those of the U classes in the order of the scores, `images` the image files by id.
+    """
     target = folder / "eval"
     target.mkdir(parents=True, exist_ok=True)
-    gamma, seen, count = evaluation.result.gamma, evaluation.seen_classes, len(names.classes)
+    gamma, seen, count = evaluation.result.gamma, evaluation.seen_classes, len(names)
     ids = np.concatenate([evaluation.seen_ids, evaluation.unseen_ids])
     scores = np.concatenate([evaluation.seen_scores, evaluation.unseen_scores])
     labels = np.concatenate([evaluation.seen_labels, evaluation.unseen_labels])
     predictions = calibrated_predictions(scores, seen, gamma)
-    classes, groups = np.asarray(names.classes), np.where(seen, "seen", "unseen")
+    classes, groups = np.asarray(names), np.where(seen, "seen", "unseen")
     per_class = {
         "class": classes,
         "group": groups,
@@ -55,14 +44,14 @@ def write_evaluation(folder: Path, evaluation: Evaluation, names: EvaluationName
     _write_table(target / "per_class.csv", per_class)
     # A row for each true class, a column for each predicted one.
     confusion = np.bincount(labels * count + predictions, minlength=count * count).reshape(count, count)
-    _write_table(target / "confusion.csv", {"class": classes, **dict(zip(names.classes, confusion.T, strict=True))})
+    _write_table(target / "confusion.csv", {"class": classes, **dict(zip(names, confusion.T, strict=True))})
     if count <= LARGEST_PLOTTED_CONFUSION:
         _plot_confusion(target / "confusion.png", confusion, names, seen)
     # The margin is the calibrated score of the prediction less that of the next best class.
     two_best = np.partition(scores - gamma * seen, -2, axis=1)[:, -2:]
     per_image = {
         "id": ids,
-        "image": [names.images[image] for image in ids],
+        "image": [images[image] for image in ids],
         "label": classes[labels],
         "prediction": classes[predictions],
         "group": groups[labels],
@@ -112,13 +101,13 @@ def _write_curve(target: Path, evaluation: Evaluation) -> None:
     figure.savefig(target / "curve.png", dpi=120)
 
 
-def _plot_confusion(path: Path, confusion: Int[np.ndarray, "U U"], names: EvaluationNames, seen: SeenMask) -> None:
+def _plot_confusion(path: Path, confusion: Int[np.ndarray, "U U"], names: Sequence[str], seen: SeenMask) -> None:
     side = 3 + 0.18 * len(confusion)
     figure = _figure(side, side)
     axes = figure.add_subplot()
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     figure.colorbar(axes.imshow(shares, vmin=0, vmax=1, cmap="Blues"), ax=axes, shrink=0.7)
-    ticks = [name if is_seen else f"{name} *" for name, is_seen in zip(names.classes, seen, strict=True)]
+    ticks = [name if is_seen else f"{name} *" for name, is_seen in zip(names, seen, strict=True)]
     axes.set_xticks(range(len(ticks)), ticks, rotation=90, fontsize=6)
     axes.set_yticks(range(len(ticks)), ticks, fontsize=6)
     axes.set(xlabel="predicted", ylabel="true")
@@ -127,17 +116,11 @@ def _plot_confusion(path: Path, confusion: Int[np.ndarray, "U U"], names: Evalua
 
 
 def _write_table(path: Path, columns: Mapping[str, Any]) -> None:
-    """Write a CSV file, compressed if its name ends in `.gz`."""
-    import pandas as pd
-
     pd.DataFrame(columns).to_csv(path, index=False, lineterminator="\n", na_rep="nan")
 
 
 def _figure(width: float, height: float) -> Figure:
     """A figure that needs no display and no global state."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure

@@ -29,15 +29,12 @@ class GitState:
     """Commit of the code, and the changes since."""
 
     sha: str
-    """`none` outside a checkout, or before the first commit."""
     dirty: bool
     diff: str
-    """Difference to the commit; empty if clean."""
     untracked: tuple[str, ...]
 
     @property
     def changed_files(self) -> int:
-        """Number of files that differ from the commit."""
         return sum(line.startswith("diff --git ") for line in self.diff.splitlines()) + len(self.untracked)
 
     def to_label(self) -> str:
@@ -46,12 +43,10 @@ class GitState:
 
     @classmethod
     def from_label(cls, text: str) -> GitState:
-        """Parse what `to_label` wrote."""
         values = json.loads(zlib.decompress(base64.b64decode(text)))
         return cls(**{**values, "untracked": tuple(values["untracked"])})
 
     def tags(self) -> dict[str, str]:
-        """Tags of a run."""
         return {"mgmrn.code_sha": self.sha, "mgmrn.code_dirty": str(self.dirty).lower()}
 
 

@@ -3,8 +3,6 @@
 MLflow runs this file when it loads the model, beside a copy of `mgmrn`; the model needs nothing else of this project.
 """
 
-from __future__ import annotations
-
 import base64
 import math
 from collections.abc import Iterator, Mapping
@@ -25,7 +23,6 @@ from mgmrn.errors import UserError
 from mgmrn.prediction import BATCH, Answer, answer, score, with_classes
 
 ATTRIBUTES = 3
-"""Number of attributes of an answer."""
 
 
 class ImageClassifier(PythonModel):
@@ -41,7 +38,6 @@ class ImageClassifier(PythonModel):
     """
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Read the exported model."""
         self._model = load_model(Path(context.artifacts["model"]))
 
     def predict(

@@ -3,8 +3,6 @@
 A logged model holds a file written by `mgmrn.checkpoint.export_model`; only that file is read here, never a pickle.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +24,6 @@ class Version:
     name: str
     number: str
     run_id: str
-    """Run that trained the model."""
     aliases: tuple[str, ...] = ()
 
 

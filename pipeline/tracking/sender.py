@@ -28,21 +28,15 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 GATHER_SECONDS = 10.0
 """Least seconds between two requests with epochs, since the cost of a request hardly depends on its size."""
 MOST_EPOCHS = 40
-"""Most epochs in one request."""
 
 
 class Sender:
-    """Sends a spool to one run, in its own thread from `start` to `drain`.
+    """Sends a spool, which may grow meanwhile, to one run, in its own thread from `start` to `drain`.
 
-    Args:
-        spool: the spool, which may grow meanwhile.
-        run_id: run of the spool; an empty text creates it from the spool's first line, None uses the id noted beside the spool.
-            A spool that was sent to another run before is sent again as a whole.
-        store: the tracking store.
-        on_epoch: called at once with step and numbers of every epoch that is appended after the start.
-        on_problem: called with the reason of the first failure after the start and after each success.
-        lost: id of the spool's former run that the store has lost, so that it is created again.
-        parents: new ids of launches that were created again, by their former ids.
+    An empty `run_id` creates the run from the spool's first line, and None uses the id noted beside the spool; a spool that was sent to
+    another run before is sent again as a whole. `on_epoch` is called at once with step and numbers of every epoch that is appended after
+    the start, `on_problem` with the reason of the first failure after the start and after each success. `lost` is the id of the former run
+    where the store has lost it, so that it is created again, and `parents` holds new ids of such launches by their former ids.
     """
 
     def __init__(
@@ -229,15 +223,8 @@ def replay_leftovers(storage: Path, store: TrackingStore, timeout: float) -> dic
     """Send the rest of all spools in a folder of run folders, except those that a living driver sends.
 
     A run that the store has lost, because its database was deleted, emptied or restored from a copy, is created again from its
-    spool. Runs that a user has deleted and runs of other stores are left out.
-
-    Args:
-        storage: the folder of run folders.
-        store: the tracking store.
-        timeout: seconds to wait for an unreachable store; after the first failure no other spool is tried.
-
-    Returns:
-        Reasons for spools that could not be sent, by the name of the run folder.
+    spool. Runs that a user has deleted and runs of other stores are left out. An unreachable store is waited for `timeout` seconds; after
+    the first failure no other spool is tried. Returns reasons for spools that could not be sent, by the name of the run folder.
     """
     problems: dict[str, str] = {}
     replaced: dict[str, str] = {}

@@ -10,12 +10,11 @@ import contextlib
 import json
 import re
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from mgmrn.errors import UserError
 from pipeline.databases import database_address, sqlite_file
@@ -23,7 +22,7 @@ from pipeline.driver import driver_is_dead, driver_tag
 from pipeline.errors import TrackingError
 from pipeline.job_environment import job_tags
 from pipeline.redaction import redact
-from pipeline.spool import PARENT_TAG, DatasetInput, EndStatus, Epoch, NewRun, RunState, StoreIdentity
+from pipeline.spool import PARENT_TAG, EndStatus, Epoch, NewRun, RunState, StoreIdentity
 from pipeline.tracking.connection import open_client, translated
 from pipeline.tracking.environment import REPOSITORY
 
@@ -32,20 +31,15 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
-ATTRIBUTE_LIMIT, METRIC_LIMIT = 100, 1000
-"""Most params or tags, and most metrics, in one request."""
 DRIVER_TAG = "mgmrn.driver"
 TRAIN = "mgmrn/train"
-"""Experiment of the runs that `train` makes."""
 MODEL_TAG, BEGUN_TAG = "mgmrn.model_uri", "mgmrn.model_id"
 """Tags of a run with its logged model, and with one that may be incomplete."""
 REQUIREMENTS = ("torch", "torchvision", "numpy", "scipy", "pydantic", "jaxtyping", "pillow", "pandas", "mlflow")
-"""Packages that a logged model needs."""
 _RUN_NAME = re.compile(r"[\w.+\-() ]+")
 
 Histories = Mapping[str, Mapping[int, float]]
 """Metric → step → value."""
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -58,7 +52,6 @@ class TrackedRun:
     """RUNNING, SCHEDULED, FINISHED, FAILED or KILLED."""
     tags: Mapping[str, str]
     metrics: Mapping[str, float]
-    """Last value of each metric."""
     experiment_id: str = ""
     seconds: float | None = None
     """Wall-clock seconds from start to end; None for a run that has not ended, or where two clocks contradict each other."""
@@ -77,12 +70,10 @@ class TrackedRun:
 
     @property
     def is_abandoned(self) -> bool:
-        """Whether the run's driver is dead."""
         return driver_is_dead(self.tags.get(DRIVER_TAG, ""))
 
     @property
     def parent_run_id(self) -> str | None:
-        """Id of the launch that created the run."""
         return self.tags.get(PARENT_TAG)
 
     def check_finished_training(self) -> None:
@@ -179,7 +170,6 @@ class TrackingStore:
         return "active" if run.info.lifecycle_stage == "active" else "deleted"
 
     def logged_steps(self, run_id: str, key: str) -> set[int]:
-        """Steps at which a run has a value of a metric."""
         with translated(self.uri):
             return {metric.step for metric in self.client.get_metric_history(run_id, key)}
 
@@ -199,27 +189,27 @@ class TrackingStore:
             return Path(self.client.download_artifacts(run_id, path, folder)).read_text(encoding="utf-8")
 
     def create_parent(self, name: str, tags: Mapping[str, str]) -> str:
-        """Create the run of one launch; returns its id."""
-        return self._create(name, {**tags, DRIVER_TAG: driver_tag()})
-
-    def create_link(self, parent_run_id: str, name: str, tags: Mapping[str, str]) -> str:
-        """Create a run that stands for another launch's run below this parent; returns its id."""
-        return self.create_parent(name, {**tags, PARENT_TAG: parent_run_id})
+        """Create a run that this process drives; returns its id."""
+        return self.create_run(NewRun(name, {**tags, DRIVER_TAG: driver_tag()}))
 
     def create_run(self, new: NewRun) -> str:
         """Create a run without its params and data set; returns its id."""
-        return self._create(new.name, new.tags, new.time_ms)
+        with translated(self.uri):
+            run = self.client.create_run(self.experiment_id, new.time_ms, tags=dict(new.tags), run_name=new.name)
+        return str(run.info.run_id)
 
     def describe_run(self, run_id: str, new: NewRun) -> None:
         """Log a run's params and data set; repeating it changes nothing."""
-        from mlflow.entities import Param
+        from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
-        params = (Param(path, value) for path, value in new.params.items())
+        params = [Param(path, value) for path, value in new.params.items()]
         with translated(self.uri):
-            for part in _batched(params, ATTRIBUTE_LIMIT):
-                self.client.log_batch(run_id, params=part)
-        if new.dataset is not None:
-            self._log_dataset(run_id, new.dataset)
+            self.client.log_batch(run_id, params=params)
+            if (data := new.dataset) is not None:
+                source, profile = json.dumps({"layout": "xlsa17"}), json.dumps(dict(data.counts))
+                entity = Dataset(data.name, data.digest[:36], "xlsa17", source, profile=profile)
+                tags = [InputTag("mlflow.data.context", data.split)]
+                self.client.log_inputs(run_id, datasets=[DatasetInput(entity, tags)])
 
     def resume(self, run: TrackedRun, parent_run_id: str) -> None:
         """Continue a run under this driver and another launch: RUNNING again, one attempt more."""
@@ -228,7 +218,6 @@ class TrackingStore:
         self.reopen(run)
 
     def reopen(self, run: TrackedRun) -> None:
-        """Make this process the driver of a run that another driver left."""
         self.set_tags(run.run_id, {DRIVER_TAG: driver_tag(), **job_tags()})
         with translated(self.uri):
             self.client.update_run(run.run_id, status="RUNNING")
@@ -248,12 +237,10 @@ class TrackingStore:
         return closed
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Set tags; repeating it changes nothing."""
         from mlflow.entities import RunTag
 
         with translated(self.uri):
-            for part in _batched((RunTag(key, value) for key, value in tags.items()), ATTRIBUTE_LIMIT):
-                self.client.log_batch(run_id, tags=part)
+            self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
     def log_metrics(self, run_id: str, step: int, metrics: Mapping[str, float], timestamp_ms: int) -> None:
         """Add one value to each of some metrics; repeating it adds them twice."""
@@ -264,10 +251,9 @@ class TrackingStore:
         from mlflow.entities import Metric
 
         values = ((epoch, key, value) for epoch in epochs for key, value in epoch.metrics.items())
-        entities = (Metric(key, value, epoch.timestamp_ms, epoch.step) for epoch, key, value in values)
+        metrics = [Metric(key, value, epoch.timestamp_ms, epoch.step) for epoch, key, value in values]
         with translated(self.uri):
-            for part in _batched(entities, METRIC_LIMIT):
-                self.client.log_batch(run_id, metrics=part)
+            self.client.log_batch(run_id, metrics=metrics)
 
     def log_artifacts(self, run_id: str, folder: Path) -> None:
         """Upload the content of a folder; repeating it changes nothing."""
@@ -275,7 +261,6 @@ class TrackingStore:
             self.client.log_artifacts(run_id, str(folder))
 
     def log_file(self, run_id: str, path: Path, folder: str) -> None:
-        """Upload one file into a folder of the run's artifacts."""
         with translated(self.uri):
             self.client.log_artifact(run_id, str(path), folder)
 
@@ -318,21 +303,6 @@ class TrackingStore:
             )
             self.client.set_tag(run_id, MODEL_TAG, info.model_uri)
 
-    def _log_dataset(self, run_id: str, dataset: DatasetInput) -> None:
-        from mlflow.entities import Dataset, InputTag
-        from mlflow.entities import DatasetInput as MlflowInput
-
-        profile = json.dumps(dict(dataset.counts))
-        entity = Dataset(dataset.name, dataset.digest[:36], "xlsa17", json.dumps({"layout": "xlsa17"}), profile=profile)
-        tags = [InputTag("mlflow.data.context", dataset.split)]
-        with translated(self.uri):
-            self.client.log_inputs(run_id, datasets=[MlflowInput(entity, tags)])
-
-    def _create(self, name: str, tags: Mapping[str, str], time_ms: int | None = None) -> str:
-        with translated(self.uri):
-            run = self.client.create_run(self.experiment_id, start_time=time_ms, tags=dict(tags), run_name=name)
-        return str(run.info.run_id)
-
     def _of_config(self, config_hash: str, split: str) -> Iterator[TrackedRun]:
         wanted = f"tags.`mgmrn.config_hash` = '{config_hash}' and tags.`mgmrn.split` = '{split}'"
         return self._search(wanted, [self.experiment_id])
@@ -346,12 +316,6 @@ class TrackingStore:
             yield from map(_tracked, page)
             if not (token := page.token):
                 return
-
-
-def _batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    iterator = iter(items)
-    while part := list(islice(iterator, size)):
-        yield part
 
 
 def _tracked(run: Run) -> TrackedRun:

@@ -1,7 +1,5 @@
 """Cell of an experiment: one seed on one split with a given calibration, and the names, hashes and tags of its run."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -20,6 +18,26 @@ from pipeline.tracking.store import run_name
 from pipeline.train.placement import Placement, Workers
 from pipeline.train.spec import Calibration, RunSpec, Split
 
+Status = Literal["finished", "cached", "failed", "stopped"]
+"""State of a run, or of a whole launch, when a command ends."""
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """Outcome of one run, as `--json` prints it."""
+
+    run_id: str
+    name: str
+    benchmark: str
+    variant: str
+    split: Split
+    seed: int
+    config_hash: str
+    status: Status
+    gamma: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """`test/…`, `val/…`, `perf/…`; accuracies are fractions."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -35,7 +53,6 @@ class Cell:
 
     @property
     def config(self) -> ExperimentConfig:
-        """Config of the run, seed included."""
         return self.composed.config
 
     @property
@@ -44,8 +61,12 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Name of the run in the tracking store."""
         return run_name(self.benchmark, self.variant, self.config.seed, self.config_hash)
+
+    @property
+    def label(self) -> str:
+        """Name and split, for lines about the run."""
+        return f"{self.name} {self.split}"
 
     @property
     def calibration_tag(self) -> str:
@@ -54,7 +75,6 @@ class Cell:
 
     @property
     def identity(self) -> str:
-        """Hash of config, split and calibration."""
         text = f"{self.config_hash} {self.split} {self.calibration_tag}"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -70,17 +90,20 @@ class Cell:
 
     @property
     def dataset(self) -> DatasetInput:
-        """Data set in the form in which the tracking store records it."""
         # Counts of the whole data set: MLflow keeps one profile for a name and digest, whichever split comes first.
         counts = dict(zip(("images", "classes"), self.data.listed, strict=True))
         return DatasetInput(self.data.benchmark, self.data.digest, self.data.split, counts)
 
+    def summary(
+        self, run_id: str, status: Status, gamma: float | None = None, metrics: Mapping[str, float] | None = None
+    ) -> RunSummary:
+        named = self.name, self.benchmark, self.variant, self.split, self.config.seed, self.config_hash
+        return RunSummary(run_id, *named, status, gamma, metrics or {})
+
     def folder(self, storage: Path) -> Path:
-        """Folder of the run below a storage folder."""
         return storage / f"{self.name}.{self.split}"
 
     def spec(self, data_root: Path, storage: Path, cpus_per_worker: int) -> RunSpec:
-        """Specification for the workers."""
         return RunSpec(
             identity=self.identity,
             config=self.config,
@@ -118,36 +141,6 @@ class Cell:
             **job_tags(),
             **git_state().tags(),
         }
-
-
-@dataclass(frozen=True)
-class RunSummary:
-    """Outcome of one run, as `--json` prints it."""
-
-    run_id: str
-    name: str
-    benchmark: str
-    variant: str
-    split: Split
-    seed: int
-    config_hash: str
-    status: Literal["finished", "cached", "failed", "stopped"]
-    gamma: float | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    """`test/…`, `val/…`, `perf/…`; accuracies are fractions."""
-
-
-def summarise(
-    cell: Cell,
-    run_id: str,
-    status: Literal["finished", "cached", "failed", "stopped"],
-    gamma: float | None,
-    metrics: Mapping[str, float],
-) -> RunSummary:
-    """Outcome of a run of a cell."""
-    seed, config_hash = cell.config.seed, cell.config_hash
-    named = cell.name, cell.benchmark, cell.variant, cell.split
-    return RunSummary(run_id, *named, seed, config_hash, status, gamma, metrics)
 
 
 def make_cell(

@@ -4,8 +4,6 @@ Ray Train is told of epochs alone. Its own list of checkpoints is rewritten in p
 gone, could not be continued; see docs/adr/0008.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import secrets

@@ -1,21 +1,23 @@
 """Connection to a Ray cluster, or an instance of Ray of this process."""
 
-from __future__ import annotations
-
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 
+from mgmrn.data.splits import SplitData, check_images_exist, evaluation_images
 from mgmrn.errors import ResourceError
+from pipeline.driver import heartbeat
 from pipeline.interruption import kept_handlers
 from pipeline.job_environment import in_job, job_settings
 from pipeline.ports import LOOPBACK, free_port
 from pipeline.redaction import redact_address
 from pipeline.train import ray_start
 from pipeline.train.placement import Host, available_cpus
+from pipeline.train.storage import check_writable, explained, taken
+from pipeline.where import Where
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -52,7 +54,7 @@ _DRIVERS_ALONE = (
     "PGPASSFILE",
     "PGPASSWORD",
 )
-"""Variables that lead into servers, or hold passwords; only the driver talks to those."""
+"""Variables that lead into servers, or hold passwords: only the driver talks to those, and processes of the instance inherit none."""
 
 
 @contextmanager
@@ -92,6 +94,23 @@ def ray_session(address: str | None) -> Iterator[tuple[Host, ...]]:
                 os.environ.pop("RAY_ADDRESS", None)
 
 
+@contextmanager
+def launch_session(
+    where: Where, workers: int, data: Iterable[SplitData], folders: Iterable[Path] = ()
+) -> Iterator[tuple[Host, ...]]:
+    """`ray_session` for a launch of runs, whose folders are held, and whose driver is seen by other hosts, to the end of the context.
+
+    Before it starts anything: raises `UserError` where pictures of the splits are missing, and `ResourceError` where the storage cannot be
+    written to, this machine has no room for the workers, or a living driver works in one of the folders.
+    """
+    check_writable(where.storage)
+    check_room_here(where.address, workers, where.cpus_per_worker)
+    for split in data:
+        check_images_exist(split.train.followed_by(evaluation_images(split)))
+    with explained(where.storage), heartbeat(where.storage), taken(folders), ray_session(where.address) as hosts:
+        yield hosts
+
+
 def _connect(address: str) -> None:
     import ray
 
@@ -116,7 +135,7 @@ def _start_here() -> None:
         port = free_port()
         os.environ["RAY_GCS_SERVER_PORT"], os.environ["RAY_ADDRESS"] = str(port), f"{LOOPBACK}:{port}"
         try:
-            with _without_credentials():
+            with ray_start.without_variables(_DRIVERS_ALONE):
                 ray.init(
                     address=LOCAL,
                     num_cpus=available_cpus(),
@@ -148,16 +167,6 @@ def _start_here() -> None:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
-
-
-@contextmanager
-def _without_credentials() -> Iterator[None]:
-    """Takes `_DRIVERS_ALONE` out of the environment that the processes of the instance inherit."""
-    kept = {name: os.environ.pop(name) for name in _DRIVERS_ALONE if name in os.environ}
-    try:
-        yield
-    finally:
-        os.environ.update(kept)
 
 
 def _hosts() -> tuple[Host, ...]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray.train
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
@@ -35,6 +36,8 @@ from pipeline.train.ray_start import await_ranks
 from pipeline.train.spec import EVALUATION_FILE, Calibration, RunSpec
 from pipeline.train.storage import StorageError, check_writable, explained
 
+T = TypeVar("T")
+
 RETRIES = 3
 """Restarts after lost workers; failures that a retry cannot mend end at the first."""
 
@@ -42,7 +45,6 @@ COUNT_SECONDS = 21.0
 """Ray counts what the hosts have every 20 seconds. Before that, an elastic run that lost a host would ask for it again, and wait a minute."""
 
 GROWTH_SECONDS = 10.0
-"""Interval at which an elastic run looks for room to grow."""
 
 GROUP_POLL_SECONDS = 0.25
 
@@ -59,16 +61,13 @@ class Fitted:
     epoch: int
     evaluation: Evaluation
     metrics: dict[str, float]
-    """Rank 0's report of that epoch."""
 
     @classmethod
     def from_checkpoint(cls, folder: Path, metrics: Mapping[str, float]) -> Fitted:
-        """Reads the checkpoint that counts."""
         return cls(folder, int(metrics["epoch"]), load_evaluation(folder / EVALUATION_FILE), dict(metrics))
 
     @property
     def reported(self) -> dict[str, float]:
-        """Figures that stand for the run."""
         return {key: float(value) for key, value in self.metrics.items() if key.startswith(("val/", "test/", "perf/"))}
 
     @property
@@ -186,26 +185,30 @@ def _run_interruptibly(fit: Callable[[], object], spec: RunSpec) -> None:
     A signal then interrupts the calling thread, which disconnects from Ray: that ends controller and ranks before the run is closed.
     Where no rank begins in time, the thread is left behind.
     """
-    errors: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            fit()
-        except BaseException as error:  # Raised again in the calling thread.
-            errors.append(error)
-
-    thread = threading.Thread(target=work, name="ray-train", daemon=True)
-    thread.start()
+    ended = in_thread(fit, "ray-train")
     try:
-        await_ranks(thread, spec.placement_file, note_taker(spec.notes_file))
-        thread.join()
+        await_ranks(ended, spec.placement_file, note_taker(spec.notes_file))
+        wait([ended])
     except ResourceError:
         raise
     except BaseException:
         ray.shutdown()
         raise
-    if errors:
-        raise errors[0]
+    ended.result()
+
+
+def in_thread(work: Callable[[], T], name: str) -> Future[T]:
+    """Starts a function in a daemon thread, which does not hold up the end of the process; errors are raised by the future."""
+    ended: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            ended.set_result(work())
+        except BaseException as error:
+            ended.set_exception(error)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return ended
 
 
 def _counting_checkpoint(spec: RunSpec) -> Fitted | Failure:

@@ -4,33 +4,29 @@ Without a split each seed runs the whole honest protocol: `tune` fixes the numbe
 once.
 """
 
-from __future__ import annotations
-
 import hashlib
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from mgmrn.data.splits import SplitData, check_images_exist, evaluation_images, final_data, tune_data
+from mgmrn.data.splits import SplitData, final_data, tune_data
 from mgmrn.data.xlsa17 import load_benchmark
 from mgmrn.errors import ResourceError, UserError
 from pipeline.config.compose import ComposedConfig, resolve_weights
 from pipeline.console import say
-from pipeline.driver import heartbeat
 from pipeline.interruption import Interruption
 from pipeline.redaction import redact_address
 from pipeline.spool import Spool
 from pipeline.tracking.store import TrackingStore
 from pipeline.train import tracked
-from pipeline.train.cell import Cell, RunSummary, make_cell
-from pipeline.train.cluster import check_room_here, ray_session
+from pipeline.train.cell import Cell, RunSummary, Status, make_cell
+from pipeline.train.cluster import launch_session
 from pipeline.train.messages import Failure
 from pipeline.train.placement import Placement, Workers, place_elastic
-from pipeline.train.spec import Calibration, RunSpec, Split
-from pipeline.train.storage import check_writable, explained, taken
+from pipeline.train.spec import Calibration, Split
 from pipeline.where import Where
 
 
@@ -46,22 +42,19 @@ class TrainRequest:
     workers: Workers
     where: Where
     force: bool = False
-    """Runs again what is finished."""
 
 
 @dataclass(frozen=True)
 class Outcome:
     """Outcome of a launch."""
 
-    status: Literal["finished", "cached", "failed", "stopped"]
+    status: Status
     runs: tuple[RunSummary, ...]
     parent_run_id: str | None
     tracking_uri: str
     is_tracked: bool = True
-    """Whether the tracking store has all of it."""
 
     def to_json(self) -> dict[str, Any]:
-        """Serialise to the object that `--json` prints."""
         return {key: value for key, value in asdict(self).items() if key != "is_tracked"}
 
 
@@ -87,7 +80,6 @@ class Launch:
         return make_cell(composed, seed, self.data[split], calibration, variant)
 
     def folders(self) -> list[Path]:
-        """Folders of all runs."""
         storage, seeds = self.request.where.storage, self.request.seeds
         return [self.cell(seed, split, None).folder(storage) for seed in seeds for split in self.splits]
 
@@ -115,11 +107,8 @@ def run_experiment(request: TrainRequest) -> Outcome:
         launch.store.close_dead_runs()
         return Outcome("cached", known, None, redact_address(where.tracking_uri))
     request.workers.check_shares(composed.config)
-    check_writable(storage)
-    check_room_here(where.address, request.workers.least, where.cpus_per_worker)
-    for split in launch.splits:
-        check_images_exist(launch.data[split].train.followed_by(evaluation_images(launch.data[split])))
-    with explained(storage), heartbeat(storage), taken(launch.folders()), ray_session(where.address) as hosts:
+    data = [launch.data[split] for split in launch.splits]
+    with launch_session(where, request.workers.least, data, launch.folders()) as hosts:
         placement = place_elastic(hosts, request.workers, where.cpus_per_worker, where.gpus_per_worker)
         with tracked.parent_run(launch.store, storage, *_parent(launch), restart=request.force) as parent:
             summaries = tuple(_run_seeds(launch, parent, placement))
@@ -162,7 +151,8 @@ def _all_finished(launch: Launch) -> tuple[RunSummary, ...] | None:
 def _run_seeds(launch: Launch, parent: tracked.ParentRun, placement: Placement) -> Iterator[RunSummary]:
     """Runs `tune`, then `final` with the calibration of `tune`, for each seed; a failure ends the seed."""
     request = launch.request
-    opening = tracked.Opening(request.experiment, parent.run_id, placement, restart=request.force)
+    study, run_id = request.experiment, parent.run_id
+    opening = tracked.Opening(launch.store, request.where, study, run_id, placement, restart=request.force)
     for seed in request.seeds:
         calibration: Calibration | None = None
         for split in launch.splits:
@@ -175,8 +165,7 @@ def _run_seeds(launch: Launch, parent: tracked.ParentRun, placement: Placement) 
             if known:
                 summary, decided = tracked.cached_summary(cell, known), tracked.recorded_calibration(known)
             else:
-                spec = cell.spec(request.where.data_root, request.where.storage, placement.cpus_per_worker)
-                summary, decided = run_cell(launch.store, cell, spec, opening)
+                summary, decided = run_cell(cell, opening)
             yield summary
             if summary.status == "failed":
                 break
@@ -184,24 +173,22 @@ def _run_seeds(launch: Launch, parent: tracked.ParentRun, placement: Placement) 
                 calibration = decided
 
 
-def run_cell(
-    store: TrackingStore, cell: Cell, spec: RunSpec, opening: tracked.Opening
-) -> tuple[RunSummary, Calibration | None]:
+def run_cell(cell: Cell, opening: tracked.Opening) -> tuple[RunSummary, Calibration | None]:
     """Runs one cell: its run is found or created, trained, recorded and ended. Returns its outcome, and the calibration for `final`.
 
     Raises `UserError` or `ResourceError` when a worker met a mistake of the user's, or a machine that is too small.
     """
     from pipeline.train.fit import fit
 
-    tracker = tracked.open_run(store, cell, spec, opening, tracked.epoch_lines(f"{cell.name} {cell.split}"))
+    tracker = tracked.open_run(cell, opening, tracked.epoch_lines(cell.label))
     try:
-        ended = fit(spec, opening.placement)
+        ended = fit(tracker.spec, opening.placement)
         if not isinstance(ended, Failure):
             return tracker.finished(ended), ended.calibration
         summary = tracker.failed(ended)
         if ended.mistake:
             raise ended.mistake
-        say(f"error: {cell.name} {cell.split}: {ended.message}" + (f" ({ended.hint})" if ended.hint else ""))
+        say(ended.about(cell.label))
         return summary, None
     except Interruption as interruption:
         tracker.killed(interruption.reason)

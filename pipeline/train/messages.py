@@ -38,8 +38,10 @@ class Failure:
 
     @classmethod
     def of_resources(cls, error: ResourceError) -> Failure:
-        """Failure of a machine or storage."""
         return cls("storage" if isinstance(error, StorageError) else "cannot-run-here", error.message, hint=error.hint)
+
+    def about(self, run: str) -> str:
+        return f"error: {run}: {self.message}" + (f" ({self.hint})" if self.hint else "")
 
     @property
     def mistake(self) -> UserError | ResourceError | None:

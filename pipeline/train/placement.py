@@ -1,13 +1,12 @@
 """Workers of a run and their places: how many there may be, and what each of them gets of the hosts' CPUs and GPUs."""
 
-from __future__ import annotations
-
 import os
 import re
 from dataclasses import dataclass, replace
 
 from mgmrn.config import EpisodicSampling, ExperimentConfig
 from mgmrn.errors import ResourceError, UserError
+from pipeline.where import Where
 
 _OPTION, _EXAMPLE = "--workers", "like 2 or 1..4"
 
@@ -20,7 +19,6 @@ class Workers:
     most: int
 
     def __str__(self) -> str:
-        """The number or range as the command line takes it."""
         return str(self.least) if self.least == self.most else f"{self.least}..{self.most}"
 
     def check_shares(self, config: ExperimentConfig) -> None:
@@ -73,7 +71,6 @@ class Placement:
 
     @property
     def resources_per_worker(self) -> dict[str, float]:
-        """Resources of one worker in Ray's names."""
         gpus = {"GPU": float(self.gpus_per_worker)} if self.gpus_per_worker else {}
         return {"CPU": float(self.cpus_per_worker), **gpus}
 
@@ -120,3 +117,20 @@ def place_elastic(
     room = rooms(hosts, least.cpus_per_worker, least.gpus_per_worker)
     each = place(hosts, min(workers.most, room), cpus_per_worker, least.gpus_per_worker)
     return replace(each, workers=workers.least, most_workers=workers.most)
+
+
+def place_trials(
+    hosts: tuple[Host, ...], where: Where, trials: int, workers: int, concurrency: int | None
+) -> tuple[int, Placement]:
+    """Number of trials at once, as many as fit where it is None, and the placement of each of their runs.
+
+    Where no CPUs per worker are asked for, the trials at once share those of the cluster evenly. Raises a `ResourceError` when not even
+    an idle cluster could place them.
+    """
+    cpus, gpus = where.cpus_per_worker, where.gpus_per_worker
+    if concurrency is None:
+        one = place(hosts, workers, cpus or 1, gpus)
+        gpus = one.gpus_per_worker
+        concurrency = max(1, min(rooms(hosts, one.cpus_per_worker, gpus) // workers, trials))
+    shared = place(hosts, concurrency * workers, cpus, gpus)
+    return concurrency, Placement(workers, shared.cpus_per_worker, shared.gpus_per_worker)

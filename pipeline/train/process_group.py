@@ -26,7 +26,6 @@ from pipeline.ports import EVERYWHERE, free_port
 
 GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
 PATIENCE = timedelta(minutes=30)
-"""Time that a rank waits for another."""
 FAREWELL_SECONDS = 30.0
 
 

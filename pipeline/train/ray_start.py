@@ -4,8 +4,6 @@ Where something is wrong, Ray itself would hang or end with a misleading error. 
 token authentication is on, listens on all interfaces, and lets every user of the machine write to its session folder, sockets included.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import resource
@@ -17,10 +15,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
@@ -38,9 +38,7 @@ RAYLET_ADDRESS_BYTES, RANK_ADDRESS_BYTES = 10**9, 6 * 10**9
 Measured on 24.7 GB of memory: 14.3 GB in all and 12.3 GB in all.
 """
 LATE_SECONDS = 30.0
-"""Length of a wait that is said."""
 WORKER_SECONDS = 180.0
-"""Limit for the first worker process of a session."""
 RANKS_SECONDS = 300.0
 """Limit for the ranks of a run. Ray Train itself gives up after four waits of a minute for their placement group."""
 POLL_SECONDS = 0.5
@@ -135,15 +133,10 @@ def private_instance() -> Iterator[None]:
     The instance gets a random token, which its ports ask for, in a file of mode 600; its ports on loopback; and its session folder below
     a folder of mode 700. `RAY_TMPDIR` is used as it is where it names such a folder. Token and folder are deleted on exit.
 
-    Enter it before `ray` is imported: only then are the ports on loopback alone.
-
-    Raises:
-        ResourceError: when no folder can be used.
+    Enter it before `ray` is imported: only then are the ports on loopback alone. Raises `ResourceError` when no folder can be used.
     """
     with ExitStack() as stack:
-        replaced = {name: os.environ.pop(name) for name in _REPLACED if name in os.environ}
-        stack.callback(_restore, replaced)
-        given = replaced.get("RAY_TMPDIR")
+        given = stack.enter_context(without_variables(_REPLACED)).get("RAY_TMPDIR")
         folder = Path(given) if given else None
         if folder is None or not _is_private(folder):
             folder = Path(stack.enter_context(_private_folder_below(given)))
@@ -188,10 +181,16 @@ def _is_private(folder: Path) -> bool:
     return status.st_uid == os.getuid() and not stat.S_IMODE(status.st_mode) & 0o077
 
 
-def _restore(replaced: dict[str, str]) -> None:
-    for name in _REPLACED:
-        os.environ.pop(name, None)
-    os.environ.update(replaced)
+@contextmanager
+def without_variables(names: Sequence[str]) -> Iterator[dict[str, str]]:
+    """Takes variables out of the environment, and yields those that there were; on exit all are as before."""
+    taken = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield taken
+    finally:
+        for name in names:
+            os.environ.pop(name, None)
+        os.environ.update(taken)
 
 
 @contextmanager
@@ -224,17 +223,17 @@ def await_worker() -> None:
         raise ResourceError(f"Ray cannot start a worker process: {last}", KEEP_LOGS) from error
 
 
-def await_ranks(thread: threading.Thread, begun: Path, speak: Callable[[str], None]) -> None:
+def await_ranks(ended: Future[Any], begun: Path, speak: Callable[[str], None]) -> None:
     """Waits until rank 0 of a run has begun, or the run has ended. Raises `ResourceError` when it has not begun within `RANKS_SECONDS`."""
     deadline = time.monotonic() + RANKS_SECONDS
     with said_when_late("the workers of the run", speak):
-        while thread.is_alive() and not begun.exists():
+        while not ended.done() and not begun.exists():
             if time.monotonic() >= deadline:
                 raise ResourceError(
                     f"no worker of the run began within {RANKS_SECONDS:.0f} s{log_says()}",
                     f"the same command tries again; {KEEP_LOGS}",
                 )
-            thread.join(POLL_SECONDS)
+            wait([ended], POLL_SECONDS)
 
 
 _LOGS = ("raylet.err", "raylet.out", "gcs_server.err", "gcs_server.out", "worker-*.err", "runtime_env_agent.log")

@@ -1,7 +1,5 @@
 """Specification of one training run: everything that its workers must know, as plain values that travel to other hosts."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +17,6 @@ class Calibration(Frozen):
     epochs: int
     """Epochs after which training stops; the learning rate follows the config's full schedule up to there."""
     gamma: float
-    """γ of calibrated stacking."""
     eszsl_log10: tuple[float, float] | None = None
     """ESZSL alone: log10 of its two regularisers."""
 

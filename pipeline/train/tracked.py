@@ -29,11 +29,12 @@ from pipeline.spool import PARENT_TAG, EndStatus, NewRun, OnEpoch, Spool
 from pipeline.tracking.environment import environment, git_state
 from pipeline.tracking.sender import Sender, replay_leftovers
 from pipeline.tracking.store import DRIVER_TAG, TrackedRun, TrackingStore
-from pipeline.train.cell import Cell, RunSummary, summarise
+from pipeline.train.cell import Cell, RunSummary
 from pipeline.train.messages import Failure, recorded_failure, shown_notes
 from pipeline.train.placement import Placement
 from pipeline.train.spec import Calibration, RunSpec
 from pipeline.train.storage import release, take
+from pipeline.where import Where
 
 if TYPE_CHECKING:
     from pipeline.train.fit import Fitted
@@ -51,15 +52,17 @@ END_SECONDS = 10.0
 """Seconds that the start and the end of a launch wait for it besides; what is left then is sent by the next command."""
 ONE_ATTEMPT_SECONDS = 0.5
 PARENT_SPLIT = "launch"
-"""Value of the split tag of a parent, which is no run of a split."""
 _PARENT_PREFIX = "launch."
 """Beginning of the name of a parent's folder in the storage."""
 
 
 @dataclass(frozen=True)
 class Opening:
-    """Study, parent, placement and tags with which a new or resumed run is opened."""
+    """Store, places, study, parent and placement with which the runs of a launch are opened, new or resumed."""
 
+    store: TrackingStore
+    where: Where
+    """Absolute places; its storage holds the folders of the runs."""
     study: str
     parent_run_id: str
     placement: Placement
@@ -68,18 +71,20 @@ class Opening:
     tags: Mapping[str, str] = field(default_factory=dict)
     """Besides, or in place of, those of the cell."""
 
+    def spec(self, cell: Cell) -> RunSpec:
+        """Specification of a run for its workers."""
+        return cell.spec(self.where.data_root, self.where.storage, self.placement.cpus_per_worker)
+
 
 class RunTracker:
     """One run in the tracking store, from `open_run` to `close`; meanwhile the notes of its workers are shown."""
 
-    def __init__(
-        self, store: TrackingStore, cell: Cell, spec: RunSpec, run_id: str, gpus_per_worker: int, on_epoch: OnEpoch
-    ) -> None:
+    def __init__(self, cell: Cell, spec: RunSpec, opening: Opening, run_id: str, on_epoch: OnEpoch) -> None:
         self.cell = cell
         self.spec = spec
-        self._gpus_per_worker = gpus_per_worker
+        self._gpus_per_worker = opening.placement.gpus_per_worker
         self._spool = Spool(spec.spool_file)
-        self._sender = Sender(self._spool, run_id, store, on_epoch, self._say_problem).start()
+        self._sender = Sender(self._spool, run_id, opening.store, on_epoch, self._say_problem).start()
         self._notes = ExitStack()
         self._notes.enter_context(shown_notes(spec.notes_file, self._say))
 
@@ -110,12 +115,11 @@ class RunTracker:
                 shutil.copyfile(picture, example)
                 self._spool.append_model(model, gamma, example)
         self._spool.append_end("FINISHED", "finished")
-        return summarise(self.cell, self.run_id, "finished", gamma, ended.reported)
+        return self.cell.summary(self.run_id, "finished", gamma, ended.reported)
 
     def failed(self, failure: Failure) -> RunSummary:
-        """Ends the run as failed, with the reason."""
         self._spool.append_end("FAILED", failure.reason)
-        return summarise(self.cell, self.run_id, "failed", None, {})
+        return self.cell.summary(self.run_id, "failed")
 
     def killed(self, reason: str) -> None:
         """Ends the run as stopped from outside; the epochs that it reported stay."""
@@ -128,12 +132,12 @@ class RunTracker:
             is_sent = self._sender.drain(DRAIN_SECONDS) is None
             failure = recorded_failure(self.spec.failure_file)
             if is_sent and failure and failure.mistake and not any(self.spec.run_folder.glob("checkpoint_*")):
-                delete_run_folder(self.spec)
+                shutil.rmtree(self.spec.run_folder, ignore_errors=True)
         finally:
             release(self.spec.run_folder)
 
     def _say(self, text: str) -> None:
-        say(f"{self.cell.name} {self.cell.split}: {text}")
+        say(f"{self.cell.label}: {text}")
 
     def _say_problem(self, problem: str) -> None:
         self._say(f"goes on, although it cannot be tracked now: {problem}")
@@ -141,59 +145,53 @@ class RunTracker:
 
 def write_record(spec: RunSpec, cell: Cell, ended: Fitted) -> Path:
     """Writes the artifacts of a finished run, `eval/`, `config/` and `env/`, from its checkpoint; returns their folder."""
-    from pipeline.tracking.artifacts import EvaluationNames, write_evaluation, write_provenance
+    from pipeline.tracking.artifacts import write_evaluation, write_provenance
 
     images = evaluation_images(cell.data)
     files = dict(zip(images.ids.tolist(), images.files, strict=True))
     folder = spec.artifacts_folder
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    write_evaluation(folder, ended.evaluation, EvaluationNames(classes=cell.data.classes.names, images=files))
+    write_evaluation(folder, ended.evaluation, cell.data.classes.names, files)
     write_provenance(folder, cell.composed, environment(), git_state())
     return folder
 
 
-def open_run(
-    store: TrackingStore, cell: Cell, spec: RunSpec, opening: Opening, on_epoch: OnEpoch = lambda step, numbers: None
-) -> RunTracker:
+def open_run(cell: Cell, opening: Opening, on_epoch: OnEpoch = lambda step, numbers: None) -> RunTracker:
     """Continues the run that a dead or interrupted driver left, or begins a new one in an empty folder.
 
     A store that is away does not hold it up: the run in the folder is then continued, and a new run is created when the store is back.
     Raises `TakenError` when a living driver works on the run; nothing was touched.
     """
+    spec = opening.spec(cell)
     take(spec.run_folder)
     try:
         spool = Spool(spec.spool_file)
-        run_id = None if opening.restart else _left_run_id(store, cell, spool, opening.parent_run_id)
+        run_id = None if opening.restart else _left_run_id(opening, cell, spool)
         if run_id is None:
-            delete_run_folder(spec)
+            shutil.rmtree(spec.run_folder, ignore_errors=True)
         else:
-            say(f"{cell.name} {cell.split}: going on with run {run_id or 'that is not tracked yet'}")
+            say(f"{cell.label}: going on with run {run_id or 'that is not tracked yet'}")
             spec.failure_file.unlink(missing_ok=True)
         if spool.new_run() is None:
             own = {PARENT_TAG: opening.parent_run_id, DRIVER_TAG: driver_tag()}
             tags = {**cell.tags(opening.study, opening.placement), **opening.tags, **own}
             params = {path: yaml_value(value) for path, value in values_of(cell.config).items()}
             spool.append_run(NewRun(cell.name, tags, params, cell.dataset))
-        return RunTracker(store, cell, spec, run_id or "", opening.placement.gpus_per_worker, on_epoch)
+        return RunTracker(cell, spec, opening, run_id or "", on_epoch)
     except BaseException:
         release(spec.run_folder)
         raise
 
 
-def delete_run_folder(spec: RunSpec) -> None:
-    """Deletes all that is stored of a run, so that the next fit begins again."""
-    shutil.rmtree(spec.run_folder, ignore_errors=True)
-
-
-def _left_run_id(store: TrackingStore, cell: Cell, spool: Spool, parent_run_id: str) -> str | None:
+def _left_run_id(opening: Opening, cell: Cell, spool: Spool) -> str | None:
     """Id of the run that an earlier driver left, resumed; empty where it is in the folder alone, None where there is none."""
-    new = spool.new_run()
+    store, new = opening.store, spool.new_run()
     in_folder = new is not None and new.tags.get("mgmrn.run_identity") == cell.identity
     try:
         left = patiently(partial(store.find_resumable, cell.config_hash, cell.split), LOOK_UP_SECONDS)
         if left is not None and left.tags.get("mgmrn.run_identity") == cell.identity and left.is_cut_off:
-            patiently(partial(store.resume, left, parent_run_id), LOOK_UP_SECONDS)
+            patiently(partial(store.resume, left, opening.parent_run_id), LOOK_UP_SECONDS)
             return left.run_id
         # What the store did not take yet is not removed, unless a user has deleted the run.
         in_folder = in_folder and not spool.is_done()
@@ -253,7 +251,7 @@ def recorded_calibration(run: TrackedRun) -> Calibration | None:
 def cached_summary(cell: Cell, run: TrackedRun) -> RunSummary:
     """Outcome of an earlier run."""
     result = json.loads(run.tags["mgmrn.result"])
-    return summarise(cell, run.run_id, "cached", result["gamma"], result["metrics"])
+    return cell.summary(run.run_id, "cached", result["gamma"], result["metrics"])
 
 
 def epoch_lines(name: str) -> OnEpoch:
@@ -309,16 +307,10 @@ def parent_run(
     restart: bool = False,
     again: TrackedRun | None = None,
 ) -> Iterator[ParentRun]:
-    """A parent for as long as the context lasts; that of a dead or interrupted driver is continued.
+    """A parent for as long as the context lasts: the finished one `again`, the one with this key of a dead or interrupted driver unless
+    `restart`, or a new one. At its end the spools in `storage`, the folder of run folders, are sent.
 
-    Args:
-        store: where it is tracked; a `TrackingError` where it cannot be reached at the start.
-        storage: folder of run folders; their spools are sent at the end.
-        key: tells this parent from others; the same command gives the same key.
-        name: shown in the store.
-        tags: besides key and code state.
-        restart: makes a new one all the same.
-        again: a finished one to continue.
+    The same command gives the same key. `tags` are added to key and code state. Raises `TrackingError` where the store is away at the start.
     """
     left = again or (None if restart else store.find_resumable(key, PARENT_SPLIT))
     store.close_dead_runs(keep=[left.run_id] if left else [])

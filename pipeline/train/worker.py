@@ -3,9 +3,8 @@
 No worker uses the tracking store: its caller notes the metrics of each epoch, and rank 0 writes checkpoints into the run's storage.
 """
 
-from __future__ import annotations
-
 import itertools
+import resource
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
@@ -213,7 +212,6 @@ def _peak_memory_mb(device: torch.device) -> float:
     """Largest memory so far: of the device on a GPU, of the process elsewhere."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 

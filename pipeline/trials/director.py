@@ -1,19 +1,58 @@
-"""Director of trials: decides which is next and which is stopped, and keeps their runs in the tracking store."""
-
-from __future__ import annotations
+"""Director of trials: decides which is next and which is stopped, and keeps their runs in the tracking store; and what it works with."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pipeline.spool import OnEpoch
 from pipeline.train.cell import Cell
 from pipeline.train.fit import Fitted
 from pipeline.train.messages import Failure
-from pipeline.train.tracked import Opening, RunTracker, open_run
-from pipeline.trials.site import Site
+from pipeline.train.tracked import Opening, RunTracker, open_run, parent_spool
 from pipeline.trials.trial import TrialPlan, TrialReport
+
+
+class Clerk:
+    """Thread that makes plots, uploads artifacts and ends runs one after another, so that the loop of Ray Tune does not wait."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="clerk")
+        self._errands: list[Future[Any]] = []
+
+    def do(self, errand: Callable[[], Any]) -> None:
+        self._errands.append(self._pool.submit(errand))
+
+    def finish(self) -> None:
+        """Wait for all errands, and raise the error of the first that failed."""
+        self._pool.shutdown(wait=True)
+        for errand in self._errands:
+            errand.result()
+
+
+@dataclass(frozen=True)
+class Site:
+    """What all trials of a launch share."""
+
+    opening: Opening
+    """Store, places, parent run and placement of each run."""
+    concurrency: int
+    clerk: Clerk = field(default_factory=Clerk)
+
+    @property
+    def storage(self) -> Path:
+        """Folder of run folders."""
+        return self.opening.where.storage
+
+    @property
+    def tune_folder(self) -> Path:
+        """Folder of Ray Tune's own files, which the launch removes at its end."""
+        return self.storage / f"tune-{self.opening.parent_run_id}"
+
+    def log_figures(self, step: int, figures: Mapping[str, float]) -> None:
+        parent_spool(self.storage, self.opening.parent_run_id).append(step, figures)
 
 
 class TrackedTrial:
@@ -26,7 +65,7 @@ class TrackedTrial:
         self,
         number: int,
         cells: Sequence[Cell],
-        site: Site,
+        clerk: Clerk,
         opening: Opening,
         finished: Collection[int] = (),
         on_epoch: OnEpoch = lambda step, metrics: None,
@@ -38,19 +77,16 @@ class TrackedTrial:
         """Scores of the runs that a search has begun."""
         self.costs: list[float] = []
         """Costs of the runs that a search has finished."""
-        self._site = site
+        self._clerk = clerk
         self._opening = opening
         self._finished = finished
         self._on_epoch = on_epoch
         self._tracker: RunTracker | None = None
-        placement = opening.placement
-        specs = tuple(cell.spec(site.data_root, site.storage, placement.cpus_per_worker) for cell in cells)
-        self.plan = TrialPlan(number=number, runs=specs, placement=placement)
+        self.plan = TrialPlan(number=number, runs=tuple(map(opening.spec, cells)), placement=opening.placement)
         self._open(0)
 
     @property
     def epochs(self) -> int:
-        """Number of epochs of all runs."""
         return sum(spec.epochs for spec in self.plan.runs)
 
     def finish_run(self, report: TrialReport) -> Fitted | None:
@@ -72,27 +108,24 @@ class TrackedTrial:
         return ended
 
     def fail(self, failure: Failure) -> None:
-        """End the trial as failed."""
         self.is_over = True
         self._end_run(lambda tracker: tracker.failed(failure))
 
     def kill(self, reason: str) -> None:
-        """End the trial as stopped; reported epochs stay."""
         self.is_over = True
         self._end_run(lambda tracker: tracker.killed(reason))
 
     def _open(self, run: int) -> None:
         self._run = run
         if run not in self._finished:
-            spec = self.plan.runs[run]
-            self._tracker = open_run(self._site.store, self.cells[run], spec, self._opening, self._on_epoch)
+            self._tracker = open_run(self.cells[run], self._opening, self._on_epoch)
 
     def _end_run(self, record: Callable[[RunTracker], object]) -> None:
         """Record the end of the open run and close it, in the thread of the clerk."""
         tracker, self._tracker = self._tracker, None
         if tracker is not None:
-            self._site.clerk.do(lambda: record(tracker))
-            self._site.clerk.do(tracker.close)
+            self._clerk.do(lambda: record(tracker))
+            self._clerk.do(tracker.close)
 
 
 class Director(ABC):
@@ -107,12 +140,22 @@ class Director(ABC):
         """Next trial; `later` while one depends on a trial that is running; None when there is none left."""
 
     @abstractmethod
-    def reported(self, number: int, report: TrialReport) -> bool:
-        """Record a report; returns whether to stop the trial."""
+    def record(self, trial: TrackedTrial, report: TrialReport) -> bool:
+        """Record an epoch or the end of a run; returns whether to stop the trial."""
 
     @abstractmethod
     def fail(self, trial: TrackedTrial, failure: Failure) -> None:
         """End a trial as failed."""
+
+    def reported(self, number: int, report: TrialReport) -> bool:
+        """Record a report; returns whether to stop the trial."""
+        trial = self.trials[number]
+        if trial.is_over:  # A restarted trial reports its result a second time.
+            return False
+        if report.failure is not None:
+            self.fail(trial, report.failure)
+            return False
+        return self.record(trial, report)
 
     def ended(self, number: int, error: str | None) -> None:
         """Record that a trial ended, was stopped, or was lost for good, with the last error; called once per trial."""

@@ -14,7 +14,6 @@ from pipeline.train.cell import Cell
 SHARED_WITH = (TRAIN, "mgmrn/ablation/%")
 """Experiments whose runs count for every grid."""
 RUNS = "tags.`mgmrn.kind` = 'run'"
-"""Filter for training runs, without parents and links."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,6 @@ class Cost:
     """Measured or predicted time of runs."""
 
     seconds: float
-    """Wall-clock seconds."""
     gpu_seconds: float
 
 
@@ -38,7 +36,6 @@ class KnownRuns:
 
     @classmethod
     def read(cls, store: TrackingStore) -> KnownRuns:
-        """Read all runs of trainings and grids."""
         return cls(store.runs_of(SHARED_WITH, RUNS), store.experiment_id)
 
     @classmethod
@@ -49,11 +46,9 @@ class KnownRuns:
         return cls([*store.own_runs(wanted), *store.runs_of(SHARED_WITH, wanted)], store.experiment_id)
 
     def is_being_run(self, cell: Cell) -> bool:
-        """Whether a living driver works on this cell."""
         return any(run.status == "RUNNING" and not run.is_cut_off for run in self._of(cell))
 
     def finished(self, cell: Cell) -> TrackedRun | None:
-        """Latest finished run of this cell."""
         return next((run for run in self._of(cell) if run.status == "FINISHED"), None)
 
     def latest(self, cell: Cell) -> TrackedRun | None:

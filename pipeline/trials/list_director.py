@@ -3,8 +3,6 @@
 It serves the cells of a grid and the comparisons of a search. Runs that another driver works on are waited for.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -18,13 +16,11 @@ from pipeline.train.messages import Failure
 from pipeline.train.spec import Calibration
 from pipeline.train.storage import TakenError, living_holder
 from pipeline.train.tracked import look_up
-from pipeline.trials.director import Director, TrackedTrial
+from pipeline.trials.director import Director, Site, TrackedTrial
 from pipeline.trials.known import KnownRuns
-from pipeline.trials.site import Site
 from pipeline.trials.trial import TrialPlan, TrialReport
 
 LOOK_SECONDS = 5.0
-"""Interval at which the runs of other drivers are looked up."""
 
 
 @dataclass(frozen=True)
@@ -85,24 +81,19 @@ class ListDirector(Director):
             if not is_on:
                 with suppress(TakenError):
                     return self._begin(task, run)
-            self._say(f"{run.name} {run.split} is being run by another command: waiting for its result")
+            self._say(f"{run.label} is being run by another command: waiting for its result")
             self._elsewhere.append((task, run))
         open_trials = (trial for trial in self.trials.values() if not trial.is_over)
         leads_on = any(one.cells[0].split == "tune" and self._tasks[one.number].final for one in open_trials)
         return "later" if self._elsewhere or leads_on else None
 
-    def reported(self, number: int, report: TrialReport) -> bool:
-        trial = self.trials[number]
-        if trial.is_over:  # A restarted trial reports its result a second time.
-            return False
-        if report.failure is not None:
-            self.fail(trial, report.failure)
-        elif report.checkpoint is not None:
+    def record(self, trial: TrackedTrial, report: TrialReport) -> bool:
+        if report.checkpoint is not None:
             ended = trial.finish_run(report)
             assert ended is not None
             self.results[trial.cells[0].identity] = ended.reported
             if trial.cells[0].split == "tune":
-                self._queue_final(self._tasks[number], ended.calibration)
+                self._queue_final(self._tasks[trial.number], ended.calibration)
         return False
 
     def _next_run(self) -> tuple[Task, Cell] | None:
@@ -148,7 +139,9 @@ class ListDirector(Director):
         return is_held or known.is_being_run(run), known
 
     def _known(self, run: Cell) -> KnownRuns:
-        return look_up(partial(KnownRuns.of_cell, self.site.store, run)) or KnownRuns([], self.site.store.experiment_id)
+        return look_up(partial(KnownRuns.of_cell, self.site.opening.store, run)) or KnownRuns(
+            [], self.site.opening.store.experiment_id
+        )
 
     def _take_known(self, task: Task, run: Cell, known: KnownRuns) -> bool:
         """Take the result of a run from the store; returns whether there is one."""
@@ -162,14 +155,12 @@ class ListDirector(Director):
 
     def _begin(self, task: Task, run: Cell) -> TrialPlan:
         opening, number = replace(self.site.opening, restart=task.restart), len(self.trials)
-        self.trials[number] = TrackedTrial(number, [run], self.site, opening, on_epoch=self._on_epoch(run))
+        self.trials[number] = TrackedTrial(number, [run], self.site.clerk, opening, on_epoch=self._on_epoch(run))
         self._tasks[number] = task
         return self.trials[number].plan
 
     def fail(self, trial: TrackedTrial, failure: Failure) -> None:
         (cell,) = trial.cells
         self.results[cell.identity] = {}
-        self._say(
-            f"error: {cell.name} {cell.split}: {failure.message}" + (f" ({failure.hint})" if failure.hint else "")
-        )
+        self._say(failure.about(cell.label))
         trial.fail(failure)

@@ -3,14 +3,11 @@
 A `Director` decides which trial comes next and which is stopped. Tune's own search state is not used.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
@@ -21,14 +18,12 @@ from ray.tune.search import Searcher
 
 from pipeline.interruption import Interruption, unwrapped
 from pipeline.train.fit import release_placement_group
-from pipeline.train.placement import Placement
 from pipeline.trials.director import Director
 from pipeline.trials.trial import STEPS, OpenTrial, SealedTrial, TrialPlan, TrialReport
 
 Answer = TypeVar("Answer")
 
 TRIAL_RETRIES = 2
-"""Restarts of a trial whose process or workers were lost."""
 STOP_SECONDS = 5
 """Seconds for a stopped trial to end before it is killed, and then for Ray to free its resources before the driver does."""
 
@@ -45,32 +40,19 @@ _ENVIRONMENT = {
 }
 
 
-def run_trials(
-    director: Director,
-    placement: Placement,
-    concurrency: int,
-    folder: Path,
-    trainable: type[OpenTrial] = SealedTrial,
-) -> None:
+def run_trials(director: Director, trainable: type[OpenTrial] = SealedTrial) -> None:
     """Run trials until the director has none left and all have ended.
 
-    Args:
-        director: decides which trial is next, and which is stopped.
-        placement: of each run; runs of one worker are trained in processes that go on with the next trial.
-        concurrency: largest number of trials at once.
-        folder: for Ray Tune's own files.
-        trainable: process of a trial.
-
-    Raises:
-        Interruption: when a signal ended the launch.
-        Exception: an error of the director; all trials are stopped.
+    Runs of one worker are trained in processes that go on with the next trial. Raises `Interruption` when a signal ended the launch, and
+    any error of the director; all trials are stopped then.
     """
+    site = director.site
     for variable, value in _ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     # They warn of result files that are not written, and of a resumption that Tune does not perform here.
     for name in ("ray.tune.analysis.experiment_analysis", "ray.tune.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    with ThreadPoolExecutor(concurrency, thread_name_prefix="leftovers") as leftovers:
+    with ThreadPoolExecutor(site.concurrency, thread_name_prefix="leftovers") as leftovers:
         proposals = _Proposals(director, leftovers)
         tuner = tune.Tuner(
             trainable,
@@ -78,13 +60,13 @@ def run_trials(
                 search_alg=proposals,
                 scheduler=_Stops(proposals),
                 num_samples=-1,
-                max_concurrent_trials=concurrency,
-                reuse_actors=placement.workers == 1,
+                max_concurrent_trials=site.concurrency,
+                reuse_actors=site.opening.placement.workers == 1,
                 trial_dirname_creator=lambda trial: str(trial.trial_id),
             ),
             run_config=tune.RunConfig(
                 name="tune",
-                storage_path=str(folder),
+                storage_path=str(site.tune_folder),
                 failure_config=tune.FailureConfig(max_failures=TRIAL_RETRIES),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 verbose=0,

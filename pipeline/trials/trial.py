@@ -9,8 +9,9 @@ noted, so that early stopping and the sampler see the whole curve, and then resu
 from __future__ import annotations
 
 import gc
-import threading
 from collections.abc import Generator, Iterator
+from concurrent.futures import wait
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import psutil  # type: ignore[import-untyped]
@@ -20,13 +21,12 @@ from ray import tune
 from mgmrn.config import Frozen
 from mgmrn.data.seal import close_seal
 from pipeline.spool import Spool
-from pipeline.train.fit import Fitted, fit, fit_here, release_placement_group
+from pipeline.train.fit import Fitted, fit, fit_here, in_thread, release_placement_group
 from pipeline.train.messages import Failure
 from pipeline.train.placement import Placement
 from pipeline.train.spec import RunSpec
 
 STEPS = "steps"
-"""Key of a trial's progress in a result of Ray Tune."""
 FOLLOW_SECONDS = 0.2
 """Interval at which new epochs are looked for."""
 TRIAL_MEMORY = 2**20
@@ -46,11 +46,9 @@ class TrialPlan(Frozen):
     """Training runs of one trial, trained one after another."""
 
     number: int
-    """Number of the trial within its launch."""
     runs: tuple[RunSpec, ...]
     """Runs on each benchmark and seed; all trials of a search have them in the same order."""
     placement: Placement
-    """Workers of each run and their resources."""
 
 
 class SealedPlan(TrialPlan):
@@ -63,18 +61,14 @@ class TrialReport(Frozen):
     """Report of a trial after each epoch, and once more at the end of each run."""
 
     run: int
-    """Position of the run among those of the trial."""
     steps: int
     """Epochs since the start of the trial, over all its runs; early stopping counts them."""
     metrics: dict[str, float] = Field(default_factory=dict)
     """Metrics of the epoch; with `checkpoint`, of the epoch that counts."""
     checkpoint: str | None = None
-    """Folder of the checkpoint that counts, when the run has ended."""
     failure: Failure | None = None
-    """Failure that ended the trial for good."""
 
     def to_tune(self) -> dict[str, Any]:
-        """Serialise to a result of Ray Tune."""
         return {STEPS: self.steps, "report": self.model_dump_json()}
 
     @classmethod
@@ -173,31 +167,16 @@ def _fit_elsewhere(spec: RunSpec, placement: Placement) -> Iterator[dict[str, fl
 
     Ray Train works in a thread, and what its controller notes in the spool is followed.
     """
-    outcome: list[Fitted | Failure | BaseException] = []
-
-    def work() -> None:
-        try:
-            release_placement_group(spec.placement_file)  # Left by a lost process of this trial.
-            outcome.append(fit(spec, placement))
-        except BaseException as error:  # Raised again in the thread of the trial.
-            outcome.append(error)
-
-    # A daemon, so that it does not hold up the process of a trial that Tune stops.
-    thread = threading.Thread(target=work, name="fit", daemon=True)
-    thread.start()
-    spool = Spool(spec.spool_file)
-    offset = last = 0
-    while True:
-        is_over = not thread.is_alive()
+    release_placement_group(spec.placement_file)  # Left by a lost process of this trial.
+    ended = in_thread(partial(fit, spec, placement), "fit")
+    spool, offset, last = Spool(spec.spool_file), 0, 0
+    is_over = False
+    while not is_over:
+        is_over = ended.done()  # Read first: what is noted before the end must still be reported.
         for entry in spool.read(offset):
             offset = entry.end_offset
             if entry.kind == "metrics" and entry.content["step"] > last:
                 last = entry.content["step"]
                 yield dict(entry.content["metrics"])
-        if is_over:
-            break
-        thread.join(FOLLOW_SECONDS)
-    (ended,) = outcome
-    if isinstance(ended, BaseException):
-        raise ended
-    yield ended
+        wait([ended], FOLLOW_SECONDS)
+    yield ended.result()

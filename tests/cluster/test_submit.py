@@ -4,8 +4,10 @@ import re
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +15,6 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from pipeline.ports import free_ports
 from tests.hosts.group import Head, write_token
 from tests.ray.command import REPOSITORY, Answer, Place, a_place, wait_until
 from tests.ray.small import EXPERIMENT, long_epochs
@@ -77,7 +78,9 @@ def site(tmp_path_factory: pytest.TempPathFactory, tables: Path) -> Iterator[Sit
     shutil.copyfile(tables, shared / "mlflow.db")
     # Ray would turn 127.0.0.1 into an address that others can reach.
     address = f"127.{2 + secrets.randbelow(250)}.{secrets.randbelow(250)}.2"
-    gcs, dashboard, client, agent, metrics = free_ports(5, address)
+    with ExitStack() as listeners:
+        sockets = [listeners.enter_context(socket.create_server((address, 0))) for _ in range(5)]
+        gcs, dashboard, client, agent, metrics = (one.getsockname()[1] for one in sockets)
     head = Head(address, write_token(shared / "token"), gcs, dashboard)
     with a_place(tmp_path_factory.mktemp("place") / "checkout") as place:
         make_checkout(place.folder)

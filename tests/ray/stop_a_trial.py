@@ -6,7 +6,7 @@ import json
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import ray
@@ -18,8 +18,11 @@ from pipeline.config.compose import load_experiment
 from pipeline.train.cell import make_cell
 from pipeline.train.cluster import ray_session
 from pipeline.train.placement import Placement
+from pipeline.train.tracked import Opening
+from pipeline.trials.director import Site
 from pipeline.trials.runner import run_trials
 from pipeline.trials.trial import SealedPlan, TrialPlan, TrialReport, TuneSpec
+from pipeline.where import Where
 
 EPOCHS = 500
 ALONE = Placement(workers=1, cpus_per_worker=1, gpus_per_worker=0)
@@ -31,6 +34,7 @@ class OneTrial:
     """Starts one trial and stops it as soon as it reports."""
 
     def __init__(self, plan: TrialPlan) -> None:
+        self.site = Site(Opening(cast(Any, None), Where(storage=Path.cwd()), "study", "stopped", ALONE), 1)
         self._plan: TrialPlan | None = plan
         self.reports: list[int] = []
         self.stopped_at = 0.0
@@ -60,7 +64,7 @@ def stop_one(number: int) -> dict[str, Any]:
     spec = TuneSpec(**dict(cell.spec(here / "data", here / "runs", 1)))
     plan = SealedPlan(number=number, runs=(spec,), placement=ALONE)
     director = OneTrial(plan)
-    run_trials(director, ALONE, 1, here / "tune")
+    run_trials(cast(Any, director))
     total = ray.cluster_resources()["CPU"]
     while ray.available_resources().get("CPU", 0) < total and time.monotonic() < director.stopped_at + 30:
         time.sleep(0.1)

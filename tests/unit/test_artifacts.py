@@ -13,7 +13,7 @@ import yaml
 from mgmrn.protocol import Evaluation, make_evaluation
 from pipeline.config.compose import load_experiment
 from pipeline.tracking import artifacts
-from pipeline.tracking.artifacts import EvaluationNames, write_evaluation, write_provenance
+from pipeline.tracking.artifacts import write_evaluation, write_provenance
 from pipeline.tracking.environment import GitState, environment
 
 
@@ -24,8 +24,8 @@ def written(folder: Path, count: int, images: int = 8) -> Evaluation:
     labels = rng.integers(count - 1, size=images), np.full(images, count - 1)
     ids = np.arange(2 * images).reshape(2, images)
     evaluation = make_evaluation("final", *scores, *labels, *ids, np.arange(count) < count - 1, gamma=0.25)
-    names = EvaluationNames([f"class {i}" for i in range(count)], {i: f"folder/{i}.jpg" for i in range(2 * images)})
-    write_evaluation(folder, evaluation, names)
+    files = {i: f"folder/{i}.jpg" for i in range(2 * images)}
+    write_evaluation(folder, evaluation, [f"class {i}" for i in range(count)], files)
     return evaluation
 
 

@@ -20,6 +20,7 @@ from pipeline.analysis.runs import FIGURES
 from pipeline.analysis.tables import CSV_COLUMNS
 from pipeline.cli.app import main
 from pipeline.errors import TrackingError
+from pipeline.spool import PARENT_TAG
 from pipeline.tracking.store import TrackingStore
 from pipeline.train.cell import Cell
 from pipeline.where import Where
@@ -85,7 +86,7 @@ def test_runs_that_cannot_be_compared_are_refused(grid: FinishedGrid) -> None:
         compared(grid, first, again)
     parent = grid.store.create_parent("launch", {"mgmrn.kind": "launch"})
     unfinished = create_child(grid.store, parent, cell.name, tags_of(cell), cell.config)
-    link = grid.store.create_link(parent, cell.name, tags_of(cell, kind="link"))
+    link = grid.store.create_parent(cell.name, {**tags_of(cell, kind="link"), PARENT_TAG: parent})
     grid.store.finish(link, "FINISHED", "linked")
     for run_id in (parent, unfinished, link):
         with pytest.raises(UserError, match=f"{run_id} is no finished training run"):
@@ -144,7 +145,7 @@ def test_runs_are_loaded_as_a_table_for_notebooks(grid: FinishedGrid) -> None:
 def test_an_ablation_includes_the_runs_that_it_took_from_other_launches(grid: FinishedGrid) -> None:
     store = TrackingStore.connect(grid.store.uri, "mgmrn/ablation/shared")
     tags = {"mgmrn.kind": "link", "mgmrn.variant": "alike", "mgmrn.linked_run_id": grid.runs["base"][0]}
-    store.finish(store.create_link(store.create_parent("ablation", {}), "link", tags), "FINISHED", "linked")
+    store.finish(store.create_parent("link", tags), "FINISHED", "linked")
     (run,) = load_runs("shared", tracking_uri=grid.store.uri).itertuples()
     assert (run.run_id, run.variant, run.seed) == (grid.runs["base"][0], "alike", 0)
 

@@ -33,11 +33,10 @@ from pipeline.train.spec import Calibration
 from pipeline.train.tracked import Opening
 from pipeline.trials import director as director_module
 from pipeline.trials import list_director as list_module
-from pipeline.trials import site as site_module
-from pipeline.trials.director import Director
+from pipeline.trials.director import Clerk, Director, Site
 from pipeline.trials.list_director import ListDirector, Task
-from pipeline.trials.site import Clerk, Site
 from pipeline.trials.trial import TrialPlan, TrialReport
+from pipeline.where import Where
 from tests.grids import DECIDED, SMOOTH, cells_of, write_data, write_grid
 
 RATE = {"optimiser.head_lr": FloatRange(low=1e-4, high=1e-2, log=True)}
@@ -72,8 +71,8 @@ class Lab:
                 (run for run in self.stored if run.tags["mgmrn.config_hash"] == config_hash), None
             ),
         )
-        opening = Opening("study", "parent", PLACEMENT)
-        return Site(cast(Any, store), opening, Path("/data"), Path("/runs"), 2, self.clerk)
+        where = Where(data_root=Path("/data"), storage=Path("/runs"))
+        return Site(Opening(cast(Any, store), where, "study", "parent", PLACEMENT), 2, self.clerk)
 
     def search(self, config: SearchConfig) -> Search:
         space = Space(SearchFile("x", "x.yaml", config, dict.fromkeys([*config.space, *FIXED], "x.yaml")))
@@ -118,7 +117,7 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     memory = optuna.storages.InMemoryStorage()
     monkeypatch.setattr(study_module, "_storage", lambda url: memory)
 
-    def open_run(store: Any, cell: Cell, spec: Any, opening: Opening, on_epoch: Any) -> Any:
+    def open_run(cell: Cell, opening: Opening, on_epoch: Any) -> Any:
         name = f"{cell.name} {cell.split}"
         lab.events.append(("opened" if opening.restart else "resumed", name))
         return SimpleNamespace(
@@ -135,7 +134,7 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     spool = SimpleNamespace(append=lambda step, metrics: lab.logged.append((step, metrics)))
     monkeypatch.setattr(director_module, "open_run", open_run)
     monkeypatch.setattr(director_module, "Fitted", SimpleNamespace(from_checkpoint=from_checkpoint))
-    monkeypatch.setattr(site_module, "parent_spool", lambda storage, run_id: spool)
+    monkeypatch.setattr(director_module, "parent_spool", lambda storage, run_id: spool)
     monkeypatch.setattr(list_module, "LOOK_SECONDS", 0.0)
     yield lab
     lab.clerk.finish()

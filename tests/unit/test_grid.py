@@ -8,7 +8,7 @@ import pytest
 
 from mgmrn.errors import UserError
 from pipeline.ablation.config import load_ablation, with_benchmarks
-from pipeline.ablation.grid import Grid, GridCell, MissingCell, make_cells, make_grid
+from pipeline.ablation.grid import Grid, make_cells, make_grid
 from pipeline.errors import ExitCode, exit_code
 from tests.grids import DECIDED, SMOOTH, cells_of, write_data, write_grid
 
@@ -227,18 +227,18 @@ def test_a_benchmark_that_is_not_at_hand_makes_missing_cells(tmp_path: Path, dat
     file = write_grid(tmp_path, f"benchmarks: [{tmp_path}/small.yaml, sun]\n" + SMOOTH)
     cells = make_cells(make_grid(file), data_root)
     assert [one.benchmark for one in cells] == ["TINY", "SUN"] * 2
-    missing = [one for one in cells if isinstance(one, MissingCell)]
+    missing = [one for one in cells if one.tune is None]
     assert [(one.benchmark, one.variant, one.seed) for one in missing] == [("SUN", "base", 0), ("SUN", "smooth", 0)]
-    assert all("res101.mat of SUN does not exist" in one.reason for one in missing)
+    assert all("res101.mat of SUN does not exist" in one.missing for one in missing)
     nowhere = make_cells(make_grid(write_grid(tmp_path)), tmp_path / "nowhere")
-    assert all(isinstance(one, MissingCell) and "nowhere does not exist" in one.reason for one in nowhere)
+    assert all(one.tune is None and "nowhere does not exist" in one.missing for one in nowhere)
 
 
 def test_cells_share_data_unless_their_word_vectors_differ(tmp_path: Path, data_root: Path) -> None:
     large = "  large: {benchmark.images.size: 64}\n"
     text = f"variants:\n{large}  other: {{benchmark.word_vectors: OTHER}}\n  none: {{benchmark.word_vectors: NONE}}\n"
     base, large_cell, other, none = make_cells(make_grid(write_grid(tmp_path, text)), data_root)
-    assert isinstance(base, GridCell) and isinstance(large_cell, GridCell) and isinstance(other, GridCell)
+    assert base.tune and large_cell.tune and other.tune
     assert base.tune.data is large_cell.tune.data and base.tune.config_hash != large_cell.tune.config_hash
     assert base.tune.data is not other.tune.data
-    assert isinstance(none, MissingCell) and "NONE_attribute.pkl" in none.reason
+    assert none.tune is None and "NONE_attribute.pkl" in none.missing

@@ -15,6 +15,7 @@ from pipeline.ablation.plan import PlannedCell, plan_cells
 from pipeline.ablation.results import LINK_KIND, NOTE_LIMIT, NOTE_TAG, SCORED, comparisons, description, log_grid
 from pipeline.analysis.comparison import Comparison
 from pipeline.analysis.runs import FIGURES
+from pipeline.spool import PARENT_TAG
 from pipeline.tracking.store import TrackedRun, TrackingStore
 from pipeline.trials.known import KnownRuns
 from tests.grids import DECIDED, cells_of, run_in, write_data, write_grid
@@ -106,7 +107,7 @@ def test_links_are_made_once_in_each_grid(lab: Lab) -> None:
     lab.run(lab.cells[0], elsewhere)
     run = lab.runs[-1]
     tags = {"mgmrn.kind": LINK_KIND, "mgmrn.variant": "base", "mgmrn.linked_run_id": run.run_id}
-    lab.store.finish(lab.store.create_link(lab.parent, run.name, tags), "KILLED", "driver died")
+    lab.store.finish(lab.store.create_parent(run.name, tags | {PARENT_TAG: lab.parent}), "KILLED", "driver died")
     lab.log()
     lab.run(lab.cells[1], elsewhere)
     lab.log()

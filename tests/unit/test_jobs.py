@@ -24,7 +24,7 @@ from pipeline.cli import job_verbs
 from pipeline.cli.app import command, main
 from pipeline.cli.job_verbs import read_task
 from pipeline.config.files import CONFIGS
-from pipeline.job_environment import CODE_STATE, JOB_VARIABLE, in_job, job_settings, job_tags, submission_id
+from pipeline.job_environment import CODE_STATE, JOB_VARIABLE, SUBMISSION_TAG, in_job, job_settings, job_tags
 from pipeline.jobs import server as serving
 from pipeline.jobs import submit as submitting
 from pipeline.jobs.server import JobExistsError, JobServer, exit_code, follow, job_to_json
@@ -441,15 +441,15 @@ def test_a_driver_refuses_its_own_folder_at_once(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_driver_knows_its_job_and_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert (in_job(), submission_id(), job_tags(), job_settings()) == (False, None, {}, {})
+    assert (in_job(), job_tags(), job_settings()) == (False, {}, {})
     for text in ("", "{}", "[1]", "null", '{"metadata": 3, "runtime_env": {"env_vars": null}}'):
         monkeypatch.setenv(JOB_VARIABLE, text)
-        assert (in_job(), submission_id(), dict(job_settings())) == (True, None, {})
+        assert (in_job(), job_tags(), dict(job_settings())) == (True, {}, {})
     diff = "diff --git a/x b/x\n-1\n+2\ndiff --git a/ÿ b/ÿ\n-diff --git\n"
     state = GitState("1f0c9a2e", True, diff, ("new.py", "other.py"))
     metadata = {"job_submission_id": "mgmrn-1", CODE_STATE: state.to_label()}
     monkeypatch.setenv(JOB_VARIABLE, json.dumps({"metadata": metadata, "runtime_env": {"env_vars": {"A": "1"}}}))
-    assert (in_job(), submission_id(), job_settings()) == (True, "mgmrn-1", {"A": "1"})
+    assert (in_job(), job_tags(), job_settings()) == (True, {SUBMISSION_TAG: "mgmrn-1"}, {"A": "1"})
     assert job_tags() == {"mgmrn.ray_submission_id": "mgmrn-1"}
     assert git_state(tmp_path) == state and state.changed_files == 4
 

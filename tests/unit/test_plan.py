@@ -205,7 +205,7 @@ def test_a_run_of_a_living_driver_is_running(cell: GridCell) -> None:
 def test_a_benchmark_that_is_not_at_hand_is_missing_and_costs_nothing(folder: Path) -> None:
     text = f"benchmarks: [{folder}/small.yaml, sun]\n" + SMOOTH
     cells = make_cells(make_grid(write_grid(folder, text, "two")), folder / "data")
-    planned = plan_of(cells, *both(next(cell for cell in cells if isinstance(cell, GridCell))))
+    planned = plan_of(cells, *both(next(cell for cell in cells if cell.tune)))
     assert [(one.cell.benchmark, one.state) for one in planned] == [
         ("TINY", "cached"), ("SUN", "missing"), ("TINY", "new"), ("SUN", "missing"),
     ]  # fmt: skip

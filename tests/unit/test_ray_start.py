@@ -8,8 +8,8 @@ import stat
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -214,21 +214,14 @@ def test_ranks_that_do_not_begin_end_the_wait_with_rays_own_words(
     monkeypatch.setattr(ray_start, "RANKS_SECONDS", 0.2)
     (logs / "raylet.err").write_text("No space left on device\n")
     said: list[str] = []
-    over = threading.Event()
-    thread = threading.Thread(target=over.wait, args=(60,))
-    thread.start()
-    try:
-        with pytest.raises(
-            ResourceError, match=r"no worker of the run began within 0 s; Ray's log says: No space left"
-        ):
-            await_ranks(thread, tmp_path / "begun", said.append)
-        assert len(said) == 1 and said[0].startswith("still waiting for the workers of the run after 0 s")
-        (tmp_path / "begun").touch()
-        await_ranks(thread, tmp_path / "begun", said.append)
-    finally:
-        over.set()
-        thread.join()
-    await_ranks(thread, tmp_path / "never", said.append)
+    run: Future[None] = Future()
+    with pytest.raises(ResourceError, match=r"no worker of the run began within 0 s; Ray's log says: No space left"):
+        await_ranks(run, tmp_path / "begun", said.append)
+    assert len(said) == 1 and said[0].startswith("still waiting for the workers of the run after 0 s")
+    (tmp_path / "begun").touch()
+    await_ranks(run, tmp_path / "begun", said.append)
+    run.set_result(None)
+    await_ranks(run, tmp_path / "never", said.append)
 
 
 INTERFACES = {

@@ -17,9 +17,8 @@ from pipeline.models.reproduce import Record, changes, compare_histories, inexac
 from pipeline.tracking.artifacts import write_provenance
 from pipeline.tracking.environment import GitState, environment
 from pipeline.tracking.store import TrackingStore
-from pipeline.train.cell import Cell, RunSummary, summarise
+from pipeline.train.cell import Cell, RunSummary
 from pipeline.train.placement import Host
-from pipeline.train.spec import RunSpec
 from pipeline.train.tracked import Opening
 from tests.finished_grid import SCORES, FinishedGrid
 from tests.grids import DECIDED, run_in
@@ -134,16 +133,16 @@ def rerun(place: Place, monkeypatch: pytest.MonkeyPatch) -> dict[str, float | No
     """Replace Ray and training; `score` is the result of the run, which fails if it is None."""
     now: dict[str, float | None] = {"score": SCORES["smooth"][1]}
 
-    def run_cell(store: TrackingStore, cell: Cell, spec: RunSpec, opening: Opening) -> tuple[RunSummary, None]:
+    def run_cell(cell: Cell, opening: Opening) -> tuple[RunSummary, None]:
         if now["score"] is None:
-            return summarise(cell, "none", "failed", None, {}), None
+            return cell.summary("none", "failed"), None
+        store = opening.store
         run_id = run_in(store, opening.parent_run_id, cell, now["score"])
         store.set_tags(run_id, opening.tags)
-        return summarise(cell, run_id, "finished", 0.25, {}), None
+        return cell.summary(run_id, "finished", 0.25), None
 
     monkeypatch.setattr(module, "run_cell", run_cell)
-    monkeypatch.setattr(module, "ray_session", lambda address: nullcontext((Host(1, 0),)))
-    monkeypatch.setattr(module, "check_images_exist", lambda images: None)
+    monkeypatch.setattr(module, "launch_session", lambda where, workers, data: nullcontext((Host(1, 0),)))
     return now
 
 

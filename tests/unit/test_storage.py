@@ -108,8 +108,7 @@ def test_a_read_only_storage_is_refused_before_ray_is_started(
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("Ray must not be started")
 
-    for module in ("train", "search", "ablation"):
-        monkeypatch.setattr(f"pipeline.{module}.launch.ray_session", never)
+    monkeypatch.setattr("pipeline.train.cluster.ray_session", never)
     monkeypatch.chdir(tmp_path)
     experiment, *data = write_small(tmp_path)
     (tmp_path / "tiny-search.yaml").write_text(SEARCH)

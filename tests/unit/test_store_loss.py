@@ -28,6 +28,7 @@ from pipeline.train.cell import Cell
 from pipeline.train.placement import Placement
 from pipeline.train.spec import Calibration
 from pipeline.train.tracked import Opening, cached_summary, finished_run, open_run, parent_run, send_leftovers
+from pipeline.where import Where
 from tests.finished_grid import FinishedGrid
 from tests.mlflow_server import Server
 from tests.ray.command import wait_until
@@ -87,9 +88,9 @@ class Lab:
         assert "give the same command again" in error and self.capfd.readouterr().err == ""
 
     def _run(self, store: TrackingStore, cell: Cell, launch: str, fault: Callable[[], object] | None) -> None:
-        spec = cell.spec(Path("/data"), self.storage, 1)
-        tracker = open_run(store, cell, spec, Opening("study", launch, Placement(1, 1, 0)))
-        spool = Spool(spec.spool_file)
+        where = Where(data_root=Path("/data"), storage=self.storage)
+        tracker = open_run(cell, Opening(store, where, "study", launch, Placement(1, 1, 0)))
+        spool = Spool(tracker.spec.spool_file)
         spool.append(1, {"train/loss": 1.0})
         if fault:
             wait_until(

@@ -11,6 +11,7 @@ from pipeline.train import tracked
 from pipeline.train.cell import Cell
 from pipeline.train.placement import Placement
 from pipeline.train.tracked import Opening, RunTracker, open_run
+from pipeline.where import Where
 
 AWAY = TrackingError("the tracking store failed: connection refused", "http://127.0.0.1:5000")
 
@@ -33,8 +34,8 @@ def refuse(store: TrackingStore, times: int, monkeypatch: pytest.MonkeyPatch) ->
 
 def opened_and_killed(store: TrackingStore, cell: Cell, folder: Path, parent: str) -> RunTracker:
     """A run of a cell that was opened and closed without training."""
-    spec = cell.spec(folder / "data", folder / "runs", 1)
-    tracker = open_run(store, cell, spec, Opening("study", parent, Placement(1, 1, 0)))
+    where = Where(data_root=folder / "data", storage=folder / "runs")
+    tracker = open_run(cell, Opening(store, where, "study", parent, Placement(1, 1, 0)))
     tracker.killed("test")
     tracker.close()
     return tracker

@@ -3,16 +3,18 @@
 Lengths are in pixels.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+import pandas as pd
 from markupsafe import Markup
+from matplotlib.path import Path as Line
+from matplotlib.ticker import MaxNLocator
 
 from pipeline.analysis.comparison import VERDICTS, Comparison
 from pipeline.analysis.page.templates import page_template
@@ -20,11 +22,7 @@ from pipeline.analysis.runs import FIGURES, rows_of
 from pipeline.analysis.tables import percent
 from pipeline.console import duration
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 WIDTH = 400.0
-"""Width of bar and cost charts."""
 VALUE = 72.0
 """Width of the column of numbers on the right of the bars."""
 WIDEST_NAME = 130.0
@@ -36,7 +34,6 @@ TOLERANCE = 0.4
 CHARACTER = 6.8
 """Estimated width of a character of the charts' text."""
 MOST_STEPS = 5
-"""Largest number of steps between ticks."""
 COST_HEIGHT = 280.0
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 24.0, 12.0, 40.0
 """Margins of the cost chart."""
@@ -114,10 +111,12 @@ def curve_panels(comparison: Comparison, curves: pd.DataFrame, benchmark: str) -
         return across.at(100 * unseen), up.at(100 * seen)
 
     drawn: dict[str, list[Curve]] = {}
-    for (variant, run_id), curve in here.groupby(["variant", "run_id"], sort=False):
-        line = simplified([place(one.unseen, one.seen) for one in rows_of(curve)])
-        mark = place(*chosen.loc[run_id, ["gzsl_u", "gzsl_s"]]) if run_id in chosen.index else None
-        drawn.setdefault(variant, []).append(Curve(line, mark))
+    for run_id, curve in here.groupby("run_id", sort=False):
+        rows = rows_of(curve)
+        line = simplified([place(one.unseen, one.seen) for one in rows])
+        is_scored = run_id in chosen.index
+        mark = place(chosen["gzsl_u"][run_id], chosen["gzsl_s"][run_id]) if is_scored else None
+        drawn.setdefault(rows[0].variant, []).append(Curve(line, mark))
     panels = []
     for variant in (one for one in comparison.variants if one in drawn):
         base = [] if variant == comparison.base else drawn.get(comparison.base, [])
@@ -128,13 +127,10 @@ def curve_panels(comparison: Comparison, curves: pd.DataFrame, benchmark: str) -
 
 def simplified(line: Sequence[Point]) -> list[Point]:
     """Points of a line that its drawing needs: the others lie within `TOLERANCE` of the line between them."""
-    import numpy as np
-    from matplotlib.path import Path
-
-    path = Path(line)
+    path = Line(line)
     path.simplify_threshold = TOLERANCE
     drawn = path.cleaned(simplify=True)
-    points = np.asarray(drawn.vertices)[np.asarray(drawn.codes) != Path.STOP].tolist()
+    points = np.asarray(drawn.vertices)[np.asarray(drawn.codes) != Line.STOP].tolist()
     return [(x, y) for (x, y), before in zip(points, [None, *points], strict=False) if [x, y] != before]
 
 
@@ -172,25 +168,20 @@ class Axis:
     low: float
     high: float
     start: float
-    """Position of the low value."""
     end: float
     ticks: tuple[float, ...]
     decimals: int
     """Decimals that tell the ticks apart."""
 
     def label(self, tick: float) -> str:
-        """A tick's value as text."""
         return f"{tick:.{self.decimals}f}"
 
     def at(self, value: float) -> float:
-        """Position of a value."""
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
 
 def linear(values: Iterable[float], start: float, end: float, margin: float = 0.0) -> Axis:
     """Linear axis over values, with at most six round ticks; the margin is a share of their span, added on both sides."""
-    from matplotlib.ticker import MaxNLocator
-
     found = list(values)
     low, high = min(found), max(found)
     if high - low < 1e-9:

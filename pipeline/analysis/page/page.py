@@ -1,14 +1,13 @@
 """The report page of an ablation: one HTML file that loads nothing."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import pandas as pd
 from markupsafe import Markup
 
 from pipeline.analysis.comparison import SIGNIFICANCE, VERDICTS, Comparison
@@ -18,12 +17,8 @@ from pipeline.analysis.paired import LEAST_PAIRS
 from pipeline.analysis.runs import FIGURES, records_of
 from pipeline.analysis.tables import percent, published_table
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 HERE = Path(__file__).parent
 MOST_CLASSES = 10
-"""Classes listed per direction."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +27,7 @@ class PageContent:
 
     title: str
     question: str
-    """Question in the ablation's file."""
     command: str
-    """Command that made the page."""
     made_at: str
     """ISO time."""
     commit: str
@@ -48,18 +41,15 @@ class PageContent:
     configs: Mapping[str, Sequence[tuple[str, str, str]]]
     """Variant → config values that it changes: path, value of the base, own value."""
     published: pd.DataFrame
-    """Figures of `published_on`."""
     ui: str | None = None
     """Address of the MLflow UI that run ids link to."""
 
     @property
     def primary(self) -> Comparison:
-        """Comparison by the primary metric."""
         return self.comparisons[0]
 
     @property
     def run_ids(self) -> list[str]:
-        """Ids of the runs that the page cites."""
         return [run_id for run_id in self.primary.cells["run_id"] if run_id]
 
 

@@ -1,7 +1,5 @@
 """Templates of the pages of reports, explanations and studies: no page loads anything, and all text in it is escaped."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
