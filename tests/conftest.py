@@ -30,7 +30,7 @@ install_import_hook("mgmrn", "beartype.beartype")
 # Intervals of the tests' few seeds are as wide with fewer resamples; `tests/unit/test_comparison.py` tests the real number.
 paired.RESAMPLES = 199
 # The time of an example depends on the load of the machine.
-settings.register_profile("any-machine", deadline=None)
+settings.register_profile("any-machine", deadline=None, max_examples=40)
 settings.load_profile("any-machine")
 
 

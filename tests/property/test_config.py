@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mgmrn.config import BenchmarkConfig, ExperimentConfig, LossConfig
@@ -22,7 +22,6 @@ SCALAR = (
 )
 
 
-@settings(max_examples=40)
 @given(SCALAR | st.lists(SCALAR, max_size=3))
 def test_a_value_keeps_its_type_and_digits(value: object) -> None:
     again = plain(parse_yaml(yaml_value(value), "--set", line_numbers=False))

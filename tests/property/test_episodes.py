@@ -20,7 +20,6 @@ def assert_shares_are_a_partition(batches, epoch, world):
         assert min(sizes) >= 1 and max(sizes) - min(sizes) <= 1
 
 
-@settings(max_examples=50)
 @given(st.integers(8, 60), st.integers(8, 16), worlds, seeds, epochs)
 def test_plain_shares_are_a_partition(count, batch, world, seed, epoch):
     if count < batch:
@@ -62,7 +61,6 @@ def test_classes_with_too_few_images_are_never_drawn_and_impossible_batches_are_
         list(shard(PlainBatches(20, 8, 0), 0, 0, 9))
 
 
-@settings(max_examples=50)
 @given(st.integers(0, 50), worlds)
 def test_evaluation_shares_are_all_images_once_in_order(count, world):
     shares = [eval_shard(count, rank, world) for rank in range(world)]

@@ -42,7 +42,6 @@ def brute_force(problem, gamma: float) -> tuple[float, float]:
 
 
 @given(problems())
-@settings(max_examples=50)
 def test_curve_equals_brute_force_between_all_thresholds(problem):
     curve = seen_unseen_curve(*problem, SEEN)
     # Thresholds are whole numbers here, so every half-integer lies strictly between two.
@@ -58,7 +57,6 @@ def test_curve_equals_brute_force_between_all_thresholds(problem):
 
 
 @given(problems(), st.integers(-7, 7))
-@settings(max_examples=50)
 def test_at_a_tie_curve_and_predictions_agree(problem, gamma):
     seen_scores, seen_labels, unseen_scores, unseen_labels = problem
     unseen, seen, _ = seen_unseen_curve(*problem, SEEN).at(float(gamma))
@@ -68,7 +66,6 @@ def test_at_a_tie_curve_and_predictions_agree(problem, gamma):
 
 
 @given(problems())
-@settings(max_examples=50)
 def test_curve_is_monotone_bounded_and_independent_of_order_and_scale(problem):
     seen_scores, seen_labels, unseen_scores, unseen_labels = problem
     curve = seen_unseen_curve(*problem, SEEN)

@@ -12,7 +12,7 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -119,7 +119,6 @@ fractions = st.floats(0, 1).map(lambda value: round(value, 4))
 pairs = st.lists(st.tuples(fractions, fractions), min_size=1, max_size=12)
 
 
-@settings(max_examples=50)
 @given(pairs)
 def test_mean_interval_p_and_verdict_are_those_of_students_t_on_the_differences(
     found: list[tuple[float, float]],
@@ -177,7 +176,6 @@ def test_the_bootstrap_is_the_percentile_bootstrap_of_the_mean_in_any_order() ->
         assert (shuffled.low, shuffled.high) == (ours.low, ours.high)
 
 
-@settings(max_examples=50)
 @given(st.lists(st.floats(0, 1), max_size=6), st.randoms())
 def test_holm_is_the_closed_test_of_bonferroni_in_any_order(raw: list[float], random: Random) -> None:
     subsets = [one for size in range(1, len(raw) + 1) for one in itertools.combinations(raw, size)]

@@ -12,10 +12,9 @@ import torch
 from torchvision.models import resnet18
 
 from mgmrn.config import BackboneConfig, BenchmarkConfig, ImageConfig
-from mgmrn.data import feature_cache, kept
+from mgmrn.data import feature_cache
 from mgmrn.data.feature_cache import ensure_cache
 from mgmrn.data.images import decode, for_evaluation
-from mgmrn.data.kept import remove_check_notes
 from mgmrn.data.splits import load_final
 from mgmrn.errors import ResourceError, UserError
 from mgmrn.manifest import MANIFEST_FILE
@@ -85,21 +84,6 @@ def test_maps_are_those_of_the_backbone_and_of_the_mirrored_pictures(root, all_i
     pooled = cache.take(rows).pooled("c5")
     assert pooled.dtype == np.float32
     np.testing.assert_allclose(pooled, straight.mean(dim=(2, 3)).numpy(), rtol=1e-5, atol=1e-7)
-
-
-def test_only_missing_levels_are_computed(root, images, monkeypatch):
-    asked = []
-
-    def spy(config, levels):
-        asked.append(tuple(levels))
-        return build_backbone(config, levels)
-
-    monkeypatch.setattr(feature_cache, "build_backbone", spy)
-    build(root, images, levels=("c5",))
-    first = build(root, images)
-    second = build(root, images)
-    assert asked == [("c5",), ("c4",)]
-    assert torch.equal(first.maps(STRAIGHT)["c4"], second.maps(STRAIGHT)["c4"])
 
 
 def test_all_that_changes_the_maps_and_nothing_else_changes_the_folder(root, images):
@@ -184,20 +168,6 @@ def test_a_damaged_cache_is_named_and_made_again(root, images, whole, damage):
     said.clear()
     build(root, images, flip=False, progress=said.append)
     assert not said
-
-
-def test_content_is_read_when_a_file_changed_and_only_then(root, images, whole, monkeypatch):
-    read = []
-    monkeypatch.setattr(kept, "find_damage", lambda folder: read.append(folder))
-    build(root, images, flip=False)
-    assert read == []
-    os.utime(whole[0] / "straight.npy")
-    for _ in range(2):
-        build(root, images, flip=False)
-    assert read == [whole[0]]
-    remove_check_notes(root)
-    build(root, images, flip=False)
-    assert read[1:] == whole
 
 
 def test_a_reader_keeps_what_it_has_open_while_the_cache_is_made_again(root, images, whole):

@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -75,7 +75,6 @@ def test_smaller_decoding_changes_the_networks_input_by_rounding_alone(tmp_path,
     assert difference.mean() < 2 / 255 and difference.max() < 0.2
 
 
-@settings(max_examples=50)
 @given(height=st.integers(20, 400), width=st.integers(20, 400), area=st.floats(0.05, 1), seed=st.integers(0, 999))
 def test_the_smallest_crop_is_not_enlarged_because_of_smaller_decoding(height, width, area, seed):
     config = ImageConfig(size=32, min_crop_area=area)

@@ -28,7 +28,7 @@ from pipeline.job_environment import CODE_STATE, JOB_VARIABLE, SUBMISSION_TAG, i
 from pipeline.jobs import server as serving
 from pipeline.jobs import submit as submitting
 from pipeline.jobs.server import JobExistsError, JobServer, exit_code, follow, job_to_json
-from pipeline.jobs.submit import CHECKOUT, RUNTIME_ENV, Decision, Task, code_digest, decide, read_runtime_env, submit
+from pipeline.jobs.submit import CHECKOUT, RUNTIME_ENV, Decision, Task, decide, read_runtime_env, submit
 from pipeline.tracking.environment import GitState, git_state
 from pipeline.train.cluster import _ENVIRONMENT, _runtime_env
 
@@ -340,17 +340,6 @@ def test_a_config_that_the_job_would_lack_is_refused(checkout: Path, monkeypatch
     with pytest.raises(UserError, match="from the folder of the checkout"):
         sent_by(server)
     assert len(server.sent) == 1
-
-
-def test_the_digest_of_the_code_follows_names_and_contents(checkout: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(checkout, tmp_path / "copy")
-    os.utime(copy / "pipeline" / "a.py", (0, 10**9))
-    (copy / "README.md").write_text("no part of a job")
-    (copy / "pipeline" / "__pycache__").mkdir()
-    (copy / "pipeline" / "__pycache__" / "a.pyc").write_text("compiled")
-    assert code_digest(copy) == code_digest(checkout)
-    (copy / "pipeline" / "a.py").rename(copy / "pipeline" / "b.py")
-    assert code_digest(copy) != code_digest(checkout)
 
 
 def test_the_runtime_environment_holds_no_secrets(tmp_path: Path) -> None:

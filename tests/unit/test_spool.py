@@ -195,7 +195,7 @@ def test_a_defect_in_the_thread_is_raised(spool: Spool, store: FakeStore) -> Non
         sender.drain(5)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     steps=st.lists(st.integers(1, 4), max_size=8),
     failures=st.lists(st.sampled_from(["", "before", "after"]), max_size=20),

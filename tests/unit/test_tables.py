@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.analysis.comparison import CELL_COLUMNS, Comparison, compare
@@ -150,7 +150,6 @@ def test_latex_escapes_signs_of_its_own_and_signs_beyond_ascii() -> None:
     )
 
 
-@settings(max_examples=50)
 @given(st.text(alphabet=st.characters(codec="ascii"), max_size=20))
 def test_no_name_breaks_a_row(name: str) -> None:
     table = Table("t", pd.DataFrame({"a": [name], "b": ["x"]}))
