@@ -11,7 +11,8 @@ from PIL import Image
 
 from mgmrn.checkpoint import export_model
 from mgmrn.config import ExperimentConfig
-from mgmrn.data.images import decode, for_evaluation
+from mgmrn.data.images import for_evaluation
+from mgmrn.data.pictures import read_picture
 from mgmrn.model.backbone import build_backbone
 from mgmrn.model.network import ImageModel, build_head, class_scores, levels_of
 
@@ -44,7 +45,7 @@ def write_model(path: Path) -> Path:
 
 def inputs_of(paths: Sequence[Path]) -> Float[torch.Tensor, "B 3 P P"]:
     """Inputs of the network for pictures."""
-    return torch.stack([for_evaluation(decode(path), CONFIG.benchmark.images) for path in paths])
+    return torch.stack([for_evaluation(read_picture(path), CONFIG.benchmark.images) for path in paths])
 
 
 def scores_of(

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,10 +23,9 @@ import numpy as np
 import torch
 from jaxtyping import Int, Int64
 
-from mgmrn.data.images import Picture, decode
-from mgmrn.data.kept import FULL, Progress, ensure_whole, no_room, picture_stamps
+from mgmrn.data.kept import Progress, ensure_whole, picture_stamps, written_whole
+from mgmrn.data.pictures import Picture, read_picture
 from mgmrn.data.splits import Images
-from mgmrn.manifest import write_manifest
 
 FORMAT = 1
 WHAT = "packed pictures"
@@ -43,7 +40,7 @@ class PictureFiles:
 
     images: Images
     at_least: int
-    """Least number of pixels of the shorter side; see `decode`."""
+    """Least number of pixels of the shorter side; see `read_picture`."""
 
     @property
     def ids(self) -> Int[np.ndarray, " N"]:
@@ -52,7 +49,7 @@ class PictureFiles:
 
     def picture(self, row: int) -> Picture:
         """One picture. Raises UserError when it cannot be decoded."""
-        return decode(self.images.path(row), at_least=self.at_least)
+        return read_picture(self.images.path(row), at_least=self.at_least)
 
     def take(self, rows: Int[np.ndarray, " M"]) -> PictureFiles:
         """Some of the pictures, in the order of `rows`."""
@@ -107,24 +104,13 @@ def _digest(files: PictureFiles) -> str:
 
 
 def _pack(folder: Path, files: PictureFiles, threads: int, progress: Progress) -> None:
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        part.mkdir()
+    remedy = "make room, or set cache_pictures: false"
+    with written_whole({WHAT: folder}, WHAT, remedy) as parts, (parts[WHAT] / PIXELS).open("wb") as file:
         index = []
-        with (part / PIXELS).open("wb") as file:
-            for picture in _decoded(files, threads, progress):
-                index.append((file.tell(), *picture.shape[1:]))
-                file.write(picture.permute(1, 2, 0).contiguous().numpy().tobytes())
-            np.save(part / INDEX, np.array(index, dtype=np.int64))
-        write_manifest(part)
-        os.replace(part, folder)
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        raise no_room(WHAT, None, folder.parent, "make room, or set cache_pictures: false") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        for picture in _decoded(files, threads, progress):
+            index.append((file.tell(), *picture.shape[1:]))
+            file.write(picture.permute(1, 2, 0).contiguous().numpy().tobytes())
+        np.save(parts[WHAT] / INDEX, np.array(index, dtype=np.int64))
 
 
 def _decoded(files: PictureFiles, threads: int, progress: Progress) -> Iterator[Picture]:

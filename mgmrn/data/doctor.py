@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from mgmrn.config import BenchmarkConfig
-from mgmrn.data.images import decode
+from mgmrn.data.pictures import read_picture
 from mgmrn.data.published import PUBLISHED, splits_digest
 from mgmrn.data.splits import existing, load_final, load_tune
 from mgmrn.data.xlsa17 import (
@@ -330,24 +330,29 @@ def _pictures(
     chosen = [file for file in dict.fromkeys(files) if file in there]
     if sample is not None and sample < len(chosen):
         chosen = random.Random(0).sample(chosen, sample)
-    complaints = []
+    plain: dict[str, bool] = {}
     with ThreadPoolExecutor(threads, thread_name_prefix="doctor") as pool:
-        for complaint in pool.map(lambda file: _complaint(folder / file), chosen):
-            complaints.append(complaint)
+        for done, (file, found) in enumerate(pool.map(lambda file: (file, _is_plain(folder / file)), chosen), start=1):
+            if isinstance(found, UserError):
+                report.error("pictures", f"{found.where}: {found.message}", found.hint)
+            else:
+                plain[file] = found
             if progress is not None:
-                progress(len(complaints), len(chosen))
-    if broken := list(filter(None, complaints)):
-        report.error("pictures", f"{len(broken)} cannot be decoded: {some(broken)}", "get those files again")
-    elif chosen:
-        report.ok("pictures", f"{len(chosen)} of {len(files)} decoded")
+                progress(done, len(chosen))
+    if unicoloured := [file for file, is_plain in plain.items() if is_plain]:
+        detail = f"{len(unicoloured)} have one colour everywhere: {some(unicoloured)}"
+        report.warn("pictures", detail, "look at them: they may be damaged")
+    if plain:
+        report.ok("pictures", f"{len(plain)} of {len(files)} decoded")
 
 
-def _complaint(path: Path) -> str:
+def _is_plain(path: Path) -> bool | UserError:
+    """Whether a picture has one colour everywhere; the error of one that cannot be read."""
     try:
-        decode(path)
+        picture = read_picture(path)
     except UserError as error:
-        return f"{path} ({error.message})"
-    return ""
+        return error
+    return bool((picture == picture[:, :1, :1]).all())
 
 
 def _splits(report: _Report, root: Path, config: BenchmarkConfig) -> None:

@@ -28,11 +28,10 @@ from torchvision.transforms.v2 import functional as transforms
 from mgmrn.config import BackboneConfig, ImageConfig, Level
 from mgmrn.data.decoded import PictureFiles
 from mgmrn.data.images import side_for_evaluation
-from mgmrn.data.kept import FULL, Progress, ensure_whole, no_room, picture_stamps
+from mgmrn.data.kept import Progress, ensure_whole, no_room, picture_stamps, written_whole
 from mgmrn.data.loading import evaluation_loader, prefetch
 from mgmrn.data.splits import Images
 from mgmrn.errors import UserError
-from mgmrn.manifest import write_manifest
 from mgmrn.model.backbone import Pyramid, build_backbone
 from mgmrn.weights import weights_digest
 
@@ -142,10 +141,9 @@ def _build(
     progress: Progress,
 ) -> None:
     """Computes all missing levels in one pass over the pictures; each picture is decoded once."""
-    parts = {level: folder.with_name(f".{folder.name}.part") for level, folder in folders.items()}
     variants = VARIANTS if flip else VARIANTS[:1]
     arrays: dict[tuple[Level, str], np.memmap] = {}
-    try:
+    with written_whole(folders, WHAT, REMEDY) as parts:
         files = PictureFiles(images, side_for_evaluation(image_config))
         stop = 0
         for pictures in prefetch(evaluation_loader(files, image_config, BATCH, workers=0)):
@@ -163,16 +161,6 @@ def _build(
             progress(f"caching features: {stop} of {len(images)} pictures")
         for array in arrays.values():
             array.flush()
-        for level, part in parts.items():
-            write_manifest(part)
-            os.replace(part, folders[level])
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        raise no_room(WHAT, None, next(iter(folders.values())).parent, REMEDY) from error
-    finally:
-        for part in parts.values():
-            shutil.rmtree(part, ignore_errors=True)
 
 
 def _as_float16(level: Level, maps: Float[Tensor, "B C h w"]) -> Float16[np.ndarray, "B C h w"]:
@@ -192,8 +180,6 @@ def _allocate(
         raise no_room(WHAT, needed, folder, REMEDY)
     arrays: dict[tuple[Level, str], np.memmap] = {}
     for level, part in parts.items():
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
         for variant in variants:
             path = part / f"{variant}.npy"
             arrays[level, variant] = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shapes[level])

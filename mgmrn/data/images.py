@@ -1,55 +1,27 @@
-"""Decoding and transforms of a picture. h w pixels of the file, H W of the network's input."""
+"""Transforms of a picture. h w pixels of the file, H W of the network's input."""
 
 from __future__ import annotations
 
 import math
-from io import BufferedIOBase
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 from mgmrn.config import ImageConfig
-from mgmrn.errors import UserError
+from mgmrn.data.pictures import Picture, read_picture
 
 CROP_MARGIN = 8 / 7
 """The shorter side before a crop, in crop sizes: 256 for 224, 512 for 448."""
 
-Picture = UInt8[Tensor, "3 h w"]
 Pixels = Float[Tensor, "3 H W"]
 
 
-def decode(
-    source: Path | BufferedIOBase, where: str = "", remedy: str = "get the file again", *, at_least: int | None = None
-) -> Picture:
-    """An image file of any mode as upright RGB.
-
-    Args:
-        where: name of the picture in errors; default: the file's path.
-        remedy: hint of errors about broken pictures.
-        at_least: least number of pixels of the shorter side. A JPEG with at least twice as many is decoded at a half, a
-            quarter or an eighth of its sides, which saves most of the time; None: full size.
-
-    Raises UserError for a picture that is missing, cut short or no image.
-    """
-    where = where or (str(source) if isinstance(source, Path) else "")
-    try:
-        with Image.open(source) as image:
-            if at_least is not None:
-                image.draft(None, (at_least, at_least))
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):  # 16-bit grey, which Pillow would cut off at 255 instead of scaling.
-                upright = Image.fromarray((np.asarray(upright, dtype=np.uint32) >> 8).clip(max=255).astype(np.uint8))
-            pixels = np.array(upright.convert("RGB"))
-    except FileNotFoundError as error:
-        raise UserError("the picture does not exist", where, "`data verify` lists all that are missing") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"the picture cannot be decoded: {error}", where, remedy) from error
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+def prepared(source: Path | bytes, config: ImageConfig, where: str = "") -> Pixels:
+    """A file, or its content, as the input of a network. Raises UserError as `read_picture` does."""
+    return for_evaluation(read_picture(source, where, at_least=side_for_evaluation(config)), config)
 
 
 def side_for_evaluation(config: ImageConfig) -> int:

@@ -22,7 +22,7 @@ from typing import TypeVar
 from mgmrn.atomic_file import replacing
 from mgmrn.data.splits import Images
 from mgmrn.errors import ResourceError
-from mgmrn.manifest import find_damage
+from mgmrn.manifest import find_damage, write_manifest
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Errors of a full disk or quota."""
@@ -74,6 +74,30 @@ def ensure_whole(
             for key in missing:
                 _note_whole(folders()[key])
         return folders()
+
+
+@contextmanager
+def written_whole(folders: Mapping[Key, Path], what: str, remedy: str) -> Iterator[dict[Key, Path]]:
+    """Temporary folders, which take the names of absent ones, with manifests, when the block ends without an error.
+
+    Raises ResourceError when the disk is full.
+    """
+    parts = {key: folder.with_name(f".{folder.name}.part") for key, folder in folders.items()}
+    try:
+        for part in parts.values():
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir()
+        yield parts
+        for key, part in parts.items():
+            write_manifest(part)
+            os.replace(part, folders[key])
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise no_room(what, None, next(iter(folders.values())).parent, remedy) from error
+    finally:
+        for part in parts.values():
+            shutil.rmtree(part, ignore_errors=True)
 
 
 def remove_check_notes(root: Path) -> None:

@@ -159,10 +159,7 @@ def existing(root: Path, files: Sequence[str]) -> set[str]:
     """The files that exist below a folder, by one directory listing per parent folder."""
     parents = {file.rpartition("/")[0] for file in files}
     return {
-        f"{parent}/{entry.name}" if parent else entry.name
-        for parent in parents
-        if (root / parent).is_dir()
-        for entry in (root / parent).iterdir()
+        f"{parent}/{entry.name}" if parent else entry.name for parent in parents for entry in (root / parent).glob("*")
     }
 
 

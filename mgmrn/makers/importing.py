@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
+from unicodedata import normalize
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -25,7 +26,7 @@ from jaxtyping import Float, Int
 from mgmrn.config import BenchmarkConfig
 from mgmrn.data.class_table import GivenClasses, read_class_table
 from mgmrn.data.doctor import Finding, verify
-from mgmrn.data.pictures import ENDINGS
+from mgmrn.data.pictures import ENDINGS, files_below, open_picture
 from mgmrn.data.splits import hold_out
 from mgmrn.data.xlsa17 import lists_folder, relative_image_path, with_train_and_val, word_vector_file
 from mgmrn.errors import UserError, some
@@ -101,14 +102,16 @@ def import_folder(folder: Path, table: Path, vectors: Path, root: Path, options:
         for source, file in zip(sources, files, strict=True):
             target = making / options.name / file
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
+            with open_picture(source) as original, target.open("wb") as copy:
+                shutil.copyfileobj(original, copy)
         location = lists_folder(making, options.name)
         write_images_list(location, files, labels)
         write_splits(location, classes.names, attributes / np.linalg.norm(attributes, axis=0), attributes, lists)
         write_word_vectors(word_vector_file(making, config), word_vectors)
         write_attribute_names(making, options.name, classes.columns)
         (making / f"{options.name}.yaml").write_text(f"benchmark:\n  name: {options.name}\n", encoding="utf-8")
-        findings = [*verify(making, config), *_unlearnable(attributes, labels, lists, classes)]
+        findings = [*_left_out(folder, sources), *verify(making, config)]
+        findings += _unlearnable(attributes, labels, lists, classes)
         _refuse_errors(findings, making / options.name / "images", folder)
     val, unseen = (np.unique(labels[lists[name]]) for name in ("val_loc", "test_unseen_loc"))
     return Imported(
@@ -172,19 +175,25 @@ def _pictures(folder: Path, classes: GivenClasses, name: str) -> tuple[list[Path
     """Pictures below the classes' folders: their paths, their targets relative to `<root>/<name>`, and their labels."""
     if not folder.is_dir():
         raise UserError("the folder of pictures does not exist", str(folder), "name one with a folder per class")
-    folders = {entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
+    # macOS decomposes letters with accents in names of folders.
+    entries = [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
+    folders = {normalize("NFC", entry.name): entry for entry in entries}
+    names = [normalize("NFC", name) for name in classes.names]
+    if unlike := sorted(set(entries) - set(folders.values())):
+        raise UserError("two folders have the same name, encoded differently", str(unlike[0]), "merge them")
     for found, wanted, complaint in (
-        (folders, set(classes.names), "the table has no row for the folder"),
-        (set(classes.names), folders, "there is no folder for the class"),
+        (folders.keys(), set(names), "the table has no row for the folder"),
+        (set(names), folders.keys(), "there is no folder for the class"),
     ):
         if lone := sorted(found - wanted):
             hint = "name folders and rows of the table alike, letter by letter"
             raise UserError(f"{complaint} {some(lone, 1)}", str(folder), hint)
     sources, files, labels = [], [], []
-    for label, class_name in enumerate(classes.names):
-        of_class = sorted(path for path in (folder / class_name).rglob("*") if path.suffix.lower() in ENDINGS)
+    for label, class_name in enumerate(names):
+        of_class = [path for path in files_below(folders[class_name]) if path.suffix.lower() in ENDINGS]
         if not of_class:
-            raise UserError("the class has no picture", str(folder / class_name), f"among {', '.join(sorted(ENDINGS))}")
+            among = f"among {', '.join(sorted(ENDINGS))}"
+            raise UserError("the class has no picture", str(folders[class_name]), among)
         for path in of_class:
             file = f"images/{path.relative_to(folder).as_posix()}"
             if relative_image_path(file, name) != file:
@@ -194,6 +203,13 @@ def _pictures(folder: Path, classes: GivenClasses, name: str) -> tuple[list[Path
             files.append(file)
             labels.append(label)
     return sources, files, np.array(labels)
+
+
+def _left_out(folder: Path, sources: Sequence[Path]) -> list[Finding]:
+    """Files that are not imported."""
+    others = [str(path.relative_to(folder)) for path in sorted(set(files_below(folder)) - set(sources))]
+    names = some(others).encode(errors="backslashreplace").decode()
+    return [Finding("ok", "left out", f"{len(others)} files are no pictures of a class: {names}")] if others else []
 
 
 def _unlearnable(
@@ -220,7 +236,8 @@ def _refuse_errors(findings: Sequence[Finding], copies: Path, folder: Path) -> N
     if errors:
         # The error names the original pictures, since the copies are removed.
         detail = errors[0].detail.replace(str(copies), str(folder))
-        raise UserError(f"{errors[0].check}: {detail}", str(folder), errors[0].remedy)
+        more = f" (the first of {len(errors)} errors)" if len(errors) > 1 else ""
+        raise UserError(f"{errors[0].check}: {detail}{more}", str(folder), errors[0].remedy)
 
 
 def words_of(name: str) -> tuple[str, ...]:

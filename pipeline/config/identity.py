@@ -22,7 +22,6 @@ NO_SCIENCE = (
     "mgmrn/makers/*.py",
     "mgmrn/data/class_table.py",
     "mgmrn/data/doctor.py",
-    "mgmrn/data/pictures.py",
     "mgmrn/data/published.py",
     "mgmrn/explanation.py",
     "mgmrn/localisation.py",

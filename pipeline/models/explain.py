@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mgmrn.atomic_file import replacing
 from mgmrn.checkpoint import LoadedModel
-from mgmrn.data.pictures import prepared_file
+from mgmrn.data.images import prepared
 from mgmrn.data.splits import load_final
 from mgmrn.makers.synthetic import read_parts
 from pipeline.analysis.page.templates import STYLE, page_template
@@ -131,7 +131,7 @@ def run_explain(
     config = model.config.benchmark.images
     for start in range(0, len(subjects), BATCH):
         batch = subjects[start : start + BATCH]
-        views, answers = reasons.explain(model, batch, torch.stack([prepared_file(one.path, config) for one in batch]))
+        views, answers = reasons.explain(model, batch, torch.stack([prepared(one.path, config) for one in batch]))
         for one in answers:
             classes.setdefault(one.subject.truth or UNKNOWN, []).append(one)
         if parts is not None:

@@ -17,7 +17,8 @@ from torch import Tensor
 from mgmrn.checkpoint import MODEL_FILE, LoadedModel, load_model
 from mgmrn.config import ImageConfig
 from mgmrn.data.class_table import read_class_table
-from mgmrn.data.pictures import ENDINGS, prepared_file
+from mgmrn.data.images import prepared
+from mgmrn.data.pictures import ENDINGS, files_below
 from mgmrn.errors import UserError
 from mgmrn.prediction import BATCH, Answer, answer, score, with_classes
 from pipeline.console import Console
@@ -100,10 +101,10 @@ def find_pictures(paths: Sequence[Path]) -> list[Path]:
     """The named files, and the pictures in the named folders sorted by name; a folder without any is an error."""
     found: list[Path] = []
     for path in paths:
-        inside = sorted(one for one in path.rglob("*") if one.suffix.lower() in ENDINGS and one.is_file())
-        if path.is_dir() and not inside:
+        inside = [one for one in files_below(path) if one.suffix.lower() in ENDINGS] if path.is_dir() else [path]
+        if not inside:
             raise UserError("the folder holds no picture", str(path), f"pictures end in {', '.join(sorted(ENDINGS))}")
-        found += inside or [path]
+        found += inside
     return found
 
 
@@ -135,6 +136,6 @@ def _predictions(model: LoadedModel, pictures: Sequence[Path], top: int, attribu
 
 def _prepared(path: Path, config: ImageConfig) -> Tensor | UserError:
     try:
-        return prepared_file(path, config)
+        return prepared(path, config)
     except UserError as error:
         return error

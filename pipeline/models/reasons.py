@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image
 from torch import Tensor
 
 from mgmrn.checkpoint import LoadedModel
 from mgmrn.config import ImageConfig, Level, MgMRNConfig
+from mgmrn.data.pictures import read_picture
 from mgmrn.errors import UserError
 from mgmrn.explanation import LevelView, contributions, decide, decisive, look
 from mgmrn.localisation import box_on_input, chance_of, interpolate, points_at
@@ -163,8 +163,7 @@ def point(
         shown = {name: box for name, box in parts[subject.file].shown().items() if name in rows}
         if not shown:
             continue
-        with Image.open(subject.path) as picture:
-            width, height = picture.size
+        height, width = read_picture(subject.path).shape[1:]
         boxes = torch.tensor([box_on_input(box, width, height, config) for box in shown.values()])
         chances = chance_of(boxes, config.size).tolist()
         chosen = [rows[name] for name in shown]

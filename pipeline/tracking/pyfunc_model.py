@@ -18,7 +18,7 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from mgmrn.checkpoint import LoadedModel, load_model
 from mgmrn.data.class_table import classes_from_json
-from mgmrn.data.pictures import prepared
+from mgmrn.data.images import prepared
 from mgmrn.errors import UserError
 from mgmrn.prediction import BATCH, Answer, answer, score, with_classes
 
@@ -69,7 +69,7 @@ def _batches(model: LoadedModel, table: pd.DataFrame) -> Iterator[Any]:
     values = list(table["image"])
     for start in range(0, len(values), BATCH):
         pixels = [
-            prepared(_content(value, f"row {row}"), f"row {row}", model.config.benchmark.images)
+            prepared(_content(value, f"row {row}"), model.config.benchmark.images, f"row {row}")
             for row, value in enumerate(values[start : start + BATCH], start)
         ]
         yield score(model, torch.stack(pixels))

@@ -64,6 +64,10 @@ def cut(pattern, end):
     return plant
 
 
+def one_colour(root):
+    Image.new("RGB", (9, 9)).save(next(root.rglob("*.png")))
+
+
 def remove(pattern):
     def plant(root):
         for path in sorted(root.rglob(pattern))[:2]:
@@ -132,7 +136,8 @@ ZERO_WORD[3] = 0
         (splits(test_seen_loc=column([9_999])), "error", "split lists", "test_seen_loc points to image 10000"),
         (splits(test_seen_loc=np.array([[0.5]])), "error", "split lists", "other than whole numbers"),
         (splits(train_loc=column([4, 5, *LISTS["train_loc"]])), "warning", "train and val", "train_loc overlaps"),
-        (cut("*.png", -200), "error", "pictures", "1 cannot be decoded"),
+        (cut("*.png", -200), "error", "pictures", "5.png: the picture cannot be decoded"),
+        (one_colour, "warning", "pictures", "1 have one colour everywhere"),
         (remove("*.png"), "error", "pictures", f"2 of {CLASSES * PER_CLASS} are not below"),
     ],
 )

@@ -14,7 +14,8 @@ from torchvision.models import resnet18
 from mgmrn.config import BackboneConfig, BenchmarkConfig, ImageConfig
 from mgmrn.data import feature_cache
 from mgmrn.data.feature_cache import ensure_cache
-from mgmrn.data.images import decode, for_evaluation
+from mgmrn.data.images import for_evaluation
+from mgmrn.data.pictures import read_picture
 from mgmrn.data.splits import load_final
 from mgmrn.errors import ResourceError, UserError
 from mgmrn.manifest import MANIFEST_FILE
@@ -58,7 +59,7 @@ def folders(root):
 
 
 def direct(images, rows, *, mirrored=False):
-    pictures = torch.stack([for_evaluation(decode(images.path(int(row))), SIZE) for row in rows])
+    pictures = torch.stack([for_evaluation(read_picture(images.path(int(row))), SIZE) for row in rows])
     backbone = build_backbone(BackboneConfig(name="resnet18", weights="none"), LEVELS).eval()
     with torch.inference_mode():
         return backbone(pictures.flip(-1) if mirrored else pictures)

@@ -12,8 +12,9 @@ import torch
 
 from mgmrn.config import ExperimentConfig, ImageConfig
 from mgmrn.data.decoded import PictureFiles
-from mgmrn.data.images import decode, for_evaluation, side_for_evaluation, side_for_training
+from mgmrn.data.images import for_evaluation, side_for_evaluation, side_for_training
 from mgmrn.data.loading import evaluation_loader, prefetch, train_loader
+from mgmrn.data.pictures import read_picture
 from mgmrn.data.splits import FinalData, Images, TuneData, load_final, load_tune
 from mgmrn.errors import UserError
 from mgmrn.feed import Feed, Share, open_feed
@@ -154,7 +155,7 @@ def test_evaluation_keeps_the_order_and_names_a_broken_picture_without_a_traceba
     files = PictureFiles(images, side_for_evaluation(settings.benchmark.images))
     batches = list(evaluation_loader(files, settings.benchmark.images, 10, workers))
     assert [len(batch) for batch in batches] == [10, 10, 4]
-    assert torch.equal(batches[2][3], for_evaluation(decode(images.path(23)), settings.benchmark.images))
+    assert torch.equal(batches[2][3], for_evaluation(read_picture(images.path(23)), settings.benchmark.images))
     images.path(3).write_bytes(images.path(3).read_bytes()[:100])
     with pytest.raises(UserError) as caught:
         list(evaluation_loader(files, settings.benchmark.images, 8, workers))

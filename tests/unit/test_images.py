@@ -1,6 +1,4 @@
-"""Decoding and transforms of pictures."""
-
-import io
+"""Transforms of pictures, and smaller decoding."""
 
 import numpy as np
 import pytest
@@ -10,36 +8,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mgmrn.config import ImageConfig
-from mgmrn.data.images import _random_box, decode, for_evaluation, for_training, side_for_evaluation, side_for_training
-from mgmrn.errors import UserError
+from mgmrn.data.images import _random_box, for_evaluation, for_training, side_for_evaluation, side_for_training
+from mgmrn.data.pictures import read_picture
 
-RED = (200, 30, 30)
 UNIT = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 TURNED = Image.Exif()
 TURNED[0x0112] = 6
 
 
-def save(path, mode="RGB", size=(24, 16), **options):
-    Image.new("RGB", size, RED).convert(mode).save(path, **options)
+def save(path, size, **options):
+    Image.new("RGB", size, "red").save(path, **options)
     return path
-
-
-@pytest.mark.parametrize(
-    ("mode", "suffix"), [("RGB", "jpg"), ("CMYK", "jpg"), ("P", "png"), ("RGBA", "png"), ("RGB", "bmp")]
-)
-def test_every_mode_becomes_rgb(tmp_path, mode, suffix):
-    picture = decode(save(tmp_path / f"x.{suffix}", mode))
-    assert picture.shape == (3, 16, 24) and picture.dtype == torch.uint8
-    np.testing.assert_allclose(picture.float().mean(dim=(1, 2)), RED, atol=6)
-    grey = decode(save(tmp_path / "x.jpg", "L"))
-    assert torch.equal(grey[0], grey[1]) and torch.equal(grey[0], grey[2])
-
-
-@pytest.mark.parametrize("suffix", ["png", "tiff"])
-def test_16_bit_grey_is_scaled(tmp_path, suffix):
-    path = tmp_path / f"x.{suffix}"
-    Image.fromarray(np.array([[0, 300], [32768, 65535]], dtype=np.uint16)).save(path)
-    assert torch.equal(decode(path), torch.tensor([[0, 1], [128, 255]], dtype=torch.uint8).expand(3, 2, 2))
 
 
 def write_photograph(path, size):
@@ -55,23 +34,23 @@ def write_photograph(path, size):
 )
 def test_a_large_jpeg_is_decoded_no_larger_than_it_is_needed(tmp_path, at_least, shape):
     path = write_photograph(tmp_path / "x.jpg", (256, 192))
-    assert decode(path, at_least=at_least).shape == (3, *shape)
+    assert read_picture(path, at_least=at_least).shape == (3, *shape)
 
 
 def test_turned_cameras_are_turned_back_and_other_formats_keep_their_size(tmp_path):
     turned = save(tmp_path / "x.jpg", size=(240, 160), exif=TURNED)
-    assert decode(turned).shape == (3, 240, 160)
-    assert decode(turned, at_least=80).shape == (3, 120, 80)
-    assert decode(save(tmp_path / "x.png", size=(240, 160)), at_least=8).shape == (3, 160, 240)
+    assert read_picture(turned).shape == (3, 240, 160)
+    assert read_picture(turned, at_least=80).shape == (3, 120, 80)
+    assert read_picture(save(tmp_path / "x.png", size=(240, 160)), at_least=8).shape == (3, 160, 240)
 
 
 @pytest.mark.parametrize(("resize", "side"), [("squash", 96), ("crop", 192)])
 def test_smaller_decoding_changes_the_networks_input_by_rounding_alone(tmp_path, resize, side):
     config = ImageConfig(size=96, resize=resize, **UNIT)
     path = write_photograph(tmp_path / "x.jpg", (1024, 768))
-    small = decode(path, at_least=side_for_evaluation(config))
+    small = read_picture(path, at_least=side_for_evaluation(config))
     assert min(small.shape[1:]) == side
-    difference = (for_evaluation(decode(path), config) - for_evaluation(small, config)).abs()
+    difference = (for_evaluation(read_picture(path), config) - for_evaluation(small, config)).abs()
     assert difference.mean() < 2 / 255 and difference.max() < 0.2
 
 
@@ -83,19 +62,6 @@ def test_the_smallest_crop_is_not_enlarged_because_of_smaller_decoding(height, w
     picture = torch.empty(3, height, width, dtype=torch.uint8)
     _, _, box_height, box_width = _random_box(picture, area, np.random.default_rng(seed))
     assert area == 1 or min(box_height, box_width) >= config.size - 1
-
-
-@pytest.mark.parametrize("content", [b"", b"no picture", None])
-def test_broken_and_missing_files_are_named(tmp_path, content):
-    path = save(tmp_path / "bird.jpg", size=(64, 64))
-    broken = path.read_bytes()[:400] if content is None else content
-    path.write_bytes(broken)
-    with pytest.raises(UserError, match=r"bird\.jpg"):
-        decode(path)
-    with pytest.raises(UserError, match=r"cannot be decoded.*\[row 3\] \(send another\)"):
-        decode(io.BytesIO(broken), "row 3", "send another")
-    with pytest.raises(UserError, match=r"gone\.jpg"):
-        decode(tmp_path / "gone.jpg")
 
 
 @pytest.mark.parametrize("resize", ["squash", "crop"])

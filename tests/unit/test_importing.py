@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -107,9 +108,34 @@ def test_folder_and_table_must_name_the_same_classes(source: Path) -> None:
 def test_broken_pictures_and_reserved_folders_are_named_where_they_stand(source: Path) -> None:
     broken = source / "birds" / "owl" / "0.jpg"
     broken.write_bytes(broken.read_bytes()[:200])
-    refused(source, f"pictures: 1 cannot be decoded: {broken}")
+    refused(source, f"pictures: {broken}: the picture cannot be decoded")
     (source / "birds" / "owl" / "more").rename(source / "birds" / "owl" / "images")
     refused(source, "cannot be called so")
+
+
+def test_odd_things_among_the_pictures_are_named_or_left_out(source: Path, tmp_path: Path) -> None:
+    owls = source / "birds" / "owl"
+    for path, sentence in (
+        (owls / "pipe.jpg", "this is a pipe"),
+        (owls / "loop.png", "Too many levels of symbolic links"),
+    ):
+        os.mkfifo(path) if path.name == "pipe.jpg" else path.symlink_to(path.name)
+        refused(source, sentence)
+        path.unlink()
+    (owls / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    refused(source, f"{owls}/photo.heic: this is no picture of a known format")
+    (owls / "photo.heic").unlink()
+    for name in ("._0.jpg", ".DS_Store", os.fsdecode(b"caf\xe9.txt")):
+        (owls / name).touch()
+    (owls / "folder.jpg").mkdir()
+    (source / "birds" / "kiwi" / "more").rename(source / "kiwi")
+    (source / "birds" / "kiwi" / "linked").symlink_to(source / "kiwi")
+    table = source / "table.csv"
+    table.write_text(table.read_text().replace("heron", "héron"), encoding="utf-8")
+    (source / "birds" / "heron").rename(source / "birds" / "he\u0301ron")
+    made = run(source, tmp_path / "root")
+    (left_out,) = [one.detail for one in made.findings if one.check == "left out"]
+    assert left_out.startswith("8 files are no pictures of a class: ") and sum(made.images.values()) > 40
 
 
 def test_impossible_names_and_too_few_classes_or_pictures_are_refused(source: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,16 +74,19 @@ def test_a_broken_picture_costs_only_its_own_answer(ask: Ask, pictures: list[Pat
     (tmp_path / "cut.png").write_bytes(pictures[0].read_bytes()[:700])
     (tmp_path / "text.jpg").write_text("no picture")
     Image.new("1", (7100, 7100)).save(tmp_path / "huge.png")
-    wrong = ["cut.png", "text.jpg", "huge.png", "gone.png"]
+    os.mkfifo(tmp_path / "pipe.png")
+    wrong = ["cut.png", "text.jpg", "huge.png", "gone.png", "pipe.png"]
     code, said, err = ask(pictures[0], *(tmp_path / name for name in wrong), pictures[1])
     assert code == 1
-    assert ["error" in one for one in said["pictures"]] == [False, True, True, True, True, False]
+    assert ["error" in one for one in said["pictures"]] == [False, *[True] * len(wrong), False]
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
-    for name, reason, line in zip(wrong, ("decoded", "no picture", "50 million", "No such file"), lines, strict=True):
+    for name, reason, line in zip(
+        wrong, ("decoded", "no picture", "50 million", "No such file", "this is a pipe"), lines, strict=True
+    ):
         assert name in line and reason in line
     code, said, _ = ask(tmp_path / "text.jpg")
     assert code == 2
-    assert said["pictures"][0]["error"] == "this is no picture"
+    assert said["pictures"][0]["error"] == "this is no picture of a known format"
 
 
 def test_folders_and_json_lines(

