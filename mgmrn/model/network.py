@@ -35,14 +35,14 @@ class MgMRN(nn.Module):
         super().__init__()
         attributes, length = word_vectors.shape
         coarsest = LEVELS.index(config.levels[-1])
-        levels = {
+        levels: dict[str, GranularityLevel] = {
             level: GranularityLevel(
                 channels[level], config.width, coarsest - LEVELS.index(level), config.regions, config.granularity
             )
             for level in config.levels
         }
         self.levels = nn.ModuleDict(levels)
-        region_widths = {level: built.region_width for level, built in levels.items()}
+        region_widths = {level: levels[level].region_width for level in config.levels}
         self.refinement = MutualRefinement(config.levels, config.width, config.refinement, region_widths)
         self.decoders = nn.ModuleDict(
             {level: AttributeDecoder(config.width, attributes, length, config.decoder) for level in config.levels}
