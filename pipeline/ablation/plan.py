@@ -14,6 +14,7 @@ from pipeline.tracking.environment import numerics
 from pipeline.tracking.store import TrackedRun, TrackingStore
 from pipeline.train.cell import Cell
 from pipeline.train.spec import Calibration
+from pipeline.train.tracked import recorded_calibration
 from pipeline.trials.known import Cost, KnownRuns, schema_of
 from pipeline.where import Where
 
@@ -36,7 +37,7 @@ class PlannedCell:
 
     @property
     def calibration(self) -> Calibration | None:
-        return _calibration(self.tune) if self.tune else None
+        return recorded_calibration(self.tune) if self.tune else None
 
     def to_json(self) -> dict[str, Any]:
         cell = self.cell
@@ -90,7 +91,9 @@ def _plan(cell: GridCell, known: KnownRuns) -> PlannedCell:
         state, reason = _unfinished(cell.tune, known)
         return PlannedCell(cell, state, reason, cost=_whole_cost(cell, known))
     if cell.final_data is not None:
-        final_cell = cell.final(_calibration(tune))
+        calibration = recorded_calibration(tune)
+        assert calibration is not None
+        final_cell = cell.final(calibration)
         evaluated = known.finished(final_cell)
         if evaluated is None:
             state, reason = _unfinished(final_cell, known)
@@ -139,10 +142,6 @@ def _changes(runs: Sequence[TrackedRun]) -> str:
             new = ", ".join(one for one in now if one not in before)
             return f"the environment changed: {old} then, {new} now"
     return ""
-
-
-def _calibration(tune: TrackedRun) -> Calibration:
-    return Calibration.model_validate_json(tune.tags["mgmrn.calibration"])
 
 
 def _whole_cost(cell: GridCell, known: KnownRuns) -> Cost | None:

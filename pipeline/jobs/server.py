@@ -181,7 +181,6 @@ def _as_url(address: str) -> str:
 
 def _check_answers(address: str) -> None:
     """Check that the address answers, with any status: Ray's own client has no time limit."""
-
     # No proxy: the address is used as it was given.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:

@@ -7,12 +7,11 @@ from pathlib import Path
 
 from mgmrn.errors import UserError
 from pipeline.analysis.paired import paired_difference, summarise
-from pipeline.config.compose import ComposedConfig, show
+from pipeline.config.compose import show
 from pipeline.search.config import SearchConfig
 from pipeline.search.director import Search, SearchDirector, final_ranks
 from pipeline.search.outcome import Comparison, SearchOutcome
 from pipeline.search.report import write_study
-from pipeline.search.space import Space
 from pipeline.search.study import Record
 from pipeline.spool import OnEpoch
 from pipeline.train.cell import Cell
@@ -22,11 +21,8 @@ from pipeline.trials.runner import run_trials
 FRESH_SEEDS_FROM = 1000
 """First seed of the comparison; searches use small seeds."""
 
-Bases = Mapping[str | None, ComposedConfig]
-"""Benchmark, or None for the base's own → the base's config on it."""
 
-
-def run_course(search: Search, bases: Bases, name: str, budget_hours: float | None, tracking_uri: str) -> SearchOutcome:
+def run_course(search: Search, name: str, budget_hours: float | None, tracking_uri: str) -> SearchOutcome:
     """Run the trials of the search called `name`, then compare the best with the base."""
     config, study, site, board = search.config, search.study, search.site, search.board
     deadline = None if budget_hours is None else time.monotonic() + 3600 * budget_hours
@@ -34,10 +30,10 @@ def run_course(search: Search, bases: Bases, name: str, budget_hours: float | No
         for record in study.records():
             if record.state in ("finished", "stopped", "failed"):
                 board.remember(record.number, record.point, record.state, record.values[0] if record.values else None)
-        director = SearchDirector(search, _references(search, bases), deadline)
+        director = SearchDirector(search, _references(search), deadline)
         run_trials(director)
         best = best_record(config, study.records())
-        comparisons = () if best is None else _compare(search, bases, best)
+        comparisons = () if best is None else _compare(search, best)
     shutil.rmtree(site.tune_folder, ignore_errors=True)
     records, report, title = study.records(), site.storage / "report", f"Search {name}"
     shares = write_study(report, study.optuna, records, title, config.objective.names)
@@ -49,7 +45,7 @@ def run_course(search: Search, bases: Bases, name: str, budget_hours: float | No
         best=None if best is None else {"trial": best.number, "values": list(best.values), "point": dict(best.point)},
         comparisons=comparisons,
         importances=shares,
-        best_configs=() if best is None else _write_best(report, search.space, best, bases),
+        best_configs=() if best is None else _write_best(search, best, report),
         parent_run_id=site.opening.parent_run_id,
         tracking_uri=tracking_uri,
     )
@@ -64,9 +60,9 @@ def best_record(config: SearchConfig, records: Sequence[Record]) -> Record | Non
     return max(finished, key=lambda record: record.values[0], default=None)
 
 
-def _references(search: Search, bases: Bases) -> dict[str | None, float]:
+def _references(search: Search) -> dict[str | None, float]:
     """Score of the base on each benchmark, where the scores of several are normalised; else 1."""
-    objective = search.config.objective
+    objective, bases = search.config.objective, search.bases
     if len(bases) == 1 or objective.combine == "mean_rank":
         return dict.fromkeys(bases, 1.0)
     cells = [search.cell(base, name, search.config.seeds[0], "base") for name, base in bases.items()]
@@ -84,18 +80,17 @@ def _references(search: Search, bases: Bases) -> dict[str | None, float]:
     return scores
 
 
-def _compare(search: Search, bases: Bases, best: Record) -> tuple[Comparison, ...]:
+def _compare(search: Search, best: Record) -> tuple[Comparison, ...]:
     """Best and base on every benchmark over fresh seeds, paired by seed."""
     config, key = search.config, search.config.objective.metric_key
     search.board.say(f"comparing trial {best.number} with the base over {config.confirm_seeds} fresh seeds")
     seeds = range(FRESH_SEEDS_FROM, FRESH_SEEDS_FROM + config.confirm_seeds)
-    winners = {name: search.space.compose(best.point, name) for name in bases}
-    pairs = {
-        name: [
-            (search.cell(winners[name], name, seed, "best"), search.cell(base, name, seed, "base")) for seed in seeds
+    pairs: dict[str | None, list[tuple[Cell, Cell]]] = {}
+    for name, base in search.bases.items():
+        winner = search.space.compose(best.point, name)
+        pairs[name] = [
+            (search.cell(winner, name, seed, "best"), search.cell(base, name, seed, "base")) for seed in seeds
         ]
-        for name, base in bases.items()
-    }
     figures = _run_cells(search, [cell for found in pairs.values() for pair in found for cell in pair])
     comparisons = []
     for name, found in pairs.items():
@@ -152,11 +147,11 @@ def _metrics(comparisons: Sequence[Comparison]) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items() if value is not None}
 
 
-def _write_best(report: Path, space: Space, best: Record, bases: Bases) -> tuple[str, ...]:
+def _write_best(search: Search, best: Record, report: Path) -> tuple[str, ...]:
     paths = []
-    for name in bases:
-        path = report / ("best.yaml" if len(bases) == 1 else f"best-{name}.yaml")
+    for name in search.bases:
+        path = report / ("best.yaml" if len(search.bases) == 1 else f"best-{name}.yaml")
         header = f"# The best of a search (trial {best.number}), chosen on the tune split.\n"
-        path.write_text(header + show(space.compose(best.point, name)), encoding="utf-8")
+        path.write_text(header + show(search.space.compose(best.point, name)), encoding="utf-8")
         paths.append(str(path))
     return tuple(paths)

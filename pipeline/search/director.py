@@ -30,6 +30,8 @@ class Search:
 
     config: SearchConfig
     space: Space
+    bases: Mapping[str | None, ComposedConfig]
+    """Benchmark, or None for the base's own → the base's config on it."""
     study: Study
     site: Site
     data: Mapping[str | None, TuneData]

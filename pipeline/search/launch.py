@@ -108,8 +108,8 @@ def run_search(
             opening = Opening(store, replace(where, storage=folder), name, parent.run_id, placed)
             site, board = Site(opening, concurrency), Board(search.name, config.trials, config.objective.metric.upper())
             with study_errors(study_storage):
-                parts = Search(config, space, study, site, data, board)
-                outcome = run_course(parts, bases, search.name, budget_hours, redact_address(where.tracking_uri))
+                parts = Search(config, space, bases, study, site, data, board)
+                outcome = run_course(parts, search.name, budget_hours, redact_address(where.tracking_uri))
             site.clerk.finish()
             parent.attach(folder / "report")
             if outcome.status == "failed":

@@ -15,7 +15,7 @@ from pipeline.train.cell import Cell
 from pipeline.train.messages import Failure
 from pipeline.train.spec import Calibration
 from pipeline.train.storage import TakenError, living_holder
-from pipeline.train.tracked import look_up
+from pipeline.train.tracked import look_up, recorded_calibration
 from pipeline.trials.director import Director, Site, TrackedTrial
 from pipeline.trials.known import KnownRuns
 from pipeline.trials.trial import TrialPlan, TrialReport
@@ -108,8 +108,8 @@ class ListDirector(Director):
             return task, task.final(task.calibration)
         return task, task.tune
 
-    def _queue_final(self, task: Task, calibration: Calibration) -> None:
-        if task.final is not None:
+    def _queue_final(self, task: Task, calibration: Calibration | None) -> None:
+        if task.final is not None and calibration is not None:
             self._finals.append((task, task.final(calibration)))
 
     def _look_elsewhere(self) -> None:
@@ -150,7 +150,7 @@ class ListDirector(Director):
             return False
         self.results[run.identity] = finished.metrics
         if run.split == "tune":
-            self._queue_final(task, Calibration.model_validate_json(finished.tags["mgmrn.calibration"]))
+            self._queue_final(task, recorded_calibration(finished))
         return True
 
     def _begin(self, task: Task, run: Cell) -> TrialPlan:

@@ -81,7 +81,7 @@ class Lab:
             for name in config.benchmarks or (None,)
         }
         board = Board("x", config.trials, "AUSUC", self.shown)
-        return Search(config, space, Study("s", "memory", config, space), self.site, cast(Any, data), board)
+        return Search(config, space, {}, Study("s", "memory", config, space), self.site, cast(Any, data), board)
 
     def director(
         self, config: SearchConfig, references: Mapping[str | None, float] | None = None, deadline: float | None = None
