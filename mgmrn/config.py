@@ -22,6 +22,7 @@ BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "mobilen
 # Bounds keep values within float32, within what torch and numpy take as a seed, and file names short.
 Weight = Annotated[float, Field(ge=0, le=1e9)]
 Positive = Annotated[float, Field(gt=0, le=1e9)]
+Deviation = Annotated[float, Field(ge=1e-6, le=1e6)]
 Exponent = Annotated[float, Field(ge=-30, le=30)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1, le=10**6)]
@@ -41,12 +42,12 @@ class ImageConfig(Frozen):
 
     size: Annotated[int, Field(ge=32, le=2048)] = 448
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
+    std: tuple[Deviation, Deviation, Deviation] = (0.229, 0.224, 0.225)
     resize: Literal["squash", "crop"] = "crop"
     """`crop`: shorter side to size·8/7, then a size×size crop; `squash`: both sides to size."""
     flip: bool = True
     """Random horizontal flip in training; cached features then hold a second copy of every map."""
-    min_crop_area: Annotated[float, Field(gt=0, le=1)] = 1.0
+    min_crop_area: Annotated[float, Field(ge=0.001, le=1)] = 1.0
     """Smallest area of a random resized crop in training; 1 turns it off (the only value cached features allow)."""
     colour_jitter: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Strength of random brightness, contrast and saturation in training; 0 turns it off."""
@@ -70,7 +71,7 @@ class BackboneConfig(Frozen):
     """A torchvision pyramid (paper, section on multi-granularity features)."""
 
     name: BackboneName = "resnet101"
-    weights: str = "DEFAULT"
+    weights: Annotated[str, Field(min_length=1)] = "DEFAULT"
     """Name of torchvision weights (`DEFAULT`, `IMAGENET1K_V2`), path to a `.pth` state dict, or `none`."""
     trainable: Literal["none", "stages", "all"] = "none"
     trainable_stages: tuple[Level, ...] = ()

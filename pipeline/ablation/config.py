@@ -16,7 +16,7 @@ from pipeline.config.files import config_text, find_config, label_of, read_confi
 from pipeline.config.validation import all_at_once, all_different, validate
 from pipeline.config.yaml_tree import DEFAULT, Section, source_of
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 MOST_COMBINATIONS = 10_000
 """Largest number of variants in a grid."""
 
@@ -29,7 +29,7 @@ def _one_value(value: Any) -> Any:
 
 def _name(value: str) -> str:
     if not NAME.fullmatch(value):
-        raise ValueError(f"'{value}' cannot name a variant: use letters, digits, _ and -")
+        raise ValueError(f"'{value}' cannot name a variant: use letters, digits, _ and -, 64 at most")
     return value
 
 

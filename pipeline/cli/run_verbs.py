@@ -59,7 +59,9 @@ def train(
 @runs_app.command()
 def search(
     name: options.Search,
-    trials: Annotated[int | None, typer.Option(min=1, help="Number of trials, in place of the file's.")] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, max=10**6, help="Number of trials, in place of the file's.")
+    ] = None,
     concurrency: options.Concurrency = None,
     budget_hours: Annotated[float | None, typer.Option(min=0.0, help="Hours after which no new trial starts.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted search.")] = False,

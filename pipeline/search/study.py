@@ -69,7 +69,7 @@ class Study:
         self._name, self._space = name, space
         self._has_cost = len(config.objective.names) > 1
         directions: list[Literal["maximize", "minimize"]] = ["maximize", "minimize"]
-        with study_errors(storage, OSError, ValueError):
+        with study_errors(storage, OSError, ValueError, RuntimeError):
             self._storage = _storage(storage)
             self.optuna = optuna.create_study(
                 study_name=name,

@@ -7,7 +7,16 @@ import pytest
 import torch
 
 from mgmrn.config import BenchmarkConfig, ExperimentConfig, LossConfig, OptimiserConfig, ScheduleConfig
-from mgmrn.engine import Batch, NonFiniteLossError, Trainer, build_optimiser, build_trainer, evaluate, train_epoch
+from mgmrn.engine import (
+    Batch,
+    NonFiniteLossError,
+    Trainer,
+    build_optimiser,
+    build_scheduler,
+    build_trainer,
+    evaluate,
+    train_epoch,
+)
 from mgmrn.model.network import MgMRN
 from tests.tiny import small_network
 
@@ -100,3 +109,14 @@ def test_evaluation_scales_scores_and_does_not_depend_on_the_batch_size():
     doubled = evaluate(trainer.network, inputs, attributes, experiment(loss=LossConfig(scale=40.0)), CPU)
     np.testing.assert_allclose(2 * whole, doubled, rtol=1e-4)
     assert torch.equal(before, weights(trainer))
+
+
+@pytest.mark.parametrize(("steps", "fraction"), [(9, 0.1), (1, 0.5), (4, 0.2), (3, 1e-300)])
+def test_a_rise_of_a_single_step_is_a_schedule(steps: int, fraction: float) -> None:
+    """Torch divides by the length of the rise less one step."""
+    optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    schedule = build_scheduler(optimiser, ScheduleConfig(epochs=1, warmup_fraction=fraction), steps)
+    for _ in range(steps):
+        optimiser.step()
+        schedule.step()
+    assert schedule.get_last_lr()[0] < 0.1
