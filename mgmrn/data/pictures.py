@@ -39,7 +39,6 @@ LARGEST_RATIO = 100
 # Pillow warns of damaged metadata, which is ignored, and of large pictures, which are refused with their name.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
-_ARRAY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _EIGHT_BITS = "save it with 8 bits a value"
 
 Picture = UInt8[Tensor, "3 h w"]
@@ -85,7 +84,7 @@ def open_picture(path: Path) -> io.BufferedIOBase:
         if stat.S_ISREG(mode):
             return path.open("rb")
     except OSError as error:
-        raise UserError(f"the picture cannot be read: {error.strerror}", where, "`data verify` lists all") from error
+        raise UserError(f"the picture cannot be read: {error.strerror}", where, "check its path and rights") from error
     kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
     raise UserError(f"this is {kind}, no picture", where, "put a file in its place")
 
@@ -110,15 +109,14 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def _pixels_of_array(file: io.BufferedIOBase) -> UInt8[np.ndarray, "h w 3"]:
-    shape, _, dtype = _ARRAY_HEADERS[np.lib.format.read_magic(file)](file)
-    if not (len(shape) in (2, 3) and shape[2:] in ((), (3,)) and dtype.kind in "iuf"):
-        raise UserError(f"the array is {shape} of {dtype}, no picture")
-    _check_size(shape[0], shape[1])
-    file.seek(0)
     array = np.load(file, allow_pickle=False)
+    shape = array.shape
+    if not (len(shape) in (2, 3) and shape[2:] in ((), (3,)) and array.size and array.dtype.kind in "iuf"):
+        raise UserError(f"the array is {shape} of {array.dtype}, no picture")
+    _check_size(shape[0], shape[1])
     if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 255):
         raise UserError("the array holds values outside 0 to 255")
-    if dtype.kind == "f" and array.max() <= 1:
+    if array.dtype.kind == "f" and array.max() <= 1:
         raise UserError("the array holds values from 0 to 1", hint="multiply them by 255")
     return np.broadcast_to(np.atleast_3d(array), (*shape[:2], 3)).astype(np.uint8)
 
