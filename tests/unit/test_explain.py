@@ -156,7 +156,7 @@ def test_attention_on_the_part_is_a_hit_and_elsewhere_is_none(tmp_path: Path, ri
         x, y = (int((left + width) / 4), int((top + bottom) / 4)) if right else (0, 0)
         attention[0, row, y, x] = 1.0
     maps = (CellMap(attention, Cells(32, 2.0, 4.0)),)
-    view = LevelView(torch.zeros(1, len(ATTRIBUTE_NAMES)), maps, None)
+    view = LevelView(torch.zeros(1, len(ATTRIBUTE_NAMES)), maps, None, {})
     config = ImageConfig(size=128, resize="squash")
     table = by_part(list(point({"c2": view, "c3": view}, [subject], {subject.file: parts}, ATTRIBUTE_NAMES, config)))
     assert list(table) == ["c2", "c3", ALL_LEVELS]
