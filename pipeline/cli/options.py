@@ -9,7 +9,7 @@ import typer
 
 from mgmrn.errors import UserError
 from pipeline.cli.completion import shipped
-from pipeline.databases import database_address
+from pipeline.databases import SQLITE, database_address
 from pipeline.job_environment import in_job
 from pipeline.redaction import redact
 
@@ -31,15 +31,12 @@ def check_outlasts_job(place: str | Path, option: str, variable: str | None) -> 
 
     The environment variable, if there is one, sets the option on the cluster.
     """
-    scheme, is_address, rest = str(place).partition("://")
-    is_relative = (
-        scheme.startswith("sqlite") and not rest.startswith("//") if is_address else not scheme.startswith("/")
-    )
-    if not is_relative:
+    text = str(place)
+    if ("://" in text and not text.startswith(SQLITE)) or text.removeprefix(SQLITE).startswith("/"):
         return
-    instead = "an http:// address or sqlite:////FILE" if is_address else "an absolute path that every host sees"
+    instead = "an http:// address or sqlite:////FILE" if "://" in text else "an absolute path that every host sees"
     elsewhere = f", or set {variable} on the cluster's head" if variable else ""
-    message = f"{redact(str(place))} would lie in the job's own folder, which goes with the job"
+    message = f"{redact(text)} would lie in the job's own folder, which goes with the job"
     raise UserError(message, option, f"give {instead}{elsewhere}")
 
 
@@ -57,7 +54,7 @@ def as_folder(option: typer.CallbackParam, place: Path | None) -> Path | None:
 def _outlasting(option: typer.CallbackParam, place: Place) -> Place:
     """Callback of options that name a place of data or results, which in a job must outlast the job."""
     if isinstance(place, Path):
-        place = as_folder(option, place) or place
+        place = Path(os.path.expanduser(place))  # Whether it can be used is for the host that uses it to say.
     elif place.lower().startswith("sqlite"):
         place = database_address(place, option.opts[0])
     if in_job():

@@ -49,8 +49,9 @@ def write_probe(folder: Path) -> None:
 
 def check_writable(folder: Path) -> None:
     """Checks that a folder, or the place where it would be made, can be written to. Raises `StorageError` when it cannot."""
+    folder = folder.absolute()
     place = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
-    with explained(place, errno.ENOENT, errno.ENOTDIR):  # So says a file, or a file system like /proc.
+    with explained(place, errno.ENOENT, errno.ENOTDIR, errno.ELOOP):  # So says a file, or a file system like /proc.
         write_probe(place)
 
 

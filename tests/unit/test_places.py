@@ -54,10 +54,15 @@ def test_a_path_that_the_file_system_refuses_is_told_in_one_sentence(
     assert code == 2 and err.startswith("error: a file cannot be used: File name too long [") and err.count("\n") == 1
 
 
-def test_folders_that_cannot_hold_runs(tmp_path: Path) -> None:
+def test_folders_that_cannot_hold_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "file").touch()
-    for folder, reason in (("/proc/x", "No such file"), (tmp_path / "file" / "x", "Not a directory")):
+    for folder, reason in (
+        ("/proc/x", "No such file"),
+        (tmp_path / "file" / "x", "Not a directory"),
+        ("loop", "links"),
+    ):
         with pytest.raises(StorageError, match=reason):
             check_writable(Path(folder))
     assert Where(storage=tmp_path / "loop").absolute().storage == tmp_path / "loop"
