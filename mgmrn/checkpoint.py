@@ -128,16 +128,29 @@ def load_model(path: Path) -> LoadedModel:
         network = build_model(config.model.model_copy(update={"backbone": backbone}), weights["head.word_vectors"])
         hint = "load it with the config that it was trained with"
         load_strictly(network, weights, "the checkpoint is of another architecture", str(path), hint)
-    except KeyError as error:
-        raise UserError(f"the file is not an exported model: {error} is missing", str(path)) from error
-    network.eval()
-    return LoadedModel(
-        network=network,
-        config=config,
-        class_names=tuple(state["class_names"]),
-        class_attributes=state["class_attributes"],
-        seen=state["seen"].numpy(),
-        gamma=float(state["gamma"]),
-        # Files of earlier versions have none.
-        attribute_names=tuple(state.get("attribute_names") or numbered_attributes(state["class_attributes"].shape[1])),
-    )
+        network.eval()
+        model = LoadedModel(
+            network=network,
+            config=config,
+            class_names=tuple(state["class_names"]),
+            class_attributes=state["class_attributes"],
+            seen=state["seen"].numpy(),
+            gamma=float(state["gamma"]),
+            # Files of earlier versions have none.
+            attribute_names=tuple(
+                state.get("attribute_names") or numbered_attributes(state["class_attributes"].shape[1])
+            ),
+        )
+        shapes = model.class_attributes.shape, model.seen.shape, weights["head.word_vectors"].shape[:1]
+        classes, attributes = len(model.class_names), len(model.attribute_names)
+        if shapes != ((classes, attributes), (classes,), (attributes,)):
+            raise ValueError(f"{classes} classes and {attributes} attributes do not fit {shapes}")
+    except UserError:
+        raise
+    # A file of plain values may hold anything under these names.
+    except Exception as error:
+        message = f"the file is not an exported model: {str(error).splitlines()[0]}"
+        if isinstance(error, KeyError):
+            message += " is missing"
+        raise UserError(message, str(path), "take another one") from error
+    return model

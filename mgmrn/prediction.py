@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mgmrn.checkpoint import LoadedModel
-from mgmrn.data.class_table import GivenClasses
+from mgmrn.data.class_table import GivenClasses, plain_name
 from mgmrn.model.network import class_scores, summed_directions
 
 BATCH = 32
@@ -70,7 +70,7 @@ def with_classes(model: LoadedModel, given: GivenClasses) -> LoadedModel:
 
     Raises UserError when the classes are not described by the model's attributes.
     """
-    trained_on = {name for name, seen in zip(model.class_names, model.seen, strict=True) if seen}
+    trained_on = {plain_name(name) for name, seen in zip(model.class_names, model.seen, strict=True) if seen}
     return replace(
         model,
         class_names=given.names,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mgmrn.errors import UserError, some
+from mgmrn.reading import SNIFFED, refuse_foreign
 
 _ASKED = re.compile(r"GLOBAL (\S+)")
 """Name that torch's reader refuses to look up."""
@@ -41,6 +42,10 @@ def read_plain(path: Path, kind: str, remedy: str) -> dict[str, Any]:
             what = f"{asked[1]}, which is neither a tensor nor a plain value: nothing of it was run"
             hint = "save a dictionary of tensors, and trust no file that asks for more"
             raise UserError(f"the {kind} asks for {what}", str(path), hint) from error
+        with path.open("rb") as file:
+            head = file.read(SNIFFED)
+        if not head.startswith(b"PK"):
+            refuse_foreign(head, kind, path, remedy)
         message = f"the {kind} is cut short, or holds something other than tensors and plain values"
         raise UserError(message, str(path), remedy) from error
     if not isinstance(state, dict):
@@ -70,7 +75,7 @@ def refuse_damaged(path: Path, kind: str, remedy: str) -> None:
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Reads a file of named tensors and nothing else; the errors are those of `read_plain`."""
     state = read_plain(path, "weights file", "get it again")
-    if not all(isinstance(value, Tensor) for value in state.values()):
+    if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
         raise UserError("the weights file is not a state dict of tensors", str(path), "save model.state_dict()")
     return state
 

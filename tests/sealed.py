@@ -50,7 +50,6 @@ CONFIG = ExperimentConfig.model_validate(
     }
 )
 TINY: BenchmarkConfig = CONFIG.benchmark
-FILES = "data/xlsa17/data/TINY"
 TEST_IDS = np.concatenate([lists()["test_seen_loc"], lists()["test_unseen_loc"]])
 
 
@@ -199,8 +198,7 @@ REFUSED: dict[str, Callable[[Path], Any]] = {
     "final_data_of_a_benchmark": lambda folder: splits.final_data(xlsa17.load_benchmark(folder / "data", TINY)),
     "final_data_made_by_hand": final_data_made_by_hand,
     "final_data_from_another_process": lambda folder: pickle.loads((folder / "final.pickle").read_bytes()),
-    "read_the_image_list": lambda folder: xlsa17.read_mat(folder / FILES / "res101.mat", ("image_files", "labels")),
-    "read_the_splits": lambda folder: xlsa17.read_mat(folder / FILES / "att_splits.mat", ("att",), ("test_seen_loc",)),
+    "read_the_lists": lambda folder: xlsa17.read_lists(folder / "data", "TINY"),
     "make_a_standin": lambda folder: make_standin("cub", folder / "cub", folder / "new", per_class=1, size=32),
     "draw_the_synthetic_benchmark": lambda folder: make_synthetic(folder / "synthetic", per_class=5, size=32),
     "classes_of_the_synthetic_benchmark": lambda folder: creature_classes(0),

@@ -7,33 +7,30 @@ broken data set raises nothing here. I images, U classes, S attributes, L word-v
 from __future__ import annotations
 
 import random
-import re
+import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from mgmrn.config import BenchmarkConfig
+from mgmrn.data.class_table import is_name
 from mgmrn.data.pictures import read_picture
 from mgmrn.data.published import PUBLISHED, splits_digest
 from mgmrn.data.splits import existing, load_final, load_tune
 from mgmrn.data.xlsa17 import (
-    LISTS,
     TEST_LISTS,
-    list_problems,
-    lists_folder,
+    Lists,
+    attribute_names,
     load_word_vectors,
     name_classes,
-    read_indices,
-    read_mat,
-    read_strings,
-    relative_image_path,
+    problems_of,
+    read_lists,
     with_train_and_val,
     word_vector_file,
 )
@@ -50,6 +47,7 @@ SAME_DIRECTION = 0.999
 """Least cosine between a class's `att` and `original_att`, which differ by a factor alone."""
 
 _GET_AGAIN = "get the Proposed Splits of the data set again"
+_RENAME = "give every class a name of its own, in printable characters"
 _NOTHING = "nothing has to be done: "
 
 
@@ -79,30 +77,14 @@ class _Report:
         self.findings.append(Finding("error", check, detail, remedy or _GET_AGAIN))
 
     def run(self, name: str, examine: Callable[..., Found | None], *arguments: Any) -> Found | None:
-        """Calls a check with this report and the arguments; an exception becomes a finding."""
+        """What a check or a reader returns; an exception becomes a finding, and the result None."""
         try:
-            with np.errstate(invalid="ignore"):  # NaN where whole numbers belong becomes a finding.
-                return examine(self, *arguments)
+            return examine(*arguments)
         except UserError as error:
             self.error(name, f"{error.message} [{error.where}]" if error.where else error.message, error.hint)
         except Exception as error:  # Broken files fail in many ways; the other checks go on.
             self.error(name, f"the check broke off: {type(error).__name__}: {error}")
         return None
-
-
-@dataclass(frozen=True)
-class _Lists:
-    """Content of the two .mat files, as far as it can be read."""
-
-    files: tuple[str, ...]
-    """Relative to `<root>/<name>`."""
-    labels: Int[np.ndarray, " I"]
-    """From 0."""
-    class_names: tuple[str, ...]
-    attributes: Float[np.ndarray, "S U"]
-    original: Float[np.ndarray, "S U"] | None
-    lists: Mapping[str, Int[np.ndarray, " _"]]
-    """From 0; those that are there and in range."""
 
 
 def verify(
@@ -122,17 +104,23 @@ def verify(
         report.error("data root", f"{root} does not exist", "give the folder that holds xlsa17/")
         return report.findings
     report.ok("data root", str(root.resolve()))
-    vectors = report.run("word vectors", _word_vectors, word_vector_file(root, config))
-    content = report.run("lists", _read, root, config.name)
+    vectors = report.run("word vectors", _word_vectors, report, word_vector_file(root, config))
+    content = report.run("lists", read_lists, root, config.name, report.run)
     if content is not None:
-        report.run("counts", _counts, content, vectors)
-        for check, examine in _CHECKS.items():
-            report.run(check, examine, content)
-        if config.name in PUBLISHED:
-            report.run("published lists", _published, content, config.name)
-        report.run("pictures", _pictures, root / config.name, content.files, sample, threads, progress)
+        for check, text in problems_of(content, len(content.attributes) if vectors is None else vectors):
+            report.error(check, text)
+        broken = {finding.check for finding in report.findings if finding.level == "error"}
+        for check, (examine, *needed) in _CHECKS.items():
+            if broken.isdisjoint((check, *needed)):
+                report.run(check, examine, report, content)
+        if broken.isdisjoint(_NEEDED_BY_SPLITS):
+            names = attribute_names(root, config, len(content.attributes))
+            report.run("attributes", _unlearnable, report, content, names)
+        if config.name in PUBLISHED and broken.isdisjoint(_NEEDED_BY_SPLITS):
+            report.run("published lists", _published, report, content, config.name)
+        report.run("pictures", _pictures, report, root / config.name, content.files, sample, threads, progress)
     if not any(finding.level == "error" for finding in report.findings):
-        report.run("splits", _splits, root, config)
+        report.run("splits", _splits, report, root, config)
     return report.findings
 
 
@@ -148,75 +136,35 @@ def _word_vectors(report: _Report, path: Path) -> int:
     return len(found)
 
 
-def _read(report: _Report, root: Path, name: str) -> _Lists | None:
-    folder = lists_folder(root, name)
-    tables: dict[str, dict[str, Any]] = {}
-    for file, needed, wanted in (
-        ("res101.mat", ("image_files", "labels"), ()),
-        ("att_splits.mat", ("att", "allclasses_names", *REQUIRED_LISTS), ("original_att", *LISTS)),
-    ):
-        try:
-            tables[file] = read_mat(folder / file, needed, wanted)
-        except UserError as error:
-            report.error(file, f"{error.message} [{error.where}]", error.hint)
-    if len(tables) < 2:
-        return None
-    images, splits = tables["res101.mat"], tables["att_splits.mat"]
-    files, unplaced = [], []
-    for listed in read_strings(images["image_files"]):
-        try:
-            files.append(relative_image_path(listed, name))
-        except UserError as error:
-            files.append(listed)
-            unplaced.append(error)
-    if unplaced:
-        report.error("image paths", f"{len(unplaced)} cannot be used: {unplaced[0].message}", unplaced[0].hint)
-    labels = read_indices(images["labels"], folder / "res101.mat", "labels")
-    lists: dict[str, Int[np.ndarray, " _"]] = {}
-    for key in (key for key in LISTS if key in splits):
-        try:
-            lists[key] = read_indices(splits[key], folder / "att_splits.mat", key, below=len(files))
-        except UserError as error:
-            report.error("split lists", error.message, error.hint)
-    original = splits.get("original_att")
-    return _Lists(
-        tuple(files),
-        labels,
-        tuple(read_strings(splits["allclasses_names"])),
-        np.asarray(splits["att"], dtype=np.float64),
-        None if original is None else np.asarray(original, dtype=np.float64),
-        lists,
-    )
-
-
-def _counts(report: _Report, content: _Lists, word_vectors: int | None) -> None:
+def _counts(report: _Report, content: Lists) -> None:
     attributes, classes = content.attributes.shape
-    expected = [
-        (len(content.labels), len(content.files), "labels", "image files", "res101.mat"),
-        (classes, len(content.class_names), "columns of att", "class names", "att_splits.mat"),
-    ]
-    if word_vectors is not None:
-        expected.append((word_vectors, attributes, "word vectors", "attributes", "the word vectors' file"))
-    wrong = [row for row in expected if row[0] != row[1]]
-    for have, want, what, of, file in wrong:
-        report.error("counts", f"{have} {what} for {want} {of} in {file}")
-    if not wrong:
-        found = f"{len(content.files)} images, {len(content.class_names)} classes, {attributes} attributes"
-        report.ok("counts", found)
+    report.ok("counts", f"{len(content.files)} images, {classes} classes, {attributes} attributes")
 
 
-def _labels(report: _Report, content: _Lists) -> None:
-    classes = len(content.class_names)
-    if empty := [content.class_names[i] for i in np.setdiff1d(np.arange(classes), content.labels)]:
-        report.warn("labels", f"{len(empty)} classes have no image: {some(empty)}", "they are not scored")
-    beyond = np.unique(content.labels[content.labels >= classes]) + 1
-    if len(beyond):
-        report.error("labels", f"label {some(beyond.tolist())} is beyond the {classes} classes")
-    else:
-        report.ok("labels", f"from 1 to {content.labels.max() + 1}")
+def _labels(report: _Report, content: Lists) -> None:
+    without = np.setdiff1d(np.arange(len(content.class_names)), content.labels)
+    if empty := name_classes(without, content.class_names):
+        report.warn("labels", f"{len(without)} classes have no image: {empty}", "they are not scored")
+    report.ok("labels", f"from 1 to {content.labels.max(initial=-1) + 1}")
 
 
-def _class_order(report: _Report, content: _Lists) -> None:
+def _class_names(report: _Report, content: Lists) -> None:
+    """Names that cannot be read, and names that a reader or a file system may take for each other."""
+    odd = [name for name in content.class_names if not is_name(name)]
+    if odd:
+        report.error("class names", f"{len(odd)} are empty or do not print: {some(list(map(ascii, odd)))}", _RENAME)
+    same = [name for name, count in Counter(content.class_names).items() if count > 1]
+    if same:
+        report.error("class names", f"{len(same)} are given twice: {some(same)}", _RENAME)
+    forms = Counter(map(_plain, set(content.class_names)))
+    alike = sorted((name for name in set(content.class_names) if forms[_plain(name)] > 1), key=_plain)
+    if alike:
+        report.warn("class names", f"{len(alike)} differ in case, blanks or signs alone: {some(alike)}", _RENAME)
+    if not (odd or same or alike):
+        report.ok("class names", f"{len(content.class_names)} different ones")
+
+
+def _class_order(report: _Report, content: Lists) -> None:
     """Compares classes with the folders of their images, which are named alike in all published lists."""
     position = {_plain(name): i for i, name in enumerate(content.class_names)}
     agreeing, wrong = 0, []
@@ -238,12 +186,8 @@ def _class_order(report: _Report, content: _Lists) -> None:
         report.warn("class order", "no folder is named like a class, so it cannot be checked", "check it by eye")
 
 
-def _attributes(report: _Report, content: _Lists) -> None:
+def _attributes(report: _Report, content: Lists) -> None:
     lengths = np.linalg.norm(content.attributes, axis=0)
-    broken = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))
-    if len(broken):
-        report.error("attributes", f"all zero or not finite for class {name_classes(broken, content.class_names)}")
-        return
     longer = np.flatnonzero(np.abs(lengths - 1) > UNIT_TOLERANCE)
     if len(longer):
         detail = f"{len(longer)} columns are not of unit length: {name_classes(longer, content.class_names)}"
@@ -258,9 +202,29 @@ def _attributes(report: _Report, content: _Lists) -> None:
             classes = name_classes(turned, content.class_names)
             detail = f"att and original_att point elsewhere for {len(turned)} classes: {classes}"
             report.warn("attributes", detail, "att is used; make sure that it is the one that is meant")
+    _, groups, sizes = np.unique(
+        np.round(content.attributes / lengths, 6), axis=1, return_inverse=True, return_counts=True
+    )
+    groups = groups.ravel()
+    twins = np.flatnonzero(sizes[groups] > 1)
+    if len(twins):
+        classes = name_classes(twins[np.argsort(groups[twins], kind="stable")], content.class_names)
+        detail = f"{len(twins)} classes cannot be told apart, since they have the attributes of another one: {classes}"
+        report.warn("attributes", detail, "describe them by different numbers")
 
 
-def _duplicates(report: _Report, content: _Lists) -> None:
+def _unlearnable(report: _Report, content: Lists, names: tuple[str, ...]) -> None:
+    """Attributes in which all seen classes are alike."""
+    values = content.attributes if content.original is None else content.original
+    seen = values[:, np.unique(content.labels[content.lists["trainval_loc"]])]
+    alike = np.flatnonzero(seen.min(axis=1) == seen.max(axis=1))
+    if len(alike):
+        which = some([names[s] for s in alike])
+        detail = f"{len(alike)} cannot be learned, since all seen classes are alike in them: {which}"
+        report.warn("attributes", detail, "choose other unseen classes, or leave those attributes out")
+
+
+def _duplicates(report: _Report, content: Lists) -> None:
     twice = [file for file, count in Counter(content.files).items() if count > 1]
     trained, tested = (
         {content.files[i] for name in names if name in content.lists for i in content.lists[name]}
@@ -275,16 +239,12 @@ def _duplicates(report: _Report, content: _Lists) -> None:
         report.ok("duplicates", "every image is listed once")
 
 
-def _overlaps(report: _Report, content: _Lists) -> None:
-    errors = list_problems(content.lists, content.labels, content.class_names)
-    for text in errors:
-        report.error("split lists", text)
-    if not errors:
-        sizes = " / ".join(str(len(content.lists[name])) for name in REQUIRED_LISTS if name in content.lists)
-        report.ok("split lists", f"trainval / test_seen / test_unseen {sizes}, disjoint")
+def _overlaps(report: _Report, content: Lists) -> None:
+    sizes = " / ".join(str(len(content.lists[name])) for name in REQUIRED_LISTS)
+    report.ok("split lists", f"trainval / test_seen / test_unseen {sizes}, disjoint")
 
 
-def _train_and_val(report: _Report, content: _Lists) -> None:
+def _train_and_val(report: _Report, content: Lists) -> None:
     """Compares train_loc and val_loc with what loading makes of them, which is right in any case."""
     lists = content.lists
     rebuilt = with_train_and_val(lists, content.labels, 0)
@@ -301,17 +261,21 @@ def _train_and_val(report: _Report, content: _Lists) -> None:
         report.ok("train and val", f"images (classes) {sizes}, disjoint classes")
 
 
-_CHECKS: dict[str, Callable[[_Report, _Lists], None]] = {
-    "labels": _labels,
-    "class order": _class_order,
-    "attributes": _attributes,
-    "duplicates": _duplicates,
-    "split lists": _overlaps,
-    "train and val": _train_and_val,
+_NEEDED_BY_SPLITS = ("counts", "labels", "split lists")
+_CHECKS: dict[str, tuple[Any, ...]] = {
+    "counts": (_counts,),
+    "labels": (_labels,),
+    "class names": (_class_names,),
+    "class order": (_class_order, "counts"),
+    "attributes": (_attributes, "counts"),
+    "duplicates": (_duplicates, "counts"),
+    "split lists": (_overlaps,),
+    "train and val": (_train_and_val, *_NEEDED_BY_SPLITS),
 }
+"""Checks of what could be read, each with those without whose success it has no meaning."""
 
 
-def _published(report: _Report, content: _Lists, name: str) -> None:
+def _published(report: _Report, content: Lists, name: str) -> None:
     digest = splits_digest(content.files, content.labels, content.class_names, content.lists)
     if digest == PUBLISHED[name].digest:
         report.ok("published lists", f"the Proposed Splits of {name}, {digest[:12]}")
@@ -367,4 +331,5 @@ def _splits(report: _Report, root: Path, config: BenchmarkConfig) -> None:
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
+    """Letters and digits of a name, of any script, in lower case."""
+    return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", name).casefold()))

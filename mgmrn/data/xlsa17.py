@@ -12,23 +12,24 @@ I images, U classes, S attributes, L word-vector length. Nothing here opens a pi
 from __future__ import annotations
 
 import hashlib
-import io
-import pickle
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path, PurePosixPath
-from typing import Any, cast
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.io import loadmat
 
 from mgmrn.config import BenchmarkConfig
+from mgmrn.data.matrices import mat_indices, mat_matrix, mat_strings, read_mat, read_pickled_array, without_direction
 from mgmrn.data.seal import check_open, is_sealed
 from mgmrn.errors import UserError, some
+from mgmrn.reading import text_lines
+
+Found = TypeVar("Found")
 
 IMAGE_FOLDERS = ("images", "JPEGImages")
 """Folders by which `relative_image_path` finds the relative part of a listed path."""
@@ -41,6 +42,22 @@ SYNTHETIC_MARKER = "SYNTHETIC.json"
 
 TEST_LISTS = ("test_seen_loc", "test_unseen_loc")
 LISTS = ("trainval_loc", "train_loc", "val_loc", *TEST_LISTS)
+
+
+@dataclass(frozen=True)
+class Lists:
+    """Content of a data set's two `.mat` files."""
+
+    files: tuple[str, ...]
+    """Relative to `<root>/<name>`."""
+    labels: Int[np.ndarray, " I"]
+    """From 0."""
+    class_names: tuple[str, ...]
+    attributes: Float[np.ndarray, "S ..."]
+    original: Float[np.ndarray, "S ..."] | None
+    """`original_att`; None where it is missing or unusable."""
+    lists: Mapping[str, Int[np.ndarray, " _"]]
+    """From 0; those that are there and in range."""
 
 
 @dataclass(frozen=True)
@@ -73,24 +90,17 @@ def load_benchmark(root: Path, config: BenchmarkConfig) -> Benchmark:
     if not root.is_dir():
         hint = "give the folder that holds xlsa17/ and the pictures"
         raise UserError(f"the data root {root} does not exist", "--data-root", hint)
-    folder = lists_folder(root, config.name)
-    splits_file = folder / "att_splits.mat"
-    images = _read_mat(folder / "res101.mat", ("image_files", "labels"))
-    splits = _read_mat(splits_file, ("att", "allclasses_names", "trainval_loc", *TEST_LISTS), LISTS)
-    labels = read_indices(images["labels"], folder / "res101.mat", "labels")
-    files = tuple(relative_image_path(listed, config.name) for listed in read_strings(images["image_files"]))
-    class_names = tuple(read_strings(splits["allclasses_names"]))
-    attributes = _class_attributes(splits["att"], class_names, splits_file)
-    check_counts(files, labels, class_names, folder)
-    words = word_vector_file(root, config)
-    word_vectors = load_word_vectors(words)
-    if len(word_vectors) != attributes.shape[1]:
-        message = f"there are {len(word_vectors)} word vectors for {attributes.shape[1]} attributes"
-        raise UserError(message, str(words), "one row per attribute, in the order of att_splits.mat")
-    lists = {name: read_indices(splits[name], splits_file, name, below=len(labels)) for name in LISTS if name in splits}
-    lists = with_train_and_val(lists, labels, config.tune_split_seed)
-    if problems := list_problems(lists, labels, class_names):
-        raise UserError(problems[0], str(splits_file), "`data verify` lists all that is wrong")
+    content = _read_lists(root, config.name, plainly)
+    assert content is not None
+    word_vectors = load_word_vectors(word_vector_file(root, config))
+    if problems := problems_of(content, len(word_vectors)):
+        where = str(lists_folder(root, config.name))
+        raise UserError(problems[0][1], where, "`data verify` lists all that is wrong")
+    files, labels, class_names = content.files, content.labels, content.class_names
+    attributes = np.ascontiguousarray(
+        (content.attributes / np.linalg.norm(content.attributes, axis=0)).T, dtype=np.float32
+    )
+    lists = with_train_and_val(content.lists, labels, config.tune_split_seed)
     arrays = (lists[name] for name in LISTS)
     benchmark = Benchmark(
         name=config.name,
@@ -176,46 +186,15 @@ def with_train_and_val(
     return {**lists, "train_loc": trainval[~in_val], "val_loc": trainval[in_val]}
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """Unpickler of numpy arrays, which refuses every other function that a pickle names."""
-
-    _ALLOWED = frozenset(
-        {
-            ("numpy", "ndarray"),
-            ("numpy", "dtype"),
-            ("_codecs", "encode"),
-            *((f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")),
-            *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
-        }
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return super().find_class(module, name)
-
-
 def load_word_vectors(path: Path) -> Float[np.ndarray, "S L"]:
     """Attribute word vectors from a pickled numpy array, without running code from the pickle.
 
     Rows of zeros (SUN's "man-made") are kept, with a warning. Raises UserError for any other content.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError("the attribute word vectors cannot be read", str(path), f"{error.strerror}") from error
-    try:
-        vectors = _ArraysOnly(io.BytesIO(content), encoding="latin1").load()
-    except Exception as error:  # Malformed pickles raise many kinds of exception.
-        hint = "pickle one numpy array of S×L floats"
-        raise UserError(f"the word vectors are not a plain pickled array: {error}", str(path), hint) from error
-    if not (isinstance(vectors, np.ndarray) and vectors.ndim == 2 and vectors.dtype.kind == "f"):
-        raise UserError("the word vectors are not an S×L array of floats", str(path))
-    if not np.isfinite(vectors).all():
-        raise UserError("the word vectors hold NaN or infinite numbers", str(path))
+    vectors = read_pickled_array(path, "array of word vectors")
     if empty := np.flatnonzero(~vectors.any(axis=1)).tolist():
         warnings.warn(f"{path}: the word vectors of attributes {empty} (from 0) are all zeros", stacklevel=2)
-    return np.ascontiguousarray(vectors, dtype=np.float32)
+    return vectors
 
 
 def attribute_names(root: Path, config: BenchmarkConfig, count: int) -> tuple[str, ...]:
@@ -226,13 +205,13 @@ def attribute_names(root: Path, config: BenchmarkConfig, count: int) -> tuple[st
     folder = root / "attribute_names" / (config.word_vectors or config.name)
     texts = (path for path in (folder / "attributes.txt", folder / "predicates.txt") if path.is_file())
     names: list[str] = []
-    if path := next(texts, None):
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        names = [line.split(maxsplit=1)[-1].strip() for line in lines if line.strip()]
-    elif (folder / "attributes.mat").is_file():
-        with suppress(Exception):  # scipy raises many kinds of exception on broken bytes.
-            cells = loadmat(str(folder / "attributes.mat"))["attributes"]
-            names = [name.strip() for name in read_strings(cells)]
+    with suppress(UserError):
+        if path := next(texts, None):
+            lines = text_lines(path, "list of attributes", "write a number and a name a line")
+            names = [line.split(maxsplit=1)[-1].strip() for line in lines if line.strip()]
+        elif (file := folder / "attributes.mat").is_file():
+            names = mat_strings(read_mat(file, ("attributes",))["attributes"], file, "attributes")
+            names = [name.strip() for name in names]
     return tuple(names) if len(names) == len(set(names)) == count else numbered_attributes(count)
 
 
@@ -241,63 +220,80 @@ def numbered_attributes(count: int) -> tuple[str, ...]:
     return tuple(f"attribute {number}" for number in range(1, count + 1))
 
 
-def read_mat(path: Path, needed: tuple[str, ...], wanted: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Some variables of a MATLAB 5 file: all of `needed`, and those of `wanted` that it has.
+def plainly(check: str, read: Callable[..., Found], *arguments: Any) -> Found:
+    """What `read` returns; its errors are not caught."""
+    return read(*arguments)
 
-    Raises UserError when a needed one is missing, SealedError in a sealed process: these files hold the test labels.
+
+def read_lists(root: Path, name: str, attempt: Callable[..., Any] = plainly) -> Lists | None:
+    """Content of a data set's two `.mat` files, or None when parts cannot be read.
+
+    `attempt` calls each reader, after the name of a check, and may answer its error with None. Raises UserError for what
+    cannot be read, and SealedError in a sealed process: these files hold the test labels.
     """
-    check_open(path.name)
-    return _read_mat(path, needed, wanted)
+    check_open(f"the lists of {name}")
+    return _read_lists(root, name, attempt)
 
 
-def _read_mat(path: Path, needed: tuple[str, ...], wanted: tuple[str, ...] = ()) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            content = loadmat(cast(Any, file), variable_names=[*needed, *wanted])
-    except FileNotFoundError as error:
-        hint = "put the xlsa17 Proposed Splits below the data root, or check --data-root and benchmark.name"
-        raise UserError(f"{path.name} of {path.parent.name} does not exist", str(path), hint) from error
-    except Exception as error:  # scipy raises many kinds of exception on broken bytes.
-        raise UserError(f"{path.name} is not a readable MATLAB 5 file: {error}", str(path), "get it again") from error
-    if missing := [name for name in needed if name not in content]:
-        raise UserError(f"{path.name} lacks {', '.join(missing)}", str(path), "get the Proposed Splits version of it")
-    return content
+def _read_lists(root: Path, name: str, attempt: Callable[..., Any]) -> Lists | None:
+    images_file, splits_file = (lists_folder(root, name) / file for file in ("res101.mat", "att_splits.mat"))
+    needed = ("att", "allclasses_names", "trainval_loc", *TEST_LISTS)
+    images = attempt(images_file.name, read_mat, images_file, ("image_files", "labels"))
+    splits = attempt(splits_file.name, read_mat, splits_file, needed, ("original_att", *LISTS))
+    if images is None or splits is None:
+        return None
+    listed = attempt("image paths", mat_strings, images["image_files"], images_file, "image_files")
+    labels = attempt("labels", mat_indices, images["labels"], images_file, "labels")
+    class_names = attempt("class names", mat_strings, splits["allclasses_names"], splits_file, "allclasses_names")
+    attributes = attempt("attributes", mat_matrix, splits["att"], splits_file, "att")
+    if listed is None or labels is None or class_names is None or attributes is None:
+        return None
+    original = None
+    with suppress(KeyError, UserError):
+        original = mat_matrix(splits["original_att"], splits_file, "original_att")
+    lists = {
+        key: attempt("split lists", mat_indices, splits[key], splits_file, key, len(listed))
+        for key in LISTS
+        if key in splits
+    }
+    return Lists(
+        attempt("image paths", _relative_paths, listed, name) or tuple(listed),
+        labels,
+        tuple(class_names),
+        attributes,
+        original,
+        {key: rows for key, rows in lists.items() if rows is not None},
+    )
 
 
-def read_strings(cells: np.ndarray) -> list[str]:
-    """The strings of a MATLAB cell array."""
-    return [str(cell[0]) if isinstance(cell, np.ndarray) else str(cell) for cell in cells.ravel()]
+def _relative_paths(listed: Sequence[str], name: str) -> tuple[str, ...]:
+    files, wrong = [], []
+    for path in listed:
+        try:
+            files.append(relative_image_path(path, name))
+        except UserError as error:
+            wrong.append(error)
+    if wrong:
+        message = f"{len(wrong)} of {len(listed)} listed paths cannot be used: {wrong[0].message}"
+        raise UserError(message, wrong[0].where, wrong[0].hint)
+    return tuple(files)
 
 
-def read_indices(column: np.ndarray, path: Path, name: str, below: int | None = None) -> Int[np.ndarray, " _"]:
-    """Whole numbers from 1 to indices from 0."""
-    values = np.asarray(column).ravel()
-    indices = values.astype(np.int64) - 1
-    if not np.array_equal(indices + 1, values) or (len(indices) and indices.min() < 0):
-        raise UserError(f"{name} holds something other than whole numbers from 1", str(path))
-    if below is not None and len(indices) and indices.max() >= below:
-        message = f"{name} points to image {indices.max() + 1} of {below}"
-        raise UserError(message, str(path), "the two .mat files differ")
-    return indices
-
-
-def _class_attributes(att: np.ndarray, class_names: tuple[str, ...], path: Path) -> Float[np.ndarray, "U S"]:
-    if att.ndim != 2 or att.shape[1] != len(class_names):
-        raise UserError(f"att is {att.shape}, but there are {len(class_names)} class names", str(path), "S×U is needed")
-    lengths = np.linalg.norm(att, axis=0)
-    if not np.isfinite(att).all() or not lengths.all():
-        broken = int(np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))[0])
-        raise UserError(f"the attributes of class {class_names[broken]} are all zero or not finite", str(path))
-    return np.ascontiguousarray((att / lengths).T, dtype=np.float32)
-
-
-def check_counts(files: Sequence[str], labels: Int[np.ndarray, " _"], class_names: Sequence[str], folder: Path) -> None:
-    """Raises UserError, with the file in `folder`, for images without a label and labels without a class."""
-    if len(files) != len(labels):
-        raise UserError(f"{len(files)} image files but {len(labels)} labels", str(folder / "res101.mat"))
-    if len(labels) and labels.max() >= len(class_names):
-        message = f"label {labels.max() + 1} is beyond the {len(class_names)} classes of att_splits.mat"
-        raise UserError(message, str(folder / "res101.mat"), "the two .mat files are of different data sets")
+def problems_of(content: Lists, word_vectors: int) -> list[tuple[str, str]]:
+    """All that keeps training from working, or makes its figures wrong: the name of a check, and a phrase."""
+    labels, (attributes, columns), classes = content.labels, content.attributes.shape, len(content.class_names)
+    turned = "; it seems to be transposed" if attributes == classes else ""
+    counts = [
+        (len(labels), "labels", len(content.files), "image files in res101.mat"),
+        (columns, "columns of att", classes, f"class names in att_splits.mat{turned}"),
+        (word_vectors, "word vectors", attributes, "attributes in att_splits.mat"),
+    ]
+    found = [("counts", f"{have} {what} for {want} {of}") for have, what, want, of in counts if have != want]
+    if len(beyond := np.unique(labels[labels >= classes]) + 1):
+        found.append(("labels", f"label {some(beyond.tolist())} is beyond the {classes} classes of att_splits.mat"))
+    if broken := name_classes(without_direction(content.attributes.T), content.class_names):
+        found.append(("attributes", f"the attributes are all zero, not finite or out of range for class {broken}"))
+    return found + [("split lists", text) for text in list_problems(content.lists, labels, content.class_names)]
 
 
 def list_problems(

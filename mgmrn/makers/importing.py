@@ -11,11 +11,11 @@ attributes, I images.
 
 from __future__ import annotations
 
-import gzip
 import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Literal
 from unicodedata import normalize
@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from mgmrn.config import BenchmarkConfig
-from mgmrn.data.class_table import GivenClasses, read_class_table
+from mgmrn.data.class_table import GivenClasses, plain_name, read_class_table
 from mgmrn.data.doctor import Finding, verify
 from mgmrn.data.pictures import ENDINGS, files_below, open_picture
 from mgmrn.data.splits import hold_out
@@ -32,12 +32,15 @@ from mgmrn.data.xlsa17 import lists_folder, relative_image_path, with_train_and_
 from mgmrn.errors import UserError, some
 from mgmrn.makers.making import already_made, whole_folder
 from mgmrn.makers.xlsa17_writer import write_attribute_names, write_images_list, write_splits, write_word_vectors
+from mgmrn.reading import text_lines, to_number
 
 MARKER = "IMPORTED.json"
 """Stamp of an imported data root: the options of the import."""
 UnknownWords = Literal["error", "zero", "mean"]
 """Treatment of words that the file lacks: an error, no part in the attribute's mean, or the mean of the known words."""
-_FORMAT = "a line per word: the word, then its numbers, with spaces between"
+_FORMAT = "a line per word: the word, then its numbers, with spaces or tabs between"
+FEWEST_NUMBERS = 2
+"""Least length of a word vector."""
 FEWEST_SEEN = 3
 """Least number of seen classes: one to validate with and two to train on."""
 FEWEST_PICTURES = 3
@@ -87,6 +90,8 @@ def import_folder(folder: Path, table: Path, vectors: Path, root: Path, options:
     words with `unknown_words: error`, and errors that `verify` finds.
     """
     config = _config(options.name)
+    if root.resolve().is_relative_to(folder.resolve()):
+        raise UserError("the folder to make lies in the folder of pictures", str(root), "name one outside")
     stamp = {"what": "imported", "version": 1, **asdict(options), "unseen": list(options.unseen)}
     if already_made(root, MARKER, stamp):
         raise UserError("a data set was imported there before", str(root), "delete it, or name a new folder")
@@ -111,7 +116,6 @@ def import_folder(folder: Path, table: Path, vectors: Path, root: Path, options:
         write_attribute_names(making, options.name, classes.columns)
         (making / f"{options.name}.yaml").write_text(f"benchmark:\n  name: {options.name}\n", encoding="utf-8")
         findings = [*_left_out(folder, sources), *verify(making, config)]
-        findings += _unlearnable(attributes, labels, lists, classes)
         _refuse_errors(findings, making / options.name / "images", folder)
     val, unseen = (np.unique(labels[lists[name]]) for name in ("val_loc", "test_unseen_loc"))
     return Imported(
@@ -154,12 +158,10 @@ def propose(
 
 def read_class_names(path: Path) -> tuple[str, ...]:
     """Names of classes from a text file, one a line. Raises UserError when the file is missing or empty."""
-    try:
-        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"the list of classes cannot be read: {error}", str(path), "a class's name a line") from error
+    remedy = "write a class's name a line"
+    names = tuple(filter(None, map(plain_name, text_lines(path, "list of classes", remedy))))
     if not names:
-        raise UserError("the list of classes is empty", str(path), "a class's name a line")
+        raise UserError("the list of classes is empty", str(path), remedy)
     return names
 
 
@@ -177,19 +179,18 @@ def _pictures(folder: Path, classes: GivenClasses, name: str) -> tuple[list[Path
         raise UserError("the folder of pictures does not exist", str(folder), "name one with a folder per class")
     # macOS decomposes letters with accents in names of folders.
     entries = [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
-    folders = {normalize("NFC", entry.name): entry for entry in entries}
-    names = [normalize("NFC", name) for name in classes.names]
+    folders = {plain_name(entry.name): entry for entry in entries}
     if unlike := sorted(set(entries) - set(folders.values())):
         raise UserError("two folders have the same name, encoded differently", str(unlike[0]), "merge them")
     for found, wanted, complaint in (
-        (folders.keys(), set(names), "the table has no row for the folder"),
-        (set(names), folders.keys(), "there is no folder for the class"),
+        (folders.keys(), set(classes.names), "the table has no row for the folder"),
+        (set(classes.names), folders.keys(), "there is no folder for the class"),
     ):
         if lone := sorted(found - wanted):
             hint = "name folders and rows of the table alike, letter by letter"
             raise UserError(f"{complaint} {some(lone, 1)}", str(folder), hint)
     sources, files, labels = [], [], []
-    for label, class_name in enumerate(names):
+    for label, class_name in enumerate(classes.names):
         of_class = [path for path in files_below(folders[class_name]) if path.suffix.lower() in ENDINGS]
         if not of_class:
             among = f"among {', '.join(sorted(ENDINGS))}"
@@ -212,25 +213,6 @@ def _left_out(folder: Path, sources: Sequence[Path]) -> list[Finding]:
     return [Finding("ok", "left out", f"{len(others)} files are no pictures of a class: {names}")] if others else []
 
 
-def _unlearnable(
-    attributes: Float[np.ndarray, "S U"],
-    labels: Int[np.ndarray, " I"],
-    lists: dict[str, Int[np.ndarray, " _"]],
-    classes: GivenClasses,
-) -> list[Finding]:
-    """Attributes that tell unseen classes from seen ones but in which all seen ones are alike."""
-    seen = attributes[:, np.unique(labels[lists["trainval_loc"]])]
-    unseen = attributes[:, np.unique(labels[lists["test_unseen_loc"]])]
-    alike = seen.min(axis=1) == seen.max(axis=1)
-    blind = np.flatnonzero(alike & (unseen != seen[:, :1]).any(axis=1))
-    if not len(blind):
-        return []
-    assert classes.columns is not None
-    names = some([classes.columns[s] for s in blind])
-    detail = f"{len(blind)} cannot be learned, since all seen classes are alike in them: {names}"
-    return [Finding("warning", "attributes", detail, "choose other unseen classes with --unseen or --seed")]
-
-
 def _refuse_errors(findings: Sequence[Finding], copies: Path, folder: Path) -> None:
     errors = [one for one in findings if one.level == "error"]
     if errors:
@@ -242,36 +224,37 @@ def _refuse_errors(findings: Sequence[Finding], copies: Path, folder: Path) -> N
 
 def words_of(name: str) -> tuple[str, ...]:
     """The words of an attribute's name, in lower case: `has_bill_shape::curved` → has, bill, shape, curved."""
-    return tuple(re.findall(r"[^\W_]+", name.lower()))
+    return tuple(re.findall(r"[^\W_]+", normalize("NFC", name).lower()))
 
 
 def read_vectors(path: Path, wanted: set[str]) -> dict[str, Float[np.ndarray, " L"]]:
-    """Vectors of some lower-case words from a text file, gzipped if it ends in `.gz`.
+    """Vectors of some lower-case words from a text file, gzipped or not, with spaces or tabs between.
 
     A capitalised word replaces a missing lower-case one. Raises UserError, with the line, for another format.
     """
     exact: dict[str, Float[np.ndarray, " L"]] = {}
     capitalised: dict[str, Float[np.ndarray, " L"]] = {}
-    length: int | None = None
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                fields = line.rstrip().split(" ")
-                if number == 1 and len(fields) == 2 and all(field.isdigit() for field in fields):
-                    continue
-                length = length or len(fields) - 1
-                # Some words of GloVe hold spaces.
-                word = " ".join(fields[:-length]) if length > 0 else ""
-                if not word or len(fields) <= length:
-                    message = f"line {number} does not hold a word and {length} numbers"
-                    raise UserError(message, f"{path}:{number}", _FORMAT)
-                if word in wanted and word not in exact:
-                    exact[word] = _vector(fields[-length:], path, number)
-                elif word.lower() in wanted:
-                    capitalised.setdefault(word.lower(), _vector(fields[-length:], path, number))
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise UserError(f"the word vectors cannot be read: {error}", str(path), _FORMAT) from error
-    if length is None:
+    length = 0
+    for number, line in enumerate(text_lines(path, "file of word vectors", _FORMAT), start=1):
+        fields = line.rstrip().replace("\t", " ").split(" ")
+        if number == 1 and len(fields) == 2 and all(map(str.isdecimal, fields)):
+            length = int(fields[1])
+            continue
+        if fields == [""]:
+            continue
+        length = length or sum(1 for _ in takewhile(_is_number, reversed(fields[1:])))
+        # Some words hold spaces; a number before the vector belongs to a longer vector.
+        word, numbers = fields[:-length], fields[-length:]
+        if length < FEWEST_NUMBERS or not word or any(map(_is_number, word[1:])):
+            found = sum(map(_is_number, fields[1:]))
+            message = f"line {number} holds a word and {found} numbers instead of {max(length, FEWEST_NUMBERS)}"
+            raise UserError(message, f"{path}:{number}", _FORMAT)
+        name = normalize("NFC", " ".join(word))
+        if name in wanted and name not in exact:
+            exact[name] = _vector(numbers, path, number)
+        elif name.lower() in wanted:
+            capitalised.setdefault(name.lower(), _vector(numbers, path, number))
+    if not length:
         raise UserError("the file holds no word vectors", str(path), _FORMAT)
     return capitalised | exact
 
@@ -295,11 +278,19 @@ def attribute_vectors(
     return np.stack([np.mean(row, axis=0) if row else np.zeros_like(average) for row in rows])
 
 
+def _is_number(text: str) -> bool:
+    try:
+        to_number(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _vector(fields: Sequence[str], path: Path, number: int) -> Float[np.ndarray, " L"]:
     try:
-        vector = np.array([float(field) for field in fields])
+        vector = np.array([to_number(field) for field in fields])
     except ValueError as error:
         raise UserError(f"line {number} holds something other than numbers: {error}", f"{path}:{number}") from error
-    if not np.isfinite(vector).all():
-        raise UserError(f"line {number} holds a number that is not finite", f"{path}:{number}")
+    if not (np.abs(vector) <= np.finfo(np.float32).max).all():
+        raise UserError(f"line {number} holds a number that is not finite in float32", f"{path}:{number}")
     return vector

@@ -21,17 +21,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
-from mgmrn.data.xlsa17 import (
-    LISTS,
-    STANDIN_MARKER,
-    TEST_LISTS,
-    check_counts,
-    lists_folder,
-    read_indices,
-    read_mat,
-    read_strings,
-    relative_image_path,
-)
+from mgmrn.data.xlsa17 import STANDIN_MARKER, TEST_LISTS, lists_folder, problems_of, read_lists
 from mgmrn.errors import UserError
 from mgmrn.makers.making import Progress, already_made, draw_all, whole_folder
 from mgmrn.makers.xlsa17_writer import write_images_list, write_splits
@@ -86,25 +76,24 @@ def make_standin(
     }
     if already_made(root / made, STANDIN_MARKER, stamp):
         return made
-    folder = lists_folder(source_root, name)
-    images = read_mat(folder / "res101.mat", ("image_files", "labels"))
-    splits = read_mat(folder / "att_splits.mat", ("att", "original_att", "allclasses_names", *_DISJOINT), LISTS)
-    listed = read_strings(images["image_files"])
-    labels = read_indices(images["labels"], folder / "res101.mat", "labels")
-    class_names = read_strings(splits["allclasses_names"])
-    check_counts(listed, labels, class_names, folder)
-    found = [key for key in LISTS if key in splits]
-    lists = {key: read_indices(splits[key], folder / "att_splits.mat", key, below=len(listed)) for key in found}
+    folder = str(lists_folder(source_root, name))
+    content = read_lists(source_root, name)
+    assert content is not None
+    if problems := problems_of(content, len(content.attributes)):
+        raise UserError(problems[0][1], folder, "`data verify` lists all that is wrong")
+    if content.original is None:
+        raise UserError("att_splits.mat lacks a matrix original_att", folder, "get it again")
+    labels, lists = content.labels, content.lists
     kept, restricted = restrict(lists, labels, per_class)
-    tasks: list[_Task] = [(relative_image_path(listed[i], name), int(labels[i]), int(i)) for i in kept]
-    strengths = attribute_strengths(splits["original_att"])
+    tasks: list[_Task] = [(content.files[i], int(labels[i]), int(i)) for i in kept]
+    strengths = attribute_strengths(content.original)
     with whole_folder(root / made, STANDIN_MARKER, stamp) as pictures:
         for parent in {(pictures / path).parent for path, _, _ in tasks}:
             parent.mkdir(parents=True, exist_ok=True)
         draw_all(partial(_draw, pictures, strengths, size, seed), tasks, workers, progress)
         layout = lists_folder(root, made)
         write_images_list(layout, [path for path, _, _ in tasks], labels[kept])
-        write_splits(layout, class_names, splits["att"], splits["original_att"], restricted)
+        write_splits(layout, content.class_names, content.attributes, content.original, restricted)
         _copy_words(source_root, root, name, made)
     return made
 

@@ -95,7 +95,7 @@ def test_a_pickle_that_would_run_code(here: Path, refused: Any) -> None:
     canary = here / "canary"
     file = here / "data" / "w2v" / "TINY_attribute.pkl"
     file.write_bytes(pickle.dumps(_Payload(canary)))
-    error = f"the word vectors are not a plain pickled array: it asks for {os.mkdir.__module__}.mkdir"
+    error = f"the array of word vectors cannot be read: it asks for {os.mkdir.__module__}.mkdir"
     assert refused() == (2, error, str(file))
     assert not canary.exists()
     pickle.loads(file.read_bytes())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -26,43 +27,77 @@ def write(path: Path, content: Content) -> Path:
     return path
 
 
+TABLE = "class,stripes,hooves,beak\nzebra,1,.5,0\nowl,0,0,1\n"
+
+
 @pytest.mark.parametrize(
-    ("name", "content", "names"),
+    ("name", "content"),
     [
-        ("a.csv", "class, beak,stripes,hooves\nzebra,0,1,.5\n\nowl,1,0,0\n", BIRDS),
-        ("a.csv", "\ufeffclass,stripes,hooves,beak\nzebra,1,.5,0\nowl,0,0,1\n", BIRDS),
-        ("a.json", json.dumps({"zebra": [1, 0.5, 0], "owl": [0, 0, 1]}), BIRDS),
-        ("a.json", json.dumps(BY_NAME), BIRDS),
-        ("a.npy", np.array([[1, 0.5, 0], [0, 0, 1]]), ("class 1", "class 2")),
+        ("a.csv", "class, beak,stripes,hooves\nzebra,0,1,.5\n\nowl,1,0,0\n"),
+        ("a.csv", "\ufeff" + TABLE),
+        ("a.csv", TABLE.encode("utf-16")),
+        ("a.csv", gzip.compress(TABLE.encode())),
+        ("a.csv", TABLE.replace("\n", "\r\n")),
+        ("a.csv", TABLE.replace("\n", "\r")),
+        ("a.csv", TABLE.replace(",", ";")),
+        ("a.csv", TABLE.replace(",", ";").replace(".5", "0,5")),
+        ("a.tsv", TABLE.replace(",", "\t")),
+        ("a.csv", TABLE.replace("zebra", '" zebra\u3000"').replace("beak", '"beak "')),
+        ("a.json", json.dumps({"zebra": [1, 0.5, 0], "owl": [0, False, "1"]})),
+        ("a.json", "\ufeff" + json.dumps(BY_NAME)),
+        ("a.npy", np.array([[1, 0.5, 0], [0, 0, 1]])),
     ],
 )
-def test_all_formats_give_the_same_classes(name: str, content: Content, names: tuple[str, ...], tmp_path: Path) -> None:
+def test_all_formats_give_the_same_classes(name: str, content: Content, tmp_path: Path) -> None:
     given = read_class_table(write(tmp_path / name, content))
-    assert given.names == names
+    assert given.names == (("class 1", "class 2") if name == "a.npy" else BIRDS)
     np.testing.assert_array_equal(given.attributes(KNOWN), np.float32([[1, 0.5, 0], [0, 0, 1]]))
+
+
+def one_class(*cells: object) -> str:
+    return "class,stripes,hooves,beak\nzebra," + ",".join(map(str, cells))
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("a.csv", "class,stripes,tail\nzebra,1,1\n", r"lacks hooves, beak and has unknown tail .*a\.csv"),
-        ("a.csv", "class,stripes,hooves,beak\nzebra,1,1\n", "row 2 has 3 cells, the head has 4"),
-        ("a.csv", "class,stripes,hooves,beak\nzebra,1,much,1\n", "no number.*much.*class zebra"),
-        ("a.csv", "class,stripes,hooves,beak\nzebra,1,nan,0\n", "class zebra are all zero or not finite"),
-        ("a.csv", "class,stripes,hooves,beak\nzebra,1,1,1\nzebra,1,1,1\n", "the class zebra is given twice"),
+        ("a.csv", '\nclass,a,b\n"x\ny",1,1\nzebra,1,1,5\n', r"line 5 has 4 cells, the head has 3 .*a\.csv:5"),
+        ("a.csv", one_class(1, "much", 1), "no number.*much.*class zebra"),
+        ("a.csv", one_class(1, "1_0", 1), "no number.*1_0"),
+        ("a.csv", one_class(1, "nan", 0), "class zebra are all zero, not finite or out of range"),
+        ("a.csv", one_class(0, 0, 0), "all zero"),
+        ("a.csv", one_class(1, "9" * 400, 0), "out of range"),
+        ("a.csv", one_class(1e39, 1, 1), "out of range"),
+        ("a.csv", one_class(1e-20, 0, 0), "out of range"),
+        ("a.csv", one_class(1, 1, 1) + "\nzebra ,1,1,1\n", "the class zebra is given twice"),
+        ("a.csv", "class,a,b\n\u00e9,1,2\ne\u0301,2,1\n", "the class \u00e9 is given twice"),
+        ("a.csv", "class,a,b\n ,1,2\n", "the class name '' is empty"),
+        ("a.csv", "class,a,b\nx\u200b,1,2\n", r"the class name 'x\\u200b' is empty or does not print"),
+        ("a.csv", "class,a,\nx,1,2\n", "the attribute name '' is empty"),
         ("a.csv", "class,stripes,stripes,beak\nzebra,1,1,1\n", "the attribute stripes is given twice"),
         ("a.csv", "class,stripes,hooves,beak\n", "no head and rows"),
-        ("a.csv", b"\xff\xfe\x00", "cannot be read"),
+        ("a.csv", "", "no head and rows"),
+        ("a.csv", "class\nzebra\nowl\n", "no head and rows"),
+        ("a.csv", 'class,a,b\n"zebra,1,2\n', "cannot be read: unexpected end of data"),
+        ("a.csv", b"class,a\nz\xe9bre,1\n", r"line 2 of the class table is not UTF-8 text .*a\.csv:2"),
+        ("a.csv", "class,a\nzebra,1\n".encode("utf-16-le"), "line 1 of the class table is not UTF-8 text"),
         ("a.csv", "class,stripes\nzebra," + "1" * 200_000, "cannot be read: field larger"),
+        ("a.csv", gzip.compress(TABLE.encode())[:-9], "cannot be read: Compressed file ended"),
         ("a.json", "[1, 2]", "no JSON object"),
         ("a.json", '{"zebra": [1, 2]}', "the class zebra has 2 attributes instead of 3"),
+        ("a.json", '{"zebra": [1%s, 2, 3]}' % ("0" * 5000), "out of range"),
+        ("a.json", '{"zebra": [1, 2, 3], "zebra": [3, 2, 1]}', "zebra is given twice"),
+        ("a.json", '{"\\ud800": [1, 2, 3]}', "does not print"),
         ("a.json", '{"zebra": {"stripes": 1}, "owl": {"beak": 1}}', "do not all name the same attributes"),
         ("a.json", "[" * 100_000, "no JSON"),
         ("a.npy", np.zeros((2, 3, 4)), "3-dimensional"),
+        ("a.npy", np.array([[1j, 1, 1]]), "not U × S numbers"),
         ("a.npy", np.array(["x"]), "not U × S numbers"),
-        ("a.npy", np.array([print], dtype=object), "no array of numbers"),
-        ("a.npy", b"", "no array of numbers"),
-        ("a.xlsx", "x", "ends in .csv, .json or .npy"),
+        ("a.npy", np.array([print], dtype=object), "cannot be read"),
+        ("a.npy", b"", "cannot be read"),
+        ("a.npy", b"version https://git-lfs.github.com/spec/v1\n", "is a git-lfs pointer"),
+        ("a.xlsx", "x", "ends in .csv, .tsv, .json or .npy"),
     ],
 )
 def test_mistakes_are_named(name: str, content: Content, message: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from dataclasses import replace
@@ -98,6 +99,8 @@ def test_an_imported_benchmark_loads_as_it_was_described(source: Path, tmp_path:
 
 
 def test_folder_and_table_must_name_the_same_classes(source: Path) -> None:
+    with pytest.raises(UserError, match="lies in the folder of pictures"):
+        run(source, source / "birds" / "made")
     (source / "birds" / "emu").mkdir()
     refused(source, "no row for the folder emu")
     (source / "birds" / "emu").rename(source / "emu")
@@ -154,37 +157,64 @@ def test_attributes_that_cannot_be_learned_are_a_warning(source: Path, tmp_path:
     write_table(source, [(name, 1, 0.1 * i + 0.1, int(name == "kiwi")) for i, name in enumerate(CLASSES)])
     made = run(source, tmp_path / "root", replace(OPTIONS, unseen=("kiwi",)))
     (warning,) = [one for one in made.findings if one.level == "warning"]
-    assert "1 cannot be learned" in warning.detail and "large eyes" in warning.detail
+    assert "2 cannot be learned" in warning.detail and "has_bill::long, large eyes" in warning.detail
 
 
-def test_vectors_are_read_from_both_formats(tmp_path: Path) -> None:
-    path = tmp_path / "v.txt"
-    path.write_text("red 1 2\nRed 9 9\n. . . 3 4\nWing 5 6\nblue 7 8\n")
-    found = read_vectors(path, {"red", "wing", "green"})
-    assert {word: vector.tolist() for word, vector in found.items()} == {"red": [1, 2], "wing": [5, 6]}
-    path.write_text("2 3\nred 1 2 3\nblue 4 5 6\n")
-    assert read_vectors(path, {"blue"})["blue"].tolist() == [4, 5, 6]
+TEXT = "red 1 2\nRed 9 9\n. . . 3 4\nWing 5 6\nblue 7 8\n"
 
 
 @pytest.mark.parametrize(
-    ("text", "match"),
+    "content",
     [
-        ("", "no word vectors"),
-        ("red 1 2\nblue 3\n", "line 2"),
-        ("red x 2\n", "line 1"),
-        ("red nan 1\n", "not finite"),
-        ("red\n", "line 1"),
+        TEXT.encode(),
+        TEXT.encode("utf-8-sig"),
+        TEXT.encode("utf-16"),
+        TEXT.replace("\n", "\r").encode(),
+        TEXT.replace(" ", "\t").encode(),
+        TEXT.replace(" ", "\t", 1).replace("\n", " \n").encode() + b"\n",
+        b"5 2\n" + TEXT.encode(),
+        b". . . 3 4\n" + TEXT.encode(),
+        b"2000 3 4\n" + TEXT.encode(),
+        gzip.compress(TEXT.encode()),
     ],
 )
-def test_broken_vector_files_are_refused(tmp_path: Path, text: str, match: str) -> None:
-    (tmp_path / "v.txt").write_text(text)
+def test_vectors_are_read_from_every_text_format(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "v.txt").write_bytes(content)
+    found = read_vectors(tmp_path / "v.txt", {"red", "wing", "green"})
+    assert {word: vector.tolist() for word, vector in found.items()} == {"red": [1, 2], "wing": [5, 6]}
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (b"", "no word vectors"),
+        (b"red 1 2\n\nblue 3\n", "line 3 holds a word and 1 numbers instead of 2"),
+        (b"red 1 2\nblue 3 4 5\n", r"line 2 holds a word and 3 numbers instead of 2 .*v\.txt:2"),
+        (b"2 3\nred 1 2\n", "line 2 holds a word and 2 numbers instead of 3"),
+        (b"red x 2\n", "line 1"),
+        (b"red 1 2 x 4\nblue 1 2 3 4\n", "line 1"),
+        (b"red,1,2\n", "line 1"),
+        (b"red nan 1\n", "line 1 holds a number that is not finite"),
+        (b"blue 1 2\nred 1e39 1\n", "line 2 holds a number that is not finite in float32"),
+        (b"red 1 2\nblue 1 x\n", "line 2"),
+        (b"red\n", "line 1"),
+        (b"blue 1 2\ngr\xfcn 1 2\n", r"line 2 of the file of word vectors is not UTF-8 text .*v\.txt:2"),
+        (b"2 3\nred \0\0\x80?\0\0\0@\0\xff", "word2vec's binary format"),
+        (b"\xba\x16O/\x0c\0\0\0", "fastText's binary model"),
+        (b"PK\x03\x04", "a zip archive"),
+        (b"\n<!DOCTYPE html>", "a web page"),
+        (gzip.compress(TEXT.encode() * 99)[:20] + b"\xff" * 20, "cannot be read"),
+    ],
+)
+def test_broken_vector_files_are_refused(tmp_path: Path, content: bytes, match: str) -> None:
+    (tmp_path / "v.txt").write_bytes(content)
     with pytest.raises(UserError, match=match):
         read_vectors(tmp_path / "v.txt", {"red", "blue"})
 
 
 def test_unknown_words_are_treated_as_chosen() -> None:
     assert words_of("has_bill_shape::curved_(up)") == ("has", "bill", "shape", "curved", "up")
-    assert words_of("man-made Öl 3") == ("man", "made", "öl", "3")
+    assert words_of("man-made O\u0308l 3") == ("man", "made", "öl", "3")
     vectors = {"red": np.array([1.0, 0.0]), "wing": np.array([0.0, 3.0])}
     names = ("red wing", "red beak", "tail")
     with pytest.raises(UserError, match="no word vectors for beak, tail"):

@@ -130,7 +130,16 @@ def test_this_process_is_open() -> None:
     assert issubclass(SealedError, RuntimeError)
 
 
-FORBIDDEN = {"load_final", "final_data", "FinalData", "load_benchmark", "read_mat", "run_experiment", "SplitData"}
+FORBIDDEN = {
+    "load_final",
+    "final_data",
+    "FinalData",
+    "load_benchmark",
+    "read_mat",
+    "read_lists",
+    "run_experiment",
+    "SplitData",
+}
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "pipeline" / "search").glob("*.py")), ids=lambda path: path.name)

@@ -15,6 +15,7 @@ from pipeline.cli.app import command
 from tests.commands import VERB
 
 RUN = "a" * 32
+INPUTS = Path(__file__).parents[2] / "docs" / "reference" / "inputs.md"
 CASES = yaml.safe_load(Path(__file__).with_name("wrong_uses.yaml").read_text(encoding="utf-8"))
 WRONG = [(line, code, sentence) for code in (2, 3) for line, sentence in CASES[code].items()]
 
@@ -25,7 +26,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("MGMRN_DATA_ROOT", "MLFLOW_TRACKING_URI", "RAY_ADDRESS", "MGMRN_TRACEBACK"):
         monkeypatch.delenv(name, raising=False)
     for name, text in CASES["files"].items():
-        (tmp_path / name).write_text(text)
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -47,6 +50,14 @@ def test_a_wrong_use_is_answered_with_a_sentence(line: str, code: int, sentence:
 def test_every_verb_has_a_wrong_use_or_takes_no_argument() -> None:
     named = {line.split()[0] for line, _, _ in WRONG}
     assert command.commands.keys() - named == {"demo", "stop", "report", "doctor"}
+
+
+@pytest.mark.parametrize("section", ["Text files and tables", "Matrices"])
+def test_the_page_of_inputs_quotes_the_errors(section: str) -> None:
+    text = INPUTS.read_text(encoding="utf-8").partition(f"## {section}\n")[2].partition("\n## ")[0]
+    quoted = re.findall(r"\| `([^`|]+)` \|$", text.partition("What is refused")[2], re.MULTILINE)
+    assert len(quoted) >= 3
+    assert [one for one in quoted if not any(one in sentence for _, _, sentence in WRONG)] == []
 
 
 @pytest.mark.parametrize("group", ["", "data", "data make", "config"])
