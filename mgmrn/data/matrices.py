@@ -9,15 +9,13 @@ import codecs
 import io
 import pickle
 import pickletools
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import sparse
-from scipy.io import loadmat, whosmat
 
+from mgmrn.data.matlab_file import read_variables
 from mgmrn.errors import UserError, some
 from mgmrn.reading import unreadable
 
@@ -110,30 +108,25 @@ def read_npy(path: Path, kind: str) -> np.ndarray:
 
 
 def read_mat(path: Path, needed: tuple[str, ...], wanted: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Some variables of a MATLAB 5 (or 4) file: all of `needed`, and those of `wanted` that it has.
+    """Some variables of a MATLAB 5 file: all of `needed`, and those of `wanted` that it has.
 
     Raises UserError for a file that is missing or damaged, and for missing variables, with the names of those it has.
     """
-    kind = f"file {path.name}"
     try:
-        with path.open("rb") as file:
-            content = loadmat(cast(Any, file), variable_names=[*needed, *wanted])
+        content, names = read_variables(path, {*needed, *wanted})
     except FileNotFoundError as error:
         hint = "put the xlsa17 Proposed Splits below the data root, or check --data-root and benchmark.name"
         raise UserError(f"{path.name} of {path.parent.name} does not exist", str(path), hint) from error
-    except Exception as error:  # scipy raises many kinds of exception on broken bytes.
-        raise unreadable(kind, path, error, "get it again, or save it with -v7 in MATLAB") from error
+    except Exception as error:  # Damaged files raise many kinds of exception.
+        raise unreadable(f"file {path.name}", path, error, "get it again, or save it with -v7 in MATLAB") from error
     if missing := [name for name in needed if name not in content]:
-        names: list[str] = []
-        with suppress(Exception):
-            names = [name for name, _, _ in whosmat(str(path))]
         message = f"{path.name} lacks {', '.join(missing)}; it holds {some(names, 10) or 'no variable'}"
         raise UserError(message, str(path), "get the Proposed Splits version of it")
     return content
 
 
 def mat_matrix(value: Any, path: Path, name: str) -> Float[np.ndarray, "R C"]:
-    """A matrix of real numbers as doubles, a sparse one filled up. Raises UserError for anything else."""
+    """A matrix of real numbers as doubles. Raises UserError for anything else."""
     matrix = _real_numbers(value, path, name)
     if matrix.ndim != 2:
         raise UserError(f"{name} has {matrix.ndim} dimensions instead of 2", str(path), "save a matrix")
@@ -141,10 +134,7 @@ def mat_matrix(value: Any, path: Path, name: str) -> Float[np.ndarray, "R C"]:
 
 
 def _real_numbers(value: Any, path: Path, name: str) -> Float[np.ndarray, "R ..."]:
-    try:
-        array = cast(Any, value).toarray() if sparse.issparse(value) else np.asarray(value)
-    except MemoryError as error:
-        raise UserError(f"the sparse matrix {name} is too large: {error}", str(path), "save a full matrix") from error
+    array = np.asarray(value)
     if array.dtype.kind not in "biuf":
         what = "complex numbers" if array.dtype.kind == "c" else "text, cells or structures"
         raise UserError(f"{name} holds {what} instead of real numbers", str(path), "save it as doubles")
