@@ -34,7 +34,7 @@ def read_variables(path: Path, wanted: Collection[str]) -> tuple[dict[str, Any],
 
     Other classes than cells, text and numbers are None. Raises many kinds of exception for a damaged file.
     """
-    content = memoryview(np.memmap(path, mode="r"))
+    content = np.memmap(path, mode="r").data
     order = {b"IM": "<", b"MI": ">"}.get(bytes(content[126:128]))
     if order is None or struct.unpack_from(f"{order}H", content, 124)[0] != 0x100:
         raise ValueError("it is no MATLAB 5 file")
