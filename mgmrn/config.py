@@ -20,8 +20,8 @@ LEVELS: tuple[Level, ...] = ("c2", "c3", "c4", "c5")
 BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "convnext_tiny", "swin_t"]
 
 # Bounds keep values within float32, within what torch and numpy take as a seed, and file names short.
-Weight = Annotated[float, Field(ge=0, le=1e9)]
-Positive = Annotated[float, Field(gt=0, le=1e9)]
+Weight = Annotated[float, Field(ge=0, le=1e30)]
+Positive = Annotated[float, Field(gt=0, le=1e30)]
 Deviation = Annotated[float, Field(ge=1e-6, le=1e6)]
 Exponent = Annotated[float, Field(ge=-30, le=30)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
