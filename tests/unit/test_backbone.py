@@ -179,7 +179,7 @@ def saved(content: object) -> bytes:
         ),
         (lambda _: saved({"model": {"weight": torch.zeros(2)}}), "not a state dict of tensors"),
         (lambda _: saved({"weight": torch.zeros(1000)})[:700], "cut short"),
-        (lambda _: b"<html>not found</html>", "cut short"),
+        (lambda _: b"<html>not found</html>", "is a web page"),
     ],
     ids=["foreign", "narrow", "wrapped", "short", "text"],
 )
