@@ -70,10 +70,13 @@ KINDS: dict[str, tuple[Callable[[Path], object], list[bytes]]] = {
             written(lambda file: torch.save(WEIGHTS, file, _use_new_zipfile_serialization=False)),
         ],
     ),
-    "a.csv": (read_table, [TABLE, TABLE.replace(b",", b";"), TABLE.decode().encode("utf-16"), gzip.compress(TABLE)]),
+    "a.csv": (
+        read_table,
+        [TABLE, TABLE.replace(b",", b";"), TABLE.decode().encode("utf-16"), gzip.compress(TABLE, mtime=0)],
+    ),
     "a.json": (read_table, [b'{"owl": {"red": 1, "blue": 2}, "emu": {"red": 2, "blue": 1e3}}', b'{"owl": [1, 2]}']),
     "a.npy": (read_table, [written(lambda file: np.save(file, ARRAY[:, :2]))]),
-    "v.txt": (lambda path: read_vectors(path, {"red", "blue"}), [VECTORS, gzip.compress(VECTORS)]),
+    "v.txt": (lambda path: read_vectors(path, {"red", "blue"}), [VECTORS, gzip.compress(VECTORS, mtime=0)]),
     "u.txt": (read_class_names, [b"owl\n\xc3\xa9mu\r\n"]),
 }
 EDITS = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 8), st.binary(max_size=8)), max_size=4)
