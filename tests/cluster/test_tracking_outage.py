@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from pipeline.tracking.connection import PASSWORD_VARIABLE
@@ -31,11 +32,17 @@ def command(server: TrackingServer, place: Place) -> tuple[str, ...]:
     return ("train", *write_small(place.folder), *long_epochs(5), *epochs, "--tracking-uri", server.uri, "--json")
 
 
-def epochs_sent(client: MlflowClient, split: str) -> int:
-    """Number of epochs of a split's latest run on the server."""
+def latest_run(client: MlflowClient, split: str) -> Run | None:
+    """A split's latest run on the server."""
     experiments = [one.experiment_id for one in client.search_experiments()]
     latest = {"max_results": 1, "order_by": ["attributes.start_time DESC"]}
-    (run,) = client.search_runs(experiments, f"tags.`mgmrn.split` = '{split}'", **latest)
+    return next(iter(client.search_runs(experiments, f"tags.`mgmrn.split` = '{split}'", **latest)), None)
+
+
+def epochs_sent(client: MlflowClient, split: str) -> int:
+    """Number of epochs of a split's latest run on the server."""
+    run = latest_run(client, split)
+    assert run is not None
     return len(client.get_metric_history(run.info.run_id, "train/total"))
 
 
@@ -52,8 +59,8 @@ def disturb(server: TrackingServer, client: MlflowClient, place: Place) -> Answe
     assert left - before >= 3
     server.start()
     time_recovery("train: tracking server away", lambda: epochs_sent(client, "tune") >= left, running)
-    final = place.folder / ".mgmrn" / "runs"
-    wait_until(lambda: any(final.glob("*.final/spool.jsonl")), "the final run notes an epoch", 400, running)
+    # Before that, the command would end without the run's id.
+    wait_until(lambda: latest_run(client, "final") is not None, "the final run is created on the server", 400, running)
     server.kill()
     answer = running.answer()
     assert answer.code == 1, answer.err
