@@ -16,7 +16,7 @@ from tests.recovery import time_recoveries, time_recovery
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200), pytest.mark.long]
 
 EPOCHS = 6
-MANY_EPOCHS = 60
+MANY_EPOCHS = 40
 RUN = "tiny*"
 
 
