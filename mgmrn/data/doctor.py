@@ -20,6 +20,7 @@ import numpy as np
 
 from mgmrn.config import BenchmarkConfig
 from mgmrn.data.class_table import is_name
+from mgmrn.data.matrices import alike_rows
 from mgmrn.data.pictures import read_picture
 from mgmrn.data.published import PUBLISHED, splits_digest
 from mgmrn.data.splits import existing, load_final, load_tune
@@ -202,13 +203,8 @@ def _attributes(report: _Report, content: Lists) -> None:
             classes = name_classes(turned, content.class_names)
             detail = f"att and original_att point elsewhere for {len(turned)} classes: {classes}"
             report.warn("attributes", detail, "att is used; make sure that it is the one that is meant")
-    _, groups, sizes = np.unique(
-        np.round(content.attributes / lengths, 6), axis=1, return_inverse=True, return_counts=True
-    )
-    groups = groups.ravel()
-    twins = np.flatnonzero(sizes[groups] > 1)
-    if len(twins):
-        classes = name_classes(twins[np.argsort(groups[twins], kind="stable")], content.class_names)
+    if len(twins := alike_rows(content.attributes.T)):
+        classes = name_classes(twins, content.class_names)
         detail = f"{len(twins)} classes cannot be told apart, since they have the attributes of another one: {classes}"
         report.warn("attributes", detail, "describe them by different numbers")
 

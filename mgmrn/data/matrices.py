@@ -175,6 +175,15 @@ def mat_indices(value: Any, path: Path, name: str, below: int | None = None) -> 
     return indices
 
 
+def alike_rows(rows: Float[np.ndarray, "R C"]) -> Int[np.ndarray, " _"]:
+    """Rows that have the direction of another row, to six digits; those of one direction follow each other."""
+    directions = np.round(rows / np.linalg.norm(rows, axis=1, keepdims=True), 6)
+    _, groups, sizes = np.unique(directions, axis=0, return_inverse=True, return_counts=True)
+    groups = groups.ravel()
+    twins = np.flatnonzero(sizes[groups] > 1)
+    return twins[np.argsort(groups[twins], kind="stable")]
+
+
 def without_direction(rows: Float[np.ndarray, "R C"]) -> Int[np.ndarray, " _"]:
     """Rows that cannot be scaled to unit length: all zero, not finite, or of a length out of range."""
     with np.errstate(over="ignore", invalid="ignore"):

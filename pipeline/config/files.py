@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from mgmrn.errors import UserError
+from mgmrn.reading import read_text
 from pipeline.config.validation import KINDS, did_you_mean
 from pipeline.config.yaml_tree import Leaf, Section, Tree, parse_yaml
 
@@ -55,17 +56,10 @@ def label_of(path: Path) -> str:
 
 
 def config_text(path: Path) -> str:
-    """Text of a config file in UTF-8, with or without a byte order mark. Raises UserError where it cannot be read."""
-    label = label_of(path)
-    try:
-        if (size := path.stat().st_size) > LARGEST_BYTES:
-            raise UserError(f"the config has {size} bytes, {LARGEST_BYTES} are the most", label)
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise UserError("the config is not UTF-8 text", f"{label}:{line}", "save it as UTF-8") from error
-    except OSError as error:
-        raise UserError(f"the config cannot be read: {error.strerror}", label) from error
+    """Text of a config file. Raises UserError where it cannot be read."""
+    if (size := path.stat().st_size) > LARGEST_BYTES:
+        raise UserError(f"the config has {size} bytes, {LARGEST_BYTES} are the most", label_of(path))
+    return read_text(path, "config", "check the path")
 
 
 def read_config(path: Path) -> Section:

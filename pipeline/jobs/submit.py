@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 
 from mgmrn.errors import UserError
+from mgmrn.reading import read_text
 from pipeline.job_environment import CODE_STATE
 from pipeline.jobs.server import CODE_DIRTY, CODE_SHA, NAME, VERB, JobExistsError, JobServer
 from pipeline.redaction import SECRET_NAME, redact
@@ -128,10 +129,11 @@ def code_digest(checkout: Path) -> str:
 
 def read_runtime_env(file: Path) -> dict[str, Any]:
     """Read the runtime environment of the driver, which may set no variable whose name is that of a secret."""
+    text = read_text(file, "runtime environment", "check the path")
     try:
-        value = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read the runtime environment: {str(error).splitlines()[0]}", str(file)) from error
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"the runtime environment is no YAML: {str(error).splitlines()[0]}", str(file)) from error
     if not isinstance(value, dict):
         raise UserError("a runtime environment is a mapping", str(file))
     for name in value.get("env_vars") or {}:

@@ -18,10 +18,11 @@ from mgmrn.checkpoint import MODEL_FILE, LoadedModel, load_model
 from mgmrn.config import ImageConfig
 from mgmrn.data.class_table import read_class_table
 from mgmrn.data.images import prepared
+from mgmrn.data.matrices import alike_rows
 from mgmrn.data.pictures import ENDINGS, files_below
-from mgmrn.errors import UserError
+from mgmrn.errors import UserError, some
 from mgmrn.prediction import BATCH, Answer, answer, score, with_classes
-from pipeline.console import Console
+from pipeline.console import Console, say
 from pipeline.tracking.registry import fetch_exported, registry_uri
 from pipeline.tracking.store import MODEL_TAG, TrackingStore
 
@@ -93,6 +94,11 @@ def predict(
     model = open_model(name, tracking_uri)
     if given is not None:
         model = with_classes(model, given)
+        if len(alike := alike_rows(model.class_attributes.numpy())):
+            names = some([model.class_names[row] for row in alike])
+            say(
+                f"warning: {len(alike)} classes of {classes} cannot be told apart, since they have equal attributes: {names}"
+            )
     model.network.to("cuda" if torch.cuda.is_available() else "cpu")
     return _predictions(model, pictures, top, attributes)
 

@@ -78,13 +78,19 @@ def test_each_extended_file_is_read_once_and_a_long_row_of_them_is_refused(tmp_p
         load_experiment(str(tmp_path / "39.yaml"))
 
 
+def test_a_config_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    for encoding in ("utf-8-sig", "utf-16"):
+        (tmp_path / "x.yaml").write_bytes("seed: 1\nbenchmark: {name: X}\n".encode(encoding))
+        assert load_experiment(str(tmp_path / "x.yaml")).config.seed == 1
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
         ("seed: 1\n# é\n".encode("latin-1"), r"not UTF-8 text \[.*x.yaml:2\] \(save it as UTF-8\)"),
-        ("seed: 1\n".encode("utf-16"), "not UTF-8 text"),
+        ("seed: 1\n".encode("utf-16-le"), "line 1 of the config is not UTF-8 text"),
         (b"# x\n" * 2**17, "the config has 524288 bytes, 262144 are the most"),
-        (b"seed: 1\nloss: \0\n", r"not valid YAML: it holds the character '\\x00' \[.*x.yaml:2\]"),
+        (b"seed: 1\nloss: \0\n", r"line 2 of the config is not UTF-8 text \[.*x.yaml:2\]"),
         (b"loss: " + b"[" * 30000, r"nested more than 20 deep \[.*x.yaml:1\]"),
         (b"loss:\n\tscale: 1\n", r"not valid YAML: found character '\\t' .*x.yaml:2\]"),
         (b"seed: 1\n---\nseed: 2\n", r"not valid YAML: but found another document \[.*x.yaml:2\]"),

@@ -348,7 +348,7 @@ def test_the_runtime_environment_holds_no_secrets(tmp_path: Path) -> None:
     for text, sentence in {
         secret: "env_vars.MLFLOW_TRACKING_PASSWORD",
         "[1]": "is a mapping",
-        "{": "cannot read",
+        "{": "is no YAML",
     }.items():
         file.write_text(text)
         with pytest.raises(UserError, match=sentence) as caught:

@@ -68,6 +68,9 @@ def test_classes_can_be_given(ask: Ask, pictures: list[Path], tmp_path: Path) ->
     _, said, _ = ask(pictures[0], "--classes", tmp_path / "one.npy")
     assert [one["name"] for one in said["pictures"][0]["classes"]] == ["class 1"]
     assert said["pictures"][0]["attributes"] == [], "there is no second class"
+    np.save(tmp_path / "alike.npy", vectors[[0, 1, 0]])
+    _, _, err = ask(pictures[0], "--classes", tmp_path / "alike.npy")
+    assert "warning: 2 classes" in err and err.splitlines()[0].endswith("equal attributes: class 1, class 3")
 
 
 def test_a_broken_picture_costs_only_its_own_answer(ask: Ask, pictures: list[Path], tmp_path: Path) -> None:
