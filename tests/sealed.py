@@ -30,8 +30,8 @@ from mgmrn.makers.synthetic import creature_classes, make_synthetic
 from mgmrn.protocol import load_evaluation
 from pipeline.cli.data_verbs import build_caches
 from pipeline.config.compose import ComposedConfig
+from pipeline.launch import TrainRequest, run_experiment
 from pipeline.train.fit import Fitted, fit
-from pipeline.train.launch import TrainRequest, run_experiment
 from pipeline.train.placement import Placement, Workers
 from pipeline.train.spec import RunSpec
 from pipeline.trials.trial import SealedPlan
@@ -169,7 +169,7 @@ def final_spec_in_a_plan(folder: Path) -> Any:
 
 def train_on_final(folder: Path) -> Any:
     """Its workers would be processes of their own, which are not sealed."""
-    return fit(RunSpec.model_validate_json((folder / "final.json").read_text()), Placement(1, 1, 0))
+    return list(fit(RunSpec.model_validate_json((folder / "final.json").read_text()), Placement(1, 1, 0)))
 
 
 def train_as_the_command_does(folder: Path) -> Any:

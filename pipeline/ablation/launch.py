@@ -22,7 +22,7 @@ from pipeline.train.cell import Cell, Status
 from pipeline.train.cluster import launch_session
 from pipeline.train.placement import place_trials
 from pipeline.train.storage import explained
-from pipeline.trials.known import Cost
+from pipeline.trials.known import Cost, KnownRuns
 from pipeline.where import Where
 
 Mode = Literal["missing", "retry", "force"]
@@ -141,9 +141,7 @@ def _run(
     """Run the cells; returns how many were not begun before the budget ended."""
     # Ray Tune takes seconds to load, which a launch with nothing to do does not wait for.
     from pipeline.trials.director import Site
-    from pipeline.trials.list_director import ListDirector, Task
-    from pipeline.trials.runner import run_trials
-    from pipeline.trials.trial import OpenTrial
+    from pipeline.trials.list_director import ListDirector, Task, run_list
 
     tasks = []
     for tune, planned in todo:
@@ -151,8 +149,7 @@ def _run(
         final = None if planned.cell.final_data is None else planned.cell.final
         tasks.append(Task(tune, final, None if restart else planned.calibration, restart))
     deadline = None if hours is None else time.monotonic() + 3600 * hours
-    site = Site(opening, at_once)
-    director = ListDirector(tasks, site, say, lambda run: tracked.epoch_lines(run.label), deadline)
-    run_trials(director, OpenTrial)
-    site.clerk.finish()
+    known = partial(KnownRuns.of_cell, opening.store)
+    director = ListDirector(tasks, Site(opening, at_once), known=known, deadline=deadline)
+    run_list(director)
     return len(director.waiting)

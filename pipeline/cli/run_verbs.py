@@ -15,11 +15,9 @@ from pipeline.errors import ExitCode
 from pipeline.where import Where
 
 if TYPE_CHECKING:
+    from pipeline.launch import Outcome
     from pipeline.search.config import SearchFile
     from pipeline.search.outcome import SearchOutcome
-    from pipeline.train.launch import Outcome
-
-DEMO_EXPERIMENTS = ("synthetic", "synthetic-attribute-network")
 
 Split = Literal["tune", "final"]
 
@@ -44,14 +42,14 @@ def train(
 ) -> int:
     """Train and evaluate an experiment; without --split the whole protocol, with nothing chosen on test images."""
     from pipeline.config.compose import load_experiment
-    from pipeline.train.launch import TrainRequest
+    from pipeline.launch import TrainRequest
     from pipeline.train.placement import parse_workers
 
     composed = load_experiment(experiment, overrides or [])
     numbers = options.parse_seeds(seeds) if seeds is not None else (composed.config.seed,)
     where = Where(tracking_uri, data_root, storage, address, cpus_per_worker, gpus_per_worker)
     request = TrainRequest(composed.name, composed, split, numbers, parse_workers(workers), where, force)
-    from pipeline.train.launch import run_experiment
+    from pipeline.launch import run_experiment
 
     return _report(run_experiment(request), Console(as_json))
 
@@ -111,7 +109,7 @@ def search(
 def _sealed(outcome: SearchOutcome, file: SearchFile, where: Where) -> Iterator[Outcome]:
     """Outcomes of `train` with each best config: `tune` runs of its own, then one evaluation on the test images per seed."""
     from pipeline.config.compose import load_experiment
-    from pipeline.train.launch import TrainRequest, run_experiment
+    from pipeline.launch import TrainRequest, run_experiment
     from pipeline.train.placement import Workers
 
     config = file.config
@@ -125,29 +123,17 @@ def _sealed(outcome: SearchOutcome, file: SearchFile, where: Where) -> Iterator[
 def demo(as_json: options.Json = False) -> int:
     """Train Mg-MRN and a one-level baseline on the embedded benchmark and print both."""
     from mgmrn.makers.synthetic import make_synthetic
-    from pipeline.config.compose import load_experiment
-    from pipeline.train.cluster import ray_session
-    from pipeline.train.launch import Outcome, TrainRequest, run_experiment
-    from pipeline.train.placement import Workers, available_cpus
+    from pipeline.ablation.config import load_ablation
+    from pipeline.ablation.launch import run_ablation
+    from pipeline.launch import Outcome
+    from pipeline.train.placement import available_cpus
 
     say("drawing the embedded benchmark: 40 classes of creatures, 10 of them never seen in training")
     make_synthetic(places.DATA_ROOT, workers=available_cpus())
-    workers = Workers(min(2, available_cpus()), min(2, available_cpus()))
-    with ray_session(None):
-        outcomes = [
-            run_experiment(TrainRequest(name, composed, None, (composed.config.seed,), workers, Where()))
-            for name in DEMO_EXPERIMENTS
-            for composed in [load_experiment(name)]
-        ]
+    grid = run_ablation(load_ablation("demo"), Where(), mode="missing", concurrency=None, budget_hours=None)
     say("chance of T1 is 0.10; to look at the runs: make ui, then http://127.0.0.1:5000")
-    statuses = {outcome.status for outcome in outcomes}
-    both = Outcome(
-        status="failed" if "failed" in statuses else "cached" if statuses == {"cached"} else "finished",
-        runs=tuple(run for outcome in outcomes for run in outcome.runs),
-        parent_run_id=outcomes[0].parent_run_id,
-        tracking_uri=outcomes[0].tracking_uri,
-    )
-    return _report(both, Console(as_json))
+    runs = tuple(run for cell in grid.cells for run in cell.summaries())
+    return _report(Outcome(grid.status, runs, grid.parent_run_id, grid.tracking_uri), Console(as_json))
 
 
 @runs_app.command()

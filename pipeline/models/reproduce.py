@@ -26,9 +26,10 @@ from pipeline.tracking.store import Histories, TrackedRun, TrackingStore
 from pipeline.train import tracked
 from pipeline.train.cell import Cell, make_cell
 from pipeline.train.cluster import launch_session
-from pipeline.train.launch import run_cell
+from pipeline.train.messages import raise_mistake
 from pipeline.train.placement import Placement, Workers, parse_workers, place_elastic
 from pipeline.train.spec import Split
+from pipeline.trials.known import KnownRuns
 from pipeline.where import Where
 
 EXPERIMENT = "mgmrn/reproduce"
@@ -272,19 +273,24 @@ def _not_yet_compared(store: TrackingStore, record: Record, cell: Cell) -> str |
 
 def _run_again(store: TrackingStore, where: Where, record: Record, cell: Cell, placement: Placement) -> str | None:
     """Train the cell; returns the run of the reproduction, or None if it failed."""
+    from pipeline.trials.director import Site
+    from pipeline.trials.list_director import ListDirector, Task, run_list
+
     source = record.run
     key = hashlib.sha256(f"reproduce {source.run_id}".encode()).hexdigest()[:16]
     tags = {"mgmrn.kind": "launch", "mgmrn.study": "reproduce", "mgmrn.benchmark": cell.data.benchmark}
     own = {"mgmrn.kind": KIND, "mgmrn.reproduces": source.run_id}
     with tracked.parent_run(store, where.storage, key, f"reproduce {source.name}", tags) as parent:
         opening = tracked.Opening(store, where, "reproduce", parent.run_id, placement, tags=own)
-        summary, _ = run_cell(cell, opening)
-        if summary.status == "failed":
+        nothing = KnownRuns([], store.experiment_id)
+        director = ListDirector([Task(cell)], Site(opening, 1), known=lambda _: nothing, on_failure=raise_mistake)
+        run_list(director)
+        if director.summaries[cell.identity].status == "failed":
             parent.status, parent.reason = "FAILED", "the run failed"
             return None
         if left := tracked.send_leftovers(where.storage, store, tracked.PATIENCE_SECONDS):
             raise left
-    return Spool(opening.spec(cell).spool_file).run_id or summary.run_id
+    return Spool(opening.spec(cell).spool_file).run_id
 
 
 def _machine(described: Mapping[str, Any]) -> str:

@@ -1,8 +1,8 @@
 """Course of a search on a ready cluster: scores of the base, trials, comparison of the best config with the base, report."""
 
-import shutil
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from mgmrn.errors import UserError
@@ -15,6 +15,7 @@ from pipeline.search.report import write_study
 from pipeline.search.study import Record
 from pipeline.spool import OnEpoch
 from pipeline.train.cell import Cell
+from pipeline.trials.known import KnownRuns
 from pipeline.trials.list_director import ListDirector, Task
 from pipeline.trials.runner import run_trials
 
@@ -34,7 +35,6 @@ def run_course(search: Search, name: str, budget_hours: float | None, tracking_u
         run_trials(director)
         best = best_record(config, study.records())
         comparisons = () if best is None else _compare(search, best)
-    shutil.rmtree(site.tune_folder, ignore_errors=True)
     records, report, title = study.records(), site.storage / "report", f"Search {name}"
     shares = write_study(report, study.optuna, records, title, config.objective.names)
     states = [record.state for record in records]
@@ -129,10 +129,11 @@ def _run_cells(search: Search, cells: Sequence[Cell]) -> Mapping[str, Mapping[st
         return show_last
 
     tasks = [Task(cell) for cell in {cell.identity: cell for cell in cells}.values()]
-    director = ListDirector(tasks, site, board.say, follow)
+    known = partial(KnownRuns.of_cell, site.opening.store)
+    director = ListDirector(tasks, site, known=known, say=board.say, on_epoch=follow)
     if director.take_known():
         run_trials(director)
-    return director.results
+    return {identity: summary.metrics for identity, summary in director.summaries.items()}
 
 
 def _metrics(comparisons: Sequence[Comparison]) -> dict[str, float]:

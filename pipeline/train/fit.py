@@ -48,6 +48,9 @@ GROWTH_SECONDS = 10.0
 
 GROUP_POLL_SECONDS = 0.25
 
+FOLLOW_SECONDS = 0.2
+"""Interval at which new epochs are looked for."""
+
 QUIET = ray.train.LoggingConfig(log_level="CRITICAL")
 """Ray Train logs into its own files, `logs/train` of Ray's session, and prints nothing between the driver's lines."""
 
@@ -110,12 +113,20 @@ def train_worker(spec_json: dict[str, str]) -> None:
         ray.train.report(metrics)
 
 
-def fit_here(spec: RunSpec, placement: Placement) -> Iterator[dict[str, float] | Fitted | Failure]:
-    """Trains a run of one worker in this process, from its latest checkpoint where there is one.
+def fit(spec: RunSpec, placement: Placement) -> Iterator[dict[str, float] | Fitted | Failure]:
+    """Trains a run until its last epoch, from its latest checkpoint where there is one: in this process where one worker trains it, else
+    under Ray Train.
 
     Yields the metrics of each epoch, once it is noted in the run's spool, and at last the outcome. The epochs of an earlier attempt come
-    first, so that a trial that is started again shows its whole curve.
+    first, so that a trial that is started again shows its whole curve. Raises `SealedError` for a `final` run, in a sealed process; the
+    workers would not be sealed.
     """
+    if spec.split == "final":
+        check_open("a final run")
+    yield from (_fit_here if placement.is_alone else _fit_elsewhere)(spec, placement)
+
+
+def _fit_here(spec: RunSpec, placement: Placement) -> Iterator[dict[str, float] | Fitted | Failure]:
     import torch
 
     from mgmrn.feed import Share
@@ -137,19 +148,41 @@ def fit_here(spec: RunSpec, placement: Placement) -> Iterator[dict[str, float] |
         yield recorded_failure(spec.failure_file) or _counting_checkpoint(spec)
 
 
-def fit(spec: RunSpec, placement: Placement) -> Fitted | Failure:
-    """Trains until the last epoch, from the latest checkpoint of this very run where there is one.
+def _fit_elsewhere(spec: RunSpec, placement: Placement) -> Iterator[dict[str, float] | Fitted | Failure]:
+    """Ray Train works in a thread, and what its controller notes in the spool is followed.
 
     Lost workers are replaced up to `RETRIES` times, each time from the latest checkpoint. An elastic run goes on with those that there is
     room for, and begins the epoch again with more when there is room for more; a global batch stays what it is.
-
-    Raises `SealedError` for a `final` run, in a sealed process; the workers would not be sealed.
     """
-    if spec.split == "final":
-        check_open("a final run")
+    release_placement_group(spec.placement_file)  # Left by a lost process of this trial.
+    # Rank 0 writes this file first: from here on it tells that the ranks have begun.
+    spec.placement_file.unlink(missing_ok=True)
+    ended = in_thread(_trainer(spec, placement).fit, "ray-train")
+    try:
+        await_ranks(ended, spec.placement_file, note_taker(spec.notes_file))
+    except ResourceError as error:
+        yield Failure.of_resources(error)
+        return
+    spool, last, is_over = Spool(spec.spool_file), 0, False
+    while not is_over:
+        is_over = ended.done()  # Read first: what is noted before the end must still be yielded.
+        noted = spool.epochs()
+        yield from (noted[epoch] for epoch in sorted(noted) if epoch > last)
+        last = max(noted, default=0)
+        wait([ended], FOLLOW_SECONDS)
+    try:
+        ended.result()
+    except ray.train.TrainingFailedError as error:
+        lost = str(error).strip() or type(error).__name__
+        yield _failure(spec, lost.splitlines()[-1].strip())
+    else:
+        yield recorded_failure(spec.failure_file) or _counting_checkpoint(spec)
+
+
+def _trainer(spec: RunSpec, placement: Placement) -> DataParallelTrainer:
+    """Ray's trainer of a run; not `TorchTrainer`, which imports torch in every trial."""
     pause_seconds = 0.0 if placement.most_workers is None else COUNT_SECONDS
-    # Not `TorchTrainer`, which imports torch in the driver and in every trial.
-    trainer = DataParallelTrainer(
+    return DataParallelTrainer(
         train_worker,
         train_loop_config={"spec": spec.model_dump_json()},
         backend_config=ProcessGroup("nccl" if placement.gpus_per_worker else "gloo"),
@@ -167,34 +200,6 @@ def fit(spec: RunSpec, placement: Placement) -> Fitted | Failure:
             logging_config=QUIET,
         ),
     )
-    # Rank 0 writes this file first: from here on it tells that the ranks have begun.
-    spec.placement_file.unlink(missing_ok=True)
-    try:
-        _run_interruptibly(trainer.fit, spec)
-    except ResourceError as error:
-        return Failure.of_resources(error)
-    except ray.train.TrainingFailedError as error:
-        lost = str(error).strip() or type(error).__name__
-        return _failure(spec, lost.splitlines()[-1].strip())
-    return recorded_failure(spec.failure_file) or _counting_checkpoint(spec)
-
-
-def _run_interruptibly(fit: Callable[[], object], spec: RunSpec) -> None:
-    """Runs Ray Train's `fit` in a thread of its own, where it installs no signal handlers.
-
-    A signal then interrupts the calling thread, which disconnects from Ray: that ends controller and ranks before the run is closed.
-    Where no rank begins in time, the thread is left behind.
-    """
-    ended = in_thread(fit, "ray-train")
-    try:
-        await_ranks(ended, spec.placement_file, note_taker(spec.notes_file))
-        wait([ended])
-    except ResourceError:
-        raise
-    except BaseException:
-        ray.shutdown()
-        raise
-    ended.result()
 
 
 def in_thread(work: Callable[[], T], name: str) -> Future[T]:

@@ -65,6 +65,11 @@ class Placement:
     """Largest number of workers of an elastic run, of which `workers` is the least; None for a fixed number."""
 
     @property
+    def is_alone(self) -> bool:
+        """Whether one worker trains the run, from its begin to its end."""
+        return self.number == 1
+
+    @property
     def number(self) -> int | tuple[int, int]:
         """Number of workers, or range, in the form of Ray Train's `num_workers`."""
         return self.workers if self.most_workers is None else (self.workers, self.most_workers)
@@ -117,6 +122,13 @@ def place_elastic(
     room = rooms(hosts, least.cpus_per_worker, least.gpus_per_worker)
     each = place(hosts, min(workers.most, room), cpus_per_worker, least.gpus_per_worker)
     return replace(each, workers=workers.least, most_workers=workers.most)
+
+
+def place_runs(hosts: tuple[Host, ...], where: Where, runs: int, workers: Workers) -> tuple[int, Placement]:
+    """`place_trials` for the runs of a launch; elastic runs, which may take the whole cluster, are run one after another."""
+    if workers.least == workers.most:
+        return place_trials(hosts, where, runs, workers.least, None)
+    return 1, place_elastic(hosts, workers, where.cpus_per_worker, where.gpus_per_worker)
 
 
 def place_trials(

@@ -93,7 +93,7 @@ class RunTracker:
         """Id of the run; empty as long as the store is away and has not created it."""
         return self._spool.run_id
 
-    def finished(self, ended: Fitted) -> RunSummary:
+    def finished(self, ended: Fitted) -> None:
         """Records figures, tables and plots, and on `final` the model."""
         gamma = ended.evaluation.result.gamma
         tags = {
@@ -115,11 +115,9 @@ class RunTracker:
                 shutil.copyfile(picture, example)
                 self._spool.append_model(model, gamma, example)
         self._spool.append_end("FINISHED", "finished")
-        return self.cell.summary(self.run_id, "finished", gamma, ended.reported)
 
-    def failed(self, failure: Failure) -> RunSummary:
+    def failed(self, failure: Failure) -> None:
         self._spool.append_end("FAILED", failure.reason)
-        return self.cell.summary(self.run_id, "failed")
 
     def killed(self, reason: str) -> None:
         """Ends the run as stopped from outside; the epochs that it reported stay."""

@@ -48,7 +48,7 @@ class Site:
 
     @property
     def tune_folder(self) -> Path:
-        """Folder of Ray Tune's own files, which the launch removes at its end."""
+        """Folder of Ray Tune's own files, which are removed when the trials have ended."""
         return self.storage / f"tune-{self.opening.parent_run_id}"
 
     def log_figures(self, step: int, figures: Mapping[str, float]) -> None:

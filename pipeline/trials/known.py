@@ -14,6 +14,7 @@ from pipeline.train.cell import Cell
 SHARED_WITH = (TRAIN, "mgmrn/ablation/%")
 """Experiments whose runs count for every grid."""
 RUNS = "tags.`mgmrn.kind` = 'run'"
+FINISHED = " and attributes.status = 'FINISHED'"
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,13 @@ class KnownRuns:
         return cls(store.runs_of(SHARED_WITH, RUNS), store.experiment_id)
 
     @classmethod
-    def of_cell(cls, store: TrackingStore, cell: Cell) -> KnownRuns:
-        """Read the runs of one config and split, from the store's own experiment and those of trainings and grids."""
+    def of_cell(cls, store: TrackingStore, cell: Cell, more: str = "") -> KnownRuns:
+        """Read the runs of one config and split, from the store's own experiment and those of trainings and grids.
+
+        `more` is added to the filter in MLflow's syntax.
+        """
         config = f"tags.`mgmrn.config_hash` = '{cell.config_hash}' and tags.`mgmrn.split` = '{cell.split}'"
-        wanted = f"{RUNS} and {config}"
+        wanted = f"{RUNS} and {config}{more}"
         return cls([*store.own_runs(wanted), *store.runs_of(SHARED_WITH, wanted)], store.experiment_id)
 
     def is_being_run(self, cell: Cell) -> bool:

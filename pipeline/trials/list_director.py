@@ -1,33 +1,35 @@
-"""Director of a list of runs: the tune run of each task, then its final run with what that decided.
+"""Director of a list of runs: the first run of each task, then the final run with what a tune run decided.
 
-It serves the cells of a grid and the comparisons of a search. Runs that another driver works on are waited for.
+It serves `train`, the cells of a grid, the comparisons of a search, and reproductions. Runs that another driver works on are waited for.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
+from pipeline.console import say
 from pipeline.spool import OnEpoch
-from pipeline.train.cell import Cell
+from pipeline.train.cell import Cell, RunSummary
 from pipeline.train.messages import Failure
 from pipeline.train.spec import Calibration
 from pipeline.train.storage import TakenError, living_holder
-from pipeline.train.tracked import look_up, recorded_calibration
+from pipeline.train.tracked import cached_summary, epoch_lines, look_up, recorded_calibration
 from pipeline.trials.director import Director, Site, TrackedTrial
 from pipeline.trials.known import KnownRuns
-from pipeline.trials.trial import TrialPlan, TrialReport
+from pipeline.trials.runner import run_trials
+from pipeline.trials.trial import OpenTrial, TrialPlan, TrialReport
 
 LOOK_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class Task:
-    """A tune run, and the final run that follows it."""
+    """One run, and the final run that may follow a tune run."""
 
-    tune: Cell
+    first: Cell
     final: Callable[[Calibration], Cell] | None = None
     """Function from the calibration of the tune run to the final run; None without a final run."""
     calibration: Calibration | None = None
@@ -39,35 +41,43 @@ class Task:
 class ListDirector(Director):
     """Director that runs all tasks to their ends, in their order.
 
-    `say` prints a line about a run that failed or that another driver works on, and `on_epoch` makes the function that is called after
-    each epoch of a run. After `deadline` (`time.monotonic()`) no new task begins.
+    Args:
+        known: finds the runs of the store that may answer for a cell.
+        say: prints a line about a run that failed or that another driver works on.
+        on_epoch: makes the function that is called after each epoch of a run.
+        on_failure: called after a run has failed; an error that it raises ends the launch.
+        deadline: time (`time.monotonic()`) after which no new task begins.
     """
 
     def __init__(
         self,
         tasks: Sequence[Task],
         site: Site,
-        say: Callable[[str], None],
-        on_epoch: Callable[[Cell], OnEpoch],
+        *,
+        known: Callable[[Cell], KnownRuns],
+        say: Callable[[str], None] = say,
+        on_epoch: Callable[[Cell], OnEpoch] = lambda run: epoch_lines(run.label),
+        on_failure: Callable[[Failure], None] = lambda failure: None,
         deadline: float | None = None,
     ) -> None:
         super().__init__(site)
-        self.results: dict[str, Mapping[str, float]] = {}
-        """Figures of each run by its identity, finished before or now; empty where it failed."""
+        self.summaries: dict[str, RunSummary] = {}
+        """Outcome of each run by its identity, finished before or now."""
         self.waiting = list(tasks)
         """Tasks that have not begun."""
         self._finals: list[tuple[Task, Cell]] = []
         self._elsewhere: list[tuple[Task, Cell]] = []
         """Runs that other drivers work on."""
         self._tasks: dict[int, Task] = {}
-        self._say, self._on_epoch, self._deadline = say, on_epoch, deadline
+        self._read_known, self._deadline = known, deadline
+        self._say, self._on_epoch, self._on_failure = say, on_epoch, on_failure
         self._next_look = 0.0
 
     def take_known(self) -> bool:
         """Take the results of finished runs from the store; returns whether any run is left."""
         waiting, self.waiting = self.waiting, []
         for task in waiting:
-            if task.restart or not self._take_known(task, task.tune, self._known(task.tune)):
+            if task.restart or not self._take_known(task, task.first, self._known(task.first)):
                 self.waiting.append(task)
         return bool(self.waiting or self._finals)
 
@@ -91,8 +101,10 @@ class ListDirector(Director):
         if report.checkpoint is not None:
             ended = trial.finish_run(report)
             assert ended is not None
-            self.results[trial.cells[0].identity] = ended.reported
-            if trial.cells[0].split == "tune":
+            (cell,) = trial.cells
+            # The run may get its id later, from a tracking store that is away now.
+            self.summaries[cell.identity] = cell.summary("", "finished", ended.calibration.gamma, ended.reported)
+            if cell.split == "tune":
                 self._queue_final(self._tasks[trial.number], ended.calibration)
         return False
 
@@ -106,7 +118,7 @@ class ListDirector(Director):
         task = self.waiting.pop(0)
         if task.calibration is not None and task.final is not None:
             return task, task.final(task.calibration)
-        return task, task.tune
+        return task, task.first
 
     def _queue_final(self, task: Task, calibration: Calibration | None) -> None:
         if task.final is not None and calibration is not None:
@@ -139,16 +151,14 @@ class ListDirector(Director):
         return is_held or known.is_being_run(run), known
 
     def _known(self, run: Cell) -> KnownRuns:
-        return look_up(partial(KnownRuns.of_cell, self.site.opening.store, run)) or KnownRuns(
-            [], self.site.opening.store.experiment_id
-        )
+        return look_up(partial(self._read_known, run)) or KnownRuns([], self.site.opening.store.experiment_id)
 
     def _take_known(self, task: Task, run: Cell, known: KnownRuns) -> bool:
         """Take the result of a run from the store; returns whether there is one."""
         finished = known.finished(run)
         if finished is None:
             return False
-        self.results[run.identity] = finished.metrics
+        self.summaries[run.identity] = cached_summary(run, finished)
         if run.split == "tune":
             self._queue_final(task, recorded_calibration(finished))
         return True
@@ -161,6 +171,13 @@ class ListDirector(Director):
 
     def fail(self, trial: TrackedTrial, failure: Failure) -> None:
         (cell,) = trial.cells
-        self.results[cell.identity] = {}
-        self._say(failure.about(cell.label))
+        self.summaries[cell.identity] = cell.summary("", "failed")
         trial.fail(failure)
+        self._on_failure(failure)
+        self._say(failure.about(cell.label))
+
+
+def run_list(director: ListDirector) -> None:
+    """Runs the tasks of a director, and waits until their ends are recorded."""
+    run_trials(director, OpenTrial)
+    director.site.clerk.finish()

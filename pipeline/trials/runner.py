@@ -5,6 +5,7 @@ A `Director` decides which trial comes next and which is stopped. Tune's own sea
 
 import logging
 import os
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -61,7 +62,7 @@ def run_trials(director: Director, trainable: type[OpenTrial] = SealedTrial) -> 
                 scheduler=_Stops(proposals),
                 num_samples=-1,
                 max_concurrent_trials=site.concurrency,
-                reuse_actors=site.opening.placement.workers == 1,
+                reuse_actors=site.opening.placement.is_alone,
                 trial_dirname_creator=lambda trial: str(trial.trial_id),
             ),
             run_config=tune.RunConfig(
@@ -79,6 +80,8 @@ def run_trials(director: Director, trainable: type[OpenTrial] = SealedTrial) -> 
             ray.shutdown()  # Ends trials and ranks before their runs are closed.
             director.interrupted(interruption.reason)
             raise
+        finally:
+            shutil.rmtree(site.tune_folder, ignore_errors=True)
         if proposals.error is not None:
             with suppress(Exception):
                 director.interrupted("stopped")

@@ -9,9 +9,7 @@ noted, so that early stopping and the sampler see the whole curve, and then resu
 from __future__ import annotations
 
 import gc
-from collections.abc import Generator, Iterator
-from concurrent.futures import wait
-from functools import partial
+from collections.abc import Generator
 from typing import Any, ClassVar, Literal
 
 import psutil  # type: ignore[import-untyped]
@@ -20,15 +18,12 @@ from ray import tune
 
 from mgmrn.config import Frozen
 from mgmrn.data.seal import close_seal
-from pipeline.spool import Spool
-from pipeline.train.fit import Fitted, fit, fit_here, in_thread, release_placement_group
+from pipeline.train.fit import Fitted, fit
 from pipeline.train.messages import Failure
 from pipeline.train.placement import Placement
 from pipeline.train.spec import RunSpec
 
 STEPS = "steps"
-FOLLOW_SECONDS = 0.2
-"""Interval at which new epochs are looked for."""
 TRIAL_MEMORY = 2**20
 """Bytes that the process of a trial of several workers asks for: Tune demands some resource, and a CPU would be missing for them."""
 GROWTH = 2
@@ -97,8 +92,8 @@ class OpenTrial(tune.Trainable):
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
         placement = cls.plan_type.model_validate_json(config["plan"]).placement
-        is_alone = placement.workers == 1
-        return tune.PlacementGroupFactory([placement.resources_per_worker if is_alone else {"memory": TRIAL_MEMORY}])
+        own = placement.resources_per_worker if placement.is_alone else {"memory": TRIAL_MEMORY}
+        return tune.PlacementGroupFactory([own])
 
     def setup(self, config: dict[str, Any]) -> None:
         self._first_bytes = 0
@@ -147,9 +142,8 @@ class SealedTrial(OpenTrial):
 def _reports(plan: TrialPlan) -> Generator[TrialReport, None, None]:
     """Train the runs of a trial; raises a `WorkersLostError` for a failure that another attempt may mend."""
     steps = 0
-    train = fit_here if plan.placement.workers == 1 else _fit_elsewhere
     for run, spec in enumerate(plan.runs):
-        for told in train(spec, plan.placement):
+        for told in fit(spec, plan.placement):
             if isinstance(told, Fitted):
                 steps += spec.epochs
                 yield TrialReport(run=run, steps=steps, metrics=told.metrics, checkpoint=str(told.checkpoint))
@@ -160,23 +154,3 @@ def _reports(plan: TrialPlan) -> Generator[TrialReport, None, None]:
             else:
                 yield TrialReport(run=run, steps=steps, failure=told)
                 return
-
-
-def _fit_elsewhere(spec: RunSpec, placement: Placement) -> Iterator[dict[str, float] | Fitted | Failure]:
-    """Metrics of rank 0 for each epoch of a run under Ray Train, once and in order, and at last its outcome.
-
-    Ray Train works in a thread, and what its controller notes in the spool is followed.
-    """
-    release_placement_group(spec.placement_file)  # Left by a lost process of this trial.
-    ended = in_thread(partial(fit, spec, placement), "fit")
-    spool, offset, last = Spool(spec.spool_file), 0, 0
-    is_over = False
-    while not is_over:
-        is_over = ended.done()  # Read first: what is noted before the end must still be reported.
-        for entry in spool.read(offset):
-            offset = entry.end_offset
-            if entry.kind == "metrics" and entry.content["step"] > last:
-                last = entry.content["step"]
-                yield dict(entry.content["metrics"])
-        wait([ended], FOLLOW_SECONDS)
-    yield ended.result()

@@ -125,14 +125,14 @@ class Place:
         return found
 
     def training_workers(self) -> list[psutil.Process]:
-        """Ranks of a run that is on: processes of Ray Train's worker actor, or of trials that train in their own process."""
-        found = []
+        """Ranks of a run that is on: processes of Ray Train's worker actor, or of trials where these train themselves."""
+        trials, ranks = [], []
         for process in self.processes():
             with suppress(psutil.Error):
                 title = " ".join(process.cmdline())
-                if any(actor in title for actor in ("RayTrainWorker", "OpenTrial", "SealedTrial")):
-                    found.append(process)
-        return found
+                ranks += [process] if "RayTrainWorker" in title else []
+                trials += [process] if "OpenTrial" in title or "SealedTrial" in title else []
+        return ranks or trials
 
     def epochs_noted(self) -> list[int]:
         """Steps in the spools, in the order in which they were noted."""

@@ -14,8 +14,8 @@ import yaml
 from mgmrn.errors import ResourceError, UserError
 from pipeline.cli.app import command
 from pipeline.errors import TrackingError
+from pipeline.launch import Outcome, TrainRequest
 from pipeline.train.cell import RunSummary
-from pipeline.train.launch import Outcome, TrainRequest
 from pipeline.train.placement import Workers
 from pipeline.where import Where
 from tests.commands import verbs
@@ -41,7 +41,7 @@ def test_help_loads_nothing_heavy() -> None:
 
 def test_a_driver_and_a_controller_load_no_torch() -> None:
     """It would take seconds of each run's start, and they do not use it."""
-    assert "torch" not in loaded("import pipeline.train.fit, pipeline.train.launch")
+    assert "torch" not in loaded("import pipeline.train.fit, pipeline.launch")
 
 
 def loaded(code: str) -> set[str]:
@@ -63,7 +63,7 @@ def launch(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
             raise recorded.outcome
         return recorded.outcome
 
-    monkeypatch.setattr("pipeline.train.launch.run_experiment", run_experiment)
+    monkeypatch.setattr("pipeline.launch.run_experiment", run_experiment)
     return recorded
 
 

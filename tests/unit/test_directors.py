@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -34,6 +35,7 @@ from pipeline.train.tracked import Opening
 from pipeline.trials import director as director_module
 from pipeline.trials import list_director as list_module
 from pipeline.trials.director import Clerk, Director, Site
+from pipeline.trials.known import KnownRuns
 from pipeline.trials.list_director import ListDirector, Task
 from pipeline.trials.trial import TrialPlan, TrialReport
 from pipeline.where import Where
@@ -103,7 +105,9 @@ class Lab:
         return study
 
     def list_director(self, tasks: Sequence[Task], deadline: float | None = None) -> ListDirector:
-        return ListDirector(tasks, self.site, self.said.append, lambda cell: lambda step, metrics: None, deadline)
+        known = partial(KnownRuns.of_cell, self.site.opening.store)
+        settings = {"say": self.said.append, "on_epoch": lambda cell: lambda step, metrics: None, "deadline": deadline}
+        return ListDirector(tasks, self.site, known=known, **settings)
 
     def of(self, run: str) -> list[str]:
         """Events of the runs with this in their names, once all errands are done."""
@@ -433,6 +437,7 @@ def stored(cell: Cell, status: str, driver: str = "") -> TrackedRun:
         "mgmrn.kind": "run",
         "mgmrn.config_hash": cell.config_hash,
         "mgmrn.split": cell.split,
+        "mgmrn.result": '{"gamma": 0.25, "metrics": {"val/ausuc": 0.25}}',
         "mgmrn.calibration": DECIDED.model_dump_json() if status == "FINISHED" else "none",
         DRIVER_TAG: driver,
     }
@@ -446,22 +451,22 @@ def stored(cell: Cell, status: str, driver: str = "") -> TrackedRun:
 def test_a_run_of_another_driver_is_waited_for_and_its_result_taken_or_the_run_begun_here(
     lab: Lab, tasks: list[Task], status: str, driver: str, next_run: object
 ) -> None:
-    lab.stored = [stored(tasks[0].tune, "RUNNING", driver_tag())]
+    lab.stored = [stored(tasks[0].first, "RUNNING", driver_tag())]
     director = lab.list_director(tasks[:1])
     assert director.next_trial() == "later"
     assert lab.events == [] and "waiting for its result" in lab.said[0]
-    lab.stored = [stored(tasks[0].tune, status, driver)]
+    lab.stored = [stored(tasks[0].first, status, driver)]
     assert what(begun(director)) == next_run
 
 
 def test_finished_runs_are_answered_before_anything_starts(lab: Lab, folder: Path) -> None:
     tasks = tasks_of(folder, "split: tune\n" + SMOOTH)
-    lab.stored = [stored(tasks[0].tune, "FINISHED")]
+    lab.stored = [stored(tasks[0].first, "FINISHED")]
     director = lab.list_director(tasks)
     assert director.take_known() and len(director.waiting) == 1
     run_to_end(director, begun(director))
     assert director.next_trial() is None and not director.take_known()
-    assert [director.results[task.tune.identity]["val/ausuc"] for task in tasks] == [0.25, 0.5]
+    assert [director.summaries[task.first.identity].metrics["val/ausuc"] for task in tasks] == [0.25, 0.5]
 
 
 def test_a_cell_is_tuned_and_then_run_with_its_calibration(lab: Lab, tasks: list[Task]) -> None:
@@ -475,7 +480,7 @@ def test_a_cell_is_tuned_and_then_run_with_its_calibration(lab: Lab, tasks: list
     assert director.next_trial() is None and len(director.waiting) == 0
     for split in (" tune", " final"):
         assert lab.of(split) == ["resumed", "finished checkpoint_0", "closed"]
-    assert len(director.results) == 2
+    assert len(director.summaries) == 2
 
 
 def test_restarted_and_resumed_tasks_share_the_place_of_the_launch(lab: Lab, tasks: list[Task]) -> None:
@@ -514,8 +519,8 @@ def test_a_failed_run_has_no_final_run_and_stops_no_other(lab: Lab, tasks: list[
     run_to_end(director, second)
     assert what(begun(director))[:2] == ("final", 0.1)
     assert lab.of("base") == ["resumed", "failed out-of-memory", "closed"]
-    assert director.results[tasks[0].tune.identity] == {}
-    assert lab.said == [f"error: {tasks[0].tune.name} tune: the device is full (take a smaller batch)"]
+    assert director.summaries[tasks[0].first.identity].status == "failed"
+    assert lab.said == [f"error: {tasks[0].first.name} tune: the device is full (take a smaller batch)"]
 
 
 @pytest.mark.parametrize("calibration", [None, DECIDED])

@@ -50,7 +50,9 @@ def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunSpec:
 
 
 def fitted(spec: RunSpec) -> Fitted | Failure:
-    return fit(spec, Placement(1, 1, 0))
+    *_, outcome = fit(spec, Placement(2, 1, 0))
+    assert isinstance(outcome, Fitted | Failure)
+    return outcome
 
 
 def evaluation(spec: RunSpec, epoch: int) -> Path:

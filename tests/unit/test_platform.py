@@ -20,11 +20,10 @@ from pipeline.train.placement import Placement
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LAUNCHING = {
-    "pipeline/train/launch.py",
+    "pipeline/launch.py",
     "pipeline/search/launch.py",
     "pipeline/ablation/launch.py",
     "pipeline/models/reproduce.py",
-    "pipeline/cli/run_verbs.py",
 }
 """Modules that start Ray; benchmarks run the verbs."""
 
@@ -100,7 +99,7 @@ def test_a_run_has_a_name_of_its_own_and_an_end(
     """By default, Ray Train takes over what stands under a name, and asks for lost workers for ever."""
     spec = small_cell.spec(tmp_path / "data", tmp_path / "runs", 1)
     monkeypatch.setattr("pipeline.train.fit.DataParallelTrainer", Trainer)
-    ended = fit(spec, placement)
+    *_, ended = fit(spec, placement)
     assert isinstance(ended, Failure) and ended.reason == "workers-lost"
     run, scaling = Trainer.settings["run_config"], Trainer.settings["scaling_config"]
     assert (run.storage_path, run.name) == (str(tmp_path / "runs"), spec.run_folder.name)

@@ -14,12 +14,12 @@ import pytest
 from pipeline.cli.app import main
 from pipeline.models import reproduce as module
 from pipeline.models.reproduce import Record, changes, compare_histories, inexact, read_record
+from pipeline.spool import Spool
 from pipeline.tracking.artifacts import write_provenance
 from pipeline.tracking.environment import GitState, environment
 from pipeline.tracking.store import TrackingStore
-from pipeline.train.cell import Cell, RunSummary
+from pipeline.train.cell import Cell
 from pipeline.train.placement import Host
-from pipeline.train.tracked import Opening
 from tests.finished_grid import SCORES, FinishedGrid
 from tests.grids import DECIDED, run_in
 
@@ -133,15 +133,16 @@ def rerun(place: Place, monkeypatch: pytest.MonkeyPatch) -> dict[str, float | No
     """Replace Ray and training; `score` is the result of the run, which fails if it is None."""
     now: dict[str, float | None] = {"score": SCORES["smooth"][1]}
 
-    def run_cell(cell: Cell, opening: Opening) -> tuple[RunSummary, None]:
-        if now["score"] is None:
-            return cell.summary("none", "failed"), None
-        store = opening.store
-        run_id = run_in(store, opening.parent_run_id, cell, now["score"])
-        store.set_tags(run_id, opening.tags)
-        return cell.summary(run_id, "finished", 0.25), None
+    def run_list(director: ListDirector) -> None:
+        (task,), opening = director.waiting, director.site.opening
+        cell = task.first
+        director.summaries[cell.identity] = cell.summary("", "failed" if now["score"] is None else "finished")
+        if now["score"] is not None:
+            run_id = run_in(opening.store, opening.parent_run_id, cell, now["score"])
+            opening.store.set_tags(run_id, opening.tags)
+            Spool(opening.spec(cell).spool_file).assign(run_id, opening.store.identity)
 
-    monkeypatch.setattr(module, "run_cell", run_cell)
+    monkeypatch.setattr("pipeline.trials.list_director.run_list", run_list)
     monkeypatch.setattr(module, "launch_session", lambda where, workers, data: nullcontext((Host(1, 0),)))
     return now
 

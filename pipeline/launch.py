@@ -6,7 +6,7 @@ once.
 
 import hashlib
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,19 +14,18 @@ from typing import Any
 
 from mgmrn.data.splits import SplitData, final_data, tune_data
 from mgmrn.data.xlsa17 import load_benchmark
-from mgmrn.errors import ResourceError, UserError
 from pipeline.config.compose import ComposedConfig, resolve_weights
 from pipeline.console import say
-from pipeline.interruption import Interruption
 from pipeline.redaction import redact_address
 from pipeline.spool import Spool
 from pipeline.tracking.store import TrackingStore
 from pipeline.train import tracked
 from pipeline.train.cell import Cell, RunSummary, Status, make_cell
 from pipeline.train.cluster import launch_session
-from pipeline.train.messages import Failure
-from pipeline.train.placement import Placement, Workers, place_elastic
+from pipeline.train.messages import raise_mistake
+from pipeline.train.placement import Placement, Workers, place_runs
 from pipeline.train.spec import Calibration, Split
+from pipeline.trials.known import FINISHED, KnownRuns
 from pipeline.where import Where
 
 
@@ -83,9 +82,14 @@ class Launch:
         storage, seeds = self.request.where.storage, self.request.seeds
         return [self.cell(seed, split, None).folder(storage) for seed in seeds for split in self.splits]
 
+    def known(self, cell: Cell) -> KnownRuns:
+        """The finished runs that answer for a cell, those of grids too."""
+        return KnownRuns.of_cell(self.store, cell, more=FINISHED)
+
     def known_calibration(self, seed: int) -> Calibration | None:
         """Calibration of an earlier `tune` run of the same config and seed."""
-        run = tracked.finished_run(self.store, self.cell(seed, "tune", None))
+        cell = self.cell(seed, "tune", None)
+        run = self.known(cell).finished(cell)
         return tracked.recorded_calibration(run) if run else None
 
 
@@ -109,9 +113,9 @@ def run_experiment(request: TrainRequest) -> Outcome:
     request.workers.check_shares(composed.config)
     data = [launch.data[split] for split in launch.splits]
     with launch_session(where, request.workers.least, data, launch.folders()) as hosts:
-        placement = place_elastic(hosts, request.workers, where.cpus_per_worker, where.gpus_per_worker)
+        at_once, placement = place_runs(hosts, where, len(request.seeds), request.workers)
         with tracked.parent_run(launch.store, storage, *_parent(launch), restart=request.force) as parent:
-            summaries = tuple(_run_seeds(launch, parent, placement))
+            summaries = _run(launch, parent, at_once, placement)
             if figures := _aggregates(summaries):
                 parent.spool.append(0, figures)
             failed = any(summary.status == "failed" for summary in summaries)
@@ -141,65 +145,35 @@ def _all_finished(launch: Launch) -> tuple[RunSummary, ...] | None:
     for seed in launch.request.seeds:
         for split in launch.splits:
             cell = launch.cell(seed, split, launch.known_calibration(seed) if split == "final" else None)
-            run = tracked.finished_run(launch.store, cell)
+            run = launch.known(cell).finished(cell)
             if run is None:
                 return None
             summaries.append(tracked.cached_summary(cell, run))
     return tuple(summaries)
 
 
-def _run_seeds(launch: Launch, parent: tracked.ParentRun, placement: Placement) -> Iterator[RunSummary]:
-    """Runs `tune`, then `final` with the calibration of `tune`, for each seed; a failure ends the seed."""
-    request = launch.request
-    study, run_id = request.experiment, parent.run_id
-    opening = tracked.Opening(launch.store, request.where, study, run_id, placement, restart=request.force)
+def _run(launch: Launch, parent: tracked.ParentRun, at_once: int, placement: Placement) -> tuple[RunSummary, ...]:
+    """Runs `tune`, then `final` with the calibration of `tune`, for each seed; a failure ends the seed, a mistake the launch."""
+    # Ray Tune takes seconds to load, which a launch with nothing to do does not wait for.
+    from pipeline.trials.director import Site
+    from pipeline.trials.list_director import ListDirector, Task, run_list
+
+    request, restart = launch.request, launch.request.force
+    tasks = []
     for seed in request.seeds:
-        calibration: Calibration | None = None
-        for split in launch.splits:
-            if split == "final" and calibration is None:
-                calibration = tracked.look_up(partial(launch.known_calibration, seed))
-                if calibration is None:
-                    say("no finished tune run of this config: γ = 0 and all epochs, so H is not calibrated")
-            cell = launch.cell(seed, split, calibration)
-            known = None if request.force else tracked.look_up(partial(tracked.finished_run, launch.store, cell))
-            if known:
-                summary, decided = tracked.cached_summary(cell, known), tracked.recorded_calibration(known)
-            else:
-                summary, decided = run_cell(cell, opening)
-            yield summary
-            if summary.status == "failed":
-                break
-            if split == "tune":
-                calibration = decided
-
-
-def run_cell(cell: Cell, opening: tracked.Opening) -> tuple[RunSummary, Calibration | None]:
-    """Runs one cell: its run is found or created, trained, recorded and ended. Returns its outcome, and the calibration for `final`.
-
-    Raises `UserError` or `ResourceError` when a worker met a mistake of the user's, or a machine that is too small.
-    """
-    from pipeline.train.fit import fit
-
-    tracker = tracked.open_run(cell, opening, tracked.epoch_lines(cell.label))
-    try:
-        ended = fit(tracker.spec, opening.placement)
-        if not isinstance(ended, Failure):
-            return tracker.finished(ended), ended.calibration
-        summary = tracker.failed(ended)
-        if ended.mistake:
-            raise ended.mistake
-        say(ended.about(cell.label))
-        return summary, None
-    except Interruption as interruption:
-        tracker.killed(interruption.reason)
-        raise
-    except (UserError, ResourceError):
-        raise
-    except Exception as error:
-        tracker.killed(type(error).__name__)
-        raise
-    finally:
-        tracker.close()
+        calibration = None
+        if request.split == "final":
+            calibration = tracked.look_up(partial(launch.known_calibration, seed))
+            if calibration is None:
+                say("no finished tune run of this config: γ = 0 and all epochs, so H is not calibrated")
+        first = launch.cell(seed, launch.splits[0], calibration)
+        final = partial(launch.cell, seed, "final") if request.split is None else None
+        tasks.append(Task(first, final, restart=restart))
+    opening = tracked.Opening(launch.store, request.where, request.experiment, parent.run_id, placement)
+    director = ListDirector(tasks, Site(opening, at_once), known=launch.known, on_failure=raise_mistake)
+    run_list(director)
+    order = [(seed, split) for seed in request.seeds for split in launch.splits]
+    return tuple(sorted(director.summaries.values(), key=lambda one: order.index((one.seed, one.split))))
 
 
 def _parent(launch: Launch) -> tuple[str, str, dict[str, str]]:
