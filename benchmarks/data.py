@@ -1,4 +1,4 @@
-"""Sources of training: pictures decoded from files, pictures decoded before (`cache_pictures`), and cached maps (`cache_features`).
+"""Sources of training: pictures decoded from files, and cached maps (`cache_features`).
 
 For each source: the rate of its loader alone, of the training step when batches are ready, and of both together as they train, with
 the share of that time in which the step waited. Cached maps are left out where the experiment trains its backbone. On a CPU loader and step
@@ -16,8 +16,7 @@ from benchmarks import measure
 from mgmrn.engine import Batch, EpochStats, train_epoch
 
 SOURCES = {
-    "files": {"cache_features": False, "cache_pictures": False},
-    "packed pictures": {"cache_features": False, "cache_pictures": True},
+    "files": {"cache_features": False},
     "cached maps": {"cache_features": True},
 }
 
@@ -42,8 +41,7 @@ def main() -> None:
             loader_workers=arguments.loader_workers,
         )
         works[f"{name}: loader alone"] = partial(load, training, batches)
-        if name != "packed pictures":  # Its step is that of the files.
-            works[f"{name}: step alone"] = partial(train_epoch, training.trainer, load(training, batches))
+        works[f"{name}: step alone"] = partial(train_epoch, training.trainer, load(training, batches))
         works[f"{name}: both"] = partial(train, training, batches, trained[name])
     for work in works.values():  # The first calls pay for allocations.
         work()
@@ -56,7 +54,7 @@ def main() -> None:
         measure.spread(f"{name}: waited", [100 * one.wait_seconds / one.seconds for one in stats], "%")
         for name, stats in trained.items()
     ]
-    pairs = [("files: loader alone", "files: step alone"), ("packed pictures: loader alone", "files: loader alone")]
+    pairs = [("files: loader alone", "files: step alone")]
     if "cached maps" in chosen:
         pairs += [("cached maps: loader alone", "cached maps: step alone"), ("cached maps: both", "files: both")]
     faster = [measure.ratio(f"{a} / {b}, images/s", seconds[b], seconds[a]) for a, b in pairs]

@@ -285,8 +285,6 @@ class ExperimentConfig(Frozen):
     sampling: SamplingConfig = PlainSampling()
     cache_features: bool = False
     """Compute a frozen backbone's maps once and train on them."""
-    cache_pictures: bool = False
-    """Decode each picture once and keep its pixels; results are the same bit by bit."""
     seed: Seed = 0
 
     @model_validator(mode="after")
@@ -300,8 +298,6 @@ class ExperimentConfig(Frozen):
             raise ValueError(
                 "loss.agreement compares levels of one pass: set schedule.order to 'joint', or agreement to 0"
             )
-        if self.cache_pictures and (self.cache_features or isinstance(self.model, ESZSLConfig)):
-            raise ValueError("cache_pictures saves nothing where each picture is decoded once: leave it out")
         if self.cache_features and self.model.backbone.trainable != "none":
             raise ValueError("cache_features needs a frozen backbone (model.backbone.trainable: none)")
         images = self.benchmark.images

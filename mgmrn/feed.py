@@ -22,7 +22,7 @@ from mgmrn.data.loading import prefetch
 from mgmrn.data.splits import ClassTable, FinalData, Images, TuneData
 from mgmrn.engine import Batch, Inputs
 from mgmrn.model.network import ImageModel, build_model
-from mgmrn.sources import MapSource, PictureSource, Source, cached_maps, packed_pictures, picture_files
+from mgmrn.sources import MapSource, PictureSource, Source, cached_maps, picture_files
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,10 @@ def open_feed(
     loader_workers: int = 0,
     progress: Progress = lambda message: None,
 ) -> Feed:
-    """The feed of a config, by its `cache_features` and `cache_pictures`.
+    """The feed of a config, by its `cache_features`.
 
     Args:
-        cache_root: folder of cached features and packed pictures.
+        cache_root: folder of cached features.
         device: device of the backbone while features are cached.
         loader_workers: processes that decode pictures; 0 decodes in a thread.
 
@@ -105,8 +105,7 @@ def open_feed(
     if config.cache_features:
         maps = MapSource(config, *cached_maps(config, data, cache_root, device, progress))
         return Feed(data, batches, share, maps, model.head, model, config.schedule.epochs)
-    kind = packed_pictures(config, data, cache_root, progress) if config.cache_pictures else picture_files(config, data)
-    pictures = PictureSource(config, *kind, loader_workers)
+    pictures = PictureSource(config, *picture_files(config, data), loader_workers)
     return Feed(data, batches, share, pictures, model, model, config.schedule.epochs)
 
 

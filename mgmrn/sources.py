@@ -14,12 +14,11 @@ import torch
 from jaxtyping import Bool, Int
 
 from mgmrn.config import ExperimentConfig, Level
-from mgmrn.data.decoded import PackedPictures, PictureFiles, Pictures, ensure_packed
 from mgmrn.data.episodes import Epoch, Rows
 from mgmrn.data.feature_cache import CachedMaps, ensure_cache
 from mgmrn.data.images import side_for_evaluation, side_for_training
 from mgmrn.data.kept import Progress
-from mgmrn.data.loading import evaluation_loader, train_loader
+from mgmrn.data.loading import PictureFiles, evaluation_loader, train_loader
 from mgmrn.data.splits import FinalData, Images, TuneData, evaluation_images
 from mgmrn.engine import Inputs
 from mgmrn.model.network import levels_of
@@ -55,8 +54,8 @@ class PictureSource:
     """Pictures, decoded and augmented by worker processes."""
 
     config: ExperimentConfig
-    train: Pictures
-    held_out: Pictures
+    train: PictureFiles
+    held_out: PictureFiles
     loader_workers: int
 
     def training(self, epochs: Iterable[Epoch]) -> Iterator[Inputs]:
@@ -97,34 +96,12 @@ def cached_maps(
     return train, pool_maps.take(rows_of(evaluation, pool))
 
 
-def picture_files(config: ExperimentConfig, data: TuneData | FinalData) -> tuple[Pictures, Pictures]:
-    """Pictures of the training and of the evaluation images, from their files."""
+def picture_files(config: ExperimentConfig, data: TuneData | FinalData) -> tuple[PictureFiles, PictureFiles]:
+    """Pictures of the training and of the evaluation images."""
     images = config.benchmark.images
     return (
         PictureFiles(data.train, side_for_training(images)),
         PictureFiles(evaluation_images(data), side_for_evaluation(images)),
-    )
-
-
-def packed_pictures(
-    config: ExperimentConfig, data: TuneData | FinalData, cache_root: Path, progress: Progress
-) -> tuple[Pictures, Pictures]:
-    """The same pictures, bit by bit, from stores, which are made if missing.
-
-    As with `cached_maps`, one store holds all trainable images, and `tune` opens no store of the test images.
-    """
-    images, evaluation = config.benchmark.images, evaluation_images(data)
-    pool, side = trainable_images(data), side_for_training(images)
-    # Small crops need larger pictures for training than for evaluation, which then gets a store of its own.
-    shared = isinstance(data, TuneData) and side_for_evaluation(images) == side
-    held_out = pool if shared else evaluation
-
-    def store(wanted: Images, at_least: int) -> PackedPictures:
-        return ensure_packed(cache_root, PictureFiles(wanted, at_least), torch.get_num_threads(), progress)
-
-    return (
-        store(pool, side).take(rows_of(data.train, pool)),
-        store(held_out, side_for_evaluation(images)).take(rows_of(evaluation, held_out)),
     )
 
 

@@ -191,7 +191,6 @@ ALLOWED: dict[str, Callable[[Path], Any]] = {
     "verify": lambda folder: doctor.verify(folder / "data", TINY, threads=1),
     "evaluation_of_a_tune_run": lambda folder: load_evaluation(folder / "tune" / "evaluation.npz"),
     "cached_maps": cached_maps,
-    "packed_pictures": lambda folder: sources.packed_pictures(CONFIG, load_tune(folder), folder / "cache", silent),
 }
 REFUSED: dict[str, Callable[[Path], Any]] = {
     "load_final": lambda folder: splits.load_final(folder / "data", TINY),

@@ -26,10 +26,9 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 from mgmrn.config import BackboneConfig, ImageConfig, Level
-from mgmrn.data.decoded import PictureFiles
 from mgmrn.data.images import side_for_evaluation
 from mgmrn.data.kept import Progress, ensure_whole, no_room, picture_stamps, written_whole
-from mgmrn.data.loading import evaluation_loader, prefetch
+from mgmrn.data.loading import PictureFiles, evaluation_loader, prefetch
 from mgmrn.data.splits import Images
 from mgmrn.errors import UserError
 from mgmrn.model.backbone import Pyramid, build_backbone

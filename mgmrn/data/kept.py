@@ -1,4 +1,4 @@
-"""Folders of cached maps or packed pictures: identified, built by one process, checked, replaced if damaged.
+"""Folders of cached maps: identified, built by one process, checked, replaced if damaged.
 
 A folder's content is checked once on each host: afterwards a note beside the folder holds the size and times of change
 of its files. At every opening they are compared with the note, and the content is read again when one differs or the

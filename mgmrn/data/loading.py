@@ -1,26 +1,28 @@
 """Batches of pictures as tensors, decoded and augmented ahead of the step that takes them.
 
 An augmentation is a pure function of run seed, epoch and image id: an exact resume needs no state, and the number of
-workers changes nothing. B images, H W pixels.
+workers changes nothing. B images of a batch, N of a split, M of them chosen, H W pixels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from mgmrn.config import ImageConfig
-from mgmrn.data.decoded import Pictures
 from mgmrn.data.episodes import Epoch
 from mgmrn.data.images import Pixels, for_evaluation, for_training
+from mgmrn.data.pictures import Picture, read_picture
+from mgmrn.data.splits import Images
 from mgmrn.errors import UserError
 
 T = TypeVar("T")
@@ -29,8 +31,30 @@ AUGMENTATION_STREAM = 2
 """Separates the random numbers of augmentation from those of sampling, which share seed and epoch."""
 
 
+@dataclass(frozen=True)
+class PictureFiles:
+    """Pictures that are decoded each time."""
+
+    images: Images
+    at_least: int
+    """Least number of pixels of the shorter side; see `read_picture`."""
+
+    @property
+    def ids(self) -> Int[np.ndarray, " N"]:
+        """Positions in the benchmark's image list."""
+        return self.images.ids
+
+    def picture(self, row: int) -> Picture:
+        """One picture. Raises UserError when it cannot be decoded."""
+        return read_picture(self.images.path(row), at_least=self.at_least)
+
+    def take(self, rows: Int[np.ndarray, " M"]) -> PictureFiles:
+        """Some of the pictures, in the order of `rows`."""
+        return PictureFiles(self.images.take(rows), self.at_least)
+
+
 def train_loader(
-    pictures: Pictures, config: ImageConfig, epochs: Iterable[Epoch], seed: int, workers: int
+    pictures: PictureFiles, config: ImageConfig, epochs: Iterable[Epoch], seed: int, workers: int
 ) -> Iterator[Float[Tensor, "B 3 H W"]]:
     """The augmented pictures of each batch of some epochs, one epoch after the other.
 
@@ -41,7 +65,7 @@ def train_loader(
 
 
 def evaluation_loader(
-    pictures: Pictures, config: ImageConfig, batch: int, workers: int
+    pictures: PictureFiles, config: ImageConfig, batch: int, workers: int
 ) -> Iterator[Float[Tensor, "B 3 H W"]]:
     """All pictures in order, in batches `B 3 H W`; the last one may be smaller."""
     rows = range(len(pictures.ids))
@@ -84,13 +108,13 @@ class _Prepared(Dataset[Item]):
             return error
 
 
-def _augmented(pictures: Pictures, config: ImageConfig, seed: int, key: tuple[int, int]) -> Pixels:
+def _augmented(pictures: PictureFiles, config: ImageConfig, seed: int, key: tuple[int, int]) -> Pixels:
     epoch, row = key
     rng = np.random.default_rng([seed, epoch, int(pictures.ids[row]), AUGMENTATION_STREAM])
     return for_training(pictures.picture(row), config, rng)
 
 
-def _as_evaluated(pictures: Pictures, config: ImageConfig, row: int) -> Pixels:
+def _as_evaluated(pictures: PictureFiles, config: ImageConfig, row: int) -> Pixels:
     return for_evaluation(pictures.picture(row), config)
 
 

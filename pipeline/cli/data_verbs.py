@@ -110,7 +110,7 @@ def verify(benchmark: Benchmark, data_root: DataRoot = places.DATA_ROOT, as_json
 def cache(
     experiment: Experiment, overrides: Overrides = None, data_root: DataRoot = places.DATA_ROOT, as_json: Json = False
 ) -> None:
-    """Compute the maps of a frozen backbone, or decode the pictures, once for all later runs; existing files are checked."""
+    """Compute the maps of a frozen backbone once for all later runs; existing files are checked."""
     from pipeline.config.compose import load_experiment
 
     console = Console(as_json)
@@ -124,21 +124,17 @@ def cache(
 def build_caches(
     config: ExperimentConfig, data_root: Path, cache_root: Path, progress: Callable[[str], None]
 ) -> dict[str, int]:
-    """Compute the maps, or decode the pictures, of all images that `tune` and `final` read, where they are missing or damaged.
+    """Compute the maps of all images that `tune` and `final` read, where they are missing or damaged.
 
     Returns the number of training and evaluation images of each split. Raises `UserError` for a config that caches nothing, a benchmark with
     errors or an unreadable picture, and `ResourceError` when they do not fit on the disk.
     """
-    if not (config.cache_features or config.cache_pictures):
-        raise UserError(
-            "the experiment caches neither maps nor pictures",
-            "cache_features, cache_pictures",
-            "set cache_features=true, or cache_pictures=true where the backbone is finetuned",
-        )
+    if not config.cache_features:
+        raise UserError("the experiment caches no maps", "cache_features", "set it to true, with a frozen backbone")
     from mgmrn.data.kept import remove_check_notes
     from mgmrn.data.splits import load_final, load_tune
     from mgmrn.device import usual_device
-    from mgmrn.sources import cached_maps, packed_pictures
+    from mgmrn.sources import cached_maps
     from pipeline.config.compose import resolve_weights
 
     config = resolve_weights(config, data_root)
@@ -146,12 +142,8 @@ def build_caches(
     device = usual_device()
     counts: dict[str, int] = {}
     for data in (load_tune(data_root, config.benchmark), load_final(data_root, config.benchmark)):
-        if config.cache_features:
-            maps = cached_maps(config, data, cache_root, device, progress)
-            counts[data.split] = sum(len(part.rows) for part in maps)
-        else:
-            pictures = packed_pictures(config, data, cache_root, progress)
-            counts[data.split] = sum(len(part.ids) for part in pictures)
+        maps = cached_maps(config, data, cache_root, device, progress)
+        counts[data.split] = sum(len(part.rows) for part in maps)
     return counts
 
 

@@ -17,10 +17,9 @@ from jaxtyping import Float
 
 from mgmrn.checkpoint import MODEL_FILE, export_model, load_checkpoint, save_checkpoint
 from mgmrn.config import ESZSLConfig, ExperimentConfig
-from mgmrn.data.decoded import PictureFiles
 from mgmrn.data.images import side_for_evaluation
 from mgmrn.data.kept import Progress
-from mgmrn.data.loading import evaluation_loader
+from mgmrn.data.loading import PictureFiles, evaluation_loader
 from mgmrn.data.seal import sealed
 from mgmrn.data.splits import FinalData, Images, TuneData, evaluation_images, load_final, load_tune
 from mgmrn.data.xlsa17 import attribute_names

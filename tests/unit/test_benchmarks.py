@@ -61,7 +61,7 @@ def test_head_and_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.chdir(tmp_path)
     assert printed("head", SMALL, monkeypatch, capsys)["ratios"].keys() == {"ours / plain, images/s"}
     ratios = printed("data", (*SMALL, "--batches", "1"), monkeypatch, capsys)["ratios"]
-    sources = ("files", "packed pictures", "cached maps")
+    sources = ("files", "cached maps")
     assert all(0 <= ratios[f"{source}: waited"] <= 1 for source in sources)
     assert ratios["cached maps: both / files: both, images/s"] > 0
 

@@ -1,4 +1,4 @@
-"""Batches of a rank and of a loader: the same from files, packed pictures and maps, and shares that make up the whole."""
+"""Batches of a rank and of a loader: the same from files and maps, and shares that make up the whole."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import pytest
 import torch
 
 from mgmrn.config import ExperimentConfig, ImageConfig
-from mgmrn.data.decoded import PictureFiles
 from mgmrn.data.images import for_evaluation, side_for_evaluation, side_for_training
-from mgmrn.data.loading import evaluation_loader, prefetch, train_loader
+from mgmrn.data.loading import PictureFiles, evaluation_loader, prefetch, train_loader
 from mgmrn.data.pictures import read_picture
 from mgmrn.data.splits import FinalData, Images, TuneData, load_final, load_tune
 from mgmrn.errors import UserError
@@ -112,20 +111,6 @@ def test_epochs_may_come_in_any_order(data: TuneData, cache: Path, cached: bool)
     next(feed.train_batches(0))  # An epoch is left in its middle.
     for epoch in (0, 1, 0, 2, 1, 2):
         assert torch.equal(inputs(feed, epoch), expected[epoch])
-
-
-@pytest.mark.parametrize(("load", "min_crop_area"), [(load_tune, 1.0), (load_tune, 0.3), (load_final, 0.3)])
-def test_files_and_packed_pictures_give_the_same_tensors(
-    load: Any, min_crop_area: float, root: Path, cache: Path
-) -> None:
-    settings = [config(False, min_crop_area, cache_pictures=packed) for packed in (False, True)]
-    data = load(root, settings[0].benchmark)
-    feeds = [opened(data, cache, one) for one in settings]
-    for epoch in range(2):
-        for one, other in zip(*(feed.train_batches(epoch) for feed in feeds), strict=True):
-            assert torch.equal(one.inputs, other.inputs) and (one.ids == other.ids).all()
-    for one, other in zip(*(feed.evaluation_inputs() for feed in feeds), strict=True):
-        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
