@@ -285,6 +285,8 @@ class ExperimentConfig(Frozen):
     sampling: SamplingConfig = PlainSampling()
     cache_features: bool = False
     """Compute a frozen backbone's maps once and train on them."""
+    mirror_scores: bool = False
+    """Average the scores of an image with those of its mirror image, in evaluations and predictions."""
     seed: Seed = 0
 
     @model_validator(mode="after")
@@ -298,6 +300,8 @@ class ExperimentConfig(Frozen):
             raise ValueError(
                 "loss.agreement compares levels of one pass: set schedule.order to 'joint', or agreement to 0"
             )
+        if self.mirror_scores and isinstance(self.model, ESZSLConfig):
+            raise ValueError("mirror_scores is not offered with ESZSL, which scores pooled features: leave it out")
         if self.cache_features and self.model.backbone.trainable != "none":
             raise ValueError("cache_features needs a frozen backbone (model.backbone.trainable: none)")
         images = self.benchmark.images

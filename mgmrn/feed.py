@@ -75,9 +75,9 @@ class Feed:
             yield Batch(next(self._stream), self._targets[torch.from_numpy(rows)], self._ids[rows])
         self._loading = epoch + 1 if epoch + 1 < self._epochs else None
 
-    def evaluation_inputs(self) -> Iterator[Inputs]:
-        """This rank's contiguous share of the evaluation images, seen first, never padded."""
-        return prefetch(self._source.evaluation(self._evaluation))
+    def evaluation_inputs(self, mirrored: bool = False) -> Iterator[Inputs]:
+        """This rank's contiguous share of the evaluation images or of their mirror images, seen first, never padded."""
+        return prefetch(self._source.evaluation(self._evaluation, mirrored))
 
 
 def open_feed(

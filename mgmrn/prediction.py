@@ -83,9 +83,12 @@ def with_classes(model: LoadedModel, given: GivenClasses) -> LoadedModel:
 def score(model: LoadedModel, images: Float[Tensor, "B 3 H W"]) -> Scored:
     """Scores prepared pictures (see `mgmrn.data.images.for_evaluation`) on the network's device."""
     device = next(model.network.parameters()).device
-    attributes = {level: v.cpu() for level, v in model.network(images.to(device)).attributes.items()}
-    scores = class_scores(attributes, model.class_attributes, model.config.loss.scale).numpy()
-    return Scored(summed_directions(attributes), scores - np.float32(model.gamma) * model.seen)
+    views = [images, images.flip(3)] if model.config.mirror_scores else [images]
+    found = [{level: v.cpu() for level, v in model.network(x.to(device)).attributes.items()} for x in views]
+    scores = [class_scores(attributes, model.class_attributes, model.config.loss.scale) for attributes in found]
+    directions = torch.stack([summed_directions(attributes) for attributes in found]).mean(dim=0)
+    calibrated = torch.stack(scores).mean(dim=0).numpy() - np.float32(model.gamma) * model.seen
+    return Scored(directions, calibrated)
 
 
 def answer(model: LoadedModel, scored: Scored, classes: int, attributes: int) -> list[Answer]:

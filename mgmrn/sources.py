@@ -43,10 +43,10 @@ class MapSource:
             for rows in batches:
                 yield self.train.take(rows).maps(flips[rows])
 
-    def evaluation(self, rows: Rows) -> Iterator[Inputs]:
-        """Maps of the upright pictures, `EVALUATION_BATCH` at a time."""
+    def evaluation(self, rows: Rows, mirrored: bool) -> Iterator[Inputs]:
+        """Maps of the pictures or of their mirror images, `EVALUATION_BATCH` at a time."""
         parts = (self.held_out.take(rows[i : i + EVALUATION_BATCH]) for i in range(0, len(rows), EVALUATION_BATCH))
-        return (part.maps(np.zeros(len(part.rows), dtype=bool)) for part in parts)
+        return (part.maps(np.full(len(part.rows), mirrored)) for part in parts)
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,11 @@ class PictureSource:
         """Augmented pictures `B 3 H W` of each batch."""
         return train_loader(self.train, self.config.benchmark.images, epochs, self.config.seed, self.loader_workers)
 
-    def evaluation(self, rows: Rows) -> Iterator[Inputs]:
-        """Pictures, resized and cropped in the middle, `EVALUATION_BATCH` at a time."""
+    def evaluation(self, rows: Rows, mirrored: bool) -> Iterator[Inputs]:
+        """Pictures or their mirror images, resized and cropped in the middle, `EVALUATION_BATCH` at a time."""
         images = self.config.benchmark.images
-        return evaluation_loader(self.held_out.take(rows), images, EVALUATION_BATCH, self.loader_workers)
+        batches = evaluation_loader(self.held_out.take(rows), images, EVALUATION_BATCH, self.loader_workers)
+        return (batch.flip(3) if mirrored else batch for batch in batches)
 
 
 Source = MapSource | PictureSource
@@ -89,10 +90,10 @@ def cached_maps(
         return ensure_cache(cache_root, of, images, backbone, wanted, flip=flip, device=device, progress=progress)
 
     pool, evaluation = trainable_images(data), evaluation_images(data)
-    pool_maps = cache(pool, images.flip)
+    pool_maps = cache(pool, images.flip or config.mirror_scores)
     train = pool_maps.take(rows_of(data.train, pool))
     if isinstance(data, FinalData):
-        return train, cache(evaluation, False)
+        return train, cache(evaluation, config.mirror_scores)
     return train, pool_maps.take(rows_of(evaluation, pool))
 
 

@@ -58,7 +58,7 @@ def plan_of(cells: Sequence[GridCell], *runs: TrackedRun) -> list[PlannedCell]:
 
 def tags_of(cell: Cell, score: float | None = None, decided: Calibration = DECIDED, **more: str) -> dict[str, str]:
     """Tags of a run, with a score also those of its end; `more` are further tags, without `mgmrn.`."""
-    with mock.patch("pipeline.train.cell.git_state", lambda: GitState("none", False, "", ())):
+    with mock.patch("pipeline.tracking.environment.git_state", lambda: GitState("none", False, "", ())):
         tags = dict(cell.tags("study", Placement(1, 1, 0)))
     if score is not None:
         tags["mgmrn.result"] = json.dumps({"gamma": 0.25, "metrics": figures(cell, score)})

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import getpass
 import json
 import os
 import platform
+import shlex
 import subprocess
+import sys
 import zlib
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -15,13 +18,16 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
-from pipeline.job_environment import code_state
+from pipeline.job_environment import code_state, in_job
+from pipeline.redaction import redact_address
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "torchvision", "ray", "mlflow", "numpy", "scipy", "pydantic", "optuna")
 NUMERICS = ("torch", "torchvision", "numpy", "scipy")
 """Packages whose version may change a figure."""
 NO_GIT = "none"
+TAG_LIMIT = 5000
+"""Characters of a tag that every store takes."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,29 @@ def git_state(repository: Path = REPOSITORY) -> GitState:
     diff = _git(repository, "diff", "--no-ext-diff", "HEAD")
     untracked = tuple(_git(repository, "ls-files", "--others", "--exclude-standard").splitlines())
     return GitState(sha, bool(diff or untracked), diff, untracked)
+
+
+def origin_tags() -> dict[str, str]:
+    """Tags that say who started a run, by which command and with which code; MLflow's UI shows those of its own as columns."""
+    state = git_state()
+    words = ["python", "-m", "pipeline", *map(redact_address, sys.argv[1:])]
+    commit = {} if state.sha == NO_GIT else {"mlflow.source.git.commit": state.sha}
+    return {
+        "mlflow.user": _user(),
+        "mlflow.source.name": shlex.join(words[:5]),
+        "mlflow.source.type": "JOB" if in_job() else "LOCAL",
+        "mgmrn.command": shlex.join(words)[:TAG_LIMIT],
+        **commit,
+        **state.tags(),
+    }
+
+
+def _user() -> str:
+    """Name of this process's user, or the number of one that the system does not know, as in many containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def environment() -> dict[str, Any]:

@@ -36,6 +36,8 @@ TRAIN = "mgmrn/train"
 MODEL_TAG, BEGUN_TAG = "mgmrn.model_uri", "mgmrn.model_id"
 """Tags of a run with its logged model, and with one that may be incomplete."""
 REQUIREMENTS = ("torch", "torchvision", "numpy", "scipy", "pydantic", "jaxtyping", "pillow", "pandas", "mlflow")
+UI_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""Tags of an experiment by which MLflow's UI opens it on its training runs."""
 _RUN_NAME = re.compile(r"[\w.+\-() ]+")
 
 Histories = Mapping[str, Mapping[int, float]]
@@ -336,11 +338,15 @@ def _experiment(client: MlflowClient, uri: str, name: str) -> Experiment:
         # Artifacts stand beside a sqlite database; a server decides itself.
         beside = (sqlite_file(uri).parent / "mlruns").as_uri() if uri.startswith("sqlite:") else None
         with contextlib.suppress(MlflowException):  # Another driver has just created it.
-            client.create_experiment(name, artifact_location=beside)
+            client.create_experiment(name, artifact_location=beside, tags=UI_TAGS)
         experiment = client.get_experiment_by_name(name)
     if experiment is None:
         raise TrackingError(f"the experiment {name} cannot be made", uri)
     if experiment.lifecycle_stage != "active":
         hint = "restore it, or remove it for good with mlflow gc"
         raise TrackingError(f"the experiment {name} was deleted", uri, hint)
+    for key, value in UI_TAGS.items():
+        if key not in experiment.tags:  # Made by an earlier version; who may only read the store leaves it so.
+            with contextlib.suppress(MlflowException):
+                client.set_experiment_tag(experiment.experiment_id, key, value)
     return experiment

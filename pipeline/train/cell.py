@@ -13,7 +13,7 @@ from pipeline.config.compose import ComposedConfig
 from pipeline.config.identity import code_digest, config_hash, group_hash, science_hash, shape_hash
 from pipeline.job_environment import job_tags
 from pipeline.spool import DatasetInput
-from pipeline.tracking.environment import git_state, numerics
+from pipeline.tracking.environment import numerics, origin_tags
 from pipeline.tracking.store import run_name
 from pipeline.train.placement import Placement, Workers
 from pipeline.train.spec import Calibration, RunSpec, Split
@@ -139,7 +139,7 @@ class Cell:
             "mgmrn.attempt": "1",
             "mgmrn.calibration": self.calibration_tag,
             **job_tags(),
-            **git_state().tags(),
+            **origin_tags(),
         }
 
 

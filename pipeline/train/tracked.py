@@ -26,7 +26,7 @@ from pipeline.interruption import Interruption, unwrapped
 from pipeline.job_environment import job_tags
 from pipeline.redaction import redact
 from pipeline.spool import PARENT_TAG, EndStatus, NewRun, OnEpoch, Spool
-from pipeline.tracking.environment import environment, git_state
+from pipeline.tracking.environment import environment, git_state, origin_tags
 from pipeline.tracking.sender import Sender, replay_leftovers
 from pipeline.tracking.store import DRIVER_TAG, TrackedRun, TrackingStore
 from pipeline.train.cell import Cell, RunSummary
@@ -174,7 +174,8 @@ def open_run(cell: Cell, opening: Opening, on_epoch: OnEpoch = lambda step, numb
         if spool.new_run() is None:
             own = {PARENT_TAG: opening.parent_run_id, DRIVER_TAG: driver_tag()}
             tags = {**cell.tags(opening.study, opening.placement), **opening.tags, **own}
-            params = {path: yaml_value(value) for path, value in values_of(cell.config).items()}
+            names = {"variant": cell.variant, "benchmark": cell.benchmark, "split": cell.split}
+            params = names | {path: yaml_value(value) for path, value in values_of(cell.config).items()}
             spool.append_run(NewRun(cell.name, tags, params, cell.dataset))
         return RunTracker(cell, spec, opening, run_id or "", on_epoch)
     except BaseException:
@@ -312,7 +313,7 @@ def parent_run(
     """
     left = again or (None if restart else store.find_resumable(key, PARENT_SPLIT))
     store.close_dead_runs(keep=[left.run_id] if left else [])
-    all_tags = {**tags, "mgmrn.config_hash": key, "mgmrn.split": PARENT_SPLIT, **job_tags(), **git_state().tags()}
+    all_tags = {**tags, "mgmrn.config_hash": key, "mgmrn.split": PARENT_SPLIT, **job_tags(), **origin_tags()}
     if left:
         store.reopen(left)
     run_id = left.run_id if left else store.create_parent(name, all_tags)

@@ -152,8 +152,9 @@ def _seed_epoch(seed: int, epoch: int, rank: int) -> None:
 def _evaluate(rank: Rank, trainer: Trainer, feed: Feed) -> Evaluation | None:
     """Evaluation of the split, on rank 0; every rank scores its share."""
     attributes = torch.from_numpy(rank.data.classes.attributes)
-    rows = evaluate(trainer.network, feed.evaluation_inputs(), attributes, rank.spec.config, rank.device)
-    scores = gather_rows(rows)
+    config, views = rank.spec.config, (False, True) if rank.spec.config.mirror_scores else (False,)
+    rows = [evaluate(trainer.network, feed.evaluation_inputs(view), attributes, config, rank.device) for view in views]
+    scores = gather_rows(np.mean(rows, axis=0))
     return None if scores is None else evaluate_split(rank.data, scores, rank.spec.gamma)
 
 

@@ -77,7 +77,8 @@ def test_a_run_is_tracked_with_tags_params_artifacts_and_data_set(protocol: Prot
     assert (Path(tags["mgmrn.checkpoint_uri"]) / "state.pt").is_file()
     assert {"mgmrn.group_hash", "mgmrn.data_digest", "mgmrn.code_sha", "mgmrn.code_dirty"} <= set(tags)
     config = load_experiment(str(protocol.place.folder / "small.yaml"), []).config
-    assert run.data.params == {path: yaml_value(value) for path, value in values_of(config).items()}
+    names = {name: run.data.tags[f"mgmrn.{name}"] for name in ("variant", "benchmark", "split")}
+    assert run.data.params == names | {path: yaml_value(value) for path, value in values_of(config).items()}
     files = files_of(protocol.client, run)
     assert {"config/resolved.yaml", "env/environment.json"} <= files
     assert {"eval/curve.csv", "eval/confusion.csv", "eval/per_class.csv", "eval/predictions.csv"} <= files

@@ -95,6 +95,16 @@ def test_shares_make_up_the_batch_and_the_evaluation(data: TuneData, cache: Path
     assert torch.equal(evaluated, torch.cat([tensor(i) for part in parts for i in part.evaluation_inputs()]))
 
 
+def test_mirror_images_are_evaluated_from_maps_as_from_pictures(data: TuneData, cache: Path) -> None:
+    maps, pictures = (opened(data, cache, config(cached, mirror_scores=True)) for cached in (True, False))
+    straight, mirrored = (torch.cat([*pictures.evaluation_inputs(view)]) for view in (False, True))
+    assert torch.equal(mirrored, straight.flip(3))
+    found = torch.cat([tensor(inputs) for inputs in maps.evaluation_inputs(mirrored=True)])
+    with torch.inference_mode():
+        wanted = maps.image_model.backbone.eval()(mirrored)["c5"]
+    torch.testing.assert_close(found.float(), wanted, rtol=1e-2, atol=1e-2)
+
+
 def test_an_impossible_batch_is_an_error_before_features_are_cached(data: TuneData, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="a batch of 50 images was asked for"):
         opened(data, tmp_path / "cache", config(True, sampling={"kind": "plain", "batch": 50}))

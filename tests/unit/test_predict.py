@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
-from tests.exported import ATTRIBUTES, GAMMA, NAMES, SEEN, scores_of, write_model, write_pictures
+from mgmrn.checkpoint import load_model
+from mgmrn.prediction import score
+from tests.exported import ATTRIBUTES, GAMMA, NAMES, SEEN, inputs_of, scores_of, write_model, write_pictures
 
 Ask = Callable[..., tuple[int, dict[str, Any], str]]
 """Exit code, answer and standard error of `predict`."""
@@ -71,6 +75,17 @@ def test_classes_can_be_given(ask: Ask, pictures: list[Path], tmp_path: Path) ->
     np.save(tmp_path / "alike.npy", vectors[[0, 1, 0]])
     _, _, err = ask(pictures[0], "--classes", tmp_path / "alike.npy")
     assert "warning: 2 classes" in err and err.splitlines()[0].endswith("equal attributes: class 1, class 3")
+
+
+def test_scores_may_be_averaged_with_those_of_the_mirror_image(model: str, pictures: list[Path]) -> None:
+    loaded = load_model(Path(model))
+    averaging = replace(loaded, config=loaded.config.model_copy(update={"mirror_scores": True}))
+    images = inputs_of(pictures)
+    straight, mirrored = (score(loaded, view) for view in (images, images.flip(3)))
+    both = score(averaging, images)
+    np.testing.assert_allclose(both.calibrated, (straight.calibrated + mirrored.calibrated) / 2, atol=1e-5)
+    torch.testing.assert_close(both.directions, (straight.directions + mirrored.directions) / 2)
+    np.testing.assert_allclose(score(averaging, images.flip(3)).calibrated, both.calibrated, atol=1e-5)
 
 
 def test_a_broken_picture_costs_only_its_own_answer(ask: Ask, pictures: list[Path], tmp_path: Path) -> None:

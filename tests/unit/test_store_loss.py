@@ -123,7 +123,7 @@ class Lab:
             assert run.parent_run_id == parents[0].run_id
             assert [one.step for one in store.client.get_metric_history(run.run_id, "train/loss")] == [1, 2]
             found = store.client.get_run(run.run_id)
-            assert found.data.params.keys() == values_of(cell.config).keys()
+            assert found.data.params.keys() == {*values_of(cell.config), "variant", "benchmark", "split"}
             assert [one.dataset.digest for one in found.inputs.dataset_inputs] == [cell.data.digest[:36]]
             assert store.read_text(run.run_id, "curve.csv") == "gamma\n"
         assert len(store.own_runs("tags.`mgmrn.kind` = 'run'")) == len(self.cells)

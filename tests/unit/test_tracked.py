@@ -1,5 +1,6 @@
 """Opening of a run while the tracking server is away."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,25 @@ def test_a_run_waits_a_moment_for_a_server_that_comes_back(
     assert len(attempts) == 4
     assert capsys.readouterr().err.count("the tracking server is away") == 1, "it is said once"
     assert store.get(tracker.run_id).status == "KILLED"
+
+
+def test_mlflows_ui_gets_who_started_a_run_by_which_command_and_what_it_groups_by(
+    tmp_path: Path, small_cell: Cell, store: TrackingStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["x", "train", "cub100", "--tracking-uri", "http://me:hunter2@host"])
+    tracker = opened_and_killed(store, small_cell, tmp_path, store.create_parent("launch", {}))
+    data = store.client.get_run(tracker.run_id).data
+    assert data.tags["mlflow.user"]
+    assert (data.tags["mlflow.source.type"], data.tags["mlflow.source.name"]) == (
+        "LOCAL",
+        "python -m pipeline train cub100",
+    )
+    assert data.tags["mgmrn.command"] == ("python -m pipeline train cub100 --tracking-uri 'http://me:***@host'")
+    assert data.tags.get("mlflow.source.git.commit", "none") == data.tags["mgmrn.code_sha"]
+    names = {name: data.tags[f"mgmrn.{name}"] for name in ("variant", "benchmark", "split")}
+    assert names.items() <= data.params.items()
+    experiment = store.client.get_experiment(store.experiment_id)
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
 
 
 def test_a_run_begins_without_a_server_that_stays_away_and_is_created_later(
