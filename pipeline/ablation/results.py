@@ -16,15 +16,13 @@ from pipeline.analysis.comparison import CELL_COLUMNS, Comparison, cells_of_runs
 from pipeline.analysis.runs import FIGURES, prefix_of, records_of, rows_of, runs_table
 from pipeline.analysis.tables import as_csv, as_dict, markdown, overview_table
 from pipeline.spool import PARENT_TAG, NewRun
-from pipeline.tracking.store import TrackingStore
+from pipeline.tracking.store import NOTE_LIMIT, NOTE_TAG, TrackingStore
 from pipeline.where import Where
 
 LINK_KIND = "link"
 """`mgmrn.kind` of a run that stands for a run below another parent."""
 SCORED = "grid/scored"
 """Metric of the parent: number of cells with a score; each launch adds a step."""
-NOTE_TAG, NOTE_LIMIT = "mlflow.note.content", 6000
-"""Description of a run in MLflow's UI, as Markdown, and the number of characters that every store accepts."""
 VARIANT_KIND = "variant"
 """`mgmrn.kind` of a run that holds the figures of a variant over its seeds."""
 BESIDE_MEANS = ("std", "difference", "low", "high", "p_holm")

@@ -12,11 +12,11 @@ import pytest
 
 from pipeline.ablation.grid import Grid, GridCell, make_grid
 from pipeline.ablation.plan import PlannedCell, plan_cells
-from pipeline.ablation.results import LINK_KIND, NOTE_LIMIT, NOTE_TAG, SCORED, comparisons, description, log_grid
+from pipeline.ablation.results import LINK_KIND, SCORED, comparisons, description, log_grid
 from pipeline.analysis.comparison import Comparison
 from pipeline.analysis.runs import FIGURES
 from pipeline.spool import PARENT_TAG
-from pipeline.tracking.store import TrackedRun, TrackingStore
+from pipeline.tracking.store import NOTE_LIMIT, NOTE_TAG, TrackedRun, TrackingStore
 from pipeline.trials.known import KnownRuns
 from tests.grids import DECIDED, cells_of, run_in, write_data, write_grid
 
