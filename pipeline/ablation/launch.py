@@ -27,6 +27,14 @@ from pipeline.where import Where
 
 Mode = Literal["missing", "retry", "force"]
 
+EXPERIMENT_NOTE = """\
+{question}
+
+To compare variants, filter by ``tags.`mgmrn.kind` = 'variant'``: one row per variant and benchmark, with its means over the seeds. The report \
+and `comparison.csv` are artifacts of the launch, below which its runs are folded under *Sort: Created*.
+"""
+"""Description of a grid's experiment in MLflow's UI."""
+
 RUN_BY: Mapping[Mode, frozenset[CellState]] = {
     "missing": frozenset({"new"}),
     "retry": TO_RUN,
@@ -89,6 +97,7 @@ def run_ablation(
             _check_budget([cost for _, one in todo if (cost := one.cost)], len(todo), at_once, hours)
         else:
             stack.enter_context(heartbeat(where.storage))
+        store.describe(EXPERIMENT_NOTE.format(question=file.question.replace("\n", "\n\n")))
         name = f"ablation {file.name}"
         parent = stack.enter_context(tracked.parent_run(store, where.storage, surveyed.key, name, tags, again=known))
         if todo:

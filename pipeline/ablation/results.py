@@ -15,16 +15,17 @@ from pipeline.ablation.plan import PlannedCell, survey
 from pipeline.analysis.comparison import CELL_COLUMNS, Comparison, cells_of_runs, compare, figures_of
 from pipeline.analysis.runs import FIGURES, prefix_of, records_of, rows_of, runs_table
 from pipeline.analysis.tables import as_csv, as_dict, markdown, overview_table
-from pipeline.spool import PARENT_TAG
-from pipeline.tracking.store import TrackingStore
+from pipeline.spool import PARENT_TAG, NewRun
+from pipeline.tracking.store import NOTE_LIMIT, NOTE_TAG, TrackingStore
 from pipeline.where import Where
 
 LINK_KIND = "link"
 """`mgmrn.kind` of a run that stands for a run below another parent."""
 SCORED = "grid/scored"
 """Metric of the parent: number of cells with a score; each launch adds a step."""
-NOTE_TAG, NOTE_LIMIT = "mlflow.note.content", 6000
-"""Description of a run in MLflow's UI, as Markdown, and the number of characters that every store accepts."""
+VARIANT_KIND = "variant"
+"""`mgmrn.kind` of a run that holds the figures of a variant over its seeds."""
+BESIDE_MEANS = ("std", "difference", "low", "high", "p_holm")
 COPIED = ("variant", "benchmark", "seed", "split", "config_hash", "group_hash", "data_digest")
 
 
@@ -115,12 +116,13 @@ def _check_metric(metric: str | None) -> None:
 def log_grid(
     store: TrackingStore, parent_run_id: str, cells: Sequence[PlannedCell], compared: Sequence[Comparison]
 ) -> None:
-    """Complete the parent: links, figures, tables, and a description with the benchmarks side by side."""
+    """Complete the parent: links, a run per variant and benchmark, tables, and a description with the benchmarks side by side."""
     _link(store, parent_run_id, cells)
     # A later launch of the same grid adds a step; MLflow shows the figures of the last step.
     step = max(store.logged_steps(parent_run_id, SCORED), default=-1) + 1
     scored = float(sum(cell.evaluated is not None for cell in cells))
-    store.log_metrics(parent_run_id, step, {SCORED: scored, **_aggregates(compared)}, int(time.time() * 1000))
+    store.log_metrics(parent_run_id, step, {SCORED: scored}, int(time.time() * 1000))
+    _log_variants(store, parent_run_id, compared, step)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "comparison.csv").write_text(as_csv(compared), encoding="utf-8")
         (Path(folder) / "comparison.json").write_text(json.dumps(as_dict(compared), indent=1), encoding="utf-8")
@@ -139,16 +141,35 @@ def description(compared: Sequence[Comparison]) -> str:
     return text
 
 
-def _aggregates(compared: Sequence[Comparison]) -> dict[str, float]:
-    """Metrics `benchmark/variant/figure/mean|std|n|difference|low|high|p_holm`, as far as they are known."""
-    columns = ("mean", "std", "n", "difference", "low", "high", "p_holm")
-    return {
-        f"{row['benchmark']}/{row['variant']}/{comparison.metric}/{column}": float(row[column])
-        for comparison in compared
-        for row in records_of(comparison.entries)
-        for column in columns
-        if row["n"] and row[column] is not None
-    }
+def _log_variants(store: TrackingStore, parent_run_id: str, compared: Sequence[Comparison], step: int) -> None:
+    """Log each variant's figures over the seeds to a run of its own, so that MLflow's table and charts compare variants."""
+    wanted = f"tags.`mlflow.parentRunId` = '{parent_run_id}' and tags.`mgmrn.kind` = '{VARIANT_KIND}'"
+    known = {run.name: run.run_id for run in store.own_runs(wanted)}
+    for (variant, benchmark), figures in _figures_of_variants(compared).items():
+        names = {"variant": variant, "benchmark": benchmark, "split": compared[0].split}
+        tags = {
+            "mgmrn.kind": VARIANT_KIND,
+            PARENT_TAG: parent_run_id,
+            **{f"mgmrn.{key}": name for key, name in names.items()},
+        }
+        new = NewRun(f"{benchmark.lower()}.{variant}", tags, names)
+        run_id = known.get(new.name) or store.create_parent(new.name, tags)
+        store.describe_run(run_id, new)
+        store.log_metrics(run_id, step, figures, int(time.time() * 1000))
+        store.finish(run_id, "FINISHED", "logged")
+
+
+def _figures_of_variants(compared: Sequence[Comparison]) -> dict[tuple[str, str], dict[str, float]]:
+    """Metrics of each variant and benchmark: means under the names of the runs' figures, `std/FIGURE`, … beside them, and `seeds`."""
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    for comparison in compared:
+        for row in records_of(comparison.entries):
+            if row["n"]:
+                metrics = found.setdefault((row["variant"], row["benchmark"]), {"seeds": float(row["n"])})
+                metrics[prefix_of(comparison.split) + comparison.metric] = row["mean"]
+                known = [name for name in BESIDE_MEANS if row[name] is not None]
+                metrics |= {f"{name}/{comparison.metric}": float(row[name]) for name in known}
+    return found
 
 
 def _link(store: TrackingStore, parent_run_id: str, cells: Sequence[PlannedCell]) -> None:

@@ -48,8 +48,29 @@ def tables(comparisons: Sequence[Comparison], published: pd.DataFrame | None = N
     return [*map(detail_table, comparisons), *_published_tables(published)]
 
 
+def short_tables(comparisons: Sequence[Comparison], published: pd.DataFrame | None = None) -> list[Table]:
+    """All metrics in one table, details of the first one, then the published figures if there are any."""
+    return [summary_table(comparisons), detail_table(comparisons[0]), *_published_tables(published)]
+
+
+def summary_table(comparisons: Sequence[Comparison]) -> Table:
+    """One row per variant and benchmark, one column per metric: mean ± std, with a mark where it is better or worse than the base."""
+    first, marks = comparisons[0], {"better": " ▲", "worse": " ▼"}
+    rows = first.entries
+    cells = {
+        "variant": [_named(first, name) for name in rows["variant"]],
+        "benchmark": rows["benchmark"].tolist(),
+        "n": [str(n) for n in rows["n"]],
+    }
+    for one in comparisons:
+        entries = rows_of(one.entries)
+        cells[FIGURES[one.metric]] = [percent(each.mean, each.std) + marks.get(each.verdict, "") for each in entries]
+    title = f"the {first.split} split in percent, mean ± std over n seeds"
+    return Table(title, pd.DataFrame(cells), (_claim(first, "better (▲), worse (▼)"), *_gaps(first)))
+
+
 def detail_table(comparison: Comparison) -> Table:
-    """One row per variant and benchmark: mean, difference to the base, verdict, and remarks about seeds."""
+    """One row per variant and benchmark: mean, difference to the base, and verdict; the notes give the reasons for missing seeds."""
     rows = [
         {
             "variant": one.variant,
@@ -58,15 +79,13 @@ def detail_table(comparison: Comparison) -> Table:
             "n": str(one.n),
             "difference": _points(one.difference),
             "95 % interval": "–" if pd.isna(one.low) else f"{_points(one.low)} … {_points(one.high)}",
-            "pairs": "–" if one.variant == comparison.base else str(one.pairs),
             "p (Holm)": "–" if pd.isna(one.p_holm) else "< 0.001" if one.p_holm < 0.001 else f"{one.p_holm:.3f}",
             "verdict": one.verdict,
-            "remarks": one.reasons or "–",
         }
         for one in rows_of(comparison.entries)
     ]
     title = f"{_subject(comparison)}, differences to {comparison.base} in points"
-    return Table(title, pd.DataFrame(rows), (_claim(comparison, "better, worse"),))
+    return Table(title, pd.DataFrame(rows), (_claim(comparison, "better (▲), worse (▼)"), *_gaps(comparison)))
 
 
 def overview_table(comparison: Comparison) -> Table:
@@ -78,11 +97,8 @@ def overview_table(comparison: Comparison) -> Table:
     shown = entries.assign(cell=means + dagger + " (n = " + entries["n"].astype(str) + states + ")")
     wide = shown.pivot(index="variant", columns="benchmark", values="cell")
     wide = wide.reindex(index=comparison.variants, columns=comparison.benchmarks)
-    names = [f"{name} (base)" if name == comparison.base else name for name in comparison.variants]
-    wide.insert(0, "variant", names, allow_duplicates=True)
-    gaps = rows_of(entries[entries["reasons"] != ""])
-    notes = [f"{one.variant} on {one.benchmark}: {one.reasons}" for one in gaps]
-    return Table(_subject(comparison), wide, (_claim(comparison, "†"), *notes))
+    wide.insert(0, "variant", [_named(comparison, name) for name in comparison.variants], allow_duplicates=True)
+    return Table(_subject(comparison), wide, (_claim(comparison, "†"), *_gaps(comparison)))
 
 
 def published_table(published: pd.DataFrame) -> Table:
@@ -143,11 +159,12 @@ def as_dict(comparisons: Sequence[Comparison], published: pd.DataFrame | None = 
 
 
 def show_tables(found: Sequence[Table], console: Console) -> None:
-    """Print tables, each with its notes."""
+    """Print tables, then their notes, each once."""
     for table in found:
         console.table(list(table.cells.columns), table.cells.to_numpy().tolist(), table.title)
-        for note in table.notes:
-            console.line(note)
+        console.line("")
+    for note in dict.fromkeys(note for table in found for note in table.notes):
+        console.line(note)
 
 
 def markdown(table: Table) -> str:
@@ -187,6 +204,17 @@ def percent(mean: float, std: float = math.nan) -> str:
     if mean != mean:
         return "–"
     return f"{100 * mean:.1f}" + ("" if std != std else f" ± {100 * std:.1f}")
+
+
+def _named(comparison: Comparison, variant: str) -> str:
+    return f"{variant} (base)" if variant == comparison.base else variant
+
+
+def _gaps(comparison: Comparison) -> list[str]:
+    """Reasons for the seeds that each variant lacks."""
+    entries = comparison.entries
+    gaps = rows_of(entries[entries["reasons"] != ""])
+    return [f"{one.variant} on {one.benchmark}: {one.reasons}" for one in gaps]
 
 
 def _points(difference: float) -> str:

@@ -93,6 +93,7 @@ def compare(
     benchmarks: Benchmarks = None,
     tracking_uri: TrackingUri = places.TRACKING_URI,
     data_root: DataRoot = places.DATA_ROOT,
+    details: Annotated[bool, typer.Option("--details", help="Print the differences of every figure.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print a table for programs, with fractions.")] = False,
     latex: Annotated[bool, typer.Option("--latex", help="Print tables for a paper.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print tables for a web page.")] = False,
@@ -100,7 +101,7 @@ def compare(
 ) -> None:
     """Compare the variants of a grid, or single runs: mean ± std over seeds, differences paired by seed."""
     from pipeline.ablation.results import compare_grid, compare_runs
-    from pipeline.analysis.tables import as_csv, as_dict, as_latex, published_on, show_tables, tables
+    from pipeline.analysis.tables import as_csv, as_dict, as_latex, published_on, short_tables, show_tables, tables
     from pipeline.analysis.tables import markdown as as_markdown
 
     formats = {"--csv": csv, "--latex": latex, "--markdown": markdown}
@@ -122,7 +123,7 @@ def compare(
     elif markdown:
         console.line("\n".join(map(as_markdown, tables(compared, published))).rstrip())
     else:
-        show_tables(tables(compared, published), console)
+        show_tables((tables if details else short_tables)(compared, published), console)
     console.result(as_dict(compared, published))
 
 

@@ -38,6 +38,8 @@ MODEL_TAG, BEGUN_TAG = "mgmrn.model_uri", "mgmrn.model_id"
 REQUIREMENTS = ("torch", "torchvision", "numpy", "scipy", "pydantic", "jaxtyping", "pillow", "pandas", "mlflow")
 UI_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Tags of an experiment by which MLflow's UI opens it on its training runs."""
+NOTE_TAG, NOTE_LIMIT = "mlflow.note.content", 6000
+"""Description of a run or an experiment in MLflow's UI, as Markdown, and the number of characters that every store accepts."""
 _RUN_NAME = re.compile(r"[\w.+\-() ]+")
 
 Histories = Mapping[str, Mapping[int, float]]
@@ -237,6 +239,11 @@ class TrackingStore:
         for run in closed:
             self.finish(run.run_id, "KILLED", "driver died")
         return closed
+
+    def describe(self, text: str) -> None:
+        """Set the description of the experiment, in Markdown."""
+        with translated(self.uri):
+            self.client.set_experiment_tag(self.experiment_id, NOTE_TAG, text[:NOTE_LIMIT])
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag

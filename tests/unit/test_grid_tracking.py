@@ -12,11 +12,11 @@ import pytest
 
 from pipeline.ablation.grid import Grid, GridCell, make_grid
 from pipeline.ablation.plan import PlannedCell, plan_cells
-from pipeline.ablation.results import LINK_KIND, NOTE_LIMIT, NOTE_TAG, SCORED, comparisons, description, log_grid
+from pipeline.ablation.results import LINK_KIND, SCORED, comparisons, description, log_grid
 from pipeline.analysis.comparison import Comparison
 from pipeline.analysis.runs import FIGURES
 from pipeline.spool import PARENT_TAG
-from pipeline.tracking.store import TrackedRun, TrackingStore
+from pipeline.tracking.store import NOTE_LIMIT, NOTE_TAG, TrackedRun, TrackingStore
 from pipeline.trials.known import KnownRuns
 from tests.grids import DECIDED, cells_of, run_in, write_data, write_grid
 
@@ -54,6 +54,11 @@ class Lab:
         compared = comparisons(self.grid, planned)
         log_grid(self.store, self.parent, planned, compared)
         return planned, compared
+
+    def variant(self, name: str) -> TrackedRun:
+        """The run with a variant's figures over its seeds."""
+        (run,) = self.store.own_runs(f"tags.`mgmrn.kind` = 'variant' and tags.`mgmrn.variant` = '{name}'")
+        return run
 
     def links(self) -> list[TrackedRun]:
         return self.store.own_runs(f"tags.`mgmrn.kind` = '{LINK_KIND}'")
@@ -142,18 +147,22 @@ def test_figures_over_seeds_are_those_of_the_comparison(lab: Lab) -> None:
         lab.run(cell, gpu_seconds="2.5")
     _, compared = lab.log()
     assert compared[0].cells["gpu_seconds"][0] == 5.0, "both runs of a cell"
-    metrics = lab.store.get(lab.parent).metrics
     assert [one.metric for one in compared] == ["ausuc", *(key for key in FIGURES if key != "ausuc")]
     for comparison in compared:
         for entry in comparison.entries.itertuples():
-            key = f"TINY/{entry.variant}/{comparison.metric}"
-            assert [metrics[f"{key}/{name}"] for name in ("mean", "std", "n")] == [entry.mean, entry.std, 3]
+            metrics = lab.variant(entry.variant).metrics
+            found = [metrics[name] for name in (f"test/{comparison.metric}", f"std/{comparison.metric}", "seeds")]
+            assert found == [entry.mean, entry.std, 3]
     shift = list(FIGURES).index("gzsl_h") / 100
-    assert metrics["TINY/smooth/gzsl_h/mean"] == pytest.approx(statistics.fmean(SCORES["smooth"]) + shift), "by hand"
+    smooth, base = lab.variant("smooth"), lab.variant("base")
+    assert (smooth.parent_run_id, smooth.status) == (lab.parent, "FINISHED")
+    names = {"variant": "smooth", "benchmark": "TINY", "split": "final"}
+    assert lab.store.client.get_run(smooth.run_id).data.params == names, "the UI groups by params"
+    assert smooth.metrics["test/gzsl_h"] == pytest.approx(statistics.fmean(SCORES["smooth"]) + shift), "by hand"
     names = ["difference", "low", "high", "p_holm"]
-    smooth = compared[0].entries.set_index("variant").loc["smooth", names].tolist()
-    assert [metrics[f"TINY/smooth/ausuc/{name}"] for name in names] == smooth
-    assert not any(name.startswith("TINY/base/ausuc/d") for name in metrics), "the base differs from nothing"
+    expected = compared[0].entries.set_index("variant").loc["smooth", names].tolist()
+    assert [smooth.metrics[f"{name}/ausuc"] for name in names] == expected
+    assert "difference/ausuc" not in base.metrics, "the base differs from nothing"
     note = lab.store.get(lab.parent).tags[NOTE_TAG]
     assert note.startswith("### AUSUC") and "| variant | TINY |" in note
     assert "| base (base) | 60.0 ± 10.0 (n = 3) |" in note
@@ -162,14 +171,12 @@ def test_figures_over_seeds_are_those_of_the_comparison(lab: Lab) -> None:
 
 
 def test_each_launch_adds_a_step_with_what_is_known(lab: Lab) -> None:
-    key = "TINY/base/ausuc/mean"
     lab.run(lab.cells[0])
     lab.run(lab.cells[1])
     lab.log()
-    two = lab.store.get(lab.parent).metrics[key]
+    two = lab.variant("base").metrics["test/ausuc"]
     del lab.runs[2:]  # As for a run that is stale now.
     lab.log()
-    metrics = lab.store.get(lab.parent).metrics
-    assert lab.store.logged_steps(lab.parent, SCORED) == lab.store.logged_steps(lab.parent, key) == {0, 1}
-    assert metrics[SCORED] == 1 and metrics[key] != two
-    assert not any("smooth" in name for name in metrics)
+    (base,) = lab.store.own_runs("tags.`mgmrn.kind` = 'variant'")
+    assert lab.store.logged_steps(lab.parent, SCORED) == lab.store.logged_steps(base.run_id, "test/ausuc") == {0, 1}
+    assert lab.store.get(lab.parent).metrics[SCORED] == 1 and base.metrics["test/ausuc"] != two
