@@ -35,8 +35,6 @@ from mgmrn.model.backbone import Pyramid, build_backbone
 from mgmrn.weights import weights_digest
 
 FORMAT = 2
-WHAT = "cached features"
-REMEDY = "make room, cache fewer levels, or set cache_features: false"
 BATCH = 32
 VARIANTS = ("straight", "mirrored")
 """Names of the files, without their ending."""
@@ -107,7 +105,7 @@ def ensure_cache(
         backbone = build_backbone(backbone_config, missing).to(device).eval()
         _build({level: places[level] for level in missing}, images, image_config, backbone, flip, device, progress)
 
-    found = ensure_whole(WHAT, folders, make, root / f"{common}.lock", progress)
+    found = ensure_whole(folders, make, root / f"{common}.lock", progress)
     straight, mirrored = (
         {level: np.load(folder / f"{variant}.npy", mmap_mode="r") for level, folder in found.items()}
         if flip or variant == "straight"
@@ -142,7 +140,7 @@ def _build(
     """Computes all missing levels in one pass over the pictures; each picture is decoded once."""
     variants = VARIANTS if flip else VARIANTS[:1]
     arrays: dict[tuple[Level, str], np.memmap] = {}
-    with written_whole(folders, WHAT, REMEDY) as parts:
+    with written_whole(folders) as parts:
         files = PictureFiles(images, side_for_evaluation(image_config))
         stop = 0
         for pictures in prefetch(evaluation_loader(files, image_config, BATCH, workers=0)):
@@ -176,7 +174,7 @@ def _allocate(
     needed = sum(2 * int(np.prod(shape)) for shape in shapes.values()) * len(variants)
     folder = next(iter(parts.values())).parent
     if needed > shutil.disk_usage(folder).free:
-        raise no_room(WHAT, needed, folder, REMEDY)
+        raise no_room(needed, folder)
     arrays: dict[tuple[Level, str], np.memmap] = {}
     for level, part in parts.items():
         for variant in variants:

@@ -17,9 +17,9 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
 
 from mgmrn.atomic_file import replacing
+from mgmrn.config import Level
 from mgmrn.data.splits import Images
 from mgmrn.errors import ResourceError
 from mgmrn.manifest import find_damage, write_manifest
@@ -29,8 +29,6 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 Progress = Callable[[str], None]
 """Called with messages on slow steps."""
-
-Key = TypeVar("Key")
 
 PictureStamp = tuple[str, int, int]
 """Name, size in bytes, and time of change in nanoseconds."""
@@ -42,16 +40,14 @@ def picture_stamps(images: Images) -> list[PictureStamp]:
 
 
 def ensure_whole(
-    what: str,
-    folders: Callable[[], Mapping[Key, Path]],
-    make: Callable[[list[Key]], None],
+    folders: Callable[[], Mapping[Level, Path]],
+    make: Callable[[list[Level]], None],
     lock: Path,
     progress: Progress,
-) -> Mapping[Key, Path]:
+) -> Mapping[Level, Path]:
     """The folders; missing and damaged ones are made. A process that has a damaged one open keeps its files.
 
     Args:
-        what: name of the content in messages; plural.
         folders: the present place of each folder.
         make: makes folders that are missing, each with a manifest.
         lock: file that is locked meanwhile, in the folder of all of them.
@@ -65,7 +61,7 @@ def ensure_whole(
         for folder in folders().values():
             if folder.is_dir() and not _noted_whole(folder):
                 if wrong := find_damage(folder):
-                    progress(f"the {what} in {folder} are damaged ({wrong}): they are removed and made again")
+                    progress(f"the cached features in {folder} are damaged ({wrong}): they are removed and made again")
                     _remove(folder)
                 else:
                     _note_whole(folder)
@@ -77,7 +73,7 @@ def ensure_whole(
 
 
 @contextmanager
-def written_whole(folders: Mapping[Key, Path], what: str, remedy: str) -> Iterator[dict[Key, Path]]:
+def written_whole(folders: Mapping[Level, Path]) -> Iterator[dict[Level, Path]]:
     """Temporary folders, which take the names of absent ones, with manifests, when the block ends without an error.
 
     Raises ResourceError when the disk is full.
@@ -94,7 +90,7 @@ def written_whole(folders: Mapping[Key, Path], what: str, remedy: str) -> Iterat
     except OSError as error:
         if error.errno not in FULL:
             raise
-        raise no_room(what, None, next(iter(folders.values())).parent, remedy) from error
+        raise no_room(None, next(iter(folders.values())).parent) from error
     finally:
         for part in parts.values():
             shutil.rmtree(part, ignore_errors=True)
@@ -152,11 +148,12 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def no_room(what: str, needed: int | None, folder: Path, remedy: str) -> ResourceError:
-    """The error for content that does not fit on the disk of a folder; `what` names it in the plural."""
+def no_room(needed: int | None, folder: Path) -> ResourceError:
+    """The error for maps that do not fit on the disk of a folder; `needed` are their bytes, where these are known."""
     free = f"{folder} has {shutil.disk_usage(folder).free / 2**30:.1f} GiB free"
     demand = f"take {needed / 2**30:.1f} GiB" if needed is not None else "do not fit on the disk"
-    return ResourceError(f"the {what} {demand}, {free}", remedy)
+    remedy = "make room, cache fewer levels, or set cache_features: false"
+    return ResourceError(f"the cached features {demand}, {free}", remedy)
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:

@@ -144,8 +144,8 @@ def _pixels_of_image(file: io.BufferedIOBase, at_least: int | None) -> UInt8[np.
                 raise UserError("the picture is transparent everywhere", hint="save it without transparency")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         pixels = np.array(image.convert("RGB"))
-        if is_deep and pixels.max() < 16:
-            message = "no 16-bit value of the picture is above 4095: they seem to have 12 bits"
+        if is_deep and pixels.max() < 64:
+            message = "no 16-bit value of the picture is above 16383: they seem to have 12 or 14 bits"
             raise UserError(message, hint=f"scale them to 65535, or {_EIGHT_BITS}")
         return pixels
 

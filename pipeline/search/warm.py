@@ -24,7 +24,7 @@ def warm_cache(space: Space, bases: Mapping[str | None, ComposedConfig], data_ro
         config = resolve_weights(base.config, data_root)
         if not config.cache_features:
             continue
-        if True in space.choices("benchmark.images.flip"):
+        if True in (*space.choices("benchmark.images.flip"), *space.choices("mirror_scores")):
             # A cache with mirror images serves trials without them too.
             images = config.benchmark.images.model_copy(update={"flip": True})
             benchmark = config.benchmark.model_copy(update={"images": images})

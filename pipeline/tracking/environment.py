@@ -7,7 +7,6 @@ import getpass
 import json
 import os
 import platform
-import shlex
 import subprocess
 import sys
 import zlib
@@ -18,6 +17,7 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
+from pipeline.console import shell_command
 from pipeline.job_environment import code_state, in_job
 from pipeline.redaction import redact_address
 
@@ -71,13 +71,13 @@ def git_state(repository: Path = REPOSITORY) -> GitState:
 def origin_tags() -> dict[str, str]:
     """Tags that say who started a run, by which command and with which code; MLflow's UI shows those of its own as columns."""
     state = git_state()
-    words = ["python", "-m", "pipeline", *map(redact_address, sys.argv[1:])]
+    words = [redact_address(word) for word in sys.argv[1:]]
     commit = {} if state.sha == NO_GIT else {"mlflow.source.git.commit": state.sha}
     return {
         "mlflow.user": _user(),
-        "mlflow.source.name": shlex.join(words[:5]),
+        "mlflow.source.name": shell_command(*words[:2]),
         "mlflow.source.type": "JOB" if in_job() else "LOCAL",
-        "mgmrn.command": shlex.join(words)[:TAG_LIMIT],
+        "mgmrn.command": shell_command(*words)[:TAG_LIMIT],
         **commit,
         **state.tags(),
     }

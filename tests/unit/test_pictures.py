@@ -228,7 +228,7 @@ WRONG: dict[str, list[bytes | str]] = {
         saved(GREY.astype(np.int32), "TIFF"),
         b"Pf\n32 24\n-1.0\n" + (GREY / 255).astype("<f4").tobytes(),
     ],
-    "12 bits in values of 16": [*(saved(DEEP >> 4, name) for name in ("PNG", "TIFF"))],
+    "12 or 14 bits in values of 16": [saved(DEEP >> bits, name) for name in ("PNG", "TIFF") for bits in (2, 4)],
     "16 bits a value and a transparent colour": [saved(Image.fromarray(DEEP), "PNG", transparency=257)],
     "transparent everywhere": [saved(Image.new("RGBA", (9, 9)), name) for name in ("PNG", "TIFF", "WEBP")],
     "more than 50 million pixels": [saved(Image.new("1", (7100, 7100)), "PNG")],
