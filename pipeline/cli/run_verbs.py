@@ -121,7 +121,7 @@ def _sealed(outcome: SearchOutcome, file: SearchFile, where: Where) -> Iterator[
 
 @runs_app.command()
 def demo(as_json: options.Json = False) -> int:
-    """Train Mg-MRN and a one-level baseline on the embedded benchmark and print both."""
+    """Train Mg-MRN, the same without its refinement, and a one-level baseline on the embedded benchmark, and print all three."""
     from mgmrn.makers.synthetic import make_synthetic
     from pipeline.ablation.config import load_ablation
     from pipeline.ablation.launch import run_ablation
