@@ -42,15 +42,13 @@ def train(
 ) -> int:
     """Train and evaluate an experiment; without --split the whole protocol, with nothing chosen on test images."""
     from pipeline.config.compose import load_experiment
-    from pipeline.launch import TrainRequest
+    from pipeline.launch import TrainRequest, run_experiment
     from pipeline.train.placement import parse_workers
 
     composed = load_experiment(experiment, overrides or [])
     numbers = options.parse_seeds(seeds) if seeds is not None else (composed.config.seed,)
     where = Where(tracking_uri, data_root, storage, address, cpus_per_worker, gpus_per_worker)
     request = TrainRequest(composed.name, composed, split, numbers, parse_workers(workers), where, force)
-    from pipeline.launch import run_experiment
-
     return _report(run_experiment(request), Console(as_json))
 
 
@@ -125,15 +123,20 @@ def demo(as_json: options.Json = False) -> int:
     from mgmrn.makers.synthetic import make_synthetic
     from pipeline.ablation.config import load_ablation
     from pipeline.ablation.launch import run_ablation
-    from pipeline.launch import Outcome
+    from pipeline.ablation.results import compare_grid
+    from pipeline.analysis.tables import as_dict, show_tables, summary_table
     from pipeline.train.placement import available_cpus
 
+    console = Console(as_json)
     say("drawing the embedded benchmark: 40 classes of creatures, 10 of them never seen in training")
     make_synthetic(places.DATA_ROOT, workers=available_cpus())
-    grid = run_ablation(load_ablation("demo"), Where(), mode="missing", concurrency=None, budget_hours=None)
-    say("chance of T1 is 0.10; to look at the runs: make ui, then http://127.0.0.1:5000")
-    runs = tuple(run for cell in grid.cells for run in cell.summaries())
-    return _report(Outcome(grid.status, runs, grid.parent_run_id, grid.tracking_uri), Console(as_json))
+    grid = load_ablation("demo")
+    outcome = run_ablation(grid, Where(), mode="missing", concurrency=None, budget_hours=None)
+    compared = compare_grid(grid, Where(), None)
+    show_tables([summary_table(compared)], console)
+    say("chance of T1 is 10; to look at the runs: make ui, then http://127.0.0.1:5000")
+    console.result({"status": outcome.status, **as_dict(compared)})
+    return ExitCode.FINE if outcome.status in ("finished", "cached") else ExitCode.SOME_FAILED
 
 
 @runs_app.command()
