@@ -23,7 +23,7 @@ from pipeline.train import tracked
 from pipeline.train.cell import Cell, RunSummary, Status, make_cell
 from pipeline.train.cluster import launch_session
 from pipeline.train.messages import raise_mistake
-from pipeline.train.placement import Placement, Workers, place_runs
+from pipeline.train.placement import Placement, Workers, check_gpus, place_runs
 from pipeline.train.spec import Calibration, Split
 from pipeline.trials.known import FINISHED, KnownRuns
 from pipeline.where import Where
@@ -111,6 +111,7 @@ def run_experiment(request: TrainRequest) -> Outcome:
         launch.store.close_dead_runs()
         return Outcome("cached", known, None, redact_address(where.tracking_uri))
     request.workers.check_shares(composed.config)
+    check_gpus(where.gpus_per_worker, request.workers.most)
     data = [launch.data[split] for split in launch.splits]
     with launch_session(where, request.workers.least, data, launch.folders()) as hosts:
         at_once, placement = place_runs(hosts, where, len(request.seeds), request.workers)

@@ -21,8 +21,8 @@ class Where:
     """Ray cluster; None starts Ray on this machine."""
     cpus_per_worker: int | None = None
     """CPUs of each worker; None shares the CPUs of the hosts evenly."""
-    gpus_per_worker: int | None = None
-    """GPUs of each worker; None gives one where the cluster has one for every worker, else none."""
+    gpus_per_worker: float | None = None
+    """GPUs of each worker, below 1 the part of one that it shares; None gives one where the cluster has one for every worker, else none."""
 
     def absolute(self) -> Where:
         return replace(

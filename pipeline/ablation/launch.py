@@ -20,7 +20,7 @@ from pipeline.redaction import redact_address
 from pipeline.train import tracked
 from pipeline.train.cell import Cell, Status
 from pipeline.train.cluster import launch_session
-from pipeline.train.placement import place_trials
+from pipeline.train.placement import check_gpus, place_trials
 from pipeline.train.storage import explained
 from pipeline.trials.known import Cost, KnownRuns
 from pipeline.where import Where
@@ -70,6 +70,7 @@ def run_ablation(
     """
     where = where.absolute()
     where = replace(where, storage=where.storage / "ablation")
+    check_gpus(where.gpus_per_worker, file.config.workers)
     hours = budget_hours if budget_hours is not None else file.config.budget_hours
     surveyed = survey(file, where)
     grid, store = surveyed.grid, surveyed.store

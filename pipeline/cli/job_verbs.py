@@ -226,12 +226,14 @@ def _from_environment(context: typer.Context) -> list[str]:
 
 def _train(params: Mapping[str, Any]) -> tuple[str, BaseModel, tuple[str, ...]]:
     from pipeline.config.compose import load_experiment
-    from pipeline.train.placement import parse_workers
+    from pipeline.train.placement import check_gpus, parse_workers
 
     if params["seeds"] is not None:
         parse_seeds(params["seeds"])
     composed = load_experiment(params["experiment"], params["overrides"] or [])
-    parse_workers(params["workers"]).check_shares(composed.config)
+    workers = parse_workers(params["workers"])
+    workers.check_shares(composed.config)
+    check_gpus(params["gpus_per_worker"], workers.most)
     return composed.name, composed.config, (params["experiment"],)
 
 

@@ -81,7 +81,12 @@ Storage = Annotated[Path, typer.Option(callback=_outlasting, help="Folder of che
 StudyStorage = Annotated[str, typer.Option(envvar="MGMRN_STUDY_STORAGE", callback=_outlasting, help="Study database.")]
 Address = Annotated[str | None, typer.Option(help="Address of a Ray cluster; by default, Ray is started here.")]
 Cpus = Annotated[int | None, typer.Option(min=1, help="By default, the workers share the CPUs evenly.")]
-Gpus = Annotated[int | None, typer.Option(min=0, help="By default, 1 where the cluster has enough, else 0.")]
+Gpus = Annotated[
+    float | None,
+    typer.Option(
+        min=0, metavar="N|PART", help="0.125 lets 8 runs share one; by default, 1 where the cluster has enough."
+    ),
+]
 Concurrency = Annotated[int | None, typer.Option(min=1, help="Runs at once; by default, as many as fit.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object; text for people goes to standard error.")]
 

@@ -113,10 +113,16 @@ class Record:
     def workers(self) -> Workers:
         return parse_workers(self.run.tags["mgmrn.world_size"])
 
-    def per_worker(self, resource: Literal["cpus", "gpus"]) -> int | None:
-        """CPUs or GPUs of a worker; None if not recorded."""
-        text = self.run.tags.get(f"mgmrn.{resource}_per_worker")
-        return None if text is None else int(text)
+    @property
+    def cpus_per_worker(self) -> int | None:
+        """None if not recorded."""
+        return int(self.run.tags.get("mgmrn.cpus_per_worker", 0)) or None
+
+    @property
+    def gpus_per_worker(self) -> float | None:
+        """None if not recorded."""
+        text = self.run.tags.get("mgmrn.gpus_per_worker")
+        return None if text is None else float(text)
 
     def cell(self, data_root: Path) -> Cell:
         """The same run on the data and weights below `data_root`, from which its hashes are computed."""
@@ -149,9 +155,9 @@ def reproduce(name: str, where: Where, *, anyway: bool, tolerance: float) -> Rep
         there = f"`git worktree add ../at-{sha} {sha}` and run the command there, or " if "code" in changed[0] else ""
         hint = f"{there}add --anyway to compare with the code and data here"
         raise UserError(f"{record.run.name} cannot be reproduced: {'; '.join(changed)}", "RUN", hint)
-    where = replace(where, cpus_per_worker=record.per_worker("cpus"))
+    where = replace(where, cpus_per_worker=record.cpus_per_worker)
     with launch_session(where, record.workers.least, [cell.data]) as hosts:
-        placement = place_elastic(hosts, record.workers, where.cpus_per_worker, record.per_worker("gpus"))
+        placement = place_elastic(hosts, record.workers, where.cpus_per_worker, record.gpus_per_worker)
         remarks = (*changed, *inexact(record, placement.cpus_per_worker, placement.gpus_per_worker))
         for remark in remarks:
             say(f"the same bits cannot be expected: {remark}")
@@ -199,18 +205,18 @@ def changes(record: Record, cell: Cell) -> list[str]:
     return found
 
 
-def inexact(record: Record, cpus_per_worker: int, gpus_per_worker: int) -> list[str]:
+def inexact(record: Record, cpus_per_worker: int, gpus_per_worker: float) -> list[str]:
     """Reasons why the same code on the same data may give other bits with these CPUs and GPUs of a worker; empty without any."""
     found = []
     if (was := record.run.tags.get("mgmrn.numerics")) != numerics():
         found.append(f"the versions are {numerics()}, were {was}")
     if record.machine != (here := _machine(environment())):
         found.append(f"the machine is {here}, was {record.machine}")
-    recorded = record.per_worker("cpus"), record.per_worker("gpus")
+    recorded = record.cpus_per_worker, record.gpus_per_worker
     if recorded[0] is None:
         found.append("the run does not say how many CPUs a worker had")
     elif recorded != (cpus_per_worker, gpus_per_worker):
-        found.append(f"a worker has {cpus_per_worker} CPUs and {gpus_per_worker} GPUs, not what it had")
+        found.append(f"a worker has {cpus_per_worker} CPUs and {gpus_per_worker:g} GPUs, not what it had")
     if gpus_per_worker:
         found.append("GPUs add up in an order of their own")
     if record.workers.least != record.workers.most:

@@ -26,7 +26,7 @@ from pipeline.search.space import Space
 from pipeline.search.study import Study, study_errors
 from pipeline.tracking.store import TrackingStore
 from pipeline.train.cluster import launch_session
-from pipeline.train.placement import place_trials
+from pipeline.train.placement import check_gpus, place_trials
 from pipeline.train.tracked import END_SECONDS, Opening, parent_run, send_leftovers
 from pipeline.where import Where
 
@@ -57,6 +57,7 @@ def run_search(
     """
     where = where.absolute()
     config = search.config if trials is None else search.config.model_copy(update={"trials": trials})
+    check_gpus(where.gpus_per_worker, config.workers)
     space = Space(search)
     benchmarks: tuple[str | None, ...] = config.benchmarks or (None,)
     bases = {name: space.compose({}, name) for name in benchmarks}

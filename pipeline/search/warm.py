@@ -14,7 +14,9 @@ from pipeline.console import say
 from pipeline.search.space import Space
 
 
-def warm_cache(space: Space, bases: Mapping[str | None, ComposedConfig], data_root: Path, cpus: int, gpus: int) -> None:
+def warm_cache(
+    space: Space, bases: Mapping[str | None, ComposedConfig], data_root: Path, cpus: int, gpus: float
+) -> None:
     """Cache the maps of every level that the space contains in one pass on a host of the cluster.
 
     Without it, the first trial with a further level would decode all pictures again. Hosts that share no file system with that one

@@ -135,7 +135,7 @@ class Cell:
             "mgmrn.data_digest": self.data.digest,
             "mgmrn.world_size": str(Workers(placement.workers, placement.most_workers or placement.workers)),
             "mgmrn.cpus_per_worker": str(placement.cpus_per_worker),
-            "mgmrn.gpus_per_worker": str(placement.gpus_per_worker),
+            "mgmrn.gpus_per_worker": f"{placement.gpus_per_worker:g}",
             "mgmrn.attempt": "1",
             "mgmrn.calibration": self.calibration_tag,
             **job_tags(),

@@ -133,6 +133,9 @@ def _fit_here(spec: RunSpec, placement: Placement) -> Iterator[dict[str, float] 
     from pipeline.train.worker import train_epochs
 
     device = torch.device("cuda", 0) if placement.gpus_per_worker else torch.device("cpu")
+    if 0 < placement.gpus_per_worker < 1:
+        # Runs that share a GPU: one that asks for more than its share fails, and not its neighbours.
+        torch.cuda.set_per_process_memory_fraction(placement.gpus_per_worker, device)
     spool = Spool(spec.spool_file)
     noted = spool.epochs()
     yield from (noted[epoch] for epoch in sorted(noted))

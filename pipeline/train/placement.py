@@ -60,7 +60,8 @@ class Placement:
 
     workers: int
     cpus_per_worker: int
-    gpus_per_worker: int
+    gpus_per_worker: float
+    """Whole GPUs, or the part of one that several runs of one worker share."""
     most_workers: int | None = None
     """Largest number of workers of an elastic run, of which `workers` is the least; None for a fixed number."""
 
@@ -85,12 +86,33 @@ def available_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def rooms(hosts: tuple[Host, ...], cpus: int, gpus: int) -> int:
+def check_gpus(gpus_per_worker: float | None, most_workers: int) -> None:
+    """Raises `UserError` for GPUs that no worker can have: 1.5, or a part of a GPU for each of several workers, which NCCL refuses."""
+    if gpus_per_worker is None or gpus_per_worker.is_integer():
+        return
+    option = "--gpus-per-worker"
+    if not gpus_per_worker < 1:
+        raise UserError(
+            f"a worker takes whole GPUs or a part of one, got {gpus_per_worker:g}", option, "like 0.125, 1 or 2"
+        )
+    if most_workers > 1:
+        message = f"{most_workers} workers of one run cannot share a GPU"
+        raise UserError(message, option, "give each a whole one, or train with one worker")
+
+
+def rooms(hosts: tuple[Host, ...], cpus: int, gpus: float) -> int:
     """Number of workers of one size that fit on the hosts when these are idle."""
-    return sum(min(host.cpus // cpus, host.gpus // gpus if gpus else host.cpus) for host in hosts)
+    return sum(min(host.cpus // cpus, _shares(host.gpus, gpus) if gpus else host.cpus) for host in hosts)
 
 
-def place(hosts: tuple[Host, ...], workers: int, cpus_per_worker: int | None, gpus_per_worker: int | None) -> Placement:
+def _shares(gpus: int, size: float) -> int:
+    """Number of workers on some GPUs; none of them uses parts of two."""
+    return gpus * int(1 / size + 1e-9) if size < 1 else int(gpus // size)
+
+
+def place(
+    hosts: tuple[Host, ...], workers: int, cpus_per_worker: int | None, gpus_per_worker: float | None
+) -> Placement:
     """Completes a request by what the cluster has. Raises `ResourceError` when it could not be placed even on an idle cluster.
 
     Without `cpus_per_worker` the workers share the CPUs of the hosts evenly; without `gpus_per_worker` each gets a GPU where there is one for
@@ -103,7 +125,7 @@ def place(hosts: tuple[Host, ...], workers: int, cpus_per_worker: int | None, gp
         cpus_per_worker = next((c for c in range(most, 1, -1) if rooms(hosts, c, gpus_per_worker) >= workers), 1)
     if (room := rooms(hosts, cpus_per_worker, gpus_per_worker)) < workers:
         cpus, gpus = sum(host.cpus for host in hosts), sum(host.gpus for host in hosts)
-        with_gpus = f" and {gpus_per_worker} GPUs" if gpus_per_worker else ""
+        with_gpus = f" and {gpus_per_worker:g} GPUs" if gpus_per_worker else ""
         raise ResourceError(
             f"{workers} workers × {cpus_per_worker} CPUs{with_gpus} were asked for, "
             f"but the cluster ({len(hosts)} hosts, {cpus} CPUs, {gpus} GPUs) has room for {room} such workers",
@@ -113,7 +135,7 @@ def place(hosts: tuple[Host, ...], workers: int, cpus_per_worker: int | None, gp
 
 
 def place_elastic(
-    hosts: tuple[Host, ...], workers: Workers, cpus_per_worker: int | None, gpus_per_worker: int | None
+    hosts: tuple[Host, ...], workers: Workers, cpus_per_worker: int | None, gpus_per_worker: float | None
 ) -> Placement:
     """Places at least the least number of workers; the resources are shared by as many as fit on the hosts now."""
     if workers.least == workers.most:

@@ -76,7 +76,7 @@ def test_a_run_is_rebuilt_from_what_it_left(place: Place) -> None:
     cell = found.cell(place.data_root)
     assert (cell.identity, cell.name, cell.calibration) == (place.cell.identity, place.cell.name, DECIDED)
     assert cell.config == place.cell.config
-    assert (found.workers.least, found.per_worker("cpus"), found.per_worker("gpus")) == (1, 1, 0)
+    assert (found.workers.least, found.cpus_per_worker, found.gpus_per_worker) == (1, 1, 0)
     assert changes(found, cell) == []
     assert inexact(found, 1, 0) == []
 
