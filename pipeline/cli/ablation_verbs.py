@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -30,6 +31,7 @@ Mode = Literal["missing", "retry", "force"]
 def plan(
     name: Ablation,
     benchmarks: Benchmarks = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Runs at once, for the time in all.")] = 1,
     tracking_uri: TrackingUri = places.TRACKING_URI,
     data_root: DataRoot = places.DATA_ROOT,
     as_json: Json = False,
@@ -39,7 +41,7 @@ def plan(
 
     console = Console(as_json)
     cells = survey(load_grid_file(name, benchmarks), Where(tracking_uri, data_root)).plan()
-    show_plan(cells, console)
+    show_plan(cells, console, concurrency)
     console.result(plan_to_json(cells))
 
 
@@ -150,7 +152,7 @@ def report(
     console.result({"report": str(path), "parent_run_id": parent, "runs": content.run_ids})
 
 
-def show_plan(cells: Sequence[PlannedCell], console: Console) -> None:
+def show_plan(cells: Sequence[PlannedCell], console: Console, concurrency: int) -> None:
     """Print every cell, and the predicted cost of the cells that remain."""
     from pipeline.ablation.plan import TO_RUN, total_cost, totals
 
@@ -170,7 +172,10 @@ def show_plan(cells: Sequence[PlannedCell], console: Console) -> None:
     counts = ", ".join(f"{count} {state}" for state, count in totals(cells).items())
     left = [one for one in cells if one.state in TO_RUN]
     cost = total_cost(left)
-    rest = f"{_cost(cost)}, one run at a time" if cost else "an unknown time"
+    rest = "an unknown time"
+    if cost:
+        cost = replace(cost, seconds=cost.seconds / concurrency)
+        rest = f"{_cost(cost)}, {'one run' if concurrency == 1 else f'{concurrency} runs'} at a time"
     console.line(f"{len(cells)} cells: {counts}" + (f"; the rest would take {rest}" if left else ""))
 
 

@@ -236,9 +236,9 @@ def test_a_total_counts_a_shared_config_once_and_is_unknown_where_one_cost_is(
     assert total_cost([alike, *plan_of([longer])]) is None
 
 
-def shown(planned: list[PlannedCell]) -> list[str]:
+def shown(planned: list[PlannedCell], concurrency: int = 1) -> list[str]:
     out = io.StringIO()
-    show_plan(planned, Console(out=out))
+    show_plan(planned, Console(out=out), concurrency)
     return out.getvalue().splitlines()
 
 
@@ -248,7 +248,9 @@ def test_a_plan_is_shown_with_states_costs_and_their_total(cells: list[GridCell]
     assert lines[0].split() == ["benchmark", "variant", "seed", "state", "predicted", "run", "reason"]
     assert lines[1].split() == ["TINY", "base", "0", "cached", "–", runs[1].run_id]
     assert lines[2].split()[3:] == ["new", "1", "h", "00", "min,", "0.50", "GPU", "hours", "–"]
-    assert lines[3].startswith("2 cells: 1 cached, 1 new; the rest would take 1 h 00 min")
+    rest = "2 cells: 1 cached, 1 new; the rest would take"
+    assert lines[3] == f"{rest} 1 h 00 min, 0.50 GPU hours, one run at a time"
+    assert shown(plan_of(cells, *runs), 4)[-1] == f"{rest} 15 min 00 s, 0.50 GPU hours, 4 runs at a time"
     assert shown(plan_of(cells))[-1] == "2 cells: 2 new; the rest would take an unknown time"
     assert shown(plan_of(cells, *runs, *both(cells[1])))[-1] == "2 cells: 2 cached"
     answer = plan_to_json(plan_of(cells, *runs))
