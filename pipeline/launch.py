@@ -22,7 +22,6 @@ from pipeline.tracking.store import TrackingStore
 from pipeline.train import tracked
 from pipeline.train.cell import Cell, RunSummary, Status, make_cell
 from pipeline.train.cluster import launch_session
-from pipeline.train.messages import raise_mistake
 from pipeline.train.placement import Placement, Workers, check_gpus, place_runs
 from pipeline.train.spec import Calibration, Split
 from pipeline.trials.known import FINISHED, KnownRuns
@@ -157,7 +156,7 @@ def _run(launch: Launch, parent: tracked.ParentRun, at_once: int, placement: Pla
     """Runs `tune`, then `final` with the calibration of `tune`, for each seed; a failure ends the seed, a mistake the launch."""
     # Ray Tune takes seconds to load, which a launch with nothing to do does not wait for.
     from pipeline.trials.director import Site
-    from pipeline.trials.list_director import ListDirector, Task, run_list
+    from pipeline.trials.list_director import ListDirector, Task, raise_mistake, run_list
 
     request, restart = launch.request, launch.request.force
     tasks = []

@@ -1,5 +1,6 @@
 """`ablate`, from the request to the outcome: missing runs of a grid are trained, finished ones are reused, below one parent run."""
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -150,6 +151,7 @@ def _run(
 ) -> int:
     """Run the cells; returns how many were not begun before the budget ended."""
     # Ray Tune takes seconds to load, which a launch with nothing to do does not wait for.
+    from pipeline.ablation.progress import GridProgress
     from pipeline.trials.director import Site
     from pipeline.trials.list_director import ListDirector, Task, run_list
 
@@ -160,6 +162,17 @@ def _run(
         tasks.append(Task(tune, final, None if restart else planned.calibration, restart))
     deadline = None if hours is None else time.monotonic() + 3600 * hours
     known = partial(KnownRuns.of_cell, opening.store)
-    director = ListDirector(tasks, Site(opening, at_once), known=known, deadline=deadline)
-    run_list(director)
+    runs = sum((task.calibration is None) + (task.final is not None) for task in tasks)
+    shown = GridProgress(runs, sys.stderr)
+    director = ListDirector(
+        tasks,
+        Site(opening, at_once),
+        known=known,
+        say=shown.say,
+        on_epoch=shown.follow,
+        on_failure=shown.failed,
+        deadline=deadline,
+    )
+    with shown.shown():
+        run_list(director)
     return len(director.waiting)

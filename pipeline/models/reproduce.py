@@ -26,7 +26,6 @@ from pipeline.tracking.store import Histories, TrackedRun, TrackingStore
 from pipeline.train import tracked
 from pipeline.train.cell import Cell, make_cell
 from pipeline.train.cluster import launch_session
-from pipeline.train.messages import raise_mistake
 from pipeline.train.placement import Placement, Workers, parse_workers, place_elastic
 from pipeline.train.spec import Split
 from pipeline.trials.known import KnownRuns
@@ -280,7 +279,7 @@ def _not_yet_compared(store: TrackingStore, record: Record, cell: Cell) -> str |
 def _run_again(store: TrackingStore, where: Where, record: Record, cell: Cell, placement: Placement) -> str | None:
     """Train the cell; returns the run of the reproduction, or None if it failed."""
     from pipeline.trials.director import Site
-    from pipeline.trials.list_director import ListDirector, Task, run_list
+    from pipeline.trials.list_director import ListDirector, Task, raise_mistake, run_list
 
     source = record.run
     key = hashlib.sha256(f"reproduce {source.run_id}".encode()).hexdigest()[:16]

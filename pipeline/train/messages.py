@@ -58,12 +58,6 @@ class Failure:
         return StorageError(self.message, self.hint) if self.reason == "storage" else None
 
 
-def raise_mistake(failure: Failure) -> None:
-    """Raises the error that the user must mend, where the failure is one."""
-    if failure.mistake:
-        raise failure.mistake
-
-
 def reserve_room(path: Path) -> None:
     """Reserves room on the disk for a note of failure, since the disk may be full when it is written."""
     with replacing(_reserve(path)) as file:

@@ -57,7 +57,7 @@ class ListDirector(Director):
         known: Callable[[Cell], KnownRuns],
         say: Callable[[str], None] = say,
         on_epoch: Callable[[Cell], OnEpoch] = lambda run: epoch_lines(run.label),
-        on_failure: Callable[[Failure], None] = lambda failure: None,
+        on_failure: Callable[[Cell, Failure], None] = lambda run, failure: None,
         deadline: float | None = None,
     ) -> None:
         super().__init__(site)
@@ -173,8 +173,14 @@ class ListDirector(Director):
         (cell,) = trial.cells
         self.summaries[cell.identity] = cell.summary("", "failed")
         trial.fail(failure)
-        self._on_failure(failure)
+        self._on_failure(cell, failure)
         self._say(failure.about(cell.label))
+
+
+def raise_mistake(run: Cell, failure: Failure) -> None:
+    """Raises the error that the user must mend, where the failure is one."""
+    if failure.mistake:
+        raise failure.mistake
 
 
 def run_list(director: ListDirector) -> None:

@@ -1,0 +1,57 @@
+"""Progress of a grid: what it prints where nobody watches a terminal, and what it shows on one."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pytest
+
+from pipeline.ablation import progress
+from pipeline.ablation.progress import GridProgress
+from pipeline.train.cell import Cell
+from pipeline.train.messages import Failure
+
+FIGURES = {"epochs": 2.0, "val/zsl_t1": 0.5, "val/gzsl_h": 0.25}
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def cells(small_cell: Cell) -> list[Cell]:
+    return [replace(small_cell, config_hash=f"{number}" * 64) for number in range(3)]
+
+
+def run_all(stream: io.StringIO, cells: list[Cell], monkeypatch: pytest.MonkeyPatch) -> str:
+    """Two runs that end after half an hour and an hour, one that fails later."""
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    shown = GridProgress(4, stream)
+    with shown.shown():
+        follow = [shown.follow(cell) for cell in cells]
+        for show_epoch in follow:
+            show_epoch(1, FIGURES)
+        for show_epoch in follow[:2]:
+            now[0] += 1800
+            show_epoch(2, FIGURES)
+        now[0] += 3600
+        shown.failed(cells[2], Failure(reason="non-finite", message="the loss is nan"))
+        shown.say("another line")
+    return stream.getvalue()
+
+
+def test_elsewhere_each_run_that_ended_is_one_line(cells: list[Cell], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run_all(io.StringIO(), cells, monkeypatch).splitlines() == [
+        f"{cells[0].label}: T1 0.500  H 0.250; 1 of 4 runs done, 2 an hour, 1 h 30 min left",
+        f"{cells[1].label}: T1 0.500  H 0.250; 2 of 4 runs done, 2 an hour, 1 h 00 min left",
+        "another line",
+    ]
+
+
+def test_on_a_terminal_the_runs_that_are_trained_have_bars(cells: list[Cell], monkeypatch: pytest.MonkeyPatch) -> None:
+    text = run_all(Terminal(), cells, monkeypatch)
+    assert "3/4" in text and "another line" in text
+    assert "2 of 4 runs done, 1 failed" in text
