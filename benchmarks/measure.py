@@ -28,8 +28,8 @@ from pipeline.tracking.environment import environment, git_state
 if TYPE_CHECKING:
     import torch
 
-    from mgmrn.config import ExperimentConfig
-    from mgmrn.data.splits import TuneData
+    from mgmrn.config import BenchmarkConfig, ExperimentConfig
+    from mgmrn.data.splits import SplitData
     from mgmrn.engine import Batch, Trainer
     from mgmrn.feed import Feed
 
@@ -169,9 +169,9 @@ def experiment_of(arguments: argparse.Namespace) -> ExperimentConfig:
 
 @dataclass(frozen=True)
 class Training:
-    """An experiment that is ready to train on its `tune` split, in this process."""
+    """An experiment that is ready to train on a split, in this process."""
 
-    data: TuneData
+    data: SplitData
     feed: Feed
     trainer: Trainer
     device: torch.device
@@ -181,7 +181,13 @@ class Training:
         return islice(chain.from_iterable(self.feed.train_batches(epoch) for epoch in count()), number)
 
 
-def open_training(config: ExperimentConfig, data_root: Path, steps: int = 0, loader_workers: int = 0) -> Training:
+def open_training(
+    config: ExperimentConfig,
+    data_root: Path,
+    steps: int = 0,
+    loader_workers: int = 0,
+    load: Callable[[Path, BenchmarkConfig], SplitData] | None = None,
+) -> Training:
     """Reads data and builds network and trainer; fills the feature cache where the experiment uses one and it is missing.
 
     Args:
@@ -189,6 +195,7 @@ def open_training(config: ExperimentConfig, data_root: Path, steps: int = 0, loa
         data_root: folder of the benchmarks.
         steps: number of steps that the learning-rate schedule must reach over, if that is more than the experiment's.
         loader_workers: processes that decode pictures; 0 decodes in a thread.
+        load: reads the split, by default `tune`.
 
     Raises:
         UserError: for weights that are missing, or a broken data set.
@@ -204,7 +211,7 @@ def open_training(config: ExperimentConfig, data_root: Path, steps: int = 0, loa
     prefer_fastest_kernels()
     torch.manual_seed(config.seed)
     device = usual_device()
-    data = load_tune(data_root, config.benchmark)
+    data = (load or load_tune)(data_root, config.benchmark)
     feed = open_feed(config, data, places.CACHE.resolve(), Share(), device, loader_workers)
     trainer = build_trainer(
         feed.network,
