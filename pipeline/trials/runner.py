@@ -53,6 +53,8 @@ def run_trials(director: Director, trainable: type[OpenTrial] = SealedTrial) -> 
     # They warn of result files that are not written, and of a resumption that Tune does not perform here.
     for name in ("ray.tune.analysis.experiment_analysis", "ray.tune.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # It prints a traceback where the storage is full; the run itself says so in a sentence.
+    logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
     with ThreadPoolExecutor(site.concurrency, thread_name_prefix="leftovers") as leftovers:
         proposals = _Proposals(director, leftovers)
         tuner = tune.Tuner(
