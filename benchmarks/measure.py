@@ -198,14 +198,14 @@ def open_training(config: ExperimentConfig, data_root: Path, steps: int = 0, loa
     from mgmrn.data.splits import load_tune
     from mgmrn.device import prefer_fastest_kernels, usual_device
     from mgmrn.engine import build_trainer
-    from mgmrn.feed import Share, open_feed
+    from mgmrn.feed import Feed, Share
     from mgmrn.model.network import levels_of
 
     prefer_fastest_kernels()
     torch.manual_seed(config.seed)
     device = usual_device()
     data = load_tune(data_root, config.benchmark)
-    feed = open_feed(config, data, places.CACHE.resolve(), Share(), device, loader_workers)
+    feed = Feed(config, data, places.CACHE.resolve(), Share(), device, loader_workers)
     trainer = build_trainer(
         feed.network,
         torch.from_numpy(data.classes.attributes[data.classes.seen_ids]),

@@ -9,7 +9,7 @@ B images of this rank, G images of the global batch, U seen classes, S attribute
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,12 +17,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mgmrn.config import AgreementTeacher, Level, LossConfig
-from mgmrn.model.output import NetworkOutput
+from mgmrn.model.network import NetworkOutput
 from mgmrn.model.regions import Regions, decorrelation, gather_images, occupancy, occupancy_loss
 
 
-@dataclass(frozen=True)
-class LossTerms:
+class LossTerms(NamedTuple):
     """Each term summed over levels with the levels' weights, before its λ; `total` is the sum with them."""
 
     total: Float[Tensor, ""]
@@ -31,10 +30,6 @@ class LossTerms:
     occupancy: Float[Tensor, ""]
     decorrelation: Float[Tensor, ""]
     agreement: Float[Tensor, ""]
-
-
-TERMS = tuple(term.name for term in fields(LossTerms))
-"""Names of the terms; a call of `fields` within `forward` would break the compiled graph."""
 
 
 def zsl_loss(
@@ -57,7 +52,7 @@ def zsl_loss(
         global_batch: images of the optimiser step, over ranks and micro-batches.
     """
     zero = class_attributes.new_zeros(())
-    classification, regression, occupied, correlated, agreed = zero, zero, zero, zero, zero
+    classification = regression = occupied = correlated = agreed = zero
     scores: dict[Level, Tensor] = {}
     share = world_size / global_batch
     with torch.autocast(targets.device.type, enabled=False):
