@@ -196,12 +196,11 @@ def open_training(config: ExperimentConfig, data_root: Path, steps: int = 0, loa
     import torch
 
     from mgmrn.data.splits import load_tune
-    from mgmrn.device import prefer_fastest_kernels, usual_device
+    from mgmrn.device import usual_device
     from mgmrn.engine import build_trainer
     from mgmrn.feed import Feed, Share
-    from mgmrn.model.network import levels_of
 
-    prefer_fastest_kernels()
+    torch.backends.cudnn.benchmark = True
     torch.manual_seed(config.seed)
     device = usual_device()
     data = load_tune(data_root, config.benchmark)
@@ -210,7 +209,6 @@ def open_training(config: ExperimentConfig, data_root: Path, steps: int = 0, loa
         feed.network,
         torch.from_numpy(data.classes.attributes[data.classes.seen_ids]),
         config,
-        levels=levels_of(config.model),
         global_batch=feed.global_batch,
         steps_per_epoch=max(feed.steps_per_epoch, steps),
         device=device,

@@ -41,11 +41,9 @@ def save_atomically(state: Mapping[str, Any], path: Path) -> None:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Reads a state of tensors and plain values; further errors are those of `read_plain`.
+    """Reads a state of tensors and plain values; the errors are those of `read_plain` and `refuse_damaged`.
 
-    Raises:
-        UserError: when a record of the file is not as it was written.
-        SealedError: in a sealed process, for an exported model, which names the unseen classes.
+    Raises SealedError in a sealed process for an exported model, which names the unseen classes.
     """
     kind, remedy = "checkpoint", "take another one"
     state = read_plain(path, kind, remedy)
@@ -61,11 +59,7 @@ def save_checkpoint(folder: Path, trainer_state: Mapping[str, Any], run_identity
 
 
 def load_checkpoint(folder: Path, run_identity: str) -> dict[str, Any]:
-    """The trainer's state of a training checkpoint.
-
-    Raises:
-        UserError: when it is unreadable, or was made by another config.
-    """
+    """The trainer's state of a checkpoint. Raises UserError when it is unreadable, or was made by another config."""
     path = folder / CHECKPOINT_FILE
     state = load_state(path)
     found = state.get("run_identity")
@@ -115,9 +109,7 @@ def export_model(
 def load_model(path: Path) -> LoadedModel:
     """Reads an exported model, ready for evaluation on the CPU.
 
-    Raises:
-        UserError: when the file is unreadable or damaged, or its tensors do not fit the network that its own config
-            describes.
+    Raises UserError when the file is unreadable or damaged, or its tensors do not fit the network of its own config.
     """
     state = load_state(path)
     try:

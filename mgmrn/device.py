@@ -23,11 +23,6 @@ def usual_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def prefer_fastest_kernels() -> None:
-    """Lets cuDNN time its convolutions at the first call for each shape, and keep the fastest."""
-    torch.backends.cudnn.benchmark = True
-
-
 def autocast(device: torch.device, schedule: ScheduleConfig) -> AbstractContextManager[object]:
     """bfloat16 autocast where `precision` is `auto` and the GPU computes it natively; otherwise a null context."""
     if (

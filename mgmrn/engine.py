@@ -24,7 +24,7 @@ from mgmrn.config import ExperimentConfig, Level, LossConfig, OptimiserConfig, S
 from mgmrn.device import autocast, compile_passes
 from mgmrn.errors import UserError
 from mgmrn.losses import LossTerms, zsl_loss
-from mgmrn.model.network import NetworkOutput, class_scores
+from mgmrn.model.network import NetworkOutput, class_scores, levels_of
 
 Inputs = Tensor | dict[Level, Tensor]
 """Images `B 3 H W`, or maps `B C h w` of every level."""
@@ -62,7 +62,6 @@ class NonFiniteLossError(RuntimeError):
             f"the loss became non-finite at step {step} of the epoch, on images {shown} of the benchmark's list; "
             "lower the learning rate, set optimiser.clip_norm, or look at those images"
         )
-        self.step = step
         self.ids = tuple(ids)
 
 
@@ -109,7 +108,6 @@ class Trainer:
     scheduler: LRScheduler
     config: ExperimentConfig
     device: torch.device
-    levels: tuple[Level, ...]
     epoch: int = 0
     """Number of complete epochs."""
 
@@ -131,7 +129,6 @@ def build_trainer(
     seen_attributes: Float[Tensor, "U S"],
     config: ExperimentConfig,
     *,
-    levels: tuple[Level, ...],
     global_batch: int,
     steps_per_epoch: int,
     device: torch.device,
@@ -141,7 +138,6 @@ def build_trainer(
 
     Args:
         network: a head on maps, or an ImageModel on images.
-        levels: levels whose losses are summed (joint) or trained one by one (sequential), finest first.
         global_batch: images of one optimiser step over all ranks.
         world_size: number of ranks; above 1 torch.distributed must be initialised.
 
@@ -172,7 +168,7 @@ def build_trainer(
     fused = not (sequential and config.optimiser.name == "sgd")
     optimiser = build_optimiser(network, config.optimiser, fused=fused)
     scheduler = build_scheduler(optimiser, config.schedule, steps_per_epoch)
-    return Trainer(network, objective, optimiser, scheduler, config, device, levels)
+    return Trainer(network, objective, optimiser, scheduler, config, device)
 
 
 def build_optimiser(network: nn.Module, config: OptimiserConfig, *, fused: bool = False) -> Optimizer:
@@ -225,8 +221,8 @@ def train_epoch(trainer: Trainer, batches: Iterable[Batch]) -> EpochStats:
     never waits for it; no checkpoint is taken in between.
     """
     trainer.network.train()
-    schedule = trainer.config.schedule
-    passes: tuple[Level | None, ...] = trainer.levels if schedule.order == "sequential" else (None,)
+    config = trainer.config
+    passes = levels_of(config.model) if config.schedule.order == "sequential" else (None,)
     queued: tuple[int, Tensor, np.ndarray] | None = None
     totals = torch.zeros(len(LossTerms._fields), device=trainer.device)
     images = steps = 0

@@ -84,14 +84,9 @@ class PictureSource:
 class Feed:
     """Batches of a split for one rank; `network` is trained: `image_model`, or its head alone with `cache_features`.
 
-    Args:
-        cache_root: folder of cached features.
-        device: device of the backbone while features are cached.
-        loader_workers: processes that decode pictures; 0 decodes in a thread.
-
-    Raises:
-        UserError: for an unreadable picture or weights that do not fit.
-        ResourceError: when the cache does not fit on the disk.
+    `cache_root` is the folder of cached features, `device` that of the backbone while they are computed.
+    `loader_workers` processes decode pictures; 0 decodes in a thread. Raises UserError for an unreadable picture or
+    weights that do not fit, and ResourceError when the cache does not fit on the disk.
     """
 
     def __init__(

@@ -45,11 +45,7 @@ def zsl_loss(
 
     Terms of single images are summed and divided by `global_batch / world_size`, which holds for ranks with different
     numbers of images. Float32 also inside autocast. Above one rank the occupancy term needs torch.distributed.
-
-    Args:
-        output: output for all levels or for one.
-        targets: class of each image, a row of `class_attributes`.
-        global_batch: images of the optimiser step, over ranks and micro-batches.
+    `targets` are rows of `class_attributes`; `global_batch` counts images over ranks and micro-batches.
     """
     zero = class_attributes.new_zeros(())
     classification = regression = occupied = correlated = agreed = zero
@@ -93,11 +89,8 @@ def agreement(
 
     `even`: w_m is the same for all m. `reliable`: with r_m, the probability that level m gives to the right class of the image,
     w_m = r_m / Σ r, and the divergence is multiplied by 2 r̄ / (r̄ + r_l), r̄ = Σ w_m r_m: a level that knows little teaches little.
-    Equal reliabilities give `even`. Each image stands for itself, so ranks and micro-batches need no exchange.
-
-    Args:
-        scores: scores s_l over the seen classes of at least two levels, finest first.
-        targets: right class of each image.
+    Equal reliabilities give `even`. Each image stands for itself, so ranks and micro-batches need no exchange. `scores`
+    holds s_l over the seen classes of at least two levels, finest first.
     """
     levels = list(scores)
     fixed = {level: s.detach() for level, s in scores.items()}

@@ -11,7 +11,6 @@ one favours the first class, a negative one the second.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -94,27 +93,17 @@ def score(model: LoadedModel, images: Float[Tensor, "B 3 H W"]) -> Scored:
 def answer(model: LoadedModel, scored: Scored, classes: int, attributes: int) -> list[Answer]:
     """The answer for each picture of a scored batch, with at most so many classes and attributes."""
     order = np.argsort(-scored.calibrated, axis=1, kind="stable")
-    margins = margins_between_best(model, scored, order)
+    unit = F.normalize(model.class_attributes.float(), dim=1)
+    first, second = order[:, 0], order[:, :2][:, -1]
+    margins = (model.config.loss.scale * scored.directions * (unit[first] - unit[second])).numpy()
+    decisive = np.argsort(-margins, axis=1, kind="stable")[:, : attributes if order.shape[1] > 1 else 0]
     return [
         Answer(
             tuple(
                 RankedClass(model.class_names[u], bool(model.seen[u]), float(scored.calibrated[row, u]))
                 for u in order[row, :classes]
             ),
-            _largest(margins[row], model.attribute_names, attributes) if order.shape[1] > 1 else (),
+            tuple(DecidingAttribute(model.attribute_names[s], float(margins[row, s])) for s in decisive[row]),
         )
         for row in range(len(order))
     ]
-
-
-def margins_between_best(model: LoadedModel, scored: Scored, order: np.ndarray) -> Float[np.ndarray, "B S"]:
-    """Margin of every attribute between the first two classes of `order` (`B U`, by rank); zero with a single class."""
-    unit = F.normalize(model.class_attributes.float(), dim=1)
-    first, second = order[:, 0], order[:, min(1, order.shape[1] - 1)]
-    margins = model.config.loss.scale * scored.directions * (unit[first] - unit[second])
-    return margins.numpy()
-
-
-def _largest(margins: Float[np.ndarray, " S"], names: Sequence[str], count: int) -> tuple[DecidingAttribute, ...]:
-    best = np.argsort(-margins, kind="stable")[:count]
-    return tuple(DecidingAttribute(names[s], float(margins[s])) for s in best)

@@ -95,11 +95,8 @@ def ensure_cache(
     """Opens the maps of `images`, transformed as in evaluation, and computes those that are missing or damaged.
 
     `root` is the folder of all caches, made if absent; `flip` adds the mirror images. A process that has a damaged cache
-    open keeps its files.
-
-    Raises:
-        UserError: for a picture that cannot be decoded, or weights that do not fit.
-        ResourceError: when the disk has no room for it; nothing is left behind.
+    open keeps its files. Raises UserError for a picture that cannot be decoded or weights that do not fit, ResourceError
+    when the disk has no room; nothing is left behind.
     """
     assert backbone_config.trainable == "none", "only a frozen backbone's maps can be kept"
     root.mkdir(parents=True, exist_ok=True)

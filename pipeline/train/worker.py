@@ -22,13 +22,11 @@ from mgmrn.data.loading import evaluation_loader
 from mgmrn.data.seal import sealed
 from mgmrn.data.splits import FinalData, Images, TuneData, evaluation_images, load_final, load_tune
 from mgmrn.data.xlsa17 import attribute_names
-from mgmrn.device import prefer_fastest_kernels
 from mgmrn.engine import EpochStats, NonFiniteLossError, Trainer, build_trainer, evaluate, gather_rows, train_epoch
 from mgmrn.errors import ResourceError, UserError
 from mgmrn.eszsl import eszsl_scores, prepare_eszsl
 from mgmrn.feed import EVALUATION_BATCH, Feed, Share, cached_maps, seen_targets
 from mgmrn.model.backbone import build_backbone
-from mgmrn.model.network import levels_of
 from mgmrn.protocol import Evaluation, evaluate_split
 from pipeline.spool import Spool
 from pipeline.train import checkpoints
@@ -82,7 +80,7 @@ def _epochs(spec: RunSpec, share: Share, device: torch.device) -> Iterator[dict[
     if share.rank == 0:
         with explained(spec.run_folder):
             reserve_room(spec.failure_file)
-    prefer_fastest_kernels()
+    torch.backends.cudnn.benchmark = True  # cuDNN times its convolutions at the first call for each shape.
     torch.set_num_threads(spec.cpus_per_worker)
     with sealed() if spec.split == "tune" else nullcontext():
         load = load_tune if spec.split == "tune" else load_final
@@ -106,7 +104,6 @@ def _train(rank: Rank) -> Iterator[dict[str, float]]:
         feed.network,
         torch.from_numpy(data.classes.attributes[data.classes.seen_ids]),
         spec.config,
-        levels=levels_of(spec.config.model),
         global_batch=feed.global_batch,
         steps_per_epoch=feed.steps_per_epoch,
         device=rank.device,
