@@ -70,8 +70,8 @@ def load_checkpoint(folder: Path, run_identity: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class LoadedModel:
-    """A trained network with its classes and attributes."""
+class TrainedModel:
+    """A network with its classes and attributes: the content of an exported model."""
 
     network: ImageModel
     config: ExperimentConfig
@@ -82,31 +82,21 @@ class LoadedModel:
     attribute_names: tuple[str, ...]
 
 
-def export_model(
-    path: Path,
-    network: ImageModel,
-    config: ExperimentConfig,
-    *,
-    class_names: tuple[str, ...],
-    class_attributes: Float[np.ndarray, "U S"],
-    seen: Bool[np.ndarray, " U"],
-    gamma: float,
-    attribute_names: tuple[str, ...] = (),
-) -> None:
-    """Writes a self-contained model file; attributes without names are numbered."""
+def export_model(path: Path, model: TrainedModel) -> None:
+    """Writes a self-contained model file."""
     state = {
-        "config": config.model_dump_json(),
-        "network": {name: value.cpu() for name, value in network.state_dict().items()},
-        "class_names": list(class_names),
-        "class_attributes": torch.from_numpy(np.asarray(class_attributes, dtype=np.float32)),
-        "seen": torch.from_numpy(np.asarray(seen, dtype=bool)),
-        "gamma": float(gamma),
-        "attribute_names": list(attribute_names or numbered_attributes(np.shape(class_attributes)[1])),
+        "config": model.config.model_dump_json(),
+        "network": {name: value.cpu() for name, value in model.network.state_dict().items()},
+        "class_names": list(model.class_names),
+        "class_attributes": model.class_attributes,
+        "seen": torch.from_numpy(model.seen),
+        "gamma": model.gamma,
+        "attribute_names": list(model.attribute_names),
     }
     save_atomically(state, path)
 
 
-def load_model(path: Path) -> LoadedModel:
+def load_model(path: Path) -> TrainedModel:
     """Reads an exported model, ready for evaluation on the CPU.
 
     Raises UserError when the file is unreadable or damaged, or its tensors do not fit the network of its own config.
@@ -121,7 +111,7 @@ def load_model(path: Path) -> LoadedModel:
         hint = "load it with the config that it was trained with"
         load_strictly(network, weights, "the checkpoint is of another architecture", str(path), hint)
         network.eval()
-        model = LoadedModel(
+        model = TrainedModel(
             network=network,
             config=config,
             class_names=tuple(state["class_names"]),

@@ -25,13 +25,9 @@ def usual_device() -> torch.device:
 
 def autocast(device: torch.device, schedule: ScheduleConfig) -> AbstractContextManager[object]:
     """bfloat16 autocast where `precision` is `auto` and the GPU computes it natively; otherwise a null context."""
-    if (
-        schedule.precision == "auto"
-        and device.type == "cuda"
-        and torch.cuda.is_bf16_supported(including_emulation=False)
-    ):
-        return torch.autocast("cuda", dtype=torch.bfloat16)
-    return nullcontext()
+    wanted = schedule.precision == "auto" and device.type == "cuda"
+    native = wanted and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.autocast("cuda", dtype=torch.bfloat16) if native else nullcontext()
 
 
 def compile_passes(module: nn.Module, choice: Compile, device: torch.device, micro_batches: int) -> None:

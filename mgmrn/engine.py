@@ -136,12 +136,9 @@ def build_trainer(
 ) -> Trainer:
     """The network on its device with loss, optimiser and schedule, data-parallel over several ranks.
 
-    Args:
-        network: a head on maps, or an ImageModel on images.
-        global_batch: images of one optimiser step over all ranks.
-        world_size: number of ranks; above 1 torch.distributed must be initialised.
-
-    Raises UserError when a rank would have fewer images of a global batch than micro-batches.
+    `network` is a head on maps, or an ImageModel on images; `global_batch` counts the images of one step over all ranks.
+    Above one rank torch.distributed must be initialised. Raises UserError when a rank would have fewer images of a
+    global batch than micro-batches.
     """
     accumulate, smallest = config.optimiser.accumulate, global_batch // world_size
     if accumulate > smallest:  # Ranks with different numbers of micro-batches would deadlock.
@@ -172,10 +169,7 @@ def build_trainer(
 
 
 def build_optimiser(network: nn.Module, config: OptimiserConfig, *, fused: bool = False) -> Optimizer:
-    """SGD or AdamW over four groups: backbone and head, each with and without weight decay.
-
-    Parameters with fewer than two axes (norms, biases, single numbers) are not decayed.
-    """
+    """SGD or AdamW over four groups: backbone and head, each with its parameters of fewer than two axes not decayed."""
     groups: dict[tuple[bool, bool], list[Tensor]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:

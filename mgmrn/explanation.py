@@ -78,7 +78,7 @@ def _view(head: MgMRN, config: MgMRNConfig, maps: Mapping[Level, Float[Tensor, "
     # Concatenated levels are resized to the grid of the level that they refine.
     refined = (
         pixels if len(group) > 1 else _level_cells(config, group[0], maps[group[0]].shape[-1])
-        for group in head.refinement.token_groups(level)
+        for group in head.refinement.token_groups[level]
     )
     attention, start = [], 0
     for cells in (pixels, *refined):

@@ -18,9 +18,6 @@ from mgmrn.data.images import CROP_MARGIN
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels."""
 
-PATCH_TRUNKS: tuple[BackboneName, ...] = ("convnext_tiny", "swin_t")
-"""Trunks that cut the picture into patches; the others' convolutions are centred on every 2nd, 4th … pixel."""
-
 
 @dataclass(frozen=True)
 class Cells:
@@ -41,7 +38,8 @@ class Cells:
 def stage_cells(backbone: BackboneName, level: Level, count: int) -> Cells:
     """The `count` cells of a trunk's stage, at the centres of their receptive fields."""
     stride = 4.0 * 2 ** LEVELS.index(level)
-    return Cells(count, stride / 2 if backbone in PATCH_TRUNKS else 0.5, stride)
+    # These trunks cut the picture into patches; the others' convolutions are centred on every 2nd, 4th … pixel.
+    return Cells(count, stride / 2 if backbone in ("convnext_tiny", "swin_t") else 0.5, stride)
 
 
 def halved(cells: Cells) -> Cells:

@@ -40,8 +40,7 @@ def mean_class_accuracy(predictions: Labels, labels: Labels) -> float:
 def calibrated_predictions(scores: Scores, seen: SeenMask, gamma: float) -> Labels:
     """Class of each image with γ subtracted from every seen class.
 
-    A tie between the best seen and the best unseen class goes to the unseen one; ties within a group go to the first
-    class.
+    A tie between the best seen and the best unseen class goes to the unseen one, within a group to the first class.
     """
     best_seen, best_unseen, threshold = _split(scores, seen)
     return np.where(threshold <= gamma, best_unseen, best_seen)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from mgmrn.checkpoint import LoadedModel
+from mgmrn.checkpoint import TrainedModel
 from mgmrn.data.class_table import GivenClasses, plain_name
 from mgmrn.model.network import class_scores, summed_directions
 
@@ -64,7 +64,7 @@ class Scored:
     calibrated: Float[np.ndarray, "B U"]
 
 
-def with_classes(model: LoadedModel, given: GivenClasses) -> LoadedModel:
+def with_classes(model: TrainedModel, given: GivenClasses) -> TrainedModel:
     """The model with other classes to choose from; those with the name of a training class count as seen.
 
     Raises UserError when the classes are not described by the model's attributes.
@@ -79,7 +79,7 @@ def with_classes(model: LoadedModel, given: GivenClasses) -> LoadedModel:
 
 
 @torch.inference_mode()
-def score(model: LoadedModel, images: Float[Tensor, "B 3 H W"]) -> Scored:
+def score(model: TrainedModel, images: Float[Tensor, "B 3 H W"]) -> Scored:
     """Scores prepared pictures (see `mgmrn.data.images.for_evaluation`) on the network's device."""
     device = next(model.network.parameters()).device
     views = [images, images.flip(3)] if model.config.mirror_scores else [images]
@@ -90,7 +90,7 @@ def score(model: LoadedModel, images: Float[Tensor, "B 3 H W"]) -> Scored:
     return Scored(directions, calibrated)
 
 
-def answer(model: LoadedModel, scored: Scored, classes: int, attributes: int) -> list[Answer]:
+def answer(model: TrainedModel, scored: Scored, classes: int, attributes: int) -> list[Answer]:
     """The answer for each picture of a scored batch, with at most so many classes and attributes."""
     order = np.argsort(-scored.calibrated, axis=1, kind="stable")
     unit = F.normalize(model.class_attributes.float(), dim=1)

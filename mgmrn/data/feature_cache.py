@@ -116,13 +116,11 @@ def ensure_cache(
                 _build(missing, images, image_config, backbone, flip, device, progress)
                 for folder in missing.values():
                     _note_whole(folder)
-    straight, mirrored = (
-        {level: np.load(folder / f"{variant}.npy", mmap_mode="r") for level, folder in folders().items()}
-        if flip or variant == "straight"
-        else {}
-        for variant in VARIANTS
-    )
-    return CachedMaps(straight, mirrored, np.arange(len(images)))
+
+    def opened(variant: str) -> dict[Level, np.ndarray]:
+        return {level: np.load(folder / f"{variant}.npy", mmap_mode="r") for level, folder in folders().items()}
+
+    return CachedMaps(opened("straight"), opened("mirrored") if flip else {}, np.arange(len(images)))
 
 
 def remove_check_notes(root: Path) -> None:

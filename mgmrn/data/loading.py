@@ -33,10 +33,7 @@ AUGMENTATION_STREAM = 2
 def train_loader(
     images: Images, config: ImageConfig, epochs: Iterable[Epoch], seed: int, workers: int
 ) -> Iterator[Float[Tensor, "B 3 H W"]]:
-    """The augmented pictures of each batch of some epochs, one epoch after the other.
-
-    `workers` processes decode over all epochs; 0 decodes in the caller's process.
-    """
+    """The augmented pictures of each batch of some epochs in turn; `workers` processes decode, or the caller's with 0."""
     keys = ([(epoch, row) for row in rows.tolist()] for epoch, batches in epochs for rows in batches)
     return _load(_Prepared(images, config, seed), keys, workers)
 
@@ -50,10 +47,7 @@ def evaluation_loader(
 
 
 def prefetch(items: Iterable[T]) -> Iterator[T]:
-    """The same items in order, each computed in a thread while the caller uses the one before.
-
-    An exception is raised in place of its item.
-    """
+    """The same items, or an exception in place of one, each computed in a thread while the one before is in use."""
     source = iter(items)
     end = object()
     pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")

@@ -134,10 +134,7 @@ def import_folder(folder: Path, table: Path, vectors: Path, root: Path, options:
 def propose(
     labels: Int[np.ndarray, " I"], names: Sequence[str], options: ImportOptions
 ) -> dict[str, Int[np.ndarray, " _"]]:
-    """The five image lists, from 0.
-
-    Raises UserError for an unknown unseen class, and for too few seen classes or pictures.
-    """
+    """The five image lists, from 0. Raises UserError for an unknown unseen class, or too few seen classes or pictures."""
     if strangers := sorted(set(options.unseen) - set(names)):
         raise UserError(f"there is no class {strangers[0]} to be unseen", "--unseen", "name classes of the table")
     count = max(1, round(options.unseen_share * len(names)))

@@ -49,29 +49,19 @@ def make_standin(
     """Makes the benchmark `<NAME>-standin` in a data root, which may hold others, unless it exists. Returns its name.
 
     The `.mat` files keep attributes, class names and order; the image lists are restricted to the drawn pictures.
-
-    Args:
-        source_root: data root with the real benchmark's `.mat` files and word vectors; its images are not needed.
-        per_class: most images of a class in each of trainval, test_seen and test_unseen; None: all.
-        size: side of a picture in pixels.
-        workers: processes that draw; the result does not depend on it.
-
-    Raises UserError for an option out of bounds, a missing or inconsistent source, and a folder of that name that was
-    made otherwise.
+    `source_root` holds the real benchmark's `.mat` files and word vectors, but need not hold its images. `per_class` is
+    the largest number of images of a class in each of trainval, test_seen and test_unseen (None: all), `size` the side
+    of a picture in pixels. The result does not depend on the number of processes that draw. Raises UserError for an
+    option out of bounds, a missing or inconsistent source, and a folder of that name that was made otherwise.
     """
     name = name.upper()
     if per_class is not None and per_class < 1:
         raise UserError(f"per_class must be at least 1, got {per_class}", "per_class")
     check_drawing(size, seed)
     made = f"{name}-standin"
-    stamp = {
-        "what": "stand-in",
-        "seed": seed,
-        "size": size,
-        "per_class": per_class,
-        "version": GENERATOR_VERSION,
-        "sources": _source_digests(source_root, name),
-    }
+    options = {"seed": seed, "size": size, "per_class": per_class}
+    sources = _source_digests(source_root, name)
+    stamp = {"what": "stand-in", "version": GENERATOR_VERSION, "sources": sources, **options}
     if already_made(root / made, STANDIN_MARKER, stamp):
         return made
     folder = str(lists_folder(source_root, name))

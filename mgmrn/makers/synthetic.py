@@ -157,10 +157,7 @@ def _commonest_values(
 def _trait_probabilities(
     trait: str, commonest: Int[np.ndarray, " U"], rng: np.random.Generator
 ) -> Float[np.ndarray, "V U"]:
-    """Probability of each value in every class: most for the commonest, the rest shared out at random.
-
-    Small traits vary little within a class, large ones more.
-    """
+    """Probability of each value in every class: most for the commonest (more so in small traits), the rest at random."""
     count = len(TRAITS[trait])
     low, high = (0.6, 0.8) if trait in LARGE_TRAITS else (0.85, 0.98)
     columns = []

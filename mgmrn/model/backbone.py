@@ -109,11 +109,9 @@ class Pyramid(nn.Module):
         *,
         gradient_to: Level | None = None,
     ) -> dict[Level, Float[Tensor, "B C h w"]]:
-        """Maps of the levels, finest first; no stage behind the deepest of them runs.
+        """Maps of the wanted levels (None: all), finest first.
 
-        Args:
-            levels: wanted maps; None: all levels of the pyramid.
-            gradient_to: deepest stage whose map needs a gradient; later stages run under `no_grad`.
+        No stage behind the deepest of them runs; stages behind `gradient_to` run under `no_grad`.
         """
         wanted = levels or self.levels
         x = images
@@ -171,13 +169,9 @@ def build_backbone(config: BackboneConfig, levels: Sequence[Level]) -> Pyramid:
     if synchronised and not torch.cuda.is_available():
         hint = "use 'frozen' or 'train' on CPUs"
         raise UserError("synchronised batch norm needs GPUs", "model.backbone.batch_norm", hint)
+    statistics = config.batch_norm != "frozen"
     pyramid = Pyramid(
-        config.name,
-        trunk,
-        levels,
-        trained=trained,
-        batch_norm_trains=config.batch_norm != "frozen",
-        recompute=config.recompute,
+        config.name, trunk, levels, trained=trained, batch_norm_trains=statistics, recompute=config.recompute
     )
     if config.weights != "none":
         _load_weights(pyramid, config)

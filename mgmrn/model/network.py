@@ -109,12 +109,10 @@ class MgMRN(nn.Module):
 
 
 class AttributeNetwork(nn.Module):
-    """Baseline on a pyramid's maps: one level, global average pooling, one linear map to the attributes.
-
-    Stores word vectors, as Mg-MRN does, for exported models.
-    """
+    """Baseline on a pyramid's maps: one level, global average pooling, one linear map to the attributes."""
 
     word_vectors: Float[Tensor, "S L"]
+    """Not used, but stored as in Mg-MRN: exported models are built from it."""
 
     def __init__(self, level: Level, channels: int, word_vectors: Float[Tensor, "S L"]) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from mgmrn.checkpoint import MODEL_FILE, export_model, load_checkpoint, save_checkpoint
+from mgmrn.checkpoint import MODEL_FILE, TrainedModel, export_model, load_checkpoint, save_checkpoint
 from mgmrn.config import ESZSLConfig, ExperimentConfig
 from mgmrn.data.feature_cache import Progress
 from mgmrn.data.loading import evaluation_loader
@@ -188,16 +188,16 @@ def _noted(
         if trainer is not None:
             save_checkpoint(folder, trainer.state_dict(), spec.identity)
         if feed is not None and epoch == spec.epochs:
-            export_model(
-                folder / MODEL_FILE,
-                feed.image_model,
-                spec.config,
+            model = TrainedModel(
+                network=feed.image_model,
+                config=spec.config,
                 class_names=classes.names,
-                class_attributes=classes.attributes,
+                class_attributes=torch.from_numpy(classes.attributes),
                 seen=classes.seen,
                 gamma=evaluation.result.gamma if evaluation else 0.0,
                 attribute_names=attribute_names(spec.data_root, spec.config.benchmark, classes.attributes.shape[1]),
             )
+            export_model(folder / MODEL_FILE, model)
     yield metrics
     counting = checkpoints.counting_epoch(spec.split, {**Spool(spec.spool_file).epochs(), epoch: metrics})
     checkpoints.prune(spec.run_folder, checkpoints.worth_keeping(spec.run_folder, epoch, counting))
