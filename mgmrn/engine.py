@@ -169,7 +169,7 @@ def build_trainer(
 
 
 def build_optimiser(network: nn.Module, config: OptimiserConfig, *, fused: bool = False) -> Optimizer:
-    """SGD or AdamW over four groups: backbone and head, each with its parameters of fewer than two axes not decayed."""
+    """SGD or AdamW over backbone and head; parameters of fewer than two axes (norms, biases, numbers) are not decayed."""
     groups: dict[tuple[bool, bool], list[Tensor]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
