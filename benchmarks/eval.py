@@ -19,9 +19,9 @@ from torch import Tensor
 
 from benchmarks import measure
 from mgmrn.config import Level
+from mgmrn.feed import EVALUATION_BATCH
 from mgmrn.metrics import harmonic_mean, mean_class_accuracy, seen_unseen_curve
 from mgmrn.model.network import class_scores
-from mgmrn.sources import EVALUATION_BATCH
 
 LEVELS: tuple[Level, ...] = ("c3", "c4", "c5")
 STEP = 0.01

@@ -203,21 +203,19 @@ def open_training(
     import torch
 
     from mgmrn.data.splits import load_tune
-    from mgmrn.device import prefer_fastest_kernels, usual_device
+    from mgmrn.device import usual_device
     from mgmrn.engine import build_trainer
-    from mgmrn.feed import Share, open_feed
-    from mgmrn.model.network import levels_of
+    from mgmrn.feed import Feed, Share
 
-    prefer_fastest_kernels()
+    torch.backends.cudnn.benchmark = True
     torch.manual_seed(config.seed)
     device = usual_device()
     data = (load or load_tune)(data_root, config.benchmark)
-    feed = open_feed(config, data, places.CACHE.resolve(), Share(), device, loader_workers)
+    feed = Feed(config, data, places.CACHE.resolve(), Share(), device, loader_workers)
     trainer = build_trainer(
         feed.network,
         torch.from_numpy(data.classes.attributes[data.classes.seen_ids]),
         config,
-        levels=levels_of(config.model),
         global_batch=feed.global_batch,
         steps_per_epoch=max(feed.steps_per_epoch, steps),
         device=device,

@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import measure
 from mgmrn.config import ExperimentConfig, MgMRNConfig
-from mgmrn.device import prefer_fastest_kernels, usual_device
+from mgmrn.device import usual_device
 from mgmrn.engine import Batch, build_trainer, train_epoch
 from mgmrn.errors import UserError
 from mgmrn.model.backbone import build_backbone
@@ -81,7 +81,7 @@ def main() -> None:
         arguments.width,
         arguments.backbone,
     )
-    prefer_fastest_kernels()
+    torch.backends.cudnn.benchmark = True
     operations = {name: count_operations(make_step(name.removesuffix(COMPILED), size, device)) for name in variants}
     steps, memory = {}, {}
     for name in variants:
@@ -195,7 +195,6 @@ def our_step(variant: str, size: StepSize, device: torch.device) -> Step:
         ImageModel(backbone, build_head(config.model, backbone.channels, words)),
         classes,
         config,
-        levels=config.model.levels,
         global_batch=size.batch,
         steps_per_epoch=1,
         device=device,

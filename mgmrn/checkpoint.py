@@ -41,11 +41,9 @@ def save_atomically(state: Mapping[str, Any], path: Path) -> None:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Reads a state of tensors and plain values; further errors are those of `read_plain`.
+    """Reads a state of tensors and plain values; the errors are those of `read_plain` and `refuse_damaged`.
 
-    Raises:
-        UserError: when a record of the file is not as it was written.
-        SealedError: in a sealed process, for an exported model, which names the unseen classes.
+    Raises SealedError in a sealed process for an exported model, which names the unseen classes.
     """
     kind, remedy = "checkpoint", "take another one"
     state = read_plain(path, kind, remedy)
@@ -61,11 +59,7 @@ def save_checkpoint(folder: Path, trainer_state: Mapping[str, Any], run_identity
 
 
 def load_checkpoint(folder: Path, run_identity: str) -> dict[str, Any]:
-    """The trainer's state of a training checkpoint.
-
-    Raises:
-        UserError: when it is unreadable, or was made by another config.
-    """
+    """The trainer's state of a checkpoint. Raises UserError when it is unreadable, or was made by another config."""
     path = folder / CHECKPOINT_FILE
     state = load_state(path)
     found = state.get("run_identity")
@@ -76,8 +70,8 @@ def load_checkpoint(folder: Path, run_identity: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class LoadedModel:
-    """A trained network with its classes and attributes."""
+class TrainedModel:
+    """A network with its classes and attributes: the content of an exported model."""
 
     network: ImageModel
     config: ExperimentConfig
@@ -88,36 +82,24 @@ class LoadedModel:
     attribute_names: tuple[str, ...]
 
 
-def export_model(
-    path: Path,
-    network: ImageModel,
-    config: ExperimentConfig,
-    *,
-    class_names: tuple[str, ...],
-    class_attributes: Float[np.ndarray, "U S"],
-    seen: Bool[np.ndarray, " U"],
-    gamma: float,
-    attribute_names: tuple[str, ...] = (),
-) -> None:
-    """Writes a self-contained model file; attributes without names are numbered."""
+def export_model(path: Path, model: TrainedModel) -> None:
+    """Writes a self-contained model file."""
     state = {
-        "config": config.model_dump_json(),
-        "network": {name: value.cpu() for name, value in network.state_dict().items()},
-        "class_names": list(class_names),
-        "class_attributes": torch.from_numpy(np.asarray(class_attributes, dtype=np.float32)),
-        "seen": torch.from_numpy(np.asarray(seen, dtype=bool)),
-        "gamma": float(gamma),
-        "attribute_names": list(attribute_names or numbered_attributes(np.shape(class_attributes)[1])),
+        "config": model.config.model_dump_json(),
+        "network": {name: value.cpu() for name, value in model.network.state_dict().items()},
+        "class_names": list(model.class_names),
+        "class_attributes": model.class_attributes,
+        "seen": torch.from_numpy(model.seen),
+        "gamma": model.gamma,
+        "attribute_names": list(model.attribute_names),
     }
     save_atomically(state, path)
 
 
-def load_model(path: Path) -> LoadedModel:
+def load_model(path: Path) -> TrainedModel:
     """Reads an exported model, ready for evaluation on the CPU.
 
-    Raises:
-        UserError: when the file is unreadable or damaged, or its tensors do not fit the network that its own config
-            describes.
+    Raises UserError when the file is unreadable or damaged, or its tensors do not fit the network of its own config.
     """
     state = load_state(path)
     try:
@@ -129,7 +111,7 @@ def load_model(path: Path) -> LoadedModel:
         hint = "load it with the config that it was trained with"
         load_strictly(network, weights, "the checkpoint is of another architecture", str(path), hint)
         network.eval()
-        model = LoadedModel(
+        model = TrainedModel(
             network=network,
             config=config,
             class_names=tuple(state["class_names"]),

@@ -23,20 +23,11 @@ def usual_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def prefer_fastest_kernels() -> None:
-    """Lets cuDNN time its convolutions at the first call for each shape, and keep the fastest."""
-    torch.backends.cudnn.benchmark = True
-
-
 def autocast(device: torch.device, schedule: ScheduleConfig) -> AbstractContextManager[object]:
     """bfloat16 autocast where `precision` is `auto` and the GPU computes it natively; otherwise a null context."""
-    if (
-        schedule.precision == "auto"
-        and device.type == "cuda"
-        and torch.cuda.is_bf16_supported(including_emulation=False)
-    ):
-        return torch.autocast("cuda", dtype=torch.bfloat16)
-    return nullcontext()
+    wanted = schedule.precision == "auto" and device.type == "cuda"
+    native = wanted and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.autocast("cuda", dtype=torch.bfloat16) if native else nullcontext()
 
 
 def compile_passes(module: nn.Module, choice: Compile, device: torch.device, micro_batches: int) -> None:

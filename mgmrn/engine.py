@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -23,13 +23,8 @@ from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler,
 from mgmrn.config import ExperimentConfig, Level, LossConfig, OptimiserConfig, ScheduleConfig
 from mgmrn.device import autocast, compile_passes
 from mgmrn.errors import UserError
-from mgmrn.losses import TERMS, zsl_loss
-from mgmrn.model.network import NetworkOutput, class_scores
-
-FUSED = ("cuda", "cpu")
-"""Device types with fused optimisers. On a CPU a fused AdamW takes a fifth of the time of the plain one."""
-
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+from mgmrn.losses import LossTerms, zsl_loss
+from mgmrn.model.network import NetworkOutput, class_scores, levels_of
 
 Inputs = Tensor | dict[Level, Tensor]
 """Images `B 3 H W`, or maps `B C h w` of every level."""
@@ -67,7 +62,6 @@ class NonFiniteLossError(RuntimeError):
             f"the loss became non-finite at step {step} of the epoch, on images {shown} of the benchmark's list; "
             "lower the learning rate, set optimiser.clip_norm, or look at those images"
         )
-        self.step = step
         self.ids = tuple(ids)
 
 
@@ -84,12 +78,11 @@ class TrainingObjective(nn.Module):
         self.ranks = ranks
         self.register_buffer("seen_attributes", seen_attributes, persistent=False)
 
-    def forward(self, inputs: Inputs, targets: Int[Tensor, " B"], level: Level | None) -> dict[str, Tensor]:
-        """Loss terms by name, of all levels or of one."""
+    def forward(self, inputs: Inputs, targets: Int[Tensor, " B"], level: Level | None) -> LossTerms:
+        """Loss terms of all levels or of one."""
         output = self.network(inputs) if level is None else cast(Any, self.network).forward_level(inputs, level)
         classes, batch = cast(Tensor, self.seen_attributes), self.global_batch
-        terms = zsl_loss(output, targets, classes, self.loss, global_batch=batch, world_size=self.ranks)
-        return {name: getattr(terms, name) for name in TERMS}
+        return zsl_loss(output, targets, classes, self.loss, global_batch=batch, world_size=self.ranks)
 
 
 @dataclass(frozen=True)
@@ -115,18 +108,13 @@ class Trainer:
     scheduler: LRScheduler
     config: ExperimentConfig
     device: torch.device
-    levels: tuple[Level, ...]
-    epoch: int = field(default=0)
+    epoch: int = 0
     """Number of complete epochs."""
 
     def state_dict(self) -> dict[str, Any]:
         """Network (the trainable part and its buffers), optimiser, scheduler and epoch."""
-        return {
-            "network": self.network.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
-            "epoch": self.epoch,
-        }
+        parts: dict[str, Any] = {"network": self.network, "optimiser": self.optimiser, "scheduler": self.scheduler}
+        return {**{name: part.state_dict() for name, part in parts.items()}, "epoch": self.epoch}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores what `state_dict` returned."""
@@ -141,7 +129,6 @@ def build_trainer(
     seen_attributes: Float[Tensor, "U S"],
     config: ExperimentConfig,
     *,
-    levels: tuple[Level, ...],
     global_batch: int,
     steps_per_epoch: int,
     device: torch.device,
@@ -149,13 +136,9 @@ def build_trainer(
 ) -> Trainer:
     """The network on its device with loss, optimiser and schedule, data-parallel over several ranks.
 
-    Args:
-        network: a head on maps, or an ImageModel on images.
-        levels: levels whose losses are summed (joint) or trained one by one (sequential), finest first.
-        global_batch: images of one optimiser step over all ranks.
-        world_size: number of ranks; above 1 torch.distributed must be initialised.
-
-    Raises UserError when a rank would have fewer images of a global batch than micro-batches.
+    `network` is a head on maps, or an ImageModel on images; `global_batch` counts the images of one step over all ranks.
+    Above one rank torch.distributed must be initialised. Raises UserError when a rank would have fewer images of a
+    global batch than micro-batches.
     """
     accumulate, smallest = config.optimiser.accumulate, global_batch // world_size
     if accumulate > smallest:  # Ranks with different numbers of micro-batches would deadlock.
@@ -179,17 +162,14 @@ def build_trainer(
             broadcast_buffers=False,
         )
     # Fused SGD fails where some parameters have a momentum buffer and others not yet, as after a first level's pass.
-    fused = device.type in FUSED and not (sequential and config.optimiser.name == "sgd")
+    fused = not (sequential and config.optimiser.name == "sgd")
     optimiser = build_optimiser(network, config.optimiser, fused=fused)
     scheduler = build_scheduler(optimiser, config.schedule, steps_per_epoch)
-    return Trainer(network, objective, optimiser, scheduler, config, device, levels)
+    return Trainer(network, objective, optimiser, scheduler, config, device)
 
 
 def build_optimiser(network: nn.Module, config: OptimiserConfig, *, fused: bool = False) -> Optimizer:
-    """SGD or AdamW over four groups: backbone and head, each with and without weight decay.
-
-    Parameters with fewer than two axes (norms, biases, single numbers) are not decayed.
-    """
+    """SGD or AdamW over backbone and head; parameters of fewer than two axes (norms, biases, numbers) are not decayed."""
     groups: dict[tuple[bool, bool], list[Tensor]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
@@ -235,10 +215,10 @@ def train_epoch(trainer: Trainer, batches: Iterable[Batch]) -> EpochStats:
     never waits for it; no checkpoint is taken in between.
     """
     trainer.network.train()
-    schedule = trainer.config.schedule
-    passes: tuple[Level | None, ...] = trainer.levels if schedule.order == "sequential" else (None,)
+    config = trainer.config
+    passes = levels_of(config.model) if config.schedule.order == "sequential" else (None,)
     queued: tuple[int, Tensor, np.ndarray] | None = None
-    totals = torch.zeros(len(TERMS), device=trainer.device)
+    totals = torch.zeros(len(LossTerms._fields), device=trainer.device)
     images = steps = 0
     waited = 0.0
     start = asked = time.perf_counter()
@@ -261,7 +241,7 @@ def train_epoch(trainer: Trainer, batches: Iterable[Batch]) -> EpochStats:
     if isinstance(trainer.objective, DistributedDataParallel):
         _agree_on_statistics(trainer.network)
     trainer.epoch += 1
-    mean = dict(zip(TERMS, (totals / max(steps, 1)).tolist(), strict=True))
+    mean = LossTerms(*(totals / max(steps, 1)).tolist())._asdict()
     return EpochStats(mean, images, time.perf_counter() - start, waited, steps)
 
 
@@ -286,7 +266,7 @@ def evaluate(
 
 def gather_rows(rows: Float[np.ndarray, "n U"]) -> Float[np.ndarray, "N U"] | None:
     """All ranks' rows in the order of the ranks, on rank 0; None on the others. Unchanged in a single process."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if not dist.is_initialized() or dist.get_world_size() == 1:
         return rows
     parts: list[np.ndarray | None] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
     dist.gather_object(rows, parts)
@@ -296,8 +276,8 @@ def gather_rows(rows: Float[np.ndarray, "n U"]) -> Float[np.ndarray, "N U"] | No
 def _agree_on_statistics(network: nn.Module) -> None:
     """Sets running statistics of batch norms to their mean over ranks: all ranks evaluate the same network."""
     for norm in network.modules():
-        if isinstance(norm, BATCH_NORMS) and norm.training and norm.running_mean is not None:
-            for statistic in (norm.running_mean, cast(Tensor, norm.running_var)):
+        if isinstance(norm, (nn.BatchNorm2d, nn.SyncBatchNorm)) and norm.training:
+            for statistic in (cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)):
                 dist.all_reduce(statistic)
                 statistic.div_(dist.get_world_size())
 
@@ -308,20 +288,20 @@ def _check_finite(step: int, terms: Float[Tensor, " T"], ids: Int[np.ndarray, " 
 
 
 def _update(trainer: Trainer, batch: Batch, level: Level | None) -> Float[Tensor, " T"]:
-    """Loss terms, in the order of `TERMS`, of one optimiser step on this rank's share, in `accumulate` micro-batches."""
+    """Loss terms of one optimiser step on this rank's share, in `accumulate` micro-batches."""
     settings, objective = trainer.config.optimiser, trainer.objective
     trainer.optimiser.zero_grad(set_to_none=True)
     parts = list(batch.split(settings.accumulate))
-    sums = torch.zeros(len(TERMS), device=trainer.device)
+    sums = torch.zeros(len(LossTerms._fields), device=trainer.device)
     for number, part in enumerate(parts, start=1):
         # Ranks exchange gradients in the last backward pass alone.
         quiet = number < len(parts) and isinstance(objective, DistributedDataParallel)
         with cast(DistributedDataParallel, objective).no_sync() if quiet else nullcontext():
             with autocast(trainer.device, trainer.config.schedule):
                 terms = objective(part.inputs, part.targets, level)
-            terms["total"].backward()
+            terms.total.backward()
         # A copy: a CUDA graph's next replay overwrites the output of this one.
-        sums += torch.stack([terms[name].detach() for name in TERMS])
+        sums += torch.stack(terms).detach()
     if settings.clip_norm is not None:
         torch.nn.utils.clip_grad_norm_(trainer.network.parameters(), settings.clip_norm)
     trainer.optimiser.step()

@@ -25,31 +25,16 @@ from mgmrn.model.decoder import AttributeDecoder
 from mgmrn.model.network import MgMRN
 
 
-@dataclass(frozen=True)
-class Reading:
-    """Terms of a decoder's attribute vector."""
-
-    attention: Float[Tensor, "B S N"]
-    """A; sums to one over the tokens."""
-    evidence: Float[Tensor, "B S N"]
-    """r."""
-    constant: Float[Tensor, " S"]
-    """The part that does not depend on the picture."""
-
-    @property
-    def attributes(self) -> Float[Tensor, "B S"]:
-        """v."""
-        return (self.attention * self.evidence).sum(dim=2) + self.constant
-
-
-def read(decoder: AttributeDecoder, tokens: Float[Tensor, "B N D"], word_vectors: Float[Tensor, "S L"]) -> Reading:
-    """The decoder's equation term by term, from the same parameters."""
+def read(
+    decoder: AttributeDecoder, tokens: Float[Tensor, "B N D"], word_vectors: Float[Tensor, "S L"]
+) -> tuple[Float[Tensor, "B S N"], Float[Tensor, "B S"]]:
+    """Attention A and attribute vector v: the decoder's equation term by term, from the same parameters."""
     logits = decoder.query(word_vectors) @ decoder.key(tokens).mT / decoder.fixed_temperature
     if decoder.log_temperature is not None:
         logits = logits / decoder.log_temperature.exp()
-    read_out = decoder.attributes @ decoder.output.weight
-    evidence = read_out @ decoder.value(tokens).mT
-    return Reading(logits.softmax(dim=2), evidence, decoder.attributes @ decoder.output.bias)
+    attention = logits.softmax(dim=2)
+    evidence = decoder.attributes @ decoder.output.weight @ decoder.value(tokens).mT
+    return attention, (attention * evidence).sum(dim=2) + decoder.attributes @ decoder.output.bias
 
 
 @dataclass(frozen=True)
@@ -87,16 +72,17 @@ def look(head: MgMRN, config: MgMRNConfig, maps: Mapping[Level, Float[Tensor, "B
 def _view(head: MgMRN, config: MgMRNConfig, maps: Mapping[Level, Float[Tensor, "B C h w"]], level: Level) -> LevelView:
     outputs = head.outputs(maps, level)
     own = outputs[level]
-    reading = read(head.decoders[level], head.tokens(level, outputs), head.word_vectors)  # type: ignore[arg-type]
+    tokens = head.tokens(level, outputs)
+    to_tokens, attributes = read(head.decoders[level], tokens, head.word_vectors)  # type: ignore[arg-type]
     pixels = _level_cells(config, level, maps[level].shape[-1])
     # Concatenated levels are resized to the grid of the level that they refine.
     refined = (
         pixels if len(group) > 1 else _level_cells(config, group[0], maps[group[0]].shape[-1])
-        for group in head.refinement.token_groups(level)
+        for group in head.refinement.token_groups[level]
     )
     attention, start = [], 0
     for cells in (pixels, *refined):
-        part = reading.attention[:, :, start : start + cells.count**2]
+        part = to_tokens[:, :, start : start + cells.count**2]
         attention.append(CellMap(part.reshape(*part.shape[:2], cells.count, cells.count), cells))
         start += cells.count**2
     regions = None
@@ -105,11 +91,9 @@ def _view(head: MgMRN, config: MgMRNConfig, maps: Mapping[Level, Float[Tensor, "
         regions = CellMap(own.regions.assignment, cells)
     if own.region_tokens is not None:
         assert regions is not None
-        attention.append(CellMap(_on_pixels(reading.attention[:, :, start:], regions.values), regions.cells))
-    used = head.refinement.used_regions(level, outputs)
-    return LevelView(
-        reading.attributes, tuple(attention), regions, {m: CellMap(shares, pixels) for m, shares in used.items()}
-    )
+        attention.append(CellMap(_on_pixels(to_tokens[:, :, start:], regions.values), regions.cells))
+    used = {m: CellMap(shares, pixels) for m, shares in head.refinement.used_regions(level, outputs).items()}
+    return LevelView(attributes, tuple(attention), regions, used)
 
 
 def _level_cells(config: MgMRNConfig, level: Level, count: int) -> Cells:

@@ -1,11 +1,12 @@
-"""Batches of a run, from pictures or from the cached maps of a frozen backbone.
+"""Batches of a run: pictures, or the cached maps of a frozen backbone.
 
-A rank loads its own share of every global batch; the global batches depend on the seed and the epoch alone. N images.
+A rank loads its own share of every global batch; the global batches depend on the seed and the epoch alone. N images, C
+channels, h w grid.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,14 +16,17 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from mgmrn.config import EpisodicSampling, ExperimentConfig
-from mgmrn.data.episodes import EpisodicBatches, PlainBatches, eval_shard, shard
-from mgmrn.data.kept import Progress
-from mgmrn.data.loading import prefetch
-from mgmrn.data.splits import ClassTable, FinalData, Images, TuneData
+from mgmrn.config import EpisodicSampling, ExperimentConfig, Level
+from mgmrn.data.episodes import EpisodicBatches, Epoch, PlainBatches, Rows, eval_shard, shard
+from mgmrn.data.feature_cache import CachedMaps, Progress, ensure_cache
+from mgmrn.data.loading import evaluation_loader, prefetch, train_loader
+from mgmrn.data.splits import ClassTable, FinalData, Images, TuneData, evaluation_images
 from mgmrn.engine import Batch, Inputs
-from mgmrn.model.network import ImageModel, build_model
-from mgmrn.sources import MapSource, PictureSource, Source, cached_maps, picture_files
+from mgmrn.model.network import build_model, levels_of
+
+EVALUATION_BATCH = 64
+FLIP_STREAM = 3
+"""Separates the random numbers of flips from those of sampling, which share seed and epoch."""
 
 
 @dataclass(frozen=True)
@@ -33,26 +37,82 @@ class Share:
     world_size: int = 1
 
 
+@dataclass(frozen=True)
+class MapSource:
+    """Cached maps of a frozen backbone."""
+
+    config: ExperimentConfig
+    train: CachedMaps
+    held_out: CachedMaps
+
+    def training(self, epochs: Iterable[Epoch]) -> Iterator[Inputs]:
+        """Maps `B C h w` of each batch; with flips a random half of them, by seed and epoch, of the mirrored picture."""
+        count = len(self.train.rows)
+        for epoch, batches in epochs:
+            mirrored = np.zeros(count, dtype=bool)
+            if self.config.benchmark.images.flip:
+                mirrored = np.random.default_rng([self.config.seed, epoch, 0, FLIP_STREAM]).random(count) < 0.5
+            for rows in batches:
+                yield self.train.take(rows).maps(mirrored[rows])
+
+    def evaluation(self, rows: Rows, mirrored: bool) -> Iterator[Inputs]:
+        """Maps of the pictures or of their mirror images, `EVALUATION_BATCH` at a time."""
+        parts = (self.held_out.take(rows[i : i + EVALUATION_BATCH]) for i in range(0, len(rows), EVALUATION_BATCH))
+        return (part.maps(np.full(len(part.rows), mirrored)) for part in parts)
+
+
+@dataclass(frozen=True)
+class PictureSource:
+    """Pictures, decoded and augmented by worker processes."""
+
+    config: ExperimentConfig
+    train: Images
+    held_out: Images
+    loader_workers: int
+
+    def training(self, epochs: Iterable[Epoch]) -> Iterator[Inputs]:
+        """Augmented pictures `B 3 H W` of each batch."""
+        return train_loader(self.train, self.config.benchmark.images, epochs, self.config.seed, self.loader_workers)
+
+    def evaluation(self, rows: Rows, mirrored: bool) -> Iterator[Inputs]:
+        """Pictures or their mirror images, resized and cropped in the middle, `EVALUATION_BATCH` at a time."""
+        images = self.config.benchmark.images
+        batches = evaluation_loader(self.held_out.take(rows), images, EVALUATION_BATCH, self.loader_workers)
+        return (batch.flip(3) if mirrored else batch for batch in batches)
+
+
 class Feed:
-    """Batches of one split for one rank; `network` is trained: `image_model`, or its head alone on cached maps."""
+    """Batches of a split for one rank; `network` is trained: `image_model`, or its head alone with `cache_features`.
+
+    `cache_root` is the folder of cached features, `device` that of the backbone while they are computed.
+    `loader_workers` processes decode pictures; 0 decodes in a thread. Raises UserError for an unreadable picture or
+    weights that do not fit, and ResourceError when the cache does not fit on the disk.
+    """
 
     def __init__(
         self,
+        config: ExperimentConfig,
         data: TuneData | FinalData,
-        batches: PlainBatches | EpisodicBatches,
+        cache_root: Path,
         share: Share,
-        source: Source,
-        network: nn.Module,
-        image_model: ImageModel,
-        epochs: int,
+        device: torch.device,
+        loader_workers: int = 0,
+        progress: Progress = lambda message: None,
     ) -> None:
-        self.network = network
-        self.image_model = image_model
+        self.image_model = build_model(config.model, torch.from_numpy(data.word_vectors))
+        # Before features are cached, so that its errors come early.
+        batches = _batches(config, data.train)
         self.steps_per_epoch = len(batches)
         self.global_batch = batches.global_batch
+        self.network: nn.Module = self.image_model
+        self._source: MapSource | PictureSource
+        if config.cache_features:
+            self.network = self.image_model.head
+            self._source = MapSource(config, *cached_maps(config, data, cache_root, device, progress))
+        else:
+            self._source = PictureSource(config, data.train, evaluation_images(data), loader_workers)
         self._shares = partial(shard, batches, rank=share.rank, world_size=share.world_size)
-        self._source = source
-        self._epochs = epochs
+        self._epochs = config.schedule.epochs
         self._stream: Iterator[Inputs] = iter(())
         self._loading: int | None = None
         """Epoch of the next batch of the stream; None in the middle of an epoch."""
@@ -80,38 +140,37 @@ class Feed:
         return prefetch(self._source.evaluation(self._evaluation, mirrored))
 
 
-def open_feed(
-    config: ExperimentConfig,
-    data: TuneData | FinalData,
-    cache_root: Path,
-    share: Share,
-    device: torch.device,
-    loader_workers: int = 0,
-    progress: Progress = lambda message: None,
-) -> Feed:
-    """The feed of a config, by its `cache_features`.
-
-    Args:
-        cache_root: folder of cached features.
-        device: device of the backbone while features are cached.
-        loader_workers: processes that decode pictures; 0 decodes in a thread.
-
-    Raises:
-        UserError: for an unreadable picture or weights that do not fit.
-        ResourceError: when the cache does not fit on the disk.
-    """
-    model = build_model(config.model, torch.from_numpy(data.word_vectors))
-    batches = _batches(config, data.train)  # Before features are cached, so that its errors come early.
-    if config.cache_features:
-        maps = MapSource(config, *cached_maps(config, data, cache_root, device, progress))
-        return Feed(data, batches, share, maps, model.head, model, config.schedule.epochs)
-    pictures = PictureSource(config, *picture_files(config, data), loader_workers)
-    return Feed(data, batches, share, pictures, model, model, config.schedule.epochs)
-
-
 def seen_targets(images: Images, classes: ClassTable) -> Int[Tensor, " N"]:
     """Labels as indices among the seen classes, which the loss classifies."""
     return torch.from_numpy(np.searchsorted(classes.seen_ids, images.labels))
+
+
+def cached_maps(
+    config: ExperimentConfig,
+    data: TuneData | FinalData,
+    cache_root: Path,
+    device: torch.device,
+    progress: Progress,
+    levels: Sequence[Level] | None = None,
+) -> tuple[CachedMaps, CachedMaps]:
+    """Maps of the training and of the evaluation images, of the model's levels or of `levels`.
+
+    One cache holds all trainable images of seen classes, sorted by id, a second the test images; `tune` opens the first
+    alone.
+    """
+    images, backbone, wanted = config.benchmark.images, config.model.backbone, levels or levels_of(config.model)
+
+    def cache(of: Images, flip: bool) -> CachedMaps:
+        return ensure_cache(cache_root, of, images, backbone, wanted, flip=flip, device=device, progress=progress)
+
+    evaluation = evaluation_images(data)
+    pool = data.train if isinstance(data, FinalData) else data.train.followed_by(evaluation)
+    pool = pool.take(np.argsort(pool.ids))
+    pool_maps = cache(pool, images.flip or config.mirror_scores)
+    train = pool_maps.take(np.searchsorted(pool.ids, data.train.ids))
+    if isinstance(data, FinalData):
+        return train, cache(evaluation, config.mirror_scores)
+    return train, pool_maps.take(np.searchsorted(pool.ids, evaluation.ids))
 
 
 def _batches(config: ExperimentConfig, images: Images) -> PlainBatches | EpisodicBatches:

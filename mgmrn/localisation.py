@@ -18,9 +18,6 @@ from mgmrn.data.images import CROP_MARGIN
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels."""
 
-PATCH_TRUNKS: tuple[BackboneName, ...] = ("convnext_tiny", "swin_t")
-"""Trunks that cut the picture into patches; the others' convolutions are centred on every 2nd, 4th … pixel."""
-
 
 @dataclass(frozen=True)
 class Cells:
@@ -41,7 +38,8 @@ class Cells:
 def stage_cells(backbone: BackboneName, level: Level, count: int) -> Cells:
     """The `count` cells of a trunk's stage, at the centres of their receptive fields."""
     stride = 4.0 * 2 ** LEVELS.index(level)
-    return Cells(count, stride / 2 if backbone in PATCH_TRUNKS else 0.5, stride)
+    # These trunks cut the picture into patches; the others' convolutions are centred on every 2nd, 4th … pixel.
+    return Cells(count, stride / 2 if backbone in ("convnext_tiny", "swin_t") else 0.5, stride)
 
 
 def halved(cells: Cells) -> Cells:
@@ -52,8 +50,10 @@ def halved(cells: Cells) -> Cells:
 
 
 def interpolate(maps: Float[Tensor, "*batch n n"], cells: Cells, size: int) -> Float[Tensor, "*batch size size"]:
-    """Maps at every pixel of the input, linear between the cells' centres."""
-    weights = _interpolation(cells, size).to(maps)
+    """Maps at every pixel of the input, linear between the cells' centres; the outermost cells extend to the edge."""
+    pixels = torch.arange(size, dtype=torch.float32) + 0.5
+    position = ((pixels - cells.first) / cells.step).clamp(0, cells.count - 1)
+    weights = (1 - (position[:, None] - torch.arange(cells.count)).abs()).clamp_min(0).to(maps)
     return weights @ maps @ weights.mT
 
 
@@ -62,13 +62,6 @@ def on_input(maps: Float[Tensor, "*batch n n"], cells: Cells, size: int) -> Floa
     spread = interpolate(maps, cells, size)
     mass = spread.sum(dim=(-2, -1), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
     return spread * (maps.sum(dim=(-2, -1), keepdim=True) / mass)
-
-
-def _interpolation(cells: Cells, size: int) -> Float[Tensor, "size n"]:
-    """Weights of the cells for every pixel; the outermost cell extends to the edge."""
-    pixels = torch.arange(size, dtype=torch.float32) + 0.5
-    position = ((pixels - cells.first) / cells.step).clamp(0, cells.count - 1)
-    return (1 - (position[:, None] - torch.arange(cells.count)).abs()).clamp_min(0)
 
 
 def box_on_input(box: Box, width: int, height: int, config: ImageConfig) -> Box:

@@ -9,7 +9,7 @@ B images of this rank, G images of the global batch, U seen classes, S attribute
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,12 +17,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mgmrn.config import AgreementTeacher, Level, LossConfig
-from mgmrn.model.output import NetworkOutput
+from mgmrn.model.network import NetworkOutput
 from mgmrn.model.regions import Regions, decorrelation, gather_images, occupancy, occupancy_loss
 
 
-@dataclass(frozen=True)
-class LossTerms:
+class LossTerms(NamedTuple):
     """Each term summed over levels with the levels' weights, before its λ; `total` is the sum with them."""
 
     total: Float[Tensor, ""]
@@ -31,10 +30,6 @@ class LossTerms:
     occupancy: Float[Tensor, ""]
     decorrelation: Float[Tensor, ""]
     agreement: Float[Tensor, ""]
-
-
-TERMS = tuple(term.name for term in fields(LossTerms))
-"""Names of the terms; a call of `fields` within `forward` would break the compiled graph."""
 
 
 def zsl_loss(
@@ -50,14 +45,10 @@ def zsl_loss(
 
     Terms of single images are summed and divided by `global_batch / world_size`, which holds for ranks with different
     numbers of images. Float32 also inside autocast. Above one rank the occupancy term needs torch.distributed.
-
-    Args:
-        output: output for all levels or for one.
-        targets: class of each image, a row of `class_attributes`.
-        global_batch: images of the optimiser step, over ranks and micro-batches.
+    `targets` are rows of `class_attributes`; `global_batch` counts images over ranks and micro-batches.
     """
     zero = class_attributes.new_zeros(())
-    classification, regression, occupied, correlated, agreed = zero, zero, zero, zero, zero
+    classification = regression = occupied = correlated = agreed = zero
     scores: dict[Level, Tensor] = {}
     share = world_size / global_batch
     with torch.autocast(targets.device.type, enabled=False):
@@ -98,11 +89,8 @@ def agreement(
 
     `even`: w_m is the same for all m. `reliable`: with r_m, the probability that level m gives to the right class of the image,
     w_m = r_m / Σ r, and the divergence is multiplied by 2 r̄ / (r̄ + r_l), r̄ = Σ w_m r_m: a level that knows little teaches little.
-    Equal reliabilities give `even`. Each image stands for itself, so ranks and micro-batches need no exchange.
-
-    Args:
-        scores: scores s_l over the seen classes of at least two levels, finest first.
-        targets: right class of each image.
+    Equal reliabilities give `even`. Each image stands for itself, so ranks and micro-batches need no exchange. `scores`
+    holds s_l over the seen classes of at least two levels, finest first.
     """
     levels = list(scores)
     fixed = {level: s.detach() for level, s in scores.items()}

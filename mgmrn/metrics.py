@@ -40,11 +40,10 @@ def mean_class_accuracy(predictions: Labels, labels: Labels) -> float:
 def calibrated_predictions(scores: Scores, seen: SeenMask, gamma: float) -> Labels:
     """Class of each image with γ subtracted from every seen class.
 
-    A tie between the best seen and the best unseen class goes to the unseen one; ties within a group go to the first
-    class.
+    A tie between the best seen and the best unseen class goes to the unseen one, within a group to the first class.
     """
-    sides = _split(scores, seen)
-    return np.where(sides.threshold <= gamma, sides.best_unseen, sides.best_seen)
+    best_seen, best_unseen, threshold = _split(scores, seen)
+    return np.where(threshold <= gamma, best_unseen, best_seen)
 
 
 @dataclass(frozen=True)
@@ -100,11 +99,11 @@ def seen_unseen_curve(
     seen: SeenMask,
 ) -> SeenUnseenCurve:
     """The exact curve from one sort; scores are over all classes, labels are columns of the scores."""
-    seen_side, unseen_side = _split(seen_scores, seen), _split(unseen_scores, seen)
+    (best_seen, _, leaving), (_, best_unseen, arriving) = _split(seen_scores, seen), _split(unseen_scores, seen)
     # At its threshold an image's prediction changes from its best seen to its best unseen class.
-    lost = _class_weights(seen_labels) * (seen_side.best_seen == seen_labels)
-    won = _class_weights(unseen_labels) * (unseen_side.best_unseen == unseen_labels)
-    thresholds = np.concatenate([seen_side.threshold, unseen_side.threshold])
+    lost = _class_weights(seen_labels) * (best_seen == seen_labels)
+    won = _class_weights(unseen_labels) * (best_unseen == unseen_labels)
+    thresholds = np.concatenate([leaving, arriving])
     order = np.argsort(thresholds)
     thresholds = thresholds[order]
     last_of_ties = np.append(np.diff(thresholds) > 0, True) if len(thresholds) else np.zeros(0, dtype=bool)
@@ -149,8 +148,9 @@ def zsl_result(
     curve = seen_unseen_curve(seen_scores, seen_labels, unseen_scores, unseen_labels, seen)
     chosen = curve.best_gamma if gamma is None else gamma
     u, s, h = curve.at(chosen)
+    _, best_unseen, _ = _split(unseen_scores, seen)
     return ZSLResult(
-        t1=mean_class_accuracy(_split(unseen_scores, seen).best_unseen, unseen_labels),
+        t1=mean_class_accuracy(best_unseen, unseen_labels),
         u=u,
         s=s,
         h=h,
@@ -161,14 +161,7 @@ def zsl_result(
     )
 
 
-@dataclass(frozen=True)
-class _Sides:
-    best_seen: Labels
-    best_unseen: Labels
-    threshold: Float[np.ndarray, " N"]
-
-
-def _split(scores: Scores, seen: SeenMask) -> _Sides:
+def _split(scores: Scores, seen: SeenMask) -> tuple[Labels, Labels, Float[np.ndarray, " N"]]:
     """Each image's best seen and best unseen class, and the γ at which its prediction changes."""
     assert 0 < seen.sum() < len(seen), "scores need columns of seen and of unseen classes"
     rows = np.arange(len(scores))
@@ -176,7 +169,7 @@ def _split(scores: Scores, seen: SeenMask) -> _Sides:
     best_seen = (scores + np.where(seen, 0, -np.inf).astype(scores.dtype)).argmax(axis=1)
     best_unseen = (scores + np.where(seen, -np.inf, 0).astype(scores.dtype)).argmax(axis=1)
     threshold = scores[rows, best_seen].astype(np.float64) - scores[rows, best_unseen]
-    return _Sides(best_seen, best_unseen, threshold)
+    return best_seen, best_unseen, threshold
 
 
 def _class_weights(labels: Labels) -> Float[np.ndarray, " N"]:

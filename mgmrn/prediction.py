@@ -11,7 +11,6 @@ one favours the first class, a negative one the second.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,7 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from mgmrn.checkpoint import LoadedModel
+from mgmrn.checkpoint import TrainedModel
 from mgmrn.data.class_table import GivenClasses, plain_name
 from mgmrn.model.network import class_scores, summed_directions
 
@@ -65,7 +64,7 @@ class Scored:
     calibrated: Float[np.ndarray, "B U"]
 
 
-def with_classes(model: LoadedModel, given: GivenClasses) -> LoadedModel:
+def with_classes(model: TrainedModel, given: GivenClasses) -> TrainedModel:
     """The model with other classes to choose from; those with the name of a training class count as seen.
 
     Raises UserError when the classes are not described by the model's attributes.
@@ -80,7 +79,7 @@ def with_classes(model: LoadedModel, given: GivenClasses) -> LoadedModel:
 
 
 @torch.inference_mode()
-def score(model: LoadedModel, images: Float[Tensor, "B 3 H W"]) -> Scored:
+def score(model: TrainedModel, images: Float[Tensor, "B 3 H W"]) -> Scored:
     """Scores prepared pictures (see `mgmrn.data.images.for_evaluation`) on the network's device."""
     device = next(model.network.parameters()).device
     views = [images, images.flip(3)] if model.config.mirror_scores else [images]
@@ -91,30 +90,20 @@ def score(model: LoadedModel, images: Float[Tensor, "B 3 H W"]) -> Scored:
     return Scored(directions, calibrated)
 
 
-def answer(model: LoadedModel, scored: Scored, classes: int, attributes: int) -> list[Answer]:
+def answer(model: TrainedModel, scored: Scored, classes: int, attributes: int) -> list[Answer]:
     """The answer for each picture of a scored batch, with at most so many classes and attributes."""
     order = np.argsort(-scored.calibrated, axis=1, kind="stable")
-    margins = margins_between_best(model, scored, order)
+    unit = F.normalize(model.class_attributes.float(), dim=1)
+    first, second = order[:, 0], order[:, :2][:, -1]
+    margins = (model.config.loss.scale * scored.directions * (unit[first] - unit[second])).numpy()
+    decisive = np.argsort(-margins, axis=1, kind="stable")[:, : attributes if order.shape[1] > 1 else 0]
     return [
         Answer(
             tuple(
                 RankedClass(model.class_names[u], bool(model.seen[u]), float(scored.calibrated[row, u]))
                 for u in order[row, :classes]
             ),
-            _largest(margins[row], model.attribute_names, attributes) if order.shape[1] > 1 else (),
+            tuple(DecidingAttribute(model.attribute_names[s], float(margins[row, s])) for s in decisive[row]),
         )
         for row in range(len(order))
     ]
-
-
-def margins_between_best(model: LoadedModel, scored: Scored, order: np.ndarray) -> Float[np.ndarray, "B S"]:
-    """Margin of every attribute between the first two classes of `order` (`B U`, by rank); zero with a single class."""
-    unit = F.normalize(model.class_attributes.float(), dim=1)
-    first, second = order[:, 0], order[:, min(1, order.shape[1] - 1)]
-    margins = model.config.loss.scale * scored.directions * (unit[first] - unit[second])
-    return margins.numpy()
-
-
-def _largest(margins: Float[np.ndarray, " S"], names: Sequence[str], count: int) -> tuple[DecidingAttribute, ...]:
-    best = np.argsort(-margins, kind="stable")[:count]
-    return tuple(DecidingAttribute(names[s], float(margins[s])) for s in best)

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,17 @@ class Evaluation:
     """Positions in the benchmark's image list."""
     unseen_ids: Int[np.ndarray, " N_u"]
     seen_classes: Bool[np.ndarray, " U"]
-    result: ZSLResult
+    gamma: float | None
+    """None, on `tune` alone: the best γ of these scores."""
+
+    def __post_init__(self) -> None:
+        assert self.gamma is not None or self.split == "tune", "γ is never chosen on test images"
+
+    @cached_property
+    def result(self) -> ZSLResult:
+        """The figures, and the γ at which they hold."""
+        seen, unseen = (self.seen_scores, self.seen_labels), (self.unseen_scores, self.unseen_labels)
+        return zsl_result(*seen, *unseen, self.seen_classes, self.gamma)
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -50,13 +61,10 @@ class Evaluation:
         }
 
     def save(self, path: Path) -> None:
-        """Writes everything but the result, which follows from the rest and γ; atomically, without pickles."""
-        arrays = {name: getattr(self, name) for name in _SAVED}
+        """Writes scores, labels and γ, from which the figures follow; atomically, without pickles."""
+        content = {field.name: getattr(self, field.name) for field in fields(self)}
         with replacing(path) as file:
-            np.savez(file, gamma=np.array(self.result.gamma), **arrays)
-
-
-_SAVED = tuple(field.name for field in fields(Evaluation) if field.name != "result")
+            np.savez(file, **content | {"gamma": self.result.gamma})
 
 
 def load_evaluation(path: Path) -> Evaluation:
@@ -65,26 +73,7 @@ def load_evaluation(path: Path) -> Evaluation:
         split = str(arrays["split"])
         if split == "final":
             check_open(str(path))
-        content = {name: arrays[name] for name in _SAVED}
-        return make_evaluation(**{**content, "split": split}, gamma=float(arrays["gamma"]))
-
-
-def make_evaluation(
-    split: str,
-    seen_scores: Float[np.ndarray, "N_s U"],
-    unseen_scores: Float[np.ndarray, "N_u U"],
-    seen_labels: Int[np.ndarray, " N_s"],
-    unseen_labels: Int[np.ndarray, " N_u"],
-    seen_ids: Int[np.ndarray, " N_s"],
-    unseen_ids: Int[np.ndarray, " N_u"],
-    seen_classes: Bool[np.ndarray, " U"],
-    gamma: float | None,
-) -> Evaluation:
-    """Scores to figures; `gamma=None`, on `tune` alone, chooses γ on these scores."""
-    assert gamma is not None or split == "tune", "γ is never chosen on test images"
-    result = zsl_result(seen_scores, seen_labels, unseen_scores, unseen_labels, seen_classes, gamma)
-    labels_and_ids = (seen_labels, unseen_labels, seen_ids, unseen_ids)
-    return Evaluation(split, seen_scores, unseen_scores, *labels_and_ids, seen_classes, result)
+        return Evaluation(**{**arrays, "split": split, "gamma": float(arrays["gamma"])})
 
 
 def evaluate_split(data: SplitData, scores: Float[np.ndarray, "N U"], gamma: float | None) -> Evaluation:
@@ -92,6 +81,5 @@ def evaluate_split(data: SplitData, scores: Float[np.ndarray, "N U"], gamma: flo
     seen, unseen = data.seen, data.unseen
     assert len(scores) == len(seen) + len(unseen)
     labels_and_ids = (seen.labels, unseen.labels, seen.ids, unseen.ids)
-    return make_evaluation(
-        data.split, scores[: len(seen)], scores[len(seen) :], *labels_and_ids, data.classes.seen, gamma
-    )
+    of_seen, of_unseen = scores[: len(seen)], scores[len(seen) :]
+    return Evaluation(data.split, of_seen, of_unseen, *labels_and_ids, data.classes.seen, gamma)

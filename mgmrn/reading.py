@@ -35,6 +35,8 @@ _FOREIGN = {
     rb"\d+ \d+\n.*[\0-\x08\x0e-\x1f]": ("word2vec's binary format", "convert it to word2vec's text format"),
 }
 """Kinds of files by a pattern of their first bytes, each with a remedy, or none but the reader's."""
+_UNDECODED = re.compile(r"[\udc80-\udcff]")
+"""Bytes that are not UTF-8, as `surrogateescape` decodes them."""
 
 
 def refuse_foreign(head: bytes, kind: str, path: Path, remedy: str) -> None:
@@ -76,7 +78,7 @@ def text_lines(path: Path, kind: str, remedy: str) -> Iterator[str]:
             encoding = next((name for mark, name in _BYTE_ORDER_MARKS.items() if head.startswith(mark)), "utf-8")
             errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
             for number, line in enumerate(io.TextIOWrapper(content, encoding, errors), start=1):
-                if "\0" in line or not (line.isascii() or _is_text(line)):
+                if "\0" in line or (not line.isascii() and _UNDECODED.search(line)):
                     message = f"line {number} of the {kind} is not UTF-8 text"
                     raise UserError(message, f"{path}:{number}", "save it as UTF-8")
                 yield line
@@ -94,12 +96,3 @@ def to_number(text: str) -> float:
     if "_" in text:
         raise ValueError(f"could not convert string to float: {text!r}")
     return float(text)
-
-
-def _is_text(line: str) -> bool:
-    """Whether a line holds no byte that the decoder could only escape."""
-    try:
-        line.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -22,13 +22,14 @@ _ASKED = re.compile(r"GLOBAL (\S+)")
 def read_plain(path: Path, kind: str, remedy: str) -> dict[str, Any]:
     """Reads a dictionary of tensors and plain values, onto the CPU; `kind` names the file in errors.
 
-    Raises:
-        UserError: when the file is missing, unreadable or cut short, or holds anything else, such as code.
-        OSError, MemoryError: when the disk fails or the memory is full, which may pass.
+    Raises UserError when the file is missing, unreadable or cut short, or holds anything else, such as code, and
+    OSError or MemoryError when the disk fails or the memory is full, which may pass.
     """
     try:
-        if _is_cut_short(path):
-            raise UserError(f"the {kind} is cut short", str(path), remedy)
+        # Torch's reader has no clear error for a zip archive without its end.
+        with path.open("rb") as file:
+            if file.read(2) == b"PK" and not zipfile.is_zipfile(file):
+                raise UserError(f"the {kind} is cut short", str(path), remedy)
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise UserError(f"there is no {kind}", str(path), "check the path") from error
@@ -51,12 +52,6 @@ def read_plain(path: Path, kind: str, remedy: str) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise UserError(f"the {kind} is not a dictionary of tensors and plain values", str(path), remedy)
     return state
-
-
-def _is_cut_short(path: Path) -> bool:
-    """Whether a file begins like a zip archive but has no end, for which torch's reader has no clear error."""
-    with path.open("rb") as file:
-        return file.read(2) == b"PK" and not zipfile.is_zipfile(file)
 
 
 def refuse_damaged(path: Path, kind: str, remedy: str) -> None:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 
-from mgmrn.checkpoint import export_model
+from mgmrn.checkpoint import TrainedModel, export_model
 from mgmrn.config import ExperimentConfig
 from mgmrn.data.images import for_evaluation
 from mgmrn.data.pictures import read_picture
@@ -38,8 +38,8 @@ def small_model() -> ImageModel:
 
 def write_model(path: Path) -> Path:
     """Exports the network."""
-    names = {"class_names": NAMES, "attribute_names": ATTRIBUTES}
-    export_model(path, small_model(), CONFIG, class_attributes=CLASS_ATTRIBUTES, seen=SEEN, gamma=GAMMA, **names)
+    attributes = torch.from_numpy(CLASS_ATTRIBUTES)
+    export_model(path, TrainedModel(small_model(), CONFIG, NAMES, attributes, SEEN, GAMMA, ATTRIBUTES))
     return path
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from scipy.io import loadmat
 
-from mgmrn import sources
+from mgmrn import feed
 from mgmrn.checkpoint import load_model, load_state
 from mgmrn.config import BenchmarkConfig, ExperimentConfig
 from mgmrn.data import doctor, splits, xlsa17
@@ -153,7 +153,7 @@ def final_data_made_by_hand(folder: Path) -> FinalData:
 
 
 def cached_maps(folder: Path) -> Any:
-    maps = sources.cached_maps(CONFIG, load_tune(folder), folder / "cache", torch.device("cpu"), lambda message: None)
+    maps = feed.cached_maps(CONFIG, load_tune(folder), folder / "cache", torch.device("cpu"), lambda message: None)
     for part in maps:
         assert len(part.straight["c2"]) == len(lists()["trainval_loc"]), "one row for each image of trainval"
         assert part.rows.max() < len(lists()["trainval_loc"])

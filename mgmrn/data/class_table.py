@@ -81,10 +81,7 @@ class GivenClasses:
 
 
 def read_class_table(path: Path) -> GivenClasses:
-    """Reads a file of described classes in the format of its ending.
-
-    Raises UserError when the file is missing, or is no class table.
-    """
+    """Reads a file of classes in the format of its ending. Raises UserError when it is missing or no class table."""
     match path.suffix.lower():
         case ".csv" | ".tsv":
             return _read_csv(path)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 
@@ -40,10 +40,6 @@ from mgmrn.errors import UserError, some
 Progress = Callable[[int, int], None]
 """Called with the number of pictures decoded so far and their total."""
 
-Found = TypeVar("Found")
-
-REQUIRED_LISTS = ("trainval_loc", *TEST_LISTS)
-UNIT_TOLERANCE = 1e-3
 SAME_DIRECTION = 0.999
 """Least cosine between a class's `att` and `original_att`, which differ by a factor alone."""
 
@@ -77,7 +73,7 @@ class _Report:
     def error(self, check: str, detail: str, remedy: str = "") -> None:
         self.findings.append(Finding("error", check, detail, remedy or _GET_AGAIN))
 
-    def run(self, name: str, examine: Callable[..., Found | None], *arguments: Any) -> Found | None:
+    def run(self, name: str, examine: Callable[..., Any], *arguments: Any) -> Any:
         """What a check or a reader returns; an exception becomes a finding, and the result None."""
         try:
             return examine(*arguments)
@@ -106,7 +102,7 @@ def verify(
         return report.findings
     report.ok("data root", str(root.resolve()))
     vectors = report.run("word vectors", _word_vectors, report, word_vector_file(root, config))
-    content = report.run("lists", read_lists, root, config.name, report.run)
+    content: Lists | None = report.run("lists", read_lists, root, config.name, report.run)
     if content is not None:
         for check, text in problems_of(content, len(content.attributes) if vectors is None else vectors):
             report.error(check, text)
@@ -189,8 +185,7 @@ def _class_order(report: _Report, content: Lists) -> None:
 
 def _attributes(report: _Report, content: Lists) -> None:
     lengths = np.linalg.norm(content.attributes, axis=0)
-    longer = np.flatnonzero(np.abs(lengths - 1) > UNIT_TOLERANCE)
-    if len(longer):
+    if len(longer := np.flatnonzero(np.abs(lengths - 1) > 1e-3)):
         detail = f"{len(longer)} columns are not of unit length: {name_classes(longer, content.class_names)}"
         report.warn("attributes", detail, _NOTHING + "they are normalised")
     else:
@@ -198,8 +193,7 @@ def _attributes(report: _Report, content: Lists) -> None:
     if content.original is not None and content.original.shape == content.attributes.shape:
         products = (content.attributes * content.original).sum(axis=0)
         norms = lengths * np.linalg.norm(content.original, axis=0)
-        turned = np.flatnonzero(~(products >= SAME_DIRECTION * norms))
-        if len(turned):
+        if len(turned := np.flatnonzero(~(products >= SAME_DIRECTION * norms))):
             classes = name_classes(turned, content.class_names)
             detail = f"att and original_att point elsewhere for {len(turned)} classes: {classes}"
             report.warn("attributes", detail, "att is used; make sure that it is the one that is meant")
@@ -213,8 +207,7 @@ def _unlearnable(report: _Report, content: Lists, names: tuple[str, ...]) -> Non
     """Attributes in which all seen classes are alike."""
     values = content.attributes if content.original is None else content.original
     seen = values[:, np.unique(content.labels[content.lists["trainval_loc"]])]
-    alike = np.flatnonzero(seen.min(axis=1) == seen.max(axis=1))
-    if len(alike):
+    if len(alike := np.flatnonzero(seen.min(axis=1) == seen.max(axis=1))):
         which = some([names[s] for s in alike])
         detail = f"{len(alike)} cannot be learned, since all seen classes are alike in them: {which}"
         report.warn("attributes", detail, "choose other unseen classes, or leave those attributes out")
@@ -236,7 +229,7 @@ def _duplicates(report: _Report, content: Lists) -> None:
 
 
 def _overlaps(report: _Report, content: Lists) -> None:
-    sizes = " / ".join(str(len(content.lists[name])) for name in REQUIRED_LISTS)
+    sizes = " / ".join(str(len(content.lists[name])) for name in ("trainval_loc", *TEST_LISTS))
     report.ok("split lists", f"trainval / test_seen / test_unseen {sizes}, disjoint")
 
 

@@ -22,10 +22,7 @@ Epoch = tuple[int, list[Rows]]
 
 
 class PlainBatches:
-    """Every image once an epoch, shuffled; the last incomplete batch is dropped.
-
-    Raises UserError when there are fewer images than one batch needs.
-    """
+    """Every image once an epoch, shuffled, in complete batches. Raises UserError for fewer images than one batch."""
 
     def __init__(self, count: int, batch: int, seed: int) -> None:
         if count < batch:
@@ -54,10 +51,8 @@ class EpisodicBatches:
     def __init__(self, labels: Int[np.ndarray, " N"], ways: int, shots: int, episodes: int, seed: int) -> None:
         members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
         self._members = [rows for rows in members if len(rows) >= shots]
-        if len(self._members) < ways:
-            message = (
-                f"{ways} classes × {shots} images were asked for, but {len(self._members)} classes have {shots} images"
-            )
+        if (found := len(self._members)) < ways:
+            message = f"{ways} classes × {shots} images were asked for, but {found} classes have {shots} images"
             raise UserError(f"episodes of {message}", "sampling.ways", "lower sampling.ways or sampling.shots")
         self.global_batch = ways * shots
         self._ways, self._shots, self._episodes, self._seed = ways, shots, episodes, seed

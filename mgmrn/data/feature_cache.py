@@ -6,16 +6,23 @@ C h w, and another of the mirrored pictures with flips, so that processes share 
 share the levels that they have in common.
 
 It is written under a temporary name and renamed when complete, under a file lock: of several builders one works and the
-others wait. A manifest reveals a damaged cache, which is made again.
+others wait. A manifest reveals a damaged cache, which is made again. The content is checked once on each host:
+afterwards a note beside the folder holds the size and times of change of its files. At every opening they are compared
+with the note, and the content is read again when one differs or the host was started again.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
+import platform
+import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,12 +32,12 @@ from jaxtyping import Bool, Float, Float16, Int
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
+from mgmrn.atomic_file import replacing
 from mgmrn.config import BackboneConfig, ImageConfig, Level
-from mgmrn.data.images import side_for_evaluation
-from mgmrn.data.kept import Progress, ensure_whole, no_room, picture_stamps, written_whole
-from mgmrn.data.loading import PictureFiles, evaluation_loader, prefetch
+from mgmrn.data.loading import evaluation_loader, prefetch
 from mgmrn.data.splits import Images
-from mgmrn.errors import UserError
+from mgmrn.errors import ResourceError, UserError
+from mgmrn.manifest import find_damage, write_manifest
 from mgmrn.model.backbone import Pyramid, build_backbone
 from mgmrn.weights import weights_digest
 
@@ -38,6 +45,9 @@ FORMAT = 2
 BATCH = 32
 VARIANTS = ("straight", "mirrored")
 """Names of the files, without their ending."""
+
+Progress = Callable[[str], None]
+"""Called with messages on slow steps."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +75,10 @@ class CachedMaps:
         return np.stack([straight[row].mean(axis=(1, 2), dtype=np.float32) for row in self.rows])
 
     def _gather(self, level: Level, mirrored: Bool[np.ndarray, " M"]) -> Float16[np.ndarray, "M C h w"]:
-        straight = self.straight[level]
         if not mirrored.any():
-            return straight[self.rows]
-        out = np.empty((len(self.rows), *straight.shape[1:]), dtype=np.float16)
-        for place, (row, mirror) in enumerate(zip(self.rows, mirrored, strict=True)):
-            out[place] = self.mirrored[level][row] if mirror else straight[row]
-        return out
+            return self.straight[level][self.rows]
+        files = (self.straight[level], self.mirrored[level])
+        return np.stack([files[mirror][row] for row, mirror in zip(self.rows, mirrored.tolist(), strict=True)])
 
 
 def ensure_cache(
@@ -83,15 +90,13 @@ def ensure_cache(
     *,
     flip: bool,
     device: torch.device,
-    progress: Progress = lambda message: None,
+    progress: Progress,
 ) -> CachedMaps:
     """Opens the maps of `images`, transformed as in evaluation, and computes those that are missing or damaged.
 
-    `root` is the folder of all caches, made if absent; `flip` adds the mirror images.
-
-    Raises:
-        UserError: for a picture that cannot be decoded, or weights that do not fit.
-        ResourceError: when the disk has no room for it; nothing is left behind.
+    `root` is the folder of all caches, made if absent; `flip` adds the mirror images. A process that has a damaged cache
+    open keeps its files. Raises UserError for a picture that cannot be decoded or weights that do not fit, ResourceError
+    when the disk has no room; nothing is left behind.
     """
     assert backbone_config.trainable == "none", "only a frozen backbone's maps can be kept"
     root.mkdir(parents=True, exist_ok=True)
@@ -100,32 +105,101 @@ def ensure_cache(
     def folders() -> dict[Level, Path]:
         return {level: _folder(root, common, level, flip) for level in levels}
 
-    def make(missing: list[Level]) -> None:
-        places = folders()
-        backbone = build_backbone(backbone_config, missing).to(device).eval()
-        _build({level: places[level] for level in missing}, images, image_config, backbone, flip, device, progress)
+    if not _are_usable(list(folders().values())):
+        with (root / f"{common}.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # The kernel frees it when the process dies.
+            for folder in folders().values():
+                if folder.is_dir() and not _noted_whole(folder):
+                    _check(folder, progress)
+            if missing := {level: folder for level, folder in folders().items() if not folder.is_dir()}:
+                backbone = build_backbone(backbone_config, list(missing)).to(device).eval()
+                _build(missing, images, image_config, backbone, flip, device, progress)
+                for folder in missing.values():
+                    _note_whole(folder)
 
-    found = ensure_whole(folders, make, root / f"{common}.lock", progress)
-    straight, mirrored = (
-        {level: np.load(folder / f"{variant}.npy", mmap_mode="r") for level, folder in found.items()}
-        if flip or variant == "straight"
-        else {}
-        for variant in VARIANTS
-    )
-    return CachedMaps(straight, mirrored, np.arange(len(images)))
+    def opened(variant: str) -> dict[Level, np.ndarray]:
+        return {level: np.load(folder / f"{variant}.npy", mmap_mode="r") for level, folder in folders().items()}
+
+    return CachedMaps(opened("straight"), opened("mirrored") if flip else {}, np.arange(len(images)))
+
+
+def remove_check_notes(root: Path) -> None:
+    """Removes all notes below `root`: the content of all caches is checked at the next opening."""
+    for note in root.glob(".*.whole-*"):
+        note.unlink(missing_ok=True)
 
 
 def _common_digest(images: Images, image_config: ImageConfig, backbone_config: BackboneConfig) -> str:
+    stamps = [(file, *_size_and_time(images.root / file)) for file in images.files]
     transform = image_config.model_dump(include={"size", "mean", "std", "resize"})
     backbone = [backbone_config.name, weights_digest(backbone_config.weights)]
-    described = [FORMAT, str(images.root.resolve()), picture_stamps(images), transform, backbone]
+    described = [FORMAT, str(images.root.resolve()), stamps, transform, backbone]
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    """Size in bytes and time of change in nanoseconds; −1 for a missing file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return (-1, -1)
+    return (status.st_size, status.st_mtime_ns)
 
 
 def _folder(root: Path, common: str, level: Level, flip: bool) -> Path:
     """Folder of a level's cache; one with mirror images also serves runs without flips."""
     with_flips = root / f"{common}-{level}-flips"
     return with_flips if flip or with_flips.is_dir() else root / f"{common}-{level}"
+
+
+def _are_usable(folders: Sequence[Path]) -> bool:
+    """Whether caches are whole; where none can be made and no note be left, by their content."""
+    if all(map(_noted_whole, folders)):
+        return True
+    return not os.access(folders[0].parent, os.W_OK) and not any(map(find_damage, folders))
+
+
+def _noted_whole(folder: Path) -> bool:
+    try:
+        return json.loads(_note(folder).read_bytes()) == _stamps(folder)
+    except (OSError, ValueError):
+        return False
+
+
+def _note_whole(folder: Path) -> None:
+    # Without a note the content is checked again.
+    with suppress(OSError), replacing(_note(folder)) as file:
+        file.write(json.dumps(_stamps(folder)).encode())
+
+
+def _note(folder: Path) -> Path:
+    """Path of the note of the present host since its start."""
+    try:
+        host = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:  # Not on macOS.
+        host = platform.node()
+    return folder.with_name(f".{folder.name}.whole-{host}")
+
+
+def _stamps(folder: Path) -> dict[str, list[int]]:
+    """Size and times of change of each file. A write changes the last one, which no program can set."""
+    stats = {path.name: path.stat() for path in folder.iterdir()}
+    return {name: [one.st_size, one.st_mtime_ns, one.st_ctime_ns] for name, one in stats.items()}
+
+
+def _check(folder: Path, progress: Progress) -> None:
+    """Leaves a note on a whole cache, and removes a damaged one."""
+    wrong = find_damage(folder)
+    if wrong is None:
+        _note_whole(folder)
+        return
+    progress(f"the cached features in {folder} are damaged ({wrong}): they are removed and made again")
+    # Renamed first, so that no process finds it.
+    folder.rename(folder.with_name(f".{folder.name}.damaged-{secrets.token_hex(8)}"))
+    for left in folder.parent.glob(f".{folder.name}.damaged-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    for note in folder.parent.glob(f".{folder.name}.whole-*"):
+        note.unlink(missing_ok=True)
 
 
 def _build(
@@ -137,44 +211,53 @@ def _build(
     device: torch.device,
     progress: Progress,
 ) -> None:
-    """Computes all missing levels in one pass over the pictures; each picture is decoded once."""
+    """Computes all missing levels in one pass over the pictures, in folders that take their names when complete."""
+    root = next(iter(folders.values())).parent
     variants = VARIANTS if flip else VARIANTS[:1]
+    parts = {level: folder.with_name(f".{folder.name}.part") for level, folder in folders.items()}
     arrays: dict[tuple[Level, str], np.memmap] = {}
-    with written_whole(folders) as parts:
-        files = PictureFiles(images, side_for_evaluation(image_config))
-        stop = 0
-        for pictures in prefetch(evaluation_loader(files, image_config, BATCH, workers=0)):
+    stop = 0
+    try:
+        for part in parts.values():
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir()
+        for pictures in prefetch(evaluation_loader(images, image_config, BATCH, workers=0)):
             pictures = pictures.to(device, memory_format=torch.channels_last)
             start, stop = stop, stop + len(pictures)
             for variant in variants:
                 seen = pictures if variant == "straight" else transforms.horizontal_flip(pictures)
                 with torch.inference_mode():
                     maps = backbone(seen)
-                arrays = arrays or _allocate(
-                    parts, variants, {level: (len(images), *maps[level].shape[1:]) for level in parts}
-                )
+                shapes = {level: (len(images), *maps[level].shape[1:]) for level in parts}
+                arrays = arrays or _allocate(root, parts, variants, shapes)
                 for level in parts:
-                    arrays[level, variant][start:stop] = _as_float16(level, maps[level])
+                    block = maps[level].to("cpu", torch.float16).contiguous().numpy()
+                    if not np.isfinite(block).all():
+                        message = f"the maps of {level} do not fit float16"
+                        raise UserError(message, "cache_features", "set cache_features: false")
+                    arrays[level, variant][start:stop] = block
             progress(f"caching features: {stop} of {len(images)} pictures")
         for array in arrays.values():
             array.flush()
-
-
-def _as_float16(level: Level, maps: Float[Tensor, "B C h w"]) -> Float16[np.ndarray, "B C h w"]:
-    block = maps.to("cpu", torch.float16).contiguous().numpy()
-    if not np.isfinite(block).all():
-        raise UserError(f"the maps of {level} do not fit float16", "cache_features", "set cache_features: false")
-    return block
+        for level, part in parts.items():
+            write_manifest(part)
+            os.replace(part, folders[level])
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise _no_room("do not fit on the disk", root) from error
+    finally:
+        for part in parts.values():
+            shutil.rmtree(part, ignore_errors=True)
 
 
 def _allocate(
-    parts: dict[Level, Path], variants: Sequence[str], shapes: dict[Level, tuple[int, ...]]
+    root: Path, parts: dict[Level, Path], variants: Sequence[str], shapes: dict[Level, tuple[int, ...]]
 ) -> dict[tuple[Level, str], np.memmap]:
     """Float16 files with all their blocks: on a full disk a write into a sparse file kills the process (SIGBUS)."""
     needed = sum(2 * int(np.prod(shape)) for shape in shapes.values()) * len(variants)
-    folder = next(iter(parts.values())).parent
-    if needed > shutil.disk_usage(folder).free:
-        raise no_room(needed, folder)
+    if needed > shutil.disk_usage(root).free:
+        raise _no_room(f"take {needed / 2**30:.1f} GiB", root)
     arrays: dict[tuple[Level, str], np.memmap] = {}
     for level, part in parts.items():
         for variant in variants:
@@ -184,3 +267,9 @@ def _allocate(
                 with path.open("r+b") as file:
                     os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return arrays
+
+
+def _no_room(demand: str, folder: Path) -> ResourceError:
+    free = f"{folder} has {shutil.disk_usage(folder).free / 2**30:.1f} GiB free"
+    remedy = "make room, cache fewer levels, or set cache_features: false"
+    return ResourceError(f"the cached features {demand}, {free}", remedy)

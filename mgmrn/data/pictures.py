@@ -47,13 +47,9 @@ Picture = UInt8[Tensor, "3 h w"]
 def read_picture(source: Path | bytes, where: str = "", *, at_least: int | None = None) -> Picture:
     """A picture of any format and mode as upright RGB, on white where it is transparent.
 
-    Args:
-        source: file, or its content.
-        where: name of the picture in errors; default: the file's path.
-        at_least: least number of pixels of the shorter side. A JPEG with at least twice as many is decoded at a half, a
-            quarter or an eighth of its sides, which saves most of the time; None: full size.
-
-    Raises UserError for everything that cannot be read rightly.
+    `source` is a file or its content, `where` its name in errors (default: the file's path). `at_least` is the least
+    number of pixels of the shorter side: a JPEG with at least twice as many is decoded at a half, a quarter or an eighth
+    of its sides, which saves most of the time; None: full size. Raises UserError for all that cannot be read rightly.
     """
     remedy = "send an image file, or a .npy file with H W 3 values from 0 to 255"
     if isinstance(source, Path):

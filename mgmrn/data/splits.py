@@ -47,12 +47,8 @@ class Images:
     def followed_by(self, other: Images) -> Images:
         """These pictures and then the other ones, of the same data set."""
         assert self.root == other.root
-        return Images(
-            self.root,
-            self.files + other.files,
-            np.concatenate([self.labels, other.labels]),
-            np.concatenate([self.ids, other.ids]),
-        )
+        labels, ids = np.concatenate([self.labels, other.labels]), np.concatenate([self.ids, other.ids])
+        return Images(self.root, self.files + other.files, labels, ids)
 
 
 @dataclass(frozen=True)
@@ -181,14 +177,12 @@ def _split(
 ) -> Split:
     labels = benchmark.labels
     classes = np.unique(labels[np.concatenate([train, unseen])])
-    table = ClassTable(
-        tuple(benchmark.class_names[i] for i in classes),
-        benchmark.attributes[classes].copy(),
-        np.isin(classes, labels[train]),
-    )
-    if table.seen.all() or not table.seen.any():
+    seen_classes = np.isin(classes, labels[train])
+    if seen_classes.all() or not seen_classes.any():
         message = f"{benchmark.name} needs seen and unseen classes in each split"
         raise UserError(message, "att_splits.mat", "check the image lists")
+
+    names = tuple(benchmark.class_names[i] for i in classes)
 
     def images(ids: Int[np.ndarray, " _"]) -> Images:
         # Copies: a view would keep the whole benchmark's labels reachable.
@@ -202,6 +196,6 @@ def _split(
         train=images(train),
         seen=images(seen),
         unseen=images(unseen),
-        classes=table,
+        classes=ClassTable(names, benchmark.attributes[classes].copy(), seen_classes),
         word_vectors=benchmark.word_vectors,
     )

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -28,8 +28,6 @@ from mgmrn.data.matrices import mat_indices, mat_matrix, mat_strings, read_mat, 
 from mgmrn.data.seal import check_open, is_sealed
 from mgmrn.errors import UserError, some
 from mgmrn.reading import text_lines
-
-Found = TypeVar("Found")
 
 IMAGE_FOLDERS = ("images", "JPEGImages")
 """Folders by which `relative_image_path` finds the relative part of a listed path."""
@@ -96,23 +94,19 @@ def load_benchmark(root: Path, config: BenchmarkConfig) -> Benchmark:
     if problems := problems_of(content, len(word_vectors)):
         where = str(lists_folder(root, config.name))
         raise UserError(problems[0][1], where, "`data verify` lists all that is wrong")
-    files, labels, class_names = content.files, content.labels, content.class_names
-    attributes = np.ascontiguousarray(
-        (content.attributes / np.linalg.norm(content.attributes, axis=0)).T, dtype=np.float32
-    )
-    lists = with_train_and_val(content.lists, labels, config.tune_split_seed)
-    arrays = (lists[name] for name in LISTS)
+    unit = (content.attributes / np.linalg.norm(content.attributes, axis=0)).T
     benchmark = Benchmark(
         name=config.name,
         image_root=root / config.name,
-        image_files=files,
-        labels=labels,
-        class_names=class_names,
-        attributes=attributes,
+        image_files=content.files,
+        labels=content.labels,
+        class_names=content.class_names,
+        attributes=np.ascontiguousarray(unit, dtype=np.float32),
         word_vectors=word_vectors,
-        lists=lists,
-        digest=_digest(_stamps(root, config.name), (files, class_names), (labels, attributes, word_vectors, *arrays)),
+        lists=with_train_and_val(content.lists, content.labels, config.tune_split_seed),
+        digest="",
     )
+    benchmark = replace(benchmark, digest=_digest(benchmark, root))
     return without_test_sets(benchmark) if is_sealed() else benchmark
 
 
@@ -220,7 +214,7 @@ def numbered_attributes(count: int) -> tuple[str, ...]:
     return tuple(f"attribute {number}" for number in range(1, count + 1))
 
 
-def plainly(check: str, read: Callable[..., Found], *arguments: Any) -> Found:
+def plainly(check: str, read: Callable[..., Any], *arguments: Any) -> Any:
     """What `read` returns; its errors are not caught."""
     return read(*arguments)
 
@@ -322,16 +316,15 @@ def name_classes(classes: Int[np.ndarray, " _"], class_names: Sequence[str]) -> 
     return some([class_names[i] if i < len(class_names) else f"number {i + 1}" for i in classes])
 
 
-def _stamps(root: Path, name: str) -> bytes:
-    """Stamps of drawn pictures: lists and splits do not tell pictures of two sizes or seeds apart."""
-    stamps = (root / name / STANDIN_MARKER, root / SYNTHETIC_MARKER)
-    return b"".join(stamp.read_bytes() for stamp in stamps if stamp.is_file())
-
-
-def _digest(stamps: bytes, strings: Sequence[Sequence[str]], arrays: Iterable[np.ndarray]) -> str:
-    digest = hashlib.sha256(stamps)
-    for one in strings:
-        digest.update("\n".join(one).encode() + b"\0")
-    for array in arrays:
+def _digest(benchmark: Benchmark, root: Path) -> str:
+    digest = hashlib.sha256()
+    # Stamps of drawn pictures, since lists and splits do not tell pictures of two sizes or seeds apart.
+    for stamp in (benchmark.image_root / STANDIN_MARKER, root / SYNTHETIC_MARKER):
+        if stamp.is_file():
+            digest.update(stamp.read_bytes())
+    for strings in (benchmark.image_files, benchmark.class_names):
+        digest.update("\n".join(strings).encode() + b"\0")
+    lists = (benchmark.lists[name] for name in LISTS)
+    for array in (benchmark.labels, benchmark.attributes, benchmark.word_vectors, *lists):
         digest.update(repr((array.shape, array.dtype.str)).encode() + array.tobytes())
     return digest.hexdigest()

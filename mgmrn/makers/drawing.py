@@ -90,40 +90,28 @@ class Picture:
     """Box of every part of `PARTS`; a hidden part keeps its box."""
 
 
-@dataclass(frozen=True)
-class Pose:
-    """Place of the creature: creature units (about two from tail to beak) to pixels of the large canvas."""
+@dataclass
+class Canvas:
+    """The large picture in progress, and the place of the creature on it, in pixels of the canvas."""
 
-    centre: tuple[float, float]
+    draw: Any
+    centre: Float[np.ndarray, " 2"]
     unit: float
+    """Pixels of a creature unit; there are about two from tail to beak."""
     tilt: float
     """Radians."""
     mirrored: bool
-
-    def place(self, points: Points) -> Points:
-        """Creature coordinates (x forward, y down) to canvas pixels."""
-        x = -points[:, 0] if self.mirrored else points[:, 0]
-        y = points[:, 1]
-        cos, sin = math.cos(self.tilt), math.sin(self.tilt)
-        turned = _shape(cos * x - sin * y, sin * x + cos * y)
-        return np.asarray(turned * self.unit + np.asarray(self.centre))
-
-
-@dataclass
-class Canvas:
-    """The large picture in progress."""
-
-    draw: Any
-    pose: Pose
     boxes: dict[str, Box] = field(default_factory=dict)
 
     def polygon(self, points: Points, fill: Colour, *, outline: float = 0.03, part: str = "") -> None:
-        """A filled, outlined shape in creature coordinates; the named part's box grows to hold it."""
-        placed = self.pose.place(points)
+        """A filled, outlined shape in creature units (x forward, y down); the named part's box grows to hold it."""
+        x, y = -points[:, 0] if self.mirrored else points[:, 0], points[:, 1]
+        cos, sin = math.cos(self.tilt), math.sin(self.tilt)
+        placed = _shape(cos * x - sin * y, sin * x + cos * y) * self.unit + self.centre
         flat = [(float(x), float(y)) for x, y in placed]
         self.draw.polygon(flat, fill=fill)
         if outline:
-            width = max(1, round(outline * self.pose.unit))
+            width = max(1, round(outline * self.unit))
             self.draw.line([*flat, flat[0], flat[1]], fill=OUTLINE, width=width, joint="curve")
         if part:
             left, top, right, bottom = self.boxes.get(part, (math.inf, math.inf, -math.inf, -math.inf))
@@ -138,17 +126,13 @@ def draw_creature(creature: Creature, size: int, rng: np.random.Generator) -> Pi
     draw = ImageDraw.Draw(image)
     _habitat(draw, side, creature.word("habitat"), rng)
     _clutter(draw, side, rng)
-    canvas = Canvas(draw, _pose(side, rng))
+    canvas = _canvas(draw, side, rng)
     _creature(canvas, creature, rng)
     _occlusion(draw, side, rng)
     pixels = _light(np.asarray(image.reduce(OVERSAMPLING), dtype=np.float32), rng)
-    limit = float(size)
-    boxes = {
-        part: tuple(float(np.clip(edge / OVERSAMPLING, 0.0, limit)) for edge in box)
-        for part, box in canvas.boxes.items()
-    }
-    boxes["habitat"] = (0.0, 0.0, limit, limit)
-    return Picture(pixels, {part: boxes[part] for part in PARTS})  # type: ignore[misc]
+    placed = canvas.boxes | {"habitat": (0.0, 0.0, side, side)}
+    boxes = {part: tuple(np.clip(np.array(placed[part]) / OVERSAMPLING, 0.0, size).tolist()) for part in PARTS}
+    return Picture(pixels, boxes)
 
 
 def ellipse(
@@ -178,21 +162,14 @@ def _shade(colour: Colour, factor: float) -> Colour:
     return red, green, blue
 
 
-def _pose(side: int, rng: np.random.Generator) -> Pose:
+def _canvas(draw: Any, side: int, rng: np.random.Generator) -> Canvas:
     unit = side * rng.uniform(0.35, 0.43)
-    shift = rng.uniform(-0.05, 0.05, size=2) * side
-    return Pose(
-        centre=(side * 0.5 + float(shift[0]), side * 0.53 + float(shift[1])),
-        unit=float(unit),
-        tilt=float(rng.normal(0.0, 0.14)),
-        mirrored=bool(rng.random() < 0.5),
-    )
+    centre = np.array([side * 0.5, side * 0.53]) + rng.uniform(-0.05, 0.05, size=2) * side
+    return Canvas(draw, centre, unit, tilt=rng.normal(0.0, 0.14), mirrored=rng.random() < 0.5)
 
 
 _BODIES: Mapping[str, tuple[float, float]] = {"slender": (0.60, 0.30), "round": (0.52, 0.46), "upright": (0.40, 0.54)}
 """Half axes of the body's ellipse."""
-
-_HEAD_RADIUS = 0.38
 
 
 def _creature(canvas: Canvas, creature: Creature, rng: np.random.Generator) -> None:
@@ -265,7 +242,7 @@ def _wing(canvas: Canvas, creature: Creature, centre: tuple[float, float], turn:
 
 def _head(canvas: Canvas, creature: Creature, head: tuple[float, float], nod: float) -> None:
     x, y = head
-    r = _HEAD_RADIUS
+    r = 0.38
     tip, root = x + r, x + r * 0.80
     beaks = {
         "hooked": _shape(
@@ -350,10 +327,9 @@ def _occlusion(draw: Any, side: int, rng: np.random.Generator) -> None:
 
 def _light(pixels: Float[np.ndarray, "H W 3"], rng: np.random.Generator) -> UInt8[np.ndarray, "H W 3"]:
     """Exposure, colour of the light, a gradient across the picture and sensor noise."""
-    size = len(pixels)
     exposure = float(rng.uniform(0.78, 1.12))
     tint = 1.0 + rng.uniform(-0.05, 0.05, size=3)
-    across = np.linspace(-1, 1, size)
+    across = np.linspace(-1, 1, len(pixels))
     slope = 1.0 + float(rng.uniform(-0.12, 0.12)) * across[:, None] + float(rng.uniform(-0.12, 0.12)) * across[None, :]
     noise = rng.normal(0.0, 3.0, size=pixels.shape)
     return np.asarray(np.clip(pixels * exposure * tint * slope[..., None] + noise, 0, 255).round().astype(np.uint8))

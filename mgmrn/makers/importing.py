@@ -89,7 +89,11 @@ def import_folder(folder: Path, table: Path, vectors: Path, root: Path, options:
     Raises UserError for a root with files, a folder and a table that do not fit, too few classes or pictures, unknown
     words with `unknown_words: error`, and errors that `verify` finds.
     """
-    config = _config(options.name)
+    try:
+        config = BenchmarkConfig(name=options.name)
+    except ValueError as error:
+        hint = "use letters, digits, - and _"
+        raise UserError(f"'{options.name}' cannot be the name of a benchmark", "--name", hint) from error
     if root.resolve().is_relative_to(folder.resolve()):
         raise UserError("the folder to make lies in the folder of pictures", str(root), "name one outside")
     stamp = {"what": "imported", "version": 1, **asdict(options), "unseen": list(options.unseen)}
@@ -130,10 +134,7 @@ def import_folder(folder: Path, table: Path, vectors: Path, root: Path, options:
 def propose(
     labels: Int[np.ndarray, " I"], names: Sequence[str], options: ImportOptions
 ) -> dict[str, Int[np.ndarray, " _"]]:
-    """The five image lists, from 0.
-
-    Raises UserError for an unknown unseen class, and for too few seen classes or pictures.
-    """
+    """The five image lists, from 0. Raises UserError for an unknown unseen class, or too few seen classes or pictures."""
     if strangers := sorted(set(options.unseen) - set(names)):
         raise UserError(f"there is no class {strangers[0]} to be unseen", "--unseen", "name classes of the table")
     count = max(1, round(options.unseen_share * len(names)))
@@ -143,8 +144,7 @@ def propose(
     if len(seen) < FEWEST_SEEN:
         hint = "add classes, or make fewer of them unseen"
         raise UserError(f"{len(seen)} classes would be seen, {FEWEST_SEEN} are needed", "--classes", hint)
-    few = [names[u] for u in seen if (labels == u).sum() < FEWEST_PICTURES]
-    if few:
+    if few := [names[u] for u in seen if (labels == u).sum() < FEWEST_PICTURES]:
         message = f"{len(few)} seen classes have fewer than {FEWEST_PICTURES} pictures, the first is {few[0]}"
         raise UserError(message, "FOLDER", "add pictures, or leave those classes out of folder and table")
     trainval, test_seen = hold_out(np.flatnonzero(np.isin(labels, seen)), labels, options.test_seen_share, options.seed)
@@ -163,14 +163,6 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     if not names:
         raise UserError("the list of classes is empty", str(path), remedy)
     return names
-
-
-def _config(name: str) -> BenchmarkConfig:
-    try:
-        return BenchmarkConfig(name=name)
-    except ValueError as error:
-        hint = "use letters, digits, - and _"
-        raise UserError(f"'{name}' cannot be the name of a benchmark", "--name", hint) from error
 
 
 def _pictures(folder: Path, classes: GivenClasses, name: str) -> tuple[list[Path], list[str], Int[np.ndarray, " I"]]:
@@ -214,8 +206,7 @@ def _left_out(folder: Path, sources: Sequence[Path]) -> list[Finding]:
 
 
 def _refuse_errors(findings: Sequence[Finding], copies: Path, folder: Path) -> None:
-    errors = [one for one in findings if one.level == "error"]
-    if errors:
+    if errors := [one for one in findings if one.level == "error"]:
         # The error names the original pictures, since the copies are removed.
         detail = errors[0].detail.replace(str(copies), str(folder))
         more = f" (the first of {len(errors)} errors)" if len(errors) > 1 else ""

@@ -10,7 +10,6 @@ I images, K of them drawn, U classes, S attributes.
 from __future__ import annotations
 
 import hashlib
-import io
 import math
 import shutil
 from collections.abc import Mapping
@@ -23,14 +22,11 @@ from PIL import Image
 
 from mgmrn.data.xlsa17 import STANDIN_MARKER, TEST_LISTS, lists_folder, problems_of, read_lists
 from mgmrn.errors import UserError
-from mgmrn.makers.making import Progress, already_made, draw_all, whole_folder
+from mgmrn.makers.making import Progress, already_made, check_drawing, draw_all, whole_folder
 from mgmrn.makers.xlsa17_writer import write_images_list, write_splits
 
 GENERATOR_VERSION = 2
 """Raised whenever the same options give other pictures or lists."""
-
-SUFFIX = "-standin"
-"""Follows the benchmark's name."""
 
 _DISJOINT = ("trainval_loc", *TEST_LISTS)
 """The lists that share out the images; train and val only divide the first."""
@@ -53,27 +49,19 @@ def make_standin(
     """Makes the benchmark `<NAME>-standin` in a data root, which may hold others, unless it exists. Returns its name.
 
     The `.mat` files keep attributes, class names and order; the image lists are restricted to the drawn pictures.
-
-    Args:
-        source_root: data root with the real benchmark's `.mat` files and word vectors; its images are not needed.
-        per_class: most images of a class in each of trainval, test_seen and test_unseen; None: all.
-        size: side of a picture in pixels.
-        workers: processes that draw; the result does not depend on it.
-
-    Raises UserError for an option out of bounds, a missing or inconsistent source, and a folder of that name that was
-    made otherwise.
+    `source_root` holds the real benchmark's `.mat` files and word vectors, but need not hold its images. `per_class` is
+    the largest number of images of a class in each of trainval, test_seen and test_unseen (None: all), `size` the side
+    of a picture in pixels. The result does not depend on the number of processes that draw. Raises UserError for an
+    option out of bounds, a missing or inconsistent source, and a folder of that name that was made otherwise.
     """
     name = name.upper()
-    _check_options(per_class, size, seed)
-    made = name + SUFFIX
-    stamp = {
-        "what": "stand-in",
-        "seed": seed,
-        "size": size,
-        "per_class": per_class,
-        "version": GENERATOR_VERSION,
-        "sources": _source_digests(source_root, name),
-    }
+    if per_class is not None and per_class < 1:
+        raise UserError(f"per_class must be at least 1, got {per_class}", "per_class")
+    check_drawing(size, seed)
+    made = f"{name}-standin"
+    options = {"seed": seed, "size": size, "per_class": per_class}
+    sources = _source_digests(source_root, name)
+    stamp = {"what": "stand-in", "version": GENERATOR_VERSION, "sources": sources, **options}
     if already_made(root / made, STANDIN_MARKER, stamp):
         return made
     folder = str(lists_folder(source_root, name))
@@ -105,23 +93,15 @@ def restrict(
 
     The first `per_class` images of each class in each of trainval, test_seen and test_unseen are kept.
     """
-    few = {name: _first_of_each(lists[name], labels, per_class) for name in _DISJOINT}
+    is_kept = np.zeros(len(labels), dtype=bool)
+    for rows in (lists[name] for name in _DISJOINT):
+        for label in np.unique(labels[rows]):
+            is_kept[rows[labels[rows] == label][:per_class]] = True
+    kept = np.flatnonzero(is_kept)
+    few = {name: rows[is_kept[rows]] for name, rows in lists.items()}
     # Older files' train list strays into test_seen, from which nothing may be drawn for it.
-    few |= {name: rows[np.isin(rows, few["trainval_loc"])] for name, rows in lists.items() if name not in _DISJOINT}
-    kept = np.unique(np.concatenate([few[name] for name in _DISJOINT]))
-    return kept, {name: np.searchsorted(kept, few[name]) for name in lists}
-
-
-def _first_of_each(
-    rows: Int[np.ndarray, " _"], labels: Int[np.ndarray, " I"], per_class: int | None
-) -> Int[np.ndarray, " _"]:
-    if per_class is None:
-        return rows
-    order = np.argsort(labels[rows], kind="stable")
-    _, starts, counts = np.unique(labels[rows][order], return_index=True, return_counts=True)
-    place = np.empty(len(rows), dtype=np.int64)
-    place[order] = np.arange(len(rows)) - np.repeat(starts, counts)
-    return rows[place < per_class]
+    few |= {name: rows[np.isin(rows, few["trainval_loc"])] for name, rows in few.items() if name not in _DISJOINT}
+    return kept, {name: np.searchsorted(kept, rows) for name, rows in few.items()}
 
 
 def attribute_strengths(original: Float[np.ndarray, "S U"]) -> Float[np.ndarray, "U S"]:
@@ -154,18 +134,7 @@ def draw_quilt(strengths: Float[np.ndarray, " S"], size: int, rng: np.random.Gen
 def _draw(folder: Path, strengths: Float[np.ndarray, "U S"], size: int, seed: int, task: _Task) -> None:
     path, label, number = task
     pixels = draw_quilt(strengths[label], size, np.random.default_rng([seed, number]))
-    encoded = io.BytesIO()
-    Image.fromarray(pixels).save(encoded, format="JPEG", quality=92, subsampling=0)
-    (folder / path).write_bytes(encoded.getvalue())
-
-
-def _check_options(per_class: int | None, size: int, seed: int) -> None:
-    if per_class is not None and per_class < 1:
-        raise UserError(f"per_class must be at least 1, got {per_class}", "per_class")
-    if not 32 <= size <= 512:
-        raise UserError(f"size must be 32 to 512 pixels, got {size}", "size")
-    if seed < 0:
-        raise UserError(f"seed must be 0 or more, got {seed}", "seed")
+    Image.fromarray(pixels).save(folder / path, format="JPEG", quality=92, subsampling=0)
 
 
 def _source_digests(source_root: Path, name: str) -> dict[str, str]:

@@ -10,7 +10,6 @@ attributes, U classes, I images, V values of a trait, L word-vector length.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from mgmrn.data.seal import check_open
 from mgmrn.data.xlsa17 import SYNTHETIC_MARKER, lists_folder
 from mgmrn.errors import UserError
 from mgmrn.makers.drawing import LARGE_TRAITS, PART_OF_TRAIT, TRAITS, Box, Creature, draw_creature
-from mgmrn.makers.making import Progress, already_made, draw_all, whole_folder
+from mgmrn.makers.making import Progress, already_made, check_drawing, draw_all, whole_folder
 from mgmrn.makers.xlsa17_writer import write_attribute_names, write_images_list, write_splits, write_word_vectors
 
 NAME = "SYN"
@@ -42,11 +41,6 @@ ATTRIBUTE_NAMES: tuple[str, ...] = tuple(name for names in TRAITS.values() for n
 """Rows of the attribute matrix: the values of each trait in turn."""
 
 _SMALL_TRAITS = tuple(trait for trait in TRAITS if trait not in LARGE_TRAITS)
-_FEWEST_DIFFERENCES = 3
-"""Least number of small traits in whose commonest value any two classes differ."""
-
-_IMAGES = f"/data/{NAME}/images"
-"""Stem of the listed paths."""
 
 
 @dataclass(frozen=True)
@@ -92,12 +86,9 @@ def make_synthetic(
     boxes of its parts (left, top, right, bottom in pixels), by path relative to `SYN/images`. The result does not depend
     on the number of processes that draw. Raises UserError for an option out of bounds, or a root with other files.
     """
-    if seed < 0:
-        raise UserError(f"seed must be 0 or more, got {seed}", "seed")
+    check_drawing(size, seed)
     if per_class < 5:
         raise UserError(f"per_class must be at least 5, got {per_class}", "per_class", "a fifth of it is test_seen")
-    if not 32 <= size <= 512:
-        raise UserError(f"size must be 32 to 512 pixels, got {size}", "size")
     options = {"seed": seed, "per_class": per_class, "size": size}
     stamp = {"what": "synthetic", "name": NAME, "version": GENERATOR_VERSION, **options}
     if already_made(root, SYNTHETIC_MARKER, stamp):
@@ -149,7 +140,7 @@ def _word_vector(word: str) -> Float[np.ndarray, " L"]:
 def _commonest_values(
     sizes: Sequence[int], families: Int[np.ndarray, " U"], rng: np.random.Generator
 ) -> dict[str, Int[np.ndarray, " U"]]:
-    """Each trait's commonest value in every class; drawn again until all classes differ enough in small traits."""
+    """Each trait's commonest value in every class; drawn again until any two differ in at least three small traits."""
     large = {trait: rng.permutation(np.arange(FAMILIES) % len(TRAITS[trait]))[families] for trait in LARGE_TRAITS}
     while True:
         small = {
@@ -159,17 +150,14 @@ def _commonest_values(
         table = np.stack(list(small.values()))
         differences = (table[:, :, None] != table[:, None, :]).sum(axis=0)
         np.fill_diagonal(differences, len(table))
-        if differences.min() >= _FEWEST_DIFFERENCES:
+        if differences.min() >= 3:
             return {**large, **small}
 
 
 def _trait_probabilities(
     trait: str, commonest: Int[np.ndarray, " U"], rng: np.random.Generator
 ) -> Float[np.ndarray, "V U"]:
-    """Probability of each value in every class: most for the commonest, the rest shared out at random.
-
-    Small traits vary little within a class, large ones more.
-    """
+    """Probability of each value in every class: most for the commonest (more so in small traits), the rest at random."""
     count = len(TRAITS[trait])
     low, high = (0.6, 0.8) if trait in LARGE_TRAITS else (0.85, 0.98)
     columns = []
@@ -206,10 +194,9 @@ def _draw(folder: Path, size: int, seed: int, drawing: _Drawing) -> _Drawn:
     rng = np.random.default_rng([seed, drawing.label, drawing.number])
     creature = _sample(drawing.probabilities, rng)
     picture = draw_creature(creature, size, rng)
-    encoded = io.BytesIO()
+    path = folder / NAME / "images" / drawing.path
     # Full chroma: at half resolution the colour of a ring of three pixels would blur.
-    Image.fromarray(picture.pixels).save(encoded, format="JPEG", quality=95, subsampling=0)
-    (folder / NAME / "images" / drawing.path).write_bytes(encoded.getvalue())
+    Image.fromarray(picture.pixels).save(path, format="JPEG", quality=95, subsampling=0)
     return tuple(creature.values.values()), picture.boxes
 
 
@@ -225,10 +212,13 @@ def _sample(probabilities: Sequence[float], rng: np.random.Generator) -> Creatur
 
 
 def _write_parts(folder: Path, drawings: Sequence[_Drawing], drawn: Sequence[_Drawn]) -> None:
-    parts = {}
-    for drawing, (shown, boxes) in zip(drawings, drawn, strict=True):
-        rounded = {part: [round(edge, 2) for edge in box] for part, box in boxes.items()}
-        parts[drawing.path] = {"attributes": list(shown), "boxes": rounded}
+    parts = {
+        drawing.path: {
+            "attributes": shown,
+            "boxes": {part: [round(edge, 2) for edge in box] for part, box in boxes.items()},
+        }
+        for drawing, (shown, boxes) in zip(drawings, drawn, strict=True)
+    }
     (folder / NAME / "parts.json").write_text(json.dumps(parts) + "\n", encoding="utf-8")
 
 
@@ -237,7 +227,7 @@ def _write_layout(
 ) -> None:
     labels = np.array([drawing.label for drawing in drawings])
     location = lists_folder(folder, NAME)
-    write_images_list(location, [f"{_IMAGES}/{drawing.path}" for drawing in drawings], labels)
+    write_images_list(location, [f"/data/{NAME}/images/{drawing.path}" for drawing in drawings], labels)
     raw = classes.probabilities
     lists = _lists(classes, labels, per_class, seed)
     write_splits(location, classes.names, raw / np.linalg.norm(raw, axis=0), raw, lists)
@@ -263,10 +253,6 @@ def _lists(
     }
 
 
-WHOLE_PICTURE = "habitat"
-"""Part that covers the picture, which the pointing game leaves out."""
-
-
 @dataclass(frozen=True)
 class Parts:
     """The annotated parts of one picture."""
@@ -277,9 +263,9 @@ class Parts:
     """Attributes that the picture shows."""
 
     def shown(self) -> dict[str, Box]:
-        """Box of each shown attribute's part, without attributes of the whole picture."""
+        """Box of each shown attribute's part, without the habitat, which covers the whole picture."""
         parts = {name: part_of(name) for name in self.attributes}
-        return {name: self.boxes[part] for name, part in parts.items() if part not in (None, WHOLE_PICTURE)}
+        return {name: self.boxes[part] for name, part in parts.items() if part not in (None, "habitat")}
 
 
 def part_of(attribute: str) -> str | None:

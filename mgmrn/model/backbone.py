@@ -63,9 +63,6 @@ CHANNELS: dict[BackboneName, tuple[int, int, int, int]] = {
 }
 """C of c2, c3, c4 and c5 per backbone."""
 
-_CHANNELS_LAST_OUTPUT: frozenset[BackboneName] = frozenset({"swin_t"})
-"""Backbones whose stages output B h w C."""
-
 
 class Pyramid(nn.Module):
     """A torchvision trunk up to the deepest wanted stage, under torchvision's own parameter names.
@@ -93,21 +90,17 @@ class Pyramid(nn.Module):
         super().__init__()
         self.levels = tuple(levels)
         self.channels = {level: CHANNELS[name][LEVELS.index(level)] for level in self.levels}
-        self._stages: dict[Stage, tuple[str, ...]] = {
-            stage: STAGE_MODULES[name][stage] for stage in _stages_up_to(self.levels)
-        }
+        self._stages = {stage: STAGE_MODULES[name][stage] for stage in _stages_up_to(self.levels)}
         self._trained = trained
         self._batch_norm_trains = batch_norm_trains
         self._recompute = recompute
-        self._channels_last_output = name in _CHANNELS_LAST_OUTPUT
-        for path in (path for paths in self._stages.values() for path in paths):
-            parent, _, child = path.rpartition(".")
-            if parent and not hasattr(self, parent):
-                self.add_module(parent, nn.Sequential())
-            self.get_submodule(parent).add_module(child, trunk.get_submodule(path))
+        self._channels_last_output = name == "swin_t"
         for stage, paths in self._stages.items():
             for path in paths:
-                self.get_submodule(path).requires_grad_(stage in trained)
+                parent, _, child = path.rpartition(".")
+                if parent and not hasattr(self, parent):
+                    self.add_module(parent, nn.Sequential())
+                self.get_submodule(parent).add_module(child, trunk.get_submodule(path).requires_grad_(stage in trained))
 
     def forward(
         self,
@@ -116,13 +109,11 @@ class Pyramid(nn.Module):
         *,
         gradient_to: Level | None = None,
     ) -> dict[Level, Float[Tensor, "B C h w"]]:
-        """Maps of the levels, finest first; no stage behind the deepest of them runs.
+        """Maps of the wanted levels (None: all), finest first.
 
-        Args:
-            levels: wanted maps; None: all levels of the pyramid.
-            gradient_to: deepest stage whose map needs a gradient; later stages run under `no_grad`.
+        No stage behind the deepest of them runs; stages behind `gradient_to` run under `no_grad`.
         """
-        wanted = self.levels if levels is None else tuple(levels)
+        wanted = levels or self.levels
         x = images
         maps: dict[Level, Tensor] = {}
         for stage in _stages_up_to(wanted):
@@ -160,13 +151,15 @@ class Pyramid(nn.Module):
 def build_backbone(config: BackboneConfig, levels: Sequence[Level]) -> Pyramid:
     """The pyramid of a config, with its weights, frozen where the config says so.
 
-    With `batch_norm: sync` and several ranks, batch norms of finetuned stages share their statistics.
-
-    Raises:
-        UserError: for a finetuned stage behind the deepest level, weights that cannot be read or belong to another
-            network, and synchronised batch norm on CPUs, for which torch has none.
+    With `batch_norm: sync` and several ranks, batch norms of finetuned stages share their statistics. Raises UserError
+    for a finetuned stage behind the deepest level, weights that cannot be read or belong to another network, and
+    synchronised batch norm on CPUs, for which torch has none.
     """
-    trained = _trained_stages(config, levels)
+    present = _stages_up_to(levels)
+    if missing := [stage for stage in config.trainable_stages if stage not in present]:
+        message = f"stage {missing[0]} cannot be finetuned: the deepest level of the network is {present[-1]}"
+        raise UserError(message, "model.backbone.trainable_stages", "name stages up to the deepest of model.levels")
+    trained = frozenset(present if config.trainable == "all" else config.trainable_stages)
     with torch.random.fork_rng(devices=[], enabled=config.trainable == "none"):
         if config.trainable == "none":
             # Runs that share cached maps need the same random trunk.
@@ -176,16 +169,12 @@ def build_backbone(config: BackboneConfig, levels: Sequence[Level]) -> Pyramid:
     if synchronised and not torch.cuda.is_available():
         hint = "use 'frozen' or 'train' on CPUs"
         raise UserError("synchronised batch norm needs GPUs", "model.backbone.batch_norm", hint)
+    statistics = config.batch_norm != "frozen"
     pyramid = Pyramid(
-        config.name,
-        trunk,
-        levels,
-        trained=trained,
-        batch_norm_trains=config.batch_norm in ("train", "sync"),
-        recompute=config.recompute,
+        config.name, trunk, levels, trained=trained, batch_norm_trains=statistics, recompute=config.recompute
     )
     if config.weights != "none":
-        _load_weights(pyramid, config, levels)
+        _load_weights(pyramid, config)
     if synchronised:
         for path in (path for stage in trained for path in STAGE_MODULES[config.name][stage]):
             convert: Callable[[nn.Module], nn.Module] = nn.SyncBatchNorm.convert_sync_batchnorm
@@ -198,22 +187,19 @@ def _stages_up_to(levels: Sequence[Level]) -> tuple[Stage, ...]:
     return ("stem", *LEVELS[: deepest + 1])
 
 
-def _trained_stages(config: BackboneConfig, levels: Sequence[Level]) -> frozenset[Stage]:
-    present = _stages_up_to(levels)
-    if missing := [stage for stage in config.trainable_stages if stage not in present]:
-        message = f"stage {missing[0]} cannot be finetuned: the deepest level of the network is {present[-1]}"
-        raise UserError(message, "model.backbone.trainable_stages", "name stages up to the deepest of model.levels")
-    return frozenset(present if config.trainable == "all" else config.trainable_stages)
-
-
-def _load_weights(pyramid: Pyramid, config: BackboneConfig, levels: Sequence[Level]) -> None:
+def _load_weights(pyramid: Pyramid, config: BackboneConfig) -> None:
     """Loads torchvision's weights of that name, or a file with a state dict of the trunk."""
     members = get_model_weights(config.name)
     names = dict.fromkeys(["DEFAULT", *members.__members__])
     path = Path(config.weights).expanduser()
     if config.weights in names:
         member = cast(WeightsEnum, members[config.weights])
-        state, where = _download(member), str(member)
+        where = str(member)
+        try:
+            state = cast(dict[str, Tensor], member.get_state_dict(progress=False, check_hash=True))
+        except (OSError, RuntimeError) as error:
+            message = f"the weights {member} could not be downloaded ({error})"
+            raise UserError(message, "model.backbone.weights", "give the path of a local .pth file instead") from error
     elif path.is_file():
         state, where = read_state_dict(path), config.weights
     else:
@@ -222,20 +208,12 @@ def _load_weights(pyramid: Pyramid, config: BackboneConfig, levels: Sequence[Lev
             "model.backbone.weights",
             f"give the path of a .pth file, 'none', or one of {', '.join(names)}",
         )
-    paths = tuple(f"{path}." for stage in _stages_up_to(levels) for path in STAGE_MODULES[config.name][stage])
+    paths = tuple(f"{path}." for stage in _stages_up_to(pyramid.levels) for path in STAGE_MODULES[config.name][stage])
     # Old files lack these counters; frozen norms do not read them, and torch starts them at zero.
     counters = {name: torch.tensor(0) for name in pyramid.state_dict() if name.endswith(".num_batches_tracked")}
     weights = counters | {name: value for name, value in state.items() if name.startswith(paths)}
     verdict, hint = f"the weights do not fit {config.name}", f"give a torchvision {config.name} state dict"
     load_strictly(pyramid, weights, verdict, where, hint)
-
-
-def _download(member: WeightsEnum) -> dict[str, Tensor]:
-    try:
-        return cast(dict[str, Tensor], member.get_state_dict(progress=False, check_hash=True))
-    except (OSError, RuntimeError) as error:
-        message = f"the weights {member} could not be downloaded ({error})"
-        raise UserError(message, "model.backbone.weights", "give the path of a local .pth file instead") from error
 
 
 def _world_size() -> int:

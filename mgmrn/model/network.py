@@ -9,6 +9,7 @@ B images, C channels, h w grid, N tokens, D width, S attributes, L word-vector l
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -16,14 +17,28 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mgmrn.config import LEVELS, AttributeNetworkConfig, ESZSLConfig, Level, MgMRNConfig, ModelConfig
-from mgmrn.model.attribute_network import AttributeNetwork
 from mgmrn.model.backbone import Pyramid, build_backbone
 from mgmrn.model.decoder import AttributeDecoder
 from mgmrn.model.granularity import GranularityLevel, LevelFeatures, RegionTokens
-from mgmrn.model.output import NeededMaps
-from mgmrn.model.output import NetworkOutput as NetworkOutput
 from mgmrn.model.refinement import MutualRefinement
-from mgmrn.model.regions import RegionMining
+from mgmrn.model.regions import RegionMining, Regions
+
+
+@dataclass(frozen=True)
+class NetworkOutput:
+    """Attribute vectors per level, and the regions of levels that mine them, for the regularisers."""
+
+    attributes: dict[Level, Float[Tensor, "B S"]]
+    regions: dict[Level, Regions]
+
+
+@dataclass(frozen=True)
+class NeededMaps:
+    """Maps of the pyramid that one level's loss reads, finest first."""
+
+    values: tuple[Level, ...]
+    gradient: tuple[Level, ...]
+    """Maps through which the loss has a gradient."""
 
 
 class MgMRN(nn.Module):
@@ -91,6 +106,32 @@ class MgMRN(nn.Module):
 
     def _decode(self, level: Level, outputs: Mapping[Level, LevelFeatures]) -> Float[Tensor, "B S"]:
         return self.decoders[level](self.tokens(level, outputs), self.word_vectors)
+
+
+class AttributeNetwork(nn.Module):
+    """Baseline on a pyramid's maps: one level, global average pooling, one linear map to the attributes."""
+
+    word_vectors: Float[Tensor, "S L"]
+    """Not used, but stored as in Mg-MRN: exported models are built from it."""
+
+    def __init__(self, level: Level, channels: int, word_vectors: Float[Tensor, "S L"]) -> None:
+        super().__init__()
+        self.level: Level = level
+        self.linear = nn.Linear(channels, len(word_vectors))
+        self.register_buffer("word_vectors", word_vectors.float().clone())
+
+    def forward(self, maps: Mapping[Level, Float[Tensor, "B C h w"]]) -> NetworkOutput:
+        """Attribute vector of the level."""
+        return NetworkOutput({self.level: self.linear(maps[self.level].mean(dim=(2, 3)))}, {})
+
+    def forward_level(self, maps: Mapping[Level, Float[Tensor, "B C h w"]], level: Level) -> NetworkOutput:
+        """Output of the one level."""
+        assert level == self.level, f"the network has level {self.level} alone"
+        return self(maps)
+
+    def needed_maps(self, level: Level) -> NeededMaps:
+        """The map of the one level."""
+        return NeededMaps((level,), (level,))
 
 
 class ImageModel(nn.Module):

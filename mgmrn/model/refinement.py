@@ -83,7 +83,8 @@ class MutualRefinement(nn.Module):
         super().__init__()
         self.detach = config.detach
         self._sources = {level: source_groups(config.topology, levels, level) for level in levels}
-        self._groups = {level: () if config.topology == "regions" else self._sources[level] for level in levels}
+        self.token_groups = {level: () if config.topology == "regions" else self._sources[level] for level in levels}
+        """Levels whose refined maps are further tokens of each level, in the order of those tokens."""
         self.exchange = nn.ModuleDict()
         if config.topology == "regions":
             for level in levels:
@@ -94,7 +95,7 @@ class MutualRefinement(nn.Module):
         self.attention = nn.ModuleDict(
             {
                 level: nn.ModuleDict({"_".join(g): SCA(len(g) * width, width, hidden, spatial) for g in groups})
-                for level, groups in self._groups.items()
+                for level, groups in self.token_groups.items()
                 if groups
             }
         )
@@ -102,10 +103,6 @@ class MutualRefinement(nn.Module):
     def sources(self, level: Level) -> tuple[Level, ...]:
         """Other levels whose features refine this one, finest first."""
         return tuple(sorted({source for group in self._sources[level] for source in group}))
-
-    def token_groups(self, level: Level) -> tuple[tuple[Level, ...], ...]:
-        """Levels whose refined maps are further tokens of this one, in the order of those tokens."""
-        return self._groups[level]
 
     def used_regions(
         self, level: Level, outputs: Mapping[Level, LevelFeatures]
@@ -124,7 +121,7 @@ class MutualRefinement(nn.Module):
         tokens = [as_tokens(own)]
         if level in self.exchange:
             tokens[0] = tokens[0] + self.exchange[level](tokens[0], self._regions(level, outputs))
-        for group in self._groups[level]:
+        for group in self.token_groups[level]:
             maps = [self._constant(outputs[source].features) for source in group]
             if len(maps) > 1:
                 # With trunks that round down, grids can differ by one pixel.

@@ -131,10 +131,10 @@ def build_caches(
     """
     if not config.cache_features:
         raise UserError("the experiment caches no maps", "cache_features", "set it to true, with a frozen backbone")
-    from mgmrn.data.kept import remove_check_notes
+    from mgmrn.data.feature_cache import remove_check_notes
     from mgmrn.data.splits import load_final, load_tune
     from mgmrn.device import usual_device
-    from mgmrn.sources import cached_maps
+    from mgmrn.feed import cached_maps
     from pipeline.config.compose import resolve_weights
 
     config = resolve_weights(config, data_root)

@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from mgmrn.atomic_file import replacing
-from mgmrn.checkpoint import LoadedModel
+from mgmrn.checkpoint import TrainedModel
 from mgmrn.data.images import prepared
 from mgmrn.data.splits import load_final
 from mgmrn.makers.synthetic import read_parts
@@ -162,7 +162,7 @@ def run_explain(
     return made
 
 
-def _subjects_of(model: LoadedModel, data_root: Path, split: Split, per_class: int) -> Iterator[reasons.Subject]:
+def _subjects_of(model: TrainedModel, data_root: Path, split: Split, per_class: int) -> Iterator[reasons.Subject]:
     """The first pictures of each class of a split."""
     data = load_final(data_root, model.config.benchmark)
     images = data.unseen if split == "test_unseen" else data.seen

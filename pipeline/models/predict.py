@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mgmrn.checkpoint import MODEL_FILE, LoadedModel, load_model
+from mgmrn.checkpoint import MODEL_FILE, TrainedModel, load_model
 from mgmrn.config import ImageConfig
 from mgmrn.data.class_table import read_class_table
 from mgmrn.data.images import prepared
@@ -45,7 +45,7 @@ class Prediction:
         return {"picture": str(self.picture), **asdict(self.answer)}
 
 
-def open_model(name: str, tracking_uri: str) -> LoadedModel:
+def open_model(name: str, tracking_uri: str) -> TrainedModel:
     """Find and load a model, ready for evaluation on the CPU.
 
     Its name is the path of an exported file or its folder (checked first), `mgmrn-CUB@champion`, `mgmrn-CUB/3` or `models:/…` in
@@ -129,7 +129,7 @@ def show_predictions(predictions: Sequence[Prediction], console: Console) -> Non
             console.line(f"error: {one.error}")
 
 
-def _predictions(model: LoadedModel, pictures: Sequence[Path], top: int, attributes: int) -> Iterator[Prediction]:
+def _predictions(model: TrainedModel, pictures: Sequence[Path], top: int, attributes: int) -> Iterator[Prediction]:
     remaining = iter(pictures)
     with ThreadPoolExecutor(min(DECODERS, os.cpu_count() or 1)) as pool:
         while batch := list(islice(remaining, BATCH)):

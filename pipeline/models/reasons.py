@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from mgmrn.checkpoint import LoadedModel
+from mgmrn.checkpoint import TrainedModel
 from mgmrn.config import ImageConfig, Level, MgMRNConfig
 from mgmrn.data.pictures import read_picture
 from mgmrn.errors import UserError
@@ -87,7 +87,7 @@ Pointed = tuple[str, str, bool, float]
 """Level, part, whether the largest attention lies in the part's box, and share of the input that the box covers."""
 
 
-def check_explainable(model: LoadedModel) -> tuple[MgMRN, MgMRNConfig]:
+def check_explainable(model: TrainedModel) -> tuple[MgMRN, MgMRNConfig]:
     """Head and config of a model; one without attention or with a single class is a `UserError`."""
     head, config = model.network.head, model.config.model
     if not (isinstance(head, MgMRN) and isinstance(config, MgMRNConfig)):
@@ -99,7 +99,7 @@ def check_explainable(model: LoadedModel) -> tuple[MgMRN, MgMRNConfig]:
 
 @torch.inference_mode()
 def explain(
-    model: LoadedModel, subjects: Sequence[Subject], images: Float[Tensor, "B 3 P P"]
+    model: TrainedModel, subjects: Sequence[Subject], images: Float[Tensor, "B 3 P P"]
 ) -> tuple[dict[Level, LevelView], list[Explained]]:
     """View of each level, and explanation of each picture of a batch, whose `images` are made by `for_evaluation`."""
     head, config = check_explainable(model)

@@ -48,7 +48,7 @@ def _warm(
     from mgmrn.data.seal import close_seal
     from mgmrn.data.splits import load_tune
     from mgmrn.device import usual_device
-    from mgmrn.sources import cached_maps
+    from mgmrn.feed import cached_maps
 
     close_seal()
     config = ExperimentConfig.model_validate_json(config_json)

@@ -16,7 +16,7 @@ import torch
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from mgmrn.checkpoint import LoadedModel, load_model
+from mgmrn.checkpoint import TrainedModel, load_model
 from mgmrn.data.class_table import classes_from_json
 from mgmrn.data.images import prepared
 from mgmrn.errors import UserError
@@ -52,7 +52,7 @@ class ImageClassifier(PythonModel):
         return _table(answers)
 
 
-def _asked(model: LoadedModel, params: Mapping[str, Any]) -> tuple[LoadedModel, int]:
+def _asked(model: TrainedModel, params: Mapping[str, Any]) -> tuple[TrainedModel, int]:
     """The model with the params' γ and classes, and the number of classes of an answer."""
     asked = {name: value for name, value in params.items() if value is not None}
     gamma, top_k, classes = asked.get("gamma", model.gamma), asked.get("top_k", 5), asked.get("classes")
@@ -64,7 +64,7 @@ def _asked(model: LoadedModel, params: Mapping[str, Any]) -> tuple[LoadedModel, 
     return (with_classes(model, classes_from_json(classes, "classes")) if classes else model), int(top_k)
 
 
-def _batches(model: LoadedModel, table: pd.DataFrame) -> Iterator[Any]:
+def _batches(model: TrainedModel, table: pd.DataFrame) -> Iterator[Any]:
     """Scores batch by batch, so that one batch of decoded pictures is in memory at a time."""
     values = list(table["image"])
     for start in range(0, len(values), BATCH):

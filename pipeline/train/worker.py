@@ -15,23 +15,19 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from mgmrn.checkpoint import MODEL_FILE, export_model, load_checkpoint, save_checkpoint
+from mgmrn.checkpoint import MODEL_FILE, TrainedModel, export_model, load_checkpoint, save_checkpoint
 from mgmrn.config import ESZSLConfig, ExperimentConfig
-from mgmrn.data.images import side_for_evaluation
-from mgmrn.data.kept import Progress
-from mgmrn.data.loading import PictureFiles, evaluation_loader
+from mgmrn.data.feature_cache import Progress
+from mgmrn.data.loading import evaluation_loader
 from mgmrn.data.seal import sealed
 from mgmrn.data.splits import FinalData, Images, TuneData, evaluation_images, load_final, load_tune
 from mgmrn.data.xlsa17 import attribute_names
-from mgmrn.device import prefer_fastest_kernels
 from mgmrn.engine import EpochStats, NonFiniteLossError, Trainer, build_trainer, evaluate, gather_rows, train_epoch
 from mgmrn.errors import ResourceError, UserError
 from mgmrn.eszsl import eszsl_scores, prepare_eszsl
-from mgmrn.feed import Feed, Share, open_feed, seen_targets
+from mgmrn.feed import EVALUATION_BATCH, Feed, Share, cached_maps, seen_targets
 from mgmrn.model.backbone import build_backbone
-from mgmrn.model.network import levels_of
 from mgmrn.protocol import Evaluation, evaluate_split
-from mgmrn.sources import EVALUATION_BATCH, cached_maps
 from pipeline.spool import Spool
 from pipeline.train import checkpoints
 from pipeline.train.messages import Failure, note_taker, record_failure, recorded_failure, reserve_room
@@ -84,7 +80,7 @@ def _epochs(spec: RunSpec, share: Share, device: torch.device) -> Iterator[dict[
     if share.rank == 0:
         with explained(spec.run_folder):
             reserve_room(spec.failure_file)
-    prefer_fastest_kernels()
+    torch.backends.cudnn.benchmark = True  # cuDNN times its convolutions at the first call for each shape.
     torch.set_num_threads(spec.cpus_per_worker)
     with sealed() if spec.split == "tune" else nullcontext():
         load = load_tune if spec.split == "tune" else load_final
@@ -103,12 +99,11 @@ def _train(rank: Rank) -> Iterator[dict[str, float]]:
         torch.cuda.reset_peak_memory_stats(rank.device)
     loader_workers = spec.cpus_per_worker if rank.device.type == "cuda" else 0
     note = note_taker(spec.notes_file)
-    feed = open_feed(spec.config, data, spec.cache_root, rank.share, rank.device, loader_workers, note)
+    feed = Feed(spec.config, data, spec.cache_root, rank.share, rank.device, loader_workers, note)
     trainer = build_trainer(
         feed.network,
         torch.from_numpy(data.classes.attributes[data.classes.seen_ids]),
         spec.config,
-        levels=levels_of(spec.config.model),
         global_batch=feed.global_batch,
         steps_per_epoch=feed.steps_per_epoch,
         device=rank.device,
@@ -193,16 +188,16 @@ def _noted(
         if trainer is not None:
             save_checkpoint(folder, trainer.state_dict(), spec.identity)
         if feed is not None and epoch == spec.epochs:
-            export_model(
-                folder / MODEL_FILE,
-                feed.image_model,
-                spec.config,
+            model = TrainedModel(
+                network=feed.image_model,
+                config=spec.config,
                 class_names=classes.names,
-                class_attributes=classes.attributes,
+                class_attributes=torch.from_numpy(classes.attributes),
                 seen=classes.seen,
                 gamma=evaluation.result.gamma if evaluation else 0.0,
                 attribute_names=attribute_names(spec.data_root, spec.config.benchmark, classes.attributes.shape[1]),
             )
+            export_model(folder / MODEL_FILE, model)
     yield metrics
     counting = checkpoints.counting_epoch(spec.split, {**Spool(spec.spool_file).epochs(), epoch: metrics})
     checkpoints.prune(spec.run_folder, checkpoints.worth_keeping(spec.run_folder, epoch, counting))
@@ -261,9 +256,8 @@ def pooled_features(
 def _pooled_from_pictures(config: ExperimentConfig, images: Images, device: torch.device) -> Float[np.ndarray, "N C"]:
     assert isinstance(config.model, ESZSLConfig)
     backbone = build_backbone(config.model.backbone, (config.model.level,)).to(device).eval()
-    files = PictureFiles(images, side_for_evaluation(config.benchmark.images))
     rows = [
         backbone(pictures.to(device))[config.model.level].mean(dim=(2, 3)).cpu()
-        for pictures in evaluation_loader(files, config.benchmark.images, EVALUATION_BATCH, 0)
+        for pictures in evaluation_loader(images, config.benchmark.images, EVALUATION_BATCH, 0)
     ]
     return torch.cat(rows).numpy()

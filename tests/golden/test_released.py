@@ -76,7 +76,7 @@ def make_ours(reference: ReleasedNetwork, config: ExperimentConfig) -> Trainer:
     network.load_state_dict(state)
     sizes = {"global_batch": B, "steps_per_epoch": STEPS}
     classes = CLASSES.to(torch.get_default_dtype())
-    return build_trainer(network, classes, config, levels=config.model.levels, device=torch.device("cpu"), **sizes)
+    return build_trainer(network, classes, config, device=torch.device("cpu"), **sizes)
 
 
 def run(

@@ -40,7 +40,7 @@ def new_trainer(config: ExperimentConfig, device: torch.device) -> Trainer:
     torch.manual_seed(0)
     backbone = build_backbone(config.model.backbone, config.model.levels)
     network = ImageModel(backbone, build_head(config.model, backbone.channels, torch.randn(ATTRIBUTES, 6)))
-    sizes = {"levels": config.model.levels, "global_batch": IMAGES, "steps_per_epoch": 3}
+    sizes = {"global_batch": IMAGES, "steps_per_epoch": 3}
     return build_trainer(network, torch.rand(SEEN, ATTRIBUTES), config, device=device, **sizes)
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from mgmrn.protocol import Evaluation, make_evaluation
+from mgmrn.protocol import Evaluation
 from pipeline.config.compose import load_experiment
 from pipeline.tracking import artifacts
 from pipeline.tracking.artifacts import write_evaluation, write_provenance
@@ -23,7 +23,7 @@ def written(folder: Path, count: int, images: int = 8) -> Evaluation:
     scores = rng.normal(size=(2, images, count)).astype(np.float32)
     labels = rng.integers(count - 1, size=images), np.full(images, count - 1)
     ids = np.arange(2 * images).reshape(2, images)
-    evaluation = make_evaluation("final", *scores, *labels, *ids, np.arange(count) < count - 1, gamma=0.25)
+    evaluation = Evaluation("final", *scores, *labels, *ids, np.arange(count) < count - 1, gamma=0.25)
     files = {i: f"folder/{i}.jpg" for i in range(2 * images)}
     write_evaluation(folder, evaluation, [f"class {i}" for i in range(count)], files)
     return evaluation

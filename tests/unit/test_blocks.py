@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mgmrn.config import LossConfig, RefinementConfig, RegionConfig
-from mgmrn.losses import TERMS, zsl_loss
+from mgmrn.losses import LossTerms, zsl_loss
 from mgmrn.model.granularity import LevelFeatures
 from mgmrn.model.network import NetworkOutput, init_weights
 from mgmrn.model.refinement import MutualRefinement, source_groups
@@ -111,7 +111,7 @@ def test_the_loss_is_its_equation(reduction: str) -> None:
     occ = 0.5 * occupancy_loss(occupancy(mined.assignment))
     dec = 0.5 * decorrelation(mined.descriptors).mean()
     expected = (ce + 0.3 * reg + 0.2 * occ + 0.4 * dec, ce, reg, occ, dec, torch.zeros(()))
-    for name, wanted in zip(TERMS, expected, strict=True):
+    for name, wanted in zip(LossTerms._fields, expected, strict=True):
         torch.testing.assert_close(getattr(terms, name), wanted)
 
 

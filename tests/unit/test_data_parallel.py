@@ -115,7 +115,6 @@ def train_share(network: nn.Module, config: ExperimentConfig, rank: int, world_s
         network,
         torch.rand(SEEN, ATTRIBUTES),
         config,
-        levels=levels,
         global_batch=GLOBAL_BATCH,
         steps_per_epoch=STEPS,
         device=torch.device("cpu"),

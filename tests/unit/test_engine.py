@@ -34,9 +34,7 @@ def new_trainer(config: ExperimentConfig) -> Trainer:
     torch.manual_seed(0)
     network = MgMRN(config.model, CHANNELS, torch.randn(ATTRIBUTES, 6))
     attributes = torch.rand(SEEN, ATTRIBUTES)
-    return build_trainer(
-        network, attributes, config, levels=("c4", "c5"), global_batch=6, steps_per_epoch=STEPS, device=CPU
-    )
+    return build_trainer(network, attributes, config, global_batch=6, steps_per_epoch=STEPS, device=CPU)
 
 
 def batches(epoch: int = 0, poison_step: int | None = None) -> list[Batch]:

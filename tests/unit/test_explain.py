@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mgmrn.checkpoint import LoadedModel, load_model
+from mgmrn.checkpoint import TrainedModel, load_model
 from mgmrn.config import AttributeNetworkConfig, ImageConfig
 from mgmrn.errors import UserError
 from mgmrn.explanation import CellMap, LevelView
@@ -41,12 +41,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(folder: Path) -> LoadedModel:
+def model(folder: Path) -> TrainedModel:
     return load_model(folder / "model.pt")
 
 
 @pytest.mark.parametrize("gamma", [0.5, 0.0])
-def test_reasons_others_and_handicap_are_the_whole_lead(folder: Path, model: LoadedModel, gamma: float) -> None:
+def test_reasons_others_and_handicap_are_the_whole_lead(folder: Path, model: TrainedModel, gamma: float) -> None:
     paths = sorted((folder / "pictures").iterdir())
     subjects, images = [Subject(path, path.name, None) for path in paths], inputs_of(paths)
     model = replace(model, gamma=gamma)
@@ -105,7 +105,7 @@ def test_named_pictures_and_the_first_ones_of_every_class_of_a_split(
 
 
 def test_a_broken_picture_and_a_network_without_attention_are_refused(
-    folder: Path, tmp_path: Path, model: LoadedModel, capsys: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, model: TrainedModel, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(next((folder / "pictures").iterdir()).read_bytes()[:500])
@@ -117,7 +117,7 @@ def test_a_broken_picture_and_a_network_without_attention_are_refused(
 
 
 def test_page_and_sheets_are_logged_with_the_run(
-    folder: Path, model: LoadedModel, store: TrackingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, model: TrainedModel, store: TrackingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_id = store.create_parent("a run", {})
     monkeypatch.setattr(module, "open_model", lambda name, uri: model)

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from mgmrn.config import ExperimentConfig, ImageConfig
-from mgmrn.data.images import for_evaluation, side_for_evaluation, side_for_training
-from mgmrn.data.loading import PictureFiles, evaluation_loader, prefetch, train_loader
+from mgmrn.data.images import for_evaluation
+from mgmrn.data.loading import evaluation_loader, prefetch, train_loader
 from mgmrn.data.pictures import read_picture
 from mgmrn.data.splits import FinalData, Images, TuneData, load_final, load_tune
 from mgmrn.errors import UserError
-from mgmrn.feed import Feed, Share, open_feed
+from mgmrn.feed import Feed, Share
 from tests.tiny import write_benchmark
 
 CROPS = ImageConfig(size=32, min_crop_area=0.5)
@@ -61,7 +61,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(data: TuneData | FinalData, cache: Path, settings: ExperimentConfig, share: Share = Share()) -> Feed:
-    return open_feed(settings, data, cache, share, torch.device("cpu"))
+    return Feed(settings, data, cache, share, torch.device("cpu"))
 
 
 def tensor(inputs: Any) -> torch.Tensor:
@@ -125,10 +125,8 @@ def test_epochs_may_come_in_any_order(data: TuneData, cache: Path, cached: bool)
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_pictures_do_not_depend_on_workers_batches_order_or_earlier_epochs(images: Images, workers: int) -> None:
-    files = PictureFiles(images, side_for_training(CROPS))
-
     def pictures(*epochs: Any, workers: int = 0) -> torch.Tensor:
-        return torch.cat(list(train_loader(files, CROPS, epochs, seed=3, workers=workers)))
+        return torch.cat(list(train_loader(images, CROPS, epochs, seed=3, workers=workers)))
 
     alone = [pictures((epoch, [np.arange(8)])) for epoch in range(2)]
     shuffled = [np.array([7, 2, 5]), np.array([0, 1]), np.array([6, 4, 3])]
@@ -147,13 +145,12 @@ def test_evaluation_keeps_the_order_and_names_a_broken_picture_without_a_traceba
 ) -> None:
     settings = config(True)
     images = load_final(write_benchmark(tmp_path), settings.benchmark).train
-    files = PictureFiles(images, side_for_evaluation(settings.benchmark.images))
-    batches = list(evaluation_loader(files, settings.benchmark.images, 10, workers))
+    batches = list(evaluation_loader(images, settings.benchmark.images, 10, workers))
     assert [len(batch) for batch in batches] == [10, 10, 4]
     assert torch.equal(batches[2][3], for_evaluation(read_picture(images.path(23)), settings.benchmark.images))
     images.path(3).write_bytes(images.path(3).read_bytes()[:100])
     with pytest.raises(UserError) as caught:
-        list(evaluation_loader(files, settings.benchmark.images, 8, workers))
+        list(evaluation_loader(images, settings.benchmark.images, 8, workers))
     assert str(images.path(3)) in str(caught.value) and "Traceback" not in str(caught.value)
 
 

@@ -18,8 +18,7 @@ from mgmrn.config import (
     RefinementConfig,
 )
 from mgmrn.losses import zsl_loss
-from mgmrn.model.attribute_network import AttributeNetwork
-from mgmrn.model.network import MgMRN, build_head
+from mgmrn.model.network import AttributeNetwork, MgMRN, build_head
 from tests.double import TOLERANCE, float64
 from tests.tiny import small_network
 

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 import pipeline
-from mgmrn.checkpoint import export_model
+from mgmrn.checkpoint import TrainedModel, export_model
 from mgmrn.data.seal import SealedError, check_open, is_sealed, sealed
 from mgmrn.data.splits import FinalData, TuneData, load_final, load_tune
-from mgmrn.data.xlsa17 import load_benchmark
+from mgmrn.data.xlsa17 import load_benchmark, numbered_attributes
 from mgmrn.model.backbone import build_backbone
 from mgmrn.model.network import ImageModel, build_head, levels_of
 from mgmrn.protocol import evaluate_split
@@ -36,15 +36,16 @@ def export(path: Path, data: TuneData | FinalData) -> None:
     backbone = build_backbone(CONFIG.model.backbone, levels_of(CONFIG.model))
     head = build_head(CONFIG.model, backbone.channels, torch.from_numpy(data.word_vectors))
     classes = data.classes
-    export_model(
-        path,
-        ImageModel(backbone, head),
-        CONFIG,
+    model = TrainedModel(
+        network=ImageModel(backbone, head),
+        config=CONFIG,
         class_names=classes.names,
-        class_attributes=classes.attributes,
+        class_attributes=torch.from_numpy(classes.attributes),
         seen=classes.seen,
         gamma=0.0,
+        attribute_names=numbered_attributes(classes.attributes.shape[1]),
     )
+    export_model(path, model)
 
 
 @pytest.fixture(scope="module")
