@@ -1,7 +1,5 @@
 """Addresses of databases that are opened through SQLAlchemy, and the files of SQLite behind them."""
 
-from __future__ import annotations
-
 import os
 import sqlite3
 import tempfile

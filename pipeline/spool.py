@@ -4,8 +4,6 @@ Training appends a line and goes on, whether the tracking server answers or not;
 the offset that it has reached in a file beside the spool. The first line tells how to create the run, for a store that lost it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import json
@@ -14,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from mgmrn.atomic_file import replacing
 from mgmrn.errors import UserError
@@ -34,7 +32,7 @@ class StoreIdentity:
     experiment: str
     created_ms: int
 
-    def replaces(self, other: StoreIdentity) -> bool:
+    def replaces(self, other: Self) -> bool:
         """Whether this one is at the other's address, whose runs are therefore lost."""
         return (self.address, self.experiment) == (other.address, other.experiment) and self != other
 
@@ -60,7 +58,7 @@ class NewRun:
     time_ms: int = field(default_factory=lambda: int(time.time() * 1000))
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> NewRun:
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
         dataset = value["dataset"]
         return cls(**{**value, "dataset": DatasetInput(**dataset) if dataset else None})
 
@@ -214,7 +212,7 @@ class Sent:
         return spool.path.with_suffix(".sent.json")
 
     @classmethod
-    def load(cls, spool: Spool) -> Sent | None:
+    def load(cls, spool: Spool) -> Self | None:
         try:
             value = json.loads(cls.file(spool).read_text())
         except FileNotFoundError:

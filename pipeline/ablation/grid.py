@@ -1,11 +1,10 @@
 """Variants of an ablation, each as a config on each benchmark, and their cells on the data that exist."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import Self
 
 from mgmrn.config import BenchmarkConfig, ImageConfig
 from mgmrn.data.splits import FinalData, TuneData, final_data, tune_data
@@ -45,7 +44,7 @@ class Variant:
     configs: Mapping[str | None, ComposedConfig]
     """Benchmark, or None for the base's own → the config, with its own seed; empty before it is composed."""
 
-    def equals(self, other: Variant) -> bool:
+    def equals(self, other: Self) -> bool:
         return all(self.configs[name].config == other.configs[name].config for name in self.configs)
 
 

@@ -1,7 +1,5 @@
 """From an experiment's file and `--set` overrides to one frozen config, with the origin of every value, or all errors at once."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,8 +4,6 @@ A file may say `extends: [benchmark/cub, experiment/base]`: later files win over
 mapping by mapping. Where the `kind` of a mapping changes, fields that the new kind does not have are dropped.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path

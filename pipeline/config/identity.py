@@ -1,7 +1,5 @@
 """Identity of an experiment: a hash of the values that differ from the defaults, of the data and of the pretrained weights."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Collection, Mapping

@@ -1,7 +1,5 @@
 """From a tree of values to one frozen config, or all its errors: field, origin, what is wrong, and the nearest known name."""
 
-from __future__ import annotations
-
 import difflib
 import json
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Predictions of a trained model for pictures; a picture that cannot be read costs only its own answer."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Iterator, Sequence

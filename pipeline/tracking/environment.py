@@ -1,7 +1,5 @@
 """Code, versions and machine of a run."""
 
-from __future__ import annotations
-
 import base64
 import getpass
 import json
@@ -13,7 +11,7 @@ import zlib
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil  # type: ignore[import-untyped]
 
@@ -48,7 +46,7 @@ class GitState:
         return base64.b64encode(zlib.compress(json.dumps(asdict(self)).encode())).decode()
 
     @classmethod
-    def from_label(cls, text: str) -> GitState:
+    def from_label(cls, text: str) -> Self:
         values = json.loads(zlib.decompress(base64.b64decode(text)))
         return cls(**{**values, "untracked": tuple(values["untracked"])})
 

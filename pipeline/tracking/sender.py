@@ -6,8 +6,6 @@ sender reads the run's history when in doubt. A lock beside the spool keeps the 
 lost the run, for example because its database was deleted, the next command creates it again from the spool's first line.
 """
 
-from __future__ import annotations
-
 import fcntl
 import threading
 import time
@@ -16,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice, takewhile
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 from pipeline.errors import TrackingError
 from pipeline.spool import PARENT_TAG, Entry, Epoch, NewRun, OnEpoch, OnProblem, Sent, Spool
@@ -73,7 +71,7 @@ class Sender:
         self._lock: IO[str]
         self._thread = threading.Thread(target=self._run, name="tracking", daemon=True)
 
-    def start(self) -> Sender:
+    def start(self) -> Self:
         """Start to send; unless another command sends the spool, `replay_leftovers` leaves it to this sender from now on."""
         self._lock = self._spool.lock_file.open("w")
         self._alone = self._begin_where_it_was_left()

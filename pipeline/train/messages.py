@@ -4,8 +4,6 @@ Ray Train restarts a worker group after any exception. A bad config, a broken pi
 the worker that meets one leaves a note; the restarted group reads it and ends at once.
 """
 
-from __future__ import annotations
-
 import json
 import threading
 import time
@@ -13,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Self
 
 from mgmrn.atomic_file import replacing
 from mgmrn.errors import ResourceError, UserError
@@ -37,7 +36,7 @@ class Failure:
     hint: str = ""
 
     @classmethod
-    def of_resources(cls, error: ResourceError) -> Failure:
+    def of_resources(cls, error: ResourceError) -> Self:
         return cls("storage" if isinstance(error, StorageError) else "cannot-run-here", error.message, hint=error.hint)
 
     def about(self, run: str) -> str:

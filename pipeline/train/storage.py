@@ -6,8 +6,6 @@ driver lives. The claim of a dead driver is replaced under a claim on the claim,
 moment gets it.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import secrets
