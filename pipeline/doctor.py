@@ -24,6 +24,7 @@ from mgmrn.errors import ResourceError, UserError
 from pipeline import places
 from pipeline.config.compose import load_benchmark_config
 from pipeline.config.files import config_names
+from pipeline.config.identity import REPOSITORY
 from pipeline.console import shell_command
 from pipeline.databases import database_address
 from pipeline.errors import ExitCode, TrackingError
@@ -31,7 +32,7 @@ from pipeline.jobs.server import TOKEN_FILE, TOKEN_SOURCES
 from pipeline.redaction import redact_address
 from pipeline.tracking import connection
 from pipeline.tracking.store import TrackingStore
-from pipeline.train.cluster import REPOSITORY, check_reachable
+from pipeline.train.cluster import check_reachable
 from pipeline.train.placement import available_cpus
 from pipeline.train.ray_start import check_start_here, private_instance
 from pipeline.train.storage import check_writable

@@ -1,7 +1,7 @@
 """Drivers of runs: the tag that names one, and whether it lives, on whatever host.
 
-A driver of this host is looked up among its processes. One of another host is watched: as long as it lives it counts in a heartbeat file beside
-its runs, in the storage that every host sees. No clock is compared with another's, and no lock of a shared file system is relied on.
+A driver of this host is looked up among its processes; one elsewhere counts, while it lives, in a heartbeat file in the shared storage.
+No clock is compared with another's, and no lock of a shared file system is relied on.
 """
 
 import os

@@ -20,6 +20,7 @@ import yaml
 
 from mgmrn.errors import UserError
 from mgmrn.reading import read_text
+from pipeline.config.identity import REPOSITORY
 from pipeline.job_environment import CODE_STATE
 from pipeline.jobs.server import CODE_DIRTY, CODE_SHA, NAME, VERB, JobExistsError, JobServer
 from pipeline.redaction import SECRET_NAME, redact
@@ -28,7 +29,6 @@ from pipeline.tracking.environment import NO_GIT, GitState, git_state
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 RUNTIME_ENV = Path("cluster", "runtime_env.yaml")
 PACKAGES = ("mgmrn", "pipeline")
 STATE_LIMIT = 64_000
@@ -91,17 +91,17 @@ def decide(wanted: str, jobs: Mapping[str, JobDetails], *, again: bool) -> Decis
 
 def submit(task: Task, server: JobServer, *, again: bool, say: Callable[[str], None]) -> Decision:
     """Send command and code, unless the cluster runs, or has run, the same job; `say` takes lines for the user."""
-    if Path.cwd().resolve() != CHECKOUT:
-        message = f"jobs are sent from the folder of the checkout, {CHECKOUT}"
+    if Path.cwd().resolve() != REPOSITORY:
+        message = f"jobs are sent from the folder of the checkout, {REPOSITORY}"
         raise UserError(message, "working folder", "go there first")
-    runtime_env = {**read_runtime_env(CHECKOUT / RUNTIME_ENV), "working_dir": str(CHECKOUT)}
+    runtime_env = {**read_runtime_env(REPOSITORY / RUNTIME_ENV), "working_dir": str(REPOSITORY)}
     for file in task.files:
         _check_is_sent(file)
-    wanted = task.submission_id(code_digest(CHECKOUT))
+    wanted = task.submission_id(code_digest(REPOSITORY))
     decision = decide(wanted, server.jobs(), again=again)
     if decision.action != "send":
         return decision
-    state = git_state(CHECKOUT)
+    state = git_state(REPOSITORY)
     say(_about_code(state))
     label = replace(state, diff=redact(state.diff)).to_label()
     if len(label) > STATE_LIMIT:
@@ -147,7 +147,7 @@ def _check_is_sent(file: str) -> None:
     """Refuse a config file, named relative to the checkout, that is neither at its top nor in a package: `.rayignore` leaves it out."""
     parts = Path(os.path.normpath(file)).parts
     at_top = len(parts) == 1 and not parts[0].startswith(".")
-    if not (CHECKOUT / file).is_file() or not (at_top or parts[0] in PACKAGES):
+    if not (REPOSITORY / file).is_file() or not (at_top or parts[0] in PACKAGES):
         raise UserError(
             f"{file} is not among the files that are sent to the cluster",
             hint="put it at the top of the checkout or below pipeline/config/configs, and name it from there",

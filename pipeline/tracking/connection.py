@@ -120,10 +120,9 @@ def translated(uri: str) -> Iterator[None]:
 
 
 def _make_database(file: Path) -> None:
-    """Create MLflow's tables in a new database, which appears as a whole or not at all.
+    """Create MLflow's tables in a new database, which appears as a whole or not at all, unless another command has created it meanwhile.
 
-    MLflow creates its tables one by one and can never open a database in which it was interrupted, so they are created in a
-    temporary folder. A database that another command has created meanwhile stays.
+    MLflow creates its tables one by one and can never open a database in which it was interrupted.
     """
     from mlflow.tracking import MlflowClient
 

@@ -9,17 +9,18 @@ import subprocess
 import sys
 import zlib
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Self
 
 import psutil  # type: ignore[import-untyped]
 
+from pipeline.config.identity import REPOSITORY
 from pipeline.console import shell_command
 from pipeline.job_environment import code_state, in_job
 from pipeline.redaction import redact_address
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "torchvision", "ray", "mlflow", "numpy", "scipy", "pydantic", "optuna")
 NUMERICS = ("torch", "torchvision", "numpy", "scipy")
 """Packages whose version may change a figure."""
@@ -58,11 +59,12 @@ def git_state(repository: Path = REPOSITORY) -> GitState:
     """State of the checkout of this code; in a submitted job, of the checkout that it was sent from."""
     if (sent := code_state()) is not None:
         return GitState.from_label(sent)
-    sha = _git(repository, "rev-parse", "--verify", "HEAD").strip()
+    git = partial(_output, "git", "-C", str(repository))
+    sha = git("rev-parse", "--verify", "HEAD").strip()
     if not sha:
         return GitState(NO_GIT, False, "", ())
-    diff = _git(repository, "diff", "--no-ext-diff", "HEAD")
-    untracked = tuple(_git(repository, "ls-files", "--others", "--exclude-standard").splitlines())
+    diff = git("diff", "--no-ext-diff", "HEAD")
+    untracked = tuple(git("ls-files", "--others", "--exclude-standard").splitlines())
     return GitState(sha, bool(diff or untracked), diff, untracked)
 
 
@@ -106,10 +108,6 @@ def numerics() -> str:
     """Versions that may change a figure, like `python 3.11, torch 2.9.1, …`."""
     python = ".".join(platform.python_version_tuple()[:2])
     return ", ".join([f"python {python}", *(f"{name} {_version(name)}" for name in NUMERICS)])
-
-
-def _git(repository: Path, *arguments: str) -> str:
-    return _output("git", "-C", str(repository), *arguments)
 
 
 def _cpu_model() -> str:

@@ -1,7 +1,4 @@
-"""Code of the logged model: pictures in, class names and calibrated scores out.
-
-MLflow runs this file when it loads the model, beside a copy of `mgmrn`; the model needs nothing else of this project.
-"""
+"""Code of the logged model, which MLflow runs beside a copy of `mgmrn`: pictures in, class names and calibrated scores out."""
 
 import base64
 import math

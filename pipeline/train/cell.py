@@ -14,7 +14,6 @@ from pipeline.config.identity import code_digest, config_hash, group_hash, scien
 from pipeline.job_environment import job_tags
 from pipeline.spool import DatasetInput
 from pipeline.tracking.environment import numerics, origin_tags
-from pipeline.tracking.store import run_name
 from pipeline.train.placement import Placement, Workers
 from pipeline.train.spec import Calibration, RunSpec, Split
 
@@ -61,7 +60,8 @@ class Cell:
 
     @property
     def name(self) -> str:
-        return run_name(self.benchmark, self.variant, self.config.seed, self.config_hash)
+        """Name of the run, like `cub.no_mrm.s3.1f0c9a2e`."""
+        return f"{self.benchmark.lower()}.{self.variant}.s{self.config.seed}.{self.config_hash[:8]}"
 
     @property
     def label(self) -> str:
@@ -80,12 +80,10 @@ class Cell:
 
     @property
     def science_hash(self) -> str:
-        """Hash of the config alone, whatever the data."""
         return science_hash(self.config)
 
     @property
     def shape_hash(self) -> str:
-        """Hash that is shared by runs that take about the same time."""
         return shape_hash(self.config, self.data.digest)
 
     @property

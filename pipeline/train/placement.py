@@ -28,11 +28,8 @@ class Workers:
         parts = config.optimiser.accumulate
         if self.most * parts > batch:
             micro = f" in {parts} micro-batches each" if parts > 1 else ""
-            raise UserError(
-                f"{self.most} workers cannot share a global batch of {batch} images{micro}",
-                _OPTION,
-                "use fewer workers or a larger batch",
-            )
+            message = f"{self.most} workers cannot share a global batch of {batch} images{micro}"
+            raise UserError(message, _OPTION, "use fewer workers or a larger batch")
 
 
 def parse_workers(text: str) -> Workers:

@@ -1,7 +1,7 @@
 """Start of Ray on this machine: what keeps it from starting, what keeps the instance to its user, and what a start waits for.
 
-Where something is wrong, Ray itself would hang or end with a misleading error. It takes tasks and jobs from all who reach its ports unless
-token authentication is on, listens on all interfaces, and lets every user of the machine write to its session folder, sockets included.
+Where something is wrong, Ray itself would hang or end with a misleading error. By default it takes jobs from all who reach its ports, listens
+on all interfaces, and lets every user of the machine write to its session folder, sockets included.
 """
 
 import os
@@ -9,7 +9,6 @@ import re
 import resource
 import secrets
 import shlex
-import stat
 import sys
 import tempfile
 import threading
@@ -17,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import ExitStack, contextmanager
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -53,6 +51,8 @@ _REPLACED = (
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER",
 )
 """Variables that have other values for an instance of this process; those of a cluster are restored when it ends."""
+_TOKEN = secrets.token_hex(32)
+"""Token of all instances of this process: Ray keeps the first that it has read."""
 _FOLDER_PREFIX = "mgmrn-"
 _UNQUOTABLE = "'\\"
 """Characters that Ray's own command lines lose: its processes are started by a list that only knows double quotes."""
@@ -114,10 +114,7 @@ def needed_address_space(memory: int) -> int:
 
 
 def worker_interpreter(executable: str) -> dict[str, str]:
-    """Part of a runtime environment for an interpreter whose path a shell would split or run; empty for a plain path.
-
-    Ray joins the interpreter's path unquoted into a line for bash.
-    """
+    """Part of a runtime environment that quotes the interpreter's path, which Ray joins into a line for bash; empty for a plain path."""
     quoted = shlex.quote(executable)
     return {} if quoted == executable else {"py_executable": quoted}
 
@@ -130,10 +127,9 @@ def _unquotable(path: str) -> str | None:
 def private_instance() -> Iterator[None]:
     """Sets the environment in which `ray.init` starts an instance of this process that other users cannot use.
 
-    The instance gets a random token, which its ports ask for, in a file of mode 600; its ports on loopback; and its session folder below
-    a folder of mode 700. `RAY_TMPDIR` is used as it is where it names such a folder. Token and folder are deleted on exit.
-
-    Enter it before `ray` is imported: only then are the ports on loopback alone. Raises `ResourceError` when no folder can be used.
+    Its ports are on loopback and ask for a random token, in a file of mode 600; its session folder is below one of mode 700, `RAY_TMPDIR`
+    where that is one. Token and folder are deleted on exit. Enter it before `ray` is imported: only then are the ports on loopback alone.
+    Raises `ResourceError` when no folder can be used.
     """
     with ExitStack() as stack:
         given = stack.enter_context(without_variables(_REPLACED)).get("RAY_TMPDIR")
@@ -142,7 +138,7 @@ def private_instance() -> Iterator[None]:
             folder = Path(stack.enter_context(_private_folder_below(given)))
         check_temporary_folder(folder)
         token = stack.enter_context(tempfile.NamedTemporaryFile("w", prefix="token-", dir=folder))
-        token.write(_token())
+        token.write(_TOKEN)
         token.flush()
         os.environ["RAY_AUTH_TOKEN_PATH"], os.environ["RAY_TMPDIR"] = token.name, str(folder)
         # Ray then takes the loopback address for its node's, as it does by default on these two systems.
@@ -151,12 +147,6 @@ def private_instance() -> Iterator[None]:
         if "ray" not in sys.modules:
             os.environ["RAY_AUTH_MODE"] = "token"
         yield
-
-
-@cache
-def _token() -> str:
-    """Token of all instances of this process: Ray keeps the first that it has read."""
-    return secrets.token_hex(32)
 
 
 def _private_folder_below(parent: str | None) -> tempfile.TemporaryDirectory[str]:
@@ -175,10 +165,7 @@ def _private_folder_below(parent: str | None) -> tempfile.TemporaryDirectory[str
 
 
 def _is_private(folder: Path) -> bool:
-    if not os.path.isdir(folder):
-        return False
-    status = folder.stat()
-    return status.st_uid == os.getuid() and not stat.S_IMODE(status.st_mode) & 0o077
+    return os.path.isdir(folder) and folder.stat().st_uid == os.getuid() and not folder.stat().st_mode & 0o077
 
 
 @contextmanager
@@ -197,7 +184,12 @@ def without_variables(names: Sequence[str]) -> Iterator[dict[str, str]]:
 def said_when_late(what: str, speak: Callable[[str], None] = say) -> Iterator[None]:
     """Says what a block waits for, once, when it takes longer than `LATE_SECONDS`."""
     late = LATE_SECONDS
-    timer = threading.Timer(late, lambda: speak(f"still waiting for {what} after {late:.0f} s; {where_logs_are()}"))
+
+    def tell() -> None:
+        logs = session_logs() or "/tmp/ray/session_latest/logs of its hosts"
+        speak(f"still waiting for {what} after {late:.0f} s; Ray's logs are in {logs}")
+
+    timer = threading.Timer(late, tell)
     timer.daemon = True
     timer.start()
     try:
@@ -247,7 +239,7 @@ _NO_ERROR = re.compile(r"^(:|\*\*\*|- )|\[0x|@ +0x|discovered a bug in Ray")
 
 
 def session_logs() -> Path | None:
-    """Log folder, on this host, of the instance of Ray that this process is connected to or tries to start; None without one."""
+    """Log folder, on this host, of the instance of Ray that this process is connected to or starts; None without one."""
     import ray
 
     if ray.is_initialized():
@@ -256,11 +248,6 @@ def session_logs() -> Path | None:
     # Ray names a session's folder by its time and by the process that starts it.
     sessions = Path(os.environ.get("RAY_TMPDIR", "/tmp")).glob(f"ray/session_*_{os.getpid()}/logs")
     return max(sessions, key=lambda folder: folder.parent.name, default=None)
-
-
-def where_logs_are() -> str:
-    """Half a sentence that names the folder of Ray's logs."""
-    return f"Ray's logs are in {session_logs() or '/tmp/ray/session_latest/logs of its hosts'}"
 
 
 def log_says() -> str:

@@ -1,9 +1,7 @@
 """Storage folder of runs: whether it can be written to, and which driver holds the folder of a run.
 
-A run's folder and its MLflow run belong to one living driver at a time. The claim is a file beside the folder, made by `link`, which succeeds
-for one process alone also on network file systems. It holds the driver's tag (`pipeline.driver`), by which every host can tell whether the
-driver lives. The claim of a dead driver is replaced under a claim on the claim, so that only one of two drivers that find it at the same
-moment gets it.
+A run's folder belongs to one living driver at a time. The claim is a file beside it with the driver's tag, made by `link`, which succeeds for
+one process alone also on network file systems. The claim of a dead driver is replaced under a claim on the claim; one of two drivers gets it.
 """
 
 import errno
@@ -110,7 +108,10 @@ def _take(path: Path, name: str) -> None:
     own = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     own.write_text(driver_tag())
     try:
-        while not _linked(own, path):
+        while True:
+            with suppress(FileExistsError):
+                os.link(own, path)
+                return
             holder = _holder(path)
             if holder is None:
                 continue  # Released since.
@@ -128,14 +129,6 @@ def _take(path: Path, name: str) -> None:
                 over.unlink()
     finally:
         own.unlink(missing_ok=True)
-
-
-def _linked(own: Path, path: Path) -> bool:
-    try:
-        os.link(own, path)
-    except FileExistsError:
-        return False
-    return True
 
 
 def _is_own(holder: str | None) -> bool:
