@@ -69,9 +69,8 @@ class Grid:
 def make_grid(file: AblationFile) -> Grid:
     """Compose every variant on every benchmark.
 
-    Raises:
-        UserError: all that is wrong at once: unknown paths, values outside the schema, a variant that changes nothing,
-            two variants with one config or one name, two benchmarks with one name.
+    Raises `UserError` with all that is wrong at once: unknown paths, values outside the schema, a variant that changes nothing, two variants
+    with one config or name, two benchmarks with one name.
     """
     fixed = file.config.fixed
     common = Variant("", fixed, file.label, {path: file.place("fixed", path) for path in fixed}, {})

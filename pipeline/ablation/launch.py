@@ -60,9 +60,7 @@ class AblationOutcome:
 def run_ablation(
     file: AblationFile, where: Where, *, mode: Mode, concurrency: int | None, budget_hours: float | None
 ) -> AblationOutcome:
-    """Launch the cells of a grid that the mode asks for.
-
-    Without `concurrency` as many run at once as the cluster has room for, without `budget_hours` the value in the file counts, if any.
+    """Launch the cells of a grid that the mode asks for; the defaults are the cluster's room and the file's budget.
 
     Raises `UserError` for a bad grid or data set, `TrackingError` when the tracking store cannot be reached, and `ResourceError` when no run
     can ever be placed, the predicted time is over the budget, or the storage is read-only: nothing was started. Raises `UntrackedError` when

@@ -72,9 +72,7 @@ def compare_grid(file: AblationFile, where: Where, metric: str | None) -> list[C
 def compare_runs(run_ids: Sequence[str], base: str | None, metric: str | None, tracking_uri: str) -> list[Comparison]:
     """Compare finished runs of one split, grouped by variant and benchmark; the first run's variant is the default base.
 
-    Raises:
-        UserError: for a run that is not a finished training run, runs of two splits, two runs of one config and seed,
-            an unknown metric or base.
+    Raises `UserError` for a run that is no finished training run, two splits, two runs of one config and seed, an unknown metric or base.
     """
     _check_metric(metric)
     store = TrackingStore.connect(tracking_uri)

@@ -64,8 +64,7 @@ def ablate(
     from pipeline.analysis.tables import as_dict, show_tables, tables
 
     where = Where(tracking_uri, data_root, storage, address, cpus_per_worker, gpus_per_worker)
-    file = load_grid_file(name, benchmarks)
-    console = Console(as_json)
+    file, console = load_grid_file(name, benchmarks), Console(as_json)
     outcome = run_ablation(file, where, mode=mode, concurrency=concurrency, budget_hours=budget_hours)
     show_tables(tables([outcome.comparison]), console)
     counts = ", ".join(f"{count} {state}" for state, count in totals(outcome.cells).items())
@@ -154,18 +153,13 @@ def show_plan(cells: Sequence[PlannedCell], console: Console) -> None:
     """Print every cell, and the predicted cost of the cells that remain."""
     from pipeline.ablation.plan import TO_RUN, total_cost, totals
 
-    rows = [
-        [
-            one.cell.benchmark,
-            one.cell.variant,
-            str(one.cell.seed),
-            one.state,
-            _cost(one.cost) if one.state in TO_RUN else "–",
-            one.evaluated.run_id if one.evaluated else "–",
-            one.reason,
-        ]
-        for one in cells
-    ]
+    rows = []
+    for one in cells:
+        predicted = _cost(one.cost) if one.state in TO_RUN else "–"
+        run_id = one.evaluated.run_id if one.evaluated else "–"
+        rows.append(
+            [one.cell.benchmark, one.cell.variant, str(one.cell.seed), one.state, predicted, run_id, one.reason]
+        )
     console.table(["benchmark", "variant", "seed", "state", "predicted", "run", "reason"], rows)
     counts = ", ".join(f"{count} {state}" for state, count in totals(cells).items())
     left = [one for one in cells if one.state in TO_RUN]

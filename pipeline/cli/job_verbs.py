@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -35,6 +35,8 @@ PLACES = frozenset({"storage", "data_root", "tracking_uri", "study_storage"})
 
 jobs_app = typer.Typer()
 
+Content = tuple[str, "BaseModel", tuple[str, ...]]
+"""Name and resolved config of a verb's arguments, and the configs that they name: two spellings of one config are the same job."""
 Server = Annotated[str, typer.Option("--address", metavar="URL", envvar=ADDRESS_VARIABLE, help="Job server to use.")]
 JobId = Annotated[str, typer.Argument(metavar="ID", help="Id that `submit` and `status` print.")]
 
@@ -83,9 +85,10 @@ def status(
     server = JobServer.connect(address)
     jobs = server.jobs() if job_id is None else {job_id: server.job(job_id)}
     runs = _launches(tracking_uri)
-    shown = [job_to_json(job) | {"run_id": runs.get(name)} for name, job in jobs.items()]
-    rows = []
-    for one, job in zip(shown, jobs.values(), strict=True):
+    shown, rows = [], []
+    for name, job in jobs.items():
+        one = job_to_json(job) | {"run_id": runs.get(name)}
+        shown.append(one)
         started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one["started"])) if one["started"] else None
         columns = (one["verb"], one["status"], one["exit_code"], started, _took(job), one["run_id"])
         rows.append([one["submission_id"], *("–" if column is None else str(column) for column in columns)])
@@ -224,7 +227,7 @@ def _from_environment(context: typer.Context) -> list[str]:
     return added
 
 
-def _train(params: Mapping[str, Any]) -> tuple[str, BaseModel, tuple[str, ...]]:
+def _train(params: Mapping[str, Any]) -> Content:
     from pipeline.config.compose import load_experiment
     from pipeline.train.placement import parse_workers
 
@@ -235,7 +238,7 @@ def _train(params: Mapping[str, Any]) -> tuple[str, BaseModel, tuple[str, ...]]:
     return composed.name, composed.config, (params["experiment"],)
 
 
-def _search(params: Mapping[str, Any]) -> tuple[str, BaseModel, tuple[str, ...]]:
+def _search(params: Mapping[str, Any]) -> Content:
     from pipeline.search.config import load_search
     from pipeline.search.space import Space
 
@@ -244,7 +247,7 @@ def _search(params: Mapping[str, Any]) -> tuple[str, BaseModel, tuple[str, ...]]
     return file.name, file.config, (params["name"], file.config.base, *file.config.benchmarks)
 
 
-def _ablate(params: Mapping[str, Any]) -> tuple[str, BaseModel, tuple[str, ...]]:
+def _ablate(params: Mapping[str, Any]) -> Content:
     from pipeline.ablation.grid import make_grid
 
     file = load_grid_file(params["name"], params["benchmarks"])
@@ -252,9 +255,4 @@ def _ablate(params: Mapping[str, Any]) -> tuple[str, BaseModel, tuple[str, ...]]
     return file.name, file.config, (params["name"], file.config.base, *file.config.benchmarks)
 
 
-_CONTENTS: Mapping[str, Callable[[Mapping[str, Any]], tuple[str, BaseModel, tuple[str, ...]]]] = {
-    "train": _train,
-    "search": _search,
-    "ablate": _ablate,
-}
-"""Name and resolved config of a verb's arguments, and the configs that they name: two spellings of one config are the same job."""
+_CONTENTS = {"train": _train, "search": _search, "ablate": _ablate}

@@ -31,8 +31,7 @@ NO_SCIENCE = (
 def config_hash(config: ExperimentConfig, data_digest: str, without: Collection[str] = ()) -> str:
     """First 16 hex digits of the sha256 of schema version, values that differ from the defaults, and the digests of data and weights.
 
-    A new field with a default changes no hash. A weights file, whose path must be absolute, counts by its content. Fields and sections
-    `without` are left out; workers, paths and tracking take no part.
+    A new field with a default changes no hash. Fields and sections `without` are left out; workers, paths and tracking take no part.
     """
     changed = _changed(config, config.model_dump(mode="json"))
     changed = {name: value for name, value in changed.items() if name not in without}

@@ -1,7 +1,6 @@
 """The plain subset of YAML as a tree that keeps the origin of every value.
 
-A config holds numbers, text, true, false, null, lists of them, and mappings. What YAML 1.1 and 1.2 read differently is refused, as are tags
-and anchors; `5e-4` is a float.
+What YAML 1.1 and 1.2 read differently is refused, as are tags and anchors; `5e-4` is a float.
 """
 
 from __future__ import annotations
@@ -139,13 +138,11 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
-        problem = None
+        problem = f"nested more than {DEEPEST} deep" if self.depth == DEEPEST else None
         if event.anchor:
             problem = "anchors and aliases are not allowed, use extends"
         elif getattr(event, "tag", None):
             problem = f"the tag {event.tag} is not allowed: a config holds plain values only"
-        elif self.depth == DEEPEST:
-            problem = f"nested more than {DEEPEST} deep"
         if problem:
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
         self.depth += 1

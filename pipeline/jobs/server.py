@@ -92,10 +92,8 @@ class JobServer:
 
     def jobs(self) -> dict[str, JobDetails]:
         with _translated(self.address):
-            found = self._client.list_jobs()
-        return {
-            job.submission_id: job for job in sorted(found, key=lambda job: job.start_time or 0) if job.submission_id
-        }
+            found = sorted(self._client.list_jobs(), key=lambda job: job.start_time or 0)
+        return {job.submission_id: job for job in found if job.submission_id}
 
     def job(self, submission_id: str) -> JobDetails:
         jobs = self.jobs()
@@ -128,10 +126,9 @@ class JobServer:
         with _translated(self.address):
             return str(self._client.get_job_logs(submission_id))
 
-    async def tail(self, submission_id: str) -> AsyncIterator[str]:
+    def tail(self, submission_id: str) -> AsyncIterator[str]:
         """Output of a job from its first line on, until job or connection end. Ray's exceptions are not translated."""
-        async for lines in self._client.tail_job_logs(submission_id):
-            yield lines
+        return self._client.tail_job_logs(submission_id)
 
 
 def follow(server: JobServer, submission_id: str, write: Callable[[str], None]) -> JobDetails:

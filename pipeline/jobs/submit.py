@@ -1,8 +1,7 @@
 """Submission of a command: sent once per command and code, however often it is given.
 
-All users of a job server can read a job's arguments, environment and metadata, so they hold no secret. The driver takes credentials from
-the environment of the cluster's head (`MLFLOW_TRACKING_USERNAME`, `MLFLOW_TRACKING_PASSWORD`; on Kubernetes a secret) or from
-`~/.mlflow/credentials` there.
+All users of a job server can read a job's arguments, environment and metadata, so they hold no secret: the driver takes credentials from
+the environment of the cluster's head, or from `~/.mlflow/credentials` there.
 """
 
 from __future__ import annotations
@@ -70,11 +69,9 @@ class Decision:
 
 
 def decide(wanted: str, jobs: Mapping[str, JobDetails], *, again: bool) -> Decision:
-    """Decide between sending a job and following one that exists.
+    """Decide between sending a job and following one that exists, by the last attempt; one that succeeded is repeated only with `again`.
 
-    The job server accepts an id once, even when that job failed. So the first attempt has the id itself, the second `ID-2`, and so
-    on; the last attempt decides. A waiting or running one is followed. One that succeeded is not repeated, unless `again` says so. One
-    that failed or was stopped is followed by the next attempt, which goes on from its checkpoints.
+    The job server accepts an id once, even when that job failed, so the second attempt is `ID-2`, and so on.
     """
     pattern = re.compile(rf"{re.escape(wanted)}(?:-(\d+))?")
     attempts = {int(found[1] or 1): name for name in jobs if (found := pattern.fullmatch(name))}
@@ -136,10 +133,9 @@ def read_runtime_env(file: Path) -> dict[str, Any]:
         raise UserError(f"the runtime environment is no YAML: {str(error).splitlines()[0]}", str(file)) from error
     if not isinstance(value, dict):
         raise UserError("a runtime environment is a mapping", str(file))
-    for name in value.get("env_vars") or {}:
-        if SECRET_NAME.search(str(name)):
-            hint = "set it in the environment of the cluster's head"
-            raise UserError(f"env_vars.{name} would be shown to all users of the job server", str(file), hint)
+    if name := next(filter(SECRET_NAME.search, map(str, value.get("env_vars") or {})), None):
+        hint = "set it in the environment of the cluster's head"
+        raise UserError(f"env_vars.{name} would be shown to all users of the job server", str(file), hint)
     return value
 
 

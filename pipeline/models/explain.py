@@ -36,10 +36,8 @@ BATCH = 8
 UNKNOWN = "pictures"
 HERE = Path(__file__).parent
 SIDE = 128
-STRENGTH = 0.85
-"""Share of the picture's colour that the strongest attention, or a certain region, replaces."""
-FAINTEST = 0.3
-"""Share that a region replaces where all regions are equally likely."""
+FAINTEST, STRENGTH = 0.3, 0.85
+"""Share of the picture's colour that a region replaces where all are equally likely, and where it, or attention, is strongest."""
 GREY = np.array([0.299, 0.587, 0.114])
 ATTRIBUTES = 3
 """Number of deciding attributes whose attention is shown on a sheet."""
@@ -115,9 +113,8 @@ def run_explain(
 ) -> Explanations:
     """Explain pictures with the model that `open_model` finds by its name, and write page and sheets into the folder `out`.
 
-    Without images, the first pictures of each class of the split are explained. `progress` is called after every batch with
-    the numbers of explained pictures and of all. Raises `UserError` for a model without attention, or a picture or data set that cannot be
-    read, and `TrackingError` when the store is unreachable, or does not have the run or model.
+    Without images, the first pictures of each class of the split are explained. Raises `UserError` for a model without attention, or a
+    picture or data set that cannot be read, and `TrackingError` when the store is unreachable, or does not have the run or model.
     """
     model = open_model(name, tracking_uri)
     reasons.check_explainable(model)

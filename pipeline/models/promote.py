@@ -84,10 +84,7 @@ def promote(name: str, tracking_uri: str, *, alias: str) -> Promotion:
 
 
 def find_seeds(store: TrackingStore, run: TrackedRun) -> Seeds:
-    """Finished runs on the final split with the config, data and science code of a run, from committed code.
-
-    The run itself counts for its seed, the latest run for every other seed.
-    """
+    """The run, and the latest finished `final` runs of other seeds with its config, data and science code, from committed code."""
     wanted = (
         f"tags.`mgmrn.group_hash` = '{run.tags.get('mgmrn.group_hash', '')}' and tags.`mgmrn.split` = 'final' "
         "and tags.`mgmrn.kind` = 'run' and attributes.status = 'FINISHED'"

@@ -1,7 +1,6 @@
 """Reproduction of a run from its record, and the comparison of both runs, figure by figure.
 
-On the same machine with the same code, data and versions a run repeats itself bit for bit, so one differing bit at one step is a
-difference. Elsewhere sums are taken in another order, and training amplifies the difference: then the last value of each figure on
+On the same machine with the same code, data and versions a run repeats itself bit for bit. Elsewhere the last value of each figure on
 validation or test images is compared within a tolerance, and training losses are shown without a verdict.
 """
 
@@ -86,7 +85,6 @@ class Reproduction:
         }
 
     def show(self, console: Console) -> None:
-
         def text(value: float | None, digits: int) -> str:
             return "–" if value is None else f"{value:.{digits}g}"
 
@@ -131,10 +129,9 @@ class Record:
 def reproduce(name: str, where: Where, *, anyway: bool, tolerance: float) -> Reproduction:
     """Repeat a run (id or name) with its config, seed, calibration, data and placement, and the code of this checkout.
 
-    `anyway` accepts other code, data or weights than the run's; `tolerance` applies where equal bits cannot be expected.
-
-    Raises `UserError` for a run that cannot be reproduced here, `TrackingError` when the store is unreachable or does not know it, and
-    `ResourceError` when its workers cannot be placed here: nothing was started. Raises `UntrackedError` when the store went away later.
+    `anyway` accepts other code, data or weights than the run's; `tolerance` applies where equal bits cannot be expected. Raises `UserError`
+    for a run that cannot be reproduced here, `TrackingError` when the store is unreachable or does not know it, `ResourceError` when its
+    workers cannot be placed here: nothing was started. Raises `UntrackedError` when the store went away later.
     """
     where = where.absolute()
     where = replace(where, storage=where.storage / "reproductions")
@@ -167,10 +164,7 @@ def reproduce(name: str, where: Where, *, anyway: bool, tolerance: float) -> Rep
 
 
 def read_record(store: TrackingStore, run: TrackedRun, data_root: Path) -> Record:
-    """Read config and environment of a finished training run from the store.
-
-    A recorded weights file that does not exist is replaced by one of its name below `data_root`.
-    """
+    """Read a finished training run from the store; a weights file that does not exist is replaced by one of its name below `data_root`."""
     run.check_finished_training()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "resolved.yaml"
@@ -219,11 +213,7 @@ def inexact(record: Record, cpus_per_worker: int, gpus_per_worker: int) -> list[
 
 
 def compare_histories(was: Histories, now: Histories, tolerance: float | None) -> list[MetricComparison]:
-    """Compare every metric of the reproduced run and the reproduction.
-
-    The tolerance is the largest difference of a last value, absolute, or relative where the value is above 1; None demands the
-    same bits at every step.
-    """
+    """Compare every metric by the largest difference of last values, relative above 1; without a tolerance, by the bits of every step."""
     return [_compare(metric, was.get(metric, {}), now.get(metric, {}), tolerance) for metric in sorted({*was, *now})]
 
 

@@ -113,10 +113,7 @@ def _compare(search: Search, best: Record) -> tuple[Comparison, ...]:
 
 
 def _run_cells(search: Search, cells: Sequence[Cell]) -> Mapping[str, Mapping[str, float]]:
-    """Figures of each cell by its identity, empty where it failed; cells of one identity are run once.
-
-    Ray Tune is started only where a cell was not finished before.
-    """
+    """Figures of each cell by its identity, empty where it failed; Ray Tune is started where a cell was not finished before."""
     board, site = search.board, search.site
 
     def follow(cell: Cell) -> OnEpoch:

@@ -44,10 +44,7 @@ class Search:
 
 
 class SearchDirector(Director):
-    """Director of the trials that a study proposes.
-
-    Scores are divided by `references`, those of the base on each benchmark. After `deadline` (`time.monotonic()`) no new trial starts.
-    """
+    """Director of the trials that a study proposes; scores are divided by `references`, and none starts after the `deadline`."""
 
     def __init__(self, search: Search, references: Mapping[str | None, float], deadline: float | None) -> None:
         super().__init__(search.site)
@@ -151,10 +148,7 @@ def _hashes(cells: Sequence[Cell]) -> tuple[str, ...]:
 
 
 def mean_rank(scores: Sequence[float], others: Sequence[Sequence[float]]) -> float:
-    """Mean over the runs begun so far of the share of other trials that score less there, a tie counting half.
-
-    Trials that lack a run do not count there.
-    """
+    """Mean over the runs begun so far of the share of other trials with that run that score less there, a tie counting half."""
     return statistics.fmean(
         _share_below(score, [other[run] for other in others if run < len(other)]) for run, score in enumerate(scores)
     )

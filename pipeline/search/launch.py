@@ -1,7 +1,6 @@
 """`search`, from the request to the outcome: checked before anything starts, run, and the best config compared with the base.
 
-Only the `tune` split is ever loaded here. The score of the best of many trials is optimistic, so the reported figure is its comparison with
-the base over fresh seeds.
+Only the `tune` split is ever loaded here. The score of the best of many trials is optimistic: its comparison over fresh seeds is reported.
 """
 
 import hashlib
@@ -47,9 +46,6 @@ def run_search(
     force: bool,
 ) -> SearchOutcome:
     """Run a search, or resume one; `force` deletes an earlier study of the same search first.
-
-    Without `trials` the number in the file counts, without `concurrency` as many run at once as the cluster has room for. After
-    `budget_hours` no new trial starts.
 
     Raises `UserError` for a bad space, config or data set, a study that would need `--resume`, a database out of reach: nothing was
     started; `TrackingError` when the tracking store cannot be reached; `ResourceError` when not even one trial can ever be placed, or the

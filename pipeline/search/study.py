@@ -1,8 +1,4 @@
-"""State of a search: an Optuna study in a database, which holds every trial, its scores, and what sampler and pruner have seen.
-
-A driver that resumes a search reads there which trials have ended and which were running. Attributes of a trial keep what Optuna's own
-fields do not hold.
-"""
+"""State of a search: an Optuna study in a database, from which a driver that resumes it reads trials, scores, and which were running."""
 
 import logging
 import math
