@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
-from mgmrn.data.splits import SplitData
 from mgmrn.errors import ResourceError
 from pipeline.ablation.config import AblationFile
 from pipeline.ablation.plan import TO_RUN, PlannedCell, survey
@@ -90,7 +89,10 @@ def run_ablation(
     with explained(where.storage), ExitStack() as stack:
         if todo:
             workers = file.config.workers
-            hosts = stack.enter_context(launch_session(where, workers * (concurrency or 1), _data_of(todo)))
+            # The splits that the cells read, once per benchmark.
+            splits = {one.cell.benchmark: (tune.data, one.cell.final_data) for tune, one in todo}.values()
+            data = [split for both in splits for split in both if split is not None]
+            hosts = stack.enter_context(launch_session(where, workers * (concurrency or 1), data))
             at_once, placement = place_trials(hosts, where, len(todo), workers, concurrency)
             _check_budget([cost for _, one in todo if (cost := one.cost)], len(todo), at_once, hours)
         else:
@@ -125,21 +127,13 @@ def _once_each(todo: Sequence[PlannedCell]) -> list[tuple[Cell, PlannedCell]]:
     return list(found.values())
 
 
-def _data_of(todo: Sequence[tuple[Cell, PlannedCell]]) -> list[SplitData]:
-    """Splits that the cells read, once per benchmark."""
-    splits = {one.cell.benchmark: (tune.data, one.cell.final_data) for tune, one in todo}.values()
-    return [split for both in splits for split in both if split is not None]
-
-
 def _check_budget(costs: Sequence[Cost], cells: int, concurrency: int, hours: float | None) -> None:
     """Refuse a launch whose cells of known cost take longer than the budget."""
     predicted = sum(cost.seconds for cost in costs) / concurrency
     if hours is not None and predicted > 3600 * hours:
-        raise ResourceError(
-            f"{len(costs)} of {cells} cells would take about {duration(predicted)}, "
-            f"more than the budget of {duration(3600 * hours)}",
-            "raise --budget-hours, or run fewer variants, benchmarks or seeds",
-        )
+        excess = f"about {duration(predicted)}, more than the budget of {duration(3600 * hours)}"
+        hint = "raise --budget-hours, or run fewer variants, benchmarks or seeds"
+        raise ResourceError(f"{len(costs)} of {cells} cells would take {excess}", hint)
 
 
 def _run(

@@ -1,7 +1,7 @@
 """Plan of a grid: state and predicted cost of every cell, by the runs in the tracking store. Nothing runs."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,9 @@ from pipeline.analysis.runs import CellState
 from pipeline.config.identity import code_digest
 from pipeline.tracking.environment import numerics
 from pipeline.tracking.store import TrackedRun, TrackingStore
-from pipeline.train.cell import Cell, RunSummary
+from pipeline.train.cell import Cell
 from pipeline.train.spec import Calibration
-from pipeline.train.tracked import cached_summary, recorded_calibration
+from pipeline.train.tracked import recorded_calibration
 from pipeline.trials.known import Cost, KnownRuns, schema_of
 from pipeline.where import Where
 
@@ -38,13 +38,6 @@ class PlannedCell:
     @property
     def calibration(self) -> Calibration | None:
         return recorded_calibration(self.tune) if self.tune else None
-
-    def summaries(self) -> Iterator[RunSummary]:
-        """Outcomes of the finished runs: on `tune`, then on `final`."""
-        if self.tune and self.cell.tune:
-            yield cached_summary(self.cell.tune, self.tune)
-        if self.evaluated and self.calibration and self.evaluated is not self.tune:
-            yield cached_summary(self.cell.final(self.calibration), self.evaluated)
 
     def to_json(self) -> dict[str, Any]:
         cell = self.cell
@@ -184,12 +177,8 @@ def totals(cells: Sequence[PlannedCell]) -> dict[str, int]:
 
 def plan_to_json(cells: Sequence[PlannedCell]) -> dict[str, Any]:
     """Serialise to the object that `plan --json` prints."""
-    cost = total_cost(one for one in cells if one.state in TO_RUN)
-    return {
-        "cells": [cell.to_json() for cell in cells],
-        "totals": totals(cells),
-        **_predicted(cost),
-    }
+    left = total_cost(one for one in cells if one.state in TO_RUN)
+    return {"cells": [cell.to_json() for cell in cells], "totals": totals(cells), **_predicted(left)}
 
 
 def _predicted(cost: Cost | None) -> dict[str, float | None]:

@@ -83,10 +83,7 @@ def cells_of_runs(runs: pd.DataFrame, split: str) -> pd.DataFrame:
 
 
 def compare(cells: pd.DataFrame, base: str, metric: str, split: str) -> Comparison:
-    """Compare all variants among the cells with one of them; variants and benchmarks keep the order of the cells.
-
-    There is one cell at most of a variant, benchmark and seed.
-    """
+    """Compare all variants among the cells with one of them; variants and benchmarks keep the order of the cells."""
     variants, benchmarks = (list(cells[name].unique()) for name in ("variant", "benchmark"))
     assert base in variants and not cells.duplicated(["variant", "benchmark", "seed"]).any()
     cells = cells.assign(score=cells[metric].where(np.isfinite(cells[metric]))).sort_values("seed")

@@ -27,10 +27,8 @@ if TYPE_CHECKING:
     from pipeline.jobs.submit import Task
 
 STOP_SECONDS = 45.0
-NOT_OF_THE_JOB = frozenset({"address", "as_json"})
-"""Parameters that do not change what is run."""
-OF_THE_CONFIG = frozenset({"experiment", "overrides", "name", "benchmarks"})
-"""Parameters that the identity replaces by the resolved config."""
+NOT_IN_IDENTITY = {"address", "as_json", "experiment", "overrides", "name", "benchmarks"}
+"""Parameters that do not change what is run, or that the identity replaces by the resolved config."""
 PLACES = frozenset({"storage", "data_root", "tracking_uri", "study_storage"})
 
 jobs_app = typer.Typer()
@@ -180,10 +178,7 @@ def _took(job: JobDetails) -> str | None:
 
 
 def read_task(parent: typer.Context, verb: str, arguments: Sequence[str]) -> Task:
-    """Parse a verb's arguments by the verb's own options, and check its configs, places and secrets.
-
-    An option whose environment variable is set here is added to the job's arguments. `parent` is the context of `submit`.
-    """
+    """Parse a verb's arguments by its own options, those from the environment included, and check its configs, places and secrets."""
     from pipeline.jobs.submit import Task
 
     if verb not in _CONTENTS:
@@ -197,23 +192,21 @@ def read_task(parent: typer.Context, verb: str, arguments: Sequence[str]) -> Tas
     complete = (*arguments, *_from_environment(context))
     for argument in complete:
         if redact_address(argument) != argument:
-            raise UserError(
-                f"{redact_address(argument)} holds a secret, which all users of the job server could read",
-                hint="set it in the environment of the cluster's head (MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and "
-                "MLFLOW_TRACKING_PASSWORD; MGMRN_STUDY_STORAGE), and leave it out here",
+            message = f"{redact_address(argument)} holds a secret, which all users of the job server could read"
+            variables = (
+                "MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD; MGMRN_STUDY_STORAGE"
             )
+            hint = f"set it in the environment of the cluster's head ({variables}), and leave it out here"
+            raise UserError(message, hint=hint)
     name, config, configs = _CONTENTS[verb](context.params)
-    others = {name: value for name, value in context.params.items() if name not in NOT_OF_THE_JOB | OF_THE_CONFIG}
+    others = {name: value for name, value in context.params.items() if name not in NOT_IN_IDENTITY}
     identity = json.dumps([verb, name, config.model_dump(mode="json"), others], sort_keys=True, default=str)
     files = tuple(one for one in configs if one.endswith((".yaml", ".yml")))
     return Task(verb, name, complete, files, hashlib.sha256(identity.encode()).hexdigest())
 
 
 def _from_environment(context: typer.Context) -> list[str]:
-    """Options that the environment sets here; refuses places that would go with the job.
-
-    A default that the head's environment may replace is checked by the driver.
-    """
+    """Options that the environment sets here; refuses places that would go with the job, but for defaults that the head may replace."""
     added: list[str] = []
     for parameter in context.command.params:
         source = context.get_parameter_source(parameter.name or "")

@@ -185,10 +185,8 @@ def _check_answers(address: str) -> None:
     except urllib.error.HTTPError:
         return
     except (OSError, ValueError, http.client.HTTPException) as error:
-        raise ResourceError(
-            f"no job server answers at {redact_address(address)} ({getattr(error, 'reason', error)})",
-            "name the head's with --address http://HOST:8265, or start the cluster",
-        ) from error
+        message = f"no job server answers at {redact_address(address)} ({getattr(error, 'reason', error)})"
+        raise ResourceError(message, "name the head's with --address http://HOST:8265, or start the cluster") from error
 
 
 def _use_token() -> None:

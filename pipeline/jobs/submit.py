@@ -144,10 +144,8 @@ def _check_is_sent(file: str) -> None:
     parts = Path(os.path.normpath(file)).parts
     at_top = len(parts) == 1 and not parts[0].startswith(".")
     if not (REPOSITORY / file).is_file() or not (at_top or parts[0] in PACKAGES):
-        raise UserError(
-            f"{file} is not among the files that are sent to the cluster",
-            hint="put it at the top of the checkout or below pipeline/config/configs, and name it from there",
-        )
+        hint = "put it at the top of the checkout or below pipeline/config/configs, and name it from there"
+        raise UserError(f"{file} is not among the files that are sent to the cluster", hint=hint)
 
 
 def _about_code(state: GitState) -> str:

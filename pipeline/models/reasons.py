@@ -1,7 +1,5 @@
 """Reasons of a model's answers: the attributes that decide between the best two classes, and where each level attends.
 
-The pointing game measures whether the attention of an attribute falls on its part, where boxes of parts are known.
-
 B: pictures of a batch. P: pixels of a side of the network's input. K: regions. A: attributes that decide.
 """
 

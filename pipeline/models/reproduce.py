@@ -88,10 +88,7 @@ class Reproduction:
         def text(value: float | None, digits: int) -> str:
             return "–" if value is None else f"{value:.{digits}g}"
 
-        rows = [
-            [one.metric, text(one.was, 6), text(one.now, 6), text(one.difference, 2), one.verdict]
-            for one in self.metrics
-        ]
+        rows = [[x.metric, text(x.was, 6), text(x.now, 6), text(x.difference, 2), x.verdict] for x in self.metrics]
         if rows:
             console.table(["metric", "was", "is", "largest difference", ""], rows)
         run = f", run {self.run_id}" if self.run_id else ""

@@ -72,11 +72,9 @@ def _references(search: Search) -> dict[str | None, float]:
     }
     for name, score in scores.items():
         if score <= 0:
-            raise UserError(
-                f"the base scores nothing on {name}, so that scores cannot be brought to one scale",
-                search.config.base,
-                "see the errors above, or set objective.combine: mean_rank",
-            )
+            message = f"the base scores nothing on {name}, so that scores cannot be brought to one scale"
+            hint = "see the errors above, or set objective.combine: mean_rank"
+            raise UserError(message, search.config.base, hint)
     return scores
 
 

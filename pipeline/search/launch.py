@@ -72,11 +72,8 @@ def run_search(
         outcome = SearchOutcome.model_validate_json(kept)
         return outcome.model_copy(update={"status": "cached", "is_tracked": left is None})
     if 0 < size < config.trials and not (resume or force):
-        raise UserError(
-            f"the search {search.name} was begun and has {size} of {config.trials} trials",
-            search.label,
-            "add --resume to go on with it, or --force to start again",
-        )
+        message = f"the search {search.name} was begun and has {size} of {config.trials} trials"
+        raise UserError(message, search.label, "add --resume to go on with it, or --force to start again")
     with launch_session(where, config.workers * (concurrency or 1), data.values(), [folder]) as hosts:
         concurrency, placed = place_trials(hosts, where, config.trials, config.workers, concurrency)
         if force:

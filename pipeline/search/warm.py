@@ -15,11 +15,7 @@ from pipeline.search.space import Space
 
 
 def warm_cache(space: Space, bases: Mapping[str | None, ComposedConfig], data_root: Path, cpus: int, gpus: int) -> None:
-    """Cache the maps of every level that the space contains in one pass on a host of the cluster.
-
-    Without it, the first trial with a further level would decode all pictures again. Hosts that share no file system with that one
-    compute their own maps when their first trial starts. A base that caches no features is left out.
-    """
+    """Cache the maps of every level in one pass on a host, so that no trial with a further level decodes all pictures again."""
     for base in bases.values():
         config = resolve_weights(base.config, data_root)
         if not config.cache_features:

@@ -63,10 +63,7 @@ def write_evaluation(folder: Path, evaluation: Evaluation, names: Sequence[str],
 
 
 def write_provenance(folder: Path, composed: ComposedConfig, environment: dict[str, Any], git: GitState) -> None:
-    """Write `config/resolved.yaml` with the origin of every value, and `env/` with machine, git state and uncommitted changes.
-
-    Passwords in addresses are masked.
-    """
+    """Write `config/resolved.yaml` with the origin of every value, and `env/` with machine and git state; passwords are masked."""
     (folder / "config").mkdir(parents=True, exist_ok=True)
     (folder / "env").mkdir(exist_ok=True)
     (folder / "config" / "resolved.yaml").write_text(redact(show(composed)), encoding="utf-8")
@@ -78,13 +75,11 @@ def write_provenance(folder: Path, composed: ComposedConfig, environment: dict[s
 
 
 def _write_curve(target: Path, evaluation: Evaluation) -> None:
-    curve = seen_unseen_curve(
-        evaluation.seen_scores,
-        evaluation.seen_labels,
-        evaluation.unseen_scores,
-        evaluation.unseen_labels,
-        evaluation.seen_classes,
+    seen, unseen = (
+        (evaluation.seen_scores, evaluation.seen_labels),
+        (evaluation.unseen_scores, evaluation.unseen_labels),
     )
+    curve = seen_unseen_curve(*seen, *unseen, evaluation.seen_classes)
     columns = {"gamma": curve.gammas, "unseen": curve.unseen, "seen": curve.seen, "harmonic": curve.harmonic}
     _write_table(target / "curve.csv", columns)
     figure = _figure(5, 5)

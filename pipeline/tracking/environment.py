@@ -99,7 +99,8 @@ def environment() -> dict[str, Any]:
         "cpu": _cpu_model(),
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "gpus": _gpus(),
+        # By the driver's own tool, since torch would have to be imported.
+        "gpus": _output("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader").splitlines(),
         "packages": {name: _version(name) for name in PACKAGES},
     }
 
@@ -117,12 +118,6 @@ def _cpu_model() -> str:
         return platform.processor() or platform.machine()
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(named, platform.machine())
-
-
-def _gpus() -> list[str]:
-    """Names and memory of the GPUs by the driver's own tool, since torch would have to be imported."""
-    lines = _output("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader").splitlines()
-    return [line.strip() for line in lines if line.strip()]
 
 
 def _output(*command: str) -> str:

@@ -76,10 +76,7 @@ class Sender:
         return self
 
     def drain(self, timeout: float) -> str | None:
-        """Send the rest, and end the thread when nothing could be sent for `timeout` seconds.
-
-        Returns the reason if part of the spool is left, which stays in it for the next start.
-        """
+        """Send the rest, until nothing could be sent for `timeout` seconds; returns the reason if part of the spool is left."""
         self._patience, self._deadline = timeout, time.monotonic() + timeout
         self._wake.set()
         self._thread.join()

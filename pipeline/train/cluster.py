@@ -101,7 +101,11 @@ def launch_session(
     written to, this machine has no room for the workers, or a living driver works in one of the folders.
     """
     check_writable(where.storage)
-    check_room_here(where.address, workers, where.cpus_per_worker)
+    each, here = where.cpus_per_worker or 1, available_cpus()
+    if _address(where.address) == LOCAL and workers * each > here:
+        message = f"{workers} workers × {each} CPUs were asked for, but this machine has {here} CPUs"
+        hint = "ask for fewer with --workers or --cpus-per-worker, or name a cluster with --address"
+        raise ResourceError(message, hint)
     for split in data:
         check_images_exist(split.train.followed_by(evaluation_images(split)))
     with explained(where.storage), heartbeat(where.storage), taken(folders), ray_session(where.address) as hosts:
@@ -149,10 +153,11 @@ def _start_here() -> None:
                 message = f"Ray did not start on this machine: {_first_line(error)}{ray_start.log_says()}"
                 raise ResourceError(message, ray_start.KEEP_LOGS) from error
             if attempt == START_ATTEMPTS - 1:
-                raise ResourceError(
-                    f"Ray did not come up on this machine within half a minute, twice{ray_start.log_says()}",
-                    f"try again when the machine is less busy, or name a cluster with --address; {ray_start.KEEP_LOGS}",
-                ) from error
+                message = f"Ray did not come up on this machine within half a minute, twice{ray_start.log_says()}"
+                hint = (
+                    f"try again when the machine is less busy, or name a cluster with --address; {ray_start.KEEP_LOGS}"
+                )
+                raise ResourceError(message, hint) from error
         finally:
             del os.environ["RAY_GCS_SERVER_PORT"]
             if not ray.is_initialized():
@@ -177,16 +182,6 @@ def check_reachable(address: str) -> None:
         if len(port) > 5 or int(port) > 65535:
             raise OSError(f"there is no port {port}")
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
-
-
-def check_room_here(address: str | None, workers: int, cpus_per_worker: int | None) -> None:
-    """Raises a `ResourceError` where Ray would be started on this machine and could never place the workers."""
-    each, here = cpus_per_worker or 1, available_cpus()
-    if _address(address) == LOCAL and workers * each > here:
-        raise ResourceError(
-            f"{workers} workers × {each} CPUs were asked for, but this machine has {here} CPUs",
-            "ask for fewer with --workers or --cpus-per-worker, or name a cluster with --address",
-        )
 
 
 def _address(given: str | None) -> str:

@@ -88,10 +88,9 @@ def rooms(hosts: tuple[Host, ...], cpus: int, gpus: int) -> int:
 
 
 def place(hosts: tuple[Host, ...], workers: int, cpus_per_worker: int | None, gpus_per_worker: int | None) -> Placement:
-    """Completes a request by what the cluster has. Raises `ResourceError` when it could not be placed even on an idle cluster.
+    """Completes a request: by default all CPUs are shared evenly, and each worker gets a GPU where there is one for every worker.
 
-    Without `cpus_per_worker` the workers share the CPUs of the hosts evenly; without `gpus_per_worker` each gets a GPU where there is one for
-    every worker.
+    Raises `ResourceError` when it could not be placed even on an idle cluster.
     """
     if gpus_per_worker is None:
         gpus_per_worker = int(rooms(hosts, 1, 1) >= workers)
@@ -101,11 +100,10 @@ def place(hosts: tuple[Host, ...], workers: int, cpus_per_worker: int | None, gp
     if (room := rooms(hosts, cpus_per_worker, gpus_per_worker)) < workers:
         cpus, gpus = sum(host.cpus for host in hosts), sum(host.gpus for host in hosts)
         with_gpus = f" and {gpus_per_worker} GPUs" if gpus_per_worker else ""
-        raise ResourceError(
-            f"{workers} workers × {cpus_per_worker} CPUs{with_gpus} were asked for, "
-            f"but the cluster ({len(hosts)} hosts, {cpus} CPUs, {gpus} GPUs) has room for {room} such workers",
-            "ask for fewer with --workers, --cpus-per-worker or --gpus-per-worker, or add hosts",
-        )
+        asked = f"{workers} workers × {cpus_per_worker} CPUs{with_gpus} were asked for"
+        cluster = f"the cluster ({len(hosts)} hosts, {cpus} CPUs, {gpus} GPUs)"
+        hint = "ask for fewer with --workers, --cpus-per-worker or --gpus-per-worker, or add hosts"
+        raise ResourceError(f"{asked}, but {cluster} has room for {room} such workers", hint)
     return Placement(workers, cpus_per_worker, gpus_per_worker)
 
 
@@ -131,10 +129,9 @@ def place_runs(hosts: tuple[Host, ...], where: Where, runs: int, workers: Worker
 def place_trials(
     hosts: tuple[Host, ...], where: Where, trials: int, workers: int, concurrency: int | None
 ) -> tuple[int, Placement]:
-    """Number of trials at once, as many as fit where it is None, and the placement of each of their runs.
+    """Number of trials at once, as many as fit where it is None, and the placement of their runs, which share the CPUs evenly.
 
-    Where no CPUs per worker are asked for, the trials at once share those of the cluster evenly. Raises a `ResourceError` when not even
-    an idle cluster could place them.
+    Raises a `ResourceError` when not even an idle cluster could place them.
     """
     cpus, gpus = where.cpus_per_worker, where.gpus_per_worker
     if concurrency is None:

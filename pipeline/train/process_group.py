@@ -97,10 +97,7 @@ def join(backend: str, meeting: tuple[str, int], rank: int, size: int) -> None:
 
 
 def rendezvous(meeting: tuple[str, int], rank: int, size: int) -> Any:
-    """The `TCPStore` by which ranks find one another.
-
-    Rank 0 listens at Ray's address of the host alone: by default torch listens on all interfaces, without a password.
-    """
+    """The `TCPStore` by which ranks find one another. Rank 0 listens at Ray's address alone; torch's default is all interfaces."""
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     host, port = meeting

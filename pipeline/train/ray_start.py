@@ -31,10 +31,7 @@ LONGEST_FOLDER = 38
 OBJECT_STORE_SHARE, LARGEST_OBJECT_STORE = 0.3, 200 * 10**9
 """Ray's object store by default: a share of the machine's memory, up to so many bytes."""
 RAYLET_ADDRESS_BYTES, RANK_ADDRESS_BYTES = 10**9, 6 * 10**9
-"""Address space of Ray's raylet besides two mappings of the object store, and of a rank on CPUs besides one.
-
-Measured on 24.7 GB of memory: 14.3 GB in all and 12.3 GB in all.
-"""
+"""Address space of Ray's raylet besides two mappings of the object store, and of a rank on CPUs besides one, as measured."""
 LATE_SECONDS = 30.0
 WORKER_SECONDS = 180.0
 RANKS_SECONDS = 300.0
@@ -69,42 +66,35 @@ def check_paths(paths: Sequence[str]) -> None:
     """Raises a `ResourceError` for a path that Ray's command lines would change: a quote, a backslash, a control character."""
     for path in paths:
         if (found := _unquotable(path)) is not None:
+            hint = "move or clone the checkout, and its virtual environment, to a folder without it"
             raise ResourceError(
-                f"Ray cannot start processes from {path!r}, whose path has the character {found!r}",
-                "move or clone the checkout, and its virtual environment, to a folder without it",
+                f"Ray cannot start processes from {path!r}, whose path has the character {found!r}", hint
             )
 
 
 def check_temporary_folder(folder: Path) -> None:
     """Raises a `ResourceError` for a `RAY_TMPDIR` that is too long, has a character that Ray loses, or cannot be written to."""
     if (found := _unquotable(str(folder))) is not None:
-        raise ResourceError(
-            f"Ray cannot use the temporary folder {str(folder)!r}, whose path has the character {found!r}",
-            "set TMPDIR to a folder without it",
-        )
+        message = f"Ray cannot use the temporary folder {str(folder)!r}, whose path has the character {found!r}"
+        raise ResourceError(message, "set TMPDIR to a folder without it")
     if (length := len(os.fsencode(folder))) > LONGEST_FOLDER:
-        raise ResourceError(
-            f"the path of the temporary folder {folder} has {length} bytes, and Ray's sockets need one of {LONGEST_FOLDER} at most",
-            "set RAY_TMPDIR to a shorter one, or unset it",
-        )
+        message = f"the path of the temporary folder {folder} has {length} bytes"
+        limit = f"Ray's sockets need one of {LONGEST_FOLDER} at most"
+        raise ResourceError(f"{message}, and {limit}", "set RAY_TMPDIR to a shorter one, or unset it")
     try:
         write_probe(folder)
     except OSError as error:
-        raise ResourceError(
-            f"Ray cannot write into {folder}: {os.strerror(error.errno or 0)}",
-            "make room there and make it writable to you, or set RAY_TMPDIR to another folder of yours",
-        ) from error
+        hint = "make room there and make it writable to you, or set RAY_TMPDIR to another folder of yours"
+        raise ResourceError(f"Ray cannot write into {folder}: {os.strerror(error.errno or 0)}", hint) from error
 
 
 def check_address_space(limit: int, memory: int) -> None:
     """Raises a `ResourceError` for a limit of address space (`ulimit -v`, negative without one) below what Ray's processes map."""
     needed = needed_address_space(memory)
     if 0 <= limit < needed:
-        raise ResourceError(
-            f"address space is limited to {limit / 1e9:.1f} GB a process (ulimit -v), "
-            f"and Ray's processes map up to {needed / 1e9:.1f} GB on this machine",
-            "run `ulimit -v unlimited` in the shell first, or have the limit raised",
-        )
+        limited = f"address space is limited to {limit / 1e9:.1f} GB a process (ulimit -v)"
+        hint = "run `ulimit -v unlimited` in the shell first, or have the limit raised"
+        raise ResourceError(f"{limited}, and Ray's processes map up to {needed / 1e9:.1f} GB on this machine", hint)
 
 
 def needed_address_space(memory: int) -> int:
@@ -158,10 +148,8 @@ def _private_folder_below(parent: str | None) -> tempfile.TemporaryDirectory[str
         # The last of Ray's processes may still write a log when the folder is deleted.
         return tempfile.TemporaryDirectory(prefix=_FOLDER_PREFIX, dir=parent, ignore_cleanup_errors=True)
     except OSError as error:
-        raise ResourceError(
-            f"Ray needs a folder in {parent or 'TMPDIR'}, and none can be made there: {error.strerror}",
-            "name a folder of yours with RAY_TMPDIR",
-        ) from error
+        message = f"Ray needs a folder in {parent or 'TMPDIR'}, and none can be made there: {error.strerror}"
+        raise ResourceError(message, "name a folder of yours with RAY_TMPDIR") from error
 
 
 def _is_private(folder: Path) -> bool:
@@ -221,10 +209,8 @@ def await_ranks(ended: Future[Any], begun: Path, speak: Callable[[str], None]) -
     with said_when_late("the workers of the run", speak):
         while not ended.done() and not begun.exists():
             if time.monotonic() >= deadline:
-                raise ResourceError(
-                    f"no worker of the run began within {RANKS_SECONDS:.0f} s{log_says()}",
-                    f"the same command tries again; {KEEP_LOGS}",
-                )
+                message = f"no worker of the run began within {RANKS_SECONDS:.0f} s{log_says()}"
+                raise ResourceError(message, f"the same command tries again; {KEEP_LOGS}")
             wait([ended], POLL_SECONDS)
 
 

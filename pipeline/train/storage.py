@@ -62,10 +62,8 @@ def explained(folder: Path, *more: int) -> Iterator[None]:
         if error.errno in _FULL:
             raise StorageError(f"the storage folder {folder} is full", f"make room there; {_GO_ON}") from error
         if error.errno in (*_CLOSED, *more):
-            raise StorageError(
-                f"the storage folder {folder} cannot be written to: {os.strerror(error.errno)}",
-                f"make it writable, or name another with --storage; {_GO_ON}",
-            ) from error
+            message = f"the storage folder {folder} cannot be written to: {os.strerror(error.errno)}"
+            raise StorageError(message, f"make it writable, or name another with --storage; {_GO_ON}") from error
         raise
 
 

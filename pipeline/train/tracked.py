@@ -232,14 +232,6 @@ def send_leftovers(storage: Path, store: TrackingStore, patience_seconds: float)
     return UntrackedError(f"{runs} not wholly tracked: {reason}", redact(store.uri), hint)
 
 
-def finished_run(store: TrackingStore, cell: Cell) -> TrackedRun | None:
-    """The latest finished run of exactly this cell."""
-    run = store.find_finished(cell.config_hash, cell.split)
-    if run is None or (cell.split == "final" and run.tags.get("mgmrn.calibration") != cell.calibration_tag):
-        return None
-    return run
-
-
 def recorded_calibration(run: TrackedRun) -> Calibration | None:
     """Calibration that a finished `tune` run chose, or that a `final` one was given."""
     text = run.tags["mgmrn.calibration"]

@@ -1,7 +1,4 @@
-"""Charts of the report page: differences to the base, seen–unseen curves, cost against score. `charts.svg.j2` draws them.
-
-Lengths are in pixels.
-"""
+"""Charts of the report page, drawn by `charts.svg.j2`: differences, seen–unseen curves, cost against score. Lengths are in pixels."""
 
 import math
 from collections.abc import Iterable, Sequence
