@@ -29,7 +29,6 @@ class Console:
 
     @property
     def people(self) -> TextIO:
-        """Stream of the text for people."""
         return self.err if self.as_json else self.out
 
     def line(self, text: str) -> None:

@@ -24,6 +24,5 @@ class Where:
     """GPUs of each worker; None gives one where the cluster has one for every worker, else none."""
 
     def absolute(self) -> Self:
-        return replace(
-            self, data_root=Path(os.path.realpath(self.data_root)), storage=Path(os.path.realpath(self.storage))
-        )
+        data_root, storage = (Path(os.path.realpath(folder)) for folder in (self.data_root, self.storage))
+        return replace(self, data_root=data_root, storage=storage)

@@ -32,14 +32,12 @@ EXPERIMENT_NOTE = """\
 To compare variants, filter by ``tags.`mgmrn.kind` = 'variant'``: one row per variant and benchmark, with its means over the seeds. The report \
 and `comparison.csv` are artifacts of the launch, below which its runs are folded under *Sort: Created*.
 """
-"""Description of a grid's experiment in MLflow's UI."""
 
 RUN_BY: Mapping[Mode, frozenset[CellState]] = {
     "missing": frozenset({"new"}),
     "retry": TO_RUN,
     "force": TO_RUN | {"cached"},
 }
-"""States of the cells that each mode runs."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +77,8 @@ def run_ablation(
     if not todo and known is not None:
         (primary,) = comparisons(grid, planned, file.config.primary)
         return AblationOutcome("cached", 0, tuple(planned), primary, known.run_id, uri)
-    tags = {
-        "mgmrn.kind": "ablation",
-        "mgmrn.study": file.name,
-        "mgmrn.benchmark": ",".join(dict.fromkeys(one.benchmark for one in surveyed.cells)),
-    }
+    names = ",".join(dict.fromkeys(one.benchmark for one in surveyed.cells))
+    tags = {"mgmrn.kind": "ablation", "mgmrn.study": file.name, "mgmrn.benchmark": names}
     launched = 0
     status: Status = "finished"
     with explained(where.storage), ExitStack() as stack:

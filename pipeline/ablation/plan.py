@@ -62,7 +62,8 @@ class Survey:
     cells: tuple[GridCell, ...]
 
     def plan(self) -> list[PlannedCell]:
-        return plan_cells(self.cells, KnownRuns.read(self.store))
+        known = KnownRuns.read(self.store)
+        return [plan_cell(cell, known) for cell in self.cells]
 
     @property
     def key(self) -> str:
@@ -78,12 +79,8 @@ def survey(file: AblationFile, where: Where) -> Survey:
     return Survey(grid, store, tuple(make_cells(grid, where.data_root.resolve())))
 
 
-def plan_cells(cells: Sequence[GridCell], known: KnownRuns) -> list[PlannedCell]:
-    """Every cell with its state, in their order."""
-    return [_plan(cell, known) for cell in cells]
-
-
-def _plan(cell: GridCell, known: KnownRuns) -> PlannedCell:
+def plan_cell(cell: GridCell, known: KnownRuns) -> PlannedCell:
+    """A cell with its state and the cost of what remains."""
     if cell.tune is None:
         return PlannedCell(cell, "missing", cell.missing)
     tune = evaluated = known.finished(cell.tune)
@@ -108,7 +105,6 @@ def _plan(cell: GridCell, known: KnownRuns) -> PlannedCell:
 
 
 def _unfinished(cell: Cell, known: KnownRuns) -> tuple[CellState, str]:
-    """State of a run that was not finished, and the reason."""
     run = known.latest(cell)
     if run is None:
         # The tune run of a final run is of the present data.

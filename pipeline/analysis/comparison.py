@@ -124,7 +124,6 @@ def _entry(cells: pd.DataFrame, base: pd.DataFrame | None) -> dict[str, Any]:
 
 
 def _remarks(cells: pd.DataFrame) -> dict[str, str]:
-    """`states` and `reasons` of an entry with these cells."""
     if cells.empty:
         return {"states": NO_CELL, "reasons": NO_CELL}
     conditions = cells["state"].mask((cells["state"] == "cached") & cells["score"].isna(), UNSCORED)

@@ -12,7 +12,6 @@ from scipy.stats import t as students_t
 LEAST_PAIRS = 3
 """Least number of pairs at which a variant is called better or worse."""
 RESAMPLES = 9999
-"""Number of resamples of a bootstrap."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +73,9 @@ def bootstrapped_difference(first: Sequence[float], second: Sequence[float]) -> 
     if difference.low == difference.high:  # One pair has no interval, and equal differences have one without width.
         return difference
     # A fixed generator draws positions: sorting makes the interval independent of the order of the seeds.
-    interval = bootstrap(
-        (np.sort(np.subtract(first, second)),),
-        np.mean,
-        n_resamples=RESAMPLES,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return replace(difference, low=float(interval.low), high=float(interval.high))
+    differences, rng = np.sort(np.subtract(first, second)), np.random.default_rng(0)
+    found = bootstrap((differences,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=rng)
+    return replace(difference, low=float(found.confidence_interval.low), high=float(found.confidence_interval.high))
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:

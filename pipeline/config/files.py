@@ -15,7 +15,6 @@ from pipeline.config.yaml_tree import Leaf, Section, Tree, parse_yaml
 CONFIGS = Path(__file__).parent / "configs"
 LARGEST_BYTES = 2**18
 DEEPEST_EXTENDS = 20
-"""Largest number of files that extend each other in a row."""
 
 
 def find_config(group: str, name_or_path: str) -> Path:

@@ -52,16 +52,6 @@ def group_hash(config: ExperimentConfig, data_digest: str) -> str:
     return config_hash(config, data_digest, without=("seed",))
 
 
-def science_hash(config: ExperimentConfig) -> str:
-    """`config_hash` without the data: equal for runs of one config on different data."""
-    return config_hash(config, "any")
-
-
-def shape_hash(config: ExperimentConfig, data_digest: str) -> str:
-    """`config_hash` without seed, loss and optimiser: equal for runs that take about the same time."""
-    return config_hash(config, data_digest, without=("seed", "loss", "optimiser"))
-
-
 def science_files() -> list[Path]:
     """Files of the code digest, sorted."""
     left_out = {path for pattern in NO_SCIENCE for path in REPOSITORY.glob(pattern)}

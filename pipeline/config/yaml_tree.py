@@ -1,7 +1,4 @@
-"""The plain subset of YAML as a tree that keeps the origin of every value.
-
-What YAML 1.1 and 1.2 read differently is refused, as are tags and anchors; `5e-4` is a float.
-"""
+"""YAML without tags, anchors and what YAML 1.1 and 1.2 read differently, as a tree that keeps the origin of every value."""
 
 from __future__ import annotations
 
@@ -19,7 +16,6 @@ from mgmrn.errors import UserError
 DEFAULT = "default"
 """Origin of a value that no file and no option sets."""
 DEEPEST = 20
-"""Largest number of mappings and lists around a value."""
 
 _AMBIGUOUS = "!ambiguous"
 _RESOLVERS = {

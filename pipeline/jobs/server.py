@@ -132,10 +132,7 @@ class JobServer:
 
 
 def follow(server: JobServer, submission_id: str, write: Callable[[str], None]) -> JobDetails:
-    """Write a job's log without secrets until the job has ended, and return the ended job.
-
-    A broken connection is opened again; no line is written twice. Raises `ResourceError` when the server is away for AWAY_TIMEOUT_S.
-    """
+    """Write a job's log without secrets until the job has ended; a `ResourceError` when the server is away for AWAY_TIMEOUT_S."""
     written = 0
     last_answer = time.monotonic()
     while True:
@@ -197,7 +194,6 @@ def _use_token() -> None:
 
 @contextlib.contextmanager
 def _translated(address: str) -> Iterator[None]:
-    """Translate the errors of Ray's client and of its HTTP library."""
     from ray.exceptions import AuthenticationError
     from requests.exceptions import RequestException
 

@@ -73,7 +73,6 @@ class Explanations:
 
     @property
     def overall(self) -> Mapping[str, Any] | None:
-        """Pointing of all levels and parts together."""
         return self.pointing[reasons.ALL_LEVELS][reasons.ALL_PARTS] if self.pointing else None
 
     def to_json(self) -> dict[str, Any]:
@@ -160,7 +159,6 @@ def run_explain(
 
 
 def _subjects_of(model: LoadedModel, data_root: Path, split: Split, per_class: int) -> Iterator[reasons.Subject]:
-    """The first pictures of each class of a split."""
     data = load_final(data_root, model.config.benchmark)
     images = data.unseen if split == "test_unseen" else data.seen
     for label in np.unique(images.labels):

@@ -37,7 +37,6 @@ class Prediction:
     error: UserError | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Serialise to the object that `--json` and `--json-lines` print."""
         if self.answer is None:
             return {"picture": str(self.picture), "error": self.error.message if self.error else ""}
         return {"picture": str(self.picture), **asdict(self.answer)}

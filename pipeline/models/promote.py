@@ -49,7 +49,6 @@ class Promotion:
         }
 
     def show(self, console: Console) -> None:
-        """Print the difference to the champion, then what is registered now."""
         if self.comparisons:
             show_tables(tables(self.comparisons), console)
         else:

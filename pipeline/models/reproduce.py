@@ -109,7 +109,6 @@ class Record:
         return parse_workers(self.run.tags["mgmrn.world_size"])
 
     def per_worker(self, resource: Literal["cpus", "gpus"]) -> int | None:
-        """CPUs or GPUs of a worker; None if not recorded."""
         text = self.run.tags.get(f"mgmrn.{resource}_per_worker")
         return None if text is None else int(text)
 
@@ -211,7 +210,7 @@ def inexact(record: Record, cpus_per_worker: int, gpus_per_worker: int) -> list[
 
 def compare_histories(was: Histories, now: Histories, tolerance: float | None) -> list[MetricComparison]:
     """Compare every metric by the largest difference of last values, relative above 1; without a tolerance, by the bits of every step."""
-    return [_compare(metric, was.get(metric, {}), now.get(metric, {}), tolerance) for metric in sorted({*was, *now})]
+    return [_compare(name, was.get(name, {}), now.get(name, {}), tolerance) for name in sorted({*was, *now})]
 
 
 def overall(metrics: Sequence[MetricComparison]) -> Verdict:
@@ -281,5 +280,4 @@ def _run_again(store: TrackingStore, where: Where, record: Record, cell: Cell, p
 
 
 def _machine(described: Mapping[str, Any]) -> str:
-    """CPU and GPUs in a description by `environment`."""
     return ", ".join([str(described.get("cpu")), *(described.get("gpus") or [])])

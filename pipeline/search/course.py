@@ -67,9 +67,7 @@ def _references(search: Search) -> dict[str | None, float]:
         return dict.fromkeys(bases, 1.0)
     cells = [search.cell(base, name, search.config.seeds[0], "base") for name, base in bases.items()]
     figures = _run_cells(search, cells)
-    scores = {
-        name: figures[cell.identity].get(objective.metric_key, 0.0) for name, cell in zip(bases, cells, strict=True)
-    }
+    scores = dict(zip(bases, (figures[cell.identity].get(objective.metric_key, 0.0) for cell in cells), strict=True))
     for name, score in scores.items():
         if score <= 0:
             message = f"the base scores nothing on {name}, so that scores cannot be brought to one scale"

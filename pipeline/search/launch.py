@@ -82,11 +82,8 @@ def run_search(
         study = Study(name, study_storage, config, space)
         study.begin_with(space.encoded(next(iter(bases.values())).config))
         study.optuna.set_user_attr(_DRIVER, driver_tag())
-        tags = {
-            "mgmrn.kind": "search",
-            "mgmrn.study": name,
-            "mgmrn.benchmark": ",".join(split.benchmark for split in data.values()),
-        }
+        names = ",".join(split.benchmark for split in data.values())
+        tags = {"mgmrn.kind": "search", "mgmrn.study": name, "mgmrn.benchmark": names}
         with parent_run(store, folder, name, f"search {search.name}", tags, restart=force) as parent:
             # Modules that take seconds to load, which a search that was finished before does not wait for.
             from pipeline.search.board import Board

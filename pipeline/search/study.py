@@ -174,7 +174,6 @@ def _storage(url: str) -> optuna.storages.RDBStorage:
 
 
 def _sampler(config: SearchConfig, known: int) -> optuna.samplers.BaseSampler:
-    """Sampler whose seed depends on the number of known trials."""
     samplers = optuna.samplers
     seed = (config.sampler.seed + 7919 * known) % 2**32  # numpy takes no more.
     population = max(4, min(50, round(math.sqrt(2 * config.trials))))  # Several generations within the search.

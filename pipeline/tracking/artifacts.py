@@ -19,14 +19,10 @@ from pipeline.tracking.environment import GitState
 
 LARGEST_PLOTTED_CONFUSION = 60
 LARGEST_PLAIN_TABLE = 5000
-"""Largest number of rows of an uncompressed table of predictions."""
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation, names: Sequence[str], images: Mapping[int, str]) -> None:
-    """Write `eval/`: curve, accuracy by class, confusion, and the prediction of each image at the evaluation's γ.
-
-    `names` are those of the U classes in the order of the scores, `images` the image files by id.
-    """
+    """Write `eval/` at the evaluation's γ; `names` are those of the U classes in the order of the scores, `images` the files by id."""
     target = folder / "eval"
     target.mkdir(parents=True, exist_ok=True)
     gamma, seen, count = evaluation.result.gamma, evaluation.seen_classes, len(names)

@@ -26,9 +26,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
-"""Default ports of the servers that MLflow writes to, by scheme."""
 USERNAME_VARIABLE, PASSWORD_VARIABLE = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
-"""Environment variables from which MLflow's client takes credentials."""
 _START_HINT = "start the server, or leave out --tracking-uri to track in a local file"
 _GIVEN_UP = re.compile(r"""Max retries exceeded .*Caused by \w+\(["'](?P<reason>.*?)["']\)""")
 """Last message of the HTTP client, in which the reason follows address and path."""

@@ -168,7 +168,7 @@ class Sender:
     def _send_group(self, group: Sequence[Entry]) -> None:
         entry, content = group[0], group[0].content
         if not self._run_id:
-            self._run_id = self._created()
+            self._create_run()
         if entry.kind == "run":
             self._store.describe_run(self._run_id, NewRun.from_json(content["run"]))
         elif entry.kind == "metrics":
@@ -183,15 +183,14 @@ class Sender:
         else:
             self._store.finish(self._run_id, content["status"], content["stop_reason"], content.get("time_ms"))
 
-    def _created(self) -> str:
+    def _create_run(self) -> None:
         """Create the run, and note its id before anything else is sent."""
         new = self._spool.new_run()
         assert new is not None, "a spool without a run says how it is created"
         if parent := new.tags.get(PARENT_TAG):
             new = replace(new, tags={**new.tags, PARENT_TAG: self._parents.get(parent, parent)})
-        run_id = self._store.create_run(new)
-        Sent(run_id, self._sent_offset, self._store.identity).save(self._spool)
-        return run_id
+        self._run_id = self._store.create_run(new)
+        Sent(self._run_id, self._sent_offset, self._store.identity).save(self._spool)
 
     def _send_epochs(self, contents: Sequence[Mapping[str, Any]]) -> None:
         """Send the values that the run does not have; from then on they count as sent."""

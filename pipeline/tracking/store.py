@@ -77,7 +77,6 @@ class TrackedRun:
         return self.tags.get(PARENT_TAG)
 
     def check_finished_training(self) -> None:
-        """Raise a `UserError` unless the run is a finished training run."""
         if self.tags.get("mgmrn.kind") != "run" or self.status != "FINISHED":
             hint = "name a run that `train` or `ablate` printed"
             raise UserError(f"{self.run_id} is no finished training run", "RUN", hint)
@@ -123,7 +122,6 @@ class TrackingStore:
         return max(found, key=lambda run: run.tags.get("mgmrn.split") == "final")
 
     def find_finished(self, config_hash: str, split: str) -> TrackedRun | None:
-        """The latest finished run of a config on a split."""
         return next((run for run in self._of_config(config_hash, split) if run.status == "FINISHED"), None)
 
     def find_resumable(self, config_hash: str, split: str) -> TrackedRun | None:
@@ -223,7 +221,6 @@ class TrackingStore:
         return closed
 
     def describe(self, text: str) -> None:
-        """Set the description of the experiment, in Markdown."""
         with translated(self.uri):
             self.client.set_experiment_tag(self.experiment_id, NOTE_TAG, text[:NOTE_LIMIT])
 
@@ -238,7 +235,6 @@ class TrackingStore:
         self.log_epochs(run_id, [Epoch(step, metrics, timestamp_ms)])
 
     def log_epochs(self, run_id: str, epochs: Sequence[Epoch]) -> None:
-        """`log_metrics` for several steps at once."""
         from mlflow.entities import Metric
 
         values = ((epoch, key, value) for epoch in epochs for key, value in epoch.metrics.items())
@@ -295,7 +291,6 @@ class TrackingStore:
         return self._search(wanted, [self.experiment_id])
 
     def _search(self, wanted: str, experiments: list[str]) -> Iterator[TrackedRun]:
-        """Runs of the experiments that match a filter, page by page."""
         order, token = ["attributes.start_time DESC"], None
         while True:
             with translated(self.uri):

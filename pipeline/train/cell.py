@@ -10,7 +10,7 @@ from mgmrn.config import SCHEMA_VERSION, ExperimentConfig
 from mgmrn.data.splits import SplitData
 from pipeline import places
 from pipeline.config.compose import ComposedConfig
-from pipeline.config.identity import code_digest, config_hash, group_hash, science_hash, shape_hash
+from pipeline.config.identity import code_digest, config_hash, group_hash
 from pipeline.job_environment import job_tags
 from pipeline.spool import DatasetInput
 from pipeline.tracking.environment import numerics, origin_tags
@@ -65,7 +65,6 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """Name and split, for lines about the run."""
         return f"{self.name} {self.split}"
 
     @property
@@ -80,11 +79,13 @@ class Cell:
 
     @property
     def science_hash(self) -> str:
-        return science_hash(self.config)
+        """Hash that runs of one config on different data share."""
+        return config_hash(self.config, "any")
 
     @property
     def shape_hash(self) -> str:
-        return shape_hash(self.config, self.data.digest)
+        """Hash that runs share which take about the same time."""
+        return config_hash(self.config, self.data.digest, without=("seed", "loss", "optimiser"))
 
     @property
     def dataset(self) -> DatasetInput:
@@ -114,7 +115,6 @@ class Cell:
         )
 
     def tags(self, study: str, placement: Placement) -> Mapping[str, str]:
-        """Tags that the run carries from its start."""
         return {
             "mgmrn.kind": "run",
             "mgmrn.study": study,

@@ -1,7 +1,4 @@
-"""Checkpoints of a run, as folders of its storage: each appears whole, few are kept, and a damaged one is passed over.
-
-Ray Train's own list of checkpoints, which is rewritten in place, is not used (docs/adr/0008).
-"""
+"""Checkpoints of a run, as folders of its storage (docs/adr/0008): each appears whole, few are kept, a damaged one is passed over."""
 
 import os
 import re

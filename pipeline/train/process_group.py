@@ -1,6 +1,4 @@
-"""Process group of torch over the ranks of a run.
-
-Ray's own `TorchConfig` loads torch in the driver and in each run's controller, two seconds of each run's start (docs/adr/0009).
+"""Process group of torch over the ranks of a run; Ray's own `TorchConfig` loads torch in driver and controller too (docs/adr/0009).
 
 By default gloo takes the address of the host's own name, often loopback, and ranks on other hosts are never reached. The right interface is
 the one with the address by which Ray knows the host. NCCL finds one by itself.

@@ -1,7 +1,7 @@
 """Start of Ray on this machine: what keeps it from starting, what keeps the instance to its user, and what a start waits for.
 
-Where something is wrong, Ray itself would hang or end with a misleading error. By default it takes jobs from all who reach its ports, listens
-on all interfaces, and lets every user of the machine write to its session folder, sockets included.
+Where something is wrong, Ray itself hangs or ends with a misleading error. It takes jobs from all who reach its ports, by default on all
+interfaces, and every user of the machine may write to its session folder, sockets included.
 """
 
 import os

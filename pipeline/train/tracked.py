@@ -1,7 +1,4 @@
-"""Tracking of runs from the driver: each is opened in the tracking store, followed while it trains, and ended with its outcome.
-
-Workers do not use the store: what they note in the run's spool is sent from here. A parent run stands for a whole launch, search or grid.
-"""
+"""Tracking of runs, and of the parent run of a launch, from the driver: each is opened in the store, followed by its spool, and ended."""
 
 from __future__ import annotations
 
@@ -52,7 +49,6 @@ END_SECONDS = 10.0
 ONE_ATTEMPT_SECONDS = 0.5
 PARENT_SPLIT = "launch"
 _PARENT_PREFIX = "launch."
-"""Beginning of the name of a parent's folder in the storage."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +67,6 @@ class Opening:
     """Besides, or in place of, those of the cell."""
 
     def spec(self, cell: Cell) -> RunSpec:
-        """Specification of a run for its workers."""
         return cell.spec(self.where.data_root, self.where.storage, self.placement.cpus_per_worker)
 
 
