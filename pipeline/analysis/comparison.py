@@ -28,8 +28,7 @@ class Comparison:
     """`final` or `tune`."""
     base: str
     cells: pd.DataFrame
-    """One row per variant, benchmark and seed, in this order: `CELL_COLUMNS`, the keys of `FIGURES`, and `score`, the
-    figure of `metric` (NaN: none or not finite)."""
+    """One row per variant, benchmark and seed: `CELL_COLUMNS`, the keys of `FIGURES`, `score` by `metric` (NaN: none or not finite)."""
     entries: pd.DataFrame
     """One row per variant and benchmark, variant by variant:
 

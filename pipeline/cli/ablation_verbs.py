@@ -155,11 +155,9 @@ def show_plan(cells: Sequence[PlannedCell], console: Console) -> None:
 
     rows = []
     for one in cells:
-        predicted = _cost(one.cost) if one.state in TO_RUN else "–"
+        cell, predicted = one.cell, _cost(one.cost) if one.state in TO_RUN else "–"
         run_id = one.evaluated.run_id if one.evaluated else "–"
-        rows.append(
-            [one.cell.benchmark, one.cell.variant, str(one.cell.seed), one.state, predicted, run_id, one.reason]
-        )
+        rows.append([cell.benchmark, cell.variant, str(cell.seed), one.state, predicted, run_id, one.reason])
     console.table(["benchmark", "variant", "seed", "state", "predicted", "run", "reason"], rows)
     counts = ", ".join(f"{count} {state}" for state, count in totals(cells).items())
     left = [one for one in cells if one.state in TO_RUN]

@@ -1,7 +1,6 @@
 """Submission of a command: sent once per command and code, however often it is given.
 
-All users of a job server can read a job's arguments, environment and metadata, so they hold no secret: the driver takes credentials from
-the environment of the cluster's head, or from `~/.mlflow/credentials` there.
+All users of a job server can read a job's arguments, environment and metadata: credentials are the head's, from its environment or files.
 """
 
 from __future__ import annotations

@@ -222,7 +222,7 @@ def overall(metrics: Sequence[MetricComparison]) -> Verdict:
 
 
 def _compare(
-    metric: str, was: Mapping[int, float], now: Mapping[int, float], tolerance: float | None
+    name: str, was: Mapping[int, float], now: Mapping[int, float], tolerance: float | None
 ) -> MetricComparison:
     last_was, last_now = (one[max(one)] if one else None for one in (was, now))
     difference = max((_distance(was[step], now[step]) for step in was.keys() & now.keys()), default=None)
@@ -232,14 +232,14 @@ def _compare(
         verdict = "equal"
     elif tolerance is None:
         verdict = "differs" if has_same_steps else "missing"
-    elif not metric.startswith(SCORED):
+    elif not name.startswith(SCORED):
         verdict = "not judged"
     elif last_was is None or last_now is None:
         verdict = "missing"
     else:
         is_near = _distance(last_was, last_now) <= tolerance * max(1.0, abs(last_was))
         verdict = "within tolerance" if is_near else "differs"
-    return MetricComparison(metric, last_was, last_now, difference, verdict)
+    return MetricComparison(name, last_was, last_now, difference, verdict)
 
 
 def _distance(was: float, now: float) -> float:

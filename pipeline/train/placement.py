@@ -88,10 +88,7 @@ def rooms(hosts: tuple[Host, ...], cpus: int, gpus: int) -> int:
 
 
 def place(hosts: tuple[Host, ...], workers: int, cpus_per_worker: int | None, gpus_per_worker: int | None) -> Placement:
-    """Completes a request: by default all CPUs are shared evenly, and each worker gets a GPU where there is one for every worker.
-
-    Raises `ResourceError` when it could not be placed even on an idle cluster.
-    """
+    """Completes a request, by default by all CPUs and a GPU for every worker; a `ResourceError` when no idle cluster could place it."""
     if gpus_per_worker is None:
         gpus_per_worker = int(rooms(hosts, 1, 1) >= workers)
     if cpus_per_worker is None:

@@ -151,10 +151,7 @@ def write_record(spec: RunSpec, cell: Cell, ended: Fitted) -> Path:
 
 
 def open_run(cell: Cell, opening: Opening, on_epoch: OnEpoch = lambda step, numbers: None) -> RunTracker:
-    """Continues the run that a dead or interrupted driver left, by its folder alone where the store is away, or begins a new one.
-
-    Raises `TakenError` when a living driver works on the run; nothing was touched.
-    """
+    """Continues the run that a dead driver left, by its folder where the store is away, or begins one; `TakenError` where another lives."""
     spec = opening.spec(cell)
     take(spec.run_folder)
     try:

@@ -35,8 +35,7 @@ class PageContent:
     curves: pd.DataFrame
     """Points of the seen–unseen curves: `benchmark`, `variant`, `run_id`, `seen`, `unseen`."""
     classes: pd.DataFrame
-    """`benchmark`, `variant`, `class`, `group` (`seen` or `unseen`), `difference` (of the class's accuracy to the base,
-    mean over the common seeds)."""
+    """`benchmark`, `variant`, `class`, `group` (`seen` or `unseen`), mean `difference` of the class's accuracy to the base."""
     configs: Mapping[str, Sequence[tuple[str, str, str]]]
     """Variant → config values that it changes: path, value of the base, own value."""
     published: pd.DataFrame
