@@ -24,7 +24,7 @@ from typing import NamedTuple
 from benchmarks import measure
 from mgmrn.config import ExperimentConfig
 from mgmrn.errors import UserError
-from pipeline.tracking.environment import REPOSITORY
+from pipeline.config.identity import REPOSITORY
 
 
 def main() -> None:

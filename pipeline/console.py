@@ -1,7 +1,4 @@
-"""Output of a command: rich tables on a terminal, plain lines elsewhere, one JSON object with `--json`.
-
-With `--json` standard output carries that object alone; everything for people goes to standard error.
-"""
+"""Output of a command: rich tables on a terminal, plain lines elsewhere, with `--json` one object alone on standard output."""
 
 import json
 import shlex
@@ -32,7 +29,6 @@ class Console:
 
     @property
     def people(self) -> TextIO:
-        """Stream of the text for people."""
         return self.err if self.as_json else self.out
 
     def line(self, text: str) -> None:

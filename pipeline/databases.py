@@ -1,7 +1,5 @@
 """Addresses of databases that are opened through SQLAlchemy, and the files of SQLite behind them."""
 
-from __future__ import annotations
-
 import os
 import sqlite3
 import tempfile
@@ -18,10 +16,7 @@ SQLITE = "sqlite:///"
 
 
 def database_address(address: str, option: str) -> str:
-    """An address as SQLAlchemy takes it: `~` is the home folder, and PostgreSQL has the driver of requirements.txt.
-
-    Addresses of other kinds are unchanged. Raises UserError, which names the option, for one of SQLite without a file.
-    """
+    """An address of SQLite (`~` is the home folder; a `UserError` names the option without a file) or PostgreSQL as SQLAlchemy takes it."""
     address = address.strip()
     scheme, separator, place = address.partition("://")
     if scheme.partition("+")[0] in ("postgresql", "postgres"):

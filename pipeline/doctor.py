@@ -1,8 +1,4 @@
-"""Checks of this machine before a run, each with a remedy, in the order in which a run meets what they are about.
-
-Python and the packages are compared with requirements.txt without an import; files of benchmarks are looked for and not read, which is what
-`data verify` does.
-"""
+"""Checks of this machine before a run, each with a remedy, in the order in which a run meets what they are about."""
 
 import os
 import resource
@@ -24,6 +20,7 @@ from mgmrn.errors import ResourceError, UserError
 from pipeline import places
 from pipeline.config.compose import load_benchmark_config
 from pipeline.config.files import config_names
+from pipeline.config.identity import REPOSITORY
 from pipeline.console import shell_command
 from pipeline.databases import database_address
 from pipeline.errors import ExitCode, TrackingError
@@ -31,7 +28,7 @@ from pipeline.jobs.server import TOKEN_FILE, TOKEN_SOURCES
 from pipeline.redaction import redact_address
 from pipeline.tracking import connection
 from pipeline.tracking.store import TrackingStore
-from pipeline.train.cluster import REPOSITORY, check_reachable
+from pipeline.train.cluster import check_reachable
 from pipeline.train.placement import available_cpus
 from pipeline.train.ray_start import check_start_here, private_instance
 from pipeline.train.storage import check_writable
@@ -54,10 +51,7 @@ _MAKE_ONE = "python -m pipeline data make synthetic, or data guide cub for a rea
 
 @dataclass(frozen=True)
 class Line:
-    """One check and its finding.
-
-    `bad` makes a run impossible; `warn` makes it slower, or may disturb it later.
-    """
+    """One check and its finding: `bad` makes a run impossible, `warn` slower, or may disturb it later."""
 
     state: Literal["ok", "warn", "bad"]
     check: str
@@ -116,11 +110,8 @@ def package_lines(requirements: Path) -> Iterator[Line]:
         missing = f"{requirements} is not there, so versions are not compared"
         yield _here("packages", missing, "run in the checkout's folder")
         return
-    fine = 0
-    for text in requirements.read_text(encoding="utf-8").splitlines():
-        if not text.strip() or text.startswith("#"):
-            continue
-        wanted = Requirement(text)
+    fine, lines = 0, requirements.read_text(encoding="utf-8").splitlines()
+    for wanted in (Requirement(line) for line in lines if line.strip() and not line.startswith("#")):
         try:
             there = version(wanted.name)
         except PackageNotFoundError:
@@ -262,14 +253,13 @@ def tracking_line(uri: str) -> Line:
 
 def benchmark_lines(root: Path) -> Iterator[Line]:
     """A line for each benchmark of which a data root holds anything; a root that was named and does not exist is an error."""
-    if not root.is_dir():
-        if root == places.DATA_ROOT:
-            yield _here("data root", f"{root} is not there yet", _MAKE_ONE)
-        else:
-            yield _wrong("data root", f"{root} does not exist", "name the folder that holds xlsa17/ with --data-root")
-        return
-    found = [line for name in config_names("benchmark") if (line := _benchmark_line(root, name)) is not None]
-    yield from found or [_here("data root", f"there is no benchmark in {root}", _MAKE_ONE)]
+    if root.is_dir():
+        found = [line for name in config_names("benchmark") if (line := _benchmark_line(root, name)) is not None]
+        yield from found or [_here("data root", f"there is no benchmark in {root}", _MAKE_ONE)]
+    elif root == places.DATA_ROOT:
+        yield _here("data root", f"{root} is not there yet", _MAKE_ONE)
+    else:
+        yield _wrong("data root", f"{root} does not exist", "name the folder that holds xlsa17/ with --data-root")
 
 
 def _benchmark_line(root: Path, name: str) -> Line | None:
@@ -304,9 +294,8 @@ def secret_lines() -> Iterator[Line]:
     modes = {file: stat.S_IMODE(file.stat().st_mode) for file in files if file.is_file()}
     open_ones = {file: mode for file, mode in modes.items() if mode & 0o077}
     for file, mode in open_ones.items():
-        yield _wrong(
-            "secrets", f"{file} has mode {mode:o}: others may read it", shlex.join(("chmod", "600", str(file)))
-        )
+        remedy = shlex.join(("chmod", "600", str(file)))
+        yield _wrong("secrets", f"{file} has mode {mode:o}: others may read it", remedy)
     if not open_ones:
         names = ", ".join(map(str, modes))
         yield _here("secrets", f"you alone may read {names}" if modes else "no token or password file")

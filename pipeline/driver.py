@@ -1,10 +1,8 @@
 """Drivers of runs: the tag that names one, and whether it lives, on whatever host.
 
-A driver of this host is looked up among its processes. One of another host is watched: as long as it lives it counts in a heartbeat file beside
-its runs, in the storage that every host sees. No clock is compared with another's, and no lock of a shared file system is relied on.
+A driver of this host is looked up among its processes; one elsewhere counts, while it lives, in a heartbeat file in the shared storage.
+No clock is compared with another's, and no lock of a shared file system is relied on.
 """
-
-from __future__ import annotations
 
 import os
 import socket
@@ -14,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import psutil  # type: ignore[import-untyped]
 
@@ -42,11 +41,11 @@ class Driver:
     """Path of the driver's heartbeat file; None while it leads no runs."""
 
     @classmethod
-    def here(cls) -> Driver:
+    def here(cls) -> Self:
         return cls(socket.gethostname(), os.getpid(), round(_start(os.getpid()), 2), _beats[-1] if _beats else None)
 
     @classmethod
-    def parse(cls, tag: str) -> Driver | None:
+    def parse(cls, tag: str) -> Self | None:
         """Driver of a run's tag; None for a text that is no driver's tag."""
         try:
             host, pid, start, *beat = tag.split(":", 3)

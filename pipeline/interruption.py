@@ -29,12 +29,10 @@ class Interruption(BaseException):
 
 @contextmanager
 def raised_signals() -> Iterator[None]:
-    """Raises `Interruption` at the first signal within the context; the second one ends the process at once.
-
-    A SIGHUP that `nohup` ignores stays ignored. An ignored SIGINT, which background jobs of a script inherit, is handled: `stop` sends it.
-    """
+    """Raises `Interruption` at the first signal within the context; the second one ends the process at once."""
     before = _handlers()
     for number in before:
+        # An ignored SIGINT, which background jobs of a script inherit, is handled: `stop` sends it.
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _raise)
     try:

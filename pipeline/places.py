@@ -1,7 +1,5 @@
 """Default folders and databases, all under `.mgmrn/` of the working folder."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 HOME = Path(".mgmrn")

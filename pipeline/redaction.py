@@ -1,7 +1,5 @@
 """Redaction of secrets in addresses that are printed, logged or recorded."""
 
-from __future__ import annotations
-
 import re
 
 HIDDEN = "***"

@@ -1,10 +1,7 @@
-"""Spool of a run: a file beside its checkpoints, which holds all that is to be tracked until it is sent to the tracking store.
+"""Spool of a run: a file beside its checkpoints, which holds all that is to be tracked until `pipeline.tracking.sender` has sent it.
 
-Training appends a line and goes on, whether the tracking server answers or not; `pipeline.tracking.sender` sends the lines in order and notes
-the offset that it has reached in a file beside the spool. The first line tells how to create the run, for a store that lost it.
+The first line tells how to create the run, for a store that lost it. The offset up to which lines were sent is in a file beside it.
 """
-
-from __future__ import annotations
 
 import contextlib
 import fcntl
@@ -14,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from mgmrn.atomic_file import replacing
 from mgmrn.errors import UserError
@@ -34,7 +31,7 @@ class StoreIdentity:
     experiment: str
     created_ms: int
 
-    def replaces(self, other: StoreIdentity) -> bool:
+    def replaces(self, other: Self) -> bool:
         """Whether this one is at the other's address, whose runs are therefore lost."""
         return (self.address, self.experiment) == (other.address, other.experiment) and self != other
 
@@ -60,7 +57,7 @@ class NewRun:
     time_ms: int = field(default_factory=lambda: int(time.time() * 1000))
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> NewRun:
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
         dataset = value["dataset"]
         return cls(**{**value, "dataset": DatasetInput(**dataset) if dataset else None})
 
@@ -149,10 +146,9 @@ class Spool:
         """A file or folder that an entry names; a `UserError` for one outside the run's folder, since a forged line may name any file."""
         found = Path(path).resolve()
         if not found.is_relative_to(self.path.parent.resolve()):
+            message = f"a line that is to be tracked names a file outside of its run: {found}"
             hint = "remove the spool: what it holds of that run is lost, no other run is"
-            raise UserError(
-                f"a line that is to be tracked names a file outside of its run: {found}", str(self.path), hint
-            )
+            raise UserError(message, str(self.path), hint)
         return found
 
     def append_end(self, status: EndStatus, stop_reason: str) -> None:
@@ -190,14 +186,11 @@ class Spool:
 
     def _append(self, value: Mapping[str, Any]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            size = os.fstat(descriptor).st_size
-            cut_short = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-            os.write(descriptor, (b"\n" if cut_short else b"") + json.dumps(value).encode() + b"\n")
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with self.path.open("ab+", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            cut_short = size > 0 and os.pread(file.fileno(), 1, size - 1) != b"\n"
+            file.write((b"\n" if cut_short else b"") + json.dumps(value).encode() + b"\n")
+            os.fsync(file.fileno())
 
 
 @dataclass(frozen=True)
@@ -214,7 +207,7 @@ class Sent:
         return spool.path.with_suffix(".sent.json")
 
     @classmethod
-    def load(cls, spool: Spool) -> Sent | None:
+    def load(cls, spool: Spool) -> Self | None:
         try:
             value = json.loads(cls.file(spool).read_text())
         except FileNotFoundError:

@@ -1,10 +1,9 @@
 """Places where runs are executed, tracked and stored."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from pipeline import places
 
@@ -24,7 +23,6 @@ class Where:
     gpus_per_worker: float | None = None
     """GPUs of each worker, below 1 the part of one that it shares; None gives one where the cluster has one for every worker, else none."""
 
-    def absolute(self) -> Where:
-        return replace(
-            self, data_root=Path(os.path.realpath(self.data_root)), storage=Path(os.path.realpath(self.storage))
-        )
+    def absolute(self) -> Self:
+        data_root, storage = (Path(os.path.realpath(folder)) for folder in (self.data_root, self.storage))
+        return replace(self, data_root=data_root, storage=storage)

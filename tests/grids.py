@@ -9,7 +9,7 @@ from unittest import mock
 
 from pipeline.ablation.config import AblationFile, load_ablation
 from pipeline.ablation.grid import GridCell, make_cells, make_grid
-from pipeline.ablation.plan import PlannedCell, plan_cells
+from pipeline.ablation.plan import PlannedCell, plan_cell
 from pipeline.analysis.runs import FIGURES
 from pipeline.driver import driver_tag
 from pipeline.spool import PARENT_TAG, NewRun
@@ -53,7 +53,8 @@ def cells_of(file: AblationFile, data_root: Path) -> list[GridCell]:
 
 def plan_of(cells: Sequence[GridCell], *runs: TrackedRun) -> list[PlannedCell]:
     """Plan of cells with these runs in the store, the latest of which is named last."""
-    return plan_cells(cells, KnownRuns(reversed(runs), OWN))
+    known = KnownRuns(reversed(runs), OWN)
+    return [plan_cell(cell, known) for cell in cells]
 
 
 def tags_of(cell: Cell, score: float | None = None, decided: Calibration = DECIDED, **more: str) -> dict[str, str]:

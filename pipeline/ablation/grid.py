@@ -1,11 +1,10 @@
 """Variants of an ablation, each as a config on each benchmark, and their cells on the data that exist."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import Self
 
 from mgmrn.config import BenchmarkConfig, ImageConfig
 from mgmrn.data.splits import FinalData, TuneData, final_data, tune_data
@@ -45,7 +44,7 @@ class Variant:
     configs: Mapping[str | None, ComposedConfig]
     """Benchmark, or None for the base's own → the config, with its own seed; empty before it is composed."""
 
-    def equals(self, other: Variant) -> bool:
+    def equals(self, other: Self) -> bool:
         return all(self.configs[name].config == other.configs[name].config for name in self.configs)
 
 
@@ -70,9 +69,8 @@ class Grid:
 def make_grid(file: AblationFile) -> Grid:
     """Compose every variant on every benchmark.
 
-    Raises:
-        UserError: all that is wrong at once: unknown paths, values outside the schema, a variant that changes nothing,
-            two variants with one config or one name, two benchmarks with one name.
+    Raises `UserError` with all that is wrong at once: unknown paths, values outside the schema, a variant that changes nothing, two variants
+    with one config or name, two benchmarks with one name.
     """
     fixed = file.config.fixed
     common = Variant("", fixed, file.label, {path: file.place("fixed", path) for path in fixed}, {})

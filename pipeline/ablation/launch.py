@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
-from mgmrn.data.splits import SplitData
 from mgmrn.errors import ResourceError
 from pipeline.ablation.config import AblationFile
 from pipeline.ablation.plan import TO_RUN, PlannedCell, survey
@@ -34,14 +33,12 @@ EXPERIMENT_NOTE = """\
 To compare variants, filter by ``tags.`mgmrn.kind` = 'variant'``: one row per variant and benchmark, with its means over the seeds. The report \
 and `comparison.csv` are artifacts of the launch, below which its runs are folded under *Sort: Created*.
 """
-"""Description of a grid's experiment in MLflow's UI."""
 
 RUN_BY: Mapping[Mode, frozenset[CellState]] = {
     "missing": frozenset({"new"}),
     "retry": TO_RUN,
     "force": TO_RUN | {"cached"},
 }
-"""States of the cells that each mode runs."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +58,7 @@ class AblationOutcome:
 def run_ablation(
     file: AblationFile, where: Where, *, mode: Mode, concurrency: int | None, budget_hours: float | None
 ) -> AblationOutcome:
-    """Launch the cells of a grid that the mode asks for.
-
-    Without `concurrency` as many run at once as the cluster has room for, without `budget_hours` the value in the file counts, if any.
+    """Launch the cells of a grid that the mode asks for; the defaults are the cluster's room and the file's budget.
 
     Raises `UserError` for a bad grid or data set, `TrackingError` when the tracking store cannot be reached, and `ResourceError` when no run
     can ever be placed, the predicted time is over the budget, or the storage is read-only: nothing was started. Raises `UntrackedError` when
@@ -84,17 +79,17 @@ def run_ablation(
     if not todo and known is not None:
         (primary,) = comparisons(grid, planned, file.config.primary)
         return AblationOutcome("cached", 0, tuple(planned), primary, known.run_id, uri)
-    tags = {
-        "mgmrn.kind": "ablation",
-        "mgmrn.study": file.name,
-        "mgmrn.benchmark": ",".join(dict.fromkeys(one.benchmark for one in surveyed.cells)),
-    }
+    names = ",".join(dict.fromkeys(one.benchmark for one in surveyed.cells))
+    tags = {"mgmrn.kind": "ablation", "mgmrn.study": file.name, "mgmrn.benchmark": names}
     launched = 0
     status: Status = "finished"
     with explained(where.storage), ExitStack() as stack:
         if todo:
             workers = file.config.workers
-            hosts = stack.enter_context(launch_session(where, workers * (concurrency or 1), _data_of(todo)))
+            # The splits that the cells read, once per benchmark.
+            splits = {one.cell.benchmark: (tune.data, one.cell.final_data) for tune, one in todo}.values()
+            data = [split for both in splits for split in both if split is not None]
+            hosts = stack.enter_context(launch_session(where, workers * (concurrency or 1), data))
             at_once, placement = place_trials(hosts, where, len(todo), workers, concurrency)
             _check_budget([cost for _, one in todo if (cost := one.cost)], len(todo), at_once, hours)
         else:
@@ -129,21 +124,13 @@ def _once_each(todo: Sequence[PlannedCell]) -> list[tuple[Cell, PlannedCell]]:
     return list(found.values())
 
 
-def _data_of(todo: Sequence[tuple[Cell, PlannedCell]]) -> list[SplitData]:
-    """Splits that the cells read, once per benchmark."""
-    splits = {one.cell.benchmark: (tune.data, one.cell.final_data) for tune, one in todo}.values()
-    return [split for both in splits for split in both if split is not None]
-
-
 def _check_budget(costs: Sequence[Cost], cells: int, concurrency: int, hours: float | None) -> None:
     """Refuse a launch whose cells of known cost take longer than the budget."""
     predicted = sum(cost.seconds for cost in costs) / concurrency
     if hours is not None and predicted > 3600 * hours:
-        raise ResourceError(
-            f"{len(costs)} of {cells} cells would take about {duration(predicted)}, "
-            f"more than the budget of {duration(3600 * hours)}",
-            "raise --budget-hours, or run fewer variants, benchmarks or seeds",
-        )
+        excess = f"about {duration(predicted)}, more than the budget of {duration(3600 * hours)}"
+        hint = "raise --budget-hours, or run fewer variants, benchmarks or seeds"
+        raise ResourceError(f"{len(costs)} of {cells} cells would take {excess}", hint)
 
 
 def _run(

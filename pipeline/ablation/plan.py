@@ -1,7 +1,7 @@
 """Plan of a grid: state and predicted cost of every cell, by the runs in the tracking store. Nothing runs."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,9 @@ from pipeline.analysis.runs import CellState
 from pipeline.config.identity import code_digest
 from pipeline.tracking.environment import numerics
 from pipeline.tracking.store import TrackedRun, TrackingStore
-from pipeline.train.cell import Cell, RunSummary
+from pipeline.train.cell import Cell
 from pipeline.train.spec import Calibration
-from pipeline.train.tracked import cached_summary, recorded_calibration
+from pipeline.train.tracked import recorded_calibration
 from pipeline.trials.known import Cost, KnownRuns, schema_of
 from pipeline.where import Where
 
@@ -39,13 +39,6 @@ class PlannedCell:
     def calibration(self) -> Calibration | None:
         return recorded_calibration(self.tune) if self.tune else None
 
-    def summaries(self) -> Iterator[RunSummary]:
-        """Outcomes of the finished runs: on `tune`, then on `final`."""
-        if self.tune and self.cell.tune:
-            yield cached_summary(self.cell.tune, self.tune)
-        if self.evaluated and self.calibration and self.evaluated is not self.tune:
-            yield cached_summary(self.cell.final(self.calibration), self.evaluated)
-
     def to_json(self) -> dict[str, Any]:
         cell = self.cell
         return {
@@ -69,7 +62,8 @@ class Survey:
     cells: tuple[GridCell, ...]
 
     def plan(self) -> list[PlannedCell]:
-        return plan_cells(self.cells, KnownRuns.read(self.store))
+        known = KnownRuns.read(self.store)
+        return [plan_cell(cell, known) for cell in self.cells]
 
     @property
     def key(self) -> str:
@@ -85,12 +79,8 @@ def survey(file: AblationFile, where: Where) -> Survey:
     return Survey(grid, store, tuple(make_cells(grid, where.data_root.resolve())))
 
 
-def plan_cells(cells: Sequence[GridCell], known: KnownRuns) -> list[PlannedCell]:
-    """Every cell with its state, in their order."""
-    return [_plan(cell, known) for cell in cells]
-
-
-def _plan(cell: GridCell, known: KnownRuns) -> PlannedCell:
+def plan_cell(cell: GridCell, known: KnownRuns) -> PlannedCell:
+    """A cell with its state and the cost of what remains."""
     if cell.tune is None:
         return PlannedCell(cell, "missing", cell.missing)
     tune = evaluated = known.finished(cell.tune)
@@ -115,7 +105,6 @@ def _plan(cell: GridCell, known: KnownRuns) -> PlannedCell:
 
 
 def _unfinished(cell: Cell, known: KnownRuns) -> tuple[CellState, str]:
-    """State of a run that was not finished, and the reason."""
     run = known.latest(cell)
     if run is None:
         # The tune run of a final run is of the present data.
@@ -184,12 +173,8 @@ def totals(cells: Sequence[PlannedCell]) -> dict[str, int]:
 
 def plan_to_json(cells: Sequence[PlannedCell]) -> dict[str, Any]:
     """Serialise to the object that `plan --json` prints."""
-    cost = total_cost(one for one in cells if one.state in TO_RUN)
-    return {
-        "cells": [cell.to_json() for cell in cells],
-        "totals": totals(cells),
-        **_predicted(cost),
-    }
+    left = total_cost(one for one in cells if one.state in TO_RUN)
+    return {"cells": [cell.to_json() for cell in cells], "totals": totals(cells), **_predicted(left)}
 
 
 def _predicted(cost: Cost | None) -> dict[str, float | None]:

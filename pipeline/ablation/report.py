@@ -27,10 +27,7 @@ from pipeline.where import Where
 def make_report(
     file: AblationFile, where: Where, path: Path, ui: str | None, command: str
 ) -> tuple[PageContent, str | None]:
-    """Write the page and log it with the grid's parent run; returns its content, and the id of the parent if there is one.
-
-    Run ids link to the MLflow UI at the address `ui`, where it is given. The page shows `command` as the command that made it.
-    """
+    """Write the page, which shows its `command` and links run ids to the MLflow UI at `ui`, and log it with the grid's parent run if any."""
     surveyed = survey(file, where)
     grid, store, planned = surveyed.grid, surveyed.store, surveyed.plan()
     if not any(cell.evaluated for cell in planned):

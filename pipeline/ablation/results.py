@@ -72,9 +72,7 @@ def compare_grid(file: AblationFile, where: Where, metric: str | None) -> list[C
 def compare_runs(run_ids: Sequence[str], base: str | None, metric: str | None, tracking_uri: str) -> list[Comparison]:
     """Compare finished runs of one split, grouped by variant and benchmark; the first run's variant is the default base.
 
-    Raises:
-        UserError: for a run that is not a finished training run, runs of two splits, two runs of one config and seed,
-            an unknown metric or base.
+    Raises `UserError` for a run that is no finished training run, two splits, two runs of one config and seed, an unknown metric or base.
     """
     _check_metric(metric)
     store = TrackingStore.connect(tracking_uri)
@@ -147,11 +145,8 @@ def _log_variants(store: TrackingStore, parent_run_id: str, compared: Sequence[C
     known = {run.name: run.run_id for run in store.own_runs(wanted)}
     for (variant, benchmark), figures in _figures_of_variants(compared).items():
         names = {"variant": variant, "benchmark": benchmark, "split": compared[0].split}
-        tags = {
-            "mgmrn.kind": VARIANT_KIND,
-            PARENT_TAG: parent_run_id,
-            **{f"mgmrn.{key}": name for key, name in names.items()},
-        }
+        tags = {"mgmrn.kind": VARIANT_KIND, PARENT_TAG: parent_run_id}
+        tags |= {f"mgmrn.{key}": name for key, name in names.items()}
         new = NewRun(f"{benchmark.lower()}.{variant}", tags, names)
         run_id = known.get(new.name) or store.create_parent(new.name, tags)
         store.describe_run(run_id, new)

@@ -28,8 +28,7 @@ class Comparison:
     """`final` or `tune`."""
     base: str
     cells: pd.DataFrame
-    """One row per variant, benchmark and seed, in this order: `CELL_COLUMNS`, the keys of `FIGURES`, and `score`, the
-    figure of `metric` (NaN: none or not finite)."""
+    """One row per variant, benchmark and seed: `CELL_COLUMNS`, the keys of `FIGURES`, `score` by `metric` (NaN: none or not finite)."""
     entries: pd.DataFrame
     """One row per variant and benchmark, variant by variant:
 
@@ -83,10 +82,7 @@ def cells_of_runs(runs: pd.DataFrame, split: str) -> pd.DataFrame:
 
 
 def compare(cells: pd.DataFrame, base: str, metric: str, split: str) -> Comparison:
-    """Compare all variants among the cells with one of them; variants and benchmarks keep the order of the cells.
-
-    There is one cell at most of a variant, benchmark and seed.
-    """
+    """Compare all variants among the cells with one of them; variants and benchmarks keep the order of the cells."""
     variants, benchmarks = (list(cells[name].unique()) for name in ("variant", "benchmark"))
     assert base in variants and not cells.duplicated(["variant", "benchmark", "seed"]).any()
     cells = cells.assign(score=cells[metric].where(np.isfinite(cells[metric]))).sort_values("seed")
@@ -127,7 +123,6 @@ def _entry(cells: pd.DataFrame, base: pd.DataFrame | None) -> dict[str, Any]:
 
 
 def _remarks(cells: pd.DataFrame) -> dict[str, str]:
-    """`states` and `reasons` of an entry with these cells."""
     if cells.empty:
         return {"states": NO_CELL, "reasons": NO_CELL}
     conditions = cells["state"].mask((cells["state"] == "cached") & cells["score"].isna(), UNSCORED)

@@ -12,7 +12,6 @@ from scipy.stats import t as students_t
 LEAST_PAIRS = 3
 """Least number of pairs at which a variant is called better or worse."""
 RESAMPLES = 9999
-"""Number of resamples of a bootstrap."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +52,7 @@ def summarise(scores: Sequence[float]) -> Summary:
 
 
 def paired_difference(first: Sequence[float], second: Sequence[float]) -> PairedDifference:
-    """Difference of scores at the same positions, with the interval by Student's t.
-
-    Raises:
-        ValueError: without pairs, or for lists of different lengths.
-    """
+    """Difference of scores at the same positions, with the interval by Student's t; a ValueError without pairs, or for other lengths."""
     differences = [a - b for a, b in zip(first, second, strict=True)]
     mean = statistics.fmean(differences)
     if len(differences) < 2:
@@ -66,7 +61,6 @@ def paired_difference(first: Sequence[float], second: Sequence[float]) -> Paired
     if error == 0:
         return PairedDifference(mean, mean, mean, 1.0 if mean == 0 else 0.0, len(differences))
     # scipy's ttest_rel warns where differences are equal but for rounding, which is common for shares of few images.
-
     freedom = len(differences) - 1
     half = float(students_t.ppf(0.975, freedom)) * error
     p = 2 * float(students_t.sf(abs(mean) / error, freedom))
@@ -78,16 +72,10 @@ def bootstrapped_difference(first: Sequence[float], second: Sequence[float]) -> 
     difference = paired_difference(first, second)
     if difference.low == difference.high:  # One pair has no interval, and equal differences have one without width.
         return difference
-
     # A fixed generator draws positions: sorting makes the interval independent of the order of the seeds.
-    interval = bootstrap(
-        (np.sort(np.subtract(first, second)),),
-        np.mean,
-        n_resamples=RESAMPLES,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return replace(difference, low=float(interval.low), high=float(interval.high))
+    differences, rng = np.sort(np.subtract(first, second)), np.random.default_rng(0)
+    found = bootstrap((differences,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=rng)
+    return replace(difference, low=float(found.confidence_interval.low), high=float(found.confidence_interval.high))
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:

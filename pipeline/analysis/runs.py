@@ -32,21 +32,13 @@ def prefix_of(split: str) -> str:
 def load_runs(experiment: str = "mgmrn/%", *, tracking_uri: str = places.TRACKING_URI, where: str = "") -> pd.DataFrame:
     """Training runs as a `DataFrame` with one row a run, the latest first.
 
-    Columns: `run_id`, `name`, `experiment_id`, `status`, `benchmark`, `variant`, `split`, `seed`, `config_hash`,
-    `group_hash`, `data_digest`, `code_sha`, `gamma`, `seconds`, `gpu_seconds`, then every metric by its MLflow name
-    (`test/gzsl_h`, `train/loss`, …): the final figures of a finished run, the last logged value of the others.
-    Accuracies are fractions; a metric that a run does not have is NaN.
+    Columns: `run_id`, `name`, `experiment_id`, `status`, those of `TAGS`, `gamma`, `seconds`, `gpu_seconds`, then every metric by its MLflow
+    name (`test/gzsl_h`, `train/loss`, …; NaN where a run has none): the final figures of a finished run, the last values of the others.
 
-    Args:
-        experiment: an MLflow experiment (`mgmrn/train`), a pattern of SQL's LIKE (`mgmrn/%`: all), or the name of an
-            ablation or a search (`components`). An ablation includes the runs that it took from other launches, under
-            the name that the variant has in this ablation.
-        tracking_uri: address of the tracking store.
-        where: further filter in MLflow's search syntax, such as ``tags.`mgmrn.split` = 'final'``.
+    `experiment` is one of MLflow (`mgmrn/train`), a pattern of SQL's LIKE (`mgmrn/%`: all), or the name of an ablation, which includes runs
+    of other launches, or of a search. `where` is a further filter in MLflow's syntax, such as ``tags.`mgmrn.split` = 'final'``.
 
-    Raises:
-        UserError: when no run is found.
-        TrackingError: when the store is unreachable or refuses the filter.
+    Raises `UserError` when no run is found, and `TrackingError` when the store is unreachable or refuses the filter.
     """
     from pipeline.tracking.store import TrackingStore
 

@@ -114,11 +114,7 @@ def published_on(benchmarks: Collection[str]) -> pd.DataFrame:
 
 
 def read_published(text: str) -> pd.DataFrame:
-    """Published figures of a YAML text, one row per benchmark and method, benchmark by benchmark.
-
-    Columns: `method`, `venue` (with the year), `source` (arXiv id or place of the figures), `backbone`, `features`
-    (`frozen`, `fine-tuned` or `not recorded`), `benchmark`, and `t1`, `u`, `s`, `h` in percent as printed (NaN: not given).
-    """
+    """Published figures of a YAML text in percent (NaN: not given), one row per benchmark and method, benchmark by benchmark."""
     rows = [
         {**method, "method": name, "benchmark": benchmark, **figures}
         for name, method in plain(parse_yaml(text, "published.yaml")).items()

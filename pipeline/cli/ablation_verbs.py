@@ -66,8 +66,7 @@ def ablate(
     from pipeline.analysis.tables import as_dict, show_tables, tables
 
     where = Where(tracking_uri, data_root, storage, address, cpus_per_worker, gpus_per_worker)
-    file = load_grid_file(name, benchmarks)
-    console = Console(as_json)
+    file, console = load_grid_file(name, benchmarks), Console(as_json)
     outcome = run_ablation(file, where, mode=mode, concurrency=concurrency, budget_hours=budget_hours)
     show_tables(tables([outcome.comparison]), console)
     counts = ", ".join(f"{count} {state}" for state, count in totals(outcome.cells).items())
@@ -156,18 +155,11 @@ def show_plan(cells: Sequence[PlannedCell], console: Console, concurrency: int) 
     """Print every cell, and the predicted cost of the cells that remain."""
     from pipeline.ablation.plan import TO_RUN, total_cost, totals
 
-    rows = [
-        [
-            one.cell.benchmark,
-            one.cell.variant,
-            str(one.cell.seed),
-            one.state,
-            _cost(one.cost) if one.state in TO_RUN else "–",
-            one.evaluated.run_id if one.evaluated else "–",
-            one.reason,
-        ]
-        for one in cells
-    ]
+    rows = []
+    for one in cells:
+        cell, predicted = one.cell, _cost(one.cost) if one.state in TO_RUN else "–"
+        run_id = one.evaluated.run_id if one.evaluated else "–"
+        rows.append([cell.benchmark, cell.variant, str(cell.seed), one.state, predicted, run_id, one.reason])
     console.table(["benchmark", "variant", "seed", "state", "predicted", "run", "reason"], rows)
     counts = ", ".join(f"{count} {state}" for state, count in totals(cells).items())
     left = [one for one in cells if one.state in TO_RUN]

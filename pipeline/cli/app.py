@@ -42,7 +42,6 @@ for group in (runs_app, ablation_app, models_app, jobs_app, shell_app):
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
 command: Any = typer.main.get_command(app)
-"""The command line as one command of Click."""
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 VARIABLE = "_MGMRN_COMPLETE"
-"""Environment variable that holds a shell's completion request."""
 
 Shell = Literal["bash", "zsh"]
 

@@ -25,6 +25,7 @@ make_app = typer.Typer(help="Make a benchmark that can be drawn.", **APP_OPTIONS
 data_app.add_typer(make_app, name="make")
 
 Unknown = Literal["error", "zero", "mean"]
+Made = Annotated[Path, typer.Option(callback=as_folder, help="Folder to make; serves as a data root.")]
 Side = Annotated[int, typer.Option(help="Side of a picture in pixels.")]
 Drawers = Annotated[int, typer.Option(min=1, help="Processes that draw; they do not change the result.")]
 
@@ -68,7 +69,7 @@ def import_(
     vectors: Annotated[Path, typer.Option(help="Word vectors: a text file of GloVe or word2vec, .gz too.")],
     oov: Annotated[Unknown, typer.Option(help="Words without a vector: refuse, leave out, or use the mean.")],
     name: Annotated[str, typer.Option(help="Name of the benchmark that is made.")],
-    out: Annotated[Path, typer.Option(callback=as_folder, help="Folder to make; serves as a data root.")],
+    out: Made,
     unseen: Annotated[Path | None, typer.Option(help="Text file, an unseen class a line; else they are drawn.")] = None,
     unseen_share: Annotated[float, typer.Option(help="Share of the classes that is drawn as unseen.")] = 0.2,
     test_seen_share: Annotated[float, typer.Option(help="Share of a seen class's pictures kept for the test.")] = 0.2,
@@ -124,10 +125,9 @@ def cache(
 def build_caches(
     config: ExperimentConfig, data_root: Path, cache_root: Path, progress: Callable[[str], None]
 ) -> dict[str, int]:
-    """Compute the maps of all images that `tune` and `final` read, where they are missing or damaged.
+    """Compute the maps of all images of both splits, where they are missing or damaged; returns the number of images of each split.
 
-    Returns the number of training and evaluation images of each split. Raises `UserError` for a config that caches nothing, a benchmark with
-    errors or an unreadable picture, and `ResourceError` when they do not fit on the disk.
+    Raises `UserError` for a config that caches nothing or a bad benchmark, and `ResourceError` when they do not fit on the disk.
     """
     if not config.cache_features:
         raise UserError("the experiment caches no maps", "cache_features", "set it to true, with a frozen backbone")
@@ -154,9 +154,7 @@ def _show_findings(findings: Iterable[Finding], console: Console) -> None:
 
 @make_app.command()
 def synthetic(
-    out: Annotated[
-        Path, typer.Option(callback=as_folder, help="Folder to make; serves as a data root.")
-    ] = places.DATA_ROOT,
+    out: Made = places.DATA_ROOT,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     per_class: Annotated[int, typer.Option(help="Pictures of each class.")] = 40,
     size: Side = 64,

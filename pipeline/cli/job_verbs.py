@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from pipeline.jobs.submit import Task
 
 STOP_SECONDS = 45.0
-NOT_OF_THE_JOB = frozenset({"address", "as_json"})
-"""Parameters that do not change what is run."""
-OF_THE_CONFIG = frozenset({"experiment", "overrides", "name", "benchmarks"})
-"""Parameters that the identity replaces by the resolved config."""
+NOT_IN_IDENTITY = {"address", "as_json", "experiment", "overrides", "name", "benchmarks"}
+"""Parameters that do not change what is run, or that the identity replaces by the resolved config."""
 PLACES = frozenset({"storage", "data_root", "tracking_uri", "study_storage"})
 
 jobs_app = typer.Typer()
 
+Content = tuple[str, "BaseModel", tuple[str, ...]]
+"""Name and resolved config of a verb's arguments, and the configs that they name: two spellings of one config are the same job."""
 Server = Annotated[str, typer.Option("--address", metavar="URL", envvar=ADDRESS_VARIABLE, help="Job server to use.")]
 JobId = Annotated[str, typer.Argument(metavar="ID", help="Id that `submit` and `status` print.")]
 
@@ -83,9 +83,10 @@ def status(
     server = JobServer.connect(address)
     jobs = server.jobs() if job_id is None else {job_id: server.job(job_id)}
     runs = _launches(tracking_uri)
-    shown = [job_to_json(job) | {"run_id": runs.get(name)} for name, job in jobs.items()]
-    rows = []
-    for one, job in zip(shown, jobs.values(), strict=True):
+    shown, rows = [], []
+    for name, job in jobs.items():
+        one = job_to_json(job) | {"run_id": runs.get(name)}
+        shown.append(one)
         started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one["started"])) if one["started"] else None
         columns = (one["verb"], one["status"], one["exit_code"], started, _took(job), one["run_id"])
         rows.append([one["submission_id"], *("–" if column is None else str(column) for column in columns)])
@@ -177,10 +178,7 @@ def _took(job: JobDetails) -> str | None:
 
 
 def read_task(parent: typer.Context, verb: str, arguments: Sequence[str]) -> Task:
-    """Parse a verb's arguments by the verb's own options, and check its configs, places and secrets.
-
-    An option whose environment variable is set here is added to the job's arguments. `parent` is the context of `submit`.
-    """
+    """Parse a verb's arguments by its own options, those from the environment included, and check its configs, places and secrets."""
     from pipeline.jobs.submit import Task
 
     if verb not in _CONTENTS:
@@ -194,23 +192,21 @@ def read_task(parent: typer.Context, verb: str, arguments: Sequence[str]) -> Tas
     complete = (*arguments, *_from_environment(context))
     for argument in complete:
         if redact_address(argument) != argument:
-            raise UserError(
-                f"{redact_address(argument)} holds a secret, which all users of the job server could read",
-                hint="set it in the environment of the cluster's head (MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and "
-                "MLFLOW_TRACKING_PASSWORD; MGMRN_STUDY_STORAGE), and leave it out here",
+            message = f"{redact_address(argument)} holds a secret, which all users of the job server could read"
+            variables = (
+                "MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD; MGMRN_STUDY_STORAGE"
             )
+            hint = f"set it in the environment of the cluster's head ({variables}), and leave it out here"
+            raise UserError(message, hint=hint)
     name, config, configs = _CONTENTS[verb](context.params)
-    others = {name: value for name, value in context.params.items() if name not in NOT_OF_THE_JOB | OF_THE_CONFIG}
+    others = {name: value for name, value in context.params.items() if name not in NOT_IN_IDENTITY}
     identity = json.dumps([verb, name, config.model_dump(mode="json"), others], sort_keys=True, default=str)
     files = tuple(one for one in configs if one.endswith((".yaml", ".yml")))
     return Task(verb, name, complete, files, hashlib.sha256(identity.encode()).hexdigest())
 
 
 def _from_environment(context: typer.Context) -> list[str]:
-    """Options that the environment sets here; refuses places that would go with the job.
-
-    A default that the head's environment may replace is checked by the driver.
-    """
+    """Options that the environment sets here; refuses places that would go with the job, but for defaults that the head may replace."""
     added: list[str] = []
     for parameter in context.command.params:
         source = context.get_parameter_source(parameter.name or "")
@@ -224,7 +220,7 @@ def _from_environment(context: typer.Context) -> list[str]:
     return added
 
 
-def _train(params: Mapping[str, Any]) -> tuple[str, BaseModel, tuple[str, ...]]:
+def _train(params: Mapping[str, Any]) -> Content:
     from pipeline.config.compose import load_experiment
     from pipeline.train.placement import check_gpus, parse_workers
 
@@ -237,7 +233,7 @@ def _train(params: Mapping[str, Any]) -> tuple[str, BaseModel, tuple[str, ...]]:
     return composed.name, composed.config, (params["experiment"],)
 
 
-def _search(params: Mapping[str, Any]) -> tuple[str, BaseModel, tuple[str, ...]]:
+def _search(params: Mapping[str, Any]) -> Content:
     from pipeline.search.config import load_search
     from pipeline.search.space import Space
 
@@ -246,7 +242,7 @@ def _search(params: Mapping[str, Any]) -> tuple[str, BaseModel, tuple[str, ...]]
     return file.name, file.config, (params["name"], file.config.base, *file.config.benchmarks)
 
 
-def _ablate(params: Mapping[str, Any]) -> tuple[str, BaseModel, tuple[str, ...]]:
+def _ablate(params: Mapping[str, Any]) -> Content:
     from pipeline.ablation.grid import make_grid
 
     file = load_grid_file(params["name"], params["benchmarks"])
@@ -254,9 +250,4 @@ def _ablate(params: Mapping[str, Any]) -> tuple[str, BaseModel, tuple[str, ...]]
     return file.name, file.config, (params["name"], file.config.base, *file.config.benchmarks)
 
 
-_CONTENTS: Mapping[str, Callable[[Mapping[str, Any]], tuple[str, BaseModel, tuple[str, ...]]]] = {
-    "train": _train,
-    "search": _search,
-    "ablate": _ablate,
-}
-"""Name and resolved config of a verb's arguments, and the configs that they name: two spellings of one config are the same job."""
+_CONTENTS = {"train": _train, "search": _search, "ablate": _ablate}

@@ -15,7 +15,6 @@ from pipeline.redaction import redact
 
 Place = TypeVar("Place", str, Path)
 
-
 APP_OPTIONS: dict[str, Any] = {
     "no_args_is_help": True,
     "add_completion": False,
@@ -27,10 +26,7 @@ APP_OPTIONS: dict[str, Any] = {
 
 
 def check_outlasts_job(place: str | Path, option: str, variable: str | None) -> None:
-    """Refuse a path, or an address like `sqlite:///FILE`, in the job's working folder, which is removed with the job.
-
-    The environment variable, if there is one, sets the option on the cluster.
-    """
+    """Refuse a path, or an address like `sqlite:///FILE`, in the job's working folder; the variable sets the option on the cluster."""
     text = str(place)
     if ("://" in text and not text.startswith(SQLITE)) or text.removeprefix(SQLITE).startswith("/"):
         return

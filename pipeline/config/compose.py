@@ -1,7 +1,5 @@
 """From an experiment's file and `--set` overrides to one frozen config, with the origin of every value, or all errors at once."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,16 +35,10 @@ def load_experiment(
     benchmark: str | None = None,
     origins: Mapping[str, str] = MappingProxyType({}),
 ) -> ComposedConfig:
-    """Read a shipped experiment (`cub`) or a YAML file, apply overrides and validate it.
+    """Read a shipped experiment (`cub`) or a YAML file, apply overrides (`dotted.path=value`, later ones win) and validate it.
 
-    Args:
-        name_or_path: the experiment.
-        overrides: `dotted.path=value` with the value in YAML; later ones win.
-        benchmark: name or file of a benchmark that replaces the experiment's own.
-        origins: dotted path → origin of its override; `--set` for all others.
-
-    Raises:
-        UserError: unknown experiment, unreadable YAML, or any number of wrong values, one line each.
+    `benchmark` is the name or file of one that replaces the experiment's own, `origins` has origins of overrides other than `--set`.
+    Raises `UserError` for an unknown experiment, unreadable YAML, or any number of wrong values, one line each.
     """
     path = find_config("experiment", name_or_path)
     problems: list[UserError] = []

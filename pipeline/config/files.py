@@ -1,10 +1,7 @@
-"""Config files: the shipped ones, and a file merged over all that it extends.
+"""Config files: the shipped ones, and a file merged over all that it extends, like `extends: [benchmark/cub, experiment/base]`.
 
-A file may say `extends: [benchmark/cub, experiment/base]`: later files win over earlier ones, its own keys over all,
-mapping by mapping. Where the `kind` of a mapping changes, fields that the new kind does not have are dropped.
+Later files win over earlier ones, mapping by mapping. Where the `kind` of a mapping changes, fields that it lacks are dropped.
 """
-
-from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -17,9 +14,7 @@ from pipeline.config.yaml_tree import Leaf, Section, Tree, parse_yaml
 
 CONFIGS = Path(__file__).parent / "configs"
 LARGEST_BYTES = 2**18
-"""Largest size of a config file."""
 DEEPEST_EXTENDS = 20
-"""Largest number of files that extend each other in a row."""
 
 
 def find_config(group: str, name_or_path: str) -> Path:

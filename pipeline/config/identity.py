@@ -1,7 +1,5 @@
 """Identity of an experiment: a hash of the values that differ from the defaults, of the data and of the pretrained weights."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Collection, Mapping
@@ -33,8 +31,7 @@ NO_SCIENCE = (
 def config_hash(config: ExperimentConfig, data_digest: str, without: Collection[str] = ()) -> str:
     """First 16 hex digits of the sha256 of schema version, values that differ from the defaults, and the digests of data and weights.
 
-    A new field with a default changes no hash. A weights file, whose path must be absolute, counts by its content. Fields and sections
-    `without` are left out; workers, paths and tracking take no part.
+    A new field with a default changes no hash. Fields and sections `without` are left out; workers, paths and tracking take no part.
     """
     changed = _changed(config, config.model_dump(mode="json"))
     changed = {name: value for name, value in changed.items() if name not in without}
@@ -53,16 +50,6 @@ def config_hash(config: ExperimentConfig, data_digest: str, without: Collection[
 def group_hash(config: ExperimentConfig, data_digest: str) -> str:
     """`config_hash` without the seed: equal for runs that differ in their seed alone."""
     return config_hash(config, data_digest, without=("seed",))
-
-
-def science_hash(config: ExperimentConfig) -> str:
-    """`config_hash` without the data: equal for runs of one config on different data."""
-    return config_hash(config, "any")
-
-
-def shape_hash(config: ExperimentConfig, data_digest: str) -> str:
-    """`config_hash` without seed, loss and optimiser: equal for runs that take about the same time."""
-    return config_hash(config, data_digest, without=("seed", "loss", "optimiser"))
 
 
 def science_files() -> list[Path]:

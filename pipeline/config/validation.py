@@ -1,7 +1,5 @@
 """From a tree of values to one frozen config, or all its errors: field, origin, what is wrong, and the nearest known name."""
 
-from __future__ import annotations
-
 import difflib
 import json
 from collections.abc import Iterator, Sequence
@@ -89,10 +87,7 @@ def _problem(details: ErrorDetails, tree: Section, model: type[Frozen]) -> UserE
 def _locate(
     location: Sequence[str | int], tree: Section, model: type[Frozen]
 ) -> tuple[list[str], Tree, list[type[Frozen]]]:
-    """Names of the field at a location of pydantic's, the nearest node of the tree, and the models that stand there.
-
-    A location also holds the kinds of mappings, and fields that are absent from the tree.
-    """
+    """Names of the field at a location of pydantic's, which also holds kinds; the nearest node of the tree, and the models there."""
     names: list[str] = []
     node: Tree = tree
     models: list[type[Frozen]] = [model]

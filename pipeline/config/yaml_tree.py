@@ -1,8 +1,4 @@
-"""The plain subset of YAML as a tree that keeps the origin of every value.
-
-A config holds numbers, text, true, false, null, lists of them, and mappings. What YAML 1.1 and 1.2 read differently is refused, as are tags
-and anchors; `5e-4` is a float.
-"""
+"""YAML without tags, anchors and what YAML 1.1 and 1.2 read differently, as a tree that keeps the origin of every value."""
 
 from __future__ import annotations
 
@@ -20,7 +16,6 @@ from mgmrn.errors import UserError
 DEFAULT = "default"
 """Origin of a value that no file and no option sets."""
 DEEPEST = 20
-"""Largest number of mappings and lists around a value."""
 
 _AMBIGUOUS = "!ambiguous"
 _RESOLVERS = {
@@ -139,13 +134,11 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
-        problem = None
+        problem = f"nested more than {DEEPEST} deep" if self.depth == DEEPEST else None
         if event.anchor:
             problem = "anchors and aliases are not allowed, use extends"
         elif getattr(event, "tag", None):
             problem = f"the tag {event.tag} is not allowed: a config holds plain values only"
-        elif self.depth == DEEPEST:
-            problem = f"nested more than {DEEPEST} deep"
         if problem:
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
         self.depth += 1

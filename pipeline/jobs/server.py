@@ -92,10 +92,8 @@ class JobServer:
 
     def jobs(self) -> dict[str, JobDetails]:
         with _translated(self.address):
-            found = self._client.list_jobs()
-        return {
-            job.submission_id: job for job in sorted(found, key=lambda job: job.start_time or 0) if job.submission_id
-        }
+            found = sorted(self._client.list_jobs(), key=lambda job: job.start_time or 0)
+        return {job.submission_id: job for job in found if job.submission_id}
 
     def job(self, submission_id: str) -> JobDetails:
         jobs = self.jobs()
@@ -128,17 +126,13 @@ class JobServer:
         with _translated(self.address):
             return str(self._client.get_job_logs(submission_id))
 
-    async def tail(self, submission_id: str) -> AsyncIterator[str]:
+    def tail(self, submission_id: str) -> AsyncIterator[str]:
         """Output of a job from its first line on, until job or connection end. Ray's exceptions are not translated."""
-        async for lines in self._client.tail_job_logs(submission_id):
-            yield lines
+        return self._client.tail_job_logs(submission_id)
 
 
 def follow(server: JobServer, submission_id: str, write: Callable[[str], None]) -> JobDetails:
-    """Write a job's log without secrets until the job has ended, and return the ended job.
-
-    A broken connection is opened again; no line is written twice. Raises `ResourceError` when the server is away for AWAY_TIMEOUT_S.
-    """
+    """Write a job's log without secrets until the job has ended; a `ResourceError` when the server is away for AWAY_TIMEOUT_S."""
     written = 0
     last_answer = time.monotonic()
     while True:
@@ -188,10 +182,8 @@ def _check_answers(address: str) -> None:
     except urllib.error.HTTPError:
         return
     except (OSError, ValueError, http.client.HTTPException) as error:
-        raise ResourceError(
-            f"no job server answers at {redact_address(address)} ({getattr(error, 'reason', error)})",
-            "name the head's with --address http://HOST:8265, or start the cluster",
-        ) from error
+        message = f"no job server answers at {redact_address(address)} ({getattr(error, 'reason', error)})"
+        raise ResourceError(message, "name the head's with --address http://HOST:8265, or start the cluster") from error
 
 
 def _use_token() -> None:
@@ -202,7 +194,6 @@ def _use_token() -> None:
 
 @contextlib.contextmanager
 def _translated(address: str) -> Iterator[None]:
-    """Translate the errors of Ray's client and of its HTTP library."""
     from ray.exceptions import AuthenticationError
     from requests.exceptions import RequestException
 

@@ -1,8 +1,6 @@
 """Submission of a command: sent once per command and code, however often it is given.
 
-All users of a job server can read a job's arguments, environment and metadata, so they hold no secret. The driver takes credentials from
-the environment of the cluster's head (`MLFLOW_TRACKING_USERNAME`, `MLFLOW_TRACKING_PASSWORD`; on Kubernetes a secret) or from
-`~/.mlflow/credentials` there.
+All users of a job server can read a job's arguments, environment and metadata: credentials are the head's, from its environment or files.
 """
 
 from __future__ import annotations
@@ -20,6 +18,7 @@ import yaml
 
 from mgmrn.errors import UserError
 from mgmrn.reading import read_text
+from pipeline.config.identity import REPOSITORY
 from pipeline.job_environment import CODE_STATE
 from pipeline.jobs.server import CODE_DIRTY, CODE_SHA, NAME, VERB, JobExistsError, JobServer
 from pipeline.redaction import SECRET_NAME, redact
@@ -28,7 +27,6 @@ from pipeline.tracking.environment import NO_GIT, GitState, git_state
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 RUNTIME_ENV = Path("cluster", "runtime_env.yaml")
 PACKAGES = ("mgmrn", "pipeline")
 STATE_LIMIT = 64_000
@@ -70,11 +68,9 @@ class Decision:
 
 
 def decide(wanted: str, jobs: Mapping[str, JobDetails], *, again: bool) -> Decision:
-    """Decide between sending a job and following one that exists.
+    """Decide between sending a job and following one that exists, by the last attempt; one that succeeded is repeated only with `again`.
 
-    The job server accepts an id once, even when that job failed. So the first attempt has the id itself, the second `ID-2`, and so
-    on; the last attempt decides. A waiting or running one is followed. One that succeeded is not repeated, unless `again` says so. One
-    that failed or was stopped is followed by the next attempt, which goes on from its checkpoints.
+    The job server accepts an id once, even when that job failed, so the second attempt is `ID-2`, and so on.
     """
     pattern = re.compile(rf"{re.escape(wanted)}(?:-(\d+))?")
     attempts = {int(found[1] or 1): name for name in jobs if (found := pattern.fullmatch(name))}
@@ -91,17 +87,17 @@ def decide(wanted: str, jobs: Mapping[str, JobDetails], *, again: bool) -> Decis
 
 def submit(task: Task, server: JobServer, *, again: bool, say: Callable[[str], None]) -> Decision:
     """Send command and code, unless the cluster runs, or has run, the same job; `say` takes lines for the user."""
-    if Path.cwd().resolve() != CHECKOUT:
-        message = f"jobs are sent from the folder of the checkout, {CHECKOUT}"
+    if Path.cwd().resolve() != REPOSITORY:
+        message = f"jobs are sent from the folder of the checkout, {REPOSITORY}"
         raise UserError(message, "working folder", "go there first")
-    runtime_env = {**read_runtime_env(CHECKOUT / RUNTIME_ENV), "working_dir": str(CHECKOUT)}
+    runtime_env = {**read_runtime_env(REPOSITORY / RUNTIME_ENV), "working_dir": str(REPOSITORY)}
     for file in task.files:
         _check_is_sent(file)
-    wanted = task.submission_id(code_digest(CHECKOUT))
+    wanted = task.submission_id(code_digest(REPOSITORY))
     decision = decide(wanted, server.jobs(), again=again)
     if decision.action != "send":
         return decision
-    state = git_state(CHECKOUT)
+    state = git_state(REPOSITORY)
     say(_about_code(state))
     label = replace(state, diff=redact(state.diff)).to_label()
     if len(label) > STATE_LIMIT:
@@ -136,10 +132,9 @@ def read_runtime_env(file: Path) -> dict[str, Any]:
         raise UserError(f"the runtime environment is no YAML: {str(error).splitlines()[0]}", str(file)) from error
     if not isinstance(value, dict):
         raise UserError("a runtime environment is a mapping", str(file))
-    for name in value.get("env_vars") or {}:
-        if SECRET_NAME.search(str(name)):
-            hint = "set it in the environment of the cluster's head"
-            raise UserError(f"env_vars.{name} would be shown to all users of the job server", str(file), hint)
+    if name := next(filter(SECRET_NAME.search, map(str, value.get("env_vars") or {})), None):
+        hint = "set it in the environment of the cluster's head"
+        raise UserError(f"env_vars.{name} would be shown to all users of the job server", str(file), hint)
     return value
 
 
@@ -147,11 +142,9 @@ def _check_is_sent(file: str) -> None:
     """Refuse a config file, named relative to the checkout, that is neither at its top nor in a package: `.rayignore` leaves it out."""
     parts = Path(os.path.normpath(file)).parts
     at_top = len(parts) == 1 and not parts[0].startswith(".")
-    if not (CHECKOUT / file).is_file() or not (at_top or parts[0] in PACKAGES):
-        raise UserError(
-            f"{file} is not among the files that are sent to the cluster",
-            hint="put it at the top of the checkout or below pipeline/config/configs, and name it from there",
-        )
+    if not (REPOSITORY / file).is_file() or not (at_top or parts[0] in PACKAGES):
+        hint = "put it at the top of the checkout or below pipeline/config/configs, and name it from there"
+        raise UserError(f"{file} is not among the files that are sent to the cluster", hint=hint)
 
 
 def _about_code(state: GitState) -> str:

@@ -36,10 +36,8 @@ BATCH = 8
 UNKNOWN = "pictures"
 HERE = Path(__file__).parent
 SIDE = 128
-STRENGTH = 0.85
-"""Share of the picture's colour that the strongest attention, or a certain region, replaces."""
-FAINTEST = 0.3
-"""Share that a region replaces where all regions are equally likely."""
+FAINTEST, STRENGTH = 0.3, 0.85
+"""Share of the picture's colour that a region replaces where all are equally likely, and where it, or attention, is strongest."""
 GREY = np.array([0.299, 0.587, 0.114])
 ATTRIBUTES = 3
 """Number of deciding attributes whose attention is shown on a sheet."""
@@ -75,7 +73,6 @@ class Explanations:
 
     @property
     def overall(self) -> Mapping[str, Any] | None:
-        """Pointing of all levels and parts together."""
         return self.pointing[reasons.ALL_LEVELS][reasons.ALL_PARTS] if self.pointing else None
 
     def to_json(self) -> dict[str, Any]:
@@ -115,9 +112,8 @@ def run_explain(
 ) -> Explanations:
     """Explain pictures with the model that `open_model` finds by its name, and write page and sheets into the folder `out`.
 
-    Without images, the first pictures of each class of the split are explained. `progress` is called after every batch with
-    the numbers of explained pictures and of all. Raises `UserError` for a model without attention, or a picture or data set that cannot be
-    read, and `TrackingError` when the store is unreachable, or does not have the run or model.
+    Without images, the first pictures of each class of the split are explained. Raises `UserError` for a model without attention, or a
+    picture or data set that cannot be read, and `TrackingError` when the store is unreachable, or does not have the run or model.
     """
     model = open_model(name, tracking_uri)
     reasons.check_explainable(model)
@@ -163,7 +159,6 @@ def run_explain(
 
 
 def _subjects_of(model: TrainedModel, data_root: Path, split: Split, per_class: int) -> Iterator[reasons.Subject]:
-    """The first pictures of each class of a split."""
     data = load_final(data_root, model.config.benchmark)
     images = data.unseen if split == "test_unseen" else data.seen
     for label in np.unique(images.labels):

@@ -1,7 +1,5 @@
 """Predictions of a trained model for pictures; a picture that cannot be read costs only its own answer."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -39,21 +37,16 @@ class Prediction:
     error: UserError | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Serialise to the object that `--json` and `--json-lines` print."""
         if self.answer is None:
             return {"picture": str(self.picture), "error": self.error.message if self.error else ""}
         return {"picture": str(self.picture), **asdict(self.answer)}
 
 
 def open_model(name: str, tracking_uri: str) -> TrainedModel:
-    """Find and load a model, ready for evaluation on the CPU.
+    """Find a model by the path of an exported file or its folder, a name in the registry, or a run, and load it on the CPU.
 
-    Its name is the path of an exported file or its folder (checked first), `mgmrn-CUB@champion`, `mgmrn-CUB/3` or `models:/…` in
-    the registry, or the id or name of a run.
-
-    Raises:
-        UserError: when no model has this name, the run has no model, or the file is not an exported model.
-        TrackingError: when the store is unreachable, or does not have the run or model.
+    Raises `UserError` when no model has this name, the run has no model, or the file is not an exported model, and `TrackingError` when the
+    store is unreachable, or does not have the run or model.
     """
     path = Path(name)
     if path.is_dir() and (path / MODEL_FILE).is_file():
@@ -80,14 +73,8 @@ def predict(
 ) -> Iterator[Prediction]:
     """Predictions in the order of the pictures, batch by batch, of the model that `open_model` finds by its name.
 
-    Args:
-        paths: pictures, and folders of pictures.
-        classes: table of the classes to choose from; None for the model's own.
-        top: number of classes per picture.
-        attributes: number of attributes per picture.
-
-    Raises:
-        UserError: before the first prediction, when the model, the class table or a folder's pictures do not exist.
+    `classes` is a table of the classes to choose from, in place of the model's own; `top` and `attributes` are numbers per picture.
+    Raises `UserError`, before the first prediction, when the model, the class table or a folder's pictures do not exist.
     """
     pictures = find_pictures(paths)
     given = read_class_table(classes) if classes else None
@@ -95,10 +82,8 @@ def predict(
     if given is not None:
         model = with_classes(model, given)
         if len(alike := alike_rows(model.class_attributes.numpy())):
-            names = some([model.class_names[row] for row in alike])
-            say(
-                f"warning: {len(alike)} classes of {classes} cannot be told apart, since they have equal attributes: {names}"
-            )
+            message = f"{len(alike)} classes of {classes} cannot be told apart, since they have equal attributes"
+            say(f"warning: {message}: {some([model.class_names[row] for row in alike])}")
     model.network.to("cuda" if torch.cuda.is_available() else "cpu")
     return _predictions(model, pictures, top, attributes)
 

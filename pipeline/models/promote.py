@@ -49,7 +49,6 @@ class Promotion:
         }
 
     def show(self, console: Console) -> None:
-        """Print the difference to the champion, then what is registered now."""
         if self.comparisons:
             show_tables(tables(self.comparisons), console)
         else:
@@ -62,8 +61,7 @@ class Promotion:
 def promote(name: str, tracking_uri: str, *, alias: str) -> Promotion:
     """Register the model of a run (id or name) under the alias `candidate` or `champion`, which another version loses.
 
-    A registered run keeps its version. A new champion loses the alias `candidate`. Raises `UserError` when the run must not be promoted, and
-    `TrackingError` when the store is unreachable or does not know the run: nothing was changed.
+    Raises `UserError` when the run must not be promoted, and `TrackingError` when the store is unreachable or does not know the run.
     """
     store = TrackingStore.connect(tracking_uri)
     run = store.find_run(name)
@@ -84,14 +82,9 @@ def promote(name: str, tracking_uri: str, *, alias: str) -> Promotion:
 
 
 def find_seeds(store: TrackingStore, run: TrackedRun) -> Seeds:
-    """Finished runs on the final split with the config, data and science code of a run, from committed code.
-
-    The run itself counts for its seed, the latest run for every other seed.
-    """
-    wanted = (
-        f"tags.`mgmrn.group_hash` = '{run.tags.get('mgmrn.group_hash', '')}' and tags.`mgmrn.split` = 'final' "
-        "and tags.`mgmrn.kind` = 'run' and attributes.status = 'FINISHED'"
-    )
+    """The run, and the latest finished `final` runs of other seeds with its config, data and science code, from committed code."""
+    group = f"tags.`mgmrn.group_hash` = '{run.tags.get('mgmrn.group_hash', '')}' and tags.`mgmrn.split` = 'final'"
+    wanted = f"{group} and tags.`mgmrn.kind` = 'run' and attributes.status = 'FINISHED'"
     found: dict[int, TrackedRun] = {}
     for one in (run, *store.runs_of(("mgmrn/%",), wanted)):
         is_same_code = one.tags.get("mgmrn.code_digest") == run.tags.get("mgmrn.code_digest")

@@ -1,7 +1,5 @@
 """Reasons of a model's answers: the attributes that decide between the best two classes, and where each level attends.
 
-The pointing game measures whether the attention of an attribute falls on its part, where boxes of parts are known.
-
 B: pictures of a batch. P: pixels of a side of the network's input. K: regions. A: attributes that decide.
 """
 
@@ -128,10 +126,8 @@ def explain(
     for row, (subject, decision) in enumerate(zip(subjects, decisions, strict=True)):
         totals = differences[row].sum(axis=0)
         chosen = decisive(totals, DECISIVE).tolist()
-        reasons = (
-            Reason(model.attribute_names[s], dict(zip(views, differences[row, :, s].tolist(), strict=True)))
-            for s in chosen
-        )
+        by_level = (dict(zip(views, differences[row, :, number].tolist(), strict=True)) for number in chosen)
+        reasons = map(Reason, [model.attribute_names[number] for number in chosen], by_level)
         explained.append(
             Explained(
                 subject,
@@ -154,10 +150,7 @@ def point(
     names: Sequence[str],
     config: ImageConfig,
 ) -> Iterator[Pointed]:
-    """Attention of every attribute that each picture of a batch shows, on each level and on all levels together.
-
-    `parts` holds boxes and attributes by file, `names` the attributes in the order of the views.
-    """
+    """Attention of every attribute that each picture of a batch shows, on each level and all together; `parts` holds boxes by file."""
     rows = {name.replace("_", " "): number for number, name in enumerate(names)}
     for image, subject in enumerate(subjects):
         shown = {name: box for name, box in parts[subject.file].shown().items() if name in rows}
@@ -175,11 +168,7 @@ def point(
 
 
 def by_part(pointed: Sequence[Pointed]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Level → part → result of the pointing game; `ALL_PARTS` comes first.
-
-    A result is `accuracy` (share of maps whose largest attention lies in the part's box), `chance` (share expected of a random
-    pixel) and `maps` (their number).
-    """
+    """Level → part, `ALL_PARTS` first → `accuracy` of the pointing game, `chance` of a random pixel, and number of `maps`."""
     table = pd.DataFrame(pointed, columns=["level", "part", "hit", "chance"])
     results = (
         pd.concat([table.assign(part=ALL_PARTS), table])

@@ -1,7 +1,6 @@
 """Reproduction of a run from its record, and the comparison of both runs, figure by figure.
 
-On the same machine with the same code, data and versions a run repeats itself bit for bit, so one differing bit at one step is a
-difference. Elsewhere sums are taken in another order, and training amplifies the difference: then the last value of each figure on
+On the same machine with the same code, data and versions a run repeats itself bit for bit. Elsewhere the last value of each figure on
 validation or test images is compared within a tolerance, and training losses are shown without a verdict.
 """
 
@@ -85,14 +84,10 @@ class Reproduction:
         }
 
     def show(self, console: Console) -> None:
-
         def text(value: float | None, digits: int) -> str:
             return "–" if value is None else f"{value:.{digits}g}"
 
-        rows = [
-            [one.metric, text(one.was, 6), text(one.now, 6), text(one.difference, 2), one.verdict]
-            for one in self.metrics
-        ]
+        rows = [[x.metric, text(x.was, 6), text(x.now, 6), text(x.difference, 2), x.verdict] for x in self.metrics]
         if rows:
             console.table(["metric", "was", "is", "largest difference", ""], rows)
         run = f", run {self.run_id}" if self.run_id else ""
@@ -136,10 +131,9 @@ class Record:
 def reproduce(name: str, where: Where, *, anyway: bool, tolerance: float) -> Reproduction:
     """Repeat a run (id or name) with its config, seed, calibration, data and placement, and the code of this checkout.
 
-    `anyway` accepts other code, data or weights than the run's; `tolerance` applies where equal bits cannot be expected.
-
-    Raises `UserError` for a run that cannot be reproduced here, `TrackingError` when the store is unreachable or does not know it, and
-    `ResourceError` when its workers cannot be placed here: nothing was started. Raises `UntrackedError` when the store went away later.
+    `anyway` accepts other code, data or weights than the run's; `tolerance` applies where equal bits cannot be expected. Raises `UserError`
+    for a run that cannot be reproduced here, `TrackingError` when the store is unreachable or does not know it, `ResourceError` when its
+    workers cannot be placed here: nothing was started. Raises `UntrackedError` when the store went away later.
     """
     where = where.absolute()
     where = replace(where, storage=where.storage / "reproductions")
@@ -172,10 +166,7 @@ def reproduce(name: str, where: Where, *, anyway: bool, tolerance: float) -> Rep
 
 
 def read_record(store: TrackingStore, run: TrackedRun, data_root: Path) -> Record:
-    """Read config and environment of a finished training run from the store.
-
-    A recorded weights file that does not exist is replaced by one of its name below `data_root`.
-    """
+    """Read a finished training run from the store; a weights file that does not exist is replaced by one of its name below `data_root`."""
     run.check_finished_training()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "resolved.yaml"
@@ -224,12 +215,8 @@ def inexact(record: Record, cpus_per_worker: int, gpus_per_worker: float) -> lis
 
 
 def compare_histories(was: Histories, now: Histories, tolerance: float | None) -> list[MetricComparison]:
-    """Compare every metric of the reproduced run and the reproduction.
-
-    The tolerance is the largest difference of a last value, absolute, or relative where the value is above 1; None demands the
-    same bits at every step.
-    """
-    return [_compare(metric, was.get(metric, {}), now.get(metric, {}), tolerance) for metric in sorted({*was, *now})]
+    """Compare every metric by the largest difference of last values, relative above 1; without a tolerance, by the bits of every step."""
+    return [_compare(name, was.get(name, {}), now.get(name, {}), tolerance) for name in sorted({*was, *now})]
 
 
 def overall(metrics: Sequence[MetricComparison]) -> Verdict:
@@ -241,7 +228,7 @@ def overall(metrics: Sequence[MetricComparison]) -> Verdict:
 
 
 def _compare(
-    metric: str, was: Mapping[int, float], now: Mapping[int, float], tolerance: float | None
+    name: str, was: Mapping[int, float], now: Mapping[int, float], tolerance: float | None
 ) -> MetricComparison:
     last_was, last_now = (one[max(one)] if one else None for one in (was, now))
     difference = max((_distance(was[step], now[step]) for step in was.keys() & now.keys()), default=None)
@@ -251,14 +238,14 @@ def _compare(
         verdict = "equal"
     elif tolerance is None:
         verdict = "differs" if has_same_steps else "missing"
-    elif not metric.startswith(SCORED):
+    elif not name.startswith(SCORED):
         verdict = "not judged"
     elif last_was is None or last_now is None:
         verdict = "missing"
     else:
         is_near = _distance(last_was, last_now) <= tolerance * max(1.0, abs(last_was))
         verdict = "within tolerance" if is_near else "differs"
-    return MetricComparison(metric, last_was, last_now, difference, verdict)
+    return MetricComparison(name, last_was, last_now, difference, verdict)
 
 
 def _distance(was: float, now: float) -> float:
@@ -299,5 +286,4 @@ def _run_again(store: TrackingStore, where: Where, record: Record, cell: Cell, p
 
 
 def _machine(described: Mapping[str, Any]) -> str:
-    """CPU and GPUs in a description by `environment`."""
     return ", ".join([str(described.get("cpu")), *(described.get("gpus") or [])])

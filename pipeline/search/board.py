@@ -44,7 +44,6 @@ class Board:
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Show the live table, on a terminal."""
         if not self._stream.isatty():
             yield
             return

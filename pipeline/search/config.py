@@ -1,11 +1,9 @@
 """Schema of a search file: base experiment, benchmarks, space, sampler, scheduler, objective."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -68,7 +66,7 @@ class Range(SearchedParameter):
     high: float
 
     @model_validator(mode="after")
-    def _is_not_empty(self) -> Range:
+    def _is_not_empty(self) -> Self:
         if self.low >= self.high:
             raise ValueError(f"low must be below high, got {self.low} and {self.high}")
         if self.log and self.low <= 0:
@@ -164,7 +162,7 @@ class SearchConfig(Frozen):
     _no_repeats = field_validator("benchmarks", "seeds")(all_different)
 
     @model_validator(mode="after")
-    def _fits_together(self) -> SearchConfig:
+    def _fits_together(self) -> Self:
         problems = []
         if self.objective.cost != "none" and self.scheduler.name != "none":
             problems.append("two objectives (objective.cost) allow no early stopping: set scheduler.name: none")

@@ -67,16 +67,12 @@ def _references(search: Search) -> dict[str | None, float]:
         return dict.fromkeys(bases, 1.0)
     cells = [search.cell(base, name, search.config.seeds[0], "base") for name, base in bases.items()]
     figures = _run_cells(search, cells)
-    scores = {
-        name: figures[cell.identity].get(objective.metric_key, 0.0) for name, cell in zip(bases, cells, strict=True)
-    }
+    scores = dict(zip(bases, (figures[cell.identity].get(objective.metric_key, 0.0) for cell in cells), strict=True))
     for name, score in scores.items():
         if score <= 0:
-            raise UserError(
-                f"the base scores nothing on {name}, so that scores cannot be brought to one scale",
-                search.config.base,
-                "see the errors above, or set objective.combine: mean_rank",
-            )
+            message = f"the base scores nothing on {name}, so that scores cannot be brought to one scale"
+            hint = "see the errors above, or set objective.combine: mean_rank"
+            raise UserError(message, search.config.base, hint)
     return scores
 
 
@@ -113,10 +109,7 @@ def _compare(search: Search, best: Record) -> tuple[Comparison, ...]:
 
 
 def _run_cells(search: Search, cells: Sequence[Cell]) -> Mapping[str, Mapping[str, float]]:
-    """Figures of each cell by its identity, empty where it failed; cells of one identity are run once.
-
-    Ray Tune is started only where a cell was not finished before.
-    """
+    """Figures of each cell by its identity, empty where it failed; Ray Tune is started where a cell was not finished before."""
     board, site = search.board, search.site
 
     def follow(cell: Cell) -> OnEpoch:

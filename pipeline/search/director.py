@@ -16,7 +16,7 @@ from pipeline.search.space import Space
 from pipeline.search.study import Record, Study
 from pipeline.train.cell import Cell, make_cell
 from pipeline.train.messages import Failure
-from pipeline.train.tracked import finished_run, look_up
+from pipeline.train.tracked import look_up
 from pipeline.trials.director import Director, Site, TrackedTrial
 from pipeline.trials.trial import TrialPlan, TrialReport
 
@@ -44,10 +44,7 @@ class Search:
 
 
 class SearchDirector(Director):
-    """Director of the trials that a study proposes.
-
-    Scores are divided by `references`, those of the base on each benchmark. After `deadline` (`time.monotonic()`) no new trial starts.
-    """
+    """Director of the trials that a study proposes; scores are divided by `references`, and none starts after the `deadline`."""
 
     def __init__(self, search: Search, references: Mapping[str | None, float], deadline: float | None) -> None:
         super().__init__(search.site)
@@ -94,7 +91,12 @@ class SearchDirector(Director):
                 trial.costs[report.run :] = [report.metrics[f"perf/{objective.cost}"]]
             trial.finish_run(report)
             if report.run + 1 == len(trial.cells):
-                self._finish(trial, score, report.steps)
+                self._study.settle(trial.number, report.steps, trial.scores)
+                costs = [statistics.fmean(trial.costs)] if trial.costs else []
+                self._study.end(trial.number, "finished", [score, *costs])
+                self._board.ended(trial.number, "finished", score)
+                best = {"search/best": self._board.best[0]} if self._board.best else {}
+                self.site.log_figures(trial.number, {"search/score": score} | best)
             return False
         self._board.epoch(trial.number, report.steps, score)
         stop = self._study.report(trial.number, report.steps, score, trial.scores)
@@ -118,16 +120,8 @@ class SearchDirector(Director):
         self._study.end(trial.number, "failed", reason=f"{failure.reason}: {failure.message}")
         self._board.ended(trial.number, "failed", None, failure.message)
 
-    def _finish(self, trial: TrackedTrial, score: float, steps: int) -> None:
-        self._study.settle(trial.number, steps, trial.scores)
-        self._study.end(trial.number, "finished", [score, *([statistics.fmean(trial.costs)] if trial.costs else [])])
-        self._board.ended(trial.number, "finished", score)
-        best = self._board.best
-        figures = {"search/score": score} | ({"search/best": best[0]} if best else {})
-        self.site.log_figures(trial.number, figures)
-
     def _is_finished(self, cell: Cell) -> bool:
-        run = look_up(partial(finished_run, self.site.opening.store, cell))
+        run = look_up(partial(self.site.opening.store.find_finished, cell.config_hash, cell.split))
         return run is not None and run.parent_run_id == self.site.opening.parent_run_id
 
     def _combined(self, number: int, steps: int, scores: Sequence[float]) -> float:
@@ -151,10 +145,7 @@ def _hashes(cells: Sequence[Cell]) -> tuple[str, ...]:
 
 
 def mean_rank(scores: Sequence[float], others: Sequence[Sequence[float]]) -> float:
-    """Mean over the runs begun so far of the share of other trials that score less there, a tie counting half.
-
-    Trials that lack a run do not count there.
-    """
+    """Mean over the runs begun so far of the share of other trials with that run that score less there, a tie counting half."""
     return statistics.fmean(
         _share_below(score, [other[run] for other in others if run < len(other)]) for run, score in enumerate(scores)
     )

@@ -1,7 +1,6 @@
 """`search`, from the request to the outcome: checked before anything starts, run, and the best config compared with the base.
 
-Only the `tune` split is ever loaded here. The score of the best of many trials is optimistic, so the reported figure is its comparison with
-the base over fresh seeds.
+Only the `tune` split is ever loaded here. The score of the best of many trials is optimistic: its comparison over fresh seeds is reported.
 """
 
 import hashlib
@@ -48,9 +47,6 @@ def run_search(
 ) -> SearchOutcome:
     """Run a search, or resume one; `force` deletes an earlier study of the same search first.
 
-    Without `trials` the number in the file counts, without `concurrency` as many run at once as the cluster has room for. After
-    `budget_hours` no new trial starts.
-
     Raises `UserError` for a bad space, config or data set, a study that would need `--resume`, a database out of reach: nothing was
     started; `TrackingError` when the tracking store cannot be reached; `ResourceError` when not even one trial can ever be placed, or the
     storage is full or read-only.
@@ -77,11 +73,8 @@ def run_search(
         outcome = SearchOutcome.model_validate_json(kept)
         return outcome.model_copy(update={"status": "cached", "is_tracked": left is None})
     if 0 < size < config.trials and not (resume or force):
-        raise UserError(
-            f"the search {search.name} was begun and has {size} of {config.trials} trials",
-            search.label,
-            "add --resume to go on with it, or --force to start again",
-        )
+        message = f"the search {search.name} was begun and has {size} of {config.trials} trials"
+        raise UserError(message, search.label, "add --resume to go on with it, or --force to start again")
     with launch_session(where, config.workers * (concurrency or 1), data.values(), [folder]) as hosts:
         concurrency, placed = place_trials(hosts, where, config.trials, config.workers, concurrency)
         if force:
@@ -90,11 +83,8 @@ def run_search(
         study = Study(name, study_storage, config, space)
         study.begin_with(space.encoded(next(iter(bases.values())).config))
         study.optuna.set_user_attr(_DRIVER, driver_tag())
-        tags = {
-            "mgmrn.kind": "search",
-            "mgmrn.study": name,
-            "mgmrn.benchmark": ",".join(split.benchmark for split in data.values()),
-        }
+        names = ",".join(split.benchmark for split in data.values())
+        tags = {"mgmrn.kind": "search", "mgmrn.study": name, "mgmrn.benchmark": names}
         with parent_run(store, folder, name, f"search {search.name}", tags, restart=force) as parent:
             # Modules that take seconds to load, which a search that was finished before does not wait for.
             from pipeline.search.board import Board

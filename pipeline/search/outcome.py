@@ -55,11 +55,9 @@ def show_outcome(outcome: SearchOutcome, console: Console) -> None:
         console.line("no trial finished: see the errors above")
         return
     shares = {path: f"{share:.2f}" for path, share in outcome.importances.items()}
-    console.table(
-        ["value of the best trial", "", "share of the variance"],
-        [[path, yaml_value(value), shares.get(path, "–")] for path, value in outcome.best["point"].items()],
-        f"trial {outcome.best['trial']}",
-    )
+    values = [[path, yaml_value(value), shares.get(path, "–")] for path, value in outcome.best["point"].items()]
+    headers = ["value of the best trial", "", "share of the variance"]
+    console.table(headers, values, f"trial {outcome.best['trial']}")
     rows = [
         [one.benchmark, one.metric, _shown(one.best), _shown(one.base), *_difference(one.difference), one.verdict]
         for one in outcome.comparisons

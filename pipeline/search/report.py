@@ -21,10 +21,7 @@ from pipeline.search.study import Record
 def write_study(
     folder: Path, study: optuna.Study, records: Sequence[Record], title: str, targets: Sequence[str]
 ) -> dict[str, float]:
-    """Write `trials.csv`, `importances.json` and `study.html`; returns the importances.
-
-    `targets` are the names of the objectives, the score first.
-    """
+    """Write `trials.csv`, `importances.json` and `study.html`; returns the importances. `targets` names the objectives."""
     folder.mkdir(parents=True, exist_ok=True)
     _write_trials(folder / "trials.csv", records, targets)
     shares = importances(study)
@@ -34,10 +31,7 @@ def write_study(
 
 
 def importances(study: optuna.Study) -> dict[str, float]:
-    """Share of the score's variance that each parameter explains (fANOVA); empty where no two finished trials differ.
-
-    Parameters that some finished trials lack are left out.
-    """
+    """Share of the score's variance that each parameter of all finished trials explains (fANOVA); empty where no two differ."""
     if len({_score(trial) for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}) < 2:
         return {}
     try:

@@ -21,11 +21,7 @@ Point = Mapping[str, Any]
 
 
 class Space:
-    """Parameters of a search, each after the parameters that its conditions name.
-
-    Raises a `UserError` with all errors at once: conditions on parameters that are not searched or that can never hold, unknown paths,
-    values outside the schema.
-    """
+    """Parameters of a search, each after those that its conditions name; a `UserError` tells all errors of conditions, paths and values."""
 
     def __init__(self, search: SearchFile) -> None:
         self._search = search

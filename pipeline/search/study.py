@@ -1,8 +1,4 @@
-"""State of a search: an Optuna study in a database, which holds every trial, its scores, and what sampler and pruner have seen.
-
-A driver that resumes a search reads there which trials have ended and which were running. Attributes of a trial keep what Optuna's own
-fields do not hold.
-"""
+"""State of a search: an Optuna study in a database, from which a driver that resumes it reads trials, scores, and which were running."""
 
 import logging
 import math
@@ -178,7 +174,6 @@ def _storage(url: str) -> optuna.storages.RDBStorage:
 
 
 def _sampler(config: SearchConfig, known: int) -> optuna.samplers.BaseSampler:
-    """Sampler whose seed depends on the number of known trials."""
     samplers = optuna.samplers
     seed = (config.sampler.seed + 7919 * known) % 2**32  # numpy takes no more.
     population = max(4, min(50, round(math.sqrt(2 * config.trials))))  # Several generations within the search.

@@ -19,14 +19,10 @@ from pipeline.tracking.environment import GitState
 
 LARGEST_PLOTTED_CONFUSION = 60
 LARGEST_PLAIN_TABLE = 5000
-"""Largest number of rows of an uncompressed table of predictions."""
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation, names: Sequence[str], images: Mapping[int, str]) -> None:
-    """Write `eval/`: curve, accuracy by class, confusion, and the prediction of each image at the evaluation's γ.
-
-    `names` are those of the U classes in the order of the scores, `images` the image files by id.
-    """
+    """Write `eval/` at the evaluation's γ; `names` are those of the U classes in the order of the scores, `images` the files by id."""
     target = folder / "eval"
     target.mkdir(parents=True, exist_ok=True)
     gamma, seen, count = evaluation.result.gamma, evaluation.seen_classes, len(names)
@@ -63,10 +59,7 @@ def write_evaluation(folder: Path, evaluation: Evaluation, names: Sequence[str],
 
 
 def write_provenance(folder: Path, composed: ComposedConfig, environment: dict[str, Any], git: GitState) -> None:
-    """Write `config/resolved.yaml` with the origin of every value, and `env/` with machine, git state and uncommitted changes.
-
-    Passwords in addresses are masked.
-    """
+    """Write `config/resolved.yaml` with the origin of every value, and `env/` with machine and git state; passwords are masked."""
     (folder / "config").mkdir(parents=True, exist_ok=True)
     (folder / "env").mkdir(exist_ok=True)
     (folder / "config" / "resolved.yaml").write_text(redact(show(composed)), encoding="utf-8")
@@ -78,13 +71,11 @@ def write_provenance(folder: Path, composed: ComposedConfig, environment: dict[s
 
 
 def _write_curve(target: Path, evaluation: Evaluation) -> None:
-    curve = seen_unseen_curve(
-        evaluation.seen_scores,
-        evaluation.seen_labels,
-        evaluation.unseen_scores,
-        evaluation.unseen_labels,
-        evaluation.seen_classes,
+    seen, unseen = (
+        (evaluation.seen_scores, evaluation.seen_labels),
+        (evaluation.unseen_scores, evaluation.unseen_labels),
     )
+    curve = seen_unseen_curve(*seen, *unseen, evaluation.seen_classes)
     columns = {"gamma": curve.gammas, "unseen": curve.unseen, "seen": curve.seen, "harmonic": curve.harmonic}
     _write_table(target / "curve.csv", columns)
     figure = _figure(5, 5)

@@ -26,9 +26,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
-"""Default ports of the servers that MLflow writes to, by scheme."""
 USERNAME_VARIABLE, PASSWORD_VARIABLE = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
-"""Environment variables from which MLflow's client takes credentials."""
 _START_HINT = "start the server, or leave out --tracking-uri to track in a local file"
 _GIVEN_UP = re.compile(r"""Max retries exceeded .*Caused by \w+\(["'](?P<reason>.*?)["']\)""")
 """Last message of the HTTP client, in which the reason follows address and path."""
@@ -120,10 +118,9 @@ def translated(uri: str) -> Iterator[None]:
 
 
 def _make_database(file: Path) -> None:
-    """Create MLflow's tables in a new database, which appears as a whole or not at all.
+    """Create MLflow's tables in a new database, which appears as a whole or not at all, unless another command has created it meanwhile.
 
-    MLflow creates its tables one by one and can never open a database in which it was interrupted, so they are created in a
-    temporary folder. A database that another command has created meanwhile stays.
+    MLflow creates its tables one by one and can never open a database in which it was interrupted.
     """
     from mlflow.tracking import MlflowClient
 

@@ -1,7 +1,5 @@
 """Code, versions and machine of a run."""
 
-from __future__ import annotations
-
 import base64
 import getpass
 import json
@@ -11,17 +9,18 @@ import subprocess
 import sys
 import zlib
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil  # type: ignore[import-untyped]
 
+from pipeline.config.identity import REPOSITORY
 from pipeline.console import shell_command
 from pipeline.job_environment import code_state, in_job
 from pipeline.redaction import redact_address
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "torchvision", "ray", "mlflow", "numpy", "scipy", "pydantic", "optuna")
 NUMERICS = ("torch", "torchvision", "numpy", "scipy")
 """Packages whose version may change a figure."""
@@ -48,7 +47,7 @@ class GitState:
         return base64.b64encode(zlib.compress(json.dumps(asdict(self)).encode())).decode()
 
     @classmethod
-    def from_label(cls, text: str) -> GitState:
+    def from_label(cls, text: str) -> Self:
         values = json.loads(zlib.decompress(base64.b64decode(text)))
         return cls(**{**values, "untracked": tuple(values["untracked"])})
 
@@ -60,11 +59,12 @@ def git_state(repository: Path = REPOSITORY) -> GitState:
     """State of the checkout of this code; in a submitted job, of the checkout that it was sent from."""
     if (sent := code_state()) is not None:
         return GitState.from_label(sent)
-    sha = _git(repository, "rev-parse", "--verify", "HEAD").strip()
+    git = partial(_output, "git", "-C", str(repository))
+    sha = git("rev-parse", "--verify", "HEAD").strip()
     if not sha:
         return GitState(NO_GIT, False, "", ())
-    diff = _git(repository, "diff", "--no-ext-diff", "HEAD")
-    untracked = tuple(_git(repository, "ls-files", "--others", "--exclude-standard").splitlines())
+    diff = git("diff", "--no-ext-diff", "HEAD")
+    untracked = tuple(git("ls-files", "--others", "--exclude-standard").splitlines())
     return GitState(sha, bool(diff or untracked), diff, untracked)
 
 
@@ -99,7 +99,8 @@ def environment() -> dict[str, Any]:
         "cpu": _cpu_model(),
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "gpus": _gpus(),
+        # By the driver's own tool, since torch would have to be imported.
+        "gpus": _output("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader").splitlines(),
         "packages": {name: _version(name) for name in PACKAGES},
     }
 
@@ -110,10 +111,6 @@ def numerics() -> str:
     return ", ".join([f"python {python}", *(f"{name} {_version(name)}" for name in NUMERICS)])
 
 
-def _git(repository: Path, *arguments: str) -> str:
-    return _output("git", "-C", str(repository), *arguments)
-
-
 def _cpu_model() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -121,12 +118,6 @@ def _cpu_model() -> str:
         return platform.processor() or platform.machine()
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(named, platform.machine())
-
-
-def _gpus() -> list[str]:
-    """Names and memory of the GPUs by the driver's own tool, since torch would have to be imported."""
-    lines = _output("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader").splitlines()
-    return [line.strip() for line in lines if line.strip()]
 
 
 def _output(*command: str) -> str:

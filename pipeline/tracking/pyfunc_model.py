@@ -1,7 +1,4 @@
-"""Code of the logged model: pictures in, class names and calibrated scores out.
-
-MLflow runs this file when it loads the model, beside a copy of `mgmrn`; the model needs nothing else of this project.
-"""
+"""Code of the logged model, which MLflow runs beside a copy of `mgmrn`: pictures in, class names and calibrated scores out."""
 
 import base64
 import math
@@ -20,7 +17,7 @@ from mgmrn.checkpoint import TrainedModel, load_model
 from mgmrn.data.class_table import classes_from_json
 from mgmrn.data.images import prepared
 from mgmrn.errors import UserError
-from mgmrn.prediction import BATCH, Answer, answer, score, with_classes
+from mgmrn.prediction import BATCH, answer, score, with_classes
 
 ATTRIBUTES = 3
 
@@ -49,7 +46,13 @@ class ImageClassifier(PythonModel):
             answers = [one for batch in _batches(model, model_input) for one in answer(model, batch, top_k, ATTRIBUTES)]
         except UserError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from error
-        return _table(answers)
+        columns = {
+            "classes": [[one.name for one in found.classes] for found in answers],
+            "scores": [[one.score for one in found.classes] for found in answers],
+            "seen": [[one.seen for one in found.classes] for found in answers],
+            "attributes": [[one.name for one in found.attributes] for found in answers],
+        }
+        return pd.DataFrame(columns)
 
 
 def _asked(model: TrainedModel, params: Mapping[str, Any]) -> tuple[TrainedModel, int]:
@@ -86,16 +89,6 @@ def _content(value: object, where: str) -> bytes:
         return base64.b64decode(value, validate=True)
     except ValueError as error:
         raise UserError(f"this is neither a picture nor base64: {error}", where, hint) from error
-
-
-def _table(answers: list[Answer]) -> pd.DataFrame:
-    columns = {
-        "classes": [[one.name for one in found.classes] for found in answers],
-        "scores": [[one.score for one in found.classes] for found in answers],
-        "seen": [[one.seen for one in found.classes] for found in answers],
-        "attributes": [[one.name for one in found.attributes] for found in answers],
-    }
-    return pd.DataFrame(columns)
 
 
 mlflow.models.set_model(ImageClassifier())

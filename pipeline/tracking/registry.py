@@ -1,7 +1,4 @@
-"""The model registry: versions of a model, their aliases, and the exported model file behind a name.
-
-A logged model holds a file written by `mgmrn.checkpoint.export_model`; only that file is read here, never a pickle.
-"""
+"""The model registry: versions of a model, their aliases, and the exported model file, never a pickle, behind a name."""
 
 import re
 from collections.abc import Mapping
@@ -63,10 +60,7 @@ def versions(store: TrackingStore, name: str) -> list[Version]:
 def register(
     store: TrackingStore, name: str, model_uri: str, run_id: str, tags: Mapping[str, str], description: str
 ) -> Version:
-    """Register a run's logged model (`models:/ID`), unless it is registered; returns its version.
-
-    The tags are those of a new version, the description that of a new registered model.
-    """
+    """Version of a run's logged model (`models:/ID`), registered unless it is, with these tags; a new model gets the description."""
     known = next((one for one in versions(store, name) if one.run_id == run_id), None)
     if known is not None:
         return known

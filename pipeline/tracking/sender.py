@@ -1,12 +1,8 @@
 """Thread of the driver that sends a run's spool to the tracking store, and the replay of spools that earlier commands left.
 
-An unreachable server delays tracking and loses nothing: the rest is sent when the server is back, at the end, or by the next
-command. Each (metric, step) is sent once: a resumed run reports an epoch again, and a lost answer may hide a success, so the
-sender reads the run's history when in doubt. A lock beside the spool keeps the senders of two commands apart. If a store has
-lost the run, for example because its database was deleted, the next command creates it again from the spool's first line.
+An unreachable server delays tracking and loses nothing. Each (metric, step) is sent once: a resumed run reports an epoch again, and
+a lost answer may hide a success, so the sender reads the run's history when in doubt. A lock keeps the senders of two commands apart.
 """
-
-from __future__ import annotations
 
 import fcntl
 import threading
@@ -16,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice, takewhile
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 from pipeline.errors import TrackingError
 from pipeline.spool import PARENT_TAG, Entry, Epoch, NewRun, OnEpoch, OnProblem, Sent, Spool
@@ -33,10 +29,9 @@ MOST_EPOCHS = 40
 class Sender:
     """Sends a spool, which may grow meanwhile, to one run, in its own thread from `start` to `drain`.
 
-    An empty `run_id` creates the run from the spool's first line, and None uses the id noted beside the spool; a spool that was sent to
-    another run before is sent again as a whole. `on_epoch` is called at once with step and numbers of every epoch that is appended after
-    the start, `on_problem` with the reason of the first failure after the start and after each success. `lost` is the id of the former run
-    where the store has lost it, so that it is created again, and `parents` holds new ids of such launches by their former ids.
+    An empty `run_id` creates the run from the spool's first line, None uses the id noted beside the spool; what was sent to another run
+    is sent again. `on_epoch` is called at once for every epoch that is appended after the start, `on_problem` with the first failure after
+    the start and after each success. `lost` is the id of a run to create again, `parents` holds new ids of such launches by former ones.
     """
 
     def __init__(
@@ -73,7 +68,7 @@ class Sender:
         self._lock: IO[str]
         self._thread = threading.Thread(target=self._run, name="tracking", daemon=True)
 
-    def start(self) -> Sender:
+    def start(self) -> Self:
         """Start to send; unless another command sends the spool, `replay_leftovers` leaves it to this sender from now on."""
         self._lock = self._spool.lock_file.open("w")
         self._alone = self._begin_where_it_was_left()
@@ -81,10 +76,7 @@ class Sender:
         return self
 
     def drain(self, timeout: float) -> str | None:
-        """Send the rest, and end the thread when nothing could be sent for `timeout` seconds.
-
-        Returns the reason if part of the spool is left, which stays in it for the next start.
-        """
+        """Send the rest, until nothing could be sent for `timeout` seconds; returns the reason if part of the spool is left."""
         self._patience, self._deadline = timeout, time.monotonic() + timeout
         self._wake.set()
         self._thread.join()
@@ -176,7 +168,7 @@ class Sender:
     def _send_group(self, group: Sequence[Entry]) -> None:
         entry, content = group[0], group[0].content
         if not self._run_id:
-            self._run_id = self._created()
+            self._create_run()
         if entry.kind == "run":
             self._store.describe_run(self._run_id, NewRun.from_json(content["run"]))
         elif entry.kind == "metrics":
@@ -191,40 +183,38 @@ class Sender:
         else:
             self._store.finish(self._run_id, content["status"], content["stop_reason"], content.get("time_ms"))
 
-    def _created(self) -> str:
+    def _create_run(self) -> None:
         """Create the run, and note its id before anything else is sent."""
         new = self._spool.new_run()
         assert new is not None, "a spool without a run says how it is created"
         if parent := new.tags.get(PARENT_TAG):
             new = replace(new, tags={**new.tags, PARENT_TAG: self._parents.get(parent, parent)})
-        run_id = self._store.create_run(new)
-        Sent(run_id, self._sent_offset, self._store.identity).save(self._spool)
-        return run_id
+        self._run_id = self._store.create_run(new)
+        Sent(self._run_id, self._sent_offset, self._store.identity).save(self._spool)
 
     def _send_epochs(self, contents: Sequence[Mapping[str, Any]]) -> None:
-        epochs = [self._unsent(one["step"], one["metrics"], one["time_ms"]) for one in contents]
+        """Send the values that the run does not have; from then on they count as sent."""
+        epochs = []
+        for one in contents:
+            step = one["step"]
+            new: dict[str, float] = {}
+            for key in (key for key in one["metrics"] if "/" in key):
+                if key not in self._steps:
+                    self._steps[key] = self._store.logged_steps(self._run_id, key)
+                if step not in self._steps[key]:
+                    self._steps[key].add(step)
+                    new[key] = one["metrics"][key]
+            epochs.append(Epoch(step, new, one["time_ms"]))
         if any(epoch.metrics for epoch in epochs):
             self._store.log_epochs(self._run_id, epochs)
         self._next_epochs = time.monotonic() + GATHER_SECONDS
-
-    def _unsent(self, step: int, metrics: Mapping[str, float], timestamp_ms: int) -> Epoch:
-        """Values of an epoch that the run does not have; from then on they count as sent."""
-        tracked = [key for key in metrics if "/" in key]
-        for key in tracked:
-            if key not in self._steps:
-                self._steps[key] = self._store.logged_steps(self._run_id, key)
-        new = {key: metrics[key] for key in tracked if step not in self._steps[key]}
-        for key in new:
-            self._steps[key].add(step)
-        return Epoch(step, new, timestamp_ms)
 
 
 def replay_leftovers(storage: Path, store: TrackingStore, timeout: float) -> dict[str, str]:
     """Send the rest of all spools in a folder of run folders, except those that a living driver sends.
 
-    A run that the store has lost, because its database was deleted, emptied or restored from a copy, is created again from its
-    spool. Runs that a user has deleted and runs of other stores are left out. An unreachable store is waited for `timeout` seconds; after
-    the first failure no other spool is tried. Returns reasons for spools that could not be sent, by the name of the run folder.
+    A run that the store has lost, with its database, is created again. Runs that a user has deleted and runs of other stores are left out.
+    After the first failure, for `timeout` seconds, no other spool is tried. Returns reasons by the name of the run folder.
     """
     problems: dict[str, str] = {}
     replaced: dict[str, str] = {}
@@ -232,7 +222,10 @@ def replay_leftovers(storage: Path, store: TrackingStore, timeout: float) -> dic
     paths = sorted(storage.glob("*/spool.jsonl"), key=lambda path: (not path.parent.name.startswith("launch."), path))
     for path in paths:
         spool, sent = Spool(path), Sent.load(Spool(path))
-        if sent is None or not _is_left(spool, sent, store) or spool.is_being_sent():
+        if sent is None:
+            continue
+        is_lost = sent.store is not None and store.identity.replaces(sent.store)
+        if not (is_lost or any(spool.read(sent.offset))) or spool.is_being_sent():
             continue
         problem = next(iter(problems.values()), None) or _replay(spool, sent, store, timeout, replaced)
         if problem:
@@ -253,9 +246,3 @@ def _replay(spool: Spool, sent: Sent, store: TrackingStore, timeout: float, repl
     problem = Sender(spool, None, store, lost=lost, parents=replaced).start().drain(timeout)
     replaced[sent.run_id] = spool.run_id
     return problem
-
-
-def _is_left(spool: Spool, sent: Sent, store: TrackingStore) -> bool:
-    """Whether the files say that part of a spool is not in the store."""
-    unsent = next(spool.read(sent.offset), None) is not None
-    return unsent or (sent.store is not None and store.identity.replaces(sent.store))

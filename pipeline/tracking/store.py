@@ -1,8 +1,4 @@
-"""Runs in MLflow: found, created, resumed and ended. A thin layer over `MlflowClient` with this project's names.
-
-An experiment is a question (`mgmrn/train`), a parent run one launch, a child run one (benchmark, variant, seed, split). The
-driver alone creates and ends runs. MLflow takes seconds to import, so it is imported where it is used.
-"""
+"""Runs in MLflow: found, created, resumed and ended. MLflow takes seconds to import, so it is imported where it is used."""
 
 from __future__ import annotations
 
@@ -17,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mgmrn.errors import UserError
+from pipeline.config.identity import REPOSITORY
 from pipeline.databases import database_address, sqlite_file
 from pipeline.driver import driver_is_dead, driver_tag
 from pipeline.errors import TrackingError
@@ -24,7 +21,6 @@ from pipeline.job_environment import job_tags
 from pipeline.redaction import redact
 from pipeline.spool import PARENT_TAG, EndStatus, Epoch, NewRun, RunState, StoreIdentity
 from pipeline.tracking.connection import open_client, translated
-from pipeline.tracking.environment import REPOSITORY
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
@@ -67,7 +63,7 @@ class TrackedRun:
 
     @property
     def is_cut_off(self) -> bool:
-        """Whether the run can be continued: it has no end of its own and no living driver."""
+        """Whether the run has no end of its own and no living driver, so that it can be continued."""
         if self.status == "FAILED":
             return self.tags.get("mgmrn.stop_reason") in ("workers-lost", "storage")
         return self.status == "KILLED" or (self.status == "RUNNING" and self.is_abandoned)
@@ -81,22 +77,13 @@ class TrackedRun:
         return self.tags.get(PARENT_TAG)
 
     def check_finished_training(self) -> None:
-        """Raise a `UserError` unless the run is a finished training run."""
         if self.tags.get("mgmrn.kind") != "run" or self.status != "FINISHED":
             hint = "name a run that `train` or `ablate` printed"
             raise UserError(f"{self.run_id} is no finished training run", "RUN", hint)
 
 
-def run_name(benchmark: str, variant: str, seed: int, config_hash: str) -> str:
-    """Name of a run, like `cub.no_mrm.s3.1f0c9a2e`."""
-    return f"{benchmark.lower()}.{variant}.s{seed}.{config_hash[:8]}"
-
-
 class TrackingStore:
-    """One tracking server or database, and one experiment in it, which is created if it does not exist.
-
-    Every method raises `TrackingError` if the store is unreachable or refuses.
-    """
+    """One experiment in a tracking server or database. Every method raises `TrackingError` if the store is away or refuses."""
 
     def __init__(self, client: MlflowClient, uri: str, experiment: str) -> None:
         self.client = client
@@ -122,10 +109,7 @@ class TrackingStore:
             return _tracked(self.client.get_run(run_id))
 
     def find_run(self, name: str) -> TrackedRun:
-        """A run by its id, or the latest finished training run of a name in any experiment of this project.
-
-        The `tune` and the `final` run of a config share a name; `final` is preferred. A missing run is a `UserError`.
-        """
+        """A run by its id, or the latest finished training run of a name, `final` before `tune`; a `UserError` without one."""
         if RUN_ID.fullmatch(name):
             return self.get(name)
         found: list[TrackedRun] = []
@@ -138,16 +122,12 @@ class TrackingStore:
         return max(found, key=lambda run: run.tags.get("mgmrn.split") == "final")
 
     def find_finished(self, config_hash: str, split: str) -> TrackedRun | None:
-        """The latest finished run of a config on a split."""
         return next((run for run in self._of_config(config_hash, split) if run.status == "FINISHED"), None)
 
     def find_resumable(self, config_hash: str, split: str) -> TrackedRun | None:
         """The latest unfinished run of a config on a split without a living driver."""
         runs = self._of_config(config_hash, split)
-        left = (
-            one for one in runs if one.status in ("KILLED", "FAILED") or (one.status == "RUNNING" and one.is_abandoned)
-        )
-        return next(left, None)
+        return next((run for run in runs if run.status == "FAILED" or run.is_cut_off), None)
 
     def own_runs(self, wanted: str) -> list[TrackedRun]:
         """Runs of this experiment that match a filter in MLflow's syntax, the latest first."""
@@ -216,7 +196,7 @@ class TrackingStore:
                 self.client.log_inputs(run_id, datasets=[DatasetInput(entity, tags)])
 
     def resume(self, run: TrackedRun, parent_run_id: str) -> None:
-        """Continue a run under this driver and another launch: RUNNING again, one attempt more."""
+        """Reopen a run under another launch, with one attempt more."""
         attempt = int(run.tags.get("mgmrn.attempt", "1")) + 1
         self.set_tags(run.run_id, {"mgmrn.attempt": str(attempt), PARENT_TAG: parent_run_id})
         self.reopen(run)
@@ -241,7 +221,6 @@ class TrackingStore:
         return closed
 
     def describe(self, text: str) -> None:
-        """Set the description of the experiment, in Markdown."""
         with translated(self.uri):
             self.client.set_experiment_tag(self.experiment_id, NOTE_TAG, text[:NOTE_LIMIT])
 
@@ -256,7 +235,6 @@ class TrackingStore:
         self.log_epochs(run_id, [Epoch(step, metrics, timestamp_ms)])
 
     def log_epochs(self, run_id: str, epochs: Sequence[Epoch]) -> None:
-        """`log_metrics` for several steps at once."""
         from mlflow.entities import Metric
 
         values = ((epoch, key, value) for epoch in epochs for key, value in epoch.metrics.items())
@@ -274,11 +252,7 @@ class TrackingStore:
             self.client.log_artifact(run_id, str(path), folder)
 
     def log_model(self, run_id: str, file: Path, gamma: float, example: Path) -> None:
-        """Log a file of `mgmrn.checkpoint.export_model` with a run, unless the run has a model.
-
-        `mlflow.pyfunc.load_model` and `mlflow models serve` can classify pictures with it. γ is the default of the param
-        `gamma`, the example a picture.
-        """
+        """Log an exported model as a pyfunc model, unless the run has one. γ is its default, the example a picture."""
         tags = self.get(run_id).tags
         if MODEL_TAG in tags:
             return
@@ -317,7 +291,6 @@ class TrackingStore:
         return self._search(wanted, [self.experiment_id])
 
     def _search(self, wanted: str, experiments: list[str]) -> Iterator[TrackedRun]:
-        """Runs of the experiments that match a filter, page by page."""
         order, token = ["attributes.start_time DESC"], None
         while True:
             with translated(self.uri):

@@ -10,11 +10,10 @@ from mgmrn.config import SCHEMA_VERSION, ExperimentConfig
 from mgmrn.data.splits import SplitData
 from pipeline import places
 from pipeline.config.compose import ComposedConfig
-from pipeline.config.identity import code_digest, config_hash, group_hash, science_hash, shape_hash
+from pipeline.config.identity import code_digest, config_hash, group_hash
 from pipeline.job_environment import job_tags
 from pipeline.spool import DatasetInput
 from pipeline.tracking.environment import numerics, origin_tags
-from pipeline.tracking.store import run_name
 from pipeline.train.placement import Placement, Workers
 from pipeline.train.spec import Calibration, RunSpec, Split
 
@@ -61,11 +60,11 @@ class Cell:
 
     @property
     def name(self) -> str:
-        return run_name(self.benchmark, self.variant, self.config.seed, self.config_hash)
+        """Name of the run, like `cub.no_mrm.s3.1f0c9a2e`."""
+        return f"{self.benchmark.lower()}.{self.variant}.s{self.config.seed}.{self.config_hash[:8]}"
 
     @property
     def label(self) -> str:
-        """Name and split, for lines about the run."""
         return f"{self.name} {self.split}"
 
     @property
@@ -80,13 +79,13 @@ class Cell:
 
     @property
     def science_hash(self) -> str:
-        """Hash of the config alone, whatever the data."""
-        return science_hash(self.config)
+        """Hash that runs of one config on different data share."""
+        return config_hash(self.config, "any")
 
     @property
     def shape_hash(self) -> str:
-        """Hash that is shared by runs that take about the same time."""
-        return shape_hash(self.config, self.data.digest)
+        """Hash that runs share which take about the same time."""
+        return config_hash(self.config, self.data.digest, without=("seed", "loss", "optimiser"))
 
     @property
     def dataset(self) -> DatasetInput:
@@ -116,7 +115,6 @@ class Cell:
         )
 
     def tags(self, study: str, placement: Placement) -> Mapping[str, str]:
-        """Tags that the run carries from its start."""
         return {
             "mgmrn.kind": "run",
             "mgmrn.study": study,

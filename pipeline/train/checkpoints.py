@@ -1,8 +1,4 @@
-"""Checkpoints of a run, as folders of its storage: each appears whole, few are kept, and a damaged one is passed over.
-
-Ray Train is told of epochs alone. Its own list of checkpoints is rewritten in place: a run whose list is cut short, or names a folder that is
-gone, could not be continued; see docs/adr/0008.
-"""
+"""Checkpoints of a run, as folders of its storage (docs/adr/0008): each appears whole, few are kept, a damaged one is passed over."""
 
 import os
 import re
@@ -86,8 +82,7 @@ def counting_epoch(split: Split, epochs: Mapping[int, Mapping[str, float]]) -> i
 def latest_whole(run_folder: Path, last_epoch: int, note: Callable[[str], None]) -> Kept | None:
     """Checkpoint from which a run continues: the latest whole one up to the last epoch that was noted; None begins the run again.
 
-    A later one was written by a process that was killed before its epoch was noted; that epoch must be trained, and noted, again. `note` is
-    told, in one sentence, when it is not the checkpoint of that epoch.
+    The epoch of a later one must be trained, and noted, again. `note` is told when it is not the checkpoint of the last epoch.
     """
     problem = f"the checkpoint of epoch {last_epoch} is missing"
     candidates = [one for one in kept_checkpoints(run_folder) if one.epoch <= last_epoch]

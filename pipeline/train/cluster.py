@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mgmrn.data.splits import SplitData, check_images_exist, evaluation_images
 from mgmrn.errors import ResourceError
+from pipeline.config.identity import REPOSITORY
 from pipeline.driver import heartbeat
 from pipeline.interruption import kept_handlers
 from pipeline.job_environment import in_job, job_settings
@@ -18,8 +19,6 @@ from pipeline.train import ray_start
 from pipeline.train.placement import Host, available_cpus
 from pipeline.train.storage import check_writable, explained, taken
 from pipeline.where import Where
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 CONNECT_SECONDS = 5.0
 START_ATTEMPTS = 2
@@ -79,10 +78,8 @@ def ray_session(address: str | None) -> Iterator[tuple[Host, ...]]:
         except ResourceError:
             raise
         except (OSError, RuntimeError, ValueError) as error:
-            raise ResourceError(
-                f"no Ray cluster could be reached at {redact_address(address)}: {_first_line(error)}",
-                "check --address, or leave it out to run on this machine",
-            ) from error
+            message = f"no Ray cluster could be reached at {redact_address(address)}: {_first_line(error)}"
+            raise ResourceError(message, "check --address, or leave it out to run on this machine") from error
         try:
             ray_start.await_worker()
             # Ray prints the death of a worker on standard output, where nothing may stand but the result.
@@ -104,7 +101,11 @@ def launch_session(
     written to, this machine has no room for the workers, or a living driver works in one of the folders.
     """
     check_writable(where.storage)
-    check_room_here(where.address, workers, where.cpus_per_worker)
+    each, here = where.cpus_per_worker or 1, available_cpus()
+    if _address(where.address) == LOCAL and workers * each > here:
+        message = f"{workers} workers × {each} CPUs were asked for, but this machine has {here} CPUs"
+        hint = "ask for fewer with --workers or --cpus-per-worker, or name a cluster with --address"
+        raise ResourceError(message, hint)
     for split in data:
         check_images_exist(split.train.followed_by(evaluation_images(split)))
     with explained(where.storage), heartbeat(where.storage), taken(folders), ray_session(where.address) as hosts:
@@ -130,8 +131,7 @@ def _start_here() -> None:
 
     os.environ.update(_LOCAL_ENVIRONMENT)
     for attempt in range(START_ATTEMPTS):
-        # Its processes must be told which instance they belong to: where another one runs on this machine, what Ray Tune
-        # stops would else ask the wrong one for its state, and keep its resources for ever.
+        # Without it, what Ray Tune stops would ask another instance on this machine for its state, and keep its resources for ever.
         port = free_port()
         os.environ["RAY_GCS_SERVER_PORT"], os.environ["RAY_ADDRESS"] = str(port), f"{LOOPBACK}:{port}"
         try:
@@ -150,15 +150,14 @@ def _start_here() -> None:
             # Ray raises a bare Exception here.
             ray.shutdown()
             if "timed out during startup" not in str(error):
-                raise ResourceError(
-                    f"Ray did not start on this machine: {_first_line(error)}{ray_start.log_says()}",
-                    ray_start.KEEP_LOGS,
-                ) from error
+                message = f"Ray did not start on this machine: {_first_line(error)}{ray_start.log_says()}"
+                raise ResourceError(message, ray_start.KEEP_LOGS) from error
             if attempt == START_ATTEMPTS - 1:
-                raise ResourceError(
-                    f"Ray did not come up on this machine within half a minute, twice{ray_start.log_says()}",
-                    f"try again when the machine is less busy, or name a cluster with --address; {ray_start.KEEP_LOGS}",
-                ) from error
+                message = f"Ray did not come up on this machine within half a minute, twice{ray_start.log_says()}"
+                hint = (
+                    f"try again when the machine is less busy, or name a cluster with --address; {ray_start.KEEP_LOGS}"
+                )
+                raise ResourceError(message, hint) from error
         finally:
             del os.environ["RAY_GCS_SERVER_PORT"]
             if not ray.is_initialized():
@@ -183,16 +182,6 @@ def check_reachable(address: str) -> None:
         if len(port) > 5 or int(port) > 65535:
             raise OSError(f"there is no port {port}")
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
-
-
-def check_room_here(address: str | None, workers: int, cpus_per_worker: int | None) -> None:
-    """Raises a `ResourceError` where Ray would be started on this machine and could never place the workers."""
-    each, here = cpus_per_worker or 1, available_cpus()
-    if _address(address) == LOCAL and workers * each > here:
-        raise ResourceError(
-            f"{workers} workers × {each} CPUs were asked for, but this machine has {here} CPUs",
-            "ask for fewer with --workers or --cpus-per-worker, or name a cluster with --address",
-        )
 
 
 def _address(given: str | None) -> str:

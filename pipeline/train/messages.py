@@ -1,10 +1,7 @@
 """Messages of workers to the driver, as files in the run's storage: notes on progress, and the failure that ends a run for good.
 
-Ray Train restarts a worker group after any exception. A bad config, a broken picture, a non-finite loss or a full device would fail again, so
-the worker that meets one leaves a note; the restarted group reads it and ends at once.
+Ray Train restarts a worker group after any exception; one that finds a recorded failure, which would occur again, ends at once.
 """
-
-from __future__ import annotations
 
 import json
 import threading
@@ -13,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Self
 
 from mgmrn.atomic_file import replacing
 from mgmrn.errors import ResourceError, UserError
@@ -28,16 +26,13 @@ class Failure:
     """Failure that ended a run for good."""
 
     reason: str
-    """`mgmrn.stop_reason` of the run.
-
-    One of `bad-input`, `cannot-run-here`, `damaged-checkpoint`, `non-finite-loss`, `out-of-memory`, `storage` and `workers-lost`.
-    """
+    """`bad-input`, `cannot-run-here`, `damaged-checkpoint`, `non-finite-loss`, `out-of-memory`, `storage` or `workers-lost`."""
     message: str
     where: str = ""
     hint: str = ""
 
     @classmethod
-    def of_resources(cls, error: ResourceError) -> Failure:
+    def of_resources(cls, error: ResourceError) -> Self:
         return cls("storage" if isinstance(error, StorageError) else "cannot-run-here", error.message, hint=error.hint)
 
     def about(self, run: str) -> str:
@@ -66,23 +61,23 @@ def reserve_room(path: Path) -> None:
 
 def record_failure(path: Path, failure: Failure) -> None:
     """Writes the note atomically, into the reserved room on a full disk; the first of several ranks' notes stays."""
+
+    def write() -> None:
+        with replacing(path) as file:
+            file.write(json.dumps(asdict(failure)).encode())
+
     if path.exists():
         return
     try:
-        _write(path, failure)
+        write()
     except OSError:
         _reserve(path).unlink(missing_ok=True)
-        _write(path, failure)
+        write()
 
 
 def recorded_failure(path: Path) -> Failure | None:
     """Failure in the note; None without a note."""
     return Failure(**json.loads(path.read_text())) if path.exists() else None
-
-
-def _write(path: Path, failure: Failure) -> None:
-    with replacing(path) as file:
-        file.write(json.dumps(asdict(failure)).encode())
 
 
 def _reserve(path: Path) -> Path:

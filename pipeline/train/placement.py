@@ -28,11 +28,8 @@ class Workers:
         parts = config.optimiser.accumulate
         if self.most * parts > batch:
             micro = f" in {parts} micro-batches each" if parts > 1 else ""
-            raise UserError(
-                f"{self.most} workers cannot share a global batch of {batch} images{micro}",
-                _OPTION,
-                "use fewer workers or a larger batch",
-            )
+            message = f"{self.most} workers cannot share a global batch of {batch} images{micro}"
+            raise UserError(message, _OPTION, "use fewer workers or a larger batch")
 
 
 def parse_workers(text: str) -> Workers:
@@ -156,10 +153,9 @@ def place_runs(hosts: tuple[Host, ...], where: Where, runs: int, workers: Worker
 def place_trials(
     hosts: tuple[Host, ...], where: Where, trials: int, workers: int, concurrency: int | None
 ) -> tuple[int, Placement]:
-    """Number of trials at once, as many as fit where it is None, and the placement of each of their runs.
+    """Number of trials at once, as many as fit where it is None, and the placement of their runs, which share the CPUs evenly.
 
-    Where no CPUs per worker are asked for, the trials at once share those of the cluster evenly. Raises a `ResourceError` when not even
-    an idle cluster could place them.
+    Raises a `ResourceError` when not even an idle cluster could place them.
     """
     cpus, gpus = where.cpus_per_worker, where.gpus_per_worker
     if concurrency is None:

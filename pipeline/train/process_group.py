@@ -1,10 +1,7 @@
-"""Process group of torch over the ranks of a run.
+"""Process group of torch over the ranks of a run; Ray's own `TorchConfig` loads torch in driver and controller too (docs/adr/0009).
 
-Ray's own `TorchConfig` does the same, and loads torch in the driver and in each run's controller, which need nothing of it: two seconds of
-each run's start, one after the other (docs/adr/0009).
-
-By default gloo takes the address of the host's own name: often loopback, or none at all, and ranks on other hosts are never reached. The
-right interface is the one with the address by which Ray knows the host. NCCL finds one by itself.
+By default gloo takes the address of the host's own name, often loopback, and ranks on other hosts are never reached. The right interface is
+the one with the address by which Ray knows the host. NCCL finds one by itself.
 """
 
 from __future__ import annotations
@@ -98,10 +95,7 @@ def join(backend: str, meeting: tuple[str, int], rank: int, size: int) -> None:
 
 
 def rendezvous(meeting: tuple[str, int], rank: int, size: int) -> Any:
-    """The `TCPStore` by which ranks find one another.
-
-    Rank 0 listens at Ray's address of the host alone: by default torch listens on all interfaces, without a password.
-    """
+    """The `TCPStore` by which ranks find one another. Rank 0 listens at Ray's address alone; torch's default is all interfaces."""
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     host, port = meeting
@@ -129,7 +123,5 @@ def use_network_of_ray() -> None:
 
 def interface_of(address: str) -> str | None:
     """Name of this host's interface that has an address; None where none has it, as behind an address translation."""
-    for name, addresses in psutil.net_if_addrs().items():
-        if any(one.address.partition("%")[0] == address for one in addresses):
-            return name
-    return None
+    interfaces = psutil.net_if_addrs().items()
+    return next((name for name, own in interfaces if address in [one.address.partition("%")[0] for one in own]), None)

@@ -1,7 +1,7 @@
 """Start of Ray on this machine: what keeps it from starting, what keeps the instance to its user, and what a start waits for.
 
-Where something is wrong, Ray itself would hang or end with a misleading error. It takes tasks and jobs from all who reach its ports unless
-token authentication is on, listens on all interfaces, and lets every user of the machine write to its session folder, sockets included.
+Where something is wrong, Ray itself hangs or ends with a misleading error. It takes jobs from all who reach its ports, by default on all
+interfaces, and every user of the machine may write to its session folder, sockets included.
 """
 
 import os
@@ -9,7 +9,6 @@ import re
 import resource
 import secrets
 import shlex
-import stat
 import sys
 import tempfile
 import threading
@@ -17,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import ExitStack, contextmanager
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -33,10 +31,7 @@ LONGEST_FOLDER = 38
 OBJECT_STORE_SHARE, LARGEST_OBJECT_STORE = 0.3, 200 * 10**9
 """Ray's object store by default: a share of the machine's memory, up to so many bytes."""
 RAYLET_ADDRESS_BYTES, RANK_ADDRESS_BYTES = 10**9, 6 * 10**9
-"""Address space of Ray's raylet besides two mappings of the object store, and of a rank on CPUs besides one.
-
-Measured on 24.7 GB of memory: 14.3 GB in all and 12.3 GB in all.
-"""
+"""Address space of Ray's raylet besides two mappings of the object store, and of a rank on CPUs besides one, as measured."""
 LATE_SECONDS = 30.0
 WORKER_SECONDS = 180.0
 RANKS_SECONDS = 300.0
@@ -53,6 +48,8 @@ _REPLACED = (
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER",
 )
 """Variables that have other values for an instance of this process; those of a cluster are restored when it ends."""
+_TOKEN = secrets.token_hex(32)
+"""Token of all instances of this process: Ray keeps the first that it has read."""
 _FOLDER_PREFIX = "mgmrn-"
 _UNQUOTABLE = "'\\"
 """Characters that Ray's own command lines lose: its processes are started by a list that only knows double quotes."""
@@ -69,42 +66,35 @@ def check_paths(paths: Sequence[str]) -> None:
     """Raises a `ResourceError` for a path that Ray's command lines would change: a quote, a backslash, a control character."""
     for path in paths:
         if (found := _unquotable(path)) is not None:
+            hint = "move or clone the checkout, and its virtual environment, to a folder without it"
             raise ResourceError(
-                f"Ray cannot start processes from {path!r}, whose path has the character {found!r}",
-                "move or clone the checkout, and its virtual environment, to a folder without it",
+                f"Ray cannot start processes from {path!r}, whose path has the character {found!r}", hint
             )
 
 
 def check_temporary_folder(folder: Path) -> None:
     """Raises a `ResourceError` for a `RAY_TMPDIR` that is too long, has a character that Ray loses, or cannot be written to."""
     if (found := _unquotable(str(folder))) is not None:
-        raise ResourceError(
-            f"Ray cannot use the temporary folder {str(folder)!r}, whose path has the character {found!r}",
-            "set TMPDIR to a folder without it",
-        )
+        message = f"Ray cannot use the temporary folder {str(folder)!r}, whose path has the character {found!r}"
+        raise ResourceError(message, "set TMPDIR to a folder without it")
     if (length := len(os.fsencode(folder))) > LONGEST_FOLDER:
-        raise ResourceError(
-            f"the path of the temporary folder {folder} has {length} bytes, and Ray's sockets need one of {LONGEST_FOLDER} at most",
-            "set RAY_TMPDIR to a shorter one, or unset it",
-        )
+        message = f"the path of the temporary folder {folder} has {length} bytes"
+        limit = f"Ray's sockets need one of {LONGEST_FOLDER} at most"
+        raise ResourceError(f"{message}, and {limit}", "set RAY_TMPDIR to a shorter one, or unset it")
     try:
         write_probe(folder)
     except OSError as error:
-        raise ResourceError(
-            f"Ray cannot write into {folder}: {os.strerror(error.errno or 0)}",
-            "make room there and make it writable to you, or set RAY_TMPDIR to another folder of yours",
-        ) from error
+        hint = "make room there and make it writable to you, or set RAY_TMPDIR to another folder of yours"
+        raise ResourceError(f"Ray cannot write into {folder}: {os.strerror(error.errno or 0)}", hint) from error
 
 
 def check_address_space(limit: int, memory: int) -> None:
     """Raises a `ResourceError` for a limit of address space (`ulimit -v`, negative without one) below what Ray's processes map."""
     needed = needed_address_space(memory)
     if 0 <= limit < needed:
-        raise ResourceError(
-            f"address space is limited to {limit / 1e9:.1f} GB a process (ulimit -v), "
-            f"and Ray's processes map up to {needed / 1e9:.1f} GB on this machine",
-            "run `ulimit -v unlimited` in the shell first, or have the limit raised",
-        )
+        limited = f"address space is limited to {limit / 1e9:.1f} GB a process (ulimit -v)"
+        hint = "run `ulimit -v unlimited` in the shell first, or have the limit raised"
+        raise ResourceError(f"{limited}, and Ray's processes map up to {needed / 1e9:.1f} GB on this machine", hint)
 
 
 def needed_address_space(memory: int) -> int:
@@ -114,10 +104,7 @@ def needed_address_space(memory: int) -> int:
 
 
 def worker_interpreter(executable: str) -> dict[str, str]:
-    """Part of a runtime environment for an interpreter whose path a shell would split or run; empty for a plain path.
-
-    Ray joins the interpreter's path unquoted into a line for bash.
-    """
+    """Part of a runtime environment that quotes the interpreter's path, which Ray joins into a line for bash; empty for a plain path."""
     quoted = shlex.quote(executable)
     return {} if quoted == executable else {"py_executable": quoted}
 
@@ -130,10 +117,9 @@ def _unquotable(path: str) -> str | None:
 def private_instance() -> Iterator[None]:
     """Sets the environment in which `ray.init` starts an instance of this process that other users cannot use.
 
-    The instance gets a random token, which its ports ask for, in a file of mode 600; its ports on loopback; and its session folder below
-    a folder of mode 700. `RAY_TMPDIR` is used as it is where it names such a folder. Token and folder are deleted on exit.
-
-    Enter it before `ray` is imported: only then are the ports on loopback alone. Raises `ResourceError` when no folder can be used.
+    Its ports are on loopback and ask for a random token, in a file of mode 600; its session folder is below one of mode 700, `RAY_TMPDIR`
+    where that is one. Token and folder are deleted on exit. Enter it before `ray` is imported: only then are the ports on loopback alone.
+    Raises `ResourceError` when no folder can be used.
     """
     with ExitStack() as stack:
         given = stack.enter_context(without_variables(_REPLACED)).get("RAY_TMPDIR")
@@ -142,7 +128,7 @@ def private_instance() -> Iterator[None]:
             folder = Path(stack.enter_context(_private_folder_below(given)))
         check_temporary_folder(folder)
         token = stack.enter_context(tempfile.NamedTemporaryFile("w", prefix="token-", dir=folder))
-        token.write(_token())
+        token.write(_TOKEN)
         token.flush()
         os.environ["RAY_AUTH_TOKEN_PATH"], os.environ["RAY_TMPDIR"] = token.name, str(folder)
         # Ray then takes the loopback address for its node's, as it does by default on these two systems.
@@ -151,12 +137,6 @@ def private_instance() -> Iterator[None]:
         if "ray" not in sys.modules:
             os.environ["RAY_AUTH_MODE"] = "token"
         yield
-
-
-@cache
-def _token() -> str:
-    """Token of all instances of this process: Ray keeps the first that it has read."""
-    return secrets.token_hex(32)
 
 
 def _private_folder_below(parent: str | None) -> tempfile.TemporaryDirectory[str]:
@@ -168,17 +148,12 @@ def _private_folder_below(parent: str | None) -> tempfile.TemporaryDirectory[str
         # The last of Ray's processes may still write a log when the folder is deleted.
         return tempfile.TemporaryDirectory(prefix=_FOLDER_PREFIX, dir=parent, ignore_cleanup_errors=True)
     except OSError as error:
-        raise ResourceError(
-            f"Ray needs a folder in {parent or 'TMPDIR'}, and none can be made there: {error.strerror}",
-            "name a folder of yours with RAY_TMPDIR",
-        ) from error
+        message = f"Ray needs a folder in {parent or 'TMPDIR'}, and none can be made there: {error.strerror}"
+        raise ResourceError(message, "name a folder of yours with RAY_TMPDIR") from error
 
 
 def _is_private(folder: Path) -> bool:
-    if not os.path.isdir(folder):
-        return False
-    status = folder.stat()
-    return status.st_uid == os.getuid() and not stat.S_IMODE(status.st_mode) & 0o077
+    return os.path.isdir(folder) and folder.stat().st_uid == os.getuid() and not folder.stat().st_mode & 0o077
 
 
 @contextmanager
@@ -197,7 +172,12 @@ def without_variables(names: Sequence[str]) -> Iterator[dict[str, str]]:
 def said_when_late(what: str, speak: Callable[[str], None] = say) -> Iterator[None]:
     """Says what a block waits for, once, when it takes longer than `LATE_SECONDS`."""
     late = LATE_SECONDS
-    timer = threading.Timer(late, lambda: speak(f"still waiting for {what} after {late:.0f} s; {where_logs_are()}"))
+
+    def tell() -> None:
+        logs = session_logs() or "/tmp/ray/session_latest/logs of its hosts"
+        speak(f"still waiting for {what} after {late:.0f} s; Ray's logs are in {logs}")
+
+    timer = threading.Timer(late, tell)
     timer.daemon = True
     timer.start()
     try:
@@ -229,10 +209,8 @@ def await_ranks(ended: Future[Any], begun: Path, speak: Callable[[str], None]) -
     with said_when_late("the workers of the run", speak):
         while not ended.done() and not begun.exists():
             if time.monotonic() >= deadline:
-                raise ResourceError(
-                    f"no worker of the run began within {RANKS_SECONDS:.0f} s{log_says()}",
-                    f"the same command tries again; {KEEP_LOGS}",
-                )
+                message = f"no worker of the run began within {RANKS_SECONDS:.0f} s{log_says()}"
+                raise ResourceError(message, f"the same command tries again; {KEEP_LOGS}")
             wait([ended], POLL_SECONDS)
 
 
@@ -247,7 +225,7 @@ _NO_ERROR = re.compile(r"^(:|\*\*\*|- )|\[0x|@ +0x|discovered a bug in Ray")
 
 
 def session_logs() -> Path | None:
-    """Log folder, on this host, of the instance of Ray that this process is connected to or tries to start; None without one."""
+    """Log folder, on this host, of the instance of Ray that this process is connected to or starts; None without one."""
     import ray
 
     if ray.is_initialized():
@@ -256,11 +234,6 @@ def session_logs() -> Path | None:
     # Ray names a session's folder by its time and by the process that starts it.
     sessions = Path(os.environ.get("RAY_TMPDIR", "/tmp")).glob(f"ray/session_*_{os.getpid()}/logs")
     return max(sessions, key=lambda folder: folder.parent.name, default=None)
-
-
-def where_logs_are() -> str:
-    """Half a sentence that names the folder of Ray's logs."""
-    return f"Ray's logs are in {session_logs() or '/tmp/ray/session_latest/logs of its hosts'}"
 
 
 def log_says() -> str:

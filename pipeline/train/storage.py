@@ -1,12 +1,8 @@
 """Storage folder of runs: whether it can be written to, and which driver holds the folder of a run.
 
-A run's folder and its MLflow run belong to one living driver at a time. The claim is a file beside the folder, made by `link`, which succeeds
-for one process alone also on network file systems. It holds the driver's tag (`pipeline.driver`), by which every host can tell whether the
-driver lives. The claim of a dead driver is replaced under a claim on the claim, so that only one of two drivers that find it at the same
-moment gets it.
+A run's folder belongs to one living driver at a time. The claim is a file beside it with the driver's tag, made by `link`, which succeeds for
+one process alone also on network file systems. The claim of a dead driver is replaced under a claim on the claim; one of two drivers gets it.
 """
-
-from __future__ import annotations
 
 import errno
 import os
@@ -66,10 +62,8 @@ def explained(folder: Path, *more: int) -> Iterator[None]:
         if error.errno in _FULL:
             raise StorageError(f"the storage folder {folder} is full", f"make room there; {_GO_ON}") from error
         if error.errno in (*_CLOSED, *more):
-            raise StorageError(
-                f"the storage folder {folder} cannot be written to: {os.strerror(error.errno)}",
-                f"make it writable, or name another with --storage; {_GO_ON}",
-            ) from error
+            message = f"the storage folder {folder} cannot be written to: {os.strerror(error.errno)}"
+            raise StorageError(message, f"make it writable, or name another with --storage; {_GO_ON}") from error
         raise
 
 
@@ -112,7 +106,10 @@ def _take(path: Path, name: str) -> None:
     own = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     own.write_text(driver_tag())
     try:
-        while not _linked(own, path):
+        while True:
+            with suppress(FileExistsError):
+                os.link(own, path)
+                return
             holder = _holder(path)
             if holder is None:
                 continue  # Released since.
@@ -130,14 +127,6 @@ def _take(path: Path, name: str) -> None:
                 over.unlink()
     finally:
         own.unlink(missing_ok=True)
-
-
-def _linked(own: Path, path: Path) -> bool:
-    try:
-        os.link(own, path)
-    except FileExistsError:
-        return False
-    return True
 
 
 def _is_own(holder: str | None) -> bool:

@@ -1,8 +1,4 @@
-"""Tracking of runs from the driver: each is opened in the tracking store, followed while it trains, and ended with its outcome.
-
-Workers do not use the store: the controller notes epochs in the run's spool, and what is noted is sent from here. A parent run stands for a
-whole launch, search or grid, and carries the figures of all its runs.
-"""
+"""Tracking of runs, and of the parent run of a launch, from the driver: each is opened in the store, followed by its spool, and ended."""
 
 from __future__ import annotations
 
@@ -53,7 +49,6 @@ END_SECONDS = 10.0
 ONE_ATTEMPT_SECONDS = 0.5
 PARENT_SPLIT = "launch"
 _PARENT_PREFIX = "launch."
-"""Beginning of the name of a parent's folder in the storage."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +67,6 @@ class Opening:
     """Besides, or in place of, those of the cell."""
 
     def spec(self, cell: Cell) -> RunSpec:
-        """Specification of a run for its workers."""
         return cell.spec(self.where.data_root, self.where.storage, self.placement.cpus_per_worker)
 
 
@@ -84,9 +78,16 @@ class RunTracker:
         self.spec = spec
         self._gpus_per_worker = opening.placement.gpus_per_worker
         self._spool = Spool(spec.spool_file)
-        self._sender = Sender(self._spool, run_id, opening.store, on_epoch, self._say_problem).start()
+
+        def tell(text: str) -> None:
+            say(f"{cell.label}: {text}")
+
+        def tell_problem(problem: str) -> None:
+            tell(f"goes on, although it cannot be tracked now: {problem}")
+
+        self._sender = Sender(self._spool, run_id, opening.store, on_epoch, tell_problem).start()
         self._notes = ExitStack()
-        self._notes.enter_context(shown_notes(spec.notes_file, self._say))
+        self._notes.enter_context(shown_notes(spec.notes_file, tell))
 
     @property
     def run_id(self) -> str:
@@ -124,7 +125,7 @@ class RunTracker:
         self._spool.append_end("KILLED", reason)
 
     def close(self) -> None:
-        """Sends what is left, or leaves it for the end of the launch; deletes a folder in which a user's mistake left nothing to keep."""
+        """Sends what is left, or leaves it for the end of the launch; deletes the folder of a mistake that left no checkpoint."""
         try:
             self._notes.close()
             is_sent = self._sender.drain(DRAIN_SECONDS) is None
@@ -133,12 +134,6 @@ class RunTracker:
                 shutil.rmtree(self.spec.run_folder, ignore_errors=True)
         finally:
             release(self.spec.run_folder)
-
-    def _say(self, text: str) -> None:
-        say(f"{self.cell.label}: {text}")
-
-    def _say_problem(self, problem: str) -> None:
-        self._say(f"goes on, although it cannot be tracked now: {problem}")
 
 
 def write_record(spec: RunSpec, cell: Cell, ended: Fitted) -> Path:
@@ -156,11 +151,7 @@ def write_record(spec: RunSpec, cell: Cell, ended: Fitted) -> Path:
 
 
 def open_run(cell: Cell, opening: Opening, on_epoch: OnEpoch = lambda step, numbers: None) -> RunTracker:
-    """Continues the run that a dead or interrupted driver left, or begins a new one in an empty folder.
-
-    A store that is away does not hold it up: the run in the folder is then continued, and a new run is created when the store is back.
-    Raises `TakenError` when a living driver works on the run; nothing was touched.
-    """
+    """Continues the run that a dead driver left, by its folder where the store is away, or begins one; `TakenError` where another lives."""
     spec = opening.spec(cell)
     take(spec.run_folder)
     try:
@@ -233,14 +224,6 @@ def send_leftovers(storage: Path, store: TrackingStore, patience_seconds: float)
     return UntrackedError(f"{runs} not wholly tracked: {reason}", redact(store.uri), hint)
 
 
-def finished_run(store: TrackingStore, cell: Cell) -> TrackedRun | None:
-    """The latest finished run of exactly this cell."""
-    run = store.find_finished(cell.config_hash, cell.split)
-    if run is None or (cell.split == "final" and run.tags.get("mgmrn.calibration") != cell.calibration_tag):
-        return None
-    return run
-
-
 def recorded_calibration(run: TrackedRun) -> Calibration | None:
     """Calibration that a finished `tune` run chose, or that a `final` one was given."""
     text = run.tags["mgmrn.calibration"]
@@ -306,10 +289,8 @@ def parent_run(
     restart: bool = False,
     again: TrackedRun | None = None,
 ) -> Iterator[ParentRun]:
-    """A parent for as long as the context lasts: the finished one `again`, the one with this key of a dead or interrupted driver unless
-    `restart`, or a new one. At its end the spools in `storage`, the folder of run folders, are sent.
-
-    The same command gives the same key. `tags` are added to key and code state. Raises `TrackingError` where the store is away at the start.
+    """A parent for as long as the context lasts: the finished one `again`, the one with this key that a dead driver left unless `restart`,
+    or a new one. At its end the spools in `storage` are sent. Raises `TrackingError` where the store is away at the start.
     """
     left = again or (None if restart else store.find_resumable(key, PARENT_SPLIT))
     store.close_dead_runs(keep=[left.run_id] if left else [])

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.ablation.grid import Grid, GridCell, make_grid
-from pipeline.ablation.plan import PlannedCell, plan_cells
+from pipeline.ablation.plan import PlannedCell, plan_cell
 from pipeline.ablation.results import LINK_KIND, SCORED, comparisons, description, log_grid
 from pipeline.analysis.comparison import Comparison
 from pipeline.analysis.runs import FIGURES
@@ -46,7 +46,8 @@ class Lab:
         return self.store.create_parent("launch", {})
 
     def plan(self) -> list[PlannedCell]:
-        return plan_cells(self.cells, KnownRuns(reversed(self.runs), self.store.experiment_id))
+        known = KnownRuns(reversed(self.runs), self.store.experiment_id)
+        return [plan_cell(cell, known) for cell in self.cells]
 
     def log(self) -> tuple[list[PlannedCell], list[Comparison]]:
         """Log as the end of a launch does; returns what was logged."""

@@ -28,7 +28,7 @@ from pipeline.job_environment import CODE_STATE, JOB_VARIABLE, SUBMISSION_TAG, i
 from pipeline.jobs import server as serving
 from pipeline.jobs import submit as submitting
 from pipeline.jobs.server import JobExistsError, JobServer, exit_code, follow, job_to_json
-from pipeline.jobs.submit import CHECKOUT, RUNTIME_ENV, Decision, Task, decide, read_runtime_env, submit
+from pipeline.jobs.submit import REPOSITORY, RUNTIME_ENV, Decision, Task, decide, read_runtime_env, submit
 from pipeline.tracking.environment import GitState, git_state
 from pipeline.train.cluster import _ENVIRONMENT, _runtime_env
 
@@ -230,9 +230,9 @@ def test_the_code_and_configs_are_sent_and_all_else_stays_behind(fake: FakeServe
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
     (folder / ".gitignore").write_text("out/\n")
-    shutil.copyfile(CHECKOUT / ".rayignore", folder / ".rayignore")
+    shutil.copyfile(REPOSITORY / ".rayignore", folder / ".rayignore")
     assert sent_files(fake, folder) == set(sent)
-    assert {file.relative_to(CHECKOUT).as_posix() for file in CONFIGS.rglob("*.yaml")} <= sent_files(fake, CHECKOUT)
+    assert {file.relative_to(REPOSITORY).as_posix() for file in CONFIGS.rglob("*.yaml")} <= sent_files(fake, REPOSITORY)
 
 
 PLACES = ("--storage", "/shared/runs", "--data-root", "/shared/data", "--tracking-uri", "http://mlflow:5000")
@@ -278,7 +278,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     git(folder, "init", "-q")
     git(folder, "add", ".")
     git(folder, "commit", "-q", "-m", "all")
-    monkeypatch.setattr(submitting, "CHECKOUT", folder)
+    monkeypatch.setattr(submitting, "REPOSITORY", folder)
     monkeypatch.chdir(folder)
     return folder
 
@@ -343,7 +343,7 @@ def test_a_config_that_the_job_would_lack_is_refused(checkout: Path, monkeypatch
 
 
 def test_the_runtime_environment_holds_no_secrets(tmp_path: Path) -> None:
-    assert read_runtime_env(CHECKOUT / RUNTIME_ENV)["env_vars"]["RAY_JOB_STOP_SIGNAL"] == "SIGINT"
+    assert read_runtime_env(REPOSITORY / RUNTIME_ENV)["env_vars"]["RAY_JOB_STOP_SIGNAL"] == "SIGINT"
     file, secret = tmp_path / "env.yaml", "env_vars: {MLFLOW_TRACKING_PASSWORD: hunter2}"
     for text, sentence in {
         secret: "env_vars.MLFLOW_TRACKING_PASSWORD",

@@ -22,7 +22,7 @@ from pipeline.config.compose import load_experiment, values_of
 from pipeline.errors import TrackingError
 from pipeline.spool import DatasetInput, NewRun
 from pipeline.tracking.connection import PASSWORD_VARIABLE, translated
-from pipeline.tracking.store import DRIVER_TAG, TrackingStore, driver_tag, run_name
+from pipeline.tracking.store import DRIVER_TAG, TrackingStore, driver_tag
 from tests.runs import create_child
 
 CONFIG = load_experiment("cub100").config
@@ -32,7 +32,7 @@ CLIENT = mlflow.tracking.MlflowClient
 def child(store: TrackingStore, config_hash: str = "h1", split: str = "tune") -> str:
     parent = store.create_parent("launch", {"mgmrn.kind": "train"})
     tags = {"mgmrn.config_hash": config_hash, "mgmrn.split": split}
-    return create_child(store, parent, run_name("CUB", "full", 3, "1f0c9a2e77"), tags, CONFIG)
+    return create_child(store, parent, "cub.full.s3.1f0c9a2e", tags, CONFIG)
 
 
 def test_a_child_carries_name_tags_parent_config_data_set_and_artifacts(store: TrackingStore, tmp_path: Path) -> None:

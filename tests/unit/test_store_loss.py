@@ -27,7 +27,7 @@ from pipeline.train import tracked
 from pipeline.train.cell import Cell
 from pipeline.train.placement import Placement
 from pipeline.train.spec import Calibration
-from pipeline.train.tracked import Opening, cached_summary, finished_run, open_run, parent_run, send_leftovers
+from pipeline.train.tracked import Opening, cached_summary, open_run, parent_run, send_leftovers
 from pipeline.where import Where
 from tests.finished_grid import FinishedGrid
 from tests.mlflow_server import Server
@@ -117,7 +117,7 @@ class Lab:
         parents = store.own_runs("tags.`mgmrn.kind` = 'launch'")
         assert [run.status for run in parents] == ["FINISHED"]
         for cell in self.cells:
-            run = finished_run(store, cell)
+            run = store.find_finished(cell.config_hash, cell.split)
             assert run is not None
             assert cached_summary(cell, run).metrics == METRICS
             assert run.parent_run_id == parents[0].run_id

@@ -1,7 +1,4 @@
-"""Charts of the report page: differences to the base, seen–unseen curves, cost against score. `charts.svg.j2` draws them.
-
-Lengths are in pixels.
-"""
+"""Charts of the report page, drawn by `charts.svg.j2`: differences, seen–unseen curves, cost against score. Lengths are in pixels."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -135,9 +132,7 @@ def simplified(line: Sequence[Point]) -> list[Point]:
 
 
 def costs(comparison: Comparison, benchmark: str) -> tuple[str, pd.DataFrame]:
-    """`GPU time` if every run has some, otherwise `wall-clock time`, and the entries whose time is known, with the columns
-    `seconds` (mean over the seeds) and `number` (of the variant, from 1).
-    """
+    """`GPU time` if every run has some, else `wall-clock time`; and the entries with a time, with mean `seconds` and a `number`."""
     cells = comparison.cells[(comparison.cells["benchmark"] == benchmark) & comparison.cells["score"].notna()]
     on_gpu = bool((cells["gpu_seconds"] > 0).all())
     seconds = cells["gpu_seconds" if on_gpu else "seconds"]

@@ -29,15 +29,13 @@ class PageContent:
     question: str
     command: str
     made_at: str
-    """ISO time."""
     commit: str
     comparisons: tuple[Comparison, ...]
     """One per metric, of the same variants and benchmarks; the first is by the primary metric."""
     curves: pd.DataFrame
     """Points of the seen–unseen curves: `benchmark`, `variant`, `run_id`, `seen`, `unseen`."""
     classes: pd.DataFrame
-    """`benchmark`, `variant`, `class`, `group` (`seen` or `unseen`), `difference` (of the class's accuracy to the base,
-    mean over the common seeds)."""
+    """`benchmark`, `variant`, `class`, `group` (`seen` or `unseen`), mean `difference` of the class's accuracy to the base."""
     configs: Mapping[str, Sequence[tuple[str, str, str]]]
     """Variant → config values that it changes: path, value of the base, own value."""
     published: pd.DataFrame
@@ -73,7 +71,10 @@ def render_page(content: PageContent) -> str:
         figures=FIGURES,
         curves=[(benchmark, found) for benchmark, found in panels if found],
         costs=[(benchmark, chart) for benchmark, chart in costs if chart],
-        classes=_classes(content.classes),
+        classes=[
+            (variant, [(name, top_changes(here)) for name, here in found.groupby("benchmark", sort=False)])
+            for variant, found in content.classes.groupby("variant", sort=False)
+        ],
         published=published_table(content.published),
         style=Markup(STYLE.read_text(encoding="utf-8")),
         script=Markup(script),
@@ -90,11 +91,3 @@ def top_changes(classes: pd.DataFrame) -> dict[Literal["gains", "losses"], list[
         "gains": records_of(up.nlargest(MOST_CLASSES, "difference")),
         "losses": records_of(down.nsmallest(MOST_CLASSES, "difference")),
     }
-
-
-def _classes(classes: pd.DataFrame) -> list[tuple[str, list[tuple[str, dict[Any, Any]]]]]:
-    """Variant → benchmark → `top_changes`."""
-    return [
-        (str(variant), [(str(name), top_changes(here)) for name, here in found.groupby("benchmark", sort=False)])
-        for variant, found in classes.groupby("variant", sort=False)
-    ]

@@ -6,7 +6,6 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 STYLE = Path(__file__).with_name("style.css")
-"""Style sheet of all pages."""
 
 
 def page_template(path: Path, filters: Iterable[Callable[..., object]] = ()) -> Template:
