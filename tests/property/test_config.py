@@ -1,7 +1,5 @@
 """Values and configs can be written as YAML and as overrides and read again."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Another user of the machine and another host attack the Ray instances of live commands: each try is refused."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """An early stop frees the CPUs, the placement group and every actor."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -3,8 +3,6 @@
 With `MGMRN_KILLS_FILE=FILE`, a row of every command is appended to FILE: verb, signals, seconds after the epoch, epochs noted, exit code.
 """
 
-from __future__ import annotations
-
 import os
 import random
 import signal

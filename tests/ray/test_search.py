@@ -3,8 +3,6 @@
 All tests look at the same search, since each run under Ray costs some twenty seconds of a core.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Starts from strange folders, and starts that never come to an end."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

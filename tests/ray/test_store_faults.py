@@ -1,7 +1,5 @@
 """A tracking database that is removed while runs train: the launch ends with its figures, the next command tracks them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Mutual agreement: levels learn from their neighbours' predictions."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import torch.nn.functional as F

@@ -1,7 +1,5 @@
 """Benchmark scripts at small sizes: each prints the JSON object, and its results are equal."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import sys

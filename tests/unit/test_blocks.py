@@ -1,7 +1,5 @@
 """Properties of blocks and loss beyond the equations that tests/golden/test_plain_head.py compares."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Files are written whole or not at all; checkpoints that cannot be loaded are answered with one sentence."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from pathlib import Path

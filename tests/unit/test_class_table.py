@@ -1,7 +1,5 @@
 """Class tables in every format give the same classes; each mistake is named."""
 
-from __future__ import annotations
-
 import gzip
 import json
 from pathlib import Path

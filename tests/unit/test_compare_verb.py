@@ -1,7 +1,5 @@
 """`compare`, `report` and `load_runs`: every form has the figures of the cited runs."""
 
-from __future__ import annotations
-
 import io
 import json
 import re

@@ -1,7 +1,5 @@
 """Completion in a shell: bash loads the printed script and calls its own completion function."""
 
-from __future__ import annotations
-
 import subprocess
 from pathlib import Path
 

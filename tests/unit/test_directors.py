@@ -1,7 +1,5 @@
 """Directors of searches and of lists of runs, without Ray, store or training: what runs in which order, and what is recorded."""
 
-from __future__ import annotations
-
 import io
 import socket
 import time

@@ -1,7 +1,5 @@
 """Ablation files and grids: wrong and equal variants are refused with their line; the others are composed and joined with data."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

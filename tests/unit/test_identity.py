@@ -1,7 +1,5 @@
 """Identity of experiments: golden hashes, which change only when the meaning of a config changes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from mgmrn.config import AttributeNetworkConfig, BenchmarkConfig, ESZSLConfig, ExperimentConfig, LossConfig, MgMRNConfig

@@ -1,7 +1,5 @@
 """A folder of pictures and a table become a checked benchmark that loads and splits, or nothing at all."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import os

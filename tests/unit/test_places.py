@@ -1,7 +1,5 @@
 """Paths, addresses and streams that a shell hands over: read in one way, and answered with a sentence where they cannot be used."""
 
-from __future__ import annotations
-
 import io
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Plans: state and reason of each cell by the runs in the store, and the cost of the rest. Nothing runs or is stored."""
 
-from __future__ import annotations
-
 import io
 import json
 import shutil

@@ -1,7 +1,5 @@
 """`predict`: pictures, broken ones, folders, and classes beside those of the training."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable

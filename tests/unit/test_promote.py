@@ -1,7 +1,5 @@
 """`promote`: conditions of a registration, aliases, and the difference to the champion."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Seal of the test sets: in a sealed process every way of this project to them raises or comes back empty."""
 
-from __future__ import annotations
-
 import ast
 import dataclasses
 import json

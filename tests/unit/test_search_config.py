@@ -1,7 +1,5 @@
 """Search files: every mistake is one sentence with its place; shipped searches fit every benchmark."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

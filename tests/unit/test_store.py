@@ -1,7 +1,5 @@
 """Runs in a real MLflow store (sqlite): created, found, resumed, closed; addresses, new databases, refusals and forged names."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import sqlite3

@@ -1,7 +1,5 @@
 """Comparisons in every form: numbers are kept, names are no markup, failed and missing cells are shown."""
 
-from __future__ import annotations
-
 import io
 import json
 import re

@@ -1,7 +1,5 @@
 """A logged model answers as the network does, as pyfunc also where `pipeline` does not exist; names that lead to one."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json
