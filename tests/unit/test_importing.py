@@ -97,8 +97,6 @@ def test_an_imported_benchmark_loads_as_it_was_described(source: Path, tmp_path:
 
 
 def test_folder_and_table_must_name_the_same_classes(source: Path) -> None:
-    with pytest.raises(UserError, match="lies in the folder of pictures"):
-        run(source, source / "birds" / "made")
     (source / "birds" / "emu").mkdir()
     refused(source, "no row for the folder emu")
     (source / "birds" / "emu").rename(source / "emu")
@@ -187,19 +185,15 @@ def test_vectors_are_read_from_every_text_format(tmp_path: Path, content: bytes)
     [
         (b"", "no word vectors"),
         (b"red 1 2\n\nblue 3\n", "line 3 holds a word and 1 numbers instead of 2"),
-        (b"red 1 2\nblue 3 4 5\n", r"line 2 holds a word and 3 numbers instead of 2 .*v\.txt:2"),
         (b"2 3\nred 1 2\n", "line 2 holds a word and 2 numbers instead of 3"),
         (b"red x 2\n", "line 1"),
         (b"red 1 2 x 4\nblue 1 2 3 4\n", "line 1"),
-        (b"red,1,2\n", "line 1"),
         (b"red nan 1\n", "line 1 holds a number that is not finite"),
         (b"blue 1 2\nred 1e39 1\n", "line 2 holds a number that is not finite in float32"),
         (b"red 1 2\nblue 1 x\n", "line 2"),
         (b"red\n", "line 1"),
         (b"blue 1 2\ngr\xfcn 1 2\n", r"line 2 of the file of word vectors is not UTF-8 text .*v\.txt:2"),
-        (b"2 3\nred \0\0\x80?\0\0\0@\0\xff", "word2vec's binary format"),
         (b"\xba\x16O/\x0c\0\0\0", "fastText's binary model"),
-        (b"PK\x03\x04", "a zip archive"),
         (b"\n<!DOCTYPE html>", "a web page"),
         (gzip.compress(TEXT.encode() * 99, mtime=0)[:20] + b"\xff" * 20, "cannot be read"),
     ],
@@ -231,13 +225,8 @@ def test_the_verb_imports_and_verify_agrees(source: Path, tmp_path: Path, capsys
         "data",
         "import",
         str(source / "birds"),
-        "--oov",
-        "error",
-        "--name",
-        "MINE",
-        "--out",
+        *["--oov", "error", "--name", "MINE", "--json", "--out"],
         str(root),
-        "--json",
     ]
     command += [word for option, file in files.items() for word in (option, str(source / file))]
     assert main(command) == 0

@@ -120,6 +120,7 @@ def test_the_same_search_for_secrets_finds_them_where_no_seal_is_closed(folder: 
     assert "an unseen class's attributes" in secrets.found_in(final.classes.attributes[:, ::-1][:, ::-1])
     assert "a test image's position" in secrets.found_in(final.unseen)
     assert not secrets.found_in(load_tune(root, TINY))
+    assert not issubclass(TuneData, FinalData) and not issubclass(FinalData, TuneData)
 
 
 def test_this_process_is_open() -> None:
