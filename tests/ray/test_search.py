@@ -21,29 +21,9 @@ from tests.recovery import time_recovery
 
 pytestmark = pytest.mark.ray
 
-EPOCHS = 3
-TRIALS = 5
-SEARCH = f"""\
-# Question: does the machinery work? Cost: seconds.
-base: small.yaml
-fixed:
-  schedule.epochs: {EPOCHS}
-  schedule.learning_rate: constant
-  optimiser.name: sgd
-  optimiser.backbone_lr: 1e-3
-  sampling.kind: episodic
-  sampling.ways: 2
-  sampling.shots: 2
-  sampling.episodes: 40
-space:
-  # At the last of these the loss is no number.
-  optimiser.head_lr: {{kind: categorical, choices: [0.001, 0.01, 1e30]}}
-  loss.regression: {{kind: float, low: 0.01, high: 1, log: true}}
-# With this seed the first two trials, which are disturbed, do not fail, and one of the others does.
-sampler: {{name: random, seed: 22}}
-scheduler: {{name: asha, grace_epochs: 1, reduction: 2}}
-trials: {TRIALS}
-"""
+SEARCH = Path(__file__).with_name("disturbed-search.yaml").read_text()
+EPOCHS, TRIALS = 3, 5
+"""As in the file."""
 
 
 def write_search(place: Place, text: str = SEARCH) -> tuple[str, ...]:

@@ -17,16 +17,8 @@ from mgmrn.config import BackboneConfig
 from mgmrn.errors import UserError
 from mgmrn.model.backbone import build_backbone
 from tests.payload import Payload
+from tests.ray.small import EXPERIMENT
 from tests.tiny import write_benchmark
-
-EXPERIMENT = """
-benchmark: {name: TINY, images: {size: 32}}
-model:
-  backbone: {name: resnet18, weights: none, trainable: all}
-  levels: [c4, c5]
-  width: 32
-schedule: {epochs: 1}
-"""
 
 
 @pytest.fixture(scope="module")

@@ -33,6 +33,7 @@ from pipeline.train.placement import Placement
 from pipeline.train.storage import StorageError, check_writable, explained
 from pipeline.trials.runner import _Proposals, _Stops
 from pipeline.trials.trial import TrialPlan, TrialReport
+from tests.grids import write_grid
 from tests.ray.small import SEARCH, write_small
 from tests.tmpfs import TMPFS, fill, remounted
 
@@ -92,15 +93,6 @@ def test_a_checkpoint_that_does_not_fit_says_so_and_leaves_nothing(disk: Path) -
     assert list(disk.iterdir()) == []
 
 
-GRID = """\
-# Question: none.
-base: small.yaml
-variants:
-  smooth: {loss.label_smoothing: 0.1}
-seeds: [0]
-"""
-
-
 @TMPFS
 def test_a_read_only_storage_is_refused_before_ray_is_started(
     disk: Path, tmp_path: Path, tables: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -112,7 +104,7 @@ def test_a_read_only_storage_is_refused_before_ray_is_started(
     monkeypatch.chdir(tmp_path)
     experiment, *data = write_small(tmp_path)
     (tmp_path / "tiny-search.yaml").write_text(SEARCH)
-    (tmp_path / "tiny-grid.yaml").write_text(GRID)
+    write_grid(tmp_path, name="tiny-grid")
     (tmp_path / "mlflow.db").write_bytes(tables.read_bytes())
     places = ("--storage", str(disk), "--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db", "--json")
     with remounted(disk, "ro"):
