@@ -114,15 +114,12 @@ def test_the_term_is_weighted_and_part_of_the_total() -> None:
             torch.testing.assert_close(getattr(on, name), getattr(off, name), rtol=0, atol=0)
 
 
-def test_one_level_has_no_neighbour() -> None:
+def test_one_level_and_levels_that_are_trained_one_by_one_cannot_agree() -> None:
     output = NetworkOutput({"c5": torch.randn(B, S)}, {})
     terms = zsl_loss(
         output, torch.zeros(B, dtype=torch.long), torch.rand(U, S), LossConfig(agreement=1), global_batch=B
     )
     assert float(terms.agreement) == 0
-
-
-def test_levels_that_are_trained_one_by_one_cannot_agree() -> None:
     sequential = ScheduleConfig(order="sequential")
     with pytest.raises(ValidationError, match="compares levels of one pass"):
         ExperimentConfig(

@@ -20,11 +20,8 @@ LEVELS = ("c3", "c4", "c5")
 K, C, D, B, S, U = 4, 24, 8, 5, 6, 4
 
 
-def test_neighbours_need_not_be_consecutive_stages() -> None:
+def test_neighbours_need_neither_be_consecutive_stages_nor_have_equal_grids() -> None:
     assert source_groups("adjacent", ("c2", "c5"), "c2") == (("c5",),)
-
-
-def test_grids_that_a_trunk_rounded_differently_are_matched_before_they_are_concatenated() -> None:
     refinement = MutualRefinement(LEVELS, D, RefinementConfig(topology="cascade", channel_reduction=4), {})
     x = {
         level: LevelFeatures(torch.randn(1, D, side, side), None, None)

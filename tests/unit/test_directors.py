@@ -13,7 +13,6 @@ from typing import Any, cast
 import optuna
 import pytest
 
-from pipeline.ablation.grid import GridCell
 from pipeline.driver import driver_tag
 from pipeline.search import director as search_module
 from pipeline.search import study as study_module
@@ -411,11 +410,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tasks_of(folder: Path, text: str = SMOOTH) -> list[Task]:
     """Tasks for base and smooth with one seed."""
-
-    def task(cell: GridCell) -> Task:
-        return Task(cell.tune, None if cell.final_data is None else cell.final)
-
-    return [task(cell) for cell in cells_of(write_grid(folder, text), folder / "data")]
+    cells = cells_of(write_grid(folder, text), folder / "data")
+    return [Task(cell.tune, None if cell.final_data is None else cell.final) for cell in cells]
 
 
 @pytest.fixture

@@ -123,10 +123,16 @@ def test_the_same_search_for_secrets_finds_them_where_no_seal_is_closed(folder: 
     assert not issubclass(TuneData, FinalData) and not issubclass(FinalData, TuneData)
 
 
-def test_this_process_is_open() -> None:
+def test_this_process_is_open_before_and_after_a_seal_for_a_block() -> None:
     assert not is_sealed()
     check_open("anything")
     assert issubclass(SealedError, RuntimeError)
+    with pytest.raises(SealedError), sealed():
+        with sealed():
+            pass
+        assert is_sealed()
+        check_open("anything")
+    assert not is_sealed()
 
 
 FORBIDDEN = {
@@ -167,12 +173,3 @@ def test_a_worker_of_a_tune_run_closes_the_seal_before_it_reads() -> None:
     source = (REPOSITORY / "pipeline" / "train" / "worker.py").read_text()
     run = source[source.index("def _epochs(") :]
     assert run.index('with sealed() if spec.split == "tune" else nullcontext():') < run.index("load(")
-
-
-def test_a_seal_for_a_block_leaves_the_process_as_it_was() -> None:
-    with pytest.raises(SealedError), sealed():
-        with sealed():
-            pass
-        assert is_sealed()
-        check_open("anything")
-    assert not is_sealed()

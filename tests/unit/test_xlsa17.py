@@ -72,14 +72,10 @@ def test_listed_paths_become_relative(listed, name, expected):
             relative_image_path(outside, "OWN")
 
 
-def test_a_train_list_that_overlaps_test_images_is_rebuilt(tmp_path):
-    # Early releases list all images of the train classes, those of test_seen included.
+def test_train_and_val_lists_that_overlap_test_images_or_are_missing_are_made_anew(tmp_path, root):
     overlapping = np.concatenate([lists()["train_loc"], lists()["test_seen_loc"][:2]])
     benchmark = load_benchmark(write_benchmark(tmp_path, pictures=False, train_loc=overlapping), TINY)
     np.testing.assert_array_equal(benchmark.lists["train_loc"], lists()["train_loc"])
-
-
-def test_missing_train_and_val_lists_are_made_class_by_class(root):
     edit_mat(splits_file(root), train_loc=None, val_loc=None)
     benchmark = load_benchmark(root, TINY)
     train, val = benchmark.lists["train_loc"], benchmark.lists["val_loc"]
