@@ -172,8 +172,8 @@ def saved(content: object) -> bytes:
             r"do not fit mobilenet_v2: features.* is missing, .*, .* and \d+ more",
         ),
         (
-            lambda state: saved(state | {"gate": torch.zeros(1), "features.0.0.weight": torch.zeros(16, 3, 3, 3)}),
-            r"gate is unknown, features\.0\.0\.weight is \(16, 3, 3, 3\) instead of \(32, 3, 3, 3\)",
+            lambda state: saved(state | {"features.0.0.weight": torch.zeros(16, 3, 3, 3)}),
+            r"features\.0\.0\.weight is \(16, 3, 3, 3\) instead of \(32, 3, 3, 3\)",
         ),
         (lambda _: saved({"model": {"weight": torch.zeros(2)}}), "not a state dict of tensors"),
         (lambda _: saved({"weight": torch.zeros(1000)})[:700], "cut short"),

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from mgmrn.atomic_file import replacing
 from mgmrn.checkpoint import load_checkpoint, load_model, load_state, save_checkpoint
 from mgmrn.errors import UserError
-from mgmrn.tensor_files import read_state_dict
+from mgmrn.tensor_files import load_strictly, read_state_dict
 from tests.payload import Payload
 
 READERS: dict[str, Callable[[Path], object]] = {
@@ -86,3 +87,14 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path, "one") == {"epoch": 3}
     with pytest.raises(UserError, match=r"another run \(one, wanted two\)"):
         load_checkpoint(tmp_path, "two")
+
+
+def test_weights_of_another_architecture_are_listed() -> None:
+    weights = nn.Linear(3, 2).state_dict() | {"gate": torch.zeros(1)}
+    del weights["bias"]
+    with pytest.raises(UserError) as caught:
+        load_strictly(nn.Linear(4, 2), weights, "it is another", "model.pt", "")
+    assert caught.value.message == "it is another: bias is missing, gate is unknown, weight is (2, 3) instead of (2, 4)"
+    network = nn.Sequential(*(nn.Linear(1, 1) for _ in range(4)))
+    with pytest.raises(UserError, match=r"0\.weight is missing, .* and 3 more"):
+        load_strictly(network, {}, "it is another", "model.pt", "")

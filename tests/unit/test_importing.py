@@ -5,6 +5,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,6 @@ from mgmrn.makers.importing import (
     read_vectors,
     words_of,
 )
-from pipeline.cli.app import main
 
 CLASSES = ("owl", "Gull", "kiwi", "wren", "stork", "heron", "swift")
 ATTRIBUTES = ("has_bill::long", "webbed feet", "large eyes")
@@ -217,22 +217,15 @@ def test_unknown_words_are_treated_as_chosen() -> None:
         attribute_vectors(names, {}, "zero")
 
 
-def test_the_verb_imports_and_verify_agrees(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_verb_imports_and_verify_agrees(source: Path, tmp_path: Path, asked: Any) -> None:
     (source / "unseen.txt").write_text("owl\n\nkiwi\n")
     root = tmp_path / "root"
     files = {"--classes": "table.csv", "--vectors": "vectors.txt", "--unseen": "unseen.txt"}
-    command = [
-        "data",
-        "import",
-        str(source / "birds"),
-        *["--oov", "error", "--name", "MINE", "--json", "--out"],
-        str(root),
-    ]
+    command = ["data", "import", source / "birds", *["--oov", "error", "--name", "MINE", "--out"], root]
     command += [word for option, file in files.items() for word in (option, str(source / file))]
-    assert main(command) == 0
-    made = json.loads(capsys.readouterr().out)
-    assert made["unseen"] == ["owl", "kiwi"]
+    code, made, _ = asked(*command)
+    assert (code, made["unseen"]) == (0, ["owl", "kiwi"])
     counts = {"trainval_loc": 25, "test_seen_loc": 5, "test_unseen_loc": 12, "train_loc": 20, "val_loc": 5}
     assert made["images"] == counts
-    assert main(["data", "verify", str(root / "MINE.yaml"), "--data-root", str(root)]) == 0
-    assert main(command) == 2
+    assert asked("data", "verify", root / "MINE.yaml", "--data-root", root)[0] == 0
+    assert asked(*command)[0] == 2

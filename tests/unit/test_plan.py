@@ -1,7 +1,6 @@
 """Plans: state and reason of each cell by the runs in the store, and the cost of the rest. Nothing runs or is stored."""
 
 import io
-import json
 import shutil
 import socket
 from dataclasses import replace
@@ -15,7 +14,6 @@ from pipeline.ablation import plan as plan_module
 from pipeline.ablation.grid import GridCell, make_cells, make_grid
 from pipeline.ablation.plan import PlannedCell, plan_to_json, total_cost
 from pipeline.cli.ablation_verbs import show_plan
-from pipeline.cli.app import main
 from pipeline.console import Console
 from pipeline.driver import driver_tag
 from pipeline.tracking.store import TrackedRun, TrackingStore
@@ -260,7 +258,7 @@ def test_a_plan_is_shown_with_states_costs_and_their_total(cells: list[GridCell]
 
 
 def test_plan_reads_the_runs_of_train_and_of_other_grids_and_starts_nothing(
-    folder: Path, tables: Path, cells: list[GridCell], capsys: pytest.CaptureFixture[str]
+    folder: Path, tables: Path, cells: list[GridCell], asked: Any
 ) -> None:
     shutil.copy(tables, folder / "mlflow.db")
     uri = f"sqlite:///{folder}/mlflow.db"
@@ -271,10 +269,9 @@ def test_plan_reads_the_runs_of_train_and_of_other_grids_and_starts_nothing(
     for experiment, cell in (("ablation/other", smooth.tune), ("search/x", smooth.final(DECIDED))):
         store = TrackingStore.connect(uri, f"mgmrn/{experiment}")
         run_in(store, store.create_parent("parent", {}), cell, 0.5)
-    where = ["--tracking-uri", uri, "--data-root", str(folder / "data"), "--json"]
-    assert main(["plan", str(folder / "grid.yaml"), *where]) == 0
-    said = capsys.readouterr()
-    found = [(one["variant"], one["state"], one["reason"], one["run_id"]) for one in json.loads(said.out)["cells"]]
-    assert found == [("base", "cached", "", final), ("smooth", "new", TUNED, None)]
-    assert "2 cells: 1 cached, 1 new" in said.err
+    where = ["--tracking-uri", uri, "--data-root", folder / "data"]
+    code, said, err = asked("plan", folder / "grid.yaml", *where)
+    found = [(one["variant"], one["state"], one["reason"], one["run_id"]) for one in said["cells"]]
+    assert (code, found) == (0, [("base", "cached", "", final), ("smooth", "new", TUNED, None)])
+    assert "2 cells: 1 cached, 1 new" in err
     assert by_train.runs_of(["mgmrn/ablation/grid"], "") == []

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,8 @@ def pictures(tmp_path: Path) -> list[Path]:
 
 
 @pytest.fixture
-def ask(model: str, typed: Callable[..., tuple[int, str, str]]) -> Ask:
-    def run(*words: object) -> tuple[int, dict[str, Any], str]:
-        code, out, err = typed("predict", model, *map(str, words), "--json")
-        return code, json.loads(out), err
-
-    return run
+def ask(model: str, asked: Any) -> Ask:
+    return partial(asked, "predict", model)
 
 
 def test_scores_are_calibrated_and_margins_of_all_attributes_add_up_to_the_lead(ask: Ask, pictures: list[Path]) -> None:
@@ -105,9 +102,7 @@ def test_a_broken_picture_costs_only_its_own_answer(ask: Ask, pictures: list[Pat
     assert said["pictures"][0]["error"] == "this is no picture of a known format"
 
 
-def test_folders_and_json_lines(
-    ask: Ask, model: str, pictures: list[Path], typed: Callable[..., tuple[int, str, str]]
-) -> None:
+def test_folders_and_json_lines(ask: Ask, model: str, pictures: list[Path], typed: Any) -> None:
     folder = pictures[0].parent
     (folder / "inner").mkdir()
     for number in range(35):  # More than a batch.
