@@ -83,12 +83,9 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Searched]:
         yield Searched(place, arguments, refused, answer, client, runs_of_search(client))
 
 
-def spools(place: Place, trial: str = "t0") -> list[Path]:
-    return sorted(place.folder.glob(f".mgmrn/runs/search/*/tiny.{trial}*/spool.jsonl"))
-
-
 def epochs_noted(place: Place, trial: str = "t0") -> list[str]:
-    return [line for path in spools(place, trial) for line in path.read_text().splitlines() if '"metrics"' in line]
+    spools = place.folder.glob(f".mgmrn/runs/search/*/tiny.{trial}*/spool.jsonl")
+    return [line for path in spools for line in path.read_text().splitlines() if '"metrics"' in line]
 
 
 def study_of(place: Place) -> optuna.Study:

@@ -78,14 +78,10 @@ def test_a_start_whose_workers_never_come_up_says_what_it_waits_for_and_ends(pla
         [python, "-c", IMPATIENT, "train", *write_small(place.folder), "--json"], place.folder, place.environment
     )
     assert done.returncode == 3, done.stderr
-    assert (
-        f"still waiting for the first worker process of Ray after {LATE} s; Ray's logs are in {place.ray_folder}/ray/session_"
-        in done.stderr
-    )
-    error = json.loads(done.stdout)["error"]
-    assert (
-        error == f"Ray started no worker process within {LIMIT} s; Ray's log says: the worker fell asleep (raylet.err)"
-    )
+    late = f"still waiting for the first worker process of Ray after {LATE} s; Ray's logs are in "
+    assert f"{late}{place.ray_folder}/ray/session_" in done.stderr
+    error, words = json.loads(done.stdout)["error"], "the worker fell asleep (raylet.err)"
+    assert error == f"Ray started no worker process within {LIMIT} s; Ray's log says: {words}"
     assert done.stderr.strip().splitlines()[-1].startswith(f"error: {error}")
     assert not list(place.folder.glob(".mgmrn/runs/*/spool.jsonl")), "no run was begun"
     wait_until(lambda: not place.processes(), "nothing is left running", 20)

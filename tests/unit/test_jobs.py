@@ -53,9 +53,8 @@ def test_a_job_answers_with_the_code_of_its_driver_or_one() -> None:
 
 
 def test_logs_hide_secrets_and_stop_says_what_became_of_the_job(typed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = SimpleNamespace(
-        log=lambda name: "line http://me:word@host\n", job=lambda name: job(), stop=lambda name: None
-    )
+    log = "line http://me:word@host\n"
+    server = SimpleNamespace(log=lambda name: log, job=lambda name: job(), stop=lambda name: None)
     monkeypatch.setattr(JobServer, "connect", lambda address: server)
     monkeypatch.setattr(job_verbs, "STOP_SECONDS", 0.0)
     assert typed("logs", ID) == (0, "line http://me:***@host\n", "")

@@ -2,7 +2,6 @@
 
 import io
 import shutil
-import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,11 @@ from pipeline.driver import driver_tag
 from pipeline.tracking.store import TrackedRun, TrackingStore
 from pipeline.train.spec import Calibration
 from pipeline.trials.known import Cost
-from tests.grids import DECIDED, SMOOTH, a_run, cells_of, plan_of, run_in, write_data, write_grid
+from tests.grids import DEAD_DRIVER, DECIDED, SMOOTH, a_run, cells_of, plan_of, run_in, write_data, write_grid
 from tests.tiny import ATTRIBUTES, WORD_LENGTH
 
 TUNED = "its tune run is done"
 GOES_ON = ("new", "was cut off and goes on from its checkpoint")
-DEAD_DRIVER = f"{socket.gethostname()}:999999999:0.0"
 
 
 @pytest.fixture(scope="module")
@@ -162,23 +160,16 @@ def test_other_data_make_a_cell_stale(folder: Path, cell: GridCell) -> None:
     assert state_of(now, *both(cell), a_run(now.tune, "KILLED"))[0] == "new"
 
 
-@pytest.mark.parametrize("reason", ["out-of-memory", "non-finite-loss", "bad-input"])
-def test_a_cell_whose_run_failed_has_failed(cell: GridCell, reason: str) -> None:
-    assert state_of(cell, a_run(cell.tune, "FAILED", stop_reason=reason)) == ("failed", reason)
-    final = a_run(cell.final(DECIDED), "FAILED", stop_reason=reason)
-    assert state_of(cell, a_run(cell.tune), final) == ("failed", reason)
-
-
-@pytest.mark.parametrize(
-    ("status", "more"),
-    [("FAILED", {"stop_reason": "workers-lost"}), ("KILLED", {"stop_reason": "interrupted"}), ("RUNNING", {})],
-)
-def test_a_run_that_was_cut_off_goes_on(cell: GridCell, status: str, more: dict[str, str]) -> None:
-    more = more | {"driver": DEAD_DRIVER}
-    assert state_of(cell, a_run(cell.tune, status, seconds=None, **more)) == GOES_ON
-    assert state_of(cell, a_run(cell.tune), a_run(cell.final(DECIDED), status, **more)) == GOES_ON
-    state, reason = state_of(cell, a_run(cell.tune, status, code_digest="of old code", **more))
-    assert state == "stale" and reason.startswith("was cut off, and the code changed: digest of old c")
+def test_a_run_that_failed_is_not_repeated_and_one_that_was_cut_off_goes_on(cell: GridCell) -> None:
+    for reason in ("out-of-memory", "non-finite-loss", "bad-input"):
+        tune, final = (a_run(one, "FAILED", stop_reason=reason) for one in (cell.tune, cell.final(DECIDED)))
+        assert state_of(cell, tune) == state_of(cell, a_run(cell.tune), final) == ("failed", reason)
+    for status, reason in (("FAILED", "workers-lost"), ("KILLED", "interrupted"), ("RUNNING", None)):
+        more = {"driver": DEAD_DRIVER} | ({"stop_reason": reason} if reason else {})
+        tune, final = (a_run(one, status, seconds=None, **more) for one in (cell.tune, cell.final(DECIDED)))
+        assert state_of(cell, tune) == state_of(cell, a_run(cell.tune), final) == GOES_ON, status
+        state, said = state_of(cell, a_run(cell.tune, status, code_digest="of old code", **more))
+        assert state == "stale" and said.startswith("was cut off, and the code changed: digest of old c")
 
 
 def test_a_run_that_was_cut_off_in_another_experiment_is_left_there(cell: GridCell) -> None:

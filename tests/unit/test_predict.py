@@ -93,10 +93,8 @@ def test_a_broken_picture_costs_only_its_own_answer(ask: Ask, pictures: list[Pat
     assert code == 1
     assert ["error" in one for one in said["pictures"]] == [False, *[True] * len(wrong), False]
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
-    for name, reason, line in zip(
-        wrong, ("decoded", "no picture", "50 million", "No such file", "this is a pipe"), lines, strict=True
-    ):
-        assert name in line and reason in line
+    reasons = ("decoded", "no picture", "50 million", "No such file", "this is a pipe")
+    assert all(name in line and reason in line for name, reason, line in zip(wrong, reasons, lines, strict=True))
     code, said, _ = ask(tmp_path / "text.jpg")
     assert code == 2
     assert said["pictures"][0]["error"] == "this is no picture of a known format"

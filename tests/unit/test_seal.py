@@ -135,16 +135,8 @@ def test_this_process_is_open_before_and_after_a_seal_for_a_block() -> None:
     assert not is_sealed()
 
 
-FORBIDDEN = {
-    "load_final",
-    "final_data",
-    "FinalData",
-    "load_benchmark",
-    "read_mat",
-    "read_lists",
-    "run_experiment",
-    "SplitData",
-}
+FORBIDDEN = {"load_final", "final_data", "FinalData", "load_benchmark", "read_mat", "read_lists", "run_experiment"}
+FORBIDDEN |= {"SplitData"}
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "pipeline" / "search").glob("*.py")), ids=lambda path: path.name)
