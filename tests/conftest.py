@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
@@ -43,6 +44,17 @@ def typed(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, s
     from pipeline.cli.app import main
 
     return lambda *words: (main(words), *capsys.readouterr())
+
+
+@pytest.fixture
+def asked(typed: Callable[..., tuple[int, str, str]]) -> Callable[..., tuple[int, dict[str, Any], str]]:
+    """Runs a command with `--json`; returns exit code, the printed object and standard error."""
+
+    def ask(*words: object) -> tuple[int, dict[str, Any], str]:
+        code, out, err = typed(*map(str, words), "--json")
+        return code, json.loads(out), err
+
+    return ask
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Grids on the data set of `tests.tiny`, and runs as launches would have left them, with nothing trained."""
 
 import json
+import socket
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
@@ -24,6 +25,7 @@ from tests.tiny import write_benchmark
 
 DECIDED = Calibration(epochs=2, gamma=0.25)
 """Calibration of every finished tune run here."""
+DEAD_DRIVER = f"{socket.gethostname()}:999999999:0.0"
 OWN = "1"
 """Id of the experiment of the grid and of all runs that `a_run` makes."""
 SMOOTH = "variants:\n  smooth: {loss.label_smoothing: 0.1}\n"

@@ -155,15 +155,8 @@ def test_paper_shows_everything_on_white_and_the_screen_can_be_read(opened: Any)
     assert set(browser.execute_script(scrolled)) == {"visible"}
 
 
-ARGUMENTS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-dev-shm-usage",
-    "--no-first-run",
-    "--force-device-scale-factor=1",
-)
+ARGUMENTS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking")
+ARGUMENTS += ("--disable-dev-shm-usage", "--no-first-run", "--force-device-scale-factor=1")
 
 
 @pytest.fixture(scope="session")

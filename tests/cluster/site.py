@@ -63,12 +63,8 @@ class Site:
 
     def submit(self, verb: str, *arguments: str) -> Job:
         """`ray job submit` of a verb, from the clone, with everything that must outlive a host on the shared folder."""
-        places = {
-            "--data-root": str(self.shared / "data"),
-            "--storage": str(self.shared / "runs"),
-            "--tracking-uri": self.tracking_uri,
-        }
-        return Job(self, (verb, *arguments, *(word for pair in places.items() for word in pair)))
+        folders = ("--data-root", str(self.shared / "data"), "--storage", str(self.shared / "runs"))
+        return Job(self, (verb, *arguments, *folders, "--tracking-uri", self.tracking_uri))
 
     @property
     def client(self) -> MlflowClient:

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from functools import partial
+from pathlib import Path
 
 import pytest
 from mlflow.entities import Run
@@ -83,27 +84,8 @@ def test_a_run_goes_on_with_one_host_and_grows_to_two_again(site: Site) -> None:
     assert_epochs_are_logged_once(site.client, run, MANY_EPOCHS, *tracked)
 
 
-GRID = """\
-# Question: does the machinery work?
-base: {base}
-fixed: {{sampling.kind: episodic, sampling.ways: 2, sampling.shots: 2, sampling.episodes: 41}}
-variants:
-  smooth: {{loss.label_smoothing: 0.1}}
-  smoother: {{loss.label_smoothing: 0.2}}
-  lighter: {{loss.regression: 0.01}}
-seeds: [0]
-"""
 TRIALS = 6
-SEARCH = """\
-# Question: does the machinery work? Cost: seconds.
-base: {base}
-fixed: {{sampling.kind: episodic, sampling.ways: 2, sampling.shots: 2, sampling.episodes: 40}}
-space:
-  loss.regression: {{kind: float, low: 0.01, high: 1, log: true}}
-sampler: {{name: random, seed: 1}}
-scheduler: {{name: none}}
-trials: {trials}
-"""
+"""As in `space.yaml`."""
 
 PAGES = {"ablate": "mgmrn/ablation/grid", "search": "mgmrn/search/space"}
 FOLDERS = {"ablate": "ablation/*", "search": "search/*/*"}
@@ -124,8 +106,9 @@ def test_a_grid_and_a_search_are_ended_after_the_host_of_their_drivers_was_lost(
         "ablate": ("ablate", str(site.shared / "grid.yaml"), *alone),
         "search": ("search", str(site.shared / "space.yaml"), *alone, *study),
     }
-    (site.shared / "grid.yaml").write_text(GRID.format(base=site.experiment))
-    (site.shared / "space.yaml").write_text(SEARCH.format(base=site.experiment, trials=TRIALS))
+    for name in ("grid.yaml", "space.yaml"):
+        text = Path(__file__).with_name(name).read_text()
+        (site.shared / name).write_text(text.replace("small.yaml", str(site.experiment)))
     before = {verb: site.submit(*command) for verb, command in commands.items()}
     for verb, job in before.items():
         wait_until(partial(site.epochs_noted, FOLDERS[verb]), f"an epoch of {verb}", 300, job)

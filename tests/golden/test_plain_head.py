@@ -1,7 +1,5 @@
 """The head of `mgmrn` against the same head written out plainly, in value, loss and gradient, with every option."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -3,8 +3,6 @@
 Float64, in which rounding explains no difference; one step is compared in float32 too. The trunk is a ResNet-18.
 """
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 from copy import deepcopy
 from functools import cache, partial

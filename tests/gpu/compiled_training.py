@@ -4,8 +4,6 @@ With `nccl` the compiled one trains as a rank. A process of its own, since check
 Prints one JSON object.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 

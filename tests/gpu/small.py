@@ -1,7 +1,5 @@
 """A small network and its training data, for any device."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

@@ -1,7 +1,5 @@
 """Compiled passes train the network that plain ones train, on a CPU and on a GPU, where they are recorded as CUDA graphs."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

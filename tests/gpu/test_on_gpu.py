@@ -3,8 +3,6 @@
 Several steps are compared in float64, since rounding in float32 grows with the steps.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Values and configs can be written as YAML and as overrides and read again."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -50,6 +48,8 @@ def test_a_config_survives_yaml_and_overrides_turn_another_config_into_it(name: 
     reseeded = config.model_copy(update={"seed": config.seed + 1})
     assert config_hash(reseeded, "data") != config_hash(config, "data")
     assert group_hash(reseeded, "data") == group_hash(config, "data")
+    uncached = config.model_copy(update={"cache_features": not config.cache_features})
+    assert group_hash(uncached, "data") != group_hash(config, "data")
     # A kind comes before its fields.
     overrides = sorted(
         (f"{path}={yaml_value(value)}" for path, value in values_of(config).items()),

@@ -1,7 +1,5 @@
 """Damaged files of every kind that users bring: each reader returns, or raises UserError and nothing else."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import pickle

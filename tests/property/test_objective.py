@@ -1,7 +1,5 @@
 """Properties of ranks, and cases worked by hand."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

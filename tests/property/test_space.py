@@ -1,7 +1,5 @@
 """Spaces: conditions decide which parameters are drawn, and a drawn point composes or is refused with a reason."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

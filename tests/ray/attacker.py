@@ -5,8 +5,6 @@
 Prints a list of `[attack, target, outcome]`. Outcomes that begin with "got in" are successes of the attacker.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -103,9 +103,8 @@ class Place:
     @property
     def ray_sessions(self) -> list[Path]:
         """Instances of Ray that were ever started here."""
-        return [
-            path for path in self.ray_folder.rglob("session_*") if not path.is_symlink()
-        ]  # `session_latest` is a link.
+        # `session_latest` is a link.
+        return [path for path in self.ray_folder.rglob("session_*") if not path.is_symlink()]
 
     def start(self, *arguments: str) -> Running:
         """Starts `python -m pipeline …`."""

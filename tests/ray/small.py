@@ -4,31 +4,9 @@ from pathlib import Path
 
 from tests.tiny import write_benchmark
 
-EXPERIMENT = """\
-# Question: does the machinery work? Cost: seconds. Expected score: none.
-benchmark:
-  name: TINY
-  images: {size: 40, resize: squash}
-model:
-  kind: mgmrn
-  backbone: {name: resnet18, weights: none, trainable: all, batch_norm: train}
-  levels: [c2, c3]
-  width: 16
-  regions: {mode: regions, count: 3, reduced_width: 8}
-  granularity: {group_norm_groups: 4}
-  decoder: {attention_width: 16}
-schedule: {epochs: 2}
-sampling: {kind: plain, batch: 4}
-"""
+EXPERIMENT = Path(__file__).with_name("small.yaml").read_text()
 
-SEARCH = """\
-# Question: none. Cost: none.
-base: small.yaml
-trials: 1
-objective: {metric: ausuc}
-space:
-  optimiser.head_lr: {kind: float, low: 1.0e-4, high: 1.0e-2, log: true}
-"""
+SEARCH = Path(__file__).with_name("search.yaml").read_text()
 """Of one trial, to be written beside the experiment."""
 
 

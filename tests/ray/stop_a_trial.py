@@ -1,7 +1,5 @@
 """Run by `test_early_stop.py`: trials of many epochs, stopped at their first reports; prints what is left of them."""
 
-from __future__ import annotations
-
 import json
 import time
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Another user of the machine and another host attack the Ray instances of live commands: each try is refused."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -23,7 +21,8 @@ import pytest
 from tests.ray.attacker import GOT_IN
 from tests.ray.command import REPOSITORY, Place, Running, a_place, wait_until
 from tests.ray.small import SEARCH, long_epochs, write_small
-from tests.ray.test_ablation import SMOOTH, write_grid
+from tests.ray.test_ablation import write_grid
+from tests.ray.test_kills import epochs_noted
 
 pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(900)]
 
@@ -93,7 +92,7 @@ def search(place: Place) -> Running:
 
 
 def ablate(place: Place) -> Running:
-    grid = write_grid(place, "tiny-grid", SMOOTH)
+    grid = write_grid(place)
     base = place.folder / "small.yaml"
     base.write_text(base.read_text().replace("epochs: 2", f"epochs: {EPOCHS}"))
     return place.start("ablate", *grid)
@@ -121,10 +120,6 @@ def attacked(
             for rank in place.training_workers():
                 rank.suspend()
         yield place, running
-
-
-def epochs_noted(place: Place) -> int:
-    return sum(file.read_text().count('"kind": "metrics"') for file in place.folder.rglob("spool.jsonl"))
 
 
 def test_other_users_of_the_machine_are_refused(attacked: tuple[Place, Running]) -> None:

@@ -1,7 +1,5 @@
 """An early stop frees the CPUs, the placement group and every actor."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -19,14 +17,8 @@ SCRIPT = REPOSITORY / "tests" / "ray" / "stop_a_trial.py"
 @pytest.mark.timeout(300)
 def test_a_stopped_trial_leaves_nothing_behind_also_where_the_dashboard_is_dead(place: Place) -> None:
     write_small(place.folder)
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT)],
-        cwd=place.folder,
-        env=place.environment,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
+    settings = {"cwd": place.folder, "env": place.environment, "capture_output": True, "text": True, "timeout": 280}
+    done = subprocess.run([sys.executable, str(SCRIPT)], **settings)
     assert done.returncode == 0, done.stderr
     stopped = json.loads(done.stdout.splitlines()[-1])
     for found in stopped:

@@ -3,8 +3,6 @@
 With `MGMRN_KILLS_FILE=FILE`, a row of every command is appended to FILE: verb, signals, seconds after the epoch, epochs noted, exit code.
 """
 
-from __future__ import annotations
-
 import os
 import random
 import signal
@@ -16,7 +14,7 @@ import pytest
 
 from tests.ray.command import Place, wait_until
 from tests.ray.small import long_epochs, write_small
-from tests.ray.test_ablation import SMOOTH, write_grid
+from tests.ray.test_ablation import write_grid
 from tests.ray.tracked import client_of, steps_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.long]
@@ -27,17 +25,7 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 LATEST_S = 6.0
 """Longest time from a noted epoch to the kill."""
 
-SEARCH = """\
-# Question: none. Cost: minutes.
-base: small.yaml
-fixed: {schedule.epochs: 4, sampling.kind: episodic, sampling.ways: 2, sampling.shots: 2, sampling.episodes: 40}
-space:
-  loss.regression: {kind: float, low: 0.01, high: 1, log: true}
-sampler: {name: random, seed: 1}
-scheduler: {name: none}
-trials: 3
-confirm_seeds: 3
-"""
+SEARCH = Path(__file__).with_name("killed-search.yaml").read_text()
 
 
 def train(place: Place) -> tuple[str, ...]:
@@ -52,7 +40,7 @@ def search(place: Place) -> tuple[str, ...]:
 
 
 def ablate(place: Place) -> tuple[str, ...]:
-    return ("ablate", *write_grid(place, "tiny-grid", SMOOTH), "--json")
+    return ("ablate", *write_grid(place), "--json")
 
 
 def epochs_noted(place: Place) -> int:

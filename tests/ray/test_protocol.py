@@ -60,9 +60,8 @@ def test_one_object_on_standard_output_and_progress_on_standard_error(protocol: 
     assert "epoch 1/2" in protocol.answer.err and "Traceback" not in protocol.answer.err
     tune, final = result["runs"]
     assert final["gamma"] == tune["gamma"] == protocol.runs["final"].data.metrics["test/gamma"]
-    assert len({run.data.tags["mgmrn.calibration"] for run in protocol.runs.values()}) == 1, (
-        "final takes what tune decided"
-    )
+    calibrations = {run.data.tags["mgmrn.calibration"] for run in protocol.runs.values()}
+    assert len(calibrations) == 1, "final takes what tune decided"
 
 
 @pytest.mark.parametrize("split", ["tune", "final"])

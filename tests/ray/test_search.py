@@ -3,8 +3,6 @@
 All tests look at the same search, since each run under Ray costs some twenty seconds of a core.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,29 +21,9 @@ from tests.recovery import time_recovery
 
 pytestmark = pytest.mark.ray
 
-EPOCHS = 3
-TRIALS = 5
-SEARCH = f"""\
-# Question: does the machinery work? Cost: seconds.
-base: small.yaml
-fixed:
-  schedule.epochs: {EPOCHS}
-  schedule.learning_rate: constant
-  optimiser.name: sgd
-  optimiser.backbone_lr: 1e-3
-  sampling.kind: episodic
-  sampling.ways: 2
-  sampling.shots: 2
-  sampling.episodes: 40
-space:
-  # At the last of these the loss is no number.
-  optimiser.head_lr: {{kind: categorical, choices: [0.001, 0.01, 1e30]}}
-  loss.regression: {{kind: float, low: 0.01, high: 1, log: true}}
-# With this seed the first two trials, which are disturbed, do not fail, and one of the others does.
-sampler: {{name: random, seed: 22}}
-scheduler: {{name: asha, grace_epochs: 1, reduction: 2}}
-trials: {TRIALS}
-"""
+SEARCH = Path(__file__).with_name("disturbed-search.yaml").read_text()
+EPOCHS, TRIALS = 3, 5
+"""As in the file."""
 
 
 def write_search(place: Place, text: str = SEARCH) -> tuple[str, ...]:
@@ -105,12 +83,9 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Searched]:
         yield Searched(place, arguments, refused, answer, client, runs_of_search(client))
 
 
-def spools(place: Place, trial: str = "t0") -> list[Path]:
-    return sorted(place.folder.glob(f".mgmrn/runs/search/*/tiny.{trial}*/spool.jsonl"))
-
-
 def epochs_noted(place: Place, trial: str = "t0") -> list[str]:
-    return [line for path in spools(place, trial) for line in path.read_text().splitlines() if '"metrics"' in line]
+    spools = place.folder.glob(f".mgmrn/runs/search/*/tiny.{trial}*/spool.jsonl")
+    return [line for path in spools for line in path.read_text().splitlines() if '"metrics"' in line]
 
 
 def study_of(place: Place) -> optuna.Study:

@@ -1,7 +1,5 @@
 """Starts from strange folders, and starts that never come to an end."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess
@@ -41,6 +39,11 @@ raise SystemExit(main(sys.argv[1:]))
 """The command line with other limits."""
 
 
+def run(command: list[object], folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    settings = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "timeout": 400}
+    return subprocess.run(command, cwd=folder, env=environment, **settings)
+
+
 @pytest.fixture
 def strange(tmp_path: Path) -> Iterator[Place]:
     with a_place(tmp_path / "my work [1];touch ran;") as place:
@@ -55,15 +58,8 @@ def test_a_run_from_a_checkout_whose_path_a_shell_would_split_and_run(strange: P
     environment = strange.environment | {"RAY_TMPDIR": str(strange.ray_folder / "t [1]")}
     del environment["PYTHONPATH"]
     arguments = (*write_small(strange.folder), "--storage", "the runs", "--split", "tune", "--json")
-    done = subprocess.run(
-        [strange.folder / ".venv" / "bin" / "python", "-m", "pipeline", "train", *arguments],
-        cwd=strange.folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
+    python = strange.folder / ".venv" / "bin" / "python"
+    done = run([python, "-m", "pipeline", "train", *arguments], strange.folder, environment)
     assert done.returncode == 0, done.stderr
     assert '"status": "finished"' in done.stdout
     assert list(strange.folder.glob("the runs/*/spool.jsonl"))
@@ -78,24 +74,14 @@ def test_a_start_whose_workers_never_come_up_says_what_it_waits_for_and_ends(pla
     python = venv / "bin" / "python"
     python.write_text(SLEEPING_WORKERS.format(python=sys.executable))
     python.chmod(0o755)
-    done = subprocess.run(
-        [python, "-c", IMPATIENT, "train", *write_small(place.folder), "--json"],
-        cwd=place.folder,
-        env=place.environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=400,
+    done = run(
+        [python, "-c", IMPATIENT, "train", *write_small(place.folder), "--json"], place.folder, place.environment
     )
     assert done.returncode == 3, done.stderr
-    assert (
-        f"still waiting for the first worker process of Ray after {LATE} s; Ray's logs are in {place.ray_folder}/ray/session_"
-        in done.stderr
-    )
-    error = json.loads(done.stdout)["error"]
-    assert (
-        error == f"Ray started no worker process within {LIMIT} s; Ray's log says: the worker fell asleep (raylet.err)"
-    )
+    late = f"still waiting for the first worker process of Ray after {LATE} s; Ray's logs are in "
+    assert f"{late}{place.ray_folder}/ray/session_" in done.stderr
+    error, words = json.loads(done.stdout)["error"], "the worker fell asleep (raylet.err)"
+    assert error == f"Ray started no worker process within {LIMIT} s; Ray's log says: {words}"
     assert done.stderr.strip().splitlines()[-1].startswith(f"error: {error}")
     assert not list(place.folder.glob(".mgmrn/runs/*/spool.jsonl")), "no run was begun"
     wait_until(lambda: not place.processes(), "nothing is left running", 20)

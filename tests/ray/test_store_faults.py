@@ -1,7 +1,5 @@
 """A tracking database that is removed while runs train: the launch ends with its figures, the next command tracks them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -10,7 +8,7 @@ from mlflow.tracking import MlflowClient
 
 from tests.ray.command import Answer, Place, wait_until
 from tests.ray.small import long_epochs, write_small
-from tests.ray.test_ablation import SMOOTH, write_grid
+from tests.ray.test_ablation import write_grid
 from tests.ray.test_kills import epochs_noted, search
 from tests.ray.tracked import children_of, client_of, files_of, runs_of, steps_of
 
@@ -73,7 +71,7 @@ def test_a_run_whose_database_is_removed_is_tracked_by_the_next_command_without_
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("verb", ["ablate", "search"])
 def test_many_runs_whose_database_is_removed_are_tracked_by_the_next_command(place: Place, verb: str) -> None:
-    command = search(place) if verb == "search" else ("ablate", *write_grid(place, "tiny-grid", SMOOTH))
+    command = search(place) if verb == "search" else ("ablate", *write_grid(place))
     disturbed(place, command)
     given_again(place, command)
     client = client_of(place)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.ray.command import Place, wait_until
 from tests.ray.small import long_epochs, write_small
-from tests.ray.test_ablation import SMOOTH, write_grid
+from tests.ray.test_ablation import write_grid
 from tests.ray.tracked import children_of, client_of, steps_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.long]
@@ -37,7 +37,7 @@ def test_a_second_train_leaves_the_living_first_one_alone(place: Place) -> None:
 
 @pytest.mark.timeout(900)
 def test_two_ablates_share_a_grid(place: Place) -> None:
-    grid = write_grid(place, "tiny-grid", SMOOTH)
+    grid = write_grid(place)
     both = [place.start("ablate", *grid, "--concurrency", "1") for _ in range(2)]
     answers = [running.answer(timeout=800) for running in both]
     assert [answer.code for answer in answers] == [0, 0], [answer.err for answer in answers]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mgmrn.config import BenchmarkConfig
-from mgmrn.data.splits import check_images_exist, load_final, load_tune
+from mgmrn.data.splits import check_images_exist, load_final
 from mgmrn.data.xlsa17 import load_benchmark
 
 pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore:.*all zeros")]
@@ -50,10 +50,3 @@ def test_the_pictures_of_cub100_are_there(data_root):
     data = load_final(data_root, config("CUB100"))
     for images in (data.train, data.seen, data.unseen):
         check_images_exist(images)
-
-
-def test_tune_takes_four_fifths_of_every_train_class(data_root):
-    data = load_tune(data_root, config("CUB"))
-    kept, held = (np.bincount(part.labels, minlength=150) for part in (data.train, data.seen))
-    shares = held[data.classes.seen] / (kept + held)[data.classes.seen]
-    assert abs(shares - 0.2).max() < 0.02

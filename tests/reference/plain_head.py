@@ -5,8 +5,6 @@ queries. Parameters have the names of `mgmrn.model.network.MgMRN`. B images, C c
 region width, K regions, S attributes, L word-vector length, U seen classes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

@@ -3,8 +3,6 @@
 B images, S attributes, U classes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

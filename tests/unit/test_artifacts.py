@@ -1,7 +1,5 @@
 """Files that a run carries: evaluation tables, config with origins, machine, state of the code."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The pyramid is torchvision's trunk: its maps, frozen and finetuned stages, recomputation, and weights."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 from typing import Any

@@ -16,16 +16,9 @@ from mlflow.tracking import MlflowClient
 from mgmrn.config import BackboneConfig
 from mgmrn.errors import UserError
 from mgmrn.model.backbone import build_backbone
+from tests.payload import Payload
+from tests.ray.small import EXPERIMENT
 from tests.tiny import write_benchmark
-
-EXPERIMENT = """
-benchmark: {name: TINY, images: {size: 32}}
-model:
-  backbone: {name: resnet18, weights: none, trainable: all}
-  levels: [c4, c5]
-  width: 32
-schedule: {epochs: 1}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -81,20 +74,10 @@ def test_files_that_do_not_exist(here: Path, refused: Any) -> None:
         assert refused() == (2, f"{name} of TINY does not exist", str(file))
 
 
-class _Payload:
-    """Makes a folder when a pickle of it is loaded."""
-
-    def __init__(self, canary: Path) -> None:
-        self._canary = canary
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self._canary),)
-
-
 def test_a_pickle_that_would_run_code(here: Path, refused: Any) -> None:
     canary = here / "canary"
     file = here / "data" / "w2v" / "TINY_attribute.pkl"
-    file.write_bytes(pickle.dumps(_Payload(canary)))
+    file.write_bytes(pickle.dumps(Payload(canary)))
     error = f"the array of word vectors cannot be read: it asks for {os.mkdir.__module__}.mkdir"
     assert refused() == (2, error, str(file))
     assert not canary.exists()
@@ -129,7 +112,7 @@ def test_yaml_that_would_run_code(
 
 def test_backbone_weights_that_would_run_code(tmp_path: Path) -> None:
     canary, file = tmp_path / "canary", tmp_path / "armed.pth"
-    torch.save({"conv1.weight": _Payload(canary)}, file)
+    torch.save({"conv1.weight": Payload(canary)}, file)
     with pytest.raises(UserError, match=rf"the weights file asks for {os.mkdir.__module__}\.mkdir"):
         build_backbone(BackboneConfig(name="resnet18", weights=str(file)), ("c4",))
     assert not canary.exists()

@@ -1,7 +1,5 @@
 """Benchmark scripts at small sizes: each prints the JSON object, and its results are equal."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import sys
@@ -35,7 +33,7 @@ def printed(
     return answer
 
 
-def test_step(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_step_and_eval(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def prepare(variant: str, size: step.StepSize) -> tuple[step.Step, float]:
         return step.make_step(variant, size, torch.device("cpu")), 4.0 if variant == "reference" else 2.0
 
@@ -46,9 +44,6 @@ def test_step(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     found = {one["name"]: one["median"] for one in answer["results"]}
     faster = pytest.approx(found["joint: images"] / found["reference: images"])
     assert answer["ratios"] == {"joint / reference, images/s": faster, "joint / reference, peak memory": 0.5}
-
-
-def test_eval(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(evaluation, "SIZES", {"CUB": TINY_TEST})
     ratios = printed("eval", ("--rounds", "1"), monkeypatch, capsys)["ratios"]
     assert ratios["CUB largest difference of scores"] < 1e-4

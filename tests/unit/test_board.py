@@ -1,7 +1,5 @@
 """Progress display of a search."""
 
-from __future__ import annotations
-
 import io
 
 from pipeline.search.board import Board

@@ -1,7 +1,5 @@
 """Files are written whole or not at all; checkpoints that cannot be loaded are answered with one sentence."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +13,7 @@ from mgmrn.atomic_file import replacing
 from mgmrn.checkpoint import load_checkpoint, load_model, load_state, save_checkpoint
 from mgmrn.errors import UserError
 from mgmrn.tensor_files import load_strictly, read_state_dict
+from tests.payload import Payload
 
 READERS: dict[str, Callable[[Path], object]] = {
     "checkpoint": lambda path: load_checkpoint(path.parent, "one"),
@@ -57,21 +56,11 @@ def test_a_flipped_bit_is_named(tmp_path: Path, reader: str) -> None:
         READERS[reader](tmp_path / "state.pt")
 
 
-class _Payload:
-    """Makes a folder when an unsafe reader unpickles it."""
-
-    def __init__(self, canary: Path) -> None:
-        self._canary = canary
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self._canary),)
-
-
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("archive", [True, False], ids=["archive", "pickle"])
 def test_code_is_never_run(tmp_path: Path, reader: str, archive: bool) -> None:
     canary, path = tmp_path / "canary", tmp_path / "state.pt"
-    content = {"run_identity": "one", "trainer": _Payload(canary)}
+    content = {"run_identity": "one", "trainer": Payload(canary)}
     torch.save(content, path, _use_new_zipfile_serialization=archive)
     with pytest.raises(UserError) as caught:
         READERS[reader](path)

@@ -1,6 +1,4 @@
-"""Class tables in every format give the same classes; each mistake is named."""
-
-from __future__ import annotations
+"""Class tables in every format give the same classes; each mistake is named, more of them in wrong_uses.yaml."""
 
 import gzip
 import json
@@ -64,30 +62,23 @@ def one_class(*cells: object) -> str:
         ("a.csv", "class,stripes,tail\nzebra,1,1\n", r"lacks hooves, beak and has unknown tail .*a\.csv"),
         ("a.csv", '\nclass,a,b\n"x\ny",1,1\nzebra,1,1,5\n', r"line 5 has 4 cells, the head has 3 .*a\.csv:5"),
         ("a.csv", one_class(1, "much", 1), "no number.*much.*class zebra"),
-        ("a.csv", one_class(1, "1_0", 1), "no number.*1_0"),
         ("a.csv", one_class(1, "nan", 0), "class zebra are all zero, not finite or out of range"),
         ("a.csv", one_class(0, 0, 0), "all zero"),
-        ("a.csv", one_class(1, "9" * 400, 0), "out of range"),
         ("a.csv", one_class(1e39, 1, 1), "out of range"),
         ("a.csv", one_class(1e-20, 0, 0), "out of range"),
-        ("a.csv", one_class(1, 1, 1) + "\nzebra ,1,1,1\n", "the class zebra is given twice"),
         ("a.csv", "class,a,b\n\u00e9,1,2\ne\u0301,2,1\n", "the class \u00e9 is given twice"),
-        ("a.csv", "class,a,b\n ,1,2\n", "the class name '' is empty"),
-        ("a.csv", "class,a,b\nx\u200b,1,2\n", r"the class name 'x\\u200b' is empty or does not print"),
         ("a.csv", "class,a,\nx,1,2\n", "the attribute name '' is empty"),
         ("a.csv", "class,stripes,stripes,beak\nzebra,1,1,1\n", "the attribute stripes is given twice"),
         ("a.csv", "class,stripes,hooves,beak\n", "no head and rows"),
         ("a.csv", "", "no head and rows"),
         ("a.csv", "class\nzebra\nowl\n", "no head and rows"),
         ("a.csv", 'class,a,b\n"zebra,1,2\n', "cannot be read: unexpected end of data"),
-        ("a.csv", b"class,a\nz\xe9bre,1\n", r"line 2 of the class table is not UTF-8 text .*a\.csv:2"),
         ("a.csv", "class,a\nzebra,1\n".encode("utf-16-le"), "line 1 of the class table is not UTF-8 text"),
         ("a.csv", "class,stripes\nzebra," + "1" * 200_000, "cannot be read: field larger"),
         ("a.csv", gzip.compress(TABLE.encode(), mtime=0)[:-9], "cannot be read: Compressed file ended"),
         ("a.json", "[1, 2]", "no JSON object"),
         ("a.json", '{"zebra": [1, 2]}', "the class zebra has 2 attributes instead of 3"),
         ("a.json", '{"zebra": [1%s, 2, 3]}' % ("0" * 5000), "out of range"),
-        ("a.json", '{"zebra": [1, 2, 3], "zebra": [3, 2, 1]}', "zebra is given twice"),
         ("a.json", '{"\\ud800": [1, 2, 3]}', "does not print"),
         ("a.json", '{"zebra": {"stripes": 1}, "owl": {"beak": 1}}', "do not all name the same attributes"),
         ("a.json", "[" * 100_000, "no JSON"),
@@ -96,8 +87,6 @@ def one_class(*cells: object) -> str:
         ("a.npy", np.array(["x"]), "not U × S numbers"),
         ("a.npy", np.array([print], dtype=object), "cannot be read"),
         ("a.npy", b"", "cannot be read"),
-        ("a.npy", b"version https://git-lfs.github.com/spec/v1\n", "is a git-lfs pointer"),
-        ("a.xlsx", "x", "ends in .csv, .tsv, .json or .npy"),
     ],
 )
 def test_mistakes_are_named(name: str, content: Content, message: str, tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 """Clocks that are set while something runs, or that differ between hosts, change only the times that are shown."""
 
-from __future__ import annotations
-
 import os
 import time
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Comparisons and their paired statistics, against scipy and pandas, and the conditions for calling a variant better."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import math

@@ -1,7 +1,5 @@
 """Completion in a shell: bash loads the printed script and calls its own completion function."""
 
-from __future__ import annotations
-
 import subprocess
 from pathlib import Path
 
@@ -17,8 +15,7 @@ def test_bash_completes_verbs_and_configs() -> None:
         words = text.split(" ")
         quoted = " ".join(f"'{word}'" for word in words)
         lines.append(f"COMP_WORDS=(mgmrn {quoted}); COMP_CWORD={len(words)}; _mgmrn_completion; echo ${{COMPREPLY[*]}}")
-    done = subprocess.run(
-        ["bash", "--norc", "-c", "\n".join(lines)], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    command = ["bash", "--norc", "-c", "\n".join(lines)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stderr == "complete -o default -F _mgmrn_completion mgmrn\n"
     assert done.stdout.splitlines() == list(TYPED.values())

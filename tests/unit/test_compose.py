@@ -30,14 +30,11 @@ def test_own_keys_win_over_parents_and_later_parents_over_earlier_ones(tmp_path:
     assert composed.provenance.keys() == values_of(config).keys()
 
 
-def test_an_exponent_without_a_dot_is_a_number_and_a_missing_kind_the_default(tmp_path: Path) -> None:
+def test_exponents_are_numbers_and_kinds_have_a_default_and_keep_common_fields(tmp_path: Path) -> None:
     path = write(tmp_path / "x.yaml", "benchmark: {name: X}\noptimiser: {head_lr: 5e-4}\nsampling: {batch: 8}\n")
     config = load_experiment(path, ["optimiser.weight_decay=1e-5", "optimiser.backbone_lr=+2E-3"]).config
     assert (config.optimiser.head_lr, config.optimiser.weight_decay, config.optimiser.backbone_lr) == (5e-4, 1e-5, 2e-3)
     assert config.sampling.kind == "plain"
-
-
-def test_another_kind_keeps_the_fields_of_both_kinds() -> None:
     config = load_experiment("cub100", ["model.kind=eszsl"]).config
     assert isinstance(config.model, ESZSLConfig)
     assert config.model.backbone == load_experiment("cub100").config.model.backbone
@@ -61,14 +58,11 @@ def test_a_relative_weights_path_is_looked_for_below_the_data_root(tmp_path: Pat
     assert resolve_weights(named, tmp_path) == named
 
 
-def test_files_that_extend_each_other_in_a_circle_through_links_and_folders(tmp_path: Path) -> None:
+def test_circles_and_long_rows_of_extended_files_are_refused_and_each_file_is_read_once(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
     child = write(tmp_path / "x.yaml", f"extends: ./link/../{tmp_path.name}/x.yaml\n")
     with pytest.raises(UserError, match="extends runs in a circle"):
         load_experiment(child)
-
-
-def test_each_extended_file_is_read_once_and_a_long_row_of_them_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "0.yaml", "benchmark: {name: X}\nseed: 7\n")
     for number in range(1, 40):
         twice = f"extends: [./{number - 1}.yaml, ./{number - 1}.yaml]\n"
@@ -76,12 +70,6 @@ def test_each_extended_file_is_read_once_and_a_long_row_of_them_is_refused(tmp_p
     assert load_experiment(str(tmp_path / "20.yaml")).config.seed == 7
     with pytest.raises(UserError, match="more than 20 files extend each other"):
         load_experiment(str(tmp_path / "39.yaml"))
-
-
-def test_a_config_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
-    for encoding in ("utf-8-sig", "utf-16"):
-        (tmp_path / "x.yaml").write_bytes("seed: 1\nbenchmark: {name: X}\n".encode(encoding))
-        assert load_experiment(str(tmp_path / "x.yaml")).config.seed == 1
 
 
 @pytest.mark.parametrize(
@@ -104,9 +92,10 @@ def test_a_file_that_is_no_config(tmp_path: Path, content: bytes, sentence: str)
         load_experiment(str(tmp_path / "x.yaml"))
 
 
-@pytest.mark.parametrize("text", ["\ufeff{}", "%YAML 1.2\n---\n{}..."])
-def test_a_byte_order_mark_and_marks_of_a_document_change_nothing(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_and_marks_of_a_document_change_nothing(tmp_path: Path, encoding: str) -> None:
     body = "benchmark: {name: X}\nloss: {scale: .5e1}\nseed: 0x10\n"
-    (tmp_path / "x.yaml").write_bytes(text.format(body).encode())
+    text = f"%YAML 1.2\n---\n{body}..." if encoding == "utf-8" else body
+    (tmp_path / "x.yaml").write_bytes(text.encode(encoding))
     config = load_experiment(str(tmp_path / "x.yaml")).config
     assert (config.seed, config.loss.scale) == (16, 5)

@@ -70,6 +70,11 @@ def test_versions_are_those_of_the_requirements():
     assert len(set(re.findall(r"image: (postgres:\S+)", every))) == 1
     images = set(re.findall(r"[\w.$/{}:-]+/(mgmrn-[a-z]+:\S+)", "\n".join(texts(".yaml").values())))
     assert images == {"mgmrn-lab:TAG", "mgmrn-tracking:TAG", "mgmrn-tracking:${TAG:-latest}"}
+    (expression,) = re.findall(r"RUN sed '([^']+)' /tmp/requirements.txt", (CLUSTER / "Dockerfile").read_text())
+    done = subprocess.run(["sed", expression, ROOT / "requirements.txt"], capture_output=True, text=True, check=True)
+    constraints = done.stdout.split()
+    assert f"mlflow=={PINS['mlflow']}" in constraints
+    assert not [line for line in constraints if "[" in line], "pip takes no extras there"
 
 
 def test_image_and_scripts_are_linted_and_the_image_runs_as_a_user():
@@ -83,14 +88,6 @@ def test_image_and_scripts_are_linted_and_the_image_runs_as_a_user():
     allowed = {line[1:] for line in ignored if line.startswith("!")}
     copied = {source for source in re.findall(r"^COPY (\S+) ", file.read_text(), re.MULTILINE)}
     assert "*" in ignored and copied == allowed
-
-
-def test_the_image_of_the_tracking_server_has_the_pinned_mlflow():
-    (expression,) = re.findall(r"RUN sed '([^']+)' /tmp/requirements.txt", (CLUSTER / "Dockerfile").read_text())
-    done = subprocess.run(["sed", expression, ROOT / "requirements.txt"], capture_output=True, text=True, check=True)
-    constraints = done.stdout.split()
-    assert f"mlflow=={PINS['mlflow']}" in constraints
-    assert not [line for line in constraints if "[" in line], "pip takes no extras there"
 
 
 def sourced(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:

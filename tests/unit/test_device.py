@@ -1,7 +1,5 @@
 """Cases in which passes are compiled, and in which they are recorded as CUDA graphs."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn

@@ -1,9 +1,6 @@
 """Directors of searches and of lists of runs, without Ray, store or training: what runs in which order, and what is recorded."""
 
-from __future__ import annotations
-
 import io
-import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +12,6 @@ from typing import Any, cast
 import optuna
 import pytest
 
-from pipeline.ablation.grid import GridCell
 from pipeline.driver import driver_tag
 from pipeline.search import director as search_module
 from pipeline.search import study as study_module
@@ -39,14 +35,13 @@ from pipeline.trials.known import KnownRuns
 from pipeline.trials.list_director import ListDirector, Task
 from pipeline.trials.trial import TrialPlan, TrialReport
 from pipeline.where import Where
-from tests.grids import DECIDED, SMOOTH, cells_of, write_data, write_grid
+from tests.grids import DEAD_DRIVER, DECIDED, SMOOTH, cells_of, write_data, write_grid
 
 RATE = {"optimiser.head_lr": FloatRange(low=1e-4, high=1e-2, log=True)}
 TEMPERATURE = {"model.decoder.temperature": Categorical(choices=("none", "sqrt"))}
 FIXED = {"model.backbone.weights": "none", "model.width": 64, "schedule.epochs": 4}
 FULL = Failure("out-of-memory", "the device is full", hint="take a smaller batch")
 PLACEMENT = Placement(workers=1, cpus_per_worker=2, gpus_per_worker=0)
-DEAD_DRIVER = f"{socket.gethostname()}:999999999:0.0"
 
 
 @dataclass
@@ -413,11 +408,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tasks_of(folder: Path, text: str = SMOOTH) -> list[Task]:
     """Tasks for base and smooth with one seed."""
-
-    def task(cell: GridCell) -> Task:
-        return Task(cell.tune, None if cell.final_data is None else cell.final)
-
-    return [task(cell) for cell in cells_of(write_grid(folder, text), folder / "data")]
+    cells = cells_of(write_grid(folder, text), folder / "data")
+    return [Task(cell.tune, None if cell.final_data is None else cell.final) for cell in cells]
 
 
 @pytest.fixture

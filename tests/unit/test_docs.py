@@ -26,12 +26,8 @@ SETTINGS = {"search": load_search, "ablation": load_ablation, "experiment": load
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site as CI builds it."""
     folder = tmp_path_factory.mktemp("site")
-    done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -119,11 +115,8 @@ def test_own_data_from_start_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 TABLE = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
-ROWS = [
-    line
-    for line in TABLE.splitlines()
-    if line.startswith("|") and not re.match(r"\|[-|]+\|$|\| (Fault|What|Trap) ", line)
-]
+HEADS = re.compile(r"\|[-|]+\|$|\| (Fault|What|Trap) ")
+ROWS = [line for line in TABLE.splitlines() if line.startswith("|") and not HEADS.match(line)]
 NAMED = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
 
 

@@ -1,6 +1,5 @@
 """Table of the doctor: faults of a machine are found, and each finding has a remedy and the right exit code."""
 
-import json
 import os
 import socket
 import sys
@@ -13,7 +12,6 @@ import psutil
 import pytest
 
 from pipeline import doctor
-from pipeline.cli.app import main
 from pipeline.doctor import GB, Line
 from pipeline.errors import ExitCode
 from pipeline.ports import free_port
@@ -36,15 +34,19 @@ def listener() -> Iterator[int]:
         yield one.getsockname()[1]
 
 
-def examined(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, dict[str, Any]], str]:
-    """Exit code, lines by their check, and the text for people."""
-    code = main(["doctor", "--json", *arguments])
-    output = capsys.readouterr()
-    return code, {line["check"]: line for line in json.loads(output.out)["lines"]}, output.err
+@pytest.fixture
+def examined(asked: Any) -> Any:
+    """Runs the doctor; returns exit code, lines by their check, and the text for people."""
+
+    def examine(*arguments: str) -> tuple[int, dict[str, dict[str, Any]], str]:
+        code, answer, text = asked("doctor", *arguments)
+        return code, {line["check"]: line for line in answer["lines"]}, text
+
+    return examine
 
 
-def test_a_machine_that_is_fine(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, lines, text = examined(capsys)
+def test_a_machine_that_is_fine(here: Path, examined: Any) -> None:
+    code, lines, text = examined()
     assert code == 0
     checks = {"Python", "packages", "CPUs", "memory", "shared memory", "storage", "open files", "tracking", "secrets"}
     assert checks <= lines.keys() and any(name.startswith("GPU") for name in lines)
@@ -54,15 +56,15 @@ def test_a_machine_that_is_fine(here: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_named_data_root_server_or_cluster_that_is_wrong(
-    here: Path, listener: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    here: Path, listener: int, examined: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrong = ("--data-root", "nowhere", "--tracking-uri", f"http://me:word@127.0.0.1:{free_port()}")
-    code, lines, _ = examined(capsys, *wrong)
+    code, lines, _ = examined(*wrong)
     assert code == ExitCode.BAD_INPUT
     assert lines["data root"]["found"] == "nowhere does not exist"
     assert "nothing answers" in lines["tracking"]["found"] and "word" not in lines["tracking"]["found"]
     assert {name for name, line in lines.items() if line["state"] == "bad"} == {"data root", "tracking"}
-    code, lines, _ = examined(capsys, "--address", f"127.0.0.1:{free_port()}", "--data-root", "nowhere")
+    code, lines, _ = examined("--address", f"127.0.0.1:{free_port()}", "--data-root", "nowhere")
     assert code == ExitCode.CANNOT_RUN_HERE and "nothing answers" in lines["Ray"]["found"]
     assert doctor.ray_line(f"127.0.0.1:{listener}").state == "ok"
     assert doctor.ray_line("auto").state == "warn"

@@ -1,7 +1,5 @@
 """Ranges of workers: how they are written, what they may be, what they get of a cluster; they are no part of a run's identity."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

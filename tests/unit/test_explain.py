@@ -1,7 +1,5 @@
 """`explain`: reasons add up to the answer, maps show where the model attended, JSON keys are stable."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

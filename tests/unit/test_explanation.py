@@ -1,7 +1,5 @@
 """Explanations add up to what the network computed, and cells and boxes lie where their pixels are."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

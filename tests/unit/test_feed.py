@@ -1,7 +1,5 @@
 """Batches of a rank and of a loader: the same from files and maps, and shares that make up the whole."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A run's result is read from its storage: the whole checkpoint of its best epoch, or a failure."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

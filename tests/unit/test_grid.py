@@ -1,7 +1,5 @@
 """Ablation files and grids: wrong and equal variants are refused with their line; the others are composed and joined with data."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -124,11 +122,8 @@ def test_an_ablation_is_named_with_or_without_its_group(tmp_path: Path, monkeypa
 
 
 def test_a_file_extends_another_one_and_its_question_is_the_comment_at_the_head(tmp_path: Path) -> None:
-    made(
-        tmp_path,
-        "# no part of it\n" + variants(LOW) + "seeds: [4]\n",
-        base="# Question: which?\n# Cost: none.\nbase: cub\n",
-    )
+    text = "# no part of it\n" + variants(LOW) + "seeds: [4]\n"
+    made(tmp_path, text, base="# Question: which?\n# Cost: none.\nbase: cub\n")
     file = load_ablation(str(tmp_path / "x.yaml"))
     assert (file.name, file.label, file.question) == ("x", f"{tmp_path}/x.yaml", "Question: which?\nCost: none.")
     (tmp_path / "y.yaml").write_text("extends: ./x.yaml\nvariants:\n  high: {loss.scale: 40}\n")
@@ -153,11 +148,8 @@ def test_one_at_a_time_is_the_base_and_each_variant_on_top_of_it(tmp_path: Path)
 
 
 def test_a_list_is_the_variants_alone_compared_with_the_first(tmp_path: Path) -> None:
-    assert list(scales(made(tmp_path, "mode: list\n" + variants(HIGH, LOW, "same_as_base: {}"))).values()) == [
-        40,
-        10,
-        20,
-    ]
+    found = scales(made(tmp_path, "mode: list\n" + variants(HIGH, LOW, "same_as_base: {}")))
+    assert list(found.values()) == [40, 10, 20]
 
 
 def test_a_grid_is_every_combination_without_the_one_that_is_the_base(tmp_path: Path) -> None:

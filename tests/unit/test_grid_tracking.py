@@ -1,7 +1,5 @@
 """What a grid leaves in a real store (sqlite) besides its runs: links, figures over seeds, tables, a description."""
 
-from __future__ import annotations
-
 import shutil
 import statistics
 from collections.abc import Callable, Sequence

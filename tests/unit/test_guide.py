@@ -1,7 +1,5 @@
 """The guide names all that the loader reads, and the doctor recognises the published lists."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,12 +1,11 @@
 """A folder of pictures and a table become a checked benchmark that loads and splits, or nothing at all."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +25,6 @@ from mgmrn.makers.importing import (
     read_vectors,
     words_of,
 )
-from pipeline.cli.app import main
 
 CLASSES = ("owl", "Gull", "kiwi", "wren", "stork", "heron", "swift")
 ATTRIBUTES = ("has_bill::long", "webbed feet", "large eyes")
@@ -99,8 +97,6 @@ def test_an_imported_benchmark_loads_as_it_was_described(source: Path, tmp_path:
 
 
 def test_folder_and_table_must_name_the_same_classes(source: Path) -> None:
-    with pytest.raises(UserError, match="lies in the folder of pictures"):
-        run(source, source / "birds" / "made")
     (source / "birds" / "emu").mkdir()
     refused(source, "no row for the folder emu")
     (source / "birds" / "emu").rename(source / "emu")
@@ -189,19 +185,15 @@ def test_vectors_are_read_from_every_text_format(tmp_path: Path, content: bytes)
     [
         (b"", "no word vectors"),
         (b"red 1 2\n\nblue 3\n", "line 3 holds a word and 1 numbers instead of 2"),
-        (b"red 1 2\nblue 3 4 5\n", r"line 2 holds a word and 3 numbers instead of 2 .*v\.txt:2"),
         (b"2 3\nred 1 2\n", "line 2 holds a word and 2 numbers instead of 3"),
         (b"red x 2\n", "line 1"),
         (b"red 1 2 x 4\nblue 1 2 3 4\n", "line 1"),
-        (b"red,1,2\n", "line 1"),
         (b"red nan 1\n", "line 1 holds a number that is not finite"),
         (b"blue 1 2\nred 1e39 1\n", "line 2 holds a number that is not finite in float32"),
         (b"red 1 2\nblue 1 x\n", "line 2"),
         (b"red\n", "line 1"),
         (b"blue 1 2\ngr\xfcn 1 2\n", r"line 2 of the file of word vectors is not UTF-8 text .*v\.txt:2"),
-        (b"2 3\nred \0\0\x80?\0\0\0@\0\xff", "word2vec's binary format"),
         (b"\xba\x16O/\x0c\0\0\0", "fastText's binary model"),
-        (b"PK\x03\x04", "a zip archive"),
         (b"\n<!DOCTYPE html>", "a web page"),
         (gzip.compress(TEXT.encode() * 99, mtime=0)[:20] + b"\xff" * 20, "cannot be read"),
     ],
@@ -225,27 +217,15 @@ def test_unknown_words_are_treated_as_chosen() -> None:
         attribute_vectors(names, {}, "zero")
 
 
-def test_the_verb_imports_and_verify_agrees(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_verb_imports_and_verify_agrees(source: Path, tmp_path: Path, asked: Any) -> None:
     (source / "unseen.txt").write_text("owl\n\nkiwi\n")
     root = tmp_path / "root"
     files = {"--classes": "table.csv", "--vectors": "vectors.txt", "--unseen": "unseen.txt"}
-    command = [
-        "data",
-        "import",
-        str(source / "birds"),
-        "--oov",
-        "error",
-        "--name",
-        "MINE",
-        "--out",
-        str(root),
-        "--json",
-    ]
+    command = ["data", "import", source / "birds", *["--oov", "error", "--name", "MINE", "--out"], root]
     command += [word for option, file in files.items() for word in (option, str(source / file))]
-    assert main(command) == 0
-    made = json.loads(capsys.readouterr().out)
-    assert made["unseen"] == ["owl", "kiwi"]
+    code, made, _ = asked(*command)
+    assert (code, made["unseen"]) == (0, ["owl", "kiwi"])
     counts = {"trainval_loc": 25, "test_seen_loc": 5, "test_unseen_loc": 12, "train_loc": 20, "val_loc": 5}
     assert made["images"] == counts
-    assert main(["data", "verify", str(root / "MINE.yaml"), "--data-root", str(root)]) == 0
-    assert main(command) == 2
+    assert asked("data", "verify", root / "MINE.yaml", "--data-root", root)[0] == 0
+    assert asked(*command)[0] == 2

@@ -1,7 +1,5 @@
 """The tables of docs/reference/inputs.md about configs, paths and addresses are what the code does."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

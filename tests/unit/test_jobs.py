@@ -53,9 +53,8 @@ def test_a_job_answers_with_the_code_of_its_driver_or_one() -> None:
 
 
 def test_logs_hide_secrets_and_stop_says_what_became_of_the_job(typed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = SimpleNamespace(
-        log=lambda name: "line http://me:word@host\n", job=lambda name: job(), stop=lambda name: None
-    )
+    log = "line http://me:word@host\n"
+    server = SimpleNamespace(log=lambda name: log, job=lambda name: job(), stop=lambda name: None)
     monkeypatch.setattr(JobServer, "connect", lambda address: server)
     monkeypatch.setattr(job_verbs, "STOP_SECONDS", 0.0)
     assert typed("logs", ID) == (0, "line http://me:***@host\n", "")
@@ -110,10 +109,9 @@ def test_a_log_is_written_once_over_broken_connections(monkeypatch: pytest.Monke
 
 
 class FakeServer(ThreadingHTTPServer):
-    """Answers every request with what `answers` holds for its path, an error text with status 500, or with `status` alone."""
+    """Answers every request with what `answers` holds for its path, an error text with status 500."""
 
     def __init__(self) -> None:
-        self.status = 200
         self.packages: list[bytes] = []
         self.answers: dict[str, Any] = {"/api/version": {"version": "4", "ray_version": "2.60.0"}}
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -130,7 +128,7 @@ class _Handler(BaseHTTPRequestHandler):
         answer = self.server.answers.get(self.path, {})
         body = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
         absent = self.command == "GET" and self.path.startswith("/api/packages/") and not self.server.packages
-        self.send_response(404 if absent else 500 if isinstance(answer, str) else self.server.status)
+        self.send_response(404 if absent else 500 if isinstance(answer, str) else 200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -345,11 +343,8 @@ def test_a_config_that_the_job_would_lack_is_refused(checkout: Path, monkeypatch
 def test_the_runtime_environment_holds_no_secrets(tmp_path: Path) -> None:
     assert read_runtime_env(REPOSITORY / RUNTIME_ENV)["env_vars"]["RAY_JOB_STOP_SIGNAL"] == "SIGINT"
     file, secret = tmp_path / "env.yaml", "env_vars: {MLFLOW_TRACKING_PASSWORD: hunter2}"
-    for text, sentence in {
-        secret: "env_vars.MLFLOW_TRACKING_PASSWORD",
-        "[1]": "is a mapping",
-        "{": "is no YAML",
-    }.items():
+    mistakes = {secret: "env_vars.MLFLOW_TRACKING_PASSWORD", "[1]": "is a mapping", "{": "is no YAML"}
+    for text, sentence in mistakes.items():
         file.write_text(text)
         with pytest.raises(UserError, match=sentence) as caught:
             read_runtime_env(file)

@@ -1,7 +1,5 @@
 """The whole network: every mode trains, levels sum to the joint network, and a level computes only what it needs."""
 
-from __future__ import annotations
-
 import itertools
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The page of an ablation: its figures are those of the comparison, and no name can break it."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import math

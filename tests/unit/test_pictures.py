@@ -1,7 +1,5 @@
 """Reading of pictures: the cases behind the tables of docs/reference/inputs.md, damaged files, and a second decoder."""
 
-from __future__ import annotations
-
 import io
 import os
 import re

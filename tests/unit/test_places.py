@@ -1,7 +1,5 @@
 """Paths, addresses and streams that a shell hands over: read in one way, and answered with a sentence where they cannot be used."""
 
-from __future__ import annotations
-
 import io
 import os
 import subprocess
@@ -58,11 +56,8 @@ def test_folders_that_cannot_hold_runs(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "file").touch()
-    for folder, reason in (
-        ("/proc/x", "No such file"),
-        (tmp_path / "file" / "x", "Not a directory"),
-        ("loop", "links"),
-    ):
+    reasons = {"/proc/x": "No such file", "file/x": "Not a directory", "loop": "links"}
+    for folder, reason in reasons.items():
         with pytest.raises(StorageError, match=reason):
             check_writable(Path(folder))
     assert Where(storage=tmp_path / "loop").absolute().storage == tmp_path / "loop"

@@ -1,11 +1,7 @@
 """Plans: state and reason of each cell by the runs in the store, and the cost of the rest. Nothing runs or is stored."""
 
-from __future__ import annotations
-
 import io
-import json
 import shutil
-import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,18 +13,16 @@ from pipeline.ablation import plan as plan_module
 from pipeline.ablation.grid import GridCell, make_cells, make_grid
 from pipeline.ablation.plan import PlannedCell, plan_to_json, total_cost
 from pipeline.cli.ablation_verbs import show_plan
-from pipeline.cli.app import main
 from pipeline.console import Console
 from pipeline.driver import driver_tag
 from pipeline.tracking.store import TrackedRun, TrackingStore
 from pipeline.train.spec import Calibration
 from pipeline.trials.known import Cost
-from tests.grids import DECIDED, SMOOTH, a_run, cells_of, plan_of, run_in, write_data, write_grid
+from tests.grids import DEAD_DRIVER, DECIDED, SMOOTH, a_run, cells_of, plan_of, run_in, write_data, write_grid
 from tests.tiny import ATTRIBUTES, WORD_LENGTH
 
 TUNED = "its tune run is done"
 GOES_ON = ("new", "was cut off and goes on from its checkpoint")
-DEAD_DRIVER = f"{socket.gethostname()}:999999999:0.0"
 
 
 @pytest.fixture(scope="module")
@@ -166,23 +160,16 @@ def test_other_data_make_a_cell_stale(folder: Path, cell: GridCell) -> None:
     assert state_of(now, *both(cell), a_run(now.tune, "KILLED"))[0] == "new"
 
 
-@pytest.mark.parametrize("reason", ["out-of-memory", "non-finite-loss", "bad-input"])
-def test_a_cell_whose_run_failed_has_failed(cell: GridCell, reason: str) -> None:
-    assert state_of(cell, a_run(cell.tune, "FAILED", stop_reason=reason)) == ("failed", reason)
-    final = a_run(cell.final(DECIDED), "FAILED", stop_reason=reason)
-    assert state_of(cell, a_run(cell.tune), final) == ("failed", reason)
-
-
-@pytest.mark.parametrize(
-    ("status", "more"),
-    [("FAILED", {"stop_reason": "workers-lost"}), ("KILLED", {"stop_reason": "interrupted"}), ("RUNNING", {})],
-)
-def test_a_run_that_was_cut_off_goes_on(cell: GridCell, status: str, more: dict[str, str]) -> None:
-    more = more | {"driver": DEAD_DRIVER}
-    assert state_of(cell, a_run(cell.tune, status, seconds=None, **more)) == GOES_ON
-    assert state_of(cell, a_run(cell.tune), a_run(cell.final(DECIDED), status, **more)) == GOES_ON
-    state, reason = state_of(cell, a_run(cell.tune, status, code_digest="of old code", **more))
-    assert state == "stale" and reason.startswith("was cut off, and the code changed: digest of old c")
+def test_a_run_that_failed_is_not_repeated_and_one_that_was_cut_off_goes_on(cell: GridCell) -> None:
+    for reason in ("out-of-memory", "non-finite-loss", "bad-input"):
+        tune, final = (a_run(one, "FAILED", stop_reason=reason) for one in (cell.tune, cell.final(DECIDED)))
+        assert state_of(cell, tune) == state_of(cell, a_run(cell.tune), final) == ("failed", reason)
+    for status, reason in (("FAILED", "workers-lost"), ("KILLED", "interrupted"), ("RUNNING", None)):
+        more = {"driver": DEAD_DRIVER} | ({"stop_reason": reason} if reason else {})
+        tune, final = (a_run(one, status, seconds=None, **more) for one in (cell.tune, cell.final(DECIDED)))
+        assert state_of(cell, tune) == state_of(cell, a_run(cell.tune), final) == GOES_ON, status
+        state, said = state_of(cell, a_run(cell.tune, status, code_digest="of old code", **more))
+        assert state == "stale" and said.startswith("was cut off, and the code changed: digest of old c")
 
 
 def test_a_run_that_was_cut_off_in_another_experiment_is_left_there(cell: GridCell) -> None:
@@ -264,7 +251,7 @@ def test_a_plan_is_shown_with_states_costs_and_their_total(cells: list[GridCell]
 
 
 def test_plan_reads_the_runs_of_train_and_of_other_grids_and_starts_nothing(
-    folder: Path, tables: Path, cells: list[GridCell], capsys: pytest.CaptureFixture[str]
+    folder: Path, tables: Path, cells: list[GridCell], asked: Any
 ) -> None:
     shutil.copy(tables, folder / "mlflow.db")
     uri = f"sqlite:///{folder}/mlflow.db"
@@ -275,10 +262,9 @@ def test_plan_reads_the_runs_of_train_and_of_other_grids_and_starts_nothing(
     for experiment, cell in (("ablation/other", smooth.tune), ("search/x", smooth.final(DECIDED))):
         store = TrackingStore.connect(uri, f"mgmrn/{experiment}")
         run_in(store, store.create_parent("parent", {}), cell, 0.5)
-    where = ["--tracking-uri", uri, "--data-root", str(folder / "data"), "--json"]
-    assert main(["plan", str(folder / "grid.yaml"), *where]) == 0
-    said = capsys.readouterr()
-    found = [(one["variant"], one["state"], one["reason"], one["run_id"]) for one in json.loads(said.out)["cells"]]
-    assert found == [("base", "cached", "", final), ("smooth", "new", TUNED, None)]
-    assert "2 cells: 1 cached, 1 new" in said.err
+    where = ["--tracking-uri", uri, "--data-root", folder / "data"]
+    code, said, err = asked("plan", folder / "grid.yaml", *where)
+    found = [(one["variant"], one["state"], one["reason"], one["run_id"]) for one in said["cells"]]
+    assert (code, found) == (0, [("base", "cached", "", final), ("smooth", "new", TUNED, None)])
+    assert "2 cells: 1 cached, 1 new" in err
     assert by_train.runs_of(["mgmrn/ablation/grid"], "") == []

@@ -19,12 +19,7 @@ from pipeline.train.messages import Failure
 from pipeline.train.placement import Placement
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-LAUNCHING = {
-    "pipeline/launch.py",
-    "pipeline/search/launch.py",
-    "pipeline/ablation/launch.py",
-    "pipeline/models/reproduce.py",
-}
+LAUNCHING = {f"pipeline/{name}.py" for name in ("launch", "search/launch", "ablation/launch", "models/reproduce")}
 """Modules that start Ray; benchmarks run the verbs."""
 
 PITFALLS = {
@@ -65,9 +60,8 @@ def test_every_verb_and_benchmark_starts_ray_by_the_one_function_that_protects_i
 def test_ray_stop_is_not_used() -> None:
     """`ray stop` would also end what others run on the machine."""
     command = re.compile(r"""["']ray["'],\s*["']stop["']|\bray stop\b""")
-    files = {
-        file for folder in ("pipeline", "benchmarks", "tests", ".ci") for file in (REPOSITORY / folder).rglob("*.py")
-    }
+    folders = [REPOSITORY / name for name in ("pipeline", "benchmarks", "tests", ".ci")]
+    files = {file for folder in folders for file in folder.rglob("*.py")}
     assert [file for file in files - {Path(__file__)} if command.search(file.read_text(encoding="utf-8"))] == []
 
 

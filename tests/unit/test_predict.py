@@ -1,11 +1,10 @@
 """`predict`: pictures, broken ones, folders, and classes beside those of the training."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +33,8 @@ def pictures(tmp_path: Path) -> list[Path]:
 
 
 @pytest.fixture
-def ask(model: str, typed: Callable[..., tuple[int, str, str]]) -> Ask:
-    def run(*words: object) -> tuple[int, dict[str, Any], str]:
-        code, out, err = typed("predict", model, *map(str, words), "--json")
-        return code, json.loads(out), err
-
-    return run
+def ask(model: str, asked: Any) -> Ask:
+    return partial(asked, "predict", model)
 
 
 def test_scores_are_calibrated_and_margins_of_all_attributes_add_up_to_the_lead(ask: Ask, pictures: list[Path]) -> None:
@@ -98,18 +93,14 @@ def test_a_broken_picture_costs_only_its_own_answer(ask: Ask, pictures: list[Pat
     assert code == 1
     assert ["error" in one for one in said["pictures"]] == [False, *[True] * len(wrong), False]
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
-    for name, reason, line in zip(
-        wrong, ("decoded", "no picture", "50 million", "No such file", "this is a pipe"), lines, strict=True
-    ):
-        assert name in line and reason in line
+    reasons = ("decoded", "no picture", "50 million", "No such file", "this is a pipe")
+    assert all(name in line and reason in line for name, reason, line in zip(wrong, reasons, lines, strict=True))
     code, said, _ = ask(tmp_path / "text.jpg")
     assert code == 2
     assert said["pictures"][0]["error"] == "this is no picture of a known format"
 
 
-def test_folders_and_json_lines(
-    ask: Ask, model: str, pictures: list[Path], typed: Callable[..., tuple[int, str, str]]
-) -> None:
+def test_folders_and_json_lines(ask: Ask, model: str, pictures: list[Path], typed: Any) -> None:
     folder = pictures[0].parent
     (folder / "inner").mkdir()
     for number in range(35):  # More than a batch.

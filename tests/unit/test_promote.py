@@ -1,15 +1,11 @@
 """`promote`: conditions of a registration, aliases, and the difference to the champion."""
 
-from __future__ import annotations
-
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.analysis.paired import bootstrapped_difference
-from pipeline.cli.app import main
 from pipeline.tracking.registry import version_of_alias, versions
 from tests.finished_grid import SCORES, FinishedGrid, add_run
 from tests.grids import DECIDED
@@ -22,35 +18,32 @@ def grid(finished_grid: FinishedGrid, tmp_path: Path) -> FinishedGrid:
     return finished_grid.copied_to(tmp_path)
 
 
-def ask(grid: FinishedGrid, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any], str]:
-    code = main(["promote", *arguments, "--tracking-uri", grid.store.uri, "--json"])
-    printed = capsys.readouterr()
-    return code, json.loads(printed.out), printed.err
+@pytest.fixture
+def ask(grid: FinishedGrid, asked: Any) -> Any:
+    return lambda *words: asked("promote", *words, "--tracking-uri", grid.store.uri)
 
 
-def test_the_first_is_a_candidate_and_then_the_champion(grid: FinishedGrid, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_first_is_a_candidate_and_then_the_champion(grid: FinishedGrid, ask: Any) -> None:
     run_id = grid.runs["base"][1]
-    code, said, err = ask(grid, capsys, run_id)
+    code, said, err = ask(run_id)
     assert code == 0, err
     assert (said["model"], said["version"], said["alias"]) == (NAME, "1", "candidate")
     assert said["seeds"] == {str(seed): run for seed, run in enumerate(grid.runs["base"])}
     assert "there is no champion yet" in err
-    _, said, _ = ask(grid, capsys, run_id, "--champion")
+    _, said, _ = ask(run_id, "--champion")
     assert (said["version"], said["uri"]) == ("1", f"models:/{NAME}@champion")
     (version,) = versions(grid.store, NAME)
     assert version.aliases == ("champion",), "a champion is no candidate"
-    _, said, err = ask(grid, capsys, run_id)
+    _, said, err = ask(run_id)
     assert said["alias"] == "champion" and "it is the champion" in err
-    _, said, _ = ask(grid, capsys, grid.runs["base"][2])
+    _, said, _ = ask(grid.runs["base"][2])
     assert said["remark"] == "the champion, version 1, is another seed of the same config"
 
 
-def test_the_difference_to_the_champion_is_paired_by_seed(
-    grid: FinishedGrid, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_difference_to_the_champion_is_paired_by_seed(grid: FinishedGrid, ask: Any) -> None:
     base, smooth = grid.runs["base"][0], grid.runs["smooth"][0]
-    ask(grid, capsys, base, "--champion")
-    code, said, err = ask(grid, capsys, smooth)
+    ask(base, "--champion")
+    code, said, err = ask(smooth)
     assert code == 0
     keys = ["model", "version", "alias", "uri", "run_id", "seeds", "champion_before", "remark"]
     assert list(said) == [*keys, "comparisons", "published"], "scripts read these keys"
@@ -62,7 +55,7 @@ def test_the_difference_to_the_champion_is_paired_by_seed(
     assert f"{100 * wanted.low:+.1f} … {100 * wanted.high:+.1f}" in err
     champion, candidate = (version_of_alias(grid.store, NAME, alias) for alias in ("champion", "candidate"))
     assert champion and candidate and (champion.run_id, candidate.run_id) == (base, smooth)
-    ask(grid, capsys, smooth, "--champion")
+    ask(smooth, "--champion")
     assert version_of_alias(grid.store, NAME, "champion") == versions(grid.store, NAME)[0]
     assert version_of_alias(grid.store, NAME, "candidate") is None
 
@@ -85,21 +78,18 @@ TOO_FEW = "its config has 2 finished final seeds of committed code (0, 1), 3 are
     ],
 )
 def test_a_run_that_must_not_be_promoted_is_refused_with_the_reason(
-    variant: str, seed: int, changed: dict[str, str], reason: str, grid: FinishedGrid,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    variant: str, seed: int, changed: dict[str, str], reason: str, grid: FinishedGrid, ask: Any
+) -> None:
     grid.store.set_tags(grid.runs[variant][seed], {f"mgmrn.{key}": value for key, value in changed.items()})
-    code, said, _ = ask(grid, capsys, grid.runs[variant][0])
+    code, said, _ = ask(grid.runs[variant][0])
     assert code == 2 and reason in said["error"]
     assert versions(grid.store, NAME) == []
 
 
-def test_the_latest_run_of_a_seed_counts_and_other_data_are_not_compared(
-    grid: FinishedGrid, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_latest_run_of_a_seed_counts_and_other_data_are_not_compared(grid: FinishedGrid, ask: Any) -> None:
     again = add_run(grid.store, grid.cells["base"][2].final(DECIDED), 0.9)
-    _, said, _ = ask(grid, capsys, grid.runs["base"][0], "--champion")
+    _, said, _ = ask(grid.runs["base"][0], "--champion")
     assert said["seeds"]["2"] == again
     grid.store.set_tags(grid.runs["base"][0], {"mgmrn.data_digest": "other"})
-    _, said, _ = ask(grid, capsys, grid.runs["smooth"][0])
+    _, said, _ = ask(grid.runs["smooth"][0])
     assert said["comparisons"] == [] and "was scored on other data" in said["remark"]

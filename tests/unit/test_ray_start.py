@@ -87,9 +87,8 @@ def test_a_temporary_folder_too_long_for_sockets_or_that_cannot_be_written_to_is
     longest = shared / ("ü [1];c" + "x" * (LONGEST_FOLDER - len(str(shared)) - 9))
     longest.mkdir()
     check_temporary_folder(longest)
-    with pytest.raises(
-        ResourceError, match=rf"has {LONGEST_FOLDER + 1} bytes, and Ray's sockets need one of {LONGEST_FOLDER}"
-    ):
+    sentence = rf"has {LONGEST_FOLDER + 1} bytes, and Ray's sockets need one of {LONGEST_FOLDER}"
+    with pytest.raises(ResourceError, match=sentence):
         check_temporary_folder(Path(f"{longest}x"))
     (shared / "a file").touch()
     for folder in (shared / "a file", Path("/proc")):
@@ -195,9 +194,8 @@ def test_an_error_is_found_among_what_ray_logs(tmp_path: Path) -> None:
     assert last_error(tmp_path) is None
     (tmp_path / "runtime_env_agent.log").write_text(AGENT)
     assert last_error(tmp_path) == "No room (runtime_env_agent.log)"
-    (tmp_path / "gcs_server.out").write_text(
-        "[2026-11-27 19:20:58,752 W 1 1] (raylet) a.cc:1: Some workers have not registered\n"
-    )
+    late = "[2026-11-27 19:20:58,752 W 1 1] (raylet) a.cc:1: Some workers have not registered\n"
+    (tmp_path / "gcs_server.out").write_text(late)
     assert last_error(tmp_path) == "Some workers have not registered (gcs_server.out)"
     (tmp_path / "worker-1.err").write_text(":job_id:01000000\n:actor_name:RayTrainWorker\n")
     (tmp_path / "raylet.out").write_text(RAYLET)

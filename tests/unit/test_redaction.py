@@ -1,7 +1,5 @@
 """Addresses lose their secrets and no other part."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import yaml

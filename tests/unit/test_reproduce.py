@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -11,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from pipeline.cli.app import main
 from pipeline.models import reproduce as module
 from pipeline.models.reproduce import Record, changes, compare_histories, inexact, read_record
 from pipeline.spool import Spool
@@ -108,21 +106,19 @@ def test_reasons_for_other_bits(place: Place) -> None:
     assert machine.endswith("was abacus")
 
 
-def ask(place: Place, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any]]:
-    options = ["--tracking-uri", place.store.uri, "--data-root", str(place.data_root), "--storage", str(place.folder)]
-    code = main(["reproduce", *arguments, *options, "--json"])
-    return code, json.loads(capsys.readouterr().out)
+@pytest.fixture
+def ask(place: Place, asked: Any) -> Any:
+    options = ("--tracking-uri", place.store.uri, "--data-root", place.data_root, "--storage", place.folder)
+    return lambda *words: asked("reproduce", *words, *options)[:2]
 
 
-def test_other_data_missing_pictures_and_launches_are_refused_before_anything_starts(
-    place: Place, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code, said = ask(place, capsys, place.run_id)
+def test_other_data_missing_pictures_and_launches_are_refused_before_anything_starts(place: Place, ask: Any) -> None:
+    code, said = ask(place.run_id)
     assert code == 2 and "pictures are not there" in said["error"]
-    code, said = ask(place, capsys, place.store.create_parent("launch", {}))
+    code, said = ask(place.store.create_parent("launch", {}))
     assert code == 2 and "is no finished training run" in said["error"]
     place.store.set_tags(place.run_id, {"mgmrn.data_digest": "1234"})
-    code, said = ask(place, capsys, place.cell.name)
+    code, said = ask(place.cell.name)
     place.store.set_tags(place.run_id, {"mgmrn.data_digest": place.cell.data.digest})
     assert code == 2 and "cannot be reproduced: the data set is another one" in said["error"]
     assert "--anyway" in said["hint"]
@@ -147,10 +143,8 @@ def rerun(place: Place, monkeypatch: pytest.MonkeyPatch) -> dict[str, float | No
     return now
 
 
-def test_the_same_figures_are_reproduced(
-    rerun: dict[str, float | None], place: Place, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code, said = ask(place, capsys, place.cell.name)
+def test_the_same_figures_are_reproduced(rerun: dict[str, float | None], place: Place, ask: Any) -> None:
+    code, said = ask(place.cell.name)
     keys = ["run_id", "name", "reproduction_run_id", "comparison", "remarks", "metrics", "verdict"]
     assert list(said) == keys, "scripts read these keys"
     assert list(said["metrics"][0]) == ["metric", "was", "now", "difference", "verdict"]
@@ -172,12 +166,12 @@ def test_the_same_figures_are_reproduced(
 )
 def test_one_other_bit_is_a_difference_and_other_versions_get_a_tolerance(
     score: float | None, versions: str | None, outcome: tuple[int, str, str], rerun: dict[str, float | None],
-    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    place: Place, monkeypatch: pytest.MonkeyPatch, ask: Any,
 ) -> None:  # fmt: skip
     rerun["score"] = score
     if versions:
         monkeypatch.setattr(module, "numerics", lambda: versions)
-    code, said = ask(place, capsys, place.run_id)
+    code, said = ask(place.run_id)
     assert (code, said["verdict"], said["comparison"]) == outcome
     assert (said["reproduction_run_id"] is None) is (score is None)
     if versions:
@@ -185,10 +179,10 @@ def test_one_other_bit_is_a_difference_and_other_versions_get_a_tolerance(
 
 
 def test_other_code_needs_the_option_anyway(
-    rerun: dict[str, float | None], place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    rerun: dict[str, float | None], place: Place, monkeypatch: pytest.MonkeyPatch, ask: Any
 ) -> None:
     monkeypatch.setattr(module, "code_digest", lambda: "other")
-    code, said = ask(place, capsys, place.run_id)
+    code, said = ask(place.run_id)
     assert code == 2 and "git worktree add" in said["hint"]
-    code, said = ask(place, capsys, place.run_id, "--anyway")
+    code, said = ask(place.run_id, "--anyway")
     assert (code, said["verdict"], said["comparison"]) == (0, "equal", "tolerance")

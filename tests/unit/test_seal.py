@@ -1,7 +1,5 @@
 """Seal of the test sets: in a sealed process every way of this project to them raises or comes back empty."""
 
-from __future__ import annotations
-
 import ast
 import dataclasses
 import json
@@ -123,24 +121,23 @@ def test_the_same_search_for_secrets_finds_them_where_no_seal_is_closed(folder: 
     assert "an unseen class's attributes" in secrets.found_in(final.classes.attributes[:, ::-1][:, ::-1])
     assert "a test image's position" in secrets.found_in(final.unseen)
     assert not secrets.found_in(load_tune(root, TINY))
+    assert not issubclass(TuneData, FinalData) and not issubclass(FinalData, TuneData)
 
 
-def test_this_process_is_open() -> None:
+def test_this_process_is_open_before_and_after_a_seal_for_a_block() -> None:
     assert not is_sealed()
     check_open("anything")
     assert issubclass(SealedError, RuntimeError)
+    with pytest.raises(SealedError), sealed():
+        with sealed():
+            pass
+        assert is_sealed()
+        check_open("anything")
+    assert not is_sealed()
 
 
-FORBIDDEN = {
-    "load_final",
-    "final_data",
-    "FinalData",
-    "load_benchmark",
-    "read_mat",
-    "read_lists",
-    "run_experiment",
-    "SplitData",
-}
+FORBIDDEN = {"load_final", "final_data", "FinalData", "load_benchmark", "read_mat", "read_lists", "run_experiment"}
+FORBIDDEN |= {"SplitData"}
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "pipeline" / "search").glob("*.py")), ids=lambda path: path.name)
@@ -169,12 +166,3 @@ def test_a_worker_of_a_tune_run_closes_the_seal_before_it_reads() -> None:
     source = (REPOSITORY / "pipeline" / "train" / "worker.py").read_text()
     run = source[source.index("def _epochs(") :]
     assert run.index('with sealed() if spec.split == "tune" else nullcontext():') < run.index("load(")
-
-
-def test_a_seal_for_a_block_leaves_the_process_as_it_was() -> None:
-    with pytest.raises(SealedError), sealed():
-        with sealed():
-            pass
-        assert is_sealed()
-        check_open("anything")
-    assert not is_sealed()

@@ -1,7 +1,5 @@
 """Report of a search: table, importances, and one page that needs no network."""
 
-from __future__ import annotations
-
 import csv
 import json
 import random

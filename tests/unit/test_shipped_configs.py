@@ -1,7 +1,5 @@
 """Shipped configs: released settings, our defaults, baselines on the same footing, and the note at the head of each file."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,6 @@
 """Storage of runs: checkpoints are whole or absent, damaged ones are passed over, and a full or read-only disk is a sentence."""
 
 import errno
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -18,7 +17,6 @@ from ray.tune.schedulers import TrialScheduler
 from mgmrn.checkpoint import save_atomically
 from mgmrn.errors import ResourceError
 from mgmrn.manifest import MANIFEST_FILE
-from pipeline.cli.app import main
 from pipeline.train.checkpoints import (
     counting_epoch,
     kept_checkpoints,
@@ -33,6 +31,7 @@ from pipeline.train.placement import Placement
 from pipeline.train.storage import StorageError, check_writable, explained
 from pipeline.trials.runner import _Proposals, _Stops
 from pipeline.trials.trial import TrialPlan, TrialReport
+from tests.grids import write_grid
 from tests.ray.small import SEARCH, write_small
 from tests.tmpfs import TMPFS, fill, remounted
 
@@ -92,18 +91,9 @@ def test_a_checkpoint_that_does_not_fit_says_so_and_leaves_nothing(disk: Path) -
     assert list(disk.iterdir()) == []
 
 
-GRID = """\
-# Question: none.
-base: small.yaml
-variants:
-  smooth: {loss.label_smoothing: 0.1}
-seeds: [0]
-"""
-
-
 @TMPFS
 def test_a_read_only_storage_is_refused_before_ray_is_started(
-    disk: Path, tmp_path: Path, tables: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    disk: Path, tmp_path: Path, tables: Path, monkeypatch: pytest.MonkeyPatch, asked: Any
 ) -> None:
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("Ray must not be started")
@@ -112,13 +102,12 @@ def test_a_read_only_storage_is_refused_before_ray_is_started(
     monkeypatch.chdir(tmp_path)
     experiment, *data = write_small(tmp_path)
     (tmp_path / "tiny-search.yaml").write_text(SEARCH)
-    (tmp_path / "tiny-grid.yaml").write_text(GRID)
+    write_grid(tmp_path, name="tiny-grid")
     (tmp_path / "mlflow.db").write_bytes(tables.read_bytes())
-    places = ("--storage", str(disk), "--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db", "--json")
+    places = ("--storage", str(disk), "--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db")
     with remounted(disk, "ro"):
         for verb, file in (("train", experiment), ("search", "tiny-search.yaml"), ("ablate", "tiny-grid.yaml")):
-            code = main([verb, file, *data, *places])
-            answer = json.loads(capsys.readouterr().out)
+            code, answer, _ = asked(verb, file, *data, *places)
             assert code == 3, answer
             assert answer["error"] == f"the storage folder {disk} cannot be written to: {os.strerror(errno.EROFS)}"
             assert "--storage" in answer["hint"]

@@ -1,7 +1,5 @@
 """Runs in a real MLflow store (sqlite): created, found, resumed, closed; addresses, new databases, refusals and forged names."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import sqlite3
@@ -112,11 +110,7 @@ def test_an_address_without_a_store_is_told_in_one_sentence() -> None:
     for uri, message in (
         ("http://127.0.0.1:9", "unreachable: nothing answers"),
         ("postgresql+psycopg2://user:secret@127.0.0.1:9/x", "unreachable: nothing answers"),
-        ("mlruns", "is no tracking address"),
         ("file:///tmp/mlruns", "is no tracking address"),
-        ("http://host:notaport", "is no tracking address"),
-        ("http://me:sec/ret@host", "is no tracking address"),
-        ("http://[::1", "is no tracking address"),
         ("postgresql://me:[secret@host:x/db", "is no tracking address"),
         ("sqlite:////dev/null/mlflow.db", "unreachable"),
     ):

@@ -1,7 +1,5 @@
 """A tracking store that is lost or unreachable in mid-run: one sentence, training goes on, the next command tracks the result."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

@@ -1,7 +1,5 @@
 """Study of a search: what is stored in it, and that a driver which follows a killed one finds all of it."""
 
-from __future__ import annotations
-
 import random
 import shutil
 from collections import defaultdict

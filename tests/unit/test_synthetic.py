@@ -10,12 +10,10 @@ from mgmrn.config import BenchmarkConfig
 from mgmrn.data.doctor import verify
 from mgmrn.data.xlsa17 import LISTS, SYNTHETIC_MARKER, load_benchmark
 from mgmrn.errors import UserError
-from mgmrn.makers import synthetic
 from mgmrn.makers.drawing import PARTS, TRAITS, Creature, draw_creature
 from mgmrn.makers.synthetic import ATTRIBUTE_NAMES, creature_classes, make_synthetic
 
 PER_CLASS, SIZE = 5, 32
-COUNT = 40 * PER_CLASS
 
 
 @pytest.fixture(scope="module")
@@ -33,18 +31,12 @@ def creature(**changes: str) -> Creature:
 
 def test_every_byte_follows_from_the_options(root: Path, tmp_path: Path) -> None:
     """The root was drawn by two other processes."""
-    classes = creature_classes(0)
-    drawings = synthetic._drawings(classes, PER_CLASS)
-    synthetic._write_layout(tmp_path, classes, drawings, PER_CLASS, 0)
-    for drawing in drawings[::20]:
-        path = tmp_path / "SYN" / "images" / drawing.path
-        path.parent.mkdir(parents=True)
-        synthetic._draw(tmp_path, SIZE, 0, drawing)
-    again = files(tmp_path)
-    assert len(again) == 4 + COUNT // 20 and again.items() <= files(root).items()
-    assert not np.array_equal(classes.probabilities, creature_classes(1).probabilities)
-    synthetic._draw(tmp_path, SIZE, 1, drawing)
-    assert path.read_bytes() != (root / "SYN" / "images" / drawing.path).read_bytes(), "other seeds, other pictures"
+    again = files(make_synthetic(tmp_path / "again", per_class=PER_CLASS, size=SIZE))
+    assert again == files(root) and len(again) > 40 * PER_CLASS
+    other = files(make_synthetic(tmp_path / "other", per_class=PER_CLASS, size=SIZE, seed=1))
+    pictures = [name for name in again if name.endswith(".jpg")]
+    assert not any(other[name] == again[name] for name in pictures if name in other), "other seeds, other pictures"
+    assert not np.array_equal(creature_classes(0).probabilities, creature_classes(1).probabilities)
 
 
 def test_the_doctor_finds_no_fault_and_the_splits_have_the_documented_numbers_of_classes(root: Path) -> None:

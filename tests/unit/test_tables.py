@@ -1,7 +1,5 @@
 """Comparisons in every form: numbers are kept, names are no markup, failed and missing cells are shown."""
 
-from __future__ import annotations
-
 import io
 import json
 import re
@@ -155,12 +153,10 @@ def test_latex_is_a_booktabs_tabular_whose_dagger_is_explained() -> None:
 
 def test_latex_escapes_signs_of_its_own_and_signs_beyond_ascii() -> None:
     assert latex_text("a_b & 100% #1 $x {y}") == r"a\_b \& 100\% \#1 \$x \{y\}"
-    assert latex_text(r"\input{x} ~ ^ < |") == (
-        r"\textbackslash{}input\{x\} \textasciitilde{} \textasciicircum{} \textless{} \textbar{}"
-    )
-    assert latex_text("lr=5e-4 a--b---c\n γ × 2 → 448² – …") == (
-        r"lr=5e-4 a-{}-b-{}-{}-c $\gamma$ $\times$ 2 $\rightarrow$ 448$^{2}$ -- \ldots{}"
-    )
+    marks = r"\textbackslash{}input\{x\} \textasciitilde{} \textasciicircum{} \textless{} \textbar{}"
+    assert latex_text(r"\input{x} ~ ^ < |") == marks
+    beyond = r"lr=5e-4 a-{}-b-{}-{}-c $\gamma$ $\times$ 2 $\rightarrow$ 448$^{2}$ -- \ldots{}"
+    assert latex_text("lr=5e-4 a--b---c\n γ × 2 → 448² – …") == beyond
 
 
 @given(st.text(alphabet=st.characters(codec="ascii"), max_size=20))

@@ -1,7 +1,5 @@
 """A logged model answers as the network does, as pyfunc also where `pipeline` does not exist; names that lead to one."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json
@@ -208,24 +206,23 @@ def test_a_run_is_registered_once(logged: Logged) -> None:
     assert versions(logged.store, "mgmrn-Y") == []
 
 
+NO_RUN = "there is no finished run called"
+
+
 @pytest.mark.parametrize(
-    ("name", "sentence"),
+    ("name", "error", "sentence"),
     [
-        ("bare", "the run bare has logged no model"),
-        ("unknown", "there is no finished run called"),
-        ("x'; drop table runs", "there is no finished run called"),
+        ("bare", UserError, "the run bare has logged no model"),
+        ("unknown", UserError, NO_RUN),
+        ("x'; drop table runs", UserError, NO_RUN),
+        *((name, TrackingError, "") for name in ("mgmrn-X@none", "mgmrn-X/7", "mgmrn-Y@champion")),
+        *((name, TrackingError, "") for name in ("models:/nonsense", "0" * 32)),
     ],
 )
-def test_runs_without_a_model_are_named(name: str, sentence: str, logged: Logged) -> None:
+def test_names_that_lead_to_no_model_are_refused(name: str, error: type, sentence: str, logged: Logged) -> None:
     called = logged.store.create_parent("bare", {"mgmrn.kind": "run"}) if name == "bare" else name
-    with pytest.raises(UserError, match=sentence):
+    with pytest.raises(error, match=sentence):
         open_model(called, logged.store.uri)
-
-
-@pytest.mark.parametrize("name", ["mgmrn-X@none", "mgmrn-X/7", "mgmrn-Y@champion", "models:/nonsense", "0" * 32])
-def test_names_that_the_store_lacks_are_refused(name: str, logged: Logged) -> None:
-    with pytest.raises(TrackingError):
-        open_model(name, logged.store.uri)
 
 
 def test_a_missing_file_is_no_run(tmp_path: Path) -> None:

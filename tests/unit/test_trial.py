@@ -1,7 +1,5 @@
 """Process of a trial of one worker: it trains run after run with the figures of a fresh process, and is replaced when it is spoiled."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

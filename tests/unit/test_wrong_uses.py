@@ -1,7 +1,5 @@
 """Answers to the wrong uses in wrong_uses.yaml: one sentence, exit code 2 or 3, and no file left behind."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

@@ -1,6 +1,5 @@
 """The xlsa17 loader and its pitfalls: class order, overlapping and missing lists, zero word vectors, pickles, names."""
 
-import os
 import pickle
 import warnings
 
@@ -11,6 +10,7 @@ from scipy.io import loadmat, savemat
 from mgmrn.config import BenchmarkConfig
 from mgmrn.data.xlsa17 import attribute_names, load_benchmark, load_word_vectors, relative_image_path
 from mgmrn.errors import UserError
+from tests.payload import Payload
 from tests.tiny import ATTRIBUTES, CLASSES, SEEN, UNSEEN, WORD_LENGTH, lists, write_benchmark
 
 TINY = BenchmarkConfig(name="TINY")
@@ -72,14 +72,10 @@ def test_listed_paths_become_relative(listed, name, expected):
             relative_image_path(outside, "OWN")
 
 
-def test_a_train_list_that_overlaps_test_images_is_rebuilt(tmp_path):
-    # Early releases list all images of the train classes, those of test_seen included.
+def test_train_and_val_lists_that_overlap_test_images_or_are_missing_are_made_anew(tmp_path, root):
     overlapping = np.concatenate([lists()["train_loc"], lists()["test_seen_loc"][:2]])
     benchmark = load_benchmark(write_benchmark(tmp_path, pictures=False, train_loc=overlapping), TINY)
     np.testing.assert_array_equal(benchmark.lists["train_loc"], lists()["train_loc"])
-
-
-def test_missing_train_and_val_lists_are_made_class_by_class(root):
     edit_mat(splits_file(root), train_loc=None, val_loc=None)
     benchmark = load_benchmark(root, TINY)
     train, val = benchmark.lists["train_loc"], benchmark.lists["val_loc"]
@@ -96,25 +92,15 @@ def test_a_word_vector_of_zeros_is_a_warning(tmp_path):
         assert not load_benchmark(root, TINY).word_vectors[4].any()
 
 
-class Attack:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, canary):
-        self.canary = canary
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.canary),)
-
-
 @pytest.mark.parametrize("wrap", [lambda x: x, lambda x: {"x": [x]}, lambda x: np.array([[x]], dtype=object)])
 def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path, wrap):
     path, canary = tmp_path / "w2v.pkl", tmp_path / "canary"
-    path.write_bytes(pickle.dumps(wrap(Attack(canary))))
+    path.write_bytes(pickle.dumps(wrap(Payload(canary))))
     with pytest.raises(UserError):
         load_word_vectors(path)
     assert not canary.exists()
     pickle.loads(path.read_bytes())
-    assert canary.exists(), "an unsafe reader runs the attack"
+    assert canary.exists(), "an unsafe reader runs the payload"
 
 
 @pytest.mark.parametrize(("protocol", "dtype"), [(2, np.float64), (4, np.float32), (5, np.float64)])
