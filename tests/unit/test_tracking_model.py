@@ -215,11 +215,11 @@ NO_RUN = "there is no finished run called"
         ("bare", UserError, "the run bare has logged no model"),
         ("unknown", UserError, NO_RUN),
         ("x'; drop table runs", UserError, NO_RUN),
-        *((name, TrackingError, "") for name in ("mgmrn-X@none", "mgmrn-X/7", "mgmrn-Y@champion")),
-        *((name, TrackingError, "") for name in ("models:/nonsense", "0" * 32)),
+        *((name, TrackingError, None) for name in ("mgmrn-X@none", "mgmrn-X/7", "mgmrn-Y@champion")),
+        *((name, TrackingError, None) for name in ("models:/nonsense", "0" * 32)),
     ],
 )
-def test_names_that_lead_to_no_model_are_refused(name: str, error: type, sentence: str, logged: Logged) -> None:
+def test_names_that_lead_to_no_model_are_refused(name: str, error: type, sentence: str | None, logged: Logged) -> None:
     called = logged.store.create_parent("bare", {"mgmrn.kind": "run"}) if name == "bare" else name
     with pytest.raises(error, match=sentence):
         open_model(called, logged.store.uri)
