@@ -34,6 +34,11 @@ def sqlite_file(address: str) -> Path:
     return Path(os.path.realpath(unquote(address.removeprefix(SQLITE))))
 
 
+def is_missing(address: str) -> bool:
+    """Whether an address names a file of SQLite that does not exist."""
+    return address.startswith(SQLITE) and not sqlite_file(address).exists()
+
+
 def why_not_writable(file: Path) -> str | None:
     """Reason why a file of SQLite cannot be opened and locked, or its journal be written beside it; None where all is well."""
     if file.is_dir():

@@ -17,6 +17,7 @@ from pipeline.analysis.runs import CellState
 from pipeline.console import duration, say
 from pipeline.driver import heartbeat
 from pipeline.redaction import redact_address
+from pipeline.tracking.store import TrackingStore
 from pipeline.train import tracked
 from pipeline.train.cell import Cell, Status
 from pipeline.train.cluster import launch_session
@@ -68,7 +69,7 @@ def run_ablation(
     where = replace(where, storage=where.storage / "ablation")
     check_gpus(where.gpus_per_worker, file.config.workers)
     hours = budget_hours if budget_hours is not None else file.config.budget_hours
-    surveyed = survey(file, where)
+    surveyed = survey(file, where, TrackingStore.connect)
     grid, store = surveyed.grid, surveyed.store
     if left := tracked.send_leftovers(where.storage, store, tracked.END_SECONDS):
         say(str(left))

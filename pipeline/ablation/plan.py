@@ -1,7 +1,7 @@
 """Plan of a grid: state and predicted cost of every cell, by the runs in the tracking store. Nothing runs."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from pipeline.ablation.config import AblationFile
 from pipeline.ablation.grid import Grid, GridCell, make_cells, make_grid
 from pipeline.analysis.runs import CellState
 from pipeline.config.identity import code_digest
+from pipeline.databases import database_address, is_missing
 from pipeline.tracking.environment import numerics
 from pipeline.tracking.store import TrackedRun, TrackingStore
 from pipeline.train.cell import Cell
@@ -72,10 +73,18 @@ class Survey:
         return hashlib.sha256("\n".join([self.grid.file.name, *parts]).encode()).hexdigest()[:16]
 
 
-def survey(file: AblationFile, where: Where) -> Survey:
+def planned(file: AblationFile, where: Where) -> list[PlannedCell]:
+    """Every cell of a grid with its state; without a tracking database, which is not made, all are new or missing."""
+    if is_missing(database_address(where.tracking_uri, "--tracking-uri")):
+        nothing = KnownRuns([], "")
+        return [plan_cell(cell, nothing) for cell in make_cells(make_grid(file), where.data_root.resolve())]
+    return survey(file, where, TrackingStore.open).plan()
+
+
+def survey(file: AblationFile, where: Where, connect: Callable[[str, str], TrackingStore]) -> Survey:
     """Read data and configs, and connect to the store."""
     grid = make_grid(file)
-    store = TrackingStore.connect(where.tracking_uri, f"mgmrn/ablation/{file.name}")
+    store = connect(where.tracking_uri, f"mgmrn/ablation/{file.name}")
     return Survey(grid, store, tuple(make_cells(grid, where.data_root.resolve())))
 
 

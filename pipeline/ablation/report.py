@@ -28,7 +28,7 @@ def make_report(
     file: AblationFile, where: Where, path: Path, ui: str | None, command: str
 ) -> tuple[PageContent, str | None]:
     """Write the page, which shows its `command` and links run ids to the MLflow UI at `ui`, and log it with the grid's parent run if any."""
-    surveyed = survey(file, where)
+    surveyed = survey(file, where, TrackingStore.open)
     grid, store, planned = surveyed.grid, surveyed.store, surveyed.plan()
     if not any(cell.evaluated for cell in planned):
         name = file.name if file.label == f"ablation/{file.name}.yaml" else file.label

@@ -65,7 +65,7 @@ def _cells_table(cells: Sequence[PlannedCell], split: str) -> pd.DataFrame:
 def compare_grid(file: AblationFile, where: Where, metric: str | None) -> list[Comparison]:
     """Compare the variants of a grid by the runs that exist; by all figures without a metric, the primary one first."""
     _check_metric(metric)
-    surveyed = survey(file, where)
+    surveyed = survey(file, where, TrackingStore.open)
     return comparisons(surveyed.grid, surveyed.plan(), metric)
 
 
@@ -75,7 +75,7 @@ def compare_runs(run_ids: Sequence[str], base: str | None, metric: str | None, t
     Raises `UserError` for a run that is no finished training run, two splits, two runs of one config and seed, an unknown metric or base.
     """
     _check_metric(metric)
-    store = TrackingStore.connect(tracking_uri)
+    store = TrackingStore.open(tracking_uri)
     found = [store.get(run_id) for run_id in run_ids]
     for run in found:
         run.check_finished_training()

@@ -44,7 +44,7 @@ def load_runs(experiment: str = "mgmrn/%", *, tracking_uri: str = places.TRACKIN
 
     is_name = not set(experiment) & set("/%")
     patterns = [f"mgmrn/ablation/{experiment}", f"mgmrn/search/{experiment}"] if is_name else [experiment]
-    store = TrackingStore.connect(tracking_uri)
+    store = TrackingStore.open(tracking_uri)
     suffix = f" and {where}" if where else ""
     runs = store.runs_of(patterns, f"tags.`mgmrn.kind` = 'run'{suffix}")
     if is_name:

@@ -37,10 +37,10 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Show every cell of a grid, its state, and the predicted cost of the rest. Nothing runs."""
-    from pipeline.ablation.plan import plan_to_json, survey
+    from pipeline.ablation.plan import plan_to_json, planned
 
     console = Console(as_json)
-    cells = survey(load_grid_file(name, benchmarks), Where(tracking_uri, data_root)).plan()
+    cells = planned(load_grid_file(name, benchmarks), Where(tracking_uri, data_root))
     show_plan(cells, console, concurrency)
     console.result(plan_to_json(cells))
 

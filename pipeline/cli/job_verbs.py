@@ -138,8 +138,8 @@ def _launches(tracking_uri: str | None) -> dict[str, str]:
     from pipeline.tracking.store import TrackingStore
 
     try:
-        tagged = TrackingStore.connect(tracking_uri).runs_of(("mgmrn/%",), f"tags.`{SUBMISSION_TAG}` LIKE 'mgmrn-%'")
-    except TrackingError as error:
+        tagged = TrackingStore.open(tracking_uri).runs_of(("mgmrn/%",), f"tags.`{SUBMISSION_TAG}` LIKE 'mgmrn-%'")
+    except (TrackingError, UserError) as error:
         say(f"the runs of the jobs are not known: {error}")
         return {}
     return {run.tags[SUBMISSION_TAG]: run.run_id for run in reversed(tagged) if run.parent_run_id is None}

@@ -133,7 +133,7 @@ def run_explain(
         if parts is not None:
             pointed += reasons.point(views, batch, parts, model.attribute_names, config)
         progress(start + len(batch), len(subjects))
-    store = None if Path(name).exists() or registry_uri(name) else TrackingStore.connect(tracking_uri)
+    store = None if Path(name).exists() or registry_uri(name) else TrackingStore.open(tracking_uri)
     made = Explanations(
         model=name,
         benchmark=model.config.benchmark.name,

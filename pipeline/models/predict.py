@@ -56,7 +56,7 @@ def open_model(name: str, tracking_uri: str) -> TrainedModel:
     if path.suffix == ".pt" or path.is_dir():
         hint = f"name a {MODEL_FILE} of a run, a run, or a registered model"
         raise UserError("there is no exported model", name, hint)
-    store = TrackingStore.connect(tracking_uri)
+    store = TrackingStore.open(tracking_uri)
     uri = registry_uri(name)
     if uri is None:
         run = store.find_run(name)

@@ -63,7 +63,7 @@ def promote(name: str, tracking_uri: str, *, alias: str) -> Promotion:
 
     Raises `UserError` when the run must not be promoted, and `TrackingError` when the store is unreachable or does not know the run.
     """
-    store = TrackingStore.connect(tracking_uri)
+    store = TrackingStore.open(tracking_uri)
     run = store.find_run(name)
     seeds = find_seeds(store, run)
     check_promotable(run, seeds)

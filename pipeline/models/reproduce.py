@@ -137,7 +137,7 @@ def reproduce(name: str, where: Where, *, anyway: bool, tolerance: float) -> Rep
     """
     where = where.absolute()
     where = replace(where, storage=where.storage / "reproductions")
-    store = TrackingStore.connect(where.tracking_uri, EXPERIMENT)
+    store = TrackingStore.open(where.tracking_uri, EXPERIMENT)
     if left := tracked.send_leftovers(where.storage, store, tracked.END_SECONDS):
         say(str(left))
     record = read_record(store, store.find_run(name), where.data_root)

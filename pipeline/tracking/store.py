@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from mgmrn.errors import UserError
 from pipeline.config.identity import REPOSITORY
-from pipeline.databases import database_address, sqlite_file
+from pipeline.databases import database_address, is_missing, sqlite_file
 from pipeline.driver import driver_is_dead, driver_tag
 from pipeline.errors import TrackingError
 from pipeline.job_environment import job_tags
@@ -99,6 +99,14 @@ class TrackingStore:
         """Connect; creates missing tables, and raises `TrackingError` within ten seconds if nothing answers."""
         uri = database_address(uri, "--tracking-uri")
         return cls(open_client(uri), uri, experiment)
+
+    @classmethod
+    def open(cls, uri: str, experiment: str = TRAIN) -> TrackingStore:
+        """`connect` for verbs that read: they make no database, and a missing one is a `UserError`."""
+        if is_missing(database_address(uri, "--tracking-uri")):
+            hint = "train something first, or name the database of your runs"
+            raise UserError(f"there is no tracking database {uri}", "--tracking-uri", hint)
+        return cls.connect(uri, experiment)
 
     def get(self, run_id: str) -> TrackedRun:
         """A run by its id; a text that cannot be an id is a `UserError`."""

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import mlflow.tracking
 import pytest
@@ -194,3 +195,28 @@ def test_refusals_are_one_sentence_without_the_password(monkeypatch: pytest.Monk
     asks = pytest.raises(TrackingError, match=f"asks for credentials .*{PASSWORD_VARIABLE}")
     with asks, translated("http://127.0.0.1:5000"):
         raise MlflowException("?", UNAUTHENTICATED)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "compare demo",
+        f"compare {'0' * 32}",
+        "report demo",
+        "predict RUN a.jpg",
+        "explain RUN",
+        "promote RUN",
+        "reproduce RUN",
+    ],
+)
+def test_a_verb_that_reads_makes_no_database(words: str, tmp_path: Path, typed: Any) -> None:
+    uri = f"sqlite:///{tmp_path}/elsewhere/mlflow.db"
+    code, _, err = typed(*words.split(), f"--tracking-uri={uri}")
+    assert code == 2 and f"there is no tracking database {uri} [--tracking-uri]" in err
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_plan_without_a_database_makes_none(tmp_path: Path, asked: Any) -> None:
+    code, answer, _ = asked("plan", "demo", f"--tracking-uri=sqlite:///{tmp_path}/mlflow.db", f"--data-root={tmp_path}")
+    assert code == 0 and answer["totals"] == {"missing": 3}
+    assert not [*tmp_path.iterdir()]
