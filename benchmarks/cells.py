@@ -153,7 +153,7 @@ def train_cell(config: ExperimentConfig, data_root: Path, threads: int) -> Spent
             if load is load_tune or epoch + 1 == epochs:
                 start = time.time()
                 inputs, network = training.feed.evaluation_inputs(), training.trainer.network
-                scores = evaluate(network, inputs, attributes, config, training.device)
+                scores = evaluate(network, inputs, attributes, config, training.device)[None]
                 results.append(evaluate_split(training.data, scores, gamma).result)
                 evaluated += time.time() - start
         best = int(np.argmax([one.ausuc for one in results]))

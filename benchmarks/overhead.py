@@ -112,7 +112,7 @@ def train_plainly(config: ExperimentConfig, data_root: Path, threads: int) -> li
     for epoch in range(config.schedule.epochs):
         stats = train_epoch(training.trainer, training.feed.train_batches(epoch))
         inputs = training.feed.evaluation_inputs()
-        scores = evaluate(training.trainer.network, inputs, attributes, config, training.device)
+        scores = evaluate(training.trainer.network, inputs, attributes, config, training.device)[None]
         _ = evaluate_split(training.data, scores, None).result  # Figures are computed when they are asked for.
         epochs.append(Epoch(time.time(), stats.seconds))
     return epochs

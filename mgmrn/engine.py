@@ -252,16 +252,25 @@ def evaluate(
     class_attributes: Float[Tensor, "U S"],
     config: ExperimentConfig,
     device: torch.device,
-) -> Float[np.ndarray, "N U"]:
-    """Scores `scale · Σ_l cos(v_l, a_u)` of every image over all classes, in the order of the batches; float32."""
+) -> dict[Level | None, Float[np.ndarray, "N U"]]:
+    """Scores of every image over all classes, in the order of the batches; float32.
+
+    `scale · Σ_l cos(v_l, a_u)` is under None; where there are several levels, `scale · cos(v_l, a_u)` is under each.
+    """
     network.eval()
     attributes = class_attributes.to(device)
-    rows = []
+    levels = levels_of(config.model)
+    summed: dict[Level | None, tuple[Level, ...]] = {None: levels}
+    if len(levels) > 1:
+        summed |= {level: (level,) for level in levels}
+    rows: dict[Level | None, list[Tensor]] = {key: [torch.zeros(0, len(attributes))] for key in summed}
     for inputs in batches:
         with autocast(device, config.schedule):
             output: NetworkOutput = network(_to_device(inputs, device))
-        rows.append(class_scores(output.attributes, attributes, config.loss.scale).float().cpu())
-    return torch.cat(rows).numpy() if rows else np.zeros((0, len(attributes)), dtype=np.float32)
+        for key, among in summed.items():
+            vectors = {level: output.attributes[level] for level in among}
+            rows[key].append(class_scores(vectors, attributes, config.loss.scale).float().cpu())
+    return {key: torch.cat(parts).numpy() for key, parts in rows.items()}
 
 
 def gather_rows(rows: Float[np.ndarray, "n U"]) -> Float[np.ndarray, "N U"] | None:

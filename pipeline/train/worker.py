@@ -27,7 +27,7 @@ from mgmrn.errors import ResourceError, UserError
 from mgmrn.eszsl import eszsl_scores, prepare_eszsl
 from mgmrn.feed import EVALUATION_BATCH, Feed, Share, cached_maps, seen_targets
 from mgmrn.model.backbone import build_backbone
-from mgmrn.protocol import Evaluation, evaluate_split
+from mgmrn.protocol import PREFIX, Evaluation, evaluate_split
 from pipeline.spool import Spool
 from pipeline.train import checkpoints
 from pipeline.train.messages import Failure, note_taker, record_failure, recorded_failure, reserve_room
@@ -115,11 +115,11 @@ def _train(rank: Rank) -> Iterator[dict[str, float]]:
         epoch = trainer.epoch
         _seed_epoch(spec.config.seed, epoch, rank.share.rank)
         stats = train_epoch(trainer, feed.train_batches(epoch))
-        evaluation = None
+        evaluation: Evaluation | None = None
+        figures: dict[str, float] = {}
         if spec.split == "tune" or trainer.epoch == spec.epochs:
-            evaluation = _evaluate(rank, trainer, feed)
-        metrics = _metrics(rank, trainer, stats) | (evaluation.metrics if evaluation else {})
-        yield from _noted(rank, metrics, evaluation, trainer, feed)
+            evaluation, figures = _evaluate(rank, trainer, feed)
+        yield from _noted(rank, _metrics(rank, trainer, stats) | figures, evaluation, trainer, feed)
 
 
 def _folder_to_go_on_from(rank: Rank) -> Path | None:
@@ -144,13 +144,24 @@ def _seed_epoch(seed: int, epoch: int, rank: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1, np.uint64)[0] >> 1))
 
 
-def _evaluate(rank: Rank, trainer: Trainer, feed: Feed) -> Evaluation | None:
-    """Evaluation of the split, on rank 0; every rank scores its share."""
+def _evaluate(rank: Rank, trainer: Trainer, feed: Feed) -> tuple[Evaluation | None, dict[str, float]]:
+    """Evaluation of the split and its metrics, on rank 0; every rank scores its share."""
     attributes = torch.from_numpy(rank.data.classes.attributes)
     config, views = rank.spec.config, (False, True) if rank.spec.config.mirror_scores else (False,)
-    rows = [evaluate(trainer.network, feed.evaluation_inputs(view), attributes, config, rank.device) for view in views]
-    scores = gather_rows(np.mean(rows, axis=0))
-    return None if scores is None else evaluate_split(rank.data, scores, rank.spec.gamma)
+    found = [evaluate(trainer.network, feed.evaluation_inputs(view), attributes, config, rank.device) for view in views]
+    evaluation: Evaluation | None = None
+    metrics: dict[str, float] = {}
+    for level in found[0]:
+        scores = gather_rows(np.mean([one[level] for one in found], axis=0))
+        if scores is None:
+            continue
+        evaluated = evaluate_split(rank.data, scores, rank.spec.gamma)
+        if level is None:
+            evaluation = evaluated
+            metrics |= evaluated.metrics
+        else:
+            metrics[f"{PREFIX[rank.data.split]}/ausuc/{level}"] = evaluated.result.ausuc
+    return evaluation, metrics
 
 
 def _metrics(rank: Rank, trainer: Trainer, stats: EpochStats) -> dict[str, float]:

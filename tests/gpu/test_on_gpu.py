@@ -36,7 +36,7 @@ def test_scores_and_a_step_in_float32_equal_those_on_a_cpu() -> None:
     config, maps = experiment(learning_rate="constant"), [batch.inputs for batch in batches(0)]
     there, here = (new_trainer(config, device) for device in (GPU, CPU))
     attributes = torch.rand(SEEN + 2, ATTRIBUTES)
-    scores = [evaluate(one.network, maps, attributes, config, one.device) for one in (there, here)]
+    scores = [evaluate(one.network, maps, attributes, config, one.device)[None] for one in (there, here)]
     assert scores[0] == pytest.approx(scores[1], abs=1e-3)
     found, wanted = (train_epoch(trainer, batches(0, count=1)).loss for trainer in (there, here))
     assert found == pytest.approx(wanted, rel=1e-4)

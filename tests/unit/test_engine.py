@@ -100,12 +100,18 @@ def test_evaluation_scales_scores_and_does_not_depend_on_the_batch_size():
     inputs = [batch.inputs for batch in batches()]
     halves = [{level: x[i : i + 3] for level, x in maps.items()} for maps in inputs for i in (0, 3)]
     before = weights(trainer)
+    levels = trainer.config.model.levels
     whole = evaluate(trainer.network, inputs, attributes, trainer.config, CPU)
+    assert list(whole) == [None, *levels] and len(levels) > 1
     split = evaluate(trainer.network, halves, attributes, trainer.config, CPU)
-    assert whole.shape == (6 * STEPS, 7) and whole.dtype == np.float32
-    np.testing.assert_allclose(whole, split, atol=1e-4)
     doubled = evaluate(trainer.network, inputs, attributes, experiment(loss=LossConfig(scale=40.0)), CPU)
-    np.testing.assert_allclose(2 * whole, doubled, rtol=1e-4)
+    for key, scores in whole.items():
+        assert scores.shape == (6 * STEPS, 7) and scores.dtype == np.float32
+        np.testing.assert_allclose(scores, split[key], atol=1e-4)
+        np.testing.assert_allclose(2 * scores, doubled[key], rtol=1e-4)
+    np.testing.assert_allclose(whole[None], sum(whole[level] for level in levels), atol=1e-4)
+    nothing = evaluate(trainer.network, [], attributes, trainer.config, CPU)
+    assert {key: scores.shape for key, scores in nothing.items()} == dict.fromkeys(whole, (0, 7))
     assert torch.equal(before, weights(trainer))
 
 
