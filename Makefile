@@ -25,7 +25,7 @@ lint: setup
 	.venv/bin/lint-imports
 
 ui: setup
-	.venv/bin/mlflow ui --backend-store-uri sqlite:///.mgmrn/mlflow.db --port 5000
+	@$(RUN) -m pipeline ui
 
 tracking: setup
 	@cluster/mlflow/serve.sh $(DATABASE)

@@ -143,10 +143,14 @@ class TrackingStore:
 
     def runs_of(self, patterns: Sequence[str], wanted: str) -> list[TrackedRun]:
         """`own_runs` of all experiments whose name matches one of the patterns with SQL's wildcards (`mgmrn/ablation/%`)."""
-        with translated(self.uri):
-            found = [self.client.search_experiments(filter_string=f"name LIKE '{like}'") for like in patterns]
-        experiments = [str(one.experiment_id) for page in found for one in page]
+        experiments = [number for like in patterns for number in self.experiments(like).values()]
         return list(self._search(wanted, experiments)) if experiments else []
+
+    def experiments(self, like: str) -> dict[str, str]:
+        """Name → id of the experiments whose name matches a pattern with SQL's wildcards."""
+        with translated(self.uri):
+            found = self.client.search_experiments(filter_string=f"name LIKE '{like}'")
+        return {one.name: str(one.experiment_id) for one in found}
 
     def state_of(self, run_id: str) -> RunState:
         """Whether the store has a run, its user has deleted it, or the store does not know the id."""

@@ -1,0 +1,79 @@
+"""Pages of MLflow's UI that show a launch, a grid, a search or a run, and the server that shows them."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from urllib.parse import urlencode
+
+from mgmrn.errors import ResourceError
+from pipeline.ports import LOOPBACK
+from pipeline.tracking.store import TrackingStore
+
+START_SECONDS = 60.0
+"""Time that MLflow's server gets to answer."""
+STANDARD_ERROR = 2
+"""File of what the server prints: standard output belongs to the result."""
+
+
+def pages(store: TrackingStore, base: str, name: str | None) -> dict[str, str]:
+    """What is shown → address: the experiments without a name, the views of a grid or search, or those of a run.
+
+    Raises `UserError` for a name that is neither.
+    """
+    experiments = store.experiments("mgmrn/%")
+    if name is None:
+        return {title: _table(base, number) for title, number in experiments.items()}
+    for kind, rows in (("ablation", "variant"), ("search", "run")):
+        if (number := experiments.get(f"mgmrn/{kind}/{name}")) is not None:
+            return dict(_views(base, number, rows))
+    run = store.find_run(name)
+    page = f"{base}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
+    return {"run": page, "curves": f"{page}/model-metrics", "artifacts": f"{page}/artifacts"}
+
+
+def _views(base: str, experiment: str, rows: str) -> Iterator[tuple[str, str]]:
+    """Views of an experiment whose rows are its variants, or else its runs."""
+    figure = "test/ausuc" if rows == "variant" else "val/ausuc"
+    wanted = {
+        "searchFilter": f"tags.`mgmrn.kind` = '{rows}'",
+        "orderByKey": f"metrics.`{figure}`",
+        "orderByAsc": "false",
+    }
+    yield f"{rows}s", _table(base, experiment, **wanted)
+    yield f"{rows}s as charts", _table(base, experiment, **wanted, compareRunsMode="CHART")
+    if rows == "variant":
+        yield "runs of all seeds", _table(base, experiment, searchFilter="tags.`mgmrn.kind` = 'run'")
+
+
+def _table(base: str, experiment: str, **query: str) -> str:
+    return f"{base}/#/experiments/{experiment}/runs" + (f"?{urlencode(query)}" if query else "")
+
+
+def serve(uri: str, port: int) -> "subprocess.Popen[bytes]":
+    """Start MLflow's server for a database on loopback, and wait until it answers.
+
+    Raises `ResourceError` when the port is taken, or the server ends or does not answer.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError as error:
+            raise ResourceError(f"port {port} is taken ({error.strerror})", "name another with --port") from error
+    words = ["server", "--backend-store-uri", uri, "--host", LOOPBACK, "--port", str(port), "--workers", "1"]
+    # Its queue of jobs, seven processes, serves features that are not used here.
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    server = subprocess.Popen([sys.executable, "-m", "mlflow", *words], stdout=STANDARD_ERROR, env=environment)
+    end = time.monotonic() + START_SECONDS
+    while server.poll() is None and time.monotonic() < end:
+        try:
+            socket.create_connection((LOOPBACK, port), 1).close()
+        except OSError:
+            time.sleep(0.2)
+        else:
+            return server
+    server.terminate()
+    raise ResourceError(f"MLflow's server does not answer on port {port}", "see what it printed above")

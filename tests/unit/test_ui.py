@@ -1,0 +1,76 @@
+"""Addresses of pages of MLflow's UI, and the server that shows them."""
+
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from pipeline.ports import free_port
+from pipeline.tracking.store import TrackingStore
+from pipeline.tracking.ui import pages
+
+BASE = "http://127.0.0.1:5000"
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def query(address: str) -> dict[str, str]:
+    """Query of a page, which stands behind the #."""
+    return {key: value for key, (value,) in parse_qs(urlsplit(urlsplit(address).fragment).query).items()}
+
+
+def test_pages_of_everything_of_a_grid_of_a_search_and_of_a_run(store: TrackingStore) -> None:
+    grid, search = (
+        TrackingStore.connect(store.uri, f"mgmrn/{name}").experiment_id for name in ("ablation/parts", "search/rates")
+    )
+    everything = pages(store, BASE, None)
+    assert everything["mgmrn/train"] == f"{BASE}/#/experiments/{store.experiment_id}/runs"
+    assert list(everything) == ["mgmrn/search/rates", "mgmrn/ablation/parts", "mgmrn/train"]
+    of_grid = pages(store, BASE, "parts")
+    assert all(address.startswith(f"{BASE}/#/experiments/{grid}/runs?") for address in of_grid.values())
+    assert query(of_grid["variants"]) == {
+        "searchFilter": "tags.`mgmrn.kind` = 'variant'", "orderByKey": "metrics.`test/ausuc`", "orderByAsc": "false"
+    }  # fmt: skip
+    assert query(of_grid["variants as charts"]) == {**query(of_grid["variants"]), "compareRunsMode": "CHART"}
+    assert query(of_grid["runs of all seeds"]) == {"searchFilter": "tags.`mgmrn.kind` = 'run'"}
+    of_search = pages(store, BASE, "rates")
+    assert list(of_search) == ["runs", "runs as charts"] and f"experiments/{search}/" in of_search["runs"]
+    run_id = store.create_parent("a run", {"mgmrn.kind": "run"})
+    page = f"{BASE}/#/experiments/{store.experiment_id}/runs/{run_id}"
+    assert pages(store, BASE, run_id) == {
+        "run": page,
+        "curves": f"{page}/model-metrics",
+        "artifacts": f"{page}/artifacts",
+    }
+
+
+def test_a_name_of_nothing_and_a_port_that_is_taken(store: TrackingStore, typed: Callable[..., Any]) -> None:
+    code, _, err = typed("ui", "nothing", "--links", f"--tracking-uri={store.uri}")
+    assert code == 2 and "there is no finished run called nothing" in err
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        code, _, err = typed("ui", f"--port={port}", f"--tracking-uri={store.uri}")
+    assert code == 3 and f"port {port} is taken" in err
+
+
+@pytest.mark.browser
+def test_a_server_answers_until_the_command_is_interrupted(store: TrackingStore) -> None:
+    port = free_port()
+    words = [sys.executable, "-m", "pipeline", "ui", f"--port={port}", f"--tracking-uri={store.uri}"]
+    ui = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert ui.stdout is not None
+        title, address = ui.stdout.readline().split()
+        assert (title, address) == ("mgmrn/train", f"http://127.0.0.1:{port}/#/experiments/{store.experiment_id}/runs")
+        assert urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=20).status == 200
+    finally:
+        ui.send_signal(signal.SIGINT)
+        assert ui.wait(60) == 0
+    with socket.socket() as probe, pytest.raises(ConnectionRefusedError):
+        probe.connect(("127.0.0.1", port))
