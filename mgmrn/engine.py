@@ -253,16 +253,12 @@ def evaluate(
     config: ExperimentConfig,
     device: torch.device,
 ) -> dict[Level | None, Float[np.ndarray, "N U"]]:
-    """Scores of every image over all classes, in the order of the batches; float32.
-
-    `scale · Σ_l cos(v_l, a_u)` is under None; where there are several levels, `scale · cos(v_l, a_u)` is under each.
-    """
+    """Scores of the images over all classes, float32: `scale · Σ_l cos(v_l, a_u)` under None, and each level's, of several."""
     network.eval()
     attributes = class_attributes.to(device)
     levels = levels_of(config.model)
-    summed: dict[Level | None, tuple[Level, ...]] = {None: levels}
-    if len(levels) > 1:
-        summed |= {level: (level,) for level in levels}
+    alone = {level: (level,) for level in levels} if len(levels) > 1 else {}
+    summed: dict[Level | None, tuple[Level, ...]] = {None: levels, **alone}
     rows: dict[Level | None, list[Tensor]] = {key: [torch.zeros(0, len(attributes))] for key in summed}
     for inputs in batches:
         with autocast(device, config.schedule):
