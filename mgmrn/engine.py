@@ -257,8 +257,8 @@ def evaluate(
     network.eval()
     attributes = class_attributes.to(device)
     levels = levels_of(config.model)
-    alone = {level: (level,) for level in levels} if len(levels) > 1 else {}
-    summed: dict[Level | None, tuple[Level, ...]] = {None: levels, **alone}
+    alone: dict[Level | None, tuple[Level, ...]] = {level: (level,) for level in levels if len(levels) > 1}
+    summed = {None: levels} | alone
     rows: dict[Level | None, list[Tensor]] = {key: [torch.zeros(0, len(attributes))] for key in summed}
     for inputs in batches:
         with autocast(device, config.schedule):
