@@ -1,4 +1,4 @@
-"""Progress of a grid: bars on a terminal, elsewhere one line for each run that has ended."""
+"""Progress of a grid: bars on a terminal, elsewhere a line for each run that begins or ends."""
 
 import threading
 import time
@@ -50,6 +50,8 @@ class GridProgress:
 
     def follow(self, cell: Cell) -> OnEpoch:
         """A function to call after each epoch of a run that begins now."""
+        if self._bars.disable:
+            self.say(f"{cell.label}: begins")
         bar = self._bar_of[cell.identity] = self._bars.add_task(cell.label, total=None, score="")
 
         def show_epoch(step: int, metrics: Mapping[str, float]) -> None:

@@ -43,8 +43,9 @@ def run_all(stream: io.StringIO, cells: list[Cell], monkeypatch: pytest.MonkeyPa
     return stream.getvalue()
 
 
-def test_elsewhere_each_run_that_ended_is_one_line(cells: list[Cell], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_elsewhere_runs_that_begin_and_end_are_lines(cells: list[Cell], monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_all(io.StringIO(), cells, monkeypatch).splitlines() == [
+        *(f"{cell.label}: begins" for cell in cells),
         f"{cells[0].label}: T1 0.500  H 0.250; 1 of 4 runs done, 2 an hour, 1 h 30 min left",
         f"{cells[1].label}: T1 0.500  H 0.250; 2 of 4 runs done, 2 an hour, 1 h 00 min left",
         "another line",
