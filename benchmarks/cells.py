@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import measure
-from benchmarks.overhead import run
+from benchmarks.overhead import recorded_epochs, run
 from mgmrn.config import ExperimentConfig
 from pipeline import places
-from pipeline.spool import Spool
 
 
 def main() -> None:
@@ -52,25 +51,9 @@ def main() -> None:
 
         def ablate() -> float:
             storage, start = next(storages), time.time()
-            words = [
-                "--concurrency",
-                str(arguments.slots),
-                "--cpus-per-worker",
-                str(arguments.threads),
-                "--storage",
-                str(storage),
-            ]
-            uri = f"sqlite:///{storage}.db"
-            run(
-                "ablate",
-                arguments.grid,
-                *words,
-                "--tracking-uri",
-                uri,
-                "--data-root",
-                str(arguments.data_root),
-                "--json",
-            )
+            how = f"--concurrency {arguments.slots} --cpus-per-worker {arguments.threads} --json".split()
+            where = ("--storage", str(storage), "--data-root", str(arguments.data_root))
+            run("ablate", arguments.grid, *how, *where, "--tracking-uri", f"sqlite:///{storage}.db")
             seconds = time.time() - start
             spent["ablate"].append(recorded(storage, start))
             return seconds
@@ -78,9 +61,8 @@ def main() -> None:
         with processes(1) as pool:
             pool.submit(fill_caches, configs, arguments.data_root).result()
         seconds = measure.alternate({"bare": bare, "ablate": ablate}, arguments.rounds)
-    slots, rates = arguments.slots, {}
-    for kind, found in seconds.items():
-        rates[kind] = [3600 * len(configs) / one for one in found]
+    slots = arguments.slots
+    rates = {kind: [3600 * len(configs) / one for one in found] for kind, found in seconds.items()}
     both = zip(spent["ablate"], spent["bare"], seconds["ablate"], strict=True)
     rest = [slots * wall - ours.training - plain.evaluation for ours, plain, wall in both]
     measure.show(
@@ -173,10 +155,9 @@ def fill_caches(configs: Iterable[ExperimentConfig], data_root: Path) -> None:
 
 def recorded(storage: Path, start: float) -> Spent:
     """Seconds of training of all runs in a storage, and of the start until the first of them had begun to train."""
-    runs = [Spool(path).epochs().values() for path in storage.rglob("spool.jsonl")]
-    epochs = [one for run in runs for one in run if "perf/epoch_s" in one]
-    begun = min(one["moment"] - one["perf/epoch_s"] for one in epochs)
-    return Spent(begun - start, sum(one["perf/epoch_s"] for one in epochs), 0)
+    epochs = recorded_epochs(storage)
+    begun = min(one.end - one.training for one in epochs)
+    return Spent(begun - start, sum(one.training for one in epochs), 0)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ to a temporary database. Needs three epochs or more; four rounds with epochs of 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -25,6 +24,7 @@ from benchmarks import measure
 from mgmrn.config import ExperimentConfig
 from mgmrn.errors import UserError
 from pipeline.config.identity import REPOSITORY
+from pipeline.spool import Spool
 
 
 def main() -> None:
@@ -144,9 +144,8 @@ def run(*words: str) -> None:
 
 
 def recorded_epochs(storage: Path) -> list[Epoch]:
-    """Epochs of the only run in a storage, by the clock of its rank."""
-    lines = [line for spool in storage.glob("*/spool.jsonl") for line in spool.read_text().splitlines()]
-    metrics = [entry["metrics"] for entry in map(json.loads, lines) if entry["kind"] == "metrics"]
+    """Epochs of all runs in a storage by their ends, by the clocks of their ranks."""
+    metrics = (one for path in storage.rglob("spool.jsonl") for one in Spool(path).epochs().values())
     return sorted(Epoch(one["moment"], one["perf/epoch_s"]) for one in metrics if "moment" in one)
 
 

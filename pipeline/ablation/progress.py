@@ -2,8 +2,8 @@
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import TextIO
 
 from rich.console import Console
@@ -34,11 +34,9 @@ class GridProgress:
         self._lock = threading.Lock()
         """Each run's epochs are shown by a thread of its own."""
 
-    @contextmanager
-    def shown(self) -> Iterator[None]:
-        """Show the bars, on a terminal."""
-        with self._bars:
-            yield
+    def shown(self) -> AbstractContextManager[object]:
+        """A context in which the bars are shown, on a terminal."""
+        return self._bars
 
     def say(self, text: str) -> None:
         """Print a line, above the bars where there are any."""
@@ -74,10 +72,11 @@ class GridProgress:
             self._done, self._failed = self._done + done, self._failed + failed
             if (bar := self._bar_of.pop(cell.identity, None)) is not None:
                 self._bars.remove_task(bar)
-        ended = self._done + self._failed
+            done, failed = self._done, self._failed
+        ended = done + failed
         an_hour = 3600 * ended / (time.monotonic() - self._begun)
-        parts = [f"{self._done} of {self._runs} runs done"]
-        parts += [f"{self._failed} failed"] * bool(self._failed)
+        parts = [f"{done} of {self._runs} runs done"]
+        parts += [f"{failed} failed"] * bool(failed)
         parts += [f"{an_hour:.0f} an hour"]
         if ended < self._runs:
             parts.append(f"{duration(3600 * (self._runs - ended) / an_hour)} left")

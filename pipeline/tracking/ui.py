@@ -6,10 +6,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from urllib.parse import urlencode
 
 from mgmrn.errors import ResourceError
+from pipeline.errors import TrackingError
 from pipeline.ports import LOOPBACK
+from pipeline.tracking.connection import check_reachable
 from pipeline.tracking.store import TrackingStore
 
 START_SECONDS = 60.0
@@ -69,11 +72,9 @@ def serve(uri: str, port: int) -> "subprocess.Popen[bytes]":
     server = subprocess.Popen([sys.executable, "-m", "mlflow", *words], stdout=STANDARD_ERROR, env=environment)
     end = time.monotonic() + START_SECONDS
     while server.poll() is None and time.monotonic() < end:
-        try:
-            socket.create_connection((LOOPBACK, port), 1).close()
-        except OSError:
-            time.sleep(0.2)
-        else:
+        with suppress(TrackingError):
+            check_reachable(f"http://{LOOPBACK}:{port}")
             return server
+        time.sleep(0.2)
     server.terminate()
     raise ResourceError(f"MLflow's server does not answer on port {port}", "see what it printed above")
