@@ -1,7 +1,7 @@
 """A small exported model with drawn weights, and pictures for it."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -57,11 +57,16 @@ def scores_of(
     return class_scores(attributes, torch.from_numpy(class_attributes), CONFIG.loss.scale).numpy()
 
 
+def written(write: Callable[[io.BytesIO], object]) -> bytes:
+    """What a function writes into a file."""
+    stream = io.BytesIO()
+    write(stream)
+    return stream.getvalue()
+
+
 def array_file(values: np.ndarray) -> bytes:
     """Content of a `.npy` file."""
-    stream = io.BytesIO()
-    np.save(stream, values)
-    return stream.getvalue()
+    return written(lambda file: np.save(file, values))
 
 
 def write_pictures(folder: Path) -> list[Path]:

@@ -1,7 +1,6 @@
 """Damaged files of every kind that users bring: each reader returns, or raises UserError and nothing else."""
 
 import gzip
-import io
 import pickle
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,16 +21,10 @@ from mgmrn.data.matrices import mat_indices, mat_matrix, mat_strings, read_mat, 
 from mgmrn.errors import UserError
 from mgmrn.makers.importing import read_class_names, read_vectors
 from mgmrn.tensor_files import read_state_dict
-from tests.exported import write_model
+from tests.exported import array_file, write_model, written
 
 TABLE = 'class,red,"long, blue"\n"\u00e9mu",0.5,1\nowl,1e-3,2\n'.encode()
 VECTORS = b"3 2\nred 1 2\nBlue 3 4\n. . . 5 6\n"
-
-
-def written(write: Callable[[io.BytesIO], object]) -> bytes:
-    buffer = io.BytesIO()
-    write(buffer)
-    return buffer.getvalue()
 
 
 def matlab(compressed: bool) -> bytes:
@@ -73,7 +66,7 @@ KINDS: dict[str, tuple[Callable[[Path], object], list[bytes]]] = {
         [TABLE, TABLE.replace(b",", b";"), TABLE.decode().encode("utf-16"), gzip.compress(TABLE, mtime=0)],
     ),
     "a.json": (read_table, [b'{"owl": {"red": 1, "blue": 2}, "emu": {"red": 2, "blue": 1e3}}', b'{"owl": [1, 2]}']),
-    "a.npy": (read_table, [written(lambda file: np.save(file, ARRAY[:, :2]))]),
+    "a.npy": (read_table, [array_file(ARRAY[:, :2])]),
     "v.txt": (lambda path: read_vectors(path, {"red", "blue"}), [VECTORS, gzip.compress(VECTORS, mtime=0)]),
     "u.txt": (read_class_names, [b"owl\n\xc3\xa9mu\r\n"]),
 }
@@ -88,20 +81,16 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def damaged(content: bytes, edits: list[tuple[float, int, bytes]]) -> bytes:
-    """The content with some bytes replaced by others at relative positions."""
+def read_damaged(name: str, folder: Path, choice: int, edits: list[tuple[float, int, bytes]]) -> None:
+    """Reads a file in which some bytes are replaced by others at relative positions."""
+    read, contents = KINDS[name]
+    content = contents[choice % len(contents)]
     for where, removed, new in edits:
         position = int(where * len(content))
         content = content[:position] + new + content[position + removed :]
-    return content
-
-
-def read_damaged(name: str, folder: Path, choice: int, edits: list[tuple[float, int, bytes]]) -> None:
-    read, contents = KINDS[name]
-    path = folder / name
-    path.write_bytes(damaged(contents[choice % len(contents)], edits))
+    (folder / name).write_bytes(content)
     with suppress(UserError):
-        read(path)
+        read(folder / name)
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -137,9 +126,7 @@ def test_nothing_but_a_user_error_escapes_for_long(name: str, tmp_path: Path, ch
         lambda state: state.update(class_names=["one"]),
     ],
 )
-def test_a_model_file_of_plain_values_that_is_no_model_is_refused(
-    change: Callable[[dict], object], tmp_path: Path
-) -> None:
+def test_a_file_of_plain_values_that_is_no_model_is_refused(change: Callable[[dict], object], tmp_path: Path) -> None:
     path = write_model(tmp_path / "model.pt")
     state = torch.load(path, weights_only=True)
     change(state)

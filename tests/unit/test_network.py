@@ -171,11 +171,6 @@ def test_exchanged_regions_are_a_residual_that_starts_at_zero() -> None:
     torch.testing.assert_close(refined, tokens + residual)
 
 
-def test_without_mined_regions_there_is_nothing_to_exchange() -> None:
-    with pytest.raises(ValueError, match="exchanges mined regions"):
-        config(mode="none", topology="regions")
-
-
 def test_autocast_and_channels_last_change_little_and_regions_stay_float32() -> None:
     network = head(config())
     maps = maps_of(THREE)

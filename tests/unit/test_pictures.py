@@ -1,6 +1,5 @@
 """Reading of pictures: the cases behind the tables of docs/reference/inputs.md, damaged files, and a second decoder."""
 
-import io
 import os
 import re
 import resource
@@ -19,18 +18,14 @@ from torchvision.io import ImageReadMode, decode_image
 
 from mgmrn.data.pictures import ENDINGS, FORMATS, files_below, read_picture
 from mgmrn.errors import UserError
-from tests.exported import array_file
+from tests.exported import array_file, written
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL", "ignore::DeprecationWarning:torchvision")
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "reference" / "inputs.md"
 SECTION = DOCS.read_text(encoding="utf-8").split("## Pictures\n")[1].split("\n## ")[0]
-TABLES = [
-    dict(re.findall(r"^\| (.+?) \| (.+) \|$", block, re.MULTILINE)[2:])
-    for block in SECTION.split("\n\n")
-    if "---" in block
-]
-READ, REFUSED = TABLES
+TABLES = (block for block in SECTION.split("\n\n") if "---" in block)
+READ, REFUSED = (dict(re.findall(r"^\| (.+?) \| (.+) \|$", table, re.MULTILINE)[2:]) for table in TABLES)
 ORIENTATION = 0x0112
 
 PIXELS = np.kron(np.random.default_rng(0).integers(0, 256, (3, 4, 3)), np.ones((8, 8, 1))).astype(np.uint8)
@@ -45,9 +40,7 @@ HALF = Image.fromarray(np.dstack([PIXELS, np.where(CLEAR, 0, 255) * np.ones((24,
 
 def saved(picture: Any, file_format: str, **options: Any) -> bytes:
     picture = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-    stream = io.BytesIO()
-    picture.save(stream, file_format, **options)
-    return stream.getvalue()
+    return written(lambda file: picture.save(file, file_format, **options))
 
 
 def exif(*entries: tuple[int, int, bytes], orientation: int = 6) -> bytes:
