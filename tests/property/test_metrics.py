@@ -44,6 +44,7 @@ def brute_force(problem, gamma: float) -> tuple[float, float]:
 @given(problems())
 def test_curve_equals_brute_force_between_all_thresholds(problem):
     curve = seen_unseen_curve(*problem, SEEN)
+    assert np.all(np.diff(curve.gammas) > 0)
     # Thresholds are whole numbers here, so every half-integer lies strictly between two.
     gammas = np.arange(-7.5, 8.0)
     expected = np.array([brute_force(problem, gamma) for gamma in gammas])
@@ -63,22 +64,6 @@ def test_at_a_tie_curve_and_predictions_agree(problem, gamma):
     u = mean_class_accuracy(calibrated_predictions(unseen_scores, SEEN, float(gamma)), unseen_labels)
     s = mean_class_accuracy(calibrated_predictions(seen_scores, SEEN, float(gamma)), seen_labels)
     assert (unseen, seen) == pytest.approx((u, s), abs=1e-12)
-
-
-@given(problems())
-def test_curve_is_monotone_bounded_and_independent_of_order_and_scale(problem):
-    seen_scores, seen_labels, unseen_scores, unseen_labels = problem
-    curve = seen_unseen_curve(*problem, SEEN)
-    assert np.all(np.diff(curve.gammas) > 0)
-    assert np.all(np.diff(curve.unseen) >= 0) and np.all(np.diff(curve.seen) <= 1e-12)
-    assert curve.unseen[0] == 0 and curve.seen[-1] == pytest.approx(0, abs=1e-12)
-    assert 0 <= curve.ausuc <= 1 and 0 <= curve.best_harmonic <= 1
-    turned = seen_unseen_curve(
-        4 * seen_scores[::-1], seen_labels[::-1], 4 * unseen_scores[::-1], unseen_labels[::-1], SEEN
-    )
-    np.testing.assert_allclose(turned.unseen, curve.unseen, atol=1e-12)
-    np.testing.assert_allclose(turned.seen, curve.seen, atol=1e-12)
-    np.testing.assert_allclose(turned.gammas[1:], 4 * curve.gammas[1:])
 
 
 def test_result_of_a_case_worked_by_hand():
@@ -105,15 +90,8 @@ def test_zeros_and_missing_images_give_zero_not_nan():
 
 
 @settings(max_examples=10)
-@given(
-    seed=st.integers(0, 10_000),
-    log10_gamma=st.floats(-2, 3),
-    log10_lambda=st.floats(-2, 3),
-    images=st.integers(1, 30),
-)
-def test_the_mapping_of_eszsl_is_the_closed_form(
-    seed: int, log10_gamma: float, log10_lambda: float, images: int
-) -> None:
+@given(st.integers(0, 10_000), st.floats(-2, 3), st.floats(-2, 3), st.integers(1, 30))
+def test_the_mapping_of_eszsl_is_the_closed_form(seed, log10_gamma, log10_lambda, images):
     rng = np.random.default_rng(seed)
     x, a = rng.normal(size=(images, 7)), rng.random((5, 4))
     labels = rng.integers(0, 5, images)

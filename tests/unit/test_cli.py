@@ -102,9 +102,7 @@ def test_train_without_options(launch: Any, typed: Any, monkeypatch: pytest.Monk
         (ResourceError("8 CPUs were asked for, 2 are there", "ask for less"), 3),
     ],
 )
-def test_an_expected_error_is_one_sentence(
-    launch: Any, typed: Any, monkeypatch: pytest.MonkeyPatch, error: Any, code: int
-) -> None:
+def test_an_expected_error_is_one_sentence(launch: Any, typed: Any, monkeypatch: Any, error: Any, code: int) -> None:
     launch.outcome = error
     assert typed("train", "cub100") == (code, "", f"error: {error}\n")
     assert str(pickle.loads(pickle.dumps(error))) == str(error)

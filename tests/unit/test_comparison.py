@@ -15,13 +15,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from pipeline.analysis.comparison import CELL_COLUMNS, Comparison, compare
-from pipeline.analysis.paired import (
-    PairedDifference,
-    bootstrapped_difference,
-    holm,
-    paired_difference,
-    summarise,
-)
+from pipeline.analysis.paired import PairedDifference, bootstrapped_difference, holm, paired_difference, summarise
 from pipeline.analysis.runs import FIGURES
 
 OOM = "out of memory"
@@ -118,9 +112,7 @@ pairs = st.lists(st.tuples(fractions, fractions), min_size=1, max_size=12)
 
 
 @given(pairs)
-def test_mean_interval_p_and_verdict_are_those_of_students_t_on_the_differences(
-    found: list[tuple[float, float]],
-) -> None:
+def test_mean_interval_p_and_verdict_are_those_of_students_t(found: list[tuple[float, float]]) -> None:
     first, second = zip(*found, strict=True)
     differences, summary = pd.Series(first) - pd.Series(second), summarise(first)
     assert (summary.mean, summary.n) == (pytest.approx(pd.Series(first).mean()), len(found))

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,12 +18,10 @@ from mgmrn.localisation import Cells
 from mgmrn.makers.drawing import PART_OF_TRAIT, PARTS, TRAITS, Creature, draw_creature
 from mgmrn.makers.synthetic import ATTRIBUTE_NAMES, Parts, part_of, read_parts
 from mgmrn.prediction import score
-from pipeline.cli.app import main
 from pipeline.models import explain as module
 from pipeline.models import reasons
 from pipeline.models.explain import SIDE
 from pipeline.models.reasons import ALL_LEVELS, ALL_PARTS, Subject, by_part, check_explainable, explain, point
-from pipeline.tracking.store import TrackingStore
 from tests.exported import ATTRIBUTES, CONFIG, NAMES, inputs_of, write_model, write_pictures
 from tests.pages import parsed
 from tests.tiny import write_benchmark
@@ -62,18 +61,19 @@ def test_reasons_others_and_handicap_are_the_whole_lead(folder: Path, model: Tra
             torch.testing.assert_close(maps.regions.sum(dim=0), torch.ones(64, 64))
 
 
-def run(folder: Path, out: Path, *more: str) -> int:
-    command = ["explain", str(folder / "model.pt"), "--data-root", str(folder / "data"), "--out", str(out), "--json"]
-    return main([*command, *more])
+@pytest.fixture
+def ask(folder: Path, tmp_path: Path, asked: Any) -> Any:
+    """Runs `explain` and returns exit code and answer."""
+    options = ("--data-root", folder / "data", "--out", tmp_path / "out")
+    return lambda *words: asked("explain", folder / "model.pt", *options, *words)[:2]
 
 
-def test_named_pictures_and_the_first_ones_of_every_class_of_a_split(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_named_pictures_and_the_first_ones_of_every_class(
+    folder: Path, tmp_path: Path, monkeypatch: Any, ask: Any
 ) -> None:
     chosen = sorted(map(str, (folder / "pictures").iterdir()))
-    assert run(folder, tmp_path, "--image", chosen[0], "--image", chosen[1]) == 0
-    answer = json.loads(capsys.readouterr().out)
-    assert [one["image"] for one in answer["pictures"]] == chosen
+    code, answer = ask("--image", chosen[0], "--image", chosen[1])
+    assert code == 0 and [one["image"] for one in answer["pictures"]] == chosen
     assert all(one["truth"] is None and len(one["attributes"]) == len(ATTRIBUTES) for one in answer["pictures"])
     keys = ["page", "sheets", "run_id", "pictures", "pointing_accuracy", "pointing_chance", "pointing"]
     assert list(answer) == keys, "scripts read these keys"
@@ -83,18 +83,16 @@ def test_named_pictures_and_the_first_ones_of_every_class_of_a_split(
     with Image.open(answer["sheets"][0]) as sheet:
         # A row per picture; a tile for it, and on each of two levels the regions and three attributes.
         assert sheet.format == "PNG" and sheet.width > 9 * SIDE and sheet.height > 2 * SIDE
-    page = (tmp_path / "index.html").read_text()
+    page = (tmp_path / "out" / "index.html").read_text()
     assert page.count("<article") == 2 and page.count("data:image/jpeg") == 2 * (1 + 2 * (1 + len(ATTRIBUTES)))
     assert "http" not in page.replace("http-equiv", "")
     monkeypatch.setattr(reasons, "DECISIVE", 1)  # Most of the time is spent on maps.
-    assert run(folder, tmp_path, "--split", "test_seen", "--per-class", "1") == 0
-    seen = {one["truth"] for one in json.loads(capsys.readouterr().out)["pictures"]}
-    assert run(folder, tmp_path, "--per-class", "2") == 0
-    pictures = json.loads(capsys.readouterr().out)["pictures"]
+    seen = {one["truth"] for one in ask("--split", "test_seen", "--per-class", "1")[1]["pictures"]}
+    pictures = ask("--per-class", "2")[1]["pictures"]
     truths = [one["truth"] for one in pictures]
     assert len(truths) == 6 and len(set(truths)) == 3 and truths[0] == truths[1]
     assert [Path(one["image"]).name for one in pictures[:2]] == ["6.png", "7.png"]
-    articles = parsed((tmp_path / "index.html").read_text()).all("article")
+    articles = parsed((tmp_path / "out" / "index.html").read_text()).all("article")
     for one, words in zip(pictures, (article.one("p").text for article in articles), strict=True):
         assert words.startswith(f"{one['class']} rather than {one['runner_up']} by {one['margin']:.2f}. For ")
         assert words.endswith(f"It is {one['truth']}.") and any(name in words for name in ATTRIBUTES)
@@ -103,19 +101,19 @@ def test_named_pictures_and_the_first_ones_of_every_class_of_a_split(
 
 
 def test_a_broken_picture_and_a_network_without_attention_are_refused(
-    folder: Path, tmp_path: Path, model: TrainedModel, capsys: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, model: TrainedModel, ask: Any
 ) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(next((folder / "pictures").iterdir()).read_bytes()[:500])
-    assert run(folder, tmp_path / "out", "--image", str(broken)) == 2
-    assert "cannot be decoded" in json.loads(capsys.readouterr().out)["error"] and not (tmp_path / "out").exists()
+    code, answer = ask("--image", broken)
+    assert code == 2 and "cannot be decoded" in answer["error"] and not (tmp_path / "out").exists()
     config = model.config.model_copy(update={"model": AttributeNetworkConfig()})
     with pytest.raises(UserError, match="attribute_network attends to nothing"):
         check_explainable(replace(model, config=config))
 
 
 def test_page_and_sheets_are_logged_with_the_run(
-    folder: Path, model: TrainedModel, store: TrackingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, model: Any, store: Any, tmp_path: Path, monkeypatch: Any
 ) -> None:
     run_id = store.create_parent("a run", {})
     monkeypatch.setattr(module, "open_model", lambda name, uri: model)

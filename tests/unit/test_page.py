@@ -34,9 +34,6 @@ def row_of(page: Node, metric: str, variant: str) -> list[Node]:
     return list(row.all("td"))
 
 
-# --- content ----------------------------------------------------------------------------------------------------------
-
-
 def test_the_answer_names_every_variant_under_its_verdict_and_the_rule() -> None:
     answer = PAGE.one("dl")
     found = {block.one("dt").text: [line.text for line in block.all("dd")] for block in answer.all("div")}
@@ -104,9 +101,6 @@ def test_published_numbers_class_changes_and_config_differences_are_shown() -> N
     assert top_changes(classes[12:13]) == {"gains": [], "losses": []}
 
 
-# --- stand-alone page -------------------------------------------------------------------------------------------------
-
-
 def test_nothing_is_loaded_and_no_script_but_the_own_one_may_run() -> None:
     assert not [word for word in ("http://", "https://", "//cdn", "@import", "url(") if word in TEXT]
     nodes = [node for tag in ("script", "link", "img", "iframe", "object", "a", "use") for node in PAGE.all(tag)]
@@ -147,9 +141,6 @@ def test_names_are_text_and_nothing_else() -> None:
     assert not [node for tag in tags for node in page.all(tag) if "onerror" in node.attributes]
 
 
-# --- charts -----------------------------------------------------------------------------------------------------------
-
-
 def test_bars_reach_as_far_as_the_differences_and_intervals() -> None:
     rows = [
         ("full", math.nan, math.nan, math.nan, 0, "base"),
@@ -168,6 +159,3 @@ def test_bars_reach_as_far_as_the_differences_and_intervals() -> None:
     line = next(line.attrib for line in root.iter("line") if line.attrib["class"] == "interval")
     middle = (labels["0"] + labels["+2"]) / 2
     assert (float(line["x1"]), float(line["x2"])) == pytest.approx((middle, labels["+4"]), abs=0.2)
-
-
-# --- numbers as text --------------------------------------------------------------------------------------------------
