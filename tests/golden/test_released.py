@@ -17,14 +17,7 @@ from mgmrn.engine import Batch, Trainer, build_trainer, train_epoch
 from mgmrn.model.network import build_model
 from pipeline.config.compose import load_experiment
 from tests.double import TOLERANCE, float64
-from tests.reference.released import (
-    ReleasedNetwork,
-    Settings,
-    joint_step,
-    level_loss,
-    make_optimiser,
-    sequential_step,
-)
+from tests.reference.released import ReleasedNetwork, Settings, joint_step, level_loss, make_optimiser, sequential_step
 
 B, SEEN, ATTRIBUTES, STEPS, SIDE = 2, 5, 9, 2, 64
 SMALL = ["model.backbone.name=resnet18", "model.backbone.weights=none", "model.width=64", "model.regions.count=3"]
@@ -42,19 +35,11 @@ CLASSES = draw(SEEN, ATTRIBUTES, seed=2).abs()
 
 def small_config(order: str, batch_norm: str, settings: Settings) -> ExperimentConfig:
     """The released experiment with a small network and the settings of the plain training."""
-    changes = [
-        f"schedule.order={order}",
-        "schedule.learning_rate=constant",
-        f"model.backbone.batch_norm={batch_norm}",
-        f"loss.scale={settings.scale}",
-        f"loss.regression={settings.regression}",
-        "optimiser.name=sgd",
-        f"optimiser.head_lr={settings.lr}",
-        f"optimiser.backbone_lr={settings.lr}",
-        f"optimiser.momentum={settings.momentum}",
-        f"optimiser.weight_decay={settings.weight_decay}",
-    ]
-    return load_experiment("cub-released", SMALL + changes).config
+    s = settings
+    changes = [f"schedule.order={order}", "schedule.learning_rate=constant", f"model.backbone.batch_norm={batch_norm}"]
+    changes += [f"loss.scale={s.scale}", f"loss.regression={s.regression}", f"optimiser.weight_decay={s.weight_decay}"]
+    changes += ["optimiser.name=sgd", f"optimiser.head_lr={s.lr}", f"optimiser.backbone_lr={s.lr}"]
+    return load_experiment("cub-released", [*SMALL, *changes, f"optimiser.momentum={s.momentum}"]).config
 
 
 @cache

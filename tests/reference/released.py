@@ -17,6 +17,10 @@ from mgmrn.model.backbone import CHANNELS
 from mgmrn.model.network import MgMRN
 from tests.reference.plain_head import PlainHead
 
+Images = Float[Tensor, "B 3 H W"]
+LossOf = Callable[[Float[Tensor, "B S"]], Float[Tensor, ""]]
+"""Loss of a level's attribute vectors."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -39,7 +43,7 @@ class ReleasedNetwork(nn.Module):
         self.backbone.fc = nn.Identity()
         self.head = PlainHead(MgMRN(config, channels, words).state_dict(), config)
 
-    def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B S"]]:
+    def forward(self, images: Images) -> list[Float[Tensor, "B S"]]:
         """Attribute vectors of the three levels, finest first."""
         trunk = self.backbone
         x = trunk.maxpool(trunk.relu(trunk.bn1(trunk.conv1(images))))
@@ -55,10 +59,8 @@ class ReleasedNetwork(nn.Module):
 
 
 def make_optimiser(network: nn.Module, settings: Settings) -> torch.optim.Optimizer:
-    """SGD over all parameters."""
-    return torch.optim.SGD(
-        network.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
-    )
+    rates = {"lr": settings.lr, "momentum": settings.momentum, "weight_decay": settings.weight_decay}
+    return torch.optim.SGD(network.parameters(), **rates)
 
 
 def level_loss(
@@ -75,10 +77,7 @@ def level_loss(
 
 
 def sequential_step(
-    network: ReleasedNetwork,
-    optimiser: torch.optim.Optimizer,
-    images: Float[Tensor, "B 3 H W"],
-    loss_of: Callable[[Float[Tensor, "B S"]], Float[Tensor, ""]],
+    network: ReleasedNetwork, optimiser: torch.optim.Optimizer, images: Images, loss_of: LossOf
 ) -> float:
     """Summed loss of three steps, finest level first: the whole network forward, the level's loss backward, a step."""
     total = 0.0
@@ -91,12 +90,7 @@ def sequential_step(
     return total
 
 
-def joint_step(
-    network: ReleasedNetwork,
-    optimiser: torch.optim.Optimizer,
-    images: Float[Tensor, "B 3 H W"],
-    loss_of: Callable[[Float[Tensor, "B S"]], Float[Tensor, ""]],
-) -> float:
+def joint_step(network: ReleasedNetwork, optimiser: torch.optim.Optimizer, images: Images, loss_of: LossOf) -> float:
     """Loss of one pass and one step, summed over the levels."""
     optimiser.zero_grad()
     total = torch.stack([loss_of(vectors) for vectors in network(images)]).sum()

@@ -2,10 +2,10 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import pytest
 import yaml
 
 from mgmrn.protocol import Evaluation
@@ -52,9 +52,7 @@ def test_the_evaluation_tables_agree_with_the_scores(tmp_path: Path) -> None:
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
 
 
-def test_large_tables_are_compressed_and_large_confusions_not_drawn(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_large_tables_are_compressed_and_large_confusions_not_drawn(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(artifacts, "LARGEST_PLAIN_TABLE", 10)
     written(tmp_path, 61)
     assert len(pd.read_csv(tmp_path / "eval" / "predictions.csv.gz")) == 16

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mgmrn.config import LossConfig, RefinementConfig, RegionConfig
-from mgmrn.losses import LossTerms, zsl_loss
+from mgmrn.losses import LossTerms, agreement, zsl_loss
 from mgmrn.model.granularity import LevelFeatures
 from mgmrn.model.network import NetworkOutput, init_weights
 from mgmrn.model.refinement import MutualRefinement, source_groups
@@ -82,20 +82,24 @@ def example() -> tuple[dict[str, Tensor], Tensor, Tensor]:
 def test_the_loss_is_its_equation(reduction: str) -> None:
     attributes, targets, classes = example()
     mined = Regions(torch.randn(B, 3, 4, 4).softmax(dim=1), F.normalize(torch.randn(B, 3, 8), dim=2))
-    weights = {"regression": 0.3, "occupancy": 0.2, "decorrelation": 0.4, "level_weights": {"c4": 0.5}}
+    weights = {"regression": 0.3, "occupancy": 0.2, "decorrelation": 0.4, "agreement": 2, "level_weights": {"c4": 0.5}}
     config = LossConfig(scale=7, regression_reduction=reduction, label_smoothing=0.1, **weights)
     terms = zsl_loss(NetworkOutput(attributes, {"c4": mined}), targets, classes, config, global_batch=B)
     a = classes / classes.norm(dim=1, keepdim=True)
     ce = reg = torch.zeros(())
+    scores = {}
     for level, v in attributes.items():
         unit = v / v.norm(dim=1, keepdim=True)
         weight = 0.5 if level == "c4" else 1.0
-        ce = ce + weight * F.cross_entropy(7 * unit @ a.T, targets, label_smoothing=0.1)
+        scores[level] = 7 * unit @ a.T
+        ce = ce + weight * F.cross_entropy(scores[level], targets, label_smoothing=0.1)
         squared = (unit - a[targets]).square()
         reg = reg + weight * (squared.sum(1) if reduction == "sum" else squared.mean(1)).mean()
     occ = 0.5 * occupancy_loss(occupancy(mined.assignment))
     dec = 0.5 * decorrelation(mined.descriptors).mean()
-    expected = (ce + 0.3 * reg + 0.2 * occ + 0.4 * dec, ce, reg, occ, dec, torch.zeros(()))
+    divergence = agreement(scores, targets, "even")
+    agr = 0.5 * divergence["c4"].mean() + divergence["c5"].mean()
+    expected = (ce + 0.3 * reg + 0.2 * occ + 0.4 * dec + 2 * agr, ce, reg, occ, dec, agr)
     for name, wanted in zip(LossTerms._fields, expected, strict=True):
         torch.testing.assert_close(getattr(terms, name), wanted)
 

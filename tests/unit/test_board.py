@@ -7,11 +7,6 @@ from pipeline.search.board import Board
 POINT = {"model.levels": ["c4", "c5"], "optimiser.head_lr": 0.00123456}
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
 def shown_on(out: io.StringIO) -> str:
     """Text about four trials, three of which end, each in another way."""
     board = Board("tiny", 4, "AUSUC", out)
@@ -38,7 +33,9 @@ def test_elsewhere_each_event_is_a_line() -> None:
 
 
 def test_on_a_terminal_a_table_shows_running_trials_first_and_then_the_best() -> None:
-    last = shown_on(Terminal()).rpartition("something else")[2]
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    last = shown_on(terminal).rpartition("something else")[2]
     states = [line.split("│")[2].strip() for line in last.splitlines() if line.count("│") > 5]
     assert states[-4:] == ["running", "finished", "stopped", "failed"]
     assert "best 0.2500 of trial 0" in last

@@ -30,24 +30,18 @@ GLOBAL_BATCH, STEPS, SEEN, ATTRIBUTES = 7, 2, 5, 9
 WORLD_SIZE = 3
 REGULARISED = LossConfig(occupancy=0.3, decorrelation=0.5, label_smoothing=0.1)
 THREE = ("c3", "c4", "c5")
+ADJACENT = RefinementConfig(channel_reduction=4)
 CASCADE = RefinementConfig(topology="cascade", channel_reduction=4)
 MUTUAL = RefinementConfig(channel_reduction=4, detach=False)
 EXCHANGE = RefinementConfig(topology="regions", detach=False)
 
 
 def experiment(
-    levels=("c3", "c4"),
-    refinement=RefinementConfig(channel_reduction=4),
-    regions="regions",
-    temperature="none",
-    model=None,
-    loss=REGULARISED,
-    order="joint",
-    accumulate=1,
+    levels=("c3", "c4"), refinement=ADJACENT, *, model=None, loss=REGULARISED, order="joint", accumulate=1, **network
 ) -> ExperimentConfig:
     return ExperimentConfig(
         benchmark=BenchmarkConfig(name="TINY"),
-        model=model or small_network(levels=levels, regions=regions, refinement=refinement, temperature=temperature),
+        model=model or small_network(levels=levels, refinement=refinement, **network),
         loss=loss,
         # The weights after a step of plain SGD are its gradient; momentum and decay would blur it.
         optimiser=OptimiserConfig(name="sgd", head_lr=0.05, momentum=0.0, weight_decay=0.0, accumulate=accumulate),
@@ -61,8 +55,8 @@ CASES = {
     "sequential, three levels, mutual": experiment(THREE, MUTUAL, order="sequential"),
     "cascade": experiment(THREE, CASCADE),
     "tokens, learned temperature": experiment(regions="tokens", temperature="learned"),
-    "as released": experiment(THREE, CASCADE, "released", loss=RELEASED, order="sequential"),
-    "no regions, one level": experiment(("c4",), RefinementConfig(topology="none"), "none"),
+    "as released": experiment(THREE, CASCADE, regions="released", loss=RELEASED, order="sequential"),
+    "no regions, one level": experiment(("c4",), RefinementConfig(topology="none"), regions="none"),
     "accumulated": experiment(loss=PLAIN, accumulate=2),
     "accumulated, sequential": experiment(loss=PLAIN, order="sequential", accumulate=2),
     "agreement, exchanged regions": experiment(
@@ -90,14 +84,11 @@ class NormedNetwork(nn.Module):
 
 
 def global_batches(levels) -> list[Batch]:
-    generator = torch.Generator().manual_seed(1)
+    torch.manual_seed(1)
     made = []
     for step in range(STEPS):
-        maps = {
-            level: torch.randn(GLOBAL_BATCH, CHANNELS[level], SIDES[level], SIDES[level], generator=generator)
-            for level in levels
-        }
-        targets = torch.randint(SEEN, (GLOBAL_BATCH,), generator=generator)
+        maps = {level: torch.randn(GLOBAL_BATCH, CHANNELS[level], SIDES[level], SIDES[level]) for level in levels}
+        targets = torch.randint(SEEN, (GLOBAL_BATCH,))
         made.append(Batch(maps, targets, np.arange(GLOBAL_BATCH) + GLOBAL_BATCH * step))
     return made
 
@@ -109,18 +100,10 @@ def share_of(batch: Batch, rank: int, world_size: int) -> Batch:
 
 def train_share(network: nn.Module, config: ExperimentConfig, rank: int, world_size: int, steps: int = STEPS) -> None:
     """Trains a network on one rank's share of every batch."""
-    levels = levels_of(config.model)
-    torch.manual_seed(2)
-    trainer = build_trainer(
-        network,
-        torch.rand(SEEN, ATTRIBUTES),
-        config,
-        global_batch=GLOBAL_BATCH,
-        steps_per_epoch=STEPS,
-        device=torch.device("cpu"),
-        world_size=world_size,
-    )
-    train_epoch(trainer, [share_of(batch, rank, world_size) for batch in global_batches(levels)[:steps]])
+    batches = global_batches(levels_of(config.model))[:steps]
+    sizes = {"global_batch": GLOBAL_BATCH, "steps_per_epoch": STEPS, "world_size": world_size}
+    trainer = build_trainer(network, torch.rand(SEEN, ATTRIBUTES), config, device=torch.device("cpu"), **sizes)
+    train_epoch(trainer, [share_of(batch, rank, world_size) for batch in batches])
 
 
 @float64()
@@ -135,7 +118,6 @@ def trained_share(config: ExperimentConfig, rank: int, world_size: int) -> dict[
 
 @float64()
 def trained_statistics(rank: int, world_size: int) -> dict[str, Tensor]:
-    """Running statistics after one step."""
     network = NormedNetwork()
     train_share(network, CASES["attribute network"], rank, world_size, steps=1)
     return dict(network.norm.named_buffers())
@@ -156,7 +138,6 @@ def train_all_cases(rank: int, folder: str) -> None:
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory) -> list[dict[str, dict[str, Tensor]]]:
-    """Results of each rank."""
     folder = tmp_path_factory.mktemp("ranks")
     # The server imports torch once and forks before any thread exists; this process has threads already.
     context = torch.multiprocessing.get_context("forkserver")

@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from mgmrn import device as devices
-from mgmrn.config import Compile
 from mgmrn.device import compile_passes
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
@@ -26,20 +25,11 @@ RECORDED, COMPILED = [{"mode": "reduce-overhead", "dynamic": False}], [{"mode": 
         ("auto", GPU, 1, (9, 0), "a C compiler", []),
     ],
 )
-def test_passes_are_compiled_where_it_pays(
-    choice: Compile,
-    device: torch.device,
-    micro_batches: int,
-    capability: tuple[int, int],
-    lacking: str | None,
-    expected: list[dict[str, object]],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_passes_are_compiled_where_it_pays(choice, device, micro_batches, capability, lacking, expected, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(devices, "lacking_for_triton", lambda: lacking)
     monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
-    asked: list[dict[str, object]] = []
-    module = nn.Linear(1, 1)
+    asked, module = [], nn.Linear(1, 1)
     monkeypatch.setattr(module, "compile", lambda **options: asked.append(options))
     compile_passes(module, choice, device, micro_batches)
     assert asked == expected

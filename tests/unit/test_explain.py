@@ -68,9 +68,7 @@ def ask(folder: Path, tmp_path: Path, asked: Any) -> Any:
     return lambda *words: asked("explain", folder / "model.pt", *options, *words)[:2]
 
 
-def test_named_pictures_and_the_first_ones_of_every_class(
-    folder: Path, tmp_path: Path, monkeypatch: Any, ask: Any
-) -> None:
+def test_named_pictures_and_the_first_of_every_class(folder: Path, tmp_path: Path, monkeypatch: Any, ask: Any) -> None:
     chosen = sorted(map(str, (folder / "pictures").iterdir()))
     code, answer = ask("--image", chosen[0], "--image", chosen[1])
     assert code == 0 and [one["image"] for one in answer["pictures"]] == chosen
@@ -112,9 +110,7 @@ def test_a_broken_picture_and_a_network_without_attention_are_refused(
         check_explainable(replace(model, config=config))
 
 
-def test_page_and_sheets_are_logged_with_the_run(
-    folder: Path, model: Any, store: Any, tmp_path: Path, monkeypatch: Any
-) -> None:
+def test_page_and_sheets_are_logged(folder: Path, model: Any, store: Any, tmp_path: Path, monkeypatch: Any) -> None:
     run_id = store.create_parent("a run", {})
     monkeypatch.setattr(module, "open_model", lambda name, uri: model)
     picture = next((folder / "pictures").iterdir())

@@ -53,9 +53,7 @@ NETWORKS: list[Any] = [
 
 
 @pytest.mark.parametrize(("topology", "regions", "temperature", "c4"), NETWORKS)
-def test_attention_and_evidence_give_the_attributes_of_the_network(
-    topology: str, regions: str, temperature: str, c4: int
-) -> None:
+def test_attention_and_evidence_give_the_attributes(topology: str, regions: str, temperature: str, c4: int) -> None:
     head, config = network(topology, regions, temperature)
     views = look(head, config, maps(c4))
     with torch.inference_mode():

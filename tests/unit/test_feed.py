@@ -20,22 +20,16 @@ from tests.tiny import write_benchmark
 CROPS = ImageConfig(size=32, min_crop_area=0.5)
 
 
-def config(cached: bool, min_crop_area: float = 1.0, **changed: Any) -> ExperimentConfig:
-    return ExperimentConfig.model_validate(
-        {
-            "seed": 3,
-            "benchmark": {"name": "TINY", "images": {"size": 32, "min_crop_area": min_crop_area}},
-            "model": {
-                "kind": "mgmrn",
-                "backbone": {"name": "resnet18", "weights": "none", "trainable": "none" if cached else "all"},
-                "levels": ["c4", "c5"],
-                "width": 32,
-            },
-            "sampling": {"kind": "plain", "batch": 5},
-            "cache_features": cached,
-            **changed,
-        }
-    )
+def config(cached: bool, **changed: Any) -> ExperimentConfig:
+    backbone = {"name": "resnet18", "weights": "none", "trainable": "none" if cached else "all"}
+    fields = {
+        "seed": 3,
+        "benchmark": {"name": "TINY", "images": {"size": 32, "min_crop_area": 1.0}},
+        "model": {"kind": "mgmrn", "backbone": backbone, "levels": ["c4", "c5"], "width": 32},
+        "sampling": {"kind": "plain", "batch": 5},
+        "cache_features": cached,
+    }
+    return ExperimentConfig.model_validate(fields | changed)
 
 
 @pytest.fixture(scope="module")
@@ -138,9 +132,7 @@ def test_pictures_do_not_depend_on_workers_batches_order_or_earlier_epochs(image
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_evaluation_keeps_the_order_and_names_a_broken_picture_without_a_traceback(
-    tmp_path: Path, workers: int
-) -> None:
+def test_evaluation_keeps_the_order_and_names_a_broken_picture(tmp_path: Path, workers: int) -> None:
     settings = config(True)
     images = load_final(write_benchmark(tmp_path), settings.benchmark).train
     batches = list(evaluation_loader(images, settings.benchmark.images, 10, workers))

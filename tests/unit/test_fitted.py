@@ -1,7 +1,7 @@
 """A run's result is read from its storage: the whole checkpoint of its best epoch, or a failure."""
 
 from pathlib import Path
-from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -21,20 +21,10 @@ from tests.ray.small import write_small
 AUSUC = {1: 0.2, 2: 0.4, 3: 0.3}
 
 
-class Trainer:
-    """Stands for Ray's trainer after all epochs."""
-
-    def __init__(self, train_loop: Any, **settings: Any) -> None:
-        pass
-
-    def fit(self) -> None:
-        pass
-
-
 @pytest.fixture
 def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunSpec:
     """A run of three epochs, of which the second is the best."""
-    monkeypatch.setattr("pipeline.train.fit.DataParallelTrainer", Trainer)
+    monkeypatch.setattr("pipeline.train.fit.DataParallelTrainer", Mock())
     write_small(tmp_path)
     composed = load_experiment(str(tmp_path / "small.yaml"), ["schedule.epochs=3"])
     data = load_tune(tmp_path / "data", composed.config.benchmark)

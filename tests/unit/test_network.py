@@ -32,13 +32,10 @@ def config(
     mode: str = "regions",
     topology: str = "adjacent",
     detach: bool = True,
-    temperature: str = "none",
     **settings: Any,
 ) -> MgMRNConfig:
     refinement = RefinementConfig(topology=topology, detach=detach, channel_reduction=4)
-    return small_network(
-        levels=levels, regions=mode, refinement=refinement, attention_width=6, temperature=temperature, **settings
-    )
+    return small_network(levels=levels, regions=mode, refinement=refinement, attention_width=6, **settings)
 
 
 def head(settings: MgMRNConfig) -> MgMRN:
@@ -61,11 +58,10 @@ def loss_of(output: Any) -> Tensor:
 
 SUBSETS = [s for n in (1, 2, 3, 4) for s in itertools.combinations(CHANNELS, n)]
 TEMPERATURES = itertools.cycle(("none", "sqrt", "learned"))
+MODES = ("none", "released", "regions", "tokens")
 COMBINATIONS = [
     (mode, topology, detach)
-    for mode, topology, detach in itertools.product(
-        ("none", "released", "regions", "tokens"), TOPOLOGIES, (True, False)
-    )
+    for mode, topology, detach in itertools.product(MODES, TOPOLOGIES, (True, False))
     if topology != "regions" or mode in ("regions", "tokens")
 ]
 
@@ -75,7 +71,7 @@ def test_every_mode_trains_on_every_choice_of_levels(levels: tuple[str, ...], te
     # Choices of fewer levels share out the combinations; all four levels meet each of them.
     number = SUBSETS.index(levels)
     for mode, topology, detach in COMBINATIONS if len(levels) == 4 else COMBINATIONS[number % 5 :: 5]:
-        network = head(config(levels, mode, topology, detach, temperature))
+        network = head(config(levels, mode, topology, detach, temperature=temperature))
         output = network(maps_of(levels))
         assert {level: tuple(v.shape) for level, v in output.attributes.items()} == {level: (B, S) for level in levels}
         assert all(torch.isfinite(v).all() for v in output.attributes.values())
@@ -128,9 +124,7 @@ def test_joint_gradients_are_the_sum_of_the_levels(mode: str, topology: str, red
     ],
 )
 @pytest.mark.parametrize("detach", [True, False])
-def test_a_level_computes_once_what_it_needs_and_constants_without_graph(
-    topology: str, level: str, runs: set[str], detach: bool
-) -> None:
+def test_a_level_computes_once_what_it_needs(topology: str, level: str, runs: set[str], detach: bool) -> None:
     network = head(config(topology=topology, detach=detach))
     graphs: dict[str, list[bool]] = {level: [] for level in network.levels}
     for name, module in network.levels.items():
@@ -154,19 +148,15 @@ def test_exchanged_regions_are_a_residual_that_starts_at_zero() -> None:
     assert [tuple(unit.gain.shape), float(unit.gain.detach().abs().max())] == [(unit.query.in_features,), 0.0]
     outputs = exchanging.outputs(maps, "c4")
     tokens = outputs["c4"].features.flatten(2).mT
-    by_hand = []
-    for image in range(B):
-        keys, values = [], []
-        for source in ("c3", "c5"):
-            for z in outputs[source].regions.descriptors[image]:
-                keys.append(unit.keys[source].weight @ z)
-                values.append(unit.values[source].weight @ z)
-        for pixel in tokens[image]:
-            logits = torch.stack([(unit.query.weight @ pixel) @ key for key in keys]) / len(keys[0]) ** 0.5
-            by_hand.append(sum(a * v for a, v in zip(logits.softmax(dim=0), values, strict=True)))
+    mined = {source: outputs[source].regions.descriptors for source in ("c3", "c5")}
+    keys, values = (
+        torch.cat([z @ layers[source].weight.T for source, z in mined.items()], dim=1)
+        for layers in (unit.keys, unit.values)
+    )
+    attention = (tokens @ unit.query.weight.T @ keys.mT / keys.shape[2] ** 0.5).softmax(dim=2)
     torch.nn.init.normal_(unit.gain)
-    residual = unit(tokens, {source: outputs[source].regions.descriptors for source in ("c3", "c5")})
-    torch.testing.assert_close(residual.flatten(0, 1), unit.gain * torch.stack(by_hand), rtol=1e-4, atol=1e-5)
+    residual = unit(tokens, mined)
+    torch.testing.assert_close(residual, unit.gain * (attention @ values), rtol=1e-4, atol=1e-5)
     refined = exchanging.tokens("c4", outputs)
     torch.testing.assert_close(refined, tokens + residual)
 

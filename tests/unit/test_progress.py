@@ -15,11 +15,6 @@ from pipeline.train.messages import Failure
 FIGURES = {"epochs": 2.0, "val/zsl_t1": 0.5, "val/gzsl_h": 0.25}
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
 @pytest.fixture
 def cells(small_cell: Cell) -> list[Cell]:
     return [replace(small_cell, config_hash=f"{number}" * 64) for number in range(3)]
@@ -53,6 +48,8 @@ def test_elsewhere_runs_that_begin_and_end_are_lines(cells: list[Cell], monkeypa
 
 
 def test_on_a_terminal_the_runs_that_are_trained_have_bars(cells: list[Cell], monkeypatch: pytest.MonkeyPatch) -> None:
-    text = run_all(Terminal(), cells, monkeypatch)
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    text = run_all(terminal, cells, monkeypatch)
     assert "3/4" in text and "another line" in text
     assert "2 of 4 runs done, 1 failed" in text

@@ -77,8 +77,8 @@ TOO_FEW = "its config has 2 finished final seeds of committed code (0, 1), 3 are
         ("base", 2, {"code_dirty": "true"}, TOO_FEW),
     ],
 )
-def test_a_run_that_must_not_be_promoted_is_refused_with_the_reason(
-    variant: str, seed: int, changed: dict[str, str], reason: str, grid: FinishedGrid, ask: Any
+def test_a_refused_promotion_has_a_reason(
+    variant: str, seed: int, changed: Any, reason: str, grid: Any, ask: Any
 ) -> None:
     grid.store.set_tags(grid.runs[variant][seed], {f"mgmrn.{key}": value for key, value in changed.items()})
     code, said, _ = ask(grid.runs[variant][0])

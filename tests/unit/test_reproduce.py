@@ -164,10 +164,7 @@ def test_the_same_figures_are_reproduced(rerun: dict[str, float | None], place: 
         (None, None, (1, "failed", "bitwise")),
     ],
 )
-def test_one_other_bit_is_a_difference_and_other_versions_get_a_tolerance(
-    score: float | None, versions: str | None, outcome: tuple[int, str, str], rerun: dict[str, float | None],
-    place: Place, monkeypatch: pytest.MonkeyPatch, ask: Any,
-) -> None:  # fmt: skip
+def test_other_bits_differ_and_other_versions_get_a_tolerance(score, versions, outcome, rerun, place, monkeypatch, ask):
     rerun["score"] = score
     if versions:
         monkeypatch.setattr(module, "numerics", lambda: versions)
@@ -178,9 +175,7 @@ def test_one_other_bit_is_a_difference_and_other_versions_get_a_tolerance(
         assert said["remarks"][0].startswith("the versions are python 4, were python 3")
 
 
-def test_other_code_needs_the_option_anyway(
-    rerun: dict[str, float | None], place: Place, monkeypatch: pytest.MonkeyPatch, ask: Any
-) -> None:
+def test_other_code_needs_the_option_anyway(rerun: Any, place: Place, monkeypatch: Any, ask: Any) -> None:
     monkeypatch.setattr(module, "code_digest", lambda: "other")
     code, said = ask(place.run_id)
     assert code == 2 and "git worktree add" in said["hint"]

@@ -1,6 +1,7 @@
 """Opening of a run while the tracking server is away."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,35 +34,32 @@ def refuse(store: TrackingStore, times: int, monkeypatch: pytest.MonkeyPatch) ->
     return attempts
 
 
-def opened_and_killed(store: TrackingStore, cell: Cell, folder: Path, parent: str) -> RunTracker:
-    """A run of a cell that was opened and closed without training."""
-    where = Where(data_root=folder / "data", storage=folder / "runs")
-    tracker = open_run(cell, Opening(store, where, "study", parent, Placement(1, 1, 0)))
-    tracker.killed("test")
-    tracker.close()
-    return tracker
+@pytest.fixture
+def open_and_kill(tmp_path: Path, small_cell: Cell, store: TrackingStore) -> Callable[[], RunTracker]:
+    """Opens a run and closes it without training."""
+    where = Where(data_root=tmp_path / "data", storage=tmp_path / "runs")
+    opening = Opening(store, where, "study", store.create_parent("launch", {}), Placement(1, 1, 0))
+
+    def run() -> RunTracker:
+        tracker = open_run(small_cell, opening)
+        tracker.killed("test")
+        tracker.close()
+        return tracker
+
+    return run
 
 
-def test_a_run_waits_a_moment_for_a_server_that_comes_back(
-    tmp_path: Path,
-    small_cell: Cell,
-    store: TrackingStore,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_run_waits_a_moment_for_a_server_that_comes_back(open_and_kill, store, monkeypatch, capsys) -> None:
     attempts = refuse(store, 3, monkeypatch)
-    tracker = opened_and_killed(store, small_cell, tmp_path, store.create_parent("launch", {}))
+    tracker = open_and_kill()
     assert len(attempts) == 4
     assert capsys.readouterr().err.count("the tracking server is away") == 1, "it is said once"
     assert store.get(tracker.run_id).status == "KILLED"
 
 
-def test_mlflows_ui_gets_who_started_a_run_by_which_command_and_what_it_groups_by(
-    tmp_path: Path, small_cell: Cell, store: TrackingStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mlflows_ui_gets_user_and_command_and_what_it_groups_by(open_and_kill, store, monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", ["x", "train", "cub100", "--tracking-uri", "http://me:hunter2@host"])
-    tracker = opened_and_killed(store, small_cell, tmp_path, store.create_parent("launch", {}))
-    data = store.client.get_run(tracker.run_id).data
+    data = store.client.get_run(open_and_kill().run_id).data
     assert data.tags["mlflow.user"]
     assert data.tags["mlflow.source.type"] == "LOCAL"
     assert data.tags["mlflow.source.name"] == "python -m pipeline train cub100"
@@ -73,26 +71,21 @@ def test_mlflows_ui_gets_who_started_a_run_by_which_command_and_what_it_groups_b
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
 
 
-def test_a_run_begins_without_a_server_that_stays_away_and_is_created_later(
-    tmp_path: Path, small_cell: Cell, store: TrackingStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_begins_without_a_server_that_stays_away_and_is_created_later(open_and_kill, store, monkeypatch) -> None:
     refuse(store, 10**9, monkeypatch)
     monkeypatch.setattr(tracked, "LOOK_UP_SECONDS", 0.0)
-    parent = store.create_parent("launch", {})
-    run = store.get(opened_and_killed(store, small_cell, tmp_path, parent).run_id)
-    assert (run.status, run.parent_run_id) == ("KILLED", parent)
+    run = store.get(open_and_kill().run_id)
+    assert run.status == "KILLED" and store.get(run.parent_run_id).name == "launch"
 
 
 @pytest.mark.parametrize("deleted", [False, True])
 def test_a_run_that_is_not_wholly_tracked_is_removed_only_where_its_user_deleted_it(
-    tmp_path: Path, small_cell: Cell, store: TrackingStore, deleted: bool
+    open_and_kill, store, deleted
 ) -> None:
-    parent = store.create_parent("launch", {})
-    tracker = opened_and_killed(store, small_cell, tmp_path, parent)
+    tracker = open_and_kill()
     run_id = tracker.run_id
     Spool(tracker.spec.spool_file).append_end("FINISHED", "finished")  # Not sent.
     store.set_tags(run_id, {"mgmrn.run_identity": "of another code"})  # So that the store offers none to resume.
     if deleted:
         store.client.delete_run(run_id)
-    again = opened_and_killed(store, small_cell, tmp_path, parent)
-    assert (again.run_id == run_id) is not deleted
+    assert (open_and_kill().run_id == run_id) is not deleted

@@ -43,11 +43,8 @@ def test_pages_of_everything_of_a_grid_of_a_search_and_of_a_run(store: TrackingS
     assert list(of_search) == ["runs", "runs as charts"] and f"experiments/{search}/" in of_search["runs"]
     run_id = store.create_parent("a run", {"mgmrn.kind": "run"})
     page = f"{BASE}/#/experiments/{store.experiment_id}/runs/{run_id}"
-    assert pages(store, BASE, run_id) == {
-        "run": page,
-        "curves": f"{page}/model-metrics",
-        "artifacts": f"{page}/artifacts",
-    }
+    shown = {"run": page, "curves": f"{page}/model-metrics", "artifacts": f"{page}/artifacts"}
+    assert pages(store, BASE, run_id) == shown
 
 
 def test_a_name_of_nothing_and_a_port_that_is_taken(store: TrackingStore, typed: Callable[..., Any]) -> None:
