@@ -37,14 +37,12 @@ def small_model() -> ImageModel:
 
 
 def write_model(path: Path) -> Path:
-    """Exports the network."""
     attributes = torch.from_numpy(CLASS_ATTRIBUTES)
     export_model(path, TrainedModel(small_model(), CONFIG, NAMES, attributes, SEEN, GAMMA, ATTRIBUTES))
     return path
 
 
 def inputs_of(paths: Sequence[Path]) -> Float[torch.Tensor, "B 3 P P"]:
-    """Inputs of the network for pictures."""
     return torch.stack([for_evaluation(read_picture(path), CONFIG.benchmark.images) for path in paths])
 
 
@@ -65,7 +63,6 @@ def written(write: Callable[[io.BytesIO], object]) -> bytes:
 
 
 def array_file(values: np.ndarray) -> bytes:
-    """Content of a `.npy` file."""
     return written(lambda file: np.save(file, values))
 
 

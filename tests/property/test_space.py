@@ -42,15 +42,11 @@ def drawn(space: Space, seed: int, count: int = 1) -> list[dict[str, Any]]:
 
 def holds(search: SearchConfig, path: str, point: dict[str, Any]) -> bool:
     """Whether a parameter is drawn: where all its parents are, with a value that is allowed."""
-    for parent, condition in search.space[path].when.items():
-        if parent not in point:
-            return False
-        if isinstance(condition, Has):
-            if condition.has not in point[parent]:
-                return False
-        elif not any(point[parent] == value for value in condition):
-            return False
-    return True
+    return all(
+        parent in point
+        and (condition.has in point[parent] if isinstance(condition, Has) else point[parent] in list(condition))
+        for parent, condition in search.space[path].when.items()
+    )
 
 
 @given(shipped, seeds)

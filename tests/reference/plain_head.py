@@ -25,7 +25,6 @@ def below(parameters: Parameters, prefix: str) -> dict[str, Tensor]:
 def head_forward(
     parameters: Parameters, maps: Mapping[str, Float[Tensor, "B C H W"]], config: MgMRNConfig
 ) -> dict[str, Float[Tensor, "B S"]]:
-    """Attribute vectors of every level."""
     features, region_tokens = {}, {}
     for level, x in maps.items():
         own = below(parameters, f"levels.{level}.")
@@ -137,8 +136,6 @@ def head_loss(
 
 
 class PlainHead(nn.Module):
-    """The head as a module that can be trained."""
-
     def __init__(self, state: Parameters, config: MgMRNConfig) -> None:
         super().__init__()
         self._names = [name for name in state if name != "word_vectors"]
@@ -147,7 +144,6 @@ class PlainHead(nn.Module):
         self._config = config
 
     def named(self) -> dict[str, Tensor]:
-        """Weights under the names of `MgMRN`."""
         return dict(zip(self._names, self._weights, strict=True)) | {"word_vectors": self.words}
 
     def forward(self, maps: Mapping[str, Float[Tensor, "B C H W"]]) -> dict[str, Float[Tensor, "B S"]]:

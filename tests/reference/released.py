@@ -44,7 +44,6 @@ class ReleasedNetwork(nn.Module):
         self.head = PlainHead(MgMRN(config, channels, words).state_dict(), config)
 
     def forward(self, images: Images) -> list[Float[Tensor, "B S"]]:
-        """Attribute vectors of the three levels, finest first."""
         trunk = self.backbone
         x = trunk.maxpool(trunk.relu(trunk.bn1(trunk.conv1(images))))
         maps = {"c3": trunk.layer2(trunk.layer1(x))}

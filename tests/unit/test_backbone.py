@@ -3,6 +3,7 @@
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -20,7 +21,6 @@ from tests.tiny import small_network
 
 C4 = {"trainable": "stages", "trainable_stages": ("c4",)}
 STAGE_C4 = set(range(7, 14))
-"""Numbers of the modules of stage c4 of a MobileNet."""
 
 TAPS = ("features.1", "features.3", "features.5", "features.7")
 NODES = {"resnet": [f"layer{i}" for i in range(1, 5)], "mobilenet_v2": [f"features.{i}" for i in (3, 6, 13, 18)]}
@@ -170,11 +170,10 @@ def test_unusable_files_get_one_sentence(content: Any, sentence: str, state: Any
 
 
 def test_unknown_names_and_failed_downloads_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError("no route to host")
-
     with pytest.raises(UserError, match=r"neither a file nor.*IMAGENET1K_V1, IMAGENET1K_V2"):
         build_backbone(config(weights="IMAGENET21K"), ("c5",))
-    monkeypatch.setattr(torchvision.models.MobileNet_V2_Weights, "get_state_dict", refuse)
+    monkeypatch.setattr(
+        torchvision.models.MobileNet_V2_Weights, "get_state_dict", Mock(side_effect=OSError("no route to host"))
+    )
     with pytest.raises(UserError, match=r"could not be downloaded \(no route to host\)"):
         build_backbone(config(weights="DEFAULT"), ("c5",))

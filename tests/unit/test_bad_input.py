@@ -16,7 +16,6 @@ from tests.tiny import write_benchmark
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory, tables: Path) -> str:
-    """A tracking database for all tests here."""
     return f"sqlite:///{shutil.copy(tables, tmp_path_factory.mktemp('tracking'))}"
 
 

@@ -14,7 +14,7 @@ from mgmrn.losses import LossTerms, agreement, zsl_loss
 from mgmrn.model.granularity import LevelFeatures
 from mgmrn.model.network import NetworkOutput, init_weights
 from mgmrn.model.refinement import MutualRefinement, source_groups
-from mgmrn.model.regions import RegionMining, Regions, build_regions, decorrelation, occupancy, occupancy_loss
+from mgmrn.model.regions import Regions, build_regions, decorrelation, occupancy, occupancy_loss
 
 LEVELS = ("c3", "c4", "c5")
 K, C, D, B, S, U = 4, 24, 8, 5, 6, 4
@@ -23,22 +23,14 @@ K, C, D, B, S, U = 4, 24, 8, 5, 6, 4
 def test_neighbours_need_neither_be_consecutive_stages_nor_have_equal_grids() -> None:
     assert source_groups("adjacent", ("c2", "c5"), "c2") == (("c5",),)
     refinement = MutualRefinement(LEVELS, D, RefinementConfig(topology="cascade", channel_reduction=4), {})
-    x = {
-        level: LevelFeatures(torch.randn(1, D, side, side), None, None)
-        for level, side in zip(LEVELS, (4, 4, 3), strict=True)
-    }
+    sides = {"c3": 4, "c4": 4, "c5": 3}
+    x = {level: LevelFeatures(torch.randn(1, D, side, side), None, None) for level, side in sides.items()}
     assert refinement("c3", x).shape == (1, 32, D)
 
 
-def mining(channels: int = C) -> RegionMining:
-    torch.manual_seed(0)
-    unit = build_regions(channels, RegionConfig(mode="regions", count=K, reduced_width=16))
-    assert isinstance(unit, RegionMining)
-    return unit.apply(init_weights)
-
-
 def test_blank_maps_stay_finite() -> None:
-    unit = mining()
+    torch.manual_seed(0)
+    unit = build_regions(C, RegionConfig(mode="regions", count=K, reduced_width=16)).apply(init_weights)
     x = torch.zeros(2, C, 3, 3, requires_grad=True)
     out = unit(x)
     regularisers = occupancy_loss(occupancy(out.regions.assignment)) + decorrelation(out.regions.descriptors).sum()

@@ -99,7 +99,6 @@ def share_of(batch: Batch, rank: int, world_size: int) -> Batch:
 
 
 def train_share(network: nn.Module, config: ExperimentConfig, rank: int, world_size: int, steps: int = STEPS) -> None:
-    """Trains a network on one rank's share of every batch."""
     batches = global_batches(levels_of(config.model))[:steps]
     sizes = {"global_batch": GLOBAL_BATCH, "steps_per_epoch": STEPS, "world_size": world_size}
     trainer = build_trainer(network, torch.rand(SEEN, ATTRIBUTES), config, device=torch.device("cpu"), **sizes)

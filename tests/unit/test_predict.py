@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,9 +17,6 @@ from mgmrn.checkpoint import load_model
 from mgmrn.prediction import score
 from tests.exported import ATTRIBUTES, GAMMA, NAMES, SEEN, inputs_of, scores_of, write_model, write_pictures
 
-Ask = Callable[..., tuple[int, dict[str, Any], str]]
-"""Exit code, answer and standard error of `predict`."""
-
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
@@ -33,11 +29,12 @@ def pictures(tmp_path: Path) -> list[Path]:
 
 
 @pytest.fixture
-def ask(model: str, asked: Any) -> Ask:
+def ask(model: str, asked: Any) -> Any:
+    """Runs `predict`; returns exit code, answer and standard error."""
     return partial(asked, "predict", model)
 
 
-def test_scores_are_calibrated_and_margins_of_all_attributes_add_up_to_the_lead(ask: Ask, pictures: list[Path]) -> None:
+def test_scores_are_calibrated_and_margins_of_all_attributes_add_up_to_the_lead(ask: Any, pictures: list[Path]) -> None:
     code, said, err = ask(*pictures, "--top", "4", "--attributes", len(ATTRIBUTES))
     assert code == 0
     for path, scores, found in zip(pictures, scores_of(pictures), said["pictures"], strict=True):
@@ -54,7 +51,7 @@ def test_scores_are_calibrated_and_margins_of_all_attributes_add_up_to_the_lead(
     assert err.splitlines()[0].split() == ["picture", "class", "score", "decided", "by"]
 
 
-def test_classes_can_be_given(ask: Ask, pictures: list[Path], tmp_path: Path) -> None:
+def test_classes_can_be_given(ask: Any, pictures: list[Path], tmp_path: Path) -> None:
     vectors = np.random.default_rng(3).random((3, len(ATTRIBUTES))).astype(np.float32)
     names, table = ["emu", "wren", "owl"], tmp_path / "classes.csv"
     pd.DataFrame(vectors[:, ::-1], pd.Index(names, name="class"), ATTRIBUTES[::-1]).to_csv(table)
@@ -83,7 +80,7 @@ def test_scores_may_be_averaged_with_those_of_the_mirror_image(model: str, pictu
     np.testing.assert_allclose(score(averaging, images.flip(3)).calibrated, both.calibrated, atol=1e-5)
 
 
-def test_a_broken_picture_costs_only_its_own_answer(ask: Ask, pictures: list[Path], tmp_path: Path) -> None:
+def test_a_broken_picture_costs_only_its_own_answer(ask: Any, pictures: list[Path], tmp_path: Path) -> None:
     (tmp_path / "cut.png").write_bytes(pictures[0].read_bytes()[:700])
     (tmp_path / "text.jpg").write_text("no picture")
     Image.new("1", (7100, 7100)).save(tmp_path / "huge.png")
@@ -100,7 +97,7 @@ def test_a_broken_picture_costs_only_its_own_answer(ask: Ask, pictures: list[Pat
     assert said["pictures"][0]["error"] == "this is no picture of a known format"
 
 
-def test_folders_and_json_lines(ask: Ask, model: str, pictures: list[Path], typed: Any) -> None:
+def test_folders_and_json_lines(ask: Any, model: str, pictures: list[Path], typed: Any) -> None:
     folder = pictures[0].parent
     (folder / "inner").mkdir()
     for number in range(35):  # More than a batch.

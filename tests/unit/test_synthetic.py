@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -111,11 +112,9 @@ def test_made_once_and_never_over_other_files(root: Path, tmp_path: Path) -> Non
 
 
 def test_failures_and_wrong_options_leave_nothing_behind(tmp_path: Path) -> None:
-    def fail(done: int, total: int) -> None:
-        raise KeyboardInterrupt
-
+    interrupt = Mock(side_effect=KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
-        make_synthetic(tmp_path / "root", per_class=PER_CLASS, size=SIZE, progress=fail)
+        make_synthetic(tmp_path / "root", per_class=PER_CLASS, size=SIZE, progress=interrupt)
     for option in ({"per_class": 4}, {"size": 16}, {"seed": -1}):
         with pytest.raises(UserError, match=next(iter(option))):
             make_synthetic(tmp_path / "root", **({"per_class": PER_CLASS, "size": SIZE} | option))

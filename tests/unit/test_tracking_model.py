@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import mlflow
 import numpy as np
@@ -47,8 +48,6 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @dataclass(frozen=True)
 class Logged:
-    """A registered model of a run."""
-
     store: TrackingStore
     uri: str
     run_id: str
@@ -66,14 +65,11 @@ def logged(tmp_path_factory: pytest.TempPathFactory, pictures: list[Path], table
         store.create_parent(RUN_NAME, {"mgmrn.kind": "run", "mgmrn.split": split}) for split in ("final", "tune")
     )
 
-    def fail(**parts: Any) -> None:
-        raise MlflowException("the server went away")
-
     with pytest.MonkeyPatch.context() as patch:
         # MLflow reads the names of all installed files to warn of other versions than those of the model.
         patch.setattr("importlib_metadata.packages_distributions", dict)
         with patch.context() as failing, pytest.raises(TrackingError, match="went away"):
-            failing.setattr(Model, "log", fail)
+            failing.setattr(Model, "log", Mock(side_effect=MlflowException("the server went away")))
             store.log_model(run_id, file, GAMMA, pictures[0])
         store.log_model(run_id, file, GAMMA, pictures[0])
     uri = store.get(run_id).tags[MODEL_TAG]

@@ -20,7 +20,6 @@ WRONG = [(line, code, sentence) for code in (2, 3) for line, sentence in CASES[c
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Working folder of a user."""
     for name in ("MGMRN_DATA_ROOT", "MLFLOW_TRACKING_URI", "RAY_ADDRESS", "MGMRN_TRACEBACK"):
         monkeypatch.delenv(name, raising=False)
     for name, text in CASES["files"].items():

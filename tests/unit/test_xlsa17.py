@@ -15,6 +15,7 @@ from tests.payload import Payload
 from tests.tiny import ATTRIBUTES, CLASSES, SEEN, UNSEEN, WORD_LENGTH, lists, write_benchmark
 
 TINY = BenchmarkConfig(name="TINY")
+SPLITS, WORDS = "xlsa17/data/TINY/att_splits.mat", "w2v/TINY_attribute.pkl"
 NAMES = ("has_bill_shape::curved_(up_or_down)", "sailing/ boating", "red")
 
 
@@ -26,14 +27,6 @@ def root(tmp_path):
 def edit_mat(path, **changed):
     content = {name: value for name, value in loadmat(path).items() if not name.startswith("__")} | changed
     savemat(path, {name: value for name, value in content.items() if value is not None})
-
-
-def splits_file(root):
-    return root / "xlsa17/data/TINY/att_splits.mat"
-
-
-def words_file(root):
-    return root / "w2v/TINY_attribute.pkl"
 
 
 def test_a_benchmark_is_read_as_it_was_written(root):
@@ -50,7 +43,7 @@ def test_a_benchmark_is_read_as_it_was_written(root):
     for file, label in zip(benchmark.image_files, benchmark.labels, strict=True):
         assert file.split("/")[1] == benchmark.class_names[label]
     # `att` and `original_att` differ by a factor that does not matter.
-    edit_mat(splits_file(root), att=loadmat(splits_file(root))["original_att"])
+    edit_mat(root / SPLITS, att=loadmat(root / SPLITS)["original_att"])
     np.testing.assert_allclose(load_benchmark(root, TINY).attributes, benchmark.attributes, rtol=1e-6)
 
 
@@ -77,7 +70,7 @@ def test_train_and_val_lists_that_overlap_test_images_or_are_missing_are_made_an
     overlapping = np.concatenate([lists()["train_loc"], lists()["test_seen_loc"][:2]])
     benchmark = load_benchmark(write_benchmark(tmp_path, pictures=False, train_loc=overlapping), TINY)
     np.testing.assert_array_equal(benchmark.lists["train_loc"], lists()["train_loc"])
-    edit_mat(splits_file(root), train_loc=None, val_loc=None)
+    edit_mat(root / SPLITS, train_loc=None, val_loc=None)
     benchmark = load_benchmark(root, TINY)
     train, val = benchmark.lists["train_loc"], benchmark.lists["val_loc"]
     np.testing.assert_array_equal(np.union1d(train, val), np.sort(lists()["trainval_loc"]))
@@ -115,17 +108,17 @@ def test_plain_arrays_of_all_protocols_load(tmp_path, protocol, dtype):
     ("break_it", "message"),
     [
         (lambda root: (root / "xlsa17/data/TINY/res101.mat").unlink(), "res101.mat of TINY does not exist"),
-        (lambda root: splits_file(root).write_bytes(b"not a mat"), r"att_splits\.mat cannot be read"),
-        (lambda root: splits_file(root).write_bytes(splits_file(root).read_bytes()[:500]), "att_splits.mat"),
-        (lambda root: edit_mat(splits_file(root), att=None), "lacks att"),
-        (lambda root: edit_mat(splits_file(root), att=np.zeros((ATTRIBUTES, CLASSES))), "all zero"),
-        (lambda root: edit_mat(splits_file(root), att=np.ones((ATTRIBUTES, 4))), "class names"),
-        (lambda root: edit_mat(splits_file(root), trainval_loc=[[999.0]]), "points to image 999"),
-        (lambda root: edit_mat(splits_file(root), trainval_loc=[[1.5]]), "whole numbers"),
-        (lambda root: edit_mat(splits_file(root), test_unseen_loc=[[1.0]]), "trainval_loc"),
-        (lambda root: words_file(root).unlink(), "word vectors cannot be read"),
-        (lambda root: words_file(root).write_bytes(pickle.dumps(np.ones((2, 3)))), "2 word vectors"),
-        (lambda root: words_file(root).write_bytes(b""), "word vectors cannot be read"),
+        (lambda root: (root / SPLITS).write_bytes(b"not a mat"), r"att_splits\.mat cannot be read"),
+        (lambda root: (root / SPLITS).write_bytes((root / SPLITS).read_bytes()[:500]), "att_splits.mat"),
+        (lambda root: edit_mat(root / SPLITS, att=None), "lacks att"),
+        (lambda root: edit_mat(root / SPLITS, att=np.zeros((ATTRIBUTES, CLASSES))), "all zero"),
+        (lambda root: edit_mat(root / SPLITS, att=np.ones((ATTRIBUTES, 4))), "class names"),
+        (lambda root: edit_mat(root / SPLITS, trainval_loc=[[999.0]]), "points to image 999"),
+        (lambda root: edit_mat(root / SPLITS, trainval_loc=[[1.5]]), "whole numbers"),
+        (lambda root: edit_mat(root / SPLITS, test_unseen_loc=[[1.0]]), "trainval_loc"),
+        (lambda root: (root / WORDS).unlink(), "word vectors cannot be read"),
+        (lambda root: (root / WORDS).write_bytes(pickle.dumps(np.ones((2, 3)))), "2 word vectors"),
+        (lambda root: (root / WORDS).write_bytes(b""), "word vectors cannot be read"),
         (lambda root: root.rename(root.with_name("gone")), "does not exist"),
     ],
 )
