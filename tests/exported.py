@@ -46,13 +46,11 @@ def inputs_of(paths: Sequence[Path]) -> Float[torch.Tensor, "B 3 P P"]:
     return torch.stack([for_evaluation(read_picture(path), CONFIG.benchmark.images) for path in paths])
 
 
-def scores_of(
-    paths: Sequence[Path], class_attributes: Float[np.ndarray, "U S"] = CLASS_ATTRIBUTES
-) -> Float[np.ndarray, "B U"]:
+def scores_of(paths: Sequence[Path], classes: Float[np.ndarray, "U S"] = CLASS_ATTRIBUTES) -> Float[np.ndarray, "B U"]:
     """Scores of the network for pictures before γ."""
     with torch.inference_mode():
         attributes = small_model()(inputs_of(paths)).attributes
-    return class_scores(attributes, torch.from_numpy(class_attributes), CONFIG.loss.scale).numpy()
+    return class_scores(attributes, torch.from_numpy(classes), CONFIG.loss.scale).numpy()
 
 
 def written(write: Callable[[io.BytesIO], object]) -> bytes:

@@ -51,12 +51,14 @@ def write_benchmark(root: Path, name: str = "TINY", *, size: int = 40, pictures:
     return root
 
 
-def small_network(*, width=8, regions="regions", attention_width=8, temperature="none", **settings) -> MgMRNConfig:
+def small_network(
+    *, width=8, regions="regions", attention_width=8, temperature="none", reduce="strided", **settings
+) -> MgMRNConfig:
     """The network with few channels; `settings` are further fields of its config."""
     return MgMRNConfig(
         width=width,
         regions=RegionConfig(mode=regions, count=3, reduced_width=8),
-        granularity=GranularityConfig(group_norm_groups=4),
+        granularity=GranularityConfig(group_norm_groups=4, reduce=reduce),
         decoder=DecoderConfig(attention_width=attention_width, temperature=temperature),
         **settings,
     )

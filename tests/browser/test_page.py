@@ -97,9 +97,7 @@ def test_a_report_loads_nothing_and_fits_a_phone(opened: Any, text: str) -> None
     assert browser.execute_script(size) >= 9, "letters of pictures are large enough"
 
 
-def test_explanations_load_nothing_and_can_be_read_on_a_phone_in_the_dark_and_on_paper(
-    opened: Any, explained: str
-) -> None:
+def test_explanations_load_nothing_and_can_be_read_in_the_dark_and_on_paper(opened: Any, explained: str) -> None:
     browser = opened(explained)
     check_loads_nothing(browser)
     widths = browser.execute_script("return [...document.images].map((one) => one.complete && one.naturalWidth)")
@@ -111,9 +109,7 @@ def test_explanations_load_nothing_and_can_be_read_on_a_phone_in_the_dark_and_on
     check_fits_a_phone(opened(explained))
 
 
-def test_a_click_sorts_numbers_the_largest_first_then_the_smallest_then_as_before_and_keys_sort_too(
-    opened: Any,
-) -> None:
+def test_clicks_and_keys_sort_down_then_up_then_as_before(opened: Any) -> None:
     browser = opened(FEW)
     before = column_of(browser, 4)
     header, button, _ = header_of(browser, 4)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mgmrn.config import GranularityConfig, LossConfig, RefinementConfig
+from mgmrn.config import LossConfig, RefinementConfig
 from mgmrn.losses import zsl_loss
 from mgmrn.model.network import MgMRN
 from tests.double import TOLERANCE, float64
@@ -36,8 +36,9 @@ def test_folded_and_plain_heads_are_the_same(mode, reduce, topology, detach, tem
         regions=mode,
         attention_width=12,
         temperature=temperature,
+        reduce=reduce,
         refinement=RefinementConfig(topology=topology, detach=detach, channel_reduction=4),
-    ).model_copy(update={"granularity": GranularityConfig(reduce=reduce, group_norm_groups=4)})
+    )
     ours = MgMRN(config, CHANNELS, torch.randn(S, L))
     for name, parameter in ours.named_parameters():
         if name.endswith((".bias", "log_temperature")):

@@ -62,9 +62,7 @@ def make_ours(reference: ReleasedNetwork, config: ExperimentConfig) -> Trainer:
     return build_trainer(network, classes, config, device=torch.device("cpu"), **sizes)
 
 
-def run(
-    order: str, batch_norm: str, settings: Settings, steps: int, dtype: torch.dtype = torch.float64
-) -> tuple[State, State, State]:
+def run(order: str, batch_norm: str, settings: Settings, steps: int, dtype=torch.float64) -> tuple[State, State, State]:
     """State before, after the plain steps, and after those of `mgmrn`."""
     reference = deepcopy(drawn_reference()).train(batch_norm == "train").to(dtype)
     before = {name: value.clone() for name, value in reference.named().items()}

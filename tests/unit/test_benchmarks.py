@@ -19,9 +19,7 @@ CHANGES += ["model.granularity.group_norm_groups=4", "model.decoder.attention_wi
 SMALL = ("synthetic", "--data-root", "data", "--rounds", "1", *(w for change in CHANGES for w in ("--set", change)))
 
 
-def printed(
-    bench: str, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> dict[str, Any]:
+def printed(bench: str, arguments: tuple[str, ...], monkeypatch: Any, capsys: Any) -> dict[str, Any]:
     """The JSON object that a script prints on standard output."""
     monkeypatch.setattr(sys, "argv", [bench, *arguments])
     importlib.import_module(f"benchmarks.{bench}").main()

@@ -5,8 +5,8 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -14,7 +14,7 @@ import yaml
 from mgmrn.errors import ResourceError, UserError
 from pipeline.cli.app import command
 from pipeline.errors import TrackingError
-from pipeline.launch import Outcome, TrainRequest
+from pipeline.launch import Outcome
 from pipeline.train.cell import RunSummary
 from pipeline.train.placement import Workers
 from pipeline.where import Where
@@ -52,19 +52,12 @@ def loaded(code: str) -> set[str]:
 
 
 @pytest.fixture
-def launch(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """Replaces the launcher and records its requests."""
+def launch(monkeypatch: pytest.MonkeyPatch) -> Mock:
+    """Replaces the launcher."""
     run = RunSummary("r1", "cub.x.s0.abc", "CUB", "x", "final", 0, "abc", "finished", 0.5, {"test/gzsl_h": 0.25})
-    recorded = SimpleNamespace(requests=[], outcome=Outcome("finished", (run,), "p1", "sqlite:///x.db"))
-
-    def run_experiment(request: TrainRequest) -> Any:
-        recorded.requests.append(request)
-        if isinstance(recorded.outcome, Exception):
-            raise recorded.outcome
-        return recorded.outcome
-
-    monkeypatch.setattr("pipeline.launch.run_experiment", run_experiment)
-    return recorded
+    launcher = Mock(return_value=Outcome("finished", (run,), "p1", "sqlite:///x.db"))
+    monkeypatch.setattr("pipeline.launch.run_experiment", launcher)
+    return launcher
 
 
 def test_train_passes_its_options_on(launch: Any, typed: Any) -> None:
@@ -74,7 +67,7 @@ def test_train_passes_its_options_on(launch: Any, typed: Any) -> None:
         "--storage store --force --json"
     )
     code, out, err = typed(*arguments.split())
-    (request,) = launch.requests
+    ((request,),) = (called.args for called in launch.call_args_list)
     config = request.composed.config
     assert (code, config.loss.scale, config.schedule.epochs) == (0, 25, 2)
     assert (request.experiment, request.split, request.seeds) == ("cub100", "tune", (0, 2))
@@ -89,7 +82,7 @@ def test_train_without_options(launch: Any, typed: Any, monkeypatch: pytest.Monk
     monkeypatch.setenv("MGMRN_DATA_ROOT", "elsewhere")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert "0.250" in typed("train", "cub-released")[1]
-    (request,) = launch.requests
+    ((request,),) = (called.args for called in launch.call_args_list)
     assert (request.split, request.seeds, request.force) == (None, (214,), False)
     assert (request.where.data_root, request.where.tracking_uri) == (Path("elsewhere"), "sqlite:///.mgmrn/mlflow.db")
 
@@ -103,7 +96,7 @@ def test_train_without_options(launch: Any, typed: Any, monkeypatch: pytest.Monk
     ],
 )
 def test_an_expected_error_is_one_sentence(launch: Any, typed: Any, monkeypatch: Any, error: Any, code: int) -> None:
-    launch.outcome = error
+    launch.side_effect = error
     assert typed("train", "cub100") == (code, "", f"error: {error}\n")
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
     answer = json.loads(typed("train", "cub100", "--json")[1])
@@ -113,10 +106,10 @@ def test_an_expected_error_is_one_sentence(launch: Any, typed: Any, monkeypatch:
 
 
 def test_a_defect_keeps_its_traceback_and_failed_runs_change_the_exit_code(launch: Any, typed: Any) -> None:
-    launch.outcome = ZeroDivisionError("a defect")
+    launch.side_effect = ZeroDivisionError("a defect")
     with pytest.raises(ZeroDivisionError):
         typed("train", "cub100")
-    launch.outcome = Outcome("failed", (), None, "sqlite:///x.db")
+    launch.side_effect = [Outcome("failed", (), None, "sqlite:///x.db")]
     assert typed("train", "cub100")[0] == 1
 
 

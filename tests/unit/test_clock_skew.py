@@ -16,12 +16,6 @@ from pipeline.train.checkpoints import kept_checkpoints, latest_whole, new_check
 HOUR = 3600.0
 
 
-def set_clock(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """Moves the wall clock of this process, not its monotonic one."""
-    now = time.time
-    monkeypatch.setattr(time, "time", lambda: now() + seconds)
-
-
 @pytest.mark.parametrize("seconds", [-HOUR, HOUR])
 def test_a_living_driver_does_not_die_of_a_clock_that_is_set(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """psutil computes the time at which a process began from the present wall clock, so it moves with that."""
@@ -37,13 +31,13 @@ def test_a_run_that_is_gone_on_with_elsewhere_has_every_step_once_and_in_order(
     store: TrackingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
     """The second driver's clock is an hour off; it notes the last epoch of the first one again, and one more."""
-    run_id = store.create_parent("run", {})
+    now, run_id = time.time, store.create_parent("run", {})
     spool = Spool(tmp_path / "spool.jsonl")
     for losses in (((0.3, 1), (0.2, 2)), ((0.21, 2), (0.1, 3))):
         for loss, epoch in losses:
             spool.append(epoch, {"train/total": loss})
         assert Sender(spool, run_id, store).start().drain(10) is None
-        set_clock(monkeypatch, seconds)
+        monkeypatch.setattr(time, "time", lambda: now() + seconds)
     history = {one.step: one.value for one in store.client.get_metric_history(run_id, "train/total")}
     assert history == {1: 0.3, 2: 0.2, 3: 0.1}
     assert store.get(run_id).metrics["train/total"] == 0.1, "the value of the last step, not of the last time"

@@ -23,10 +23,8 @@ def test_own_keys_win_over_parents_and_later_parents_over_earlier_ones(tmp_path:
     config = composed.config
     assert (config.benchmark.name, config.benchmark.word_vectors) == ("A", "WA")
     assert (config.loss.scale, config.loss.regression, config.loss.label_smoothing, config.seed) == (2, 1, 0.1, 3)
-    assert composed.provenance["loss.scale"] == f"{tmp_path / 'b.yaml'}:2"
-    assert composed.provenance["seed"] == f"{child}:2"
-    assert composed.provenance["loss.label_smoothing"] == "--set"
-    assert composed.provenance["optimiser.name"] == "default"
+    origins = {"loss.scale": f"{tmp_path / 'b.yaml'}:2", "seed": f"{child}:2", "optimiser.name": "default"}
+    assert (origins | {"loss.label_smoothing": "--set"}).items() <= composed.provenance.items()
     assert composed.provenance.keys() == values_of(config).keys()
 
 
@@ -65,8 +63,7 @@ def test_circles_and_long_rows_of_extended_files_are_refused_and_each_file_is_re
         load_experiment(child)
     write(tmp_path / "0.yaml", "benchmark: {name: X}\nseed: 7\n")
     for number in range(1, 40):
-        twice = f"extends: [./{number - 1}.yaml, ./{number - 1}.yaml]\n"
-        write(tmp_path / f"{number}.yaml", twice)
+        write(tmp_path / f"{number}.yaml", f"extends: [./{number - 1}.yaml, ./{number - 1}.yaml]\n")
     assert load_experiment(str(tmp_path / "20.yaml")).config.seed == 7
     with pytest.raises(UserError, match="more than 20 files extend each other"):
         load_experiment(str(tmp_path / "39.yaml"))

@@ -98,9 +98,7 @@ def test_named_pictures_and_the_first_of_every_class(folder: Path, tmp_path: Pat
     assert len(seen) == 6 and seen.isdisjoint(truths)
 
 
-def test_a_broken_picture_and_a_network_without_attention_are_refused(
-    folder: Path, tmp_path: Path, model: TrainedModel, ask: Any
-) -> None:
+def test_a_broken_picture_and_no_attention_are_refused(folder: Path, tmp_path: Path, model: Any, ask: Any) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(next((folder / "pictures").iterdir()).read_bytes()[:500])
     code, answer = ask("--image", broken)

@@ -2,17 +2,11 @@
 
 from pathlib import Path
 
-from mgmrn.config import BenchmarkConfig, ExperimentConfig, MgMRNConfig
+from mgmrn.config import BenchmarkConfig, ExperimentConfig
 from pipeline.config.compose import load_experiment
 from pipeline.config.identity import REPOSITORY, config_hash, group_hash, science_files
 
 PLAIN = ExperimentConfig(benchmark=BenchmarkConfig(name="CUB"))
-
-
-def with_weights(weights: object) -> ExperimentConfig:
-    model = MgMRNConfig()
-    backbone = model.backbone.model_copy(update={"weights": str(weights)})
-    return PLAIN.model_copy(update={"model": model.model_copy(update={"backbone": backbone})})
 
 
 def test_golden_hashes() -> None:
@@ -23,13 +17,15 @@ def test_golden_hashes() -> None:
 
 
 def test_a_weights_file_counts_by_its_content(tmp_path: Path) -> None:
+    def hash_with(weights: object) -> str:
+        return config_hash(load_experiment("cub", [f"model.backbone.weights={weights}"]).config, "data")
+
     files = {name: tmp_path / name / "weights.pth" for name in ("a", "b", "c")}
     for name, content in {"a": b"one", "b": b"one", "c": b"two"}.items():
         files[name].parent.mkdir()
         files[name].write_bytes(content)
-    hashes = {name: config_hash(with_weights(path), "data") for name, path in files.items()}
-    assert hashes["a"] == hashes["b"] != hashes["c"]
-    assert config_hash(with_weights("none"), "data") != config_hash(with_weights("IMAGENET1K_V1"), "data")
+    assert hash_with(files["a"]) == hash_with(files["b"]) != hash_with(files["c"])
+    assert hash_with("none") != hash_with("IMAGENET1K_V1")
 
 
 def test_the_code_digest_covers_what_figures_depend_on() -> None:

@@ -3,7 +3,6 @@
 import io
 import json
 import re
-from collections.abc import Sequence
 
 import pandas as pd
 import pytest
@@ -30,10 +29,6 @@ from pipeline.analysis.tables import (
 from pipeline.console import Console
 
 AWKWARD = "no_mrm & 5% [*]"
-
-
-def as_markdown(comparisons: Sequence[Comparison], published: pd.DataFrame | None = None) -> str:
-    return "\n".join(map(markdown, tables(comparisons, published)))
 
 
 def scored(variant: str, scores: list[float]) -> pd.DataFrame:
@@ -70,15 +65,15 @@ APN = """A|PN:
 """
 
 
-def on_a_terminal(comparisons: list[Comparison], published: pd.DataFrame | None = None) -> str:
+def on_a_terminal(comparisons: list[Comparison]) -> str:
     out = io.StringIO()
-    show_tables(tables(comparisons, published), Console(out=out))
+    show_tables(tables(comparisons), Console(out=out))
     return out.getvalue()
 
 
 FORMS = {
     "terminal": on_a_terminal,
-    "markdown": lambda comparisons: as_markdown(comparisons).replace("\\", ""),
+    "markdown": lambda comparisons: "\n".join(map(markdown, tables(comparisons))).replace("\\", ""),
     "latex": as_latex,
     "csv": as_csv,
     "json": lambda comparisons: json.dumps(as_dict(comparisons)),

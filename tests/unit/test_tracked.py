@@ -1,14 +1,16 @@
 """Opening of a run while the tracking server is away."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import repeat
 from pathlib import Path
+from unittest.mock import DEFAULT, Mock
 
 import pytest
 
 from pipeline.errors import TrackingError
 from pipeline.spool import Spool
-from pipeline.tracking.store import TrackedRun, TrackingStore
+from pipeline.tracking.store import TrackingStore
 from pipeline.train import tracked
 from pipeline.train.cell import Cell
 from pipeline.train.placement import Placement
@@ -18,20 +20,12 @@ from pipeline.where import Where
 AWAY = TrackingError("the tracking store failed: connection refused", "http://127.0.0.1:5000")
 
 
-def refuse(store: TrackingStore, times: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Makes the store fail at its next attempts to find a run; returns a list that grows with each attempt."""
-    attempts: list[int] = []
-    find = store.find_resumable
-
-    def sometimes(*arguments: str) -> TrackedRun | None:
-        attempts.append(1)
-        if len(attempts) <= times:
-            raise AWAY
-        return find(*arguments)
-
-    monkeypatch.setattr(store, "find_resumable", sometimes)
+def refuse(store: TrackingStore, outcomes: Iterable[object], monkeypatch: pytest.MonkeyPatch) -> Mock:
+    """Gives the store's next attempts to find a run these outcomes; `DEFAULT` is what it finds."""
+    find = Mock(wraps=store.find_resumable, side_effect=outcomes)
+    monkeypatch.setattr(store, "find_resumable", find)
     monkeypatch.setattr(tracked, "PAUSE_SECONDS", 0.0)
-    return attempts
+    return find
 
 
 @pytest.fixture
@@ -50,9 +44,9 @@ def open_and_kill(tmp_path: Path, small_cell: Cell, store: TrackingStore) -> Cal
 
 
 def test_a_run_waits_a_moment_for_a_server_that_comes_back(open_and_kill, store, monkeypatch, capsys) -> None:
-    attempts = refuse(store, 3, monkeypatch)
+    find = refuse(store, [AWAY, AWAY, AWAY, DEFAULT], monkeypatch)
     tracker = open_and_kill()
-    assert len(attempts) == 4
+    assert find.call_count == 4
     assert capsys.readouterr().err.count("the tracking server is away") == 1, "it is said once"
     assert store.get(tracker.run_id).status == "KILLED"
 
@@ -72,7 +66,7 @@ def test_mlflows_ui_gets_user_and_command_and_what_it_groups_by(open_and_kill, s
 
 
 def test_a_run_begins_without_a_server_that_stays_away_and_is_created_later(open_and_kill, store, monkeypatch) -> None:
-    refuse(store, 10**9, monkeypatch)
+    refuse(store, repeat(AWAY), monkeypatch)
     monkeypatch.setattr(tracked, "LOOK_UP_SECONDS", 0.0)
     run = store.get(open_and_kill().run_id)
     assert run.status == "KILLED" and store.get(run.parent_run_id).name == "launch"
