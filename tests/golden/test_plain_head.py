@@ -30,15 +30,9 @@ CHANNELS, SIDES = {"c3": 6, "c4": 8, "c5": 10}, {"c3": 13, "c4": 7, "c5": 4}
 @float64()
 def test_folded_and_plain_heads_are_the_same(mode, reduce, topology, detach, temperature, width):
     torch.manual_seed(0)
-    config = small_network(
-        levels=tuple(CHANNELS),
-        width=width,
-        regions=mode,
-        attention_width=12,
-        temperature=temperature,
-        reduce=reduce,
-        refinement=RefinementConfig(topology=topology, detach=detach, channel_reduction=4),
-    )
+    refinement = RefinementConfig(topology=topology, detach=detach, channel_reduction=4)
+    parts = {"levels": tuple(CHANNELS), "width": width, "attention_width": 12, "refinement": refinement}
+    config = small_network(regions=mode, temperature=temperature, reduce=reduce, **parts)
     ours = MgMRN(config, CHANNELS, torch.randn(S, L))
     for name, parameter in ours.named_parameters():
         if name.endswith((".bias", "log_temperature")):

@@ -23,13 +23,11 @@ SIZE = 96
 
 def network(topology: str, regions: str = "regions", temperature: str = "none") -> tuple[MgMRN, MgMRNConfig]:
     torch.manual_seed(0)
-    config = small_network(
-        regions=regions,
-        temperature=temperature,
-        levels=LEVELS,
-        refinement=RefinementConfig(topology=topology),
-        backbone=BackboneConfig(name="resnet18", weights="none"),
-    )
+    parts = {
+        "refinement": RefinementConfig(topology=topology),
+        "backbone": BackboneConfig(name="resnet18", weights="none"),
+    }
+    config = small_network(regions=regions, temperature=temperature, levels=LEVELS, **parts)
     head = MgMRN(config, CHANNELS, torch.randn(7, 5))
     for name, parameter in head.decoders.named_parameters():
         if name.endswith("bias"):
