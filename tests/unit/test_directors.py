@@ -22,7 +22,7 @@ from pipeline.search.director import Search, SearchDirector
 from pipeline.search.space import Space
 from pipeline.search.study import Record, Study
 from pipeline.spool import PARENT_TAG
-from pipeline.tracking.store import DRIVER_TAG, TrackedRun
+from pipeline.tracking.store import TrackedRun
 from pipeline.train.cell import Cell
 from pipeline.train.messages import Failure
 from pipeline.train.placement import Placement
@@ -35,7 +35,7 @@ from pipeline.trials.known import KnownRuns
 from pipeline.trials.list_director import ListDirector, Task
 from pipeline.trials.trial import TrialPlan, TrialReport
 from pipeline.where import Where
-from tests.grids import DEAD_DRIVER, DECIDED, SMOOTH, cells_of, write_data, write_grid
+from tests.grids import DEAD_DRIVER, DECIDED, SMOOTH, a_run, cells_of, figures, write_data, write_grid
 
 RATE = {"optimiser.head_lr": FloatRange(low=1e-4, high=1e-2, log=True)}
 TEMPERATURE = {"model.decoder.temperature": Categorical(choices=("none", "sqrt"))}
@@ -64,9 +64,7 @@ class Lab:
             experiment_id="1",
             own_runs=lambda wanted: self.stored,
             runs_of=lambda patterns, wanted: [],
-            find_finished=lambda config_hash, split: next(
-                (run for run in self.stored if run.tags["mgmrn.config_hash"] == config_hash), None
-            ),
+            find_finished=lambda wanted, split: next((one for one in self.stored if wanted in one.tags.values()), None),
         )
         where = Where(data_root=Path("/data"), storage=Path("/runs"))
         return Site(Opening(cast(Any, store), where, "study", "parent", PLACEMENT), 2, self.clerk)
@@ -84,8 +82,8 @@ class Lab:
         self, config: SearchConfig, references: Mapping[str | None, float] | None = None, deadline: float | None = None
     ) -> SearchDirector:
         """Director of a driver that begins the search, or follows another one."""
-        references = references or dict.fromkeys(config.benchmarks or (None,), 1.0)
-        return SearchDirector(self.search(config), references, deadline)
+        search = self.search(config)
+        return SearchDirector(search, references or dict.fromkeys(search.data, 1.0), deadline)
 
     def records(self, config: SearchConfig) -> list[Record]:
         return self.search(config).study.records()
@@ -150,12 +148,6 @@ def end(run: int, steps: int, score: float = 0.5, **figures: float) -> TrialRepo
 
 def failed(run: int, steps: int) -> TrialReport:
     return TrialReport(run=run, steps=steps, failure=FULL)
-
-
-def report(director: Director, *reports: TrialReport) -> None:
-    """Report of the first trial."""
-    for one in reports:
-        director.reported(0, one)
 
 
 def begun(director: Director) -> TrialPlan:
@@ -238,9 +230,8 @@ def test_a_config_that_does_not_compose_fails_and_counts(lab: Lab) -> None:
     lab.enqueue(search, BAD, GOOD)
     assert run_all(lab.director(search)) == [1]
     first = lab.records(search)[0]
-    assert (
-        first.state == "failed" and first.reason.startswith("bad-input: ") and "must be a multiple of" in first.reason
-    )
+    assert first.state == "failed"
+    assert first.reason.startswith("bad-input: ") and "must be a multiple of" in first.reason
     assert "trial 0 failed: " in lab.shown.getvalue()
 
 
@@ -288,7 +279,7 @@ def test_runs_that_were_finished_are_not_opened_again(lab: Lab) -> None:
     parts = lab.search(search)
     point = lab.records(search)[0].point
     cell = parts.cell(parts.space.compose(point, None), None, 0, "t000")
-    run = stored(cell, "FINISHED")
+    run = a_run(cell)
     lab.stored = [replace(run, tags={**run.tags, PARENT_TAG: "parent"})]
     second = lab.director(search)
     assert begun(second) == plan
@@ -354,15 +345,18 @@ def test_an_interrupted_search_closes_its_open_runs_and_can_be_resumed(lab: Lab)
     assert lab.director(search).next_trial() == plans[1]
 
 
-def test_the_epoch_that_counts_decides_instead_of_the_last(lab: Lab) -> None:
-    search = config(trials=1, seeds=(0, 1), objective=Objective(metric="h"))
+def test_the_epoch_that_counts_decides_instead_of_the_last_beside_a_cost(lab: Lab) -> None:
+    """With a cost as the second value, the mean over the runs."""
+    search = config(trials=1, seeds=(0, 1), objective=Objective(metric="h", cost="parameters"))
     director = lab.director(search)
     begun(director)
     for run, scores, best in ((0, (0.2, 0.8, 0.4, 0.4), 0.8), (1, (0.2, 0.4, 0.6, 0.2), 0.6)):
-        report(director, *(epoch(run, steps, score) for steps, score in enumerate(scores, start=4 * run + 1)))
-        report(director, end(run, 4 * run + 4, best))
+        for steps, score in enumerate(scores, start=4 * run + 1):
+            assert not director.reported(0, epoch(run, steps, score))
+        figures = {"perf/parameters": 1000.0 * (run + 1), "perf/step_ms": 5.0}
+        director.reported(0, end(run, 4 * run + 4, best, **figures))
     (record,) = lab.records(search)
-    assert record.values == (pytest.approx((0.4 + 0.3) / 2),)
+    assert record.values == (pytest.approx((0.4 + 0.3) / 2), 1500.0)
     assert (record.scores[2], record.scores[5], record.scores[8]) == ((0.4,), (0.4, 0.1), (0.4, 0.3))
 
 
@@ -370,7 +364,8 @@ def test_scores_of_several_benchmarks_are_divided_by_those_of_the_base(lab: Lab)
     search = config(trials=1, benchmarks=("synthetic", "cub100"))
     director = lab.director(search, references={"synthetic": 0.5, "cub100": 0.25})
     begun(director)
-    report(director, *(epoch(0, steps, 0.6) for steps in (1, 2, 3, 4)), end(0, 4, 0.6), epoch(1, 5, 0.2))
+    for one in (*(epoch(0, steps, 0.6) for steps in (1, 2, 3, 4)), end(0, 4, 0.6), epoch(1, 5, 0.2)):
+        director.reported(0, one)
     intermediate = lab.search(search).study.optuna.trials[0].intermediate_values
     assert (intermediate[4], intermediate[5]) == (pytest.approx(1.2), pytest.approx((1.2 + 0.8) / 2))
     director.reported(0, end(1, 8, 0.3))
@@ -387,16 +382,6 @@ def test_ranks_compare_a_trial_with_the_others_at_the_same_step(lab: Lab) -> Non
     assert [record.values for record in records] == [(0.5,), (1.0,), (1.0,)]
     best = best_record(search, records)
     assert best is not None and best.number == 2, "ranks among all finished trials name the best"
-
-
-def test_the_cost_is_a_second_value(lab: Lab) -> None:
-    search = config(trials=1, objective=Objective(cost="parameters"))
-    director = lab.director(search)
-    begun(director)
-    figures = {"perf/parameters": 1000.0, "perf/step_ms": 5.0}
-    director.reported(0, epoch(0, 4, 0.5, **figures))
-    director.reported(0, end(0, 4, 0.5, **figures))
-    assert lab.records(search)[0].values == (0.5, 1000.0)
 
 
 @pytest.fixture(scope="module")
@@ -423,19 +408,6 @@ def what(plan: TrialPlan) -> tuple[str, float, Calibration | None]:
     return spec.split, spec.config.loss.label_smoothing, spec.calibration
 
 
-def stored(cell: Cell, status: str, driver: str = "") -> TrackedRun:
-    """A run of a cell in the store."""
-    tags = {
-        "mgmrn.kind": "run",
-        "mgmrn.config_hash": cell.config_hash,
-        "mgmrn.split": cell.split,
-        "mgmrn.result": '{"gamma": 0.25, "metrics": {"val/ausuc": 0.25}}',
-        "mgmrn.calibration": DECIDED.model_dump_json() if status == "FINISHED" else "none",
-        DRIVER_TAG: driver,
-    }
-    return TrackedRun("0" * 32, cell.name, status, tags, {"val/ausuc": 0.25}, "1")
-
-
 @pytest.mark.parametrize(
     ("status", "driver", "next_run"),
     [("FINISHED", "", ("final", 0, DECIDED)), ("RUNNING", DEAD_DRIVER, ("tune", 0, None))],
@@ -443,22 +415,23 @@ def stored(cell: Cell, status: str, driver: str = "") -> TrackedRun:
 def test_a_run_of_another_driver_is_waited_for_and_its_result_taken_or_the_run_begun_here(
     lab: Lab, tasks: list[Task], status: str, driver: str, next_run: object
 ) -> None:
-    lab.stored = [stored(tasks[0].first, "RUNNING", driver_tag())]
+    lab.stored = [a_run(tasks[0].first, "RUNNING", driver=driver_tag())]
     director = lab.list_director(tasks[:1])
     assert director.next_trial() == "later"
     assert lab.events == [] and "waiting for its result" in lab.said[0]
-    lab.stored = [stored(tasks[0].first, status, driver)]
+    lab.stored = [a_run(tasks[0].first, status, driver=driver)]
     assert what(begun(director)) == next_run
 
 
 def test_finished_runs_are_answered_before_anything_starts(lab: Lab, folder: Path) -> None:
     tasks = tasks_of(folder, "split: tune\n" + SMOOTH)
-    lab.stored = [stored(tasks[0].first, "FINISHED")]
+    lab.stored = [a_run(tasks[0].first, score=0.25)]
     director = lab.list_director(tasks)
     assert director.take_known() and len(director.waiting) == 1
     run_to_end(director, begun(director))
     assert director.next_trial() is None and not director.take_known()
-    assert [director.summaries[task.first.identity].metrics["val/ausuc"] for task in tasks] == [0.25, 0.5]
+    found = [director.summaries[task.first.identity].metrics["val/ausuc"] for task in tasks]
+    assert found == [figures(tasks[0].first, 0.25)["val/ausuc"], 0.5]
 
 
 def test_a_cell_is_tuned_and_then_run_with_its_calibration(lab: Lab, tasks: list[Task]) -> None:
@@ -515,11 +488,12 @@ def test_a_failed_run_has_no_final_run_and_stops_no_other(lab: Lab, tasks: list[
     assert lab.said == [f"error: {tasks[0].first.name} tune: the device is full (take a smaller batch)"]
 
 
-@pytest.mark.parametrize("calibration", [None, DECIDED])
-def test_a_lost_run_has_failed(lab: Lab, tasks: list[Task], calibration: Calibration | None) -> None:
-    director = lab.list_director([replace(tasks[0], calibration=calibration)])
+def test_a_task_that_has_a_calibration_is_its_final_run_which_fails_when_it_is_lost(
+    lab: Lab, tasks: list[Task]
+) -> None:
+    director = lab.list_director([replace(tasks[0], calibration=DECIDED)])
     plan = begun(director)
-    assert what(plan) == ("final" if calibration else "tune", 0, calibration)
+    assert what(plan) == ("final", 0, DECIDED)
     director.ended(plan.number, "its host died")
     assert director.next_trial() is None
     assert lab.of("") == ["resumed", "failed workers-lost", "closed"]
@@ -540,13 +514,3 @@ def test_a_process_that_is_lost_after_its_last_report_changes_nothing_by_reporti
     assert lab.of("tune") == events
     finals = [director.next_trial(), director.next_trial()]
     assert [isinstance(one, TrialPlan) for one in finals] == [last.failure is None, False], "one final run at most"
-
-
-def test_an_interrupted_list_closes_its_open_runs(lab: Lab, tasks: list[Task]) -> None:
-    director = lab.list_director(tasks)
-    first = begun(director)
-    begun(director)
-    run_to_end(director, first)
-    begun(director)
-    director.interrupted("interrupted")
-    assert lab.of(" final") == lab.of("smooth") == ["resumed", "killed interrupted", "closed"]
