@@ -38,18 +38,10 @@ from pipeline.trials.trial import SealedPlan
 from pipeline.where import Where
 from tests.tiny import UNSEEN, lists
 
-CONFIG = ExperimentConfig.model_validate(
-    {
-        "benchmark": {
-            "name": "TINY",
-            "tune_seen_fraction": 0.25,
-            "images": {"size": 32, "resize": "squash", "flip": False},
-        },
-        "model": {"kind": "mgmrn", "backbone": {"name": "resnet18", "weights": "none"}, "levels": ["c2"], "width": 32},
-        "cache_features": True,
-    }
-)
-TINY: BenchmarkConfig = CONFIG.benchmark
+IMAGES = {"size": 32, "resize": "squash", "flip": False}
+TINY = BenchmarkConfig.model_validate({"name": "TINY", "tune_seen_fraction": 0.25, "images": IMAGES})
+MODEL = {"kind": "mgmrn", "backbone": {"name": "resnet18", "weights": "none"}, "levels": ["c2"], "width": 32}
+CONFIG = ExperimentConfig.model_validate({"benchmark": TINY, "model": MODEL, "cache_features": True})
 TEST_IDS = np.concatenate([lists()["test_seen_loc"], lists()["test_unseen_loc"]])
 
 
@@ -128,10 +120,6 @@ class Secrets:
                     yield "an unseen class's attributes"
 
 
-def silent(message: str) -> None:
-    """Progress of a pass over pictures, which is not shown."""
-
-
 def load_tune(folder: Path) -> TuneData:
     return splits.load_tune(folder / "data", TINY)
 
@@ -161,9 +149,8 @@ def cached_maps(folder: Path) -> Any:
 
 
 def final_spec_in_a_plan(folder: Path) -> Any:
-    runs = [json.loads((folder / "final.json").read_text())]
     placement = {"workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 0}
-    plan = {"number": 0, "runs": runs, "placement": placement}
+    plan = {"number": 0, "runs": [json.loads((folder / "final.json").read_text())], "placement": placement}
     return SealedPlan.model_validate_json(json.dumps(plan))
 
 
@@ -173,15 +160,8 @@ def train_on_final(folder: Path) -> Any:
 
 
 def train_as_the_command_does(folder: Path) -> Any:
-    request = TrainRequest(
-        experiment="x",
-        composed=ComposedConfig("x", CONFIG, {}),
-        split=None,
-        seeds=(0,),
-        workers=Workers(1, 1),
-        where=Where(f"sqlite:///{folder}/mlflow.db", folder / "data", folder / "runs", None, 1, 0),
-    )
-    return run_experiment(request)
+    where = Where(f"sqlite:///{folder}/mlflow.db", folder / "data", folder / "runs", None, 1, 0)
+    return run_experiment(TrainRequest("x", ComposedConfig("x", CONFIG, {}), None, (0,), Workers(1, 1), where))
 
 
 ALLOWED: dict[str, Callable[[Path], Any]] = {
@@ -205,7 +185,7 @@ REFUSED: dict[str, Callable[[Path], Any]] = {
     "result_of_a_final_run": lambda folder: Fitted.from_checkpoint(folder / "final", {"epoch": 1}),
     "model_of_a_final_run": lambda folder: load_model(folder / "final" / "model.pt"),
     "state_of_that_model": lambda folder: load_state(folder / "final" / "model.pt"),
-    "caches_of_both_splits": lambda folder: build_caches(CONFIG, folder / "data", folder / "cache", silent),
+    "caches_of_both_splits": lambda folder: build_caches(CONFIG, folder / "data", folder / "cache", lambda said: None),
     "train_on_final": train_on_final,
     "train_as_the_command_does": train_as_the_command_does,
 }

@@ -29,8 +29,6 @@ PINS = dict(
     re.findall(r"^([a-z0-9-]+)(?:\[[^]]*\])?==([0-9.]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
 )
 SBATCH = "cluster/slurm/mgmrn.sbatch "
-CLOUDS = ("aws", "gcp")
-LAUNCHERS = ("onpremise", *CLOUDS)
 
 
 def texts(*suffixes: str) -> dict[str, str]:
@@ -155,37 +153,30 @@ def test_ray_never_listens_everywhere_without_a_policy_over_it():
     assert not any(re.search(r"RAY_AUTH_MODE[=: ]*disabled", text) for text in files.values())
 
 
-@cache
-def prepared(name: str) -> dict[str, Any]:
-    """A file as `ray up` takes it: joined with the provider's defaults, and checked."""
+@pytest.mark.parametrize("name", ["onpremise", "aws", "gcp"])
+def test_ray_accepts_the_launchers_file_and_every_host_asks_for_the_token(name: str):
+    """Joined with Ray's own defaults, which install a nightly build and let the dashboard listen everywhere."""
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     config = prepare_config(yaml.safe_load((CLUSTER / "launcher" / f"{name}.yaml").read_text()))
     validate_config(config)
-    return config
-
-
-@pytest.mark.parametrize("name", LAUNCHERS)
-def test_ray_accepts_the_launchers_file_and_every_host_asks_for_the_token(name: str):
-    """Ray's own defaults install a nightly build and let the dashboard listen everywhere."""
-    config = prepared(name)
     commands = [command for key in config if key.endswith("_commands") for command in config[key]]
     assert not any("ray-wheels" in command or "0.0.0.0" in command for command in commands)
     (head,) = [command for command in config["head_start_ray_commands"] if "ray start" in command]
     (worker,) = [command for command in config["worker_start_ray_commands"] if "ray start" in command]
     assert "--head --port=6379 --dashboard-host=127.0.0.1" in head and "--address=$RAY_HEAD_IP:6379" in worker
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+    environment = "environment.sh" if name == "onpremise" else "Dockerfile"
+    assert "RAY_AUTH_MODE=token" in (CLUSTER / environment).read_text()
     if name == "onpremise":
         assert all("cluster/environment.sh &&" in command for command in (head, worker))
     else:
         assert config["docker"]["image"] == "REGISTRY/mgmrn-lab:TAG"
-    environment = "environment.sh" if name == "onpremise" else "Dockerfile"
-    assert "RAY_AUTH_MODE=token" in (CLUSTER / environment).read_text()
+        check_cloud(name, config)
 
 
-@pytest.mark.parametrize("name", CLOUDS)
-def test_heads_compute_nothing_and_no_host_is_reachable_from_the_internet(name: str):
-    config = prepared(name)
+def check_cloud(name: str, config: dict[str, Any]) -> None:
+    """Check that the head computes nothing and that no host is reachable from the internet."""
     types = config["available_node_types"]
     assert types["head"]["resources"] == {"CPU": 0} and types["gpu"]["resources"]["GPU"] == 8
     assert sum(one["max_workers"] for one in types.values()) == config["max_workers"]

@@ -55,13 +55,10 @@ def test_the_least_must_fit_and_the_rest_may_come_later() -> None:
 @pytest.mark.parametrize(("part", "at_once"), [(0.125, 16), (0.1, 20), (0.3, 6), (0.4, 4), (0.5, 4), (1, 2), (2, 1)])
 def test_runs_of_one_worker_share_a_gpu_and_none_uses_parts_of_two(part: float, at_once: int) -> None:
     hosts = (Host(cpus=64, gpus=2), Host(cpus=64, gpus=0))
-    assert place_trials(hosts, Where(gpus_per_worker=part), 1000, 1, None) == (
-        at_once,
-        Placement(1, 64 // at_once, part),
-    )
-    with pytest.raises(
-        ResourceError, match=rf"× 1 CPUs and {part} GPUs were asked for, .* has room for {at_once} such"
-    ):
+    placed = at_once, Placement(1, 64 // at_once, part)
+    assert place_trials(hosts, Where(gpus_per_worker=part), 1000, 1, None) == placed
+    sentence = rf"× 1 CPUs and {part} GPUs were asked for, .* has room for {at_once} such"
+    with pytest.raises(ResourceError, match=sentence):
         place_trials(hosts, Where(gpus_per_worker=part, cpus_per_worker=1), 1000, 1, at_once + 1)
 
 

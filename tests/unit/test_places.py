@@ -56,8 +56,7 @@ def test_folders_that_cannot_hold_runs(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "file").touch()
-    reasons = {"/proc/x": "No such file", "file/x": "Not a directory", "loop": "links"}
-    for folder, reason in reasons.items():
+    for folder, reason in {"/proc/x": "No such file", "file/x": "Not a directory", "loop": "links"}.items():
         with pytest.raises(StorageError, match=reason):
             check_writable(Path(folder))
     assert Where(storage=tmp_path / "loop").absolute().storage == tmp_path / "loop"
@@ -77,10 +76,6 @@ def closed_pipe() -> TextIO:
     return os.fdopen(write, "w", encoding="utf-8")
 
 
-def full_device() -> TextIO:
-    return Path("/dev/full").open("w")
-
-
 @pytest.mark.parametrize(
     ("open_stream", "code", "error"),
     [
@@ -88,7 +83,7 @@ def full_device() -> TextIO:
         (lambda: io.TextIOWrapper(io.BytesIO(), "latin-1"), 0, ""),
         (lambda: None, 0, ""),
         (closed_pipe, 1, ""),
-        (full_device, 2, "error: a file cannot be used: No space left on device"),
+        (lambda: os.fdopen(os.open("/dev/full", os.O_WRONLY), "w"), 2, "error: a file cannot be used: No space left"),
     ],
 )
 def test_a_standard_output_that_is_closed_full_or_not_utf8(
