@@ -1,8 +1,6 @@
-"""Attempts of a sealed process to reach the test sets; run in a process of its own, since no seal is opened again.
+"""Attempts to reach the test sets in a sealed process of its own: `python -m tests.sealed FOLDER`, as `tests/unit/test_seal.py` runs it.
 
-    python -m tests.sealed FOLDER      the folder that `tests/unit/test_seal.py` has prepared
-
-prints for each attempt the exception that it met, and what of the test sets its answer led to.
+Prints for each attempt the exception that it met, and what of the test sets its answer led to.
 """
 
 from __future__ import annotations
@@ -12,6 +10,7 @@ import json
 import pickle
 import sys
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +100,7 @@ class Secrets:
                 found += [word for word in self.words if word in value]
             if isinstance(value, splits.Images) and np.isin(value.ids, TEST_IDS).any():
                 found.append("a test image's position")
-            if isinstance(value, xlsa17.Benchmark) and any(
-                np.isin(ids, TEST_IDS).any() for ids in value.lists.values()
-            ):
+            if isinstance(value, xlsa17.Benchmark) and np.isin([*chain(*value.lists.values())], TEST_IDS).any():
                 found.append("a test list")
             if isinstance(value, np.ndarray) and value.dtype.kind in "iuf":
                 found += self._numbers_in(value)
@@ -198,7 +195,6 @@ ATTEMPTS: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 def main(folder: Path) -> None:
-    """Close the seal and try everything."""
     secrets = Secrets.of(folder / "data")
     close_seal()
     close_seal()  # A second time changes nothing.

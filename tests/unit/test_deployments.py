@@ -25,9 +25,7 @@ from tests.commands import VERB, check, pipeline_part, shell_lines
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ROOT / "cluster"
 TOOLS = Path(sys.executable).parent
-PINS = dict(
-    re.findall(r"^([a-z0-9-]+)(?:\[[^]]*\])?==([0-9.]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
-)
+PINS = dict(re.findall(r"^([a-z0-9-]+)(?:\[[^]]*\])?==([0-9.]+)", (ROOT / "requirements.txt").read_text(), re.M))
 SBATCH = "cluster/slurm/mgmrn.sbatch "
 
 
@@ -196,9 +194,7 @@ KUBERAY = CLUSTER / "kuberay"
 KUBERNETES = "1.34"
 STRICT = f"kubernetes-json-schema/v{KUBERNETES}.0-local-strict"
 FOLDERS = ("services", "loader", "raycluster", "rayjob")
-
 EXPECTED = yaml.safe_load(Path(__file__).with_name("kuberay.yaml").read_text())
-
 Manifest = dict[str, Any]
 
 
@@ -210,14 +206,10 @@ def resources(folder: str) -> tuple[Manifest, ...]:
     return tuple(one for file in files for one in yaml.safe_load_all(file.read_text()))
 
 
-def ray_cluster() -> Manifest:
-    return resources("raycluster")[0]
-
-
 def ray_job() -> Manifest:
     """The job with its cluster, as `kubectl kustomize` puts them together."""
     (job,) = resources("rayjob")
-    return job | {"spec": job["spec"] | {"rayClusterSpec": ray_cluster()["spec"]}}
+    return job | {"spec": job["spec"] | {"rayClusterSpec": resources("raycluster")[0]["spec"]}}
 
 
 def services(kind: str) -> list[Manifest]:
@@ -227,16 +219,14 @@ def services(kind: str) -> list[Manifest]:
 @cache
 def kuberay_schema() -> jsonschema.Draft202012Validator:
     schema = json.loads((Path(__file__).parent / "kuberay.schema.json").read_text())
-    definitions = schema_contents(f"{STRICT}/_definitions.json", KUBERNETES)
-    registry = Registry().with_resource(
-        "https://mgmrn.invalid/api/_definitions.json", Resource.from_contents(definitions)
-    )
+    definitions = Resource.from_contents(schema_contents(f"{STRICT}/_definitions.json", KUBERNETES))
+    registry = Registry().with_resource("https://mgmrn.invalid/api/_definitions.json", definitions)
     return jsonschema.Draft202012Validator(schema, registry=registry)
 
 
 def templates() -> Iterator[tuple[str, Manifest]]:
     """The template of every pod that is ours to describe, by name."""
-    cluster = ray_cluster()["spec"]
+    cluster = resources("raycluster")[0]["spec"]
     yield "head", cluster["headGroupSpec"]["template"]
     for group in cluster["workerGroupSpecs"]:
         yield group["groupName"], group["template"]
@@ -256,7 +246,7 @@ def test_manifests_are_named_by_their_kustomization_and_match_the_schemas():
         assert named == {file.name for file in (KUBERAY / folder).glob("*.yaml")} - {"kustomization.yaml"}
     for manifest in (*resources("services"), *resources("loader")):
         kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
-    for manifest in (ray_cluster(), ray_job()):
+    for manifest in (*resources("raycluster"), ray_job()):
         kuberay_schema().validate(manifest)
 
 

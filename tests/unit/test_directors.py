@@ -151,7 +151,6 @@ def failed(run: int, steps: int) -> TrialReport:
 
 
 def begun(director: Director) -> TrialPlan:
-    """Next trial, which must be one."""
     plan = director.next_trial()
     assert isinstance(plan, TrialPlan)
     return plan
@@ -177,7 +176,8 @@ def run_all(director: SearchDirector) -> list[int]:
 
 def config(space: Mapping[str, Any] = RATE, **changed: Any) -> SearchConfig:
     quiet = {"sampler": Sampler(name="random"), "scheduler": Scheduler(name="none")}
-    return SearchConfig(base="synthetic", fixed=FIXED, space=dict(space), **(quiet | changed))
+    fixed = {path: value for path, value in FIXED.items() if path not in space}
+    return SearchConfig(base="synthetic", fixed=fixed, space=dict(space), **(quiet | changed))
 
 
 def test_a_search_runs_the_number_of_trials_that_was_asked_for(lab: Lab) -> None:
@@ -220,13 +220,8 @@ GOOD = {"model.width": "64", "model.granularity.group_norm_groups": "32", "model
 BAD = GOOD | {"model.width": "32", "model.granularity.group_norm_groups": "64"}
 
 
-def widths(trials: int) -> SearchConfig:
-    fixed = {path: value for path, value in FIXED.items() if path != "model.width"}
-    return config(WIDTHS, trials=trials).model_copy(update={"fixed": fixed})
-
-
 def test_a_config_that_does_not_compose_fails_and_counts(lab: Lab) -> None:
-    search = widths(trials=2)
+    search = config(WIDTHS, trials=2)
     lab.enqueue(search, BAD, GOOD)
     assert run_all(lab.director(search)) == [1]
     first = lab.records(search)[0]
@@ -236,7 +231,7 @@ def test_a_config_that_does_not_compose_fails_and_counts(lab: Lab) -> None:
 
 
 def test_a_driver_that_follows_handles_proposals_that_the_dead_one_did_not(lab: Lab) -> None:
-    search = widths(trials=3)
+    search = config(WIDTHS, trials=3)
     study = lab.enqueue(search, GOOD, GOOD, BAD)
     for _ in range(3):
         study.propose()
@@ -392,7 +387,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tasks_of(folder: Path, text: str = SMOOTH) -> list[Task]:
-    """Tasks for base and smooth with one seed."""
     cells = cells_of(write_grid(folder, text), folder / "data")
     return [Task(cell.tune, None if cell.final_data is None else cell.final) for cell in cells]
 
@@ -412,9 +406,7 @@ def what(plan: TrialPlan) -> tuple[str, float, Calibration | None]:
     ("status", "driver", "next_run"),
     [("FINISHED", "", ("final", 0, DECIDED)), ("RUNNING", DEAD_DRIVER, ("tune", 0, None))],
 )
-def test_a_run_of_another_driver_is_waited_for_and_its_result_taken_or_the_run_begun_here(
-    lab: Lab, tasks: list[Task], status: str, driver: str, next_run: object
-) -> None:
+def test_a_run_elsewhere_is_waited_for(lab: Lab, tasks: list[Task], status: str, driver: str, next_run: object) -> None:
     lab.stored = [a_run(tasks[0].first, "RUNNING", driver=driver_tag())]
     director = lab.list_director(tasks[:1])
     assert director.next_trial() == "later"
@@ -460,9 +452,7 @@ def test_restarted_and_resumed_tasks_share_the_place_of_the_launch(lab: Lab, tas
     assert lab.of("base")[0] == "opened" and lab.of("smooth")[0] == "resumed"
 
 
-def test_after_the_deadline_begun_tasks_are_brought_to_their_end(
-    lab: Lab, tasks: list[Task], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_begun_tasks_are_ended_after_the_deadline(lab: Lab, tasks: list[Task], monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.monotonic()
     director = lab.list_director(tasks, deadline=now + 60)
     tune = begun(director)
@@ -488,9 +478,7 @@ def test_a_failed_run_has_no_final_run_and_stops_no_other(lab: Lab, tasks: list[
     assert lab.said == [f"error: {tasks[0].first.name} tune: the device is full (take a smaller batch)"]
 
 
-def test_a_task_that_has_a_calibration_is_its_final_run_which_fails_when_it_is_lost(
-    lab: Lab, tasks: list[Task]
-) -> None:
+def test_a_task_that_has_a_calibration_is_its_final_run_which_fails_when_lost(lab: Lab, tasks: list[Task]) -> None:
     director = lab.list_director([replace(tasks[0], calibration=DECIDED)])
     plan = begun(director)
     assert what(plan) == ("final", 0, DECIDED)
@@ -501,9 +489,7 @@ def test_a_task_that_has_a_calibration_is_its_final_run_which_fails_when_it_is_l
 
 
 @pytest.mark.parametrize("last", [end(0, 2), failed(0, 2)])
-def test_a_process_that_is_lost_after_its_last_report_changes_nothing_by_reporting_again(
-    lab: Lab, tasks: list[Task], last: TrialReport
-) -> None:
+def test_reports_again_after_the_last_one_change_nothing(lab: Lab, tasks: list[Task], last: TrialReport) -> None:
     director = lab.list_director(tasks[:1])
     plan = begun(director)
     director.reported(plan.number, last)

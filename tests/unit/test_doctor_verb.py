@@ -29,7 +29,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def listener() -> Iterator[int]:
-    """A port of this process that does not answer in HTTP."""
+    """A port that does not answer in HTTP."""
     with socket.create_server(("127.0.0.1", 0)) as one:
         yield one.getsockname()[1]
 
@@ -55,9 +55,7 @@ def test_a_machine_that_is_fine(here: Path, examined: Any) -> None:
     assert "remedy" in text and not (here / ".mgmrn" / "runs").exists()
 
 
-def test_a_named_data_root_server_or_cluster_that_is_wrong(
-    here: Path, listener: int, examined: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_named_places_that_are_wrong(here: Path, listener: int, examined: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = ("--data-root", "nowhere", "--tracking-uri", f"http://me:word@127.0.0.1:{free_port()}")
     code, lines, _ = examined(*wrong)
     assert code == ExitCode.BAD_INPUT
@@ -109,7 +107,7 @@ def write_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Non
     (folder / "nvidia-smi").chmod(0o755)
 
 
-def test_gpus_that_torch_sees_and_does_not_see_and_a_driver_that_does_not_answer(
+def test_gpus_that_torch_sees_or_not_and_a_driver_that_is_silent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_smi(tmp_path, monkeypatch, "echo 'NVIDIA H100, 81559 MiB, 570.1'\necho 'NVIDIA H100, 81559 MiB, 570.1'")

@@ -7,7 +7,6 @@ import pytest
 from mgmrn.errors import UserError
 from pipeline.ablation.config import load_ablation, with_benchmarks
 from pipeline.ablation.grid import Grid, make_cells, make_grid
-from pipeline.errors import ExitCode, exit_code
 from tests.grids import DECIDED, SMOOTH, cells_of, write_data, write_grid
 
 # Of the base, cub: loss.scale 20, loss.regression 0.1, levels c4 and c5.
@@ -30,7 +29,6 @@ def made(folder: Path, text: str, base: str = "base: cub\n") -> Grid:
 def error_of(folder: Path, text: str, base: str = "base: cub\n") -> UserError:
     with pytest.raises(UserError) as caught:
         made(folder, text, base)
-    assert exit_code(caught.value) == ExitCode.BAD_INPUT
     return caught.value
 
 
@@ -43,6 +41,7 @@ def scales(grid: Grid) -> dict[str, float]:
 
 
 LOW, HIGH = "low: {loss.scale: 10}", "high: {loss.scale: 40}"
+SAME_IMAGES = "all variants are judged on the same images: set it under `fixed`"
 
 
 @pytest.mark.parametrize(
@@ -54,12 +53,7 @@ LOW, HIGH = "low: {loss.scale: 10}", "high: {loss.scale: 40}"
         ("fixed:\n  model.width: 64\n  loss.scal: 3\n" + variants(LOW), 4, "unknown field loss.scal", None),
         ("fixed:\n  seed: 3\n" + variants(LOW), 3, "seed may not be overridden", None),
         (variants(LOW, "x: {benchmark.name: SUN}"), 4, "benchmark.name may not be overridden", None),
-        (
-            variants(LOW, "x: {benchmark.tune_split_seed: 1}"),
-            4,
-            "benchmark.tune_split_seed may not be overridden",
-            "all variants are judged on the same images: set it under `fixed`",
-        ),
+        (variants(LOW, "x: {benchmark.tune_split_seed: 1}"), 4, "benchmark.tune_split_seed may not be ", SAME_IMAGES),
         (variants(LOW, "x: {loss.scale: 20}"), 4, "the variant x changes nothing: it is base", None),
         (variants(LOW, HIGH, "x: {loss.scale: 10}"), 5, "the variant x has the same config as low", None),
         ("mode: list\n" + variants(LOW, "x: {loss.scale: 10}"), 5, "the variant x has the same config as low", None),
@@ -133,9 +127,7 @@ def test_a_file_extends_another_one_and_its_question_is_the_comment_at_the_head(
     assert file.place("variants", "low") == f"{tmp_path}/x.yaml:6"
 
 
-def test_one_at_a_time_is_the_base_and_each_variant_on_top_of_it_and_a_list_is_the_variants_alone(
-    tmp_path: Path,
-) -> None:
+def test_one_at_a_time_is_the_base_and_each_variant_on_top_and_a_list_is_the_variants_alone(tmp_path: Path) -> None:
     grid = made(tmp_path, "fixed: {model.width: 64, loss.regression: 1}\n" + variants(LOW, "sum: {loss.regression: 2}"))
     assert scales(grid) == {"base": 20, "low": 10, "sum": 20}
     configs = [one.configs[None].config for one in grid.variants]

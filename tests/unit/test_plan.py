@@ -190,9 +190,7 @@ def test_a_benchmark_that_is_not_at_hand_is_missing_and_costs_nothing(folder: Pa
     assert total_cost(planned) == Cost(20, 0)
 
 
-def test_a_cost_is_the_median_of_finished_runs_of_the_same_shape_and_counted_once_for_a_shared_config(
-    folder: Path, cells: list[GridCell]
-) -> None:
+def test_a_cost_is_the_median_of_runs_of_the_same_shape_and_counted_once(folder: Path, cells: list[GridCell]) -> None:
     base, smooth = cells
     longer, _ = cells_of(write_grid(folder, "fixed: {schedule.epochs: 9}\n" + SMOOTH, "longer"), folder / "data")
     runs = [a_run(base.tune, seconds=seconds, gpu_seconds=str(seconds / 2)) for seconds in (10, 90, 20)]
@@ -236,9 +234,7 @@ def test_a_plan_is_shown_with_states_costs_and_their_total(cells: list[GridCell]
     assert plan_to_json(plan_of(cells))["predicted_hours"] is None
 
 
-def test_plan_reads_the_runs_of_train_and_of_other_grids_and_starts_nothing(
-    folder: Path, tables: Path, cells: list[GridCell], asked: Any
-) -> None:
+def test_plan_reads_runs_of_train_and_of_grids(folder: Path, tables: Path, cells: list[GridCell], asked: Any) -> None:
     shutil.copy(tables, folder / "mlflow.db")
     uri = f"sqlite:///{folder}/mlflow.db"
     base, smooth = cells

@@ -1,7 +1,4 @@
-"""Start of Ray and of a process group on this machine: checks before it, protection, and waits that end with Ray's own words.
-
-`tests/ray/test_attacks.py` attacks live instances.
-"""
+"""Start of Ray and of a process group here: checks before it, protection (`tests/ray/test_attacks.py` attacks it), and waits that end."""
 
 import os
 import stat
@@ -125,9 +122,7 @@ def test_an_instance_gets_a_token_that_its_user_alone_can_read(shared: Path, mon
     assert not list(shared.iterdir())
 
 
-def test_a_folder_for_ray_is_used_as_it_is_only_where_it_is_private(
-    shared: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_for_ray_is_used_as_it_is_only_if_it_is_private(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_TMPDIR", str(shared))
     with private_instance():
         assert Path(os.environ["RAY_TMPDIR"]).parent == shared
@@ -205,8 +200,8 @@ INTERFACES = {"lo": ("127.0.0.1",), "mgmt0": ("02:00:00:00:00:01", "192.168.7.4"
     [("10.0.3.4", None, "ib0"), ("fe80::3", None, "ib0"), ("10.0.3.4", "mgmt0", "mgmt0"), ("203.0.113.9", None, None)],
     ids=["that of Ray", "IPv6", "the owner's choice stays", "behind an address translation gloo is left alone"],
 )
-def test_gloo_gets_the_interface_of_rays_address(
-    monkeypatch: pytest.MonkeyPatch, node: str, given: str | None, used: str | None
+def test_gloo_gets_rays_interface(
+    node: str, given: str | None, used: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hosts = {name: [SimpleNamespace(address=one) for one in found] for name, found in INTERFACES.items()}
     monkeypatch.setattr(psutil, "net_if_addrs", lambda: hosts)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given, settings
@@ -90,9 +91,9 @@ def append(spool: Spool, *steps: int) -> None:
         spool.append(step, {"epoch": step, "train/loss": float(step)})
 
 
-def drain(spool: Spool, store: FakeStore, seconds: float = 5, run_id: str = "r") -> str | None:
+def drain(spool: Spool, store: FakeStore, seconds: float = 5) -> str | None:
     """Sends a spool until it is empty; returns the problem where that takes longer."""
-    return Sender(spool, run_id, store).start().drain(seconds)
+    return Sender(spool, "r", store).start().drain(seconds)
 
 
 def test_metrics_tags_artifacts_model_and_end_arrive_in_order(spool: Spool, store: FakeStore) -> None:
@@ -110,9 +111,7 @@ def test_metrics_tags_artifacts_model_and_end_arrive_in_order(spool: Spool, stor
     assert store.sent == [{"mgmrn.note": "x"}, "artifacts", model, ("FINISHED", "done")]
 
 
-def test_what_an_away_store_did_not_get_is_replayed_at_the_next_start(
-    spool: Spool, store: FakeStore, tmp_path: Path
-) -> None:
+def test_what_a_store_missed_is_replayed_at_the_next_start(spool: Spool, store: FakeStore, tmp_path: Path) -> None:
     store.away = True
     append(spool, 1)
     spool.append_end("FINISHED", "done")
@@ -178,10 +177,7 @@ def test_a_line_that_was_cut_short_harms_no_other(spool: Spool, store: FakeStore
 
 
 def test_a_defect_in_the_thread_is_raised(spool: Spool, store: FakeStore) -> None:
-    def broken(step: int, metrics: Mapping[str, float]) -> None:
-        raise ZeroDivisionError
-
-    sender = Sender(spool, "r", store, broken).start()
+    sender = Sender(spool, "r", store, Mock(side_effect=ZeroDivisionError)).start()
     append(spool, 1)
     with pytest.raises(ZeroDivisionError):
         sender.drain(5)

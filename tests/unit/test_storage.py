@@ -146,14 +146,6 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
-def test_checkpoints_are_whole_and_in_the_order_of_their_epochs(tmp_path: Path) -> None:
-    write(tmp_path, 9, 10, 2)
-    (tmp_path / "checkpoint_of_mine").mkdir()
-    (tmp_path / "spool.jsonl").write_text("")
-    found = kept_checkpoints(tmp_path)
-    assert [(one.epoch, one.damage()) for one in found] == [(2, None), (9, None), (10, None)]
-
-
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_the_checkpoint_before_a_damaged_or_absent_one_is_taken_with_a_sentence(tmp_path: Path, damage: str) -> None:
     write(tmp_path, 1, 2, 3)
@@ -191,16 +183,18 @@ def test_an_epoch_that_was_never_noted_is_trained_again(tmp_path: Path) -> None:
     assert said == []
 
 
-def test_a_writer_that_fails_or_is_killed_leaves_no_checkpoint(tmp_path: Path) -> None:
+def test_checkpoints_are_whole_and_in_order_and_a_writer_that_fails_or_is_killed_leaves_none(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space"), new_checkpoint(tmp_path, 1) as folder:
         (folder / "state.pt").write_bytes(b"half")
         raise OSError(28, "No space left on device")
     assert list(tmp_path.iterdir()) == []
-    write(tmp_path, 1)
-    (tmp_path / ".checkpoint_0123456789abcdef").mkdir()
-    assert len(kept_checkpoints(tmp_path)) == 1
+    write(tmp_path, 9, 10, 2)
+    for foreign in (".checkpoint_0123456789abcdef", "checkpoint_of_mine"):
+        (tmp_path / foreign).mkdir()
+    found = kept_checkpoints(tmp_path)
+    assert [(one.epoch, one.damage()) for one in found] == [(2, None), (9, None), (10, None)]
     checkpoints.remove_unfinished(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint_000001_1"]
+    assert len(list(tmp_path.iterdir())) == 4 and not list(tmp_path.glob(".*"))
 
 
 def test_the_latest_the_one_before_and_the_best_are_kept(tmp_path: Path) -> None:

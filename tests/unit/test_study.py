@@ -110,10 +110,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def searched(reopen: Callable[[], Study], cut_after: Sequence[int]) -> list[tuple[int, int, bool]]:
-    """Run two trials at a time, with scores given by number and epoch; returns the decisions.
-
-    After each of the numbers of decisions in `cut_after` the driver is killed: the next one receives every epoch again.
-    """
+    """Run two trials at a time; after these numbers of decisions, which it returns, the next driver receives every epoch again."""
     study, decisions = reopen(), []
     scores = {number: random.Random(number).random() for number in range(TRIALS)}
     at: dict[int, int] = {}

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -113,13 +114,9 @@ def test_a_stopped_trial_gives_up_its_run() -> None:
 @pytest.mark.parametrize("spoiled_by", ["memory that ran out", "a leak"])
 def test_a_spoiled_process_trains_no_further_run(monkeypatch: pytest.MonkeyPatch, spoiled_by: str) -> None:
     """Ray Tune starts a trial whose step raises again, in a new process."""
-
-    def explode(*arguments: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
     process = OpenTrial(config_of(spec_of("first")))
     if spoiled_by == "memory that ran out":
-        monkeypatch.setattr(worker, "train_epoch", explode)
+        monkeypatch.setattr(worker, "train_epoch", Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory")))
         (report,) = steps_of(process)
         assert report.failure is not None and report.failure.reason == "out-of-memory"
     else:
