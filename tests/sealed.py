@@ -91,7 +91,6 @@ class Secrets:
         return cls(frozenset(words), attributes, images["labels"].ravel().astype(int) - 1)
 
     def found_in(self, answer: Any) -> list[str]:
-        """Names of the secrets that an answer leads to."""
         found = []
         for value in reachable(answer, set()):
             if isinstance(value, FinalData):

@@ -4,7 +4,6 @@ import io
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -62,8 +61,6 @@ class Lab:
     def site(self) -> Site:
         store = SimpleNamespace(
             experiment_id="1",
-            own_runs=lambda wanted: self.stored,
-            runs_of=lambda patterns, wanted: [],
             find_finished=lambda wanted, split: next((one for one in self.stored if wanted in one.tags.values()), None),
         )
         where = Where(data_root=Path("/data"), storage=Path("/runs"))
@@ -78,12 +75,10 @@ class Lab:
         board = Board("x", config.trials, "AUSUC", self.shown)
         return Search(config, space, {}, Study("s", "memory", config, space), self.site, cast(Any, data), board)
 
-    def director(
-        self, config: SearchConfig, references: Mapping[str | None, float] | None = None, deadline: float | None = None
-    ) -> SearchDirector:
+    def director(self, config: SearchConfig, deadline: float | None = None) -> SearchDirector:
         """Director of a driver that begins the search, or follows another one."""
         search = self.search(config)
-        return SearchDirector(search, references or dict.fromkeys(search.data, 1.0), deadline)
+        return SearchDirector(search, dict.fromkeys(search.data, 1.0), deadline)
 
     def records(self, config: SearchConfig) -> list[Record]:
         return self.search(config).study.records()
@@ -98,9 +93,8 @@ class Lab:
         return study
 
     def list_director(self, tasks: Sequence[Task], deadline: float | None = None) -> ListDirector:
-        known = partial(KnownRuns.of_cell, self.site.opening.store)
         settings = {"say": self.said.append, "on_epoch": lambda cell: lambda step, metrics: None, "deadline": deadline}
-        return ListDirector(tasks, self.site, known=known, **settings)
+        return ListDirector(tasks, self.site, known=lambda cell: KnownRuns(self.stored, "1"), **settings)
 
     def of(self, run: str) -> list[str]:
         """Events of the runs with this in their names, once all errands are done."""
@@ -357,7 +351,7 @@ def test_the_epoch_that_counts_decides_instead_of_the_last_beside_a_cost(lab: La
 
 def test_scores_of_several_benchmarks_are_divided_by_those_of_the_base(lab: Lab) -> None:
     search = config(trials=1, benchmarks=("synthetic", "cub100"))
-    director = lab.director(search, references={"synthetic": 0.5, "cub100": 0.25})
+    director = SearchDirector(lab.search(search), {"synthetic": 0.5, "cub100": 0.25}, None)
     begun(director)
     for one in (*(epoch(0, steps, 0.6) for steps in (1, 2, 3, 4)), end(0, 4, 0.6), epoch(1, 5, 0.2)):
         director.reported(0, one)

@@ -1,6 +1,7 @@
 """Verification of a data set: every planted fault is a finding, all in one list."""
 
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
@@ -36,12 +37,7 @@ def changed(file, **arrays):
     return plant
 
 
-def splits(**arrays):
-    return changed("att_splits.mat", **arrays)
-
-
-def images(**arrays):
-    return changed("res101.mat", **arrays)
+splits, images = partial(changed, "att_splits.mat"), partial(changed, "res101.mat")
 
 
 def put(index, value):

@@ -15,10 +15,9 @@ from pipeline.driver import Driver, driver_is_dead, driver_tag, heartbeat
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "BEAT_SECONDS", 0.02)
-    monkeypatch.setattr(driver, "LISTEN_SECONDS", 0.02)
-    monkeypatch.setattr(driver, "HEARTBEAT_TIMEOUT_S", 0.5)
-    monkeypatch.setattr(driver, "_heard", {})
+    changed = {"BEAT_SECONDS": 0.02, "LISTEN_SECONDS": 0.02, "HEARTBEAT_TIMEOUT_S": 0.5, "_heard": {}}
+    for name, value in changed.items():
+        monkeypatch.setattr(driver, name, value)
 
 
 @pytest.fixture

@@ -56,11 +56,6 @@ def state_of(cell: GridCell, *runs: TrackedRun) -> tuple[str, str]:
     return planned.state, planned.reason
 
 
-def cost_of(cell: GridCell, *runs: TrackedRun) -> Cost | None:
-    (planned,) = plan_of([cell], *runs)
-    return planned.cost
-
-
 def without(run: TrackedRun, tag: str, **changed: str) -> TrackedRun:
     tags = {name: value for name, value in run.tags.items() if name != tag}
     return replace(run, tags=tags | {f"mgmrn.{name}": value for name, value in changed.items()})
@@ -195,11 +190,12 @@ def test_a_cost_is_the_median_of_runs_of_the_same_shape_and_counted_once(folder:
     longer, _ = cells_of(write_grid(folder, "fixed: {schedule.epochs: 9}\n" + SMOOTH, "longer"), folder / "data")
     runs = [a_run(base.tune, seconds=seconds, gpu_seconds=str(seconds / 2)) for seconds in (10, 90, 20)]
     finals = [a_run(base.final(DECIDED), seconds=seconds) for seconds in (5, 7)]
-    assert cost_of(smooth, *runs, *finals) == Cost(20 + 6, 10 + 0), "only the loss is another one"
-    assert cost_of(longer, *runs, *finals) is None
+    costs = [planned.cost for planned in plan_of([smooth, longer], *runs, *finals)]
+    assert costs == [Cost(20 + 6, 10 + 0), None], "only the loss is another one, and the length"
     unfinished = a_run(base.tune, "FAILED", stop_reason="workers-lost")
     endless = a_run(base.tune, "RUNNING", seconds=None, driver=driver_tag())
-    assert cost_of(base, *finals) is cost_of(base, *finals, unfinished) is cost_of(base, *finals, endless) is None
+    for more in ([], [unfinished], [endless]):
+        assert plan_of([base], *finals, *more)[0].cost is None
     (alike,) = plan_of([smooth], *both(base))
     other_name = replace(alike, cell=replace(smooth, variant="other"))
     assert total_cost([]) == Cost(0, 0)

@@ -50,7 +50,6 @@ def config_of(*runs: RunSpec) -> dict[str, Any]:
 
 
 def steps_of(process: OpenTrial) -> list[TrialReport]:
-    """Reports of the trial to its end."""
     reports = []
     while not (result := process.step()).get("done"):
         report = TrialReport.from_tune(result)
