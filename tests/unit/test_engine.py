@@ -50,10 +50,8 @@ def weights(trainer: Trainer) -> torch.Tensor:
     [("sgd", "constant"), ("adamw", "step"), ("sgd", "cosine"), ("adamw", "cosine"), ("adamw", "one-cycle")],
 )
 def test_resumed_training_is_the_same_to_the_last_bit(optimiser, learning_rate):
-    config = experiment(
-        optimiser=OptimiserConfig(name=optimiser, clip_norm=1.0),
-        schedule=ScheduleConfig(epochs=3, learning_rate=learning_rate, step_epochs=1),
-    )
+    schedule = ScheduleConfig(epochs=3, learning_rate=learning_rate, step_epochs=1)
+    config = experiment(optimiser=OptimiserConfig(name=optimiser, clip_norm=1.0), schedule=schedule)
     straight, resumed = new_trainer(config), new_trainer(config)
     for epoch in range(3):
         if epoch == 2:

@@ -91,18 +91,15 @@ def test_a_session_and_the_doctor_refuse_before_ray_is_started(monkeypatch: pyte
     ray_start.check_start_here()
     monkeypatch.setattr("ray.init", lambda **settings: pytest.fail("Ray was started"))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    sentence = r"no Ray cluster could be reached at 127.0.0.1:1.*--address"
+    with pytest.raises(ResourceError, match=sentence), ray_session("127.0.0.1:1"):
+        pass
     monkeypatch.setattr(sys, "executable", "/data/it's/.venv/bin/python")
     with pytest.raises(ResourceError, match="Ray cannot start processes from"), ray_session(None):
         pass
     line = ray_line(None)
     assert (line.state, line.code) == ("bad", ExitCode.CANNOT_RUN_HERE)
     assert "it's" in line.found and "move or clone the checkout" in line.remedy
-
-
-def test_a_cluster_that_is_not_there_is_a_sentence() -> None:
-    sentence = r"no Ray cluster could be reached at 127.0.0.1:1.*--address"
-    with pytest.raises(ResourceError, match=sentence), ray_session("127.0.0.1:1"):
-        pass
 
 
 def test_an_instance_gets_a_token_that_its_user_alone_can_read(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,17 +128,13 @@ def cut(folder: Path) -> None:
     (folder / "state.pt").write_bytes((folder / "state.pt").read_bytes()[:50])
 
 
-def flip_a_bit(folder: Path) -> None:
-    content = bytearray((folder / "state.pt").read_bytes())
-    content[70] ^= 1
-    (folder / "state.pt").write_bytes(content)
-
-
 UNREADABLE = "manifest.json is missing or unreadable"
+FLIPPED = b"3" * 99 + b"2"
+"""Content of the third checkpoint with one bit flipped."""
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "absent": (shutil.rmtree, ""),
     "cut": (cut, "state.pt has 50 bytes instead of 100"),
-    "a bit flipped": (flip_a_bit, "state.pt is not as it was written"),
+    "a bit flipped": (lambda folder: (folder / "state.pt").write_bytes(FLIPPED), "state.pt is not as it was written"),
     "file missing": (lambda folder: (folder / "state.pt").unlink(), "state.pt is missing"),
     "manifest missing": (lambda folder: (folder / MANIFEST_FILE).unlink(), UNREADABLE),
     "manifest cut": (lambda folder: (folder / MANIFEST_FILE).write_bytes(b'["state.pt"'), UNREADABLE),

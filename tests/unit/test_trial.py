@@ -81,11 +81,8 @@ def test_a_warm_process_gives_the_figures_of_a_fresh_one() -> None:
     assert "test/gzsl_h" in Spool(other.spool_file).epochs()[EPOCHS]
 
     fresh = spec_of("fresh")
-    script = (
-        "import sys; from pipeline.trials.trial import OpenTrial\n"
-        "process = OpenTrial({'plan': sys.argv[1]})\n"
-        "while not process.step().get('done'): pass"
-    )
+    script = "import sys; from pipeline.trials.trial import OpenTrial; process = OpenTrial({'plan': sys.argv[1]})\n"
+    script += "while not process.step().get('done'): pass"
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     subprocess.run([sys.executable, "-c", script, config_of(fresh)["plan"]], check=True, env=environment)
     assert figures(tune) == figures(again) == figures(fresh)
