@@ -1,6 +1,6 @@
 """Float64 in place of float32, for tests of mathematics: rounding then explains 1e-9 on no CPU."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,13 +15,7 @@ TOLERANCE = {"rtol": 1e-9, "atol": 1e-9}
 class _Float64ForFloat32(TorchFunctionMode):
     """Gives float64 to code that asks for float32 by name."""
 
-    def __torch_function__(
-        self,
-        function: Callable[..., Any],
-        types: object,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def __torch_function__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         function = Tensor.double if function is Tensor.float else function
         args = tuple(torch.float64 if value is torch.float32 else value for value in args)
         named = {name: torch.float64 if value is torch.float32 else value for name, value in (kwargs or {}).items()}

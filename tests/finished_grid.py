@@ -27,8 +27,6 @@ _TEXT = (
 
 @dataclass(frozen=True)
 class FinishedGrid:
-    """The grid, its store, and its runs."""
-
     folder: Path
     store: TrackingStore
     runs: dict[str, list[str]]
@@ -42,7 +40,6 @@ class FinishedGrid:
 
     @property
     def arguments(self) -> list[str]:
-        """File of the grid, and options."""
         return [str(self.folder / "grid.yaml"), *self.options]
 
     @property

@@ -1,8 +1,6 @@
-"""Attempts of a sealed process to reach the test sets; run in a process of its own, since no seal is opened again.
+"""Attempts to reach the test sets in a sealed process of its own: `python -m tests.sealed FOLDER`, as `tests/unit/test_seal.py` runs it.
 
-    python -m tests.sealed FOLDER      the folder that `tests/unit/test_seal.py` has prepared
-
-prints for each attempt the exception that it met, and what of the test sets its answer led to.
+Prints for each attempt the exception that it met, and what of the test sets its answer led to.
 """
 
 from __future__ import annotations
@@ -12,6 +10,7 @@ import json
 import pickle
 import sys
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +37,10 @@ from pipeline.trials.trial import SealedPlan
 from pipeline.where import Where
 from tests.tiny import UNSEEN, lists
 
-CONFIG = ExperimentConfig.model_validate(
-    {
-        "benchmark": {
-            "name": "TINY",
-            "tune_seen_fraction": 0.25,
-            "images": {"size": 32, "resize": "squash", "flip": False},
-        },
-        "model": {"kind": "mgmrn", "backbone": {"name": "resnet18", "weights": "none"}, "levels": ["c2"], "width": 32},
-        "cache_features": True,
-    }
-)
-TINY: BenchmarkConfig = CONFIG.benchmark
+IMAGES = {"size": 32, "resize": "squash", "flip": False}
+TINY = BenchmarkConfig.model_validate({"name": "TINY", "tune_seen_fraction": 0.25, "images": IMAGES})
+MODEL = {"kind": "mgmrn", "backbone": {"name": "resnet18", "weights": "none"}, "levels": ["c2"], "width": 32}
+CONFIG = ExperimentConfig.model_validate({"benchmark": TINY, "model": MODEL, "cache_features": True})
 TEST_IDS = np.concatenate([lists()["test_seen_loc"], lists()["test_unseen_loc"]])
 
 
@@ -100,7 +91,6 @@ class Secrets:
         return cls(frozenset(words), attributes, images["labels"].ravel().astype(int) - 1)
 
     def found_in(self, answer: Any) -> list[str]:
-        """Names of the secrets that an answer leads to."""
         found = []
         for value in reachable(answer, set()):
             if isinstance(value, FinalData):
@@ -109,9 +99,7 @@ class Secrets:
                 found += [word for word in self.words if word in value]
             if isinstance(value, splits.Images) and np.isin(value.ids, TEST_IDS).any():
                 found.append("a test image's position")
-            if isinstance(value, xlsa17.Benchmark) and any(
-                np.isin(ids, TEST_IDS).any() for ids in value.lists.values()
-            ):
+            if isinstance(value, xlsa17.Benchmark) and np.isin([*chain(*value.lists.values())], TEST_IDS).any():
                 found.append("a test list")
             if isinstance(value, np.ndarray) and value.dtype.kind in "iuf":
                 found += self._numbers_in(value)
@@ -126,10 +114,6 @@ class Secrets:
                     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
                 if any(np.isclose(unit, row, atol=1e-4).all(axis=1).any() for row in self.attributes):
                     yield "an unseen class's attributes"
-
-
-def silent(message: str) -> None:
-    """Progress of a pass over pictures, which is not shown."""
 
 
 def load_tune(folder: Path) -> TuneData:
@@ -161,9 +145,8 @@ def cached_maps(folder: Path) -> Any:
 
 
 def final_spec_in_a_plan(folder: Path) -> Any:
-    runs = [json.loads((folder / "final.json").read_text())]
     placement = {"workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 0}
-    plan = {"number": 0, "runs": runs, "placement": placement}
+    plan = {"number": 0, "runs": [json.loads((folder / "final.json").read_text())], "placement": placement}
     return SealedPlan.model_validate_json(json.dumps(plan))
 
 
@@ -173,15 +156,8 @@ def train_on_final(folder: Path) -> Any:
 
 
 def train_as_the_command_does(folder: Path) -> Any:
-    request = TrainRequest(
-        experiment="x",
-        composed=ComposedConfig("x", CONFIG, {}),
-        split=None,
-        seeds=(0,),
-        workers=Workers(1, 1),
-        where=Where(f"sqlite:///{folder}/mlflow.db", folder / "data", folder / "runs", None, 1, 0),
-    )
-    return run_experiment(request)
+    where = Where(f"sqlite:///{folder}/mlflow.db", folder / "data", folder / "runs", None, 1, 0)
+    return run_experiment(TrainRequest("x", ComposedConfig("x", CONFIG, {}), None, (0,), Workers(1, 1), where))
 
 
 ALLOWED: dict[str, Callable[[Path], Any]] = {
@@ -205,7 +181,7 @@ REFUSED: dict[str, Callable[[Path], Any]] = {
     "result_of_a_final_run": lambda folder: Fitted.from_checkpoint(folder / "final", {"epoch": 1}),
     "model_of_a_final_run": lambda folder: load_model(folder / "final" / "model.pt"),
     "state_of_that_model": lambda folder: load_state(folder / "final" / "model.pt"),
-    "caches_of_both_splits": lambda folder: build_caches(CONFIG, folder / "data", folder / "cache", silent),
+    "caches_of_both_splits": lambda folder: build_caches(CONFIG, folder / "data", folder / "cache", lambda said: None),
     "train_on_final": train_on_final,
     "train_as_the_command_does": train_as_the_command_does,
 }
@@ -218,7 +194,6 @@ ATTEMPTS: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 def main(folder: Path) -> None:
-    """Close the seal and try everything."""
     secrets = Secrets.of(folder / "data")
     close_seal()
     close_seal()  # A second time changes nothing.

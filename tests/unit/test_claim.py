@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.driver import Driver, driver_tag
+from pipeline.driver import Driver, _start, driver_tag
 from pipeline.train.storage import TakenError, claim_file, living_holder, release, take, taken
 
 DEAD = f"{socket.gethostname()}:999999999:0.00"
@@ -17,9 +17,7 @@ DEAD = f"{socket.gethostname()}:999999999:0.00"
 
 def parent_tag() -> str:
     """Tag of another living process of this host."""
-    pid = os.getppid()
-    after_the_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2]
-    return str(Driver(socket.gethostname(), pid, int(after_the_name.split()[19]) / os.sysconf("SC_CLK_TCK")))
+    return str(Driver(socket.gethostname(), os.getppid(), _start(os.getppid())))
 
 
 def test_a_folder_is_taken_and_released(tmp_path: Path) -> None:

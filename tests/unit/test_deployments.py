@@ -25,12 +25,8 @@ from tests.commands import VERB, check, pipeline_part, shell_lines
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ROOT / "cluster"
 TOOLS = Path(sys.executable).parent
-PINS = dict(
-    re.findall(r"^([a-z0-9-]+)(?:\[[^]]*\])?==([0-9.]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
-)
+PINS = dict(re.findall(r"^([a-z0-9-]+)(?:\[[^]]*\])?==([0-9.]+)", (ROOT / "requirements.txt").read_text(), re.M))
 SBATCH = "cluster/slurm/mgmrn.sbatch "
-CLOUDS = ("aws", "gcp")
-LAUNCHERS = ("onpremise", *CLOUDS)
 
 
 def texts(*suffixes: str) -> dict[str, str]:
@@ -155,37 +151,30 @@ def test_ray_never_listens_everywhere_without_a_policy_over_it():
     assert not any(re.search(r"RAY_AUTH_MODE[=: ]*disabled", text) for text in files.values())
 
 
-@cache
-def prepared(name: str) -> dict[str, Any]:
-    """A file as `ray up` takes it: joined with the provider's defaults, and checked."""
+@pytest.mark.parametrize("name", ["onpremise", "aws", "gcp"])
+def test_ray_accepts_the_launchers_file_and_every_host_asks_for_the_token(name: str):
+    """Joined with Ray's own defaults, which install a nightly build and let the dashboard listen everywhere."""
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     config = prepare_config(yaml.safe_load((CLUSTER / "launcher" / f"{name}.yaml").read_text()))
     validate_config(config)
-    return config
-
-
-@pytest.mark.parametrize("name", LAUNCHERS)
-def test_ray_accepts_the_launchers_file_and_every_host_asks_for_the_token(name: str):
-    """Ray's own defaults install a nightly build and let the dashboard listen everywhere."""
-    config = prepared(name)
     commands = [command for key in config if key.endswith("_commands") for command in config[key]]
     assert not any("ray-wheels" in command or "0.0.0.0" in command for command in commands)
     (head,) = [command for command in config["head_start_ray_commands"] if "ray start" in command]
     (worker,) = [command for command in config["worker_start_ray_commands"] if "ray start" in command]
     assert "--head --port=6379 --dashboard-host=127.0.0.1" in head and "--address=$RAY_HEAD_IP:6379" in worker
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+    environment = "environment.sh" if name == "onpremise" else "Dockerfile"
+    assert "RAY_AUTH_MODE=token" in (CLUSTER / environment).read_text()
     if name == "onpremise":
         assert all("cluster/environment.sh &&" in command for command in (head, worker))
     else:
         assert config["docker"]["image"] == "REGISTRY/mgmrn-lab:TAG"
-    environment = "environment.sh" if name == "onpremise" else "Dockerfile"
-    assert "RAY_AUTH_MODE=token" in (CLUSTER / environment).read_text()
+        check_cloud(name, config)
 
 
-@pytest.mark.parametrize("name", CLOUDS)
-def test_heads_compute_nothing_and_no_host_is_reachable_from_the_internet(name: str):
-    config = prepared(name)
+def check_cloud(name: str, config: dict[str, Any]) -> None:
+    """Check that the head computes nothing and that no host is reachable from the internet."""
     types = config["available_node_types"]
     assert types["head"]["resources"] == {"CPU": 0} and types["gpu"]["resources"]["GPU"] == 8
     assert sum(one["max_workers"] for one in types.values()) == config["max_workers"]
@@ -205,9 +194,7 @@ KUBERAY = CLUSTER / "kuberay"
 KUBERNETES = "1.34"
 STRICT = f"kubernetes-json-schema/v{KUBERNETES}.0-local-strict"
 FOLDERS = ("services", "loader", "raycluster", "rayjob")
-
 EXPECTED = yaml.safe_load(Path(__file__).with_name("kuberay.yaml").read_text())
-
 Manifest = dict[str, Any]
 
 
@@ -219,14 +206,10 @@ def resources(folder: str) -> tuple[Manifest, ...]:
     return tuple(one for file in files for one in yaml.safe_load_all(file.read_text()))
 
 
-def ray_cluster() -> Manifest:
-    return resources("raycluster")[0]
-
-
 def ray_job() -> Manifest:
     """The job with its cluster, as `kubectl kustomize` puts them together."""
     (job,) = resources("rayjob")
-    return job | {"spec": job["spec"] | {"rayClusterSpec": ray_cluster()["spec"]}}
+    return job | {"spec": job["spec"] | {"rayClusterSpec": resources("raycluster")[0]["spec"]}}
 
 
 def services(kind: str) -> list[Manifest]:
@@ -236,16 +219,14 @@ def services(kind: str) -> list[Manifest]:
 @cache
 def kuberay_schema() -> jsonschema.Draft202012Validator:
     schema = json.loads((Path(__file__).parent / "kuberay.schema.json").read_text())
-    definitions = schema_contents(f"{STRICT}/_definitions.json", KUBERNETES)
-    registry = Registry().with_resource(
-        "https://mgmrn.invalid/api/_definitions.json", Resource.from_contents(definitions)
-    )
+    definitions = Resource.from_contents(schema_contents(f"{STRICT}/_definitions.json", KUBERNETES))
+    registry = Registry().with_resource("https://mgmrn.invalid/api/_definitions.json", definitions)
     return jsonschema.Draft202012Validator(schema, registry=registry)
 
 
 def templates() -> Iterator[tuple[str, Manifest]]:
     """The template of every pod that is ours to describe, by name."""
-    cluster = ray_cluster()["spec"]
+    cluster = resources("raycluster")[0]["spec"]
     yield "head", cluster["headGroupSpec"]["template"]
     for group in cluster["workerGroupSpecs"]:
         yield group["groupName"], group["template"]
@@ -265,7 +246,7 @@ def test_manifests_are_named_by_their_kustomization_and_match_the_schemas():
         assert named == {file.name for file in (KUBERAY / folder).glob("*.yaml")} - {"kustomization.yaml"}
     for manifest in (*resources("services"), *resources("loader")):
         kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
-    for manifest in (ray_cluster(), ray_job()):
+    for manifest in (*resources("raycluster"), ray_job()):
         kuberay_schema().validate(manifest)
 
 

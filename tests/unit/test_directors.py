@@ -4,7 +4,6 @@ import io
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -22,7 +21,7 @@ from pipeline.search.director import Search, SearchDirector
 from pipeline.search.space import Space
 from pipeline.search.study import Record, Study
 from pipeline.spool import PARENT_TAG
-from pipeline.tracking.store import DRIVER_TAG, TrackedRun
+from pipeline.tracking.store import TrackedRun
 from pipeline.train.cell import Cell
 from pipeline.train.messages import Failure
 from pipeline.train.placement import Placement
@@ -35,7 +34,7 @@ from pipeline.trials.known import KnownRuns
 from pipeline.trials.list_director import ListDirector, Task
 from pipeline.trials.trial import TrialPlan, TrialReport
 from pipeline.where import Where
-from tests.grids import DEAD_DRIVER, DECIDED, SMOOTH, cells_of, write_data, write_grid
+from tests.grids import DEAD_DRIVER, DECIDED, SMOOTH, a_run, cells_of, figures, write_data, write_grid
 
 RATE = {"optimiser.head_lr": FloatRange(low=1e-4, high=1e-2, log=True)}
 TEMPERATURE = {"model.decoder.temperature": Categorical(choices=("none", "sqrt"))}
@@ -62,11 +61,7 @@ class Lab:
     def site(self) -> Site:
         store = SimpleNamespace(
             experiment_id="1",
-            own_runs=lambda wanted: self.stored,
-            runs_of=lambda patterns, wanted: [],
-            find_finished=lambda config_hash, split: next(
-                (run for run in self.stored if run.tags["mgmrn.config_hash"] == config_hash), None
-            ),
+            find_finished=lambda wanted, split: next((one for one in self.stored if wanted in one.tags.values()), None),
         )
         where = Where(data_root=Path("/data"), storage=Path("/runs"))
         return Site(Opening(cast(Any, store), where, "study", "parent", PLACEMENT), 2, self.clerk)
@@ -80,12 +75,10 @@ class Lab:
         board = Board("x", config.trials, "AUSUC", self.shown)
         return Search(config, space, {}, Study("s", "memory", config, space), self.site, cast(Any, data), board)
 
-    def director(
-        self, config: SearchConfig, references: Mapping[str | None, float] | None = None, deadline: float | None = None
-    ) -> SearchDirector:
+    def director(self, config: SearchConfig, deadline: float | None = None) -> SearchDirector:
         """Director of a driver that begins the search, or follows another one."""
-        references = references or dict.fromkeys(config.benchmarks or (None,), 1.0)
-        return SearchDirector(self.search(config), references, deadline)
+        search = self.search(config)
+        return SearchDirector(search, dict.fromkeys(search.data, 1.0), deadline)
 
     def records(self, config: SearchConfig) -> list[Record]:
         return self.search(config).study.records()
@@ -100,9 +93,8 @@ class Lab:
         return study
 
     def list_director(self, tasks: Sequence[Task], deadline: float | None = None) -> ListDirector:
-        known = partial(KnownRuns.of_cell, self.site.opening.store)
         settings = {"say": self.said.append, "on_epoch": lambda cell: lambda step, metrics: None, "deadline": deadline}
-        return ListDirector(tasks, self.site, known=known, **settings)
+        return ListDirector(tasks, self.site, known=lambda cell: KnownRuns(self.stored, "1"), **settings)
 
     def of(self, run: str) -> list[str]:
         """Events of the runs with this in their names, once all errands are done."""
@@ -152,14 +144,7 @@ def failed(run: int, steps: int) -> TrialReport:
     return TrialReport(run=run, steps=steps, failure=FULL)
 
 
-def report(director: Director, *reports: TrialReport) -> None:
-    """Report of the first trial."""
-    for one in reports:
-        director.reported(0, one)
-
-
 def begun(director: Director) -> TrialPlan:
-    """Next trial, which must be one."""
     plan = director.next_trial()
     assert isinstance(plan, TrialPlan)
     return plan
@@ -185,7 +170,8 @@ def run_all(director: SearchDirector) -> list[int]:
 
 def config(space: Mapping[str, Any] = RATE, **changed: Any) -> SearchConfig:
     quiet = {"sampler": Sampler(name="random"), "scheduler": Scheduler(name="none")}
-    return SearchConfig(base="synthetic", fixed=FIXED, space=dict(space), **(quiet | changed))
+    fixed = {path: value for path, value in FIXED.items() if path not in space}
+    return SearchConfig(base="synthetic", fixed=fixed, space=dict(space), **(quiet | changed))
 
 
 def test_a_search_runs_the_number_of_trials_that_was_asked_for(lab: Lab) -> None:
@@ -228,24 +214,18 @@ GOOD = {"model.width": "64", "model.granularity.group_norm_groups": "32", "model
 BAD = GOOD | {"model.width": "32", "model.granularity.group_norm_groups": "64"}
 
 
-def widths(trials: int) -> SearchConfig:
-    fixed = {path: value for path, value in FIXED.items() if path != "model.width"}
-    return config(WIDTHS, trials=trials).model_copy(update={"fixed": fixed})
-
-
 def test_a_config_that_does_not_compose_fails_and_counts(lab: Lab) -> None:
-    search = widths(trials=2)
+    search = config(WIDTHS, trials=2)
     lab.enqueue(search, BAD, GOOD)
     assert run_all(lab.director(search)) == [1]
     first = lab.records(search)[0]
-    assert (
-        first.state == "failed" and first.reason.startswith("bad-input: ") and "must be a multiple of" in first.reason
-    )
+    assert first.state == "failed"
+    assert first.reason.startswith("bad-input: ") and "must be a multiple of" in first.reason
     assert "trial 0 failed: " in lab.shown.getvalue()
 
 
 def test_a_driver_that_follows_handles_proposals_that_the_dead_one_did_not(lab: Lab) -> None:
-    search = widths(trials=3)
+    search = config(WIDTHS, trials=3)
     study = lab.enqueue(search, GOOD, GOOD, BAD)
     for _ in range(3):
         study.propose()
@@ -288,7 +268,7 @@ def test_runs_that_were_finished_are_not_opened_again(lab: Lab) -> None:
     parts = lab.search(search)
     point = lab.records(search)[0].point
     cell = parts.cell(parts.space.compose(point, None), None, 0, "t000")
-    run = stored(cell, "FINISHED")
+    run = a_run(cell)
     lab.stored = [replace(run, tags={**run.tags, PARENT_TAG: "parent"})]
     second = lab.director(search)
     assert begun(second) == plan
@@ -354,23 +334,27 @@ def test_an_interrupted_search_closes_its_open_runs_and_can_be_resumed(lab: Lab)
     assert lab.director(search).next_trial() == plans[1]
 
 
-def test_the_epoch_that_counts_decides_instead_of_the_last(lab: Lab) -> None:
-    search = config(trials=1, seeds=(0, 1), objective=Objective(metric="h"))
+def test_the_epoch_that_counts_decides_instead_of_the_last_beside_a_cost(lab: Lab) -> None:
+    """With a cost as the second value, the mean over the runs."""
+    search = config(trials=1, seeds=(0, 1), objective=Objective(metric="h", cost="parameters"))
     director = lab.director(search)
     begun(director)
     for run, scores, best in ((0, (0.2, 0.8, 0.4, 0.4), 0.8), (1, (0.2, 0.4, 0.6, 0.2), 0.6)):
-        report(director, *(epoch(run, steps, score) for steps, score in enumerate(scores, start=4 * run + 1)))
-        report(director, end(run, 4 * run + 4, best))
+        for steps, score in enumerate(scores, start=4 * run + 1):
+            assert not director.reported(0, epoch(run, steps, score))
+        figures = {"perf/parameters": 1000.0 * (run + 1), "perf/step_ms": 5.0}
+        director.reported(0, end(run, 4 * run + 4, best, **figures))
     (record,) = lab.records(search)
-    assert record.values == (pytest.approx((0.4 + 0.3) / 2),)
+    assert record.values == (pytest.approx((0.4 + 0.3) / 2), 1500.0)
     assert (record.scores[2], record.scores[5], record.scores[8]) == ((0.4,), (0.4, 0.1), (0.4, 0.3))
 
 
 def test_scores_of_several_benchmarks_are_divided_by_those_of_the_base(lab: Lab) -> None:
     search = config(trials=1, benchmarks=("synthetic", "cub100"))
-    director = lab.director(search, references={"synthetic": 0.5, "cub100": 0.25})
+    director = SearchDirector(lab.search(search), {"synthetic": 0.5, "cub100": 0.25}, None)
     begun(director)
-    report(director, *(epoch(0, steps, 0.6) for steps in (1, 2, 3, 4)), end(0, 4, 0.6), epoch(1, 5, 0.2))
+    for one in (*(epoch(0, steps, 0.6) for steps in (1, 2, 3, 4)), end(0, 4, 0.6), epoch(1, 5, 0.2)):
+        director.reported(0, one)
     intermediate = lab.search(search).study.optuna.trials[0].intermediate_values
     assert (intermediate[4], intermediate[5]) == (pytest.approx(1.2), pytest.approx((1.2 + 0.8) / 2))
     director.reported(0, end(1, 8, 0.3))
@@ -389,16 +373,6 @@ def test_ranks_compare_a_trial_with_the_others_at_the_same_step(lab: Lab) -> Non
     assert best is not None and best.number == 2, "ranks among all finished trials name the best"
 
 
-def test_the_cost_is_a_second_value(lab: Lab) -> None:
-    search = config(trials=1, objective=Objective(cost="parameters"))
-    director = lab.director(search)
-    begun(director)
-    figures = {"perf/parameters": 1000.0, "perf/step_ms": 5.0}
-    director.reported(0, epoch(0, 4, 0.5, **figures))
-    director.reported(0, end(0, 4, 0.5, **figures))
-    assert lab.records(search)[0].values == (0.5, 1000.0)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("grid")
@@ -407,7 +381,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tasks_of(folder: Path, text: str = SMOOTH) -> list[Task]:
-    """Tasks for base and smooth with one seed."""
     cells = cells_of(write_grid(folder, text), folder / "data")
     return [Task(cell.tune, None if cell.final_data is None else cell.final) for cell in cells]
 
@@ -423,42 +396,28 @@ def what(plan: TrialPlan) -> tuple[str, float, Calibration | None]:
     return spec.split, spec.config.loss.label_smoothing, spec.calibration
 
 
-def stored(cell: Cell, status: str, driver: str = "") -> TrackedRun:
-    """A run of a cell in the store."""
-    tags = {
-        "mgmrn.kind": "run",
-        "mgmrn.config_hash": cell.config_hash,
-        "mgmrn.split": cell.split,
-        "mgmrn.result": '{"gamma": 0.25, "metrics": {"val/ausuc": 0.25}}',
-        "mgmrn.calibration": DECIDED.model_dump_json() if status == "FINISHED" else "none",
-        DRIVER_TAG: driver,
-    }
-    return TrackedRun("0" * 32, cell.name, status, tags, {"val/ausuc": 0.25}, "1")
-
-
 @pytest.mark.parametrize(
     ("status", "driver", "next_run"),
     [("FINISHED", "", ("final", 0, DECIDED)), ("RUNNING", DEAD_DRIVER, ("tune", 0, None))],
 )
-def test_a_run_of_another_driver_is_waited_for_and_its_result_taken_or_the_run_begun_here(
-    lab: Lab, tasks: list[Task], status: str, driver: str, next_run: object
-) -> None:
-    lab.stored = [stored(tasks[0].first, "RUNNING", driver_tag())]
+def test_a_run_elsewhere_is_waited_for(lab: Lab, tasks: list[Task], status: str, driver: str, next_run: object) -> None:
+    lab.stored = [a_run(tasks[0].first, "RUNNING", driver=driver_tag())]
     director = lab.list_director(tasks[:1])
     assert director.next_trial() == "later"
     assert lab.events == [] and "waiting for its result" in lab.said[0]
-    lab.stored = [stored(tasks[0].first, status, driver)]
+    lab.stored = [a_run(tasks[0].first, status, driver=driver)]
     assert what(begun(director)) == next_run
 
 
 def test_finished_runs_are_answered_before_anything_starts(lab: Lab, folder: Path) -> None:
     tasks = tasks_of(folder, "split: tune\n" + SMOOTH)
-    lab.stored = [stored(tasks[0].first, "FINISHED")]
+    lab.stored = [a_run(tasks[0].first, score=0.25)]
     director = lab.list_director(tasks)
     assert director.take_known() and len(director.waiting) == 1
     run_to_end(director, begun(director))
     assert director.next_trial() is None and not director.take_known()
-    assert [director.summaries[task.first.identity].metrics["val/ausuc"] for task in tasks] == [0.25, 0.5]
+    found = [director.summaries[task.first.identity].metrics["val/ausuc"] for task in tasks]
+    assert found == [figures(tasks[0].first, 0.25)["val/ausuc"], 0.5]
 
 
 def test_a_cell_is_tuned_and_then_run_with_its_calibration(lab: Lab, tasks: list[Task]) -> None:
@@ -487,9 +446,7 @@ def test_restarted_and_resumed_tasks_share_the_place_of_the_launch(lab: Lab, tas
     assert lab.of("base")[0] == "opened" and lab.of("smooth")[0] == "resumed"
 
 
-def test_after_the_deadline_begun_tasks_are_brought_to_their_end(
-    lab: Lab, tasks: list[Task], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_begun_tasks_are_ended_after_the_deadline(lab: Lab, tasks: list[Task], monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.monotonic()
     director = lab.list_director(tasks, deadline=now + 60)
     tune = begun(director)
@@ -515,11 +472,10 @@ def test_a_failed_run_has_no_final_run_and_stops_no_other(lab: Lab, tasks: list[
     assert lab.said == [f"error: {tasks[0].first.name} tune: the device is full (take a smaller batch)"]
 
 
-@pytest.mark.parametrize("calibration", [None, DECIDED])
-def test_a_lost_run_has_failed(lab: Lab, tasks: list[Task], calibration: Calibration | None) -> None:
-    director = lab.list_director([replace(tasks[0], calibration=calibration)])
+def test_a_task_that_has_a_calibration_is_its_final_run_which_fails_when_lost(lab: Lab, tasks: list[Task]) -> None:
+    director = lab.list_director([replace(tasks[0], calibration=DECIDED)])
     plan = begun(director)
-    assert what(plan) == ("final" if calibration else "tune", 0, calibration)
+    assert what(plan) == ("final", 0, DECIDED)
     director.ended(plan.number, "its host died")
     assert director.next_trial() is None
     assert lab.of("") == ["resumed", "failed workers-lost", "closed"]
@@ -527,9 +483,7 @@ def test_a_lost_run_has_failed(lab: Lab, tasks: list[Task], calibration: Calibra
 
 
 @pytest.mark.parametrize("last", [end(0, 2), failed(0, 2)])
-def test_a_process_that_is_lost_after_its_last_report_changes_nothing_by_reporting_again(
-    lab: Lab, tasks: list[Task], last: TrialReport
-) -> None:
+def test_reports_again_after_the_last_one_change_nothing(lab: Lab, tasks: list[Task], last: TrialReport) -> None:
     director = lab.list_director(tasks[:1])
     plan = begun(director)
     director.reported(plan.number, last)
@@ -540,13 +494,3 @@ def test_a_process_that_is_lost_after_its_last_report_changes_nothing_by_reporti
     assert lab.of("tune") == events
     finals = [director.next_trial(), director.next_trial()]
     assert [isinstance(one, TrialPlan) for one in finals] == [last.failure is None, False], "one final run at most"
-
-
-def test_an_interrupted_list_closes_its_open_runs(lab: Lab, tasks: list[Task]) -> None:
-    director = lab.list_director(tasks)
-    first = begun(director)
-    begun(director)
-    run_to_end(director, first)
-    begun(director)
-    director.interrupted("interrupted")
-    assert lab.of(" final") == lab.of("smooth") == ["resumed", "killed interrupted", "closed"]

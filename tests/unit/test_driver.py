@@ -15,10 +15,9 @@ from pipeline.driver import Driver, driver_is_dead, driver_tag, heartbeat
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "BEAT_SECONDS", 0.02)
-    monkeypatch.setattr(driver, "LISTEN_SECONDS", 0.02)
-    monkeypatch.setattr(driver, "HEARTBEAT_TIMEOUT_S", 0.5)
-    monkeypatch.setattr(driver, "_heard", {})
+    changed = {"BEAT_SECONDS": 0.02, "LISTEN_SECONDS": 0.02, "HEARTBEAT_TIMEOUT_S": 0.5, "_heard": {}}
+    for name, value in changed.items():
+        monkeypatch.setattr(driver, name, value)
 
 
 @pytest.fixture
@@ -37,18 +36,13 @@ def test_a_tag_is_read_as_it_was_written(elsewhere: Driver) -> None:
     assert not driver_is_dead("")
 
 
-def test_a_driver_elsewhere_that_counts_lives_and_is_watched_once(
-    elsewhere: Driver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A grid asks about many runs of one driver."""
+def test_a_driver_elsewhere_lives_while_it_counts(elsewhere: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not elsewhere.is_dead and not elsewhere.is_this_process
-    monkeypatch.setattr(driver, "_count", lambda beat: pytest.fail("watched again"))
+    monkeypatch.setattr(driver, "_count", lambda beat: pytest.fail("a grid asks often: it is watched once"))
     assert not elsewhere.is_dead
 
 
-def test_a_driver_elsewhere_is_dead_without_a_heartbeat_in_a_readable_folder_alone(
-    elsewhere: Driver, tmp_path: Path
-) -> None:
+def test_a_driver_elsewhere_is_dead_without_a_heartbeat_in_a_readable_folder(elsewhere: Driver, tmp_path: Path) -> None:
     assert Driver("elsewhere", 17, 5.0, tmp_path / "drivers" / "elsewhere-17-5.00").is_dead
     (tmp_path / "secret").write_text("x")
     for beat in (None, Path("/not/mounted/here/drivers/x"), tmp_path / "secret", tmp_path / "missing"):

@@ -7,17 +7,9 @@ import pytest
 from mgmrn.config import EpisodicSampling, PlainSampling
 from mgmrn.errors import ResourceError, UserError
 from pipeline.spool import Spool
+from pipeline.train import placement
 from pipeline.train.cell import Cell
-from pipeline.train.placement import (
-    Host,
-    Placement,
-    Workers,
-    check_gpus,
-    parse_workers,
-    place,
-    place_elastic,
-    place_trials,
-)
+from pipeline.train.placement import Host, Placement, Workers, parse_workers, place_elastic, place_trials
 from pipeline.where import Where
 
 TWO_HOSTS = (Host(cpus=4, gpus=0), Host(cpus=2, gpus=0))
@@ -49,28 +41,25 @@ def test_the_least_must_fit_and_the_rest_may_come_later() -> None:
         place_elastic(TWO_HOSTS, Workers(7, 9), None, None)
     with_gpus = (Host(cpus=8, gpus=2), Host(cpus=8, gpus=0))
     assert place_elastic(with_gpus, Workers(1, 4), None, None) == Placement(1, 4, 1, most_workers=4)
-    assert place_elastic(TWO_HOSTS, Workers(2, 2), None, None) == place(TWO_HOSTS, 2, None, None)
+    assert place_elastic(TWO_HOSTS, Workers(2, 2), None, None) == placement.place(TWO_HOSTS, 2, None, None)
 
 
 @pytest.mark.parametrize(("part", "at_once"), [(0.125, 16), (0.1, 20), (0.3, 6), (0.4, 4), (0.5, 4), (1, 2), (2, 1)])
 def test_runs_of_one_worker_share_a_gpu_and_none_uses_parts_of_two(part: float, at_once: int) -> None:
     hosts = (Host(cpus=64, gpus=2), Host(cpus=64, gpus=0))
-    assert place_trials(hosts, Where(gpus_per_worker=part), 1000, 1, None) == (
-        at_once,
-        Placement(1, 64 // at_once, part),
-    )
-    with pytest.raises(
-        ResourceError, match=rf"× 1 CPUs and {part} GPUs were asked for, .* has room for {at_once} such"
-    ):
+    placed = at_once, Placement(1, 64 // at_once, part)
+    assert place_trials(hosts, Where(gpus_per_worker=part), 1000, 1, None) == placed
+    sentence = rf"× 1 CPUs and {part} GPUs were asked for, .* has room for {at_once} such"
+    with pytest.raises(ResourceError, match=sentence):
         place_trials(hosts, Where(gpus_per_worker=part, cpus_per_worker=1), 1000, 1, at_once + 1)
 
 
 @pytest.mark.parametrize(("gpus", "workers"), [(1.5, 1), (float("nan"), 1), (float("inf"), 1), (0.5, 2)])
 def test_gpus_that_no_worker_can_have(gpus: float, workers: int) -> None:
     with pytest.raises(UserError, match=r"whole GPUs or a part of one|2 workers of one run cannot share a GPU"):
-        check_gpus(gpus, workers)
+        placement.check_gpus(gpus, workers)
     for fine in (None, 0.0, 0.5, 2.0):
-        check_gpus(fine, 1)
+        placement.check_gpus(fine, 1)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +82,7 @@ def test_a_batch_must_do_for_the_most(
 
 def test_the_number_of_workers_is_no_part_of_a_runs_identity(small_cell: Cell) -> None:
     placements = Placement(2, 1, 0), Placement(1, 1, 0, most_workers=4)
-    fixed, elastic = (small_cell.tags("study", placement) for placement in placements)
+    fixed, elastic = (small_cell.tags("study", one) for one in placements)
     assert {key for key in fixed if fixed[key] != elastic[key]} == {"mgmrn.world_size"}
     assert (fixed["mgmrn.world_size"], elastic["mgmrn.world_size"]) == ("2", "1..4")
 

@@ -6,17 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from mgmrn import engine
 from mgmrn.config import BenchmarkConfig, ExperimentConfig, LossConfig, OptimiserConfig, ScheduleConfig
-from mgmrn.engine import (
-    Batch,
-    NonFiniteLossError,
-    Trainer,
-    build_optimiser,
-    build_scheduler,
-    build_trainer,
-    evaluate,
-    train_epoch,
-)
+from mgmrn.engine import Batch, Trainer, build_trainer, evaluate, train_epoch
 from mgmrn.model.network import MgMRN
 from tests.tiny import small_network
 
@@ -58,10 +50,8 @@ def weights(trainer: Trainer) -> torch.Tensor:
     [("sgd", "constant"), ("adamw", "step"), ("sgd", "cosine"), ("adamw", "cosine"), ("adamw", "one-cycle")],
 )
 def test_resumed_training_is_the_same_to_the_last_bit(optimiser, learning_rate):
-    config = experiment(
-        optimiser=OptimiserConfig(name=optimiser, clip_norm=1.0),
-        schedule=ScheduleConfig(epochs=3, learning_rate=learning_rate, step_epochs=1),
-    )
+    schedule = ScheduleConfig(epochs=3, learning_rate=learning_rate, step_epochs=1)
+    config = experiment(optimiser=OptimiserConfig(name=optimiser, clip_norm=1.0), schedule=schedule)
     straight, resumed = new_trainer(config), new_trainer(config)
     for epoch in range(3):
         if epoch == 2:
@@ -76,7 +66,7 @@ def test_resumed_training_is_the_same_to_the_last_bit(optimiser, learning_rate):
 @pytest.mark.parametrize("poisoned", [0, 2, STEPS - 1])
 def test_a_loss_that_is_not_a_number_names_the_images_of_its_step(poisoned):
     trainer = new_trainer(experiment())
-    with pytest.raises(NonFiniteLossError, match=f"step {poisoned}") as caught:
+    with pytest.raises(engine.NonFiniteLossError, match=f"step {poisoned}") as caught:
         train_epoch(trainer, batches(poison_step=poisoned))
     assert caught.value.ids == tuple(range(100 * poisoned, 100 * poisoned + 6))
     assert trainer.epoch == 0, "a failed epoch is not complete"
@@ -89,7 +79,7 @@ def test_parameter_groups_decay_matrices_alone_and_have_their_own_rates():
         if parameter.requires_grad:
             assert (id(parameter) in decayed) == (parameter.ndim >= 2), name
     network = torch.nn.ModuleDict({"backbone": torch.nn.Linear(2, 2), "head": torch.nn.Linear(2, 2)})
-    optimiser = build_optimiser(network, OptimiserConfig(head_lr=0.1, backbone_lr=0.01))
+    optimiser = engine.build_optimiser(network, OptimiserConfig(head_lr=0.1, backbone_lr=0.01))
     rates = {id(p): group["lr"] for group in optimiser.param_groups for p in group["params"]}
     assert rates[id(network["backbone"].weight)] == 0.01 and rates[id(network["head"].bias)] == 0.1
 
@@ -119,7 +109,7 @@ def test_evaluation_scales_scores_and_does_not_depend_on_the_batch_size():
 def test_a_rise_of_a_single_step_is_a_schedule(steps: int, fraction: float) -> None:
     """Torch divides by the length of the rise less one step."""
     optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
-    schedule = build_scheduler(optimiser, ScheduleConfig(epochs=1, warmup_fraction=fraction), steps)
+    schedule = engine.build_scheduler(optimiser, ScheduleConfig(epochs=1, warmup_fraction=fraction), steps)
     for _ in range(steps):
         optimiser.step()
         schedule.step()

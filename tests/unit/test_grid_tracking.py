@@ -2,7 +2,7 @@
 
 import shutil
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -73,19 +73,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tables: Path) -> Path:
 
 
 @pytest.fixture
-def make_lab(folder: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[str], Lab]:
-    def make(text: str) -> Lab:
-        file = write_grid(tmp_path, text)
-        store = TrackingStore.connect(f"sqlite:///{folder}/mlflow.db", f"mgmrn/ablation/{request.node.name}")
-        parent = store.create_parent("ablation grid", {"mgmrn.kind": "ablation"})
-        return Lab(store, make_grid(file), cells_of(file, folder / "data"), parent)
-
-    return make
-
-
-@pytest.fixture
-def lab(make_lab: Callable[[str], Lab]) -> Lab:
-    return make_lab(TEXT)
+def lab(folder: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Lab:
+    """The lab of TEXT, or of the text that the test names."""
+    file = write_grid(tmp_path, getattr(request, "param", TEXT))
+    store = TrackingStore.connect(f"sqlite:///{folder}/mlflow.db", f"mgmrn/ablation/{request.function.__name__}")
+    parent = store.create_parent("ablation grid", {"mgmrn.kind": "ablation"})
+    return Lab(store, make_grid(file), cells_of(file, folder / "data"), parent)
 
 
 def linked(runs: Sequence[TrackedRun]) -> list[str]:
@@ -131,8 +124,8 @@ def test_a_run_that_two_variants_share_is_linked_under_the_other_name(lab: Lab) 
     assert (link.tags["mgmrn.variant"], linked([link])) == ("alike", [lab.runs[-1].run_id])
 
 
-def test_on_the_tune_split_figures_are_those_of_validation_images(make_lab: Callable[[str], Lab]) -> None:
-    lab = make_lab("split: tune\n" + TEXT)
+@pytest.mark.parametrize("lab", ["split: tune\n" + TEXT], indirect=True)
+def test_on_the_tune_split_figures_are_those_of_validation_images(lab: Lab) -> None:
     lab.run(lab.cells[0], lab.elsewhere(), gpu_seconds="2.5")
     _, compared = lab.log()
     (link,) = lab.links()

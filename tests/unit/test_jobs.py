@@ -35,7 +35,7 @@ from pipeline.train.cluster import _ENVIRONMENT, _runtime_env
 ID = "mgmrn-train-cub-1f0c9a2e"
 LABELS = {"mgmrn.verb": "train", "mgmrn.name": "cub", "mgmrn.code_sha": "abc", "mgmrn.code_dirty": "false"}
 JSON_KEYS = {"submission_id", "verb", "name", "status", "entrypoint", "started", "ended", "exit_code"}
-JSON_KEYS |= {"code_sha", "code_dirty"}
+JSON_KEYS |= {"code_sha", "code_dirty", "run_id"}
 
 
 def job(status: str = "RUNNING", code: int | None = None, submission_id: str = ID, **others: Any) -> JobDetails:
@@ -73,52 +73,48 @@ def test_status_lists_jobs_and_their_runs(typed: Any, monkeypatch: pytest.Monkey
     assert row.split()[:4] == [ID, "train", "FAILED", "3"] and row.endswith("1 min 05 s  –")
     code, out, err = typed("status", "--json", "--tracking-uri", "http://me:word@127.0.0.1:9")
     (shown,) = json.loads(out)["jobs"]
-    assert (code, shown.keys(), shown["run_id"]) == (0, JSON_KEYS | {"run_id"}, None)
+    assert (code, shown.keys(), shown["run_id"]) == (0, JSON_KEYS, None)
     assert "the runs of the jobs are not known" in err and "word" not in err
 
 
 class FlakyServer:
-    """A log in pieces over connections that break; None: the server is away at that moment."""
+    """A log in pieces over connections that break; None: the server is away at that moment, at the end for good."""
 
-    def __init__(self, connections: list[list[str] | None]) -> None:
-        self._connections = connections
-        self._asked = 0
+    def __init__(self, *connections: list[str] | None) -> None:
+        self._left = list(connections)
 
     async def tail(self, submission_id: str) -> AsyncIterator[str]:
-        for text in self._connections[min(self._asked, len(self._connections) - 1)] or []:
+        for text in self._left[0] or []:
             yield text
         raise RuntimeError("WebSocket connection closed unexpectedly")
 
     def job(self, submission_id: str) -> JobDetails:
-        self._asked += 1
-        if self._connections[min(self._asked, len(self._connections)) - 1] is None:
+        now = self._left.pop(0)
+        self._left = self._left or [None]
+        if now is None:
             raise ResourceError("the job server went away")
-        return job("SUCCEEDED" if self._asked >= len(self._connections) else "RUNNING", 0)
+        return job("SUCCEEDED" if self._left == [None] else "RUNNING", 0)
 
 
 def test_a_log_is_written_once_over_broken_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "POLL_S", 0.0)
     written: list[str] = []
-    flaky: Any = FlakyServer([["a\n", "b\n"], ["a\nb"], None, ["a\nb\nc http://u:p@h\n", "d\n"]])
+    flaky: Any = FlakyServer(["a\n", "b\n"], ["a\nb"], None, ["a\nb\nc http://u:p@h\n", "d\n"])
     assert follow(flaky, "x", written.append).status == "SUCCEEDED"
     assert "".join(written) == "a\nb\nc http://u:***@h\nd\n"
     monkeypatch.setattr(serving, "AWAY_TIMEOUT_S", 0.0)
-    away: Any = FlakyServer([None])
     with pytest.raises(ResourceError):
-        follow(away, "x", written.append)
+        follow(FlakyServer(None), "x", written.append)  # type: ignore[arg-type]
 
 
 class FakeServer(ThreadingHTTPServer):
-    """Answers every request with what `answers` holds for its path, an error text with status 500."""
+    """Answers every request with what `answers` holds for its path, an error text with status 500; it has no package."""
 
     def __init__(self) -> None:
-        self.packages: list[bytes] = []
+        self.received: dict[str, bytes] = {}
         self.answers: dict[str, Any] = {"/api/version": {"version": "4", "ray_version": "2.60.0"}}
         super().__init__(("127.0.0.1", 0), _Handler)
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
+        self.address = f"http://127.0.0.1:{self.server_address[1]}"
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -127,19 +123,17 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         answer = self.server.answers.get(self.path, {})
         body = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
-        absent = self.command == "GET" and self.path.startswith("/api/packages/") and not self.server.packages
+        absent = self.command == "GET" and self.path.startswith("/api/packages/")
         self.send_response(404 if absent else 500 if isinstance(answer, str) else 200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
 
     def do_PUT(self) -> None:
-        self.server.packages.append(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.received[self.command] = self.rfile.read(int(self.headers["Content-Length"]))
         self.do_GET()
 
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.do_GET()
+    do_POST = do_PUT
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -215,7 +209,7 @@ def test_a_server_that_is_away_or_silent_is_noticed_at_once(monkeypatch: pytest.
 def sent_files(fake: FakeServer, folder: Path) -> set[str]:
     fake.answers["/api/jobs/"] = {"submission_id": "x", "job_id": "x"}
     JobServer.connect(fake.address).submit("x", "python -m pipeline train x", {"working_dir": str(folder)}, {})
-    package = fake.packages.pop()
+    package = fake.received["PUT"]
     assert len(package) < 1536 * 1024
     return {name for name in ZipFile(io.BytesIO(package)).namelist() if not name.endswith("/")}
 

@@ -45,19 +45,6 @@ def cell(cells: list[GridCell]) -> GridCell:
     return cells[0]
 
 
-@pytest.fixture(scope="module")
-def tuned(folder: Path) -> GridCell:
-    """A cell that is scored on validation images."""
-    return cells_of(write_grid(folder, "split: tune\n" + SMOOTH, "tuned"), folder / "data")[0]
-
-
-@pytest.fixture(scope="module")
-def longer(folder: Path) -> GridCell:
-    """A cell of another shape."""
-    text = "fixed: {schedule.epochs: 9}\n" + SMOOTH
-    return cells_of(write_grid(folder, text, "longer"), folder / "data")[0]
-
-
 def both(cell: GridCell, **more: Any) -> tuple[TrackedRun, TrackedRun]:
     """Runs of a finished cell."""
     return a_run(cell.tune, **more), a_run(cell.final(DECIDED), **more)
@@ -69,20 +56,15 @@ def state_of(cell: GridCell, *runs: TrackedRun) -> tuple[str, str]:
     return planned.state, planned.reason
 
 
-def cost_of(cell: GridCell, *runs: TrackedRun) -> Cost | None:
-    (planned,) = plan_of([cell], *runs)
-    return planned.cost
-
-
 def without(run: TrackedRun, tag: str, **changed: str) -> TrackedRun:
     tags = {name: value for name, value in run.tags.items() if name != tag}
     return replace(run, tags=tags | {f"mgmrn.{name}": value for name, value in changed.items()})
 
 
 def test_a_cell_is_new_then_tuned_then_cached(cells: list[GridCell]) -> None:
-    cell = cells[0]
+    cell, smooth = cells
     assert plan_of([cell]) == [PlannedCell(cell, "new")]
-    assert state_of(cell, *both(cells[1])) == ("new", ""), "runs of another variant"
+    assert state_of(cell, *both(smooth)) == ("new", ""), "runs of another variant"
     tune, final = both(cell)
     assert state_of(cell, final) == ("new", ""), "the calibration is not known"
     (planned,) = plan_of([cell], tune)
@@ -98,7 +80,8 @@ def test_a_cell_is_new_then_tuned_then_cached(cells: list[GridCell]) -> None:
     assert state_of(cell, *both(cell, kind="link")) == ("new", "")
 
 
-def test_on_the_tune_split_the_tune_run_is_all(tuned: GridCell) -> None:
+def test_on_the_tune_split_the_tune_run_is_all(folder: Path) -> None:
+    tuned, _ = cells_of(write_grid(folder, "split: tune\n" + SMOOTH, "tuned"), folder / "data")
     tune = a_run(tuned.tune)
     assert plan_of([tuned]) == [PlannedCell(tuned, "new")]
     assert plan_of([tuned], tune) == [PlannedCell(tuned, "cached", "", tune, tune, Cost(0, 0))]
@@ -202,25 +185,22 @@ def test_a_benchmark_that_is_not_at_hand_is_missing_and_costs_nothing(folder: Pa
     assert total_cost(planned) == Cost(20, 0)
 
 
-def test_a_cost_is_the_median_of_finished_runs_of_the_same_shape(cells: list[GridCell], longer: GridCell) -> None:
+def test_a_cost_is_the_median_of_runs_of_the_same_shape_and_counted_once(folder: Path, cells: list[GridCell]) -> None:
     base, smooth = cells
+    longer, _ = cells_of(write_grid(folder, "fixed: {schedule.epochs: 9}\n" + SMOOTH, "longer"), folder / "data")
     runs = [a_run(base.tune, seconds=seconds, gpu_seconds=str(seconds / 2)) for seconds in (10, 90, 20)]
     finals = [a_run(base.final(DECIDED), seconds=seconds) for seconds in (5, 7)]
-    assert cost_of(smooth, *runs, *finals) == Cost(20 + 6, 10 + 0), "only the loss is another one"
-    assert cost_of(longer, *runs, *finals) is None
+    costs = [planned.cost for planned in plan_of([smooth, longer], *runs, *finals)]
+    assert costs == [Cost(20 + 6, 10 + 0), None], "only the loss is another one, and the length"
     unfinished = a_run(base.tune, "FAILED", stop_reason="workers-lost")
     endless = a_run(base.tune, "RUNNING", seconds=None, driver=driver_tag())
-    assert cost_of(base, *finals) is cost_of(base, *finals, unfinished) is cost_of(base, *finals, endless) is None
-
-
-def test_a_total_counts_a_shared_config_once_and_is_unknown_where_one_cost_is(
-    cells: list[GridCell], longer: GridCell
-) -> None:
-    (alike,) = plan_of([cells[1]], *both(cells[0]))
-    other_name = replace(alike, cell=replace(cells[1], variant="other"))
+    for more in ([], [unfinished], [endless]):
+        assert plan_of([base], *finals, *more)[0].cost is None
+    (alike,) = plan_of([smooth], *both(base))
+    other_name = replace(alike, cell=replace(smooth, variant="other"))
     assert total_cost([]) == Cost(0, 0)
     assert total_cost([alike, other_name]) == Cost(20, 0)
-    assert total_cost([alike, *plan_of([longer])]) is None
+    assert total_cost([alike, *plan_of([longer])]) is None, "one cost is unknown"
 
 
 def shown(planned: list[PlannedCell], concurrency: int = 1) -> list[str]:
@@ -250,9 +230,7 @@ def test_a_plan_is_shown_with_states_costs_and_their_total(cells: list[GridCell]
     assert plan_to_json(plan_of(cells))["predicted_hours"] is None
 
 
-def test_plan_reads_the_runs_of_train_and_of_other_grids_and_starts_nothing(
-    folder: Path, tables: Path, cells: list[GridCell], asked: Any
-) -> None:
+def test_plan_reads_runs_of_train_and_of_grids(folder: Path, tables: Path, cells: list[GridCell], asked: Any) -> None:
     shutil.copy(tables, folder / "mlflow.db")
     uri = f"sqlite:///{folder}/mlflow.db"
     base, smooth = cells

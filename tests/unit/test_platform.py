@@ -105,18 +105,11 @@ def test_a_run_has_a_name_of_its_own_and_an_end(
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Settings with which Ray would be started, and the environment at that moment."""
-    import ray
-
     found: dict[str, Any] = {}
-
-    def init(**settings: Any) -> None:
-        found.update(settings, environment=dict(os.environ))
-
-    for name in [name for name in os.environ if name.startswith("RAY_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setattr(os, "environ", os.environ.copy())
-    monkeypatch.setattr(ray, "init", init)
-    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    monkeypatch.setattr(os, "environ", clean)
+    monkeypatch.setattr("ray.init", lambda **settings: found.update(settings, environment=dict(os.environ)))
+    monkeypatch.setattr("ray.shutdown", lambda: None)
     monkeypatch.setattr(cluster, "_hosts", lambda: ())
     monkeypatch.setattr(cluster, "check_reachable", lambda address: None)
     monkeypatch.setattr(cluster.ray_start, "await_worker", lambda: None)

@@ -1,7 +1,4 @@
-"""Start of Ray and of a process group on this machine: checks before it, protection, and waits that end with Ray's own words.
-
-`tests/ray/test_attacks.py` attacks live instances.
-"""
+"""Start of Ray and of a process group here: checks before it, protection (`tests/ray/test_attacks.py` attacks it), and waits that end."""
 
 import os
 import stat
@@ -12,7 +9,6 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import psutil
 import pytest
@@ -24,24 +20,9 @@ from pipeline.ports import LOOPBACK, free_port
 from pipeline.train import process_group, ray_start
 from pipeline.train.cluster import ray_session
 from pipeline.train.process_group import GLOO_INTERFACE, rendezvous, use_network_of_ray
-from pipeline.train.ray_start import (
-    LONGEST_FOLDER,
-    await_ranks,
-    check_address_space,
-    check_paths,
-    check_start_here,
-    check_temporary_folder,
-    last_error,
-    needed_address_space,
-    private_instance,
-    worker_interpreter,
-)
+from pipeline.train.ray_start import LONGEST_FOLDER, check_temporary_folder, last_error, private_instance
 
-OF_A_CLUSTER = {
-    "RAY_AUTH_MODE": "disabled",
-    "RAY_AUTH_TOKEN": "of a cluster",
-    "RAY_AUTH_TOKEN_PATH": "/home/me/.ray/auth_token",
-}
+OF_A_CLUSTER = {"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": "old", "RAY_AUTH_TOKEN_PATH": "/home/me/.ray/auth_token"}
 STRANGE = 'my work (1) [b];touch ran;$(touch ran);"a" & b'
 """Name of a folder that a shell would split and run."""
 
@@ -67,18 +48,18 @@ def test_a_shell_starts_the_interpreter_of_a_strange_path_and_runs_nothing_else(
     folder.mkdir()
     python = folder / "python"
     python.symlink_to(sys.executable)
-    line = f"exec {worker_interpreter(str(python))['py_executable']} -c 'import sys; print(sys.argv[0])'"
+    line = f"exec {ray_start.worker_interpreter(str(python))['py_executable']} -c 'import sys; print(sys.argv[0])'"
     done = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == "-c\n"
     assert not (tmp_path / "ran").exists()
-    assert worker_interpreter("/data/work/.venv/bin/python3.11") == {}
+    assert ray_start.worker_interpreter("/data/work/.venv/bin/python3.11") == {}
 
 
 @pytest.mark.parametrize("name", ["it's", "a\\b", "a\nb"])
 def test_a_path_that_ray_cannot_carry_is_refused(name: str) -> None:
-    check_paths([f"/data/{STRANGE}/.venv/bin/python"])
+    ray_start.check_paths([f"/data/{STRANGE}/.venv/bin/python"])
     with pytest.raises(ResourceError, match="move or clone the checkout"):
-        check_paths([f"/data/{name}/.venv/bin/python"])
+        ray_start.check_paths([f"/data/{name}/.venv/bin/python"])
     with pytest.raises(ResourceError, match="set TMPDIR"):
         check_temporary_folder(Path("/tmp") / name)
 
@@ -99,34 +80,26 @@ def test_a_temporary_folder_too_long_for_sockets_or_that_cannot_be_written_to_is
 def test_a_limit_of_address_space_is_refused_below_what_ray_maps() -> None:
     """With 24.7 GB of memory, the raylet of Ray 2.60 died of `mmap failed` at 13.3 GB."""
     memory = 24_700_000_000
-    assert needed_address_space(memory) == 15_820_000_000
-    check_address_space(-1, memory)
-    check_address_space(needed_address_space(memory), memory)
+    assert ray_start.needed_address_space(memory) == 15_820_000_000
+    ray_start.check_address_space(-1, memory)
+    ray_start.check_address_space(ray_start.needed_address_space(memory), memory)
     with pytest.raises(ResourceError, match=r"limited to 13.3 GB a process .* map up to 15.8 GB .*ulimit -v unlimited"):
-        check_address_space(13_312_000_000, memory)
+        ray_start.check_address_space(13_312_000_000, memory)
 
 
 def test_a_session_and_the_doctor_refuse_before_ray_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    import ray
-
-    def never(**settings: Any) -> None:
-        raise AssertionError("Ray was started")
-
-    check_start_here()
-    monkeypatch.setattr(ray, "init", never)
+    ray_start.check_start_here()
+    monkeypatch.setattr("ray.init", lambda **settings: pytest.fail("Ray was started"))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    sentence = r"no Ray cluster could be reached at 127.0.0.1:1.*--address"
+    with pytest.raises(ResourceError, match=sentence), ray_session("127.0.0.1:1"):
+        pass
     monkeypatch.setattr(sys, "executable", "/data/it's/.venv/bin/python")
     with pytest.raises(ResourceError, match="Ray cannot start processes from"), ray_session(None):
         pass
     line = ray_line(None)
     assert (line.state, line.code) == ("bad", ExitCode.CANNOT_RUN_HERE)
     assert "it's" in line.found and "move or clone the checkout" in line.remedy
-
-
-def test_a_cluster_that_is_not_there_is_a_sentence() -> None:
-    refused = pytest.raises(ResourceError, match=r"no Ray cluster could be reached at 127.0.0.1:1.*--address")
-    with refused, ray_session("127.0.0.1:1"):
-        pass
 
 
 def test_an_instance_gets_a_token_that_its_user_alone_can_read(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,9 +119,7 @@ def test_an_instance_gets_a_token_that_its_user_alone_can_read(shared: Path, mon
     assert not list(shared.iterdir())
 
 
-def test_a_folder_for_ray_is_used_as_it_is_only_where_it_is_private(
-    shared: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_for_ray_is_used_as_it_is_only_if_it_is_private(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_TMPDIR", str(shared))
     with private_instance():
         assert Path(os.environ["RAY_TMPDIR"]).parent == shared
@@ -181,15 +152,6 @@ RAYLET = """\
 AGENT = "2026-11-27 19:12:29,473\tINFO runtime_env_agent.py:593 -- Created\n2026-11-27 19:12:30,1\tERROR a.py:1 -- No room\n"
 
 
-@pytest.fixture
-def logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Log folder of an instance of Ray that this process started."""
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    for name in (f"session_2026-11-27_19-00-00_000000_{os.getpid()}", "session_2026-11-27_20-00-00_000000_1"):
-        (tmp_path / "ray" / name / "logs").mkdir(parents=True)
-    return tmp_path / "ray" / f"session_2026-11-27_19-00-00_000000_{os.getpid()}" / "logs"
-
-
 def test_an_error_is_found_among_what_ray_logs(tmp_path: Path) -> None:
     assert last_error(tmp_path) is None
     (tmp_path / "runtime_env_agent.log").write_text(AGENT)
@@ -206,27 +168,28 @@ def test_an_error_is_found_among_what_ray_logs(tmp_path: Path) -> None:
 
 
 def test_ranks_that_do_not_begin_end_the_wait_with_rays_own_words(
-    logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    names = (f"session_2026-11-27_19-00-00_000000_{os.getpid()}", "session_2026-11-27_20-00-00_000000_1")
+    logs, others = (tmp_path / "ray" / name / "logs" for name in names)
+    logs.mkdir(parents=True)
+    others.mkdir(parents=True)
     monkeypatch.setattr(ray_start, "LATE_SECONDS", 0.05)
     monkeypatch.setattr(ray_start, "RANKS_SECONDS", 0.2)
     (logs / "raylet.err").write_text("No space left on device\n")
     said: list[str] = []
     run: Future[None] = Future()
     with pytest.raises(ResourceError, match=r"no worker of the run began within 0 s; Ray's log says: No space left"):
-        await_ranks(run, tmp_path / "begun", said.append)
+        ray_start.await_ranks(run, tmp_path / "begun", said.append)
     assert len(said) == 1 and said[0].startswith("still waiting for the workers of the run after 0 s")
     (tmp_path / "begun").touch()
-    await_ranks(run, tmp_path / "begun", said.append)
+    ray_start.await_ranks(run, tmp_path / "begun", said.append)
     run.set_result(None)
-    await_ranks(run, tmp_path / "never", said.append)
+    ray_start.await_ranks(run, tmp_path / "never", said.append)
 
 
-INTERFACES = {
-    "lo": ("127.0.0.1", "::1"),
-    "mgmt0": ("02:00:00:00:00:01", "192.168.7.4"),
-    "ib0": ("10.0.3.4", "fe80::3%ib0"),
-}
+INTERFACES = {"lo": ("127.0.0.1",), "mgmt0": ("02:00:00:00:00:01", "192.168.7.4"), "ib0": ("10.0.3.4", "fe80::3%ib0")}
 
 
 @pytest.mark.parametrize(
@@ -234,16 +197,13 @@ INTERFACES = {
     [("10.0.3.4", None, "ib0"), ("fe80::3", None, "ib0"), ("10.0.3.4", "mgmt0", "mgmt0"), ("203.0.113.9", None, None)],
     ids=["that of Ray", "IPv6", "the owner's choice stays", "behind an address translation gloo is left alone"],
 )
-def test_gloo_gets_the_interface_of_rays_address(
-    monkeypatch: pytest.MonkeyPatch, node: str, given: str | None, used: str | None
+def test_gloo_gets_rays_interface(
+    node: str, given: str | None, used: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hosts = {name: [SimpleNamespace(address=one) for one in found] for name, found in INTERFACES.items()}
     monkeypatch.setattr(psutil, "net_if_addrs", lambda: hosts)
     monkeypatch.setattr(process_group.ray.util, "get_node_ip_address", lambda: node)
-    # Set first, so that what the function sets is undone too.
-    monkeypatch.setenv(GLOO_INTERFACE, given or "")
-    if given is None:
-        monkeypatch.delenv(GLOO_INTERFACE)
+    monkeypatch.setattr(os, "environ", {GLOO_INTERFACE: given} if given else {})
     use_network_of_ray()
     assert os.environ.get(GLOO_INTERFACE) == used
 

@@ -36,15 +36,9 @@ def submit(folder: Path, *arguments: str, answer: int = 0, nodes: int = 2) -> Jo
     (folder / "calls").touch()
     shutil.copy(ROOT / "cluster" / "environment.sh", folder / "cluster")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "SLURM_", "MGMRN_"))}
-    slurm = {
-        "SLURM_JOB_ID": str(JOB),
-        "SLURM_SUBMIT_DIR": str(folder),
-        "SLURM_JOB_NODELIST": "node[1-2]",
-        "SLURM_CPUS_PER_TASK": "64",
-        "SLURM_GPUS_ON_NODE": "8",
-        "MLFLOW_TRACKING_PASSWORD": "secret",
-        "MGMRN_HOST_TIMEOUT": "2" if nodes > 2 else "120",
-    }
+    slurm = {"SLURM_JOB_ID": str(JOB), "SLURM_SUBMIT_DIR": str(folder), "SLURM_JOB_NODELIST": "node[1-2]"}
+    slurm |= {"SLURM_CPUS_PER_TASK": "64", "SLURM_GPUS_ON_NODE": "8", "MLFLOW_TRACKING_PASSWORD": "secret"}
+    slurm["MGMRN_HOST_TIMEOUT"] = "2" if nodes > 2 else "120"
     stand_ins = {"CALLS": str(folder / "calls"), "ANSWER": str(answer), "NODES": str(nodes)}
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return Job(folder, subprocess.Popen(["bash", str(SCRIPT), *arguments], env=kept | slurm | stand_ins, **streams))

@@ -1,9 +1,9 @@
 """Spool of a run: every line reaches the store exactly once, whatever dies."""
 
 import json
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +16,7 @@ from pipeline.tracking import sender as sender_module
 from pipeline.tracking.sender import Sender, replay_leftovers
 from pipeline.tracking.store import TrackingStore
 from tests.mlflow_server import Server
+from tests.ray.command import wait_until
 
 
 class FakeStore:
@@ -70,10 +71,9 @@ class FakeStore:
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sender_module, "POLL_SECONDS", 0.002)
-    monkeypatch.setattr(sender_module, "FIRST_PAUSE", 0.002)
-    monkeypatch.setattr(sender_module, "LONGEST_PAUSE", 0.01)
-    monkeypatch.setattr(sender_module, "GATHER_SECONDS", 0.0)
+    pauses = {"POLL_SECONDS": 0.002, "FIRST_PAUSE": 0.002, "LONGEST_PAUSE": 0.01, "GATHER_SECONDS": 0.0}
+    for name, seconds in pauses.items():
+        monkeypatch.setattr(sender_module, name, seconds)
 
 
 @pytest.fixture
@@ -91,16 +91,9 @@ def append(spool: Spool, *steps: int) -> None:
         spool.append(step, {"epoch": step, "train/loss": float(step)})
 
 
-def drain(spool: Spool, store: FakeStore, seconds: float = 5, run_id: str = "r") -> str | None:
+def drain(spool: Spool, store: FakeStore, seconds: float = 5) -> str | None:
     """Sends a spool until it is empty; returns the problem where that takes longer."""
-    return Sender(spool, run_id, store).start().drain(seconds)
-
-
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.002)
+    return Sender(spool, "r", store).start().drain(seconds)
 
 
 def test_metrics_tags_artifacts_model_and_end_arrive_in_order(spool: Spool, store: FakeStore) -> None:
@@ -118,9 +111,7 @@ def test_metrics_tags_artifacts_model_and_end_arrive_in_order(spool: Spool, stor
     assert store.sent == [{"mgmrn.note": "x"}, "artifacts", model, ("FINISHED", "done")]
 
 
-def test_what_an_away_store_did_not_get_is_replayed_at_the_next_start(
-    spool: Spool, store: FakeStore, tmp_path: Path
-) -> None:
+def test_what_a_store_missed_is_replayed_at_the_next_start(spool: Spool, store: FakeStore, tmp_path: Path) -> None:
     store.away = True
     append(spool, 1)
     spool.append_end("FINISHED", "done")
@@ -151,7 +142,7 @@ def test_what_was_sent_before_is_not_sent_again(spool: Spool, store: FakeStore) 
 def test_two_senders_of_one_spool_send_one_after_another(spool: Spool, store: FakeStore, tmp_path: Path) -> None:
     append(spool, 1)
     first, other = Sender(spool, "r", store).start(), FakeStore()
-    until(lambda: len(store.losses) == 1)
+    wait_until(lambda: len(store.losses) == 1, "the first step is sent")
     store.away = True
     append(spool, 2)
     assert replay_leftovers(tmp_path, other, 5) == {}, "what a living driver sends is left to it"
@@ -186,10 +177,7 @@ def test_a_line_that_was_cut_short_harms_no_other(spool: Spool, store: FakeStore
 
 
 def test_a_defect_in_the_thread_is_raised(spool: Spool, store: FakeStore) -> None:
-    def broken(step: int, metrics: Mapping[str, float]) -> None:
-        raise ZeroDivisionError
-
-    sender = Sender(spool, "r", store, broken).start()
+    sender = Sender(spool, "r", store, Mock(side_effect=ZeroDivisionError)).start()
     append(spool, 1)
     with pytest.raises(ZeroDivisionError):
         sender.drain(5)
@@ -216,26 +204,21 @@ def test_every_step_arrives_exactly_once(
     assert sorted((key, step) for key, step, _ in store.values) == wanted
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    with Server(tmp_path) as started:
-        yield started
-
-
 @pytest.mark.cluster
-def test_a_real_server_that_is_killed_and_comes_back_gets_everything_once(server: Server, spool: Spool) -> None:
-    store = TrackingStore.connect(server.uri)
-    run_id = store.create_parent("launch", {"mgmrn.kind": "train"})
-    shown: list[int] = []
-    sender = Sender(spool, run_id, store, lambda step, metrics: shown.append(step)).start()
-    append(spool, 1, 2)
-    until(lambda: store.logged_steps(run_id, "train/loss") == {1, 2})
-    server.kill()
-    append(spool, 3, 4, 4, 5)
-    until(lambda: sender.problem is not None, 60)
-    until(lambda: shown == [1, 2, 3, 4, 4, 5], 60)
-    server.start()
-    spool.append_end("FINISHED", "done")
-    assert sender.drain(60) is None
-    assert [metric.step for metric in store.client.get_metric_history(run_id, "train/loss")] == [1, 2, 3, 4, 5]
-    assert store.get(run_id).status == "FINISHED"
+def test_a_real_server_that_is_killed_and_comes_back_gets_everything_once(tmp_path: Path, spool: Spool) -> None:
+    with Server(tmp_path) as server:
+        store = TrackingStore.connect(server.uri)
+        run_id = store.create_parent("launch", {"mgmrn.kind": "train"})
+        shown: list[int] = []
+        sender = Sender(spool, run_id, store, lambda step, metrics: shown.append(step)).start()
+        append(spool, 1, 2)
+        wait_until(lambda: store.logged_steps(run_id, "train/loss") == {1, 2}, "both steps are sent")
+        server.kill()
+        append(spool, 3, 4, 4, 5)
+        wait_until(lambda: sender.problem is not None, "the problem is noticed")
+        wait_until(lambda: shown == [1, 2, 3, 4, 4, 5], "all is shown")
+        server.start()
+        spool.append_end("FINISHED", "done")
+        assert sender.drain(60) is None
+        assert [metric.step for metric in store.client.get_metric_history(run_id, "train/loss")] == [1, 2, 3, 4, 5]
+        assert store.get(run_id).status == "FINISHED"

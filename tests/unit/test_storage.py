@@ -17,15 +17,8 @@ from ray.tune.schedulers import TrialScheduler
 from mgmrn.checkpoint import save_atomically
 from mgmrn.errors import ResourceError
 from mgmrn.manifest import MANIFEST_FILE
-from pipeline.train.checkpoints import (
-    counting_epoch,
-    kept_checkpoints,
-    latest_whole,
-    new_checkpoint,
-    prune,
-    remove_unfinished,
-    worth_keeping,
-)
+from pipeline.train import checkpoints
+from pipeline.train.checkpoints import kept_checkpoints, latest_whole, new_checkpoint
 from pipeline.train.messages import Failure, record_failure, recorded_failure, reserve_room
 from pipeline.train.placement import Placement
 from pipeline.train.storage import StorageError, check_writable, explained
@@ -35,8 +28,11 @@ from tests.grids import write_grid
 from tests.ray.small import SEARCH, write_small
 from tests.tmpfs import TMPFS, fill, remounted
 
-RUNS = Path("/shared/runs")
 FULL = "the storage folder /shared/runs is full (make room there; the same command goes on from the last checkpoint)"
+READ_ONLY = (
+    "the storage folder /shared/runs cannot be written to: Read-only file system (make it writable, "
+    "or name another with --storage; the same command goes on from the last checkpoint)"
+)
 
 
 @pytest.mark.parametrize(
@@ -44,19 +40,15 @@ FULL = "the storage folder /shared/runs is full (make room there; the same comma
     [
         (OSError(errno.ENOSPC, "No space left on device"), FULL),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), FULL),
-        (
-            OSError(errno.EROFS, "Read-only file system", "/shared/runs/x/spool.jsonl"),
-            "the storage folder /shared/runs cannot be written to: Read-only file system (make it writable, "
-            "or name another with --storage; the same command goes on from the last checkpoint)",
-        ),
+        (OSError(errno.EROFS, "Read-only file system", "/shared/runs/x/spool.jsonl"), READ_ONLY),
     ],
 )
 def test_a_full_or_read_only_disk_is_a_sentence(error: OSError, sentence: str) -> None:
-    with pytest.raises(StorageError) as caught, explained(RUNS):
+    with pytest.raises(StorageError) as caught, explained(Path("/shared/runs")):
         raise error
     assert str(caught.value) == sentence and isinstance(caught.value, ResourceError), "answered with exit code 3"
     other = PermissionError(errno.EACCES, "Permission denied", "/elsewhere/file")
-    with pytest.raises(PermissionError), explained(RUNS):
+    with pytest.raises(PermissionError), explained(Path("/shared/runs")):
         raise other
 
 
@@ -95,10 +87,7 @@ def test_a_checkpoint_that_does_not_fit_says_so_and_leaves_nothing(disk: Path) -
 def test_a_read_only_storage_is_refused_before_ray_is_started(
     disk: Path, tmp_path: Path, tables: Path, monkeypatch: pytest.MonkeyPatch, asked: Any
 ) -> None:
-    def never(*_: Any, **__: Any) -> None:
-        raise AssertionError("Ray must not be started")
-
-    monkeypatch.setattr("pipeline.train.cluster.ray_session", never)
+    monkeypatch.setattr("pipeline.train.cluster.ray_session", lambda *_, **__: pytest.fail("Ray was started"))
     monkeypatch.chdir(tmp_path)
     experiment, *data = write_small(tmp_path)
     (tmp_path / "tiny-search.yaml").write_text(SEARCH)
@@ -114,19 +103,14 @@ def test_a_read_only_storage_is_refused_before_ray_is_started(
     assert list(disk.iterdir()) == []
 
 
-class DeafDirector:
-    """A director that must hear of no trial's failure."""
-
-    def reported(self, number: int, report: TrialReport) -> bool:
-        raise AssertionError("a full disk is no failure of the trial that met it first")
-
-
 def test_a_full_storage_ends_a_search_without_failing_a_trial() -> None:
     """Grids run through the same engine. What was open is ended as interrupted, so that the next call goes on with it."""
     failure = {key: str(value) for key, value in asdict(Failure("storage", "full", hint="make room")).items()}
     report = TrialReport(run=0, steps=1, failure=failure)
+    unfair = "a full disk is no failure of the trial that met it first"
+    director: Any = SimpleNamespace(reported=lambda number, report: pytest.fail(unfair))
     with ThreadPoolExecutor(1) as leftovers:
-        proposals = _Proposals(DeafDirector(), leftovers)  # type: ignore[arg-type]
+        proposals = _Proposals(director, leftovers)
         proposals.plans["one"] = TrialPlan(number=0, runs=(), placement=Placement(1, 1, 0))
         answer = _Stops(proposals).on_trial_result(None, SimpleNamespace(trial_id="one"), report.to_tune())  # type: ignore[arg-type]
     assert answer == TrialScheduler.STOP
@@ -140,38 +124,22 @@ def write(run_folder: Path, *epochs: int) -> None:
             (folder / "evaluation.npz").write_bytes(b"scores")
 
 
-def names(run_folder: Path) -> list[str]:
-    return sorted(path.name for path in run_folder.iterdir())
-
-
 def cut(folder: Path) -> None:
     (folder / "state.pt").write_bytes((folder / "state.pt").read_bytes()[:50])
 
 
-def flip_a_bit(folder: Path) -> None:
-    content = bytearray((folder / "state.pt").read_bytes())
-    content[70] ^= 1
-    (folder / "state.pt").write_bytes(content)
-
-
 UNREADABLE = "manifest.json is missing or unreadable"
+FLIPPED = b"3" * 99 + b"2"
+"""Content of the third checkpoint with one bit flipped."""
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "absent": (shutil.rmtree, ""),
     "cut": (cut, "state.pt has 50 bytes instead of 100"),
-    "a bit flipped": (flip_a_bit, "state.pt is not as it was written"),
+    "a bit flipped": (lambda folder: (folder / "state.pt").write_bytes(FLIPPED), "state.pt is not as it was written"),
     "file missing": (lambda folder: (folder / "state.pt").unlink(), "state.pt is missing"),
     "manifest missing": (lambda folder: (folder / MANIFEST_FILE).unlink(), UNREADABLE),
     "manifest cut": (lambda folder: (folder / MANIFEST_FILE).write_bytes(b'["state.pt"'), UNREADABLE),
     "manifest a list": (lambda folder: (folder / MANIFEST_FILE).write_bytes(b'["state.pt"]'), UNREADABLE),
 }
-
-
-def test_checkpoints_are_whole_and_in_the_order_of_their_epochs(tmp_path: Path) -> None:
-    write(tmp_path, 9, 10, 2)
-    (tmp_path / "checkpoint_of_mine").mkdir()
-    (tmp_path / "spool.jsonl").write_text("")
-    found = kept_checkpoints(tmp_path)
-    assert [(one.epoch, one.damage()) for one in found] == [(2, None), (9, None), (10, None)]
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -211,16 +179,18 @@ def test_an_epoch_that_was_never_noted_is_trained_again(tmp_path: Path) -> None:
     assert said == []
 
 
-def test_a_writer_that_fails_or_is_killed_leaves_no_checkpoint(tmp_path: Path) -> None:
+def test_checkpoints_are_whole_and_in_order_and_a_writer_that_fails_or_is_killed_leaves_none(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space"), new_checkpoint(tmp_path, 1) as folder:
         (folder / "state.pt").write_bytes(b"half")
         raise OSError(28, "No space left on device")
-    assert names(tmp_path) == []
-    write(tmp_path, 1)
-    (tmp_path / ".checkpoint_0123456789abcdef").mkdir()
-    assert len(kept_checkpoints(tmp_path)) == 1
-    remove_unfinished(tmp_path)
-    assert names(tmp_path) == ["checkpoint_000001_1"]
+    assert list(tmp_path.iterdir()) == []
+    write(tmp_path, 9, 10, 2)
+    for foreign in (".checkpoint_0123456789abcdef", "checkpoint_of_mine"):
+        (tmp_path / foreign).mkdir()
+    found = kept_checkpoints(tmp_path)
+    assert [(one.epoch, one.damage()) for one in found] == [(2, None), (9, None), (10, None)]
+    checkpoints.remove_unfinished(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4 and not list(tmp_path.glob(".*"))
 
 
 def test_the_latest_the_one_before_and_the_best_are_kept(tmp_path: Path) -> None:
@@ -228,9 +198,11 @@ def test_the_latest_the_one_before_and_the_best_are_kept(tmp_path: Path) -> None
     for epoch in scores:
         write(tmp_path, epoch)
         noted = {earlier: {"val/ausuc": scores[earlier]} for earlier in range(1, epoch + 1)}
-        prune(tmp_path, worth_keeping(tmp_path, epoch, counting_epoch("tune", noted)))
+        counting = checkpoints.counting_epoch("tune", noted)
+        checkpoints.prune(tmp_path, checkpoints.worth_keeping(tmp_path, epoch, counting))
     assert [one.epoch for one in kept_checkpoints(tmp_path)] == [2, 4, 5]
     write(tmp_path, 5)
-    prune(tmp_path, worth_keeping(tmp_path, 5, 4))
-    assert names(tmp_path)[-1] == "checkpoint_000005_2", "the last attempt of an epoch"
-    assert counting_epoch("final", {1: {"train/total": 1.0}, 2: {}}) == 2, "on final the last epoch counts"
+    checkpoints.prune(tmp_path, checkpoints.worth_keeping(tmp_path, 5, 4))
+    last = max(path.name for path in tmp_path.iterdir())
+    assert last == "checkpoint_000005_2", "the last attempt of an epoch"
+    assert checkpoints.counting_epoch("final", {1: {"train/total": 1.0}, 2: {}}) == 2, "on final the last epoch counts"

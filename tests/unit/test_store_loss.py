@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 from mlflow.exceptions import MlflowException
@@ -37,18 +38,15 @@ METRICS = {"val/ausuc": 0.5, "val/gzsl_h": 0.25}
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    pauses = {"POLL_SECONDS": 0.002, "FIRST_PAUSE": 0.01, "LONGEST_PAUSE": 0.05, "GATHER_SECONDS": 0.0}
-    for name, seconds in pauses.items():
-        monkeypatch.setattr(sender_module, name, seconds)
-    pauses = {"LOOK_UP_SECONDS": 0.2, "DRAIN_SECONDS": 0.2, "PAUSE_SECONDS": 0.02, "END_SECONDS": 0.2}
-    for name, seconds in pauses.items():
-        monkeypatch.setattr(tracked, name, seconds)
+    sending = {"POLL_SECONDS": 0.002, "FIRST_PAUSE": 0.01, "LONGEST_PAUSE": 0.05, "GATHER_SECONDS": 0.0}
+    tracking = {"LOOK_UP_SECONDS": 0.2, "DRAIN_SECONDS": 0.2, "PAUSE_SECONDS": 0.02, "END_SECONDS": 0.2}
+    for module, pauses in ((sender_module, sending), (tracked, tracking)):
+        for name, seconds in pauses.items():
+            monkeypatch.setattr(module, name, seconds)
 
 
 @dataclass
 class Lab:
-    """A run's cell, its storage and its database."""
-
     folder: Path
     """Folder of the database."""
     storage: Path
@@ -71,10 +69,7 @@ class Lab:
         return TrackingStore.connect(f"sqlite:///{self.folder}{'/.' * self.connections}/mlflow.db")
 
     def lose(self, fault: Callable[[], object], reason: str) -> None:
-        """Run every cell in one launch, without training, the first one with the fault.
-
-        The command tells it in one sentence at once and in one at the end, without a traceback.
-        """
+        """Run every cell in one launch, without training, the first one with the fault, which is told at once and at the end."""
         store = self.connect()
         with parent_run(store, self.storage, "key", "launch", {"mgmrn.kind": "launch"}) as launch:
             for cell in self.cells:
@@ -91,21 +86,15 @@ class Lab:
         spool = Spool(tracker.spec.spool_file)
         spool.append(1, {"train/loss": 1.0})
         if fault:
-            wait_until(
-                lambda: tracker.run_id and store.logged_steps(tracker.run_id, "train/loss") == {1}, "step 1 is sent"
-            )
+            wait_until(lambda: tracker.run_id and store.logged_steps(tracker.run_id, "train/loss") == {1}, "it is sent")
             assert not self.said
             fault()
         spool.append(2, {"train/loss": 0.5, **METRICS})
         if fault:
             wait_until(lambda: bool(self.said), "the problem is told")
-        fitted: Any = SimpleNamespace(
-            evaluation=SimpleNamespace(result=SimpleNamespace(gamma=0.25)),
-            reported=METRICS,
-            checkpoint=Path("/checkpoint"),
-            calibration=Calibration(epochs=2, gamma=0.25),
-        )
-        tracker.finished(fitted)
+        evaluation = SimpleNamespace(result=SimpleNamespace(gamma=0.25))
+        end = {"reported": METRICS, "checkpoint": Path("/checkpoint"), "calibration": Calibration(epochs=2, gamma=0.25)}
+        tracker.finished(cast(Any, SimpleNamespace(evaluation=evaluation, **end)))
         tracker.close()
 
     def assert_tracked_once(self) -> None:
@@ -226,10 +215,7 @@ def test_a_launch_that_ends_while_the_store_is_unreachable_is_completed_by_the_n
     storage, report = tmp_path / "runs", tmp_path / "report"
     report.mkdir()
     (report / "best.yaml").write_text("a: 1\n")
-
-    def fail(*arguments: object, **named: object) -> None:
-        raise MlflowException("connection refused")
-
+    fail = Mock(side_effect=MlflowException("connection refused"))
     with parent_run(store, storage, "key", "launch", {}) as launch:
         for method in ("log_batch", "set_terminated", "log_artifacts", "get_metric_history"):
             monkeypatch.setattr(store.client, method, fail)

@@ -1,9 +1,8 @@
 """Study of a search: what is stored in it, and that a driver which follows a killed one finds all of it."""
 
 import random
-import shutil
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import optuna
@@ -20,7 +19,6 @@ PARAMETERS = {
     "model.levels": Categorical(choices=(["c4"], ["c4", "c5"])),
 }
 TRIALS, EPOCHS = 10, 4
-Reopen = Callable[[], Study]
 
 
 def config(**changed: object) -> SearchConfig:
@@ -32,25 +30,20 @@ SPACE = Space(SearchFile("x", "x.yaml", config(), dict.fromkeys(PARAMETERS, "x.y
 
 
 @pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with its tables, which take longest to make."""
-    path = tmp_path_factory.mktemp("studies") / "deep" / "empty.db"
-    opened(f"sqlite:///{path}").delete()
-    return path
+def database(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('studies')}/deep/a.db"
 
 
 @pytest.fixture
-def storage(empty: Path, tmp_path: Path) -> str:
-    return f"sqlite:///{shutil.copy(empty, tmp_path / 'a.db')}"
+def storage(database: str) -> Iterator[str]:
+    """A database without a study: its tables, which take longest to make, stay from test to test."""
+    yield database
+    opened(database).delete()
 
 
 def opened(storage: str, **changed: object) -> Study:
     """Study of a driver that begins the search, or follows another one."""
     return Study("s", storage, config(**changed), SPACE)
-
-
-def running(study: Study) -> list[int]:
-    return [record.number for record in study.records() if record.state == "running"]
 
 
 def test_a_trial_from_its_proposal_to_its_end(storage: str) -> None:
@@ -116,11 +109,8 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study_module, "_storage", storages.__getitem__)
 
 
-def searched(reopen: Reopen, cut_after: Sequence[int]) -> list[tuple[int, int, bool]]:
-    """Run two trials at a time, with scores given by number and epoch; returns the decisions.
-
-    After each of the numbers of decisions in `cut_after` the driver is killed: the next one receives every epoch again.
-    """
+def searched(reopen: Callable[[], Study], cut_after: Sequence[int]) -> list[tuple[int, int, bool]]:
+    """Run two trials at a time; after these numbers of decisions, which it returns, the next driver receives every epoch again."""
     study, decisions = reopen(), []
     scores = {number: random.Random(number).random() for number in range(TRIALS)}
     at: dict[int, int] = {}
@@ -140,7 +130,7 @@ def searched(reopen: Reopen, cut_after: Sequence[int]) -> list[tuple[int, int, b
                 del at[number]
             if len(decisions) in cut_after:
                 study = reopen()
-                assert running(study) == sorted(at)
+                assert [record.number for record in study.records() if record.state == "running"] == sorted(at)
                 for left, last in at.items():
                     for again in range(1, last + 1):
                         score = scores[left] + 0.01 * again

@@ -1,12 +1,12 @@
 """Process of a trial of one worker: it trains run after run with the figures of a fresh process, and is replaced when it is spoiled."""
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -37,13 +37,9 @@ def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_small(tmp_path)
 
 
-def spec_of(variant: str, split: str = "tune", seed: int = 0, **sets: Any) -> RunSpec:
-    overrides = ["cache_features=true", "benchmark.images.flip=false", "model.backbone.trainable=none"]
-    overrides += [
-        "model.backbone.batch_norm=frozen",
-        *(f"{path.replace('__', '.')}={value}" for path, value in sets.items()),
-    ]
-    composed = load_experiment("small.yaml", overrides)
+def spec_of(variant: str, split: str = "tune", seed: int = 0) -> RunSpec:
+    backbone = ["model.backbone.trainable=none", "model.backbone.batch_norm=frozen"]
+    composed = load_experiment("small.yaml", ["cache_features=true", "benchmark.images.flip=false", *backbone])
     config, root = composed.config.benchmark, Path("data").resolve()
     data = load_tune(root, config) if split == "tune" else final_data(load_benchmark(root, config))
     return make_cell(composed, seed, data, None, variant).spec(root, Path("runs").resolve(), 1)
@@ -54,7 +50,6 @@ def config_of(*runs: RunSpec) -> dict[str, Any]:
 
 
 def steps_of(process: OpenTrial) -> list[TrialReport]:
-    """Reports of the trial to its end."""
     reports = []
     while not (result := process.step()).get("done"):
         report = TrialReport.from_tune(result)
@@ -71,8 +66,7 @@ def figures(spec: RunSpec) -> dict[str, Any]:
         epoch: {key: value for key, value in numbers.items() if not key.startswith("perf/") and key != "moment"}
         for epoch, numbers in Spool(spec.spool_file).epochs().items()
     }
-    weights = {name: tensor.double().sum().item() for name, tensor in state["network"].items()}
-    return {"epochs": {str(epoch): numbers for epoch, numbers in exact.items()}, "weights": weights}
+    return {"epochs": exact, "weights": {name: one.double().sum().item() for name, one in state["network"].items()}}
 
 
 def test_a_warm_process_gives_the_figures_of_a_fresh_one() -> None:
@@ -87,14 +81,11 @@ def test_a_warm_process_gives_the_figures_of_a_fresh_one() -> None:
     assert "test/gzsl_h" in Spool(other.spool_file).epochs()[EPOCHS]
 
     fresh = spec_of("fresh")
-    script = (
-        "import sys; from pipeline.trials.trial import OpenTrial\n"
-        "process = OpenTrial({'plan': sys.argv[1]})\n"
-        "while not process.step().get('done'): pass"
-    )
+    script = "import sys; from pipeline.trials.trial import OpenTrial; process = OpenTrial({'plan': sys.argv[1]})\n"
+    script += "while not process.step().get('done'): pass"
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     subprocess.run([sys.executable, "-c", script, config_of(fresh)["plan"]], check=True, env=environment)
-    assert json.loads(json.dumps(figures(tune))) == figures(again) == figures(fresh)
+    assert figures(tune) == figures(again) == figures(fresh)
 
 
 def test_a_trial_that_starts_again_first_reports_what_was_noted() -> None:
@@ -119,13 +110,9 @@ def test_a_stopped_trial_gives_up_its_run() -> None:
 @pytest.mark.parametrize("spoiled_by", ["memory that ran out", "a leak"])
 def test_a_spoiled_process_trains_no_further_run(monkeypatch: pytest.MonkeyPatch, spoiled_by: str) -> None:
     """Ray Tune starts a trial whose step raises again, in a new process."""
-
-    def explode(*arguments: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
     process = OpenTrial(config_of(spec_of("first")))
     if spoiled_by == "memory that ran out":
-        monkeypatch.setattr(worker, "train_epoch", explode)
+        monkeypatch.setattr(worker, "train_epoch", Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory")))
         (report,) = steps_of(process)
         assert report.failure is not None and report.failure.reason == "out-of-memory"
     else:
