@@ -14,6 +14,7 @@ from typing import Any
 
 from mgmrn.data.splits import SplitData, final_data, tune_data
 from mgmrn.data.xlsa17 import load_benchmark
+from pipeline.analysis.views import run_view
 from pipeline.config.compose import ComposedConfig, resolve_weights
 from pipeline.console import say
 from pipeline.redaction import redact_address
@@ -26,6 +27,10 @@ from pipeline.train.placement import Placement, Workers, check_gpus, place_runs
 from pipeline.train.spec import Calibration, Split
 from pipeline.trials.known import FINISHED, KnownRuns
 from pipeline.where import Where
+
+EXPERIMENT_NOTE = """\
+Runs of `train`, folded below their launches, which hold means over the seeds. `tune` fixes the number of epochs and γ, `final` is scored once.
+"""
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,8 @@ def run_experiment(request: TrainRequest) -> Outcome:
     with launch_session(where, request.workers.least, data, launch.folders()) as hosts:
         at_once, placement = place_runs(hosts, where, len(request.seeds), request.workers)
         with tracked.parent_run(launch.store, storage, *_parent(launch), restart=request.force) as parent:
+            view = run_view(request.split or "final", "ausuc", ("benchmark", "variant", "seed"))
+            launch.store.describe(EXPERIMENT_NOTE, view)
             summaries = _run(launch, parent, at_once, placement)
             if figures := _aggregates(summaries):
                 parent.spool.append(0, figures)

@@ -75,6 +75,11 @@ class AblationConfig(Frozen):
             raise ValueError(f"'{value}' is no figure: name one of {', '.join(FIGURES)}")
         return value
 
+    @property
+    def scored_split(self) -> Literal["tune", "final"]:
+        """The split whose runs are compared."""
+        return "tune" if self.split == "tune" else "final"
+
 
 @dataclass(frozen=True)
 class AblationFile:

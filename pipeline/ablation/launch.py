@@ -14,6 +14,7 @@ from pipeline.ablation.plan import TO_RUN, PlannedCell, survey
 from pipeline.ablation.results import comparisons, log_grid
 from pipeline.analysis.comparison import Comparison
 from pipeline.analysis.runs import CellState
+from pipeline.analysis.views import grid_views
 from pipeline.console import duration, say
 from pipeline.driver import heartbeat
 from pipeline.redaction import redact_address
@@ -31,8 +32,9 @@ Mode = Literal["missing", "retry", "force"]
 EXPERIMENT_NOTE = """\
 {question}
 
-To compare variants, filter by ``tags.`mgmrn.kind` = 'variant'``: one row per variant and benchmark, with its means over the seeds. The report \
-and `comparison.csv` are artifacts of the launch, below which its runs are folded under *Sort: Created*.
+`python -m pipeline ui {name}` prints the address of a table with one row per variant and benchmark, which holds means over the seeds \
+(filter: ``tags.`mgmrn.kind` = 'variant'``). The report and `comparison.csv` are artifacts of the launch, below which its runs are folded \
+under *Sort: Created*.
 """
 
 RUN_BY: Mapping[Mode, frozenset[CellState]] = {
@@ -95,7 +97,8 @@ def run_ablation(
             _check_budget([cost for _, one in todo if (cost := one.cost)], len(todo), at_once, hours)
         else:
             stack.enter_context(heartbeat(where.storage))
-        store.describe(EXPERIMENT_NOTE.format(question=file.question.replace("\n", "\n\n")))
+        note = EXPERIMENT_NOTE.format(name=file.name, question=file.question.replace("\n", "\n\n"))
+        store.describe(note, grid_views(file.config.scored_split, file.config.primary))
         name = f"ablation {file.name}"
         parent = stack.enter_context(tracked.parent_run(store, where.storage, surveyed.key, name, tags, again=known))
         if todo:

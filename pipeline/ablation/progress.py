@@ -21,14 +21,9 @@ class GridProgress:
     def __init__(self, runs: int, stream: TextIO) -> None:
         self._runs, self._done, self._failed = runs, 0, 0
         self._begun = time.monotonic()
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[score]}"),
-        )
+        texts = TextColumn("{task.description}"), TextColumn("{task.fields[score]}")
+        columns = texts[0], BarColumn(), MofNCompleteColumn(), texts[1]
         self._bars = Progress(*columns, console=Console(file=stream), disable=not stream.isatty(), transient=True)
-        self._stream = stream
         self._all = self._bars.add_task("runs", total=runs, score="")
         self._bar_of: dict[str, TaskID] = {}
         self._lock = threading.Lock()
@@ -40,11 +35,7 @@ class GridProgress:
 
     def say(self, text: str) -> None:
         """Print a line, above the bars where there are any."""
-        if self._bars.disable:
-            self._stream.write(f"{text}\n")
-            self._stream.flush()
-        else:
-            self._bars.console.print(text, markup=False, highlight=False)
+        self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def follow(self, cell: Cell) -> OnEpoch:
         """A function to call after each epoch of a run that begins now."""

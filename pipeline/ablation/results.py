@@ -16,6 +16,7 @@ from pipeline.analysis.comparison import CELL_COLUMNS, Comparison, cells_of_runs
 from pipeline.analysis.runs import FIGURES, prefix_of, records_of, rows_of, runs_table
 from pipeline.analysis.tables import as_csv, as_dict, markdown, overview_table
 from pipeline.spool import PARENT_TAG, NewRun
+from pipeline.tracking.environment import origin_tags
 from pipeline.tracking.store import NOTE_LIMIT, NOTE_TAG, TrackingStore
 from pipeline.where import Where
 
@@ -32,7 +33,7 @@ COPIED = ("variant", "benchmark", "seed", "split", "config_hash", "group_hash", 
 def comparisons(grid: Grid, cells: Sequence[PlannedCell], metric: str | None = None) -> list[Comparison]:
     """Compare planned cells by one metric, or by all of them with the grid's primary one first."""
     primary = grid.file.config.primary
-    split = "tune" if grid.file.config.split == "tune" else "final"
+    split = grid.file.config.scored_split
     table = _cells_table(cells, split)
     metrics = [metric] if metric else sorted(FIGURES, key=lambda key: key != primary)
     return [compare(table, grid.base.name, key, split) for key in metrics]
@@ -145,7 +146,7 @@ def _log_variants(store: TrackingStore, parent_run_id: str, compared: Sequence[C
     known = {run.name: run.run_id for run in store.own_runs(wanted)}
     for (variant, benchmark), figures in _figures_of_variants(compared).items():
         names = {"variant": variant, "benchmark": benchmark, "split": compared[0].split}
-        tags = {"mgmrn.kind": VARIANT_KIND, PARENT_TAG: parent_run_id}
+        tags = {"mgmrn.kind": VARIANT_KIND, PARENT_TAG: parent_run_id, **origin_tags()}
         tags |= {f"mgmrn.{key}": name for key, name in names.items()}
         new = NewRun(f"{benchmark.lower()}.{variant}", tags, names)
         run_id = known.get(new.name) or store.create_parent(new.name, tags)

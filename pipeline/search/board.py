@@ -36,7 +36,7 @@ class Board:
 
     def __init__(self, name: str, trials: int, score_name: str, stream: TextIO | None = None) -> None:
         self._name, self._total, self._score_name = name, trials, score_name
-        self._stream = stream or sys.stderr
+        self._console = Console(file=stream or sys.stderr)
         self._rows: dict[int, _Row] = {}
         self._begun = time.monotonic()
         self._over_before = 0
@@ -44,10 +44,10 @@ class Board:
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        if not self._stream.isatty():
+        if not self._console.is_terminal:
             yield
             return
-        with Live(self._table(), console=Console(file=self._stream), refresh_per_second=2) as self._live:
+        with Live(self._table(), console=self._console, refresh_per_second=2) as self._live:
             yield
         self._live = None
 
@@ -71,11 +71,7 @@ class Board:
         self._event(f"trial {number} {ending}; {self._summary()}")
 
     def say(self, text: str) -> None:
-        if self._live is not None:
-            self._live.console.print(text, markup=False, highlight=False)
-        else:
-            self._stream.write(f"{text}\n")
-            self._stream.flush()
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     @property
     def best(self) -> tuple[float, int] | None:

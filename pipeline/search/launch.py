@@ -14,6 +14,7 @@ from pathlib import Path
 from mgmrn.config import ESZSLConfig
 from mgmrn.data.splits import TuneData, load_tune
 from mgmrn.errors import UserError
+from pipeline.analysis.views import run_view
 from pipeline.config.compose import ComposedConfig, resolve_weights
 from pipeline.config.identity import group_hash
 from pipeline.console import say
@@ -32,6 +33,7 @@ from pipeline.where import Where
 _DRIVER, _OUTCOME = "driver", "outcome"
 """Attributes of the study."""
 POLL_SECONDS = 1.0
+EXPERIMENT_NOTE = "Trials, and runs of the best and the base over fresh seeds, scored on validation images. The launch has `study.html`."
 
 
 def run_search(
@@ -85,6 +87,7 @@ def run_search(
         study.optuna.set_user_attr(_DRIVER, driver_tag())
         names = ",".join(split.benchmark for split in data.values())
         tags = {"mgmrn.kind": "search", "mgmrn.study": name, "mgmrn.benchmark": names}
+        store.describe(EXPERIMENT_NOTE, run_view("tune", config.objective.metric, tuple(config.space)))
         with parent_run(store, folder, name, f"search {search.name}", tags, restart=force) as parent:
             # Modules that take seconds to load, which a search that was finished before does not wait for.
             from pipeline.search.board import Board

@@ -232,9 +232,11 @@ class TrackingStore:
             self.finish(run.run_id, "KILLED", "driver died")
         return closed
 
-    def describe(self, text: str) -> None:
+    def describe(self, text: str, tags: Mapping[str, str]) -> None:
+        """Set the experiment's description, and tags such as those of its views."""
         with translated(self.uri):
-            self.client.set_experiment_tag(self.experiment_id, NOTE_TAG, text[:NOTE_LIMIT])
+            for key, value in {NOTE_TAG: text[:NOTE_LIMIT], **tags}.items():
+                self.client.set_experiment_tag(self.experiment_id, key, value)
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag

@@ -5,9 +5,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
-from urllib.parse import urlencode
 
 from mgmrn.errors import ResourceError
 from pipeline.errors import TrackingError
@@ -15,6 +13,8 @@ from pipeline.ports import LOOPBACK
 from pipeline.tracking.connection import check_reachable
 from pipeline.tracking.store import TrackingStore
 
+MODE = "workflowType=machine_learning"
+"""Query by which the UI shows what belongs to model training."""
 START_SECONDS = 60.0
 """Time that MLflow's server gets to answer."""
 STANDARD_ERROR = 2
@@ -28,31 +28,17 @@ def pages(store: TrackingStore, base: str, name: str | None) -> dict[str, str]:
     """
     experiments = store.experiments("mgmrn/%")
     if name is None:
-        return {title: _table(base, number) for title, number in experiments.items()}
-    for kind, rows in (("ablation", "variant"), ("search", "run")):
+        return {title: f"{base}/#/experiments/{number}/runs?{MODE}" for title, number in experiments.items()}
+    for kind, rows in (("ablation", "variants"), ("search", "runs")):
         if (number := experiments.get(f"mgmrn/{kind}/{name}")) is not None:
-            return dict(_views(base, number, rows))
+            # The views of `pipeline.analysis.views`.
+            table = f"{base}/#/experiments/{number}/runs?{MODE}&viewStateShareKey="
+            found = {rows: f"{table}{rows}", f"{rows} as charts": f"{table}{rows}&compareRunsMode=CHART"}
+            return found | ({} if rows == "runs" else {"runs of all seeds": f"{table}runs"})
     run = store.find_run(name)
     page = f"{base}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
-    return {"run": page, "curves": f"{page}/model-metrics", "artifacts": f"{page}/artifacts"}
-
-
-def _views(base: str, experiment: str, rows: str) -> Iterator[tuple[str, str]]:
-    """Views of an experiment whose rows are its variants, or else its runs."""
-    figure = "test/ausuc" if rows == "variant" else "val/ausuc"
-    wanted = {
-        "searchFilter": f"tags.`mgmrn.kind` = '{rows}'",
-        "orderByKey": f"metrics.`{figure}`",
-        "orderByAsc": "false",
-    }
-    yield f"{rows}s", _table(base, experiment, **wanted)
-    yield f"{rows}s as charts", _table(base, experiment, **wanted, compareRunsMode="CHART")
-    if rows == "variant":
-        yield "runs of all seeds", _table(base, experiment, searchFilter="tags.`mgmrn.kind` = 'run'")
-
-
-def _table(base: str, experiment: str, **query: str) -> str:
-    return f"{base}/#/experiments/{experiment}/runs" + (f"?{urlencode(query)}" if query else "")
+    tabs = {"run": "", "curves": "/model-metrics", "artifacts": "/artifacts"}
+    return {title: f"{page}{tab}?{MODE}" for title, tab in tabs.items()}
 
 
 def serve(uri: str, port: int) -> "subprocess.Popen[bytes]":

@@ -1,8 +1,7 @@
 """The pages of ablations and explanations in a browser: they load nothing and can be read on a phone, in the dark and on paper."""
 
 import json
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -149,30 +148,6 @@ def test_paper_shows_everything_on_white_and_the_screen_can_be_read(opened: Any)
     assert browser.execute_script(hidden) == []
     scrolled = "return [...document.querySelectorAll('.scroll')].map((one) => getComputedStyle(one).overflowX)"
     assert set(browser.execute_script(scrolled)) == {"visible"}
-
-
-ARGUMENTS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking")
-ARGUMENTS += ("--disable-dev-shm-usage", "--no-first-run", "--force-device-scale-factor=1")
-
-
-@pytest.fixture(scope="session")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Headless Chromium with a profile of its own."""
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("needs chromium and chromedriver (Debian: chromium chromium-driver)")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in (*ARGUMENTS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    try:
-        yield started
-    finally:
-        started.quit()
 
 
 @pytest.fixture

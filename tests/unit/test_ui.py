@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.ports import free_port
 from pipeline.tracking.store import TrackingStore
-from pipeline.tracking.ui import pages
+from pipeline.tracking.ui import MODE, pages
 
 BASE = "http://127.0.0.1:5000"
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,21 +30,20 @@ def test_pages_of_everything_of_a_grid_of_a_search_and_of_a_run(store: TrackingS
         TrackingStore.connect(store.uri, f"mgmrn/{name}").experiment_id for name in ("ablation/parts", "search/rates")
     )
     everything = pages(store, BASE, None)
-    assert everything["mgmrn/train"] == f"{BASE}/#/experiments/{store.experiment_id}/runs"
+    assert everything["mgmrn/train"] == f"{BASE}/#/experiments/{store.experiment_id}/runs?{MODE}"
     assert list(everything) == ["mgmrn/search/rates", "mgmrn/ablation/parts", "mgmrn/train"]
     of_grid = pages(store, BASE, "parts")
     assert all(address.startswith(f"{BASE}/#/experiments/{grid}/runs?") for address in of_grid.values())
-    assert query(of_grid["variants"]) == {
-        "searchFilter": "tags.`mgmrn.kind` = 'variant'", "orderByKey": "metrics.`test/ausuc`", "orderByAsc": "false"
-    }  # fmt: skip
-    assert query(of_grid["variants as charts"]) == {**query(of_grid["variants"]), "compareRunsMode": "CHART"}
-    assert query(of_grid["runs of all seeds"]) == {"searchFilter": "tags.`mgmrn.kind` = 'run'"}
+    variants = {"workflowType": "machine_learning", "viewStateShareKey": "variants"}
+    assert query(of_grid["variants"]) == variants
+    assert query(of_grid["variants as charts"]) == variants | {"compareRunsMode": "CHART"}
+    assert query(of_grid["runs of all seeds"]) == variants | {"viewStateShareKey": "runs"}
     of_search = pages(store, BASE, "rates")
     assert list(of_search) == ["runs", "runs as charts"] and f"experiments/{search}/" in of_search["runs"]
     run_id = store.create_parent("a run", {"mgmrn.kind": "run"})
     page = f"{BASE}/#/experiments/{store.experiment_id}/runs/{run_id}"
-    shown = {"run": page, "curves": f"{page}/model-metrics", "artifacts": f"{page}/artifacts"}
-    assert pages(store, BASE, run_id) == shown
+    tabs = {"run": "", "curves": "/model-metrics", "artifacts": "/artifacts"}
+    assert pages(store, BASE, run_id) == {title: f"{page}{tab}?{MODE}" for title, tab in tabs.items()}
 
 
 def test_a_name_of_nothing_and_a_port_that_is_taken(store: TrackingStore, typed: Callable[..., Any]) -> None:
@@ -64,7 +63,10 @@ def test_a_server_answers_until_the_command_is_interrupted(store: TrackingStore)
     try:
         assert ui.stdout is not None
         title, address = ui.stdout.readline().split()
-        assert (title, address) == ("mgmrn/train", f"http://127.0.0.1:{port}/#/experiments/{store.experiment_id}/runs")
+        assert (title, address) == (
+            "mgmrn/train",
+            f"http://127.0.0.1:{port}/#/experiments/{store.experiment_id}/runs?{MODE}",
+        )
         assert urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=20).status == 200
     finally:
         ui.send_signal(signal.SIGINT)
