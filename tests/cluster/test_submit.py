@@ -134,6 +134,7 @@ def test_a_job_that_fails_answers_with_the_drivers_code_and_may_be_sent_again(si
     assert (second.code, second.json["submission_id"]) == (0, f"{first.json['submission_id']}-2")
 
 
+@pytest.mark.long
 def test_a_job_that_is_on_is_joined_and_stopped(site: Site) -> None:
     known = {run.info.run_id for run in site.runs()}
     endless = ("--split", "tune", *long_epochs(5000), *site.wheres)

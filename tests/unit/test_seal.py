@@ -71,6 +71,7 @@ def met(folder: Path) -> dict[str, dict[str, Any]]:
     return answer
 
 
+@pytest.mark.ray
 @pytest.mark.parametrize("attempt", ATTEMPTS)
 def test_no_way_leads_to_the_test_sets(met: dict[str, dict[str, Any]], attempt: str) -> None:
     assert met[attempt]["found"] == []
@@ -79,6 +80,7 @@ def test_no_way_leads_to_the_test_sets(met: dict[str, dict[str, Any]], attempt: 
         assert "out of reach" in met[attempt]["message"]
 
 
+@pytest.mark.ray
 def test_tuning_data_are_the_same_with_and_without_a_seal(met: dict[str, dict[str, Any]], folder: Path) -> None:
     before, sealed = (pickle.loads((folder / f"{name}.pickle").read_bytes()) for name in ("tune", "sealed_tune"))
     assert isinstance(before, TuneData) and isinstance(sealed, TuneData)

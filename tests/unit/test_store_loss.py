@@ -168,6 +168,7 @@ def test_a_disk_of_the_database_that_fills_up_in_mid_run(lab: Lab, tmp_path: Pat
         lab.assert_tracked_once()
 
 
+@pytest.mark.long
 @pytest.mark.cluster
 def test_a_database_that_another_process_locks_for_long(lab: Lab) -> None:
     """MLflow waits 20 seconds for a lock at each attempt."""

@@ -94,6 +94,7 @@ def ask(model: PyFuncModel, *contents: object, **params: object) -> pd.DataFrame
     return model.predict(pd.DataFrame({"image": list(contents)}), params=params or None)
 
 
+@pytest.mark.ray
 def test_it_answers_as_the_network_does_without_this_repository(logged: Logged, pictures: Any, tmp_path: Path) -> None:
     code = """
 import json, sys

@@ -69,6 +69,7 @@ def figures(spec: RunSpec) -> dict[str, Any]:
     return {"epochs": exact, "weights": {name: one.double().sum().item() for name, one in state["network"].items()}}
 
 
+@pytest.mark.ray
 def test_a_warm_process_gives_the_figures_of_a_fresh_one() -> None:
     tune, other, again = spec_of("first"), spec_of("other", "final", seed=1), spec_of("again")
     process = OpenTrial(config_of(tune))
