@@ -47,6 +47,19 @@ def test_command(command: str):
     assert "Traceback" not in done.stderr
 
 
+def test_the_notebook_shows_a_table_curves_and_a_paired_difference(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    cells = json.loads((ROOT / "docs" / "tutorial" / "analysis.ipynb").read_text())["cells"]
+    names = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), "analysis.ipynb", "exec"), names)
+    assert {"mgmrn", "no_agreement"} <= set(names["final"]["variant"]) and names["figures"][0] in names["runs"]
+    assert len(names["plt"].gca().lines) == 3 and len(names["history"]) > 1
+    assert 0 in names["scores"].index
+
+
 def test_attention_of_the_demos_network_points_at_the_parts(monkeypatch, typed):
     """Three times as often as a random pixel, over every attribute of a part that 20 pictures of unseen classes show."""
     monkeypatch.chdir(ROOT)
