@@ -71,7 +71,7 @@ def ablate(
     show_tables(tables([outcome.comparison]), console)
     counts = ", ".join(f"{count} {state}" for state, count in totals(outcome.cells).items())
     console.line(f"{outcome.launched} cells launched; now {counts}")
-    console.line(f"tracked in {outcome.tracking_uri}, run {outcome.parent_run_id}")
+    console.line(f"tracked in {outcome.tracking_uri}; `python -m pipeline ui {file.name}` shows it")
     console.result(
         {
             "status": outcome.status,

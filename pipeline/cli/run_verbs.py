@@ -134,7 +134,7 @@ def demo(as_json: options.Json = False) -> int:
     outcome = run_ablation(grid, Where(), mode="missing", concurrency=None, budget_hours=None)
     compared = compare_grid(grid, Where(), None)
     show_tables([summary_table(compared)], console)
-    say("chance of T1 is 10; to look at the runs: make ui, then http://127.0.0.1:5000")
+    say("chance of T1 is 10; to look at the runs: python -m pipeline ui demo")
     console.result({"status": outcome.status, **as_dict(compared)})
     return ExitCode.FINE if outcome.status in ("finished", "cached") else ExitCode.SOME_FAILED
 
@@ -182,6 +182,5 @@ def _show_runs(outcome: Outcome, console: Console) -> None:
         rows.append([run.name, run.split, str(run.seed), run.status, *shown])
     symbols = ["H* (oracle)" if symbol == "H*" else symbol for symbol in FIGURES.values()]
     console.table(["run", "split", "seed", "status", *symbols, "γ"], rows)
-    launch = f", run {outcome.parent_run_id}" if outcome.parent_run_id else ""
-    if outcome.is_tracked:
-        console.line(f"tracked in {outcome.tracking_uri}{launch}")
+    if outcome.is_tracked and outcome.runs:
+        console.line(f"tracked in {outcome.tracking_uri}; `python -m pipeline ui {outcome.runs[-1].run_id}` shows it")

@@ -67,7 +67,8 @@ def show_outcome(outcome: SearchOutcome, console: Console) -> None:
     for path in outcome.best_configs:
         console.line(f"best config: {path}")
     if outcome.is_tracked:
-        console.line(f"tracked in {outcome.tracking_uri}, run {outcome.parent_run_id}")
+        name = outcome.study.rpartition("-")[0]
+        console.line(f"tracked in {outcome.tracking_uri}; `python -m pipeline ui {name}` shows it")
 
 
 def _shown(summary: Summary | None) -> str:
