@@ -5,7 +5,7 @@ They are what its *Save view* makes, and stand in its menu *Views*; `viewStateSh
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pipeline.analysis.runs import FIGURES, prefix_of
 
@@ -16,36 +16,30 @@ KIND, SEED, SPLIT, VARIANT, BENCHMARK = (f"mgmrn.{tag}" for tag in ("kind", "see
 def grid_views(split: str, primary: str) -> dict[str, str]:
     """Tags of a grid's views, for the split and by the figure on which its variants are compared: means over seeds, and runs by variant."""
     first, *others = _figures(split, primary)
-    beside = [f"{name}/{primary}" for name in ("std", "difference", "p_holm")]
-    means = _metrics([first, *beside, *others, "seeds"])
-    runs = [f"tags.`{SEED}`", *_metrics([first, *others])]
+    beside = [f"metrics.`{name}/{primary}`" for name in ("std", "difference", "p_holm")]
+    means = [first, *beside, *others, "metrics.`seeds`"]
     groups = [{"mode": "tag", "groupByData": tag} for tag in (BENCHMARK, VARIANT)]
+    by_variant = {"aggregateFunction": "average", "groupByKeys": groups}
     # Links to runs of other launches have no params, but the tags.
     is_run = f"tags.`{SPLIT}` = '{split}' and tags.`{SEED}` LIKE '%'"
     return {
         **_view("variants", "Variants: means over seeds", f"tags.`{KIND}` = 'variant'", split, means),
-        **_view(
-            "runs", "Runs by variant", is_run, split, runs, {"aggregateFunction": "average", "groupByKeys": groups}
-        ),
+        **_view("runs", "Runs by variant", is_run, split, [f"tags.`{SEED}`", first, *others], by_variant),
     }
 
 
 def run_view(split: str, metric: str, params: Sequence[str]) -> dict[str, str]:
     """Tag of a view of runs by their figures on a split, the best by one of them first, with some of their params."""
-    columns = [*(f"params.`{name}`" for name in params), *_metrics(_figures(split, metric))]
+    columns = [*(f"params.`{name}`" for name in params), *_figures(split, metric)]
     return _view("runs", "Runs, the best first", f"tags.`{KIND}` = 'run'", split, columns)
 
 
 def _figures(split: str, first: str) -> list[str]:
-    return [prefix_of(split) + key for key in sorted(FIGURES, key=lambda key: key != first)]
-
-
-def _metrics(names: Sequence[str]) -> list[str]:
-    return [f"metrics.`{name}`" for name in names]
+    return [f"metrics.`{prefix_of(split)}{key}`" for key in sorted(FIGURES, key=lambda key: key != first)]
 
 
 def _view(
-    key: str, title: str, wanted: str, split: str, columns: Sequence[str], groups: dict[str, object] | None = None
+    key: str, title: str, wanted: str, split: str, columns: Sequence[str], groups: Mapping[str, object] | None = None
 ) -> dict[str, str]:
     """Tag of a view of the runs that a filter finds, ordered by the first metric; its JSON has the fields of the UI's own state."""
     state = {

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 from mgmrn.data.splits import TuneData
 from mgmrn.errors import UserError
@@ -92,9 +93,7 @@ class SearchDirector(Director):
             trial.finish_run(report)
             if report.run + 1 == len(trial.cells):
                 self._study.settle(trial.number, report.steps, trial.scores)
-                costs = [statistics.fmean(trial.costs)] if trial.costs else []
-                self._study.end(trial.number, "finished", [score, *costs])
-                self._board.ended(trial.number, "finished", score)
+                self._end(trial, "finished", score)
                 best = {"search/best": self._board.best[0]} if self._board.best else {}
                 self.site.log_figures(trial.number, {"search/score": score} | best)
             return False
@@ -103,8 +102,7 @@ class SearchDirector(Director):
         if not stop or report.steps >= trial.epochs:  # The last epoch is over: stopping would save nothing.
             return False
         trial.kill("stopped early")
-        self._study.end(trial.number, "stopped")
-        self._board.ended(trial.number, "stopped", score)
+        self._end(trial, "stopped", score)
         return True
 
     def _begin(self, record: Record, cells: Sequence[Cell], is_resumed: bool) -> TrialPlan:
@@ -117,8 +115,16 @@ class SearchDirector(Director):
 
     def fail(self, trial: TrackedTrial, failure: Failure) -> None:
         trial.fail(failure)
+        self.site.clerk.wait()
         self._study.end(trial.number, "failed", reason=f"{failure.reason}: {failure.message}")
         self._board.ended(trial.number, "failed", None, failure.message)
+
+    def _end(self, trial: TrackedTrial, state: Literal["finished", "stopped"], score: float) -> None:
+        # A trial that has ended in the study is not resumed, so that its run must have its end before.
+        self.site.clerk.wait()
+        costs = [statistics.fmean(trial.costs)] if trial.costs else []
+        self._study.end(trial.number, state, [score, *costs] if state == "finished" else None)
+        self._board.ended(trial.number, state, score)
 
     def _is_finished(self, cell: Cell) -> bool:
         run = look_up(partial(self.site.opening.store.find_finished, cell.config_hash, cell.split))

@@ -25,11 +25,15 @@ class Clerk:
     def do(self, errand: Callable[[], Any]) -> None:
         self._errands.append(self._pool.submit(errand))
 
-    def finish(self) -> None:
-        """Wait for all errands, and raise the error of the first that failed."""
-        self._pool.shutdown(wait=True)
+    def wait(self) -> None:
+        """Wait for the errands so far, and raise the error of the first that failed."""
         for errand in self._errands:
             errand.result()
+
+    def finish(self) -> None:
+        """`wait`, after which there are no more errands."""
+        self._pool.shutdown(wait=True)
+        self.wait()
 
 
 @dataclass(frozen=True)

@@ -334,6 +334,24 @@ def test_an_interrupted_search_closes_its_open_runs_and_can_be_resumed(lab: Lab)
     assert lab.director(search).next_trial() == plans[1]
 
 
+@pytest.mark.parametrize("last", [end(0, 4), failed(0, 1)], ids=["finished", "failed"])
+def test_a_trial_ends_in_the_study_only_after_its_run_has_its_end(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, last: TrialReport
+) -> None:
+    """A driver that is killed in between would never end the run, since it resumes no trial that has ended."""
+
+    def die(why: object) -> None:
+        raise OSError("killed")
+
+    monkeypatch.setattr(director_module, "open_run", lambda *_: SimpleNamespace(finished=die, failed=die, close=str))
+    director = lab.director(config(trials=1))
+    begun(director)
+    with pytest.raises(OSError, match="killed"):
+        director.reported(0, last)
+    assert lab.states(config(trials=1)) == ["running"]
+    lab.clerk = Clerk()
+
+
 def test_the_epoch_that_counts_decides_instead_of_the_last_beside_a_cost(lab: Lab) -> None:
     """With a cost as the second value, the mean over the runs."""
     search = config(trials=1, seeds=(0, 1), objective=Objective(metric="h", cost="parameters"))
