@@ -302,7 +302,7 @@ class TrackingStore:
 
     def _of_config(self, config_hash: str, split: str) -> Iterator[TrackedRun]:
         wanted = f"tags.`mgmrn.config_hash` = '{config_hash}' and tags.`mgmrn.split` = '{split}'"
-        return self._search(wanted, [self.experiment_id])
+        return self._search(f"{wanted} and tags.`mgmrn.kind` != 'link'", [self.experiment_id])
 
     def _search(self, wanted: str, experiments: list[str]) -> Iterator[TrackedRun]:
         order, token = ["attributes.start_time DESC"], None

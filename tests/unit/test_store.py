@@ -30,7 +30,7 @@ CLIENT = mlflow.tracking.MlflowClient
 
 def child(store: TrackingStore, config_hash: str = "h1", split: str = "tune") -> str:
     parent = store.create_parent("launch", {"mgmrn.kind": "train"})
-    tags = {"mgmrn.config_hash": config_hash, "mgmrn.split": split}
+    tags = {"mgmrn.kind": "run", "mgmrn.config_hash": config_hash, "mgmrn.split": split}
     return create_child(store, parent, "cub.full.s3.1f0c9a2e", tags, CONFIG)
 
 
@@ -60,8 +60,11 @@ def test_a_failed_run_is_resumed_as_the_same_run_and_found_when_it_is_finished(s
     run_id = child(store)
     store.log_metrics(run_id, 1, {"train/loss": 2.0, "train/lr": 0.1}, 0)
     store.finish(run_id, "FAILED", "workers-lost")
+    copied = {"mgmrn.kind": "link", "mgmrn.config_hash": "h1", "mgmrn.split": "tune"}
+    link = store.create_parent("left by a driver that died", copied)
+    store.finish(link, "KILLED", "driver died")
     run, parent = store.find_resumable("h1", "tune"), store.create_parent("second launch", {})
-    assert run is not None and store.find_finished("h1", "tune") is None
+    assert run is not None and run.run_id == run_id and store.find_finished("h1", "tune") is None
     store.resume(run, parent)
     again = store.get(run_id)
     assert (again.status, again.tags["mgmrn.attempt"], again.parent_run_id) == ("RUNNING", "2", parent)
