@@ -119,9 +119,9 @@ def run_experiment(request: TrainRequest) -> Outcome:
     data = [launch.data[split] for split in launch.splits]
     with launch_session(where, request.workers.least, data, launch.folders()) as hosts:
         at_once, placement = place_runs(hosts, where, len(request.seeds), request.workers)
+        view = run_view(request.split or "final", "ausuc", ("benchmark", "variant", "seed"))
+        launch.store.describe(EXPERIMENT_NOTE, view)
         with tracked.parent_run(launch.store, storage, *_parent(launch), restart=request.force) as parent:
-            view = run_view(request.split or "final", "ausuc", ("benchmark", "variant", "seed"))
-            launch.store.describe(EXPERIMENT_NOTE, view)
             summaries = _run(launch, parent, at_once, placement)
             if figures := _aggregates(summaries):
                 parent.spool.append(0, figures)
