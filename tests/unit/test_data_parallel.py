@@ -156,6 +156,7 @@ def ranks(tmp_path_factory) -> list[dict[str, dict[str, Tensor]]]:
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD_SIZE)]
 
 
+@pytest.mark.ray
 @pytest.mark.parametrize("name", CASES)
 def test_gradients_do_not_depend_on_the_number_of_workers_and_micro_batches(ranks, name):
     optimiser = CASES[name].optimiser.model_copy(update={"accumulate": 1})
@@ -168,6 +169,7 @@ def test_gradients_do_not_depend_on_the_number_of_workers_and_micro_batches(rank
             torch.testing.assert_close(shared[key], expected, **TOLERANCE, msg=lambda m, k=key: f"{k}: {m}")
 
 
+@pytest.mark.ray
 @float64()
 def test_all_workers_end_an_epoch_with_the_mean_of_their_batch_norm_statistics(ranks):
     batch = global_batches(("c4",))[0]
