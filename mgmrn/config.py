@@ -6,9 +6,11 @@ and symbols are those of the paper (arXiv 2511.08163).
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from mgmrn.trunks import TRUNKS
 
 SCHEMA_VERSION = 2
 """Version of the fields' meaning, part of every config hash; a change of meaning raises it."""
@@ -17,7 +19,10 @@ Level = Literal["c2", "c3", "c4", "c5"]
 LEVELS: tuple[Level, ...] = ("c2", "c3", "c4", "c5")
 """Stages of the convolutional pyramid, finest first: strides 4, 8, 16, 32."""
 
-BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "convnext_tiny", "swin_t"]
+if TYPE_CHECKING:
+    BackboneName = str
+else:
+    BackboneName = Literal[tuple(TRUNKS)]
 
 # Bounds keep values within float32, within what torch and numpy take as a seed, and file names short.
 Weight = Annotated[float, Field(ge=0, le=1e30)]

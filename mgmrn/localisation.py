@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mgmrn.config import LEVELS, BackboneName, ImageConfig, Level
 from mgmrn.data.images import CROP_MARGIN
+from mgmrn.trunks import TRUNKS
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels."""
@@ -38,8 +39,7 @@ class Cells:
 def stage_cells(backbone: BackboneName, level: Level, count: int) -> Cells:
     """The `count` cells of a trunk's stage, at the centres of their receptive fields."""
     stride = 4.0 * 2 ** LEVELS.index(level)
-    # These trunks cut the picture into patches; the others' convolutions are centred on every 2nd, 4th … pixel.
-    return Cells(count, stride / 2 if backbone in ("convnext_tiny", "swin_t") else 0.5, stride)
+    return Cells(count, stride / 2 if TRUNKS[backbone].patches else 0.5, stride)
 
 
 def halved(cells: Cells) -> Cells:

@@ -20,48 +20,9 @@ from torchvision.models import WeightsEnum, get_model, get_model_weights
 from mgmrn.config import LEVELS, BackboneConfig, BackboneName, Level
 from mgmrn.errors import UserError
 from mgmrn.tensor_files import load_strictly, read_state_dict
+from mgmrn.trunks import TRUNKS
 
 Stage = Literal["stem"] | Level
-
-_RESNET: dict[Stage, tuple[str, ...]] = {
-    "stem": ("conv1", "bn1", "relu", "maxpool"),
-    "c2": ("layer1",),
-    "c3": ("layer2",),
-    "c4": ("layer3",),
-    "c5": ("layer4",),
-}
-_FOUR_STAGES: dict[Stage, tuple[str, ...]] = {
-    "stem": ("features.0",),
-    "c2": ("features.1",),
-    "c3": ("features.2", "features.3"),
-    "c4": ("features.4", "features.5"),
-    "c5": ("features.6", "features.7"),
-}
-_MOBILENET: dict[Stage, tuple[str, ...]] = {
-    "stem": ("features.0", "features.1"),
-    "c2": ("features.2", "features.3"),
-    "c3": ("features.4", "features.5", "features.6"),
-    "c4": tuple(f"features.{i}" for i in range(7, 14)),
-    "c5": tuple(f"features.{i}" for i in range(14, 19)),
-}
-
-STAGE_MODULES: dict[BackboneName, dict[Stage, tuple[str, ...]]] = {
-    **dict.fromkeys(("resnet18", "resnet34", "resnet50", "resnet101"), _RESNET),
-    "mobilenet_v2": _MOBILENET,
-    **dict.fromkeys(("convnext_tiny", "swin_t"), _FOUR_STAGES),
-}
-"""Per backbone and stage: torchvision's modules in order. The output of the last one is the stage's tap."""
-
-CHANNELS: dict[BackboneName, tuple[int, int, int, int]] = {
-    "resnet18": (64, 128, 256, 512),
-    "resnet34": (64, 128, 256, 512),
-    "resnet50": (256, 512, 1024, 2048),
-    "resnet101": (256, 512, 1024, 2048),
-    "mobilenet_v2": (24, 32, 96, 1280),
-    "convnext_tiny": (96, 192, 384, 768),
-    "swin_t": (96, 192, 384, 768),
-}
-"""C of c2, c3, c4 and c5 per backbone."""
 
 
 class Pyramid(nn.Module):
@@ -89,12 +50,12 @@ class Pyramid(nn.Module):
     ) -> None:
         super().__init__()
         self.levels = tuple(levels)
-        self.channels = {level: CHANNELS[name][LEVELS.index(level)] for level in self.levels}
-        self._stages = {stage: STAGE_MODULES[name][stage] for stage in _stages_up_to(self.levels)}
+        self.channels = {level: TRUNKS[name].channels[LEVELS.index(level)] for level in self.levels}
+        self._stages = {stage: TRUNKS[name].stages[stage] for stage in _stages_up_to(self.levels)}
         self._trained = trained
         self._batch_norm_trains = batch_norm_trains
         self._recompute = recompute
-        self._channels_last_output = name == "swin_t"
+        self._channels_last_output = TRUNKS[name].channels_last
         for stage, paths in self._stages.items():
             for path in paths:
                 parent, _, child = path.rpartition(".")
@@ -176,7 +137,7 @@ def build_backbone(config: BackboneConfig, levels: Sequence[Level]) -> Pyramid:
     if config.weights != "none":
         _load_weights(pyramid, config)
     if synchronised:
-        for path in (path for stage in trained for path in STAGE_MODULES[config.name][stage]):
+        for path in (path for stage in trained for path in TRUNKS[config.name].stages[stage]):
             convert: Callable[[nn.Module], nn.Module] = nn.SyncBatchNorm.convert_sync_batchnorm
             pyramid.set_submodule(path, convert(pyramid.get_submodule(path)))
     return pyramid.train()
@@ -208,7 +169,7 @@ def _load_weights(pyramid: Pyramid, config: BackboneConfig) -> None:
             "model.backbone.weights",
             f"give the path of a .pth file, 'none', or one of {', '.join(names)}",
         )
-    paths = tuple(f"{path}." for stage in _stages_up_to(pyramid.levels) for path in STAGE_MODULES[config.name][stage])
+    paths = tuple(f"{path}." for stage in _stages_up_to(pyramid.levels) for path in TRUNKS[config.name].stages[stage])
     # Old files lack these counters; frozen norms do not read them, and torch starts them at zero.
     counters = {name: torch.tensor(0) for name in pyramid.state_dict() if name.endswith(".num_batches_tracked")}
     weights = counters | {name: value for name, value in state.items() if name.startswith(paths)}

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torchvision.models import get_model
 
 from mgmrn.config import MgMRNConfig
-from mgmrn.model.backbone import CHANNELS
 from mgmrn.model.network import MgMRN
+from mgmrn.trunks import TRUNKS
 from tests.reference.plain_head import PlainHead
 
 Images = Float[Tensor, "B 3 H W"]
@@ -38,7 +38,7 @@ class ReleasedNetwork(nn.Module):
 
     def __init__(self, config: MgMRNConfig, words: Float[Tensor, "S L"]) -> None:
         super().__init__()
-        channels = dict(zip(("c2", "c3", "c4", "c5"), CHANNELS[config.backbone.name], strict=True))
+        channels = dict(zip(("c2", "c3", "c4", "c5"), TRUNKS[config.backbone.name].channels, strict=True))
         self.backbone = get_model(config.backbone.name, weights=None)
         self.backbone.fc = nn.Identity()
         self.head = PlainHead(MgMRN(config, channels, words).state_dict(), config)

@@ -14,8 +14,9 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from mgmrn.config import LEVELS, BackboneConfig, RefinementConfig
 from mgmrn.errors import UserError
 from mgmrn.model import backbone as module
-from mgmrn.model.backbone import CHANNELS, Pyramid, build_backbone
+from mgmrn.model.backbone import Pyramid, build_backbone
 from mgmrn.model.network import ImageModel, build_head
+from mgmrn.trunks import TRUNKS
 from tests.exported import written
 from tests.tiny import small_network
 
@@ -30,9 +31,9 @@ def config(name: str = "mobilenet_v2", **settings: Any) -> BackboneConfig:
     return BackboneConfig(name=name, weights=settings.pop("weights", "none"), **settings)
 
 
-@pytest.mark.parametrize("name", sorted(set(CHANNELS) - {"resnet34", "resnet101"}))
+@pytest.mark.parametrize("name", sorted(set(TRUNKS) - {"resnet34", "resnet101"}))
 def test_maps_equal_torchvisions_at_the_same_nodes(name: Any) -> None:
-    assert CHANNELS["resnet34"] == CHANNELS["resnet18"] and CHANNELS["resnet101"] == CHANNELS["resnet50"]
+    assert TRUNKS["resnet34"] == TRUNKS["resnet18"] and TRUNKS["resnet101"] == TRUNKS["resnet50"]
     torch.manual_seed(0)
     trunk = torchvision.models.get_model(name, weights=None).eval()
     nodes = NODES.get("resnet" if name.startswith("resnet") else name, TAPS)
@@ -42,7 +43,7 @@ def test_maps_equal_torchvisions_at_the_same_nodes(name: Any) -> None:
         expected = extractor(images)
         found = Pyramid(name, trunk, LEVELS).eval()(images)
     for i, level in enumerate(LEVELS):
-        assert found[level].shape == (1, CHANNELS[name][i], 32 // 2 ** (i + 2), 64 // 2 ** (i + 2))
+        assert found[level].shape == (1, TRUNKS[name].channels[i], 32 // 2 ** (i + 2), 64 // 2 ** (i + 2))
         wanted = expected[level].permute(0, 3, 1, 2) if name == "swin_t" else expected[level]
         torch.testing.assert_close(found[level], wanted, rtol=0, atol=0)
 
