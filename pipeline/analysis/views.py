@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pipeline.analysis.runs import FIGURES, prefix_of
 
 TAG = "mlflow.sharedViewState."
-KIND, SEED, SPLIT, VARIANT, BENCHMARK = (f"mgmrn.{tag}" for tag in ("kind", "seed", "split", "variant", "benchmark"))
 
 
 def grid_views(split: str, primary: str) -> dict[str, str]:
@@ -18,20 +17,20 @@ def grid_views(split: str, primary: str) -> dict[str, str]:
     first, *others = _figures(split, primary)
     beside = [f"metrics.`{name}/{primary}`" for name in ("std", "difference", "p_holm")]
     means = [first, *beside, *others, "metrics.`seeds`"]
-    groups = [{"mode": "tag", "groupByData": tag} for tag in (BENCHMARK, VARIANT)]
+    groups = [{"mode": "tag", "groupByData": tag} for tag in ("mgmrn.benchmark", "mgmrn.variant")]
     by_variant = {"aggregateFunction": "average", "groupByKeys": groups}
     # Links to runs of other launches have no params, but the tags.
-    is_run = f"tags.`{SPLIT}` = '{split}' and tags.`{SEED}` LIKE '%'"
+    is_run = f"tags.`mgmrn.split` = '{split}' and tags.`mgmrn.seed` LIKE '%'"
     return {
-        **_view("variants", "Variants: means over seeds", f"tags.`{KIND}` = 'variant'", split, means),
-        **_view("runs", "Runs by variant", is_run, split, [f"tags.`{SEED}`", first, *others], by_variant),
+        **_view("variants", "Variants: means over seeds", "tags.`mgmrn.kind` = 'variant'", split, means),
+        **_view("runs", "Runs by variant", is_run, split, ["tags.`mgmrn.seed`", first, *others], by_variant),
     }
 
 
 def run_view(split: str, metric: str, params: Sequence[str]) -> dict[str, str]:
     """Tag of a view of runs by their figures on a split, the best by one of them first, with some of their params."""
     columns = [*(f"params.`{name}`" for name in params), *_figures(split, metric)]
-    return _view("runs", "Runs, the best first", f"tags.`{KIND}` = 'run'", split, columns)
+    return _view("runs", "Runs, the best first", "tags.`mgmrn.kind` = 'run'", split, columns)
 
 
 def _figures(split: str, first: str) -> list[str]:
