@@ -144,10 +144,10 @@ def _log_variants(store: TrackingStore, parent_run_id: str, compared: Sequence[C
     """Log each variant's figures over the seeds to a run of its own, so that MLflow's table and charts compare variants."""
     wanted = f"tags.`mlflow.parentRunId` = '{parent_run_id}' and tags.`mgmrn.kind` = '{VARIANT_KIND}'"
     known = {run.name: run.run_id for run in store.own_runs(wanted)}
+    own = {"mgmrn.kind": VARIANT_KIND, PARENT_TAG: parent_run_id, **origin_tags()}
     for (variant, benchmark), figures in _figures_of_variants(compared).items():
         names = {"variant": variant, "benchmark": benchmark, "split": compared[0].split}
-        tags = {"mgmrn.kind": VARIANT_KIND, PARENT_TAG: parent_run_id, **origin_tags()}
-        tags |= {f"mgmrn.{key}": name for key, name in names.items()}
+        tags = own | {f"mgmrn.{key}": name for key, name in names.items()}
         new = NewRun(f"{benchmark.lower()}.{variant}", tags, names)
         run_id = known.get(new.name) or store.create_parent(new.name, tags)
         store.describe_run(run_id, new)
