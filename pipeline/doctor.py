@@ -7,6 +7,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -26,12 +27,12 @@ from pipeline.databases import database_address
 from pipeline.errors import ExitCode, TrackingError
 from pipeline.jobs.server import TOKEN_FILE, TOKEN_SOURCES
 from pipeline.redaction import redact_address
+from pipeline.storage import StoragePath, check_writable
 from pipeline.tracking import connection
 from pipeline.tracking.store import TrackingStore
 from pipeline.train.cluster import check_reachable
 from pipeline.train.placement import available_cpus
 from pipeline.train.ray_start import check_start_here, private_instance
-from pipeline.train.storage import check_writable
 from pipeline.where import Where
 
 OLDEST, NEWEST = (3, 11), (3, 12)
@@ -194,13 +195,18 @@ def gpu_lines() -> Iterator[Line]:
         yield _here("compiling for GPUs", f"{missing} is missing", remedy)
 
 
-def disk_line(storage: Path) -> Line:
-    """Free space in the folder of checkpoints; a small file is written there and removed."""
+def disk_line(storage: StoragePath) -> Line:
+    """Free space in the folder of checkpoints, and in that of temporary files for an object store; a small file is written and removed."""
     try:
         check_writable(storage)
     except ResourceError as error:
         return _here("storage", error.message, bad=error.hint)
-    folder = next(place for place in (storage, *storage.resolve().parents) if place.is_dir())
+    if storage.disk is None:
+        free = shutil.disk_usage(tempfile.gettempdir()).free
+        copies = "a checkpoint is written there before it is sent; name a larger disk with TMPDIR"
+        shown = f"{storage} can be written to; {free / GB:.1f} GB free at {tempfile.gettempdir()}"
+        return _here("storage", shown, copies if free < USUAL_DISK_BYTES else "")
+    folder = next(place for place in (storage.disk, *storage.disk.resolve().parents) if place.is_dir())
     free = shutil.disk_usage(folder).free
     shown = f"{free / GB:.1f} GB free at {storage}"
     if free < LEAST_DISK_BYTES:

@@ -16,6 +16,8 @@ from typing import Self
 
 import psutil  # type: ignore[import-untyped]
 
+from pipeline.storage import StoragePath
+
 FOLDER = "drivers"
 BEAT_SECONDS = 3.0
 HEARTBEAT_TIMEOUT_S = 15.0
@@ -24,8 +26,8 @@ LISTEN_SECONDS = 0.5
 REMEMBER_SECONDS = 30.0
 """Seconds for which an answer about a driver elsewhere holds: a grid asks about many runs of one driver."""
 
-_beats: list[Path] = []
-_heard: dict[Path, tuple[float, bool]] = {}
+_beats: list[StoragePath] = []
+_heard: dict[StoragePath, tuple[float, bool]] = {}
 """Time at which a heartbeat file was watched, and whether it was silent."""
 
 
@@ -37,7 +39,7 @@ class Driver:
     pid: int
     start: float
     """Start time in seconds of the host's monotonic clock."""
-    beat: Path | None = None
+    beat: StoragePath | None = None
     """Path of the driver's heartbeat file; None while it leads no runs."""
 
     @classmethod
@@ -49,7 +51,7 @@ class Driver:
         """Driver of a run's tag; None for a text that is no driver's tag."""
         try:
             host, pid, start, *beat = tag.split(":", 3)
-            return cls(host, int(pid), float(start), Path(beat[0]) if any(beat) else None)
+            return cls(host, int(pid), float(start), StoragePath(beat[0]) if any(beat) else None)
         except ValueError:
             return None
 
@@ -81,16 +83,14 @@ def driver_is_dead(tag: str) -> bool:
 
 
 @contextmanager
-def heartbeat(storage: Path) -> Iterator[None]:
+def heartbeat(storage: StoragePath) -> Iterator[None]:
     """Counts in a file below `storage`, which drivers on other hosts see, as long as the context lasts; in nested ones the first serves."""
     if _beats:
         yield
         return
-    folder = storage.resolve() / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{Driver.here()}".replace(":", "-")
+    path = storage.absolute() / FOLDER / f"{Driver.here()}".replace(":", "-")
     over = threading.Event()
-    path.write_text("0")
+    path.write(b"0")
 
     def count() -> None:
         number = 0
@@ -98,7 +98,7 @@ def heartbeat(storage: Path) -> Iterator[None]:
             number += 1
             # A full or absent storage is reported by those who keep something there.
             with suppress(OSError):
-                path.write_text(str(number))
+                path.try_write(b"%d" % number)
 
     thread = threading.Thread(target=count, name="heartbeat", daemon=True)
     _beats.append(path)
@@ -110,34 +110,38 @@ def heartbeat(storage: Path) -> Iterator[None]:
         over.set()
         thread.join()
         with suppress(OSError):
-            path.unlink()
+            path.delete()
 
 
-def _is_silent(beat: Path) -> bool:
-    """Watches a file until the count changes, or for `HEARTBEAT_TIMEOUT_S`. A driver that has ended has deleted its file."""
+def _is_silent(beat: StoragePath) -> bool:
+    """Whether a driver's heartbeat has stopped. A storage that cannot be read says nothing about the driver."""
     when, silent = _heard.get(beat, (float("-inf"), False))
     if time.monotonic() - when < REMEMBER_SECONDS:
         return silent
-    first, deadline = _count(beat), time.monotonic() + HEARTBEAT_TIMEOUT_S
-    silent = first is not None or (beat.parent.name == FOLDER and beat.parent.is_dir())
-    while first is not None and time.monotonic() < deadline:
-        time.sleep(LISTEN_SECONDS)
-        if _count(beat) != first:
-            silent = False
-            break
+    silent = False
+    # Files elsewhere are not read: a run's tags may name any.
+    if beat.parent.name == FOLDER:
+        with suppress(OSError):
+            silent = _stays(beat)
     _heard[beat] = time.monotonic(), silent
     return silent
 
 
-def _count(beat: Path) -> bytes | None:
-    """Content of a heartbeat file; None without one. Files elsewhere are not read: a run's tags may name any."""
-    try:
-        if beat.parent.name != FOLDER or not beat.is_file():
-            return None
-        with beat.open("rb") as file:
-            return file.read(32)
-    except OSError:
-        return None
+def _stays(beat: StoragePath) -> bool:
+    """Whether the count stays for `HEARTBEAT_TIMEOUT_S`, or the file is gone: a driver that has ended has deleted it.
+
+    The time begins anew after a look that took long: a storage that was away from here may have been away from the driver.
+    """
+    first, deadline = beat.read(), time.monotonic() + HEARTBEAT_TIMEOUT_S
+    if first is None:
+        return beat.parent.exists()
+    while (begun := time.monotonic()) < deadline:
+        if beat.read() != first:
+            return False
+        if time.monotonic() - begun > BEAT_SECONDS:
+            deadline = time.monotonic() + HEARTBEAT_TIMEOUT_S
+        time.sleep(LISTEN_SECONDS)
+    return True
 
 
 def _runs(pid: int, start: float) -> bool:

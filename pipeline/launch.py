@@ -9,7 +9,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from mgmrn.data.splits import SplitData, final_data, tune_data
@@ -19,6 +18,7 @@ from pipeline.config.compose import ComposedConfig, resolve_weights
 from pipeline.console import say
 from pipeline.redaction import redact_address
 from pipeline.spool import Spool
+from pipeline.storage import StoragePath
 from pipeline.tracking.store import TrackingStore
 from pipeline.train import tracked
 from pipeline.train.cell import Cell, RunSummary, Status, make_cell
@@ -82,7 +82,7 @@ class Launch:
         variant = composed.name.removeprefix(prefix) if named else composed.config.model.kind
         return make_cell(composed, seed, self.data[split], calibration, variant)
 
-    def folders(self) -> list[Path]:
+    def folders(self) -> list[StoragePath]:
         storage, seeds = self.request.where.storage, self.request.seeds
         return [self.cell(seed, split, None).folder(storage) for seed in seeds for split in self.splits]
 
@@ -209,9 +209,9 @@ def _aggregates(summaries: Sequence[RunSummary]) -> dict[str, float]:
     return means | deviations | {f"{key}/n": float(len(found)) for key, found in values.items()}
 
 
-def _with_run_id(summary: RunSummary, storage: Path) -> RunSummary:
+def _with_run_id(summary: RunSummary, storage: StoragePath) -> RunSummary:
     """The summary with the id that its run has at the end of the launch: a store that was away creates a run late."""
     if summary.status == "cached":
         return summary
-    spool = Spool(storage / f"{summary.name}.{summary.split}" / "spool.jsonl")
+    spool = Spool(storage / f"{summary.name}.{summary.split}")
     return replace(summary, run_id=spool.run_id or summary.run_id)

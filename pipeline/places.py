@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+from pipeline.storage import StoragePath
+
 HOME = Path(".mgmrn")
 DATA_ROOT = HOME / "data"
-STORAGE = HOME / "runs"
+STORAGE = StoragePath(str(HOME / "runs"))
 CACHE = HOME / "cache"
 REPORTS = HOME / "reports"
 EXPLANATIONS = HOME / "explanations"

@@ -1,26 +1,28 @@
-"""Spool of a run: a file beside its checkpoints, which holds all that is to be tracked until `pipeline.tracking.sender` has sent it.
+"""Spool of a run: small files beside its checkpoints, which hold all that is to be tracked until `pipeline.tracking.sender` has sent it.
 
-The first line tells how to create the run, for a store that lost it. The offset up to which lines were sent is in a file beside it.
+The first tells how to create the run, for a store that lost it. What was sent is noted in a file beside them.
 """
 
-import contextlib
-import fcntl
 import json
 import os
+import secrets
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal, Self
 
-from mgmrn.atomic_file import replacing
 from mgmrn.errors import UserError
+from pipeline.storage import StoragePath
 
 EndStatus = Literal["FINISHED", "FAILED", "KILLED"]
 OnEpoch = Callable[[int, Mapping[str, float]], None]
 OnProblem = Callable[[str], None]
 RunState = Literal["active", "deleted", "lost"]
 PARENT_TAG = "mlflow.parentRunId"
+DIGITS = 8
+"""Digits of an entry's number in the name of its file."""
 
 
 @dataclass(frozen=True)
@@ -71,24 +73,29 @@ class Epoch:
     timestamp_ms: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Entry:
-    """One line of a spool."""
+    """One file of a spool; the order is that in which they were written, of those of two writers at once an arbitrary one."""
 
-    kind: Literal["run", "metrics", "tags", "artifacts", "model", "end"]
-    content: Mapping[str, Any]
-    end_offset: int
+    number: int
+    writer: str
+    """Process that wrote it."""
+    kind: Literal["run", "metrics", "note", "tags", "artifacts", "model", "end"] = field(compare=False)
+    content: Mapping[str, Any] = field(compare=False)
+
+
+_WRITER = secrets.token_hex(4)
+_writing = threading.Lock()
+"""Held while this process adds an entry, whose number is above all others."""
 
 
 class Spool:
-    """An append-only file of JSON lines, made at the first line and safe against a writer that is killed in mid-line."""
+    """Entries of a run, in the folder `spool` of its folder, one file each; only new ones are read when they are read again."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    @property
-    def lock_file(self) -> Path:
-        return self.path.with_suffix(".lock")
+    def __init__(self, folder: StoragePath) -> None:
+        self.folder = folder
+        """The run's folder."""
+        self._known: dict[str, Entry | None] = {}
 
     def append_run(self, new: NewRun) -> None:
         self._append({"kind": "run", "run": asdict(new)})
@@ -98,16 +105,20 @@ class Spool:
         numbers = {key: float(value) for key, value in metrics.items() if isinstance(value, bool | int | float)}
         self._append({"kind": "metrics", "step": step, "time_ms": int(time.time() * 1000), "metrics": numbers})
 
+    def append_note(self, text: str) -> None:
+        """Adds a sentence for the person at the driver."""
+        self._append({"kind": "note", "text": text})
+
     def append_tags(self, tags: Mapping[str, str]) -> None:
         self._append({"kind": "tags", "tags": dict(tags)})
 
-    def append_artifacts(self, folder: Path) -> None:
-        """Adds a folder of artifacts; it must be in this one's folder and stay until it is sent."""
-        self._append({"kind": "artifacts", "folder": str(folder.resolve())})
+    def append_artifacts(self, folder: StoragePath) -> None:
+        """Adds a folder of artifacts; it must be in the run's folder and stay until it is sent."""
+        self._append({"kind": "artifacts", "folder": self._relative(folder)})
 
-    def append_model(self, file: Path, gamma: float, example: Path) -> None:
-        """Adds an exported model, its γ and an example picture; the files must be in this one's folder and stay until they are sent."""
-        paths = {"file": str(file.resolve()), "example": str(example.resolve())}
+    def append_model(self, file: StoragePath, gamma: float, example: StoragePath) -> None:
+        """Adds an exported model, its γ and an example picture; the files must be in the run's folder and stay until they are sent."""
+        paths = {"file": self._relative(file), "example": self._relative(example)}
         self._append({"kind": "model", "gamma": gamma, **paths})
 
     @property
@@ -117,59 +128,43 @@ class Spool:
         return sent.run_id if sent else ""
 
     def new_run(self) -> NewRun | None:
-        """Values with which the run is created; None where no line holds them."""
+        """Values with which the run is created; None where no entry holds them."""
         found = (entry.content["run"] for entry in self.read() if entry.kind == "run")
         return next(map(NewRun.from_json, found), None)
 
     def assign(self, run_id: str, store: StoreIdentity) -> None:
-        """Notes the id of the run in a store, empty for a run that its sender creates; lines that went to another run are sent again."""
+        """Notes the id of the run in a store, empty for a run that its sender creates; what went to another run is sent again."""
         sent = Sent.load(self)
-        if sent is None or sent.run_id != run_id or sent.store != store:
-            offset = sent.offset if sent and sent.run_id == run_id else 0
-            Sent(run_id, offset, store).save(self)
-
-    def is_being_sent(self) -> bool:
-        """Whether a sender of this command or another one is working on it."""
-        with self.lock_file.open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
+        if sent is None or sent.is_done or (sent.run_id, sent.store) != (run_id, store):
+            Sent(run_id, sent.last if sent and sent.run_id == run_id else {}, store).save(self)
 
     def is_done(self) -> bool:
         """Whether all of it was sent, the run's end too."""
-        entries, sent = list(self.read()), Sent.load(self)
-        return bool(entries and sent and entries[-1].kind == "end" and entries[-1].end_offset <= sent.offset)
+        sent = Sent.load(self)
+        return sent is not None and sent.is_done and all(map(sent.has, self.read()))
 
-    def inside(self, path: str) -> Path:
-        """A file or folder that an entry names; a `UserError` for one outside the run's folder, since a forged line may name any file."""
-        found = Path(path).resolve()
-        if not found.is_relative_to(self.path.parent.resolve()):
-            message = f"a line that is to be tracked names a file outside of its run: {found}"
+    def inside(self, path: str) -> StoragePath:
+        """A file or folder that an entry names; a `UserError` for one outside the run's folder, since a forged entry may name any file."""
+        root = os.path.realpath(self.folder.address)
+        found = os.path.realpath(os.path.join(root, path))
+        if not found.startswith(f"{root}/"):
+            message = f"an entry that is to be tracked names a file outside of its run: {found}"
             hint = "remove the spool: what it holds of that run is lost, no other run is"
-            raise UserError(message, str(self.path), hint)
-        return found
+            raise UserError(message, str(self.folder), hint)
+        return self.folder / path
 
     def append_end(self, status: EndStatus, stop_reason: str) -> None:
-        """Adds the end of the run; no line comes after it, unless the run is resumed."""
+        """Adds the end of the run; no entry comes after it, unless the run is resumed."""
         self._append({"kind": "end", "status": status, "stop_reason": stop_reason, "time_ms": int(time.time() * 1000)})
 
-    def read(self, offset: int = 0) -> Iterator[Entry]:
-        """Whole lines from an offset on; one that was cut short by a killed writer is passed over."""
-        try:
-            with self.path.open("rb") as file:
-                file.seek(offset)
-                content = file.read()
-        except FileNotFoundError:
-            return
-        for line in content.splitlines(keepends=True):
-            if not line.endswith(b"\n"):
-                return
-            offset += len(line)
-            with contextlib.suppress(ValueError):
-                value = json.loads(line)
-                yield Entry(value["kind"], value, offset)
+    def read(self) -> list[Entry]:
+        """All entries in their order."""
+        if new := [name for name in self._files.names() if name not in self._known]:
+            # A list may lack a file that is added meanwhile; the next one has all that are older than those of this one.
+            for name in self._files.names():
+                if name not in self._known and name[:DIGITS] <= max(new)[:DIGITS]:
+                    self._known[name] = _entry(name, (self._files / name).read())
+        return sorted(entry for entry in list(self._known.values()) if entry is not None)
 
     def worker_seconds(self) -> float:
         """Training time of every epoch noted times its workers, also of epochs that were trained again after a crash."""
@@ -181,40 +176,51 @@ class Spool:
         noted = (entry.content for entry in self.read() if entry.kind == "metrics")
         return {int(content["step"]): dict(content["metrics"]) for content in noted}
 
-    def size(self) -> int:
-        return self.path.stat().st_size if self.path.exists() else 0
+    @property
+    def _files(self) -> StoragePath:
+        return self.folder / "spool"
+
+    def _relative(self, path: StoragePath) -> str:
+        return path.address.removeprefix(f"{self.folder.address}/")
 
     def _append(self, value: Mapping[str, Any]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab+", buffering=0) as file:
-            size = file.seek(0, os.SEEK_END)
-            cut_short = size > 0 and os.pread(file.fileno(), 1, size - 1) != b"\n"
-            file.write((b"\n" if cut_short else b"") + json.dumps(value).encode() + b"\n")
-            os.fsync(file.fileno())
+        with _writing:
+            number = 1 + max((int(name[:DIGITS]) for name in self._files.names() if name[:DIGITS].isdigit()), default=0)
+            # The process id tells forks apart.
+            (self._files / f"{number:0{DIGITS}d}-{_WRITER}{os.getpid()}").write(json.dumps(value).encode())
+
+
+def _entry(name: str, content: bytes | None) -> Entry | None:
+    """Entry in a file; None for one that holds none."""
+    with suppress(ValueError, LookupError, TypeError):
+        number, writer = name.split("-")
+        value = json.loads(content or b"")
+        return Entry(int(number), writer, value["kind"], value)
+    return None
 
 
 @dataclass(frozen=True)
 class Sent:
-    """Offset that the sender of a spool has reached, and the run that it sent to."""
+    """What the sender of a spool has sent, and the run that it sent to."""
 
     run_id: str
-    offset: int
-    store: StoreIdentity | None = None
-    """Store that it was sent to; None in files of earlier versions."""
+    last: Mapping[str, int]
+    """Number of the last entry that was sent, by writer."""
+    store: StoreIdentity
+    is_done: bool = False
+    """Whether nothing was left after an end."""
 
-    @staticmethod
-    def file(spool: Spool) -> Path:
-        return spool.path.with_suffix(".sent.json")
+    def has(self, entry: Entry) -> bool:
+        """Whether an entry was sent, or is not to be."""
+        return entry.kind == "note" or entry.number <= self.last.get(entry.writer, 0)
 
     @classmethod
     def load(cls, spool: Spool) -> Self | None:
-        try:
-            value = json.loads(cls.file(spool).read_text())
-        except FileNotFoundError:
+        content = (spool.folder / "sent.json").read()
+        if content is None:
             return None
-        store = value.get("store")
-        return cls(value["run_id"], value["offset"], StoreIdentity(**store) if store else None)
+        value = json.loads(content)
+        return cls(**value | {"store": StoreIdentity(**value["store"])})
 
     def save(self, spool: Spool) -> None:
-        with replacing(self.file(spool)) as file:
-            file.write(json.dumps(asdict(self)).encode())
+        (spool.folder / "sent.json").write(json.dumps(asdict(self)).encode())

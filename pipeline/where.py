@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Self
 
 from pipeline import places
+from pipeline.storage import StoragePath
 
 
 @dataclass(frozen=True)
@@ -14,8 +15,8 @@ class Where:
 
     tracking_uri: str = places.TRACKING_URI
     data_root: Path = places.DATA_ROOT
-    storage: Path = places.STORAGE
-    """Folder of checkpoints and spools; on several hosts one that all of them see."""
+    storage: StoragePath = places.STORAGE
+    """Folder of checkpoints and spools, which all hosts see."""
     address: str | None = None
     """Ray cluster; None starts Ray on this machine."""
     cpus_per_worker: int | None = None
@@ -24,5 +25,4 @@ class Where:
     """GPUs of each worker, below 1 the part of one that it shares; None gives one where the cluster has one for every worker, else none."""
 
     def absolute(self) -> Self:
-        data_root, storage = (Path(os.path.realpath(folder)) for folder in (self.data_root, self.storage))
-        return replace(self, data_root=data_root, storage=storage)
+        return replace(self, data_root=Path(os.path.realpath(self.data_root)), storage=self.storage.absolute())

@@ -18,9 +18,11 @@ from jaxtyping import install_import_hook
 from pipeline.analysis import paired
 
 if TYPE_CHECKING:
+    from pipeline.storage import StoragePath
     from pipeline.tracking.store import TrackingStore
     from pipeline.train.cell import Cell
     from tests.finished_grid import FinishedGrid
+    from tests.objects import Endpoint
 
 # Tiny tensors are slower on several threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -104,6 +106,32 @@ def disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
 
     with small_disk(tmp_path / "disk", getattr(request, "param", 1)) as folder:
         yield folder
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+    """An S3 endpoint to which the environment leads."""
+    from pipeline import storage
+    from tests.objects import endpoint
+
+    with endpoint() as made:
+        for name, value in made.environment.items():
+            monkeypatch.setenv(name, value)
+        storage._store.cache_clear()
+        storage._silent_since.clear()
+        yield made
+
+
+@pytest.fixture(params=["disk", pytest.param("s3", marks=pytest.mark.cluster)])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> StoragePath:
+    """An empty storage on a disk, and one in a bucket."""
+    from pipeline.storage import StoragePath
+    from tests.objects import bucket
+
+    if request.param == "disk":
+        return StoragePath.parse(tmp_path / "runs")
+    request.getfixturevalue("endpoint")
+    return bucket(tmp_path.name)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.ablation.config import AblationFile
 from pipeline.ablation.grid import GridCell
 from pipeline.databases import sqlite_file
+from pipeline.storage import StoragePath
 from pipeline.tracking.store import MODEL_TAG, TrackingStore
 from pipeline.train.cell import Cell
 from pipeline.where import Where
@@ -48,7 +49,7 @@ class FinishedGrid:
 
     @property
     def where(self) -> Where:
-        return Where(self.store.uri, self.folder / "data", self.folder / "runs")
+        return Where(self.store.uri, self.folder / "data", StoragePath.parse(self.folder / "runs"))
 
     def copied_to(self, folder: Path) -> FinishedGrid:
         """The grid with a copy of its database."""

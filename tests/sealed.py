@@ -30,6 +30,7 @@ from mgmrn.protocol import load_evaluation
 from pipeline.cli.data_verbs import build_caches
 from pipeline.config.compose import ComposedConfig
 from pipeline.launch import TrainRequest, run_experiment
+from pipeline.storage import StoragePath
 from pipeline.train.fit import Fitted, fit
 from pipeline.train.placement import Placement, Workers
 from pipeline.train.spec import RunSpec
@@ -156,7 +157,7 @@ def train_on_final(folder: Path) -> Any:
 
 
 def train_as_the_command_does(folder: Path) -> Any:
-    where = Where(f"sqlite:///{folder}/mlflow.db", folder / "data", folder / "runs", None, 1, 0)
+    where = Where(f"sqlite:///{folder}/mlflow.db", folder / "data", StoragePath.parse(folder / "runs"), None, 1, 0)
     return run_experiment(TrainRequest("x", ComposedConfig("x", CONFIG, {}), None, (0,), Workers(1, 1), where))
 
 

@@ -18,12 +18,12 @@ from pipeline.analysis.views import grid_views
 from pipeline.console import duration, say
 from pipeline.driver import heartbeat
 from pipeline.redaction import redact_address
+from pipeline.storage import explained
 from pipeline.tracking.store import TrackingStore
 from pipeline.train import tracked
 from pipeline.train.cell import Cell, Status
 from pipeline.train.cluster import launch_session
 from pipeline.train.placement import check_gpus, place_trials
-from pipeline.train.storage import explained
 from pipeline.trials.known import Cost, KnownRuns
 from pipeline.where import Where
 

@@ -12,8 +12,9 @@ from pipeline.cli.completion import shipped
 from pipeline.databases import SQLITE, database_address
 from pipeline.job_environment import in_job
 from pipeline.redaction import redact
+from pipeline.storage import StoragePath
 
-Place = TypeVar("Place", str, Path)
+Place = TypeVar("Place", str, Path, StoragePath)
 
 APP_OPTIONS: dict[str, Any] = {
     "no_args_is_help": True,
@@ -25,7 +26,7 @@ APP_OPTIONS: dict[str, Any] = {
 }
 
 
-def check_outlasts_job(place: str | Path, option: str, variable: str | None) -> None:
+def check_outlasts_job(place: str | Path | StoragePath, option: str, variable: str | None) -> None:
     """Refuse a path, or an address like `sqlite:///FILE`, in the job's working folder; the variable sets the option on the cluster."""
     text = str(place)
     if ("://" in text and not text.startswith(SQLITE)) or text.removeprefix(SQLITE).startswith("/"):
@@ -50,8 +51,11 @@ def as_folder(option: typer.CallbackParam, place: Path | None) -> Path | None:
 def _outlasting(option: typer.CallbackParam, place: Place) -> Place:
     """Callback of options that name a place of data or results, which in a job must outlast the job."""
     if isinstance(place, Path):
+        if re.match("[a-z0-9]+:/", str(place)):
+            hint = "copy it to a folder that every host has, and name that folder; cluster/README.md has a command for each kind of cluster"
+            raise UserError(f"data sets are read from a disk, not from {redact(str(place))}", option.opts[0], hint)
         place = Path(os.path.expanduser(place))  # Whether it can be used is for the host that uses it to say.
-    elif place.lower().startswith("sqlite"):
+    elif isinstance(place, str) and place.lower().startswith("sqlite"):
         place = database_address(place, option.opts[0])
     if in_job():
         check_outlasts_job(place, option.opts[0], option.envvar if isinstance(option.envvar, str) else None)
@@ -73,7 +77,15 @@ RunOrModel = Annotated[
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="One value; may be repeated.")]
 DataRoot = Annotated[Path, typer.Option(envvar="MGMRN_DATA_ROOT", callback=_outlasting, help="Folder of benchmarks.")]
 TrackingUri = Annotated[str, typer.Option(envvar="MLFLOW_TRACKING_URI", callback=_outlasting, help="MLflow's address.")]
-Storage = Annotated[Path, typer.Option(callback=_outlasting, help="Folder of checkpoints; on several hosts, shared.")]
+Storage = Annotated[
+    StoragePath,
+    typer.Option(
+        metavar="FOLDER|URL",
+        parser=StoragePath.parse,
+        callback=_outlasting,
+        help="Checkpoints: a folder, shared by all hosts, or s3://BUCKET/PREFIX, gs://….",
+    ),
+]
 StudyStorage = Annotated[str, typer.Option(envvar="MGMRN_STUDY_STORAGE", callback=_outlasting, help="Study database.")]
 Address = Annotated[str | None, typer.Option(help="Address of a Ray cluster; by default, Ray is started here.")]
 Cpus = Annotated[int | None, typer.Option(min=1, help="By default, the workers share the CPUs evenly.")]

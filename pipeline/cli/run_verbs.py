@@ -12,6 +12,7 @@ from pipeline import places
 from pipeline.cli import options
 from pipeline.console import Console, say
 from pipeline.errors import ExitCode
+from pipeline.storage import StoragePath
 from pipeline.where import Where
 
 if TYPE_CHECKING:
@@ -113,7 +114,8 @@ def _sealed(outcome: SearchOutcome, file: SearchFile, where: Where) -> Iterator[
     config = file.config
     seeds, workers = tuple(range(config.confirm_seeds)), Workers(config.workers, config.workers)
     for best in outcome.best_configs:
-        composed = load_experiment(best)
+        with StoragePath(best).fetched() as config_file:
+            composed = load_experiment(str(config_file))
         yield run_experiment(TrainRequest(file.name, composed, None, seeds, workers, where))
 
 

@@ -282,7 +282,7 @@ def _run_again(store: TrackingStore, where: Where, record: Record, cell: Cell, p
             return None
         if left := tracked.send_leftovers(where.storage, store, tracked.PATIENCE_SECONDS):
             raise left
-    return Spool(opening.spec(cell).spool_file).run_id
+    return Spool(opening.spec(cell).run_folder).run_id
 
 
 def _machine(described: Mapping[str, Any]) -> str:

@@ -35,8 +35,10 @@ def run_course(search: Search, name: str, budget_hours: float | None, tracking_u
         run_trials(director)
         best = best_record(config, study.records())
         comparisons = () if best is None else _compare(search, best)
-    records, report, title = study.records(), site.storage / "report", f"Search {name}"
-    shares = write_study(report, study.optuna, records, title, config.objective.names)
+    records, stored = study.records(), site.storage / "report"
+    with stored.filled() as report:
+        shares = write_study(report, study.optuna, records, f"Search {name}", config.objective.names)
+        files = () if best is None else _write_best(search, best, report)
     states = [record.state for record in records]
     return SearchOutcome(
         status="finished" if best else "failed",
@@ -45,7 +47,7 @@ def run_course(search: Search, name: str, budget_hours: float | None, tracking_u
         best=None if best is None else {"trial": best.number, "values": list(best.values), "point": dict(best.point)},
         comparisons=comparisons,
         importances=shares,
-        best_configs=() if best is None else _write_best(search, best, report),
+        best_configs=tuple(str(stored / file) for file in files),
         parent_run_id=site.opening.parent_run_id,
         tracking_uri=tracking_uri,
     )
@@ -142,10 +144,9 @@ def _metrics(comparisons: Sequence[Comparison]) -> dict[str, float]:
 
 
 def _write_best(search: Search, best: Record, report: Path) -> tuple[str, ...]:
-    paths = []
-    for name in search.bases:
-        path = report / ("best.yaml" if len(search.bases) == 1 else f"best-{name}.yaml")
+    """Writes the best config on every benchmark; returns the names of the files."""
+    files = {name: "best.yaml" if len(search.bases) == 1 else f"best-{name}.yaml" for name in search.bases}
+    for name, file in files.items():
         header = f"# The best of a search (trial {best.number}), chosen on the tune split.\n"
-        path.write_text(header + show(search.space.compose(best.point, name)), encoding="utf-8")
-        paths.append(str(path))
-    return tuple(paths)
+        (report / file).write_text(header + show(search.space.compose(best.point, name)), encoding="utf-8")
+    return tuple(files.values())

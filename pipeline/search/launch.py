@@ -5,7 +5,6 @@ Only the `tune` split is ever loaded here. The score of the best of many trials 
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -81,7 +80,7 @@ def run_search(
         concurrency, placed = place_trials(hosts, where, config.trials, config.workers, concurrency)
         if force:
             study.delete()
-            shutil.rmtree(folder, ignore_errors=True)
+            folder.delete()
         study = Study(name, study_storage, config, space)
         study.begin_with(space.encoded(next(iter(bases.values())).config))
         study.optuna.set_user_attr(_DRIVER, driver_tag())
@@ -105,7 +104,8 @@ def run_search(
                 parts = Search(config, space, bases, study, site, data, board)
                 outcome = run_course(parts, search.name, budget_hours, redact_address(where.tracking_uri))
             site.clerk.finish()
-            parent.attach(folder / "report")
+            with (folder / "report").fetched() as report:
+                parent.attach(report)
             if outcome.status == "failed":
                 parent.status, parent.reason = "FAILED", "no trial finished"
     study.optuna.set_user_attr(_OUTCOME, json.dumps(outcome.model_dump(mode="json")))

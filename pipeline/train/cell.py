@@ -13,6 +13,7 @@ from pipeline.config.compose import ComposedConfig
 from pipeline.config.identity import code_digest, config_hash, group_hash
 from pipeline.job_environment import job_tags
 from pipeline.spool import DatasetInput
+from pipeline.storage import StoragePath
 from pipeline.tracking.environment import numerics, origin_tags
 from pipeline.train.placement import Placement, Workers
 from pipeline.train.spec import Calibration, RunSpec, Split
@@ -99,10 +100,10 @@ class Cell:
         named = self.name, self.benchmark, self.variant, self.split, self.config.seed, self.config_hash
         return RunSummary(run_id, *named, status, gamma, metrics or {})
 
-    def folder(self, storage: Path) -> Path:
+    def folder(self, storage: StoragePath) -> StoragePath:
         return storage / f"{self.name}.{self.split}"
 
-    def spec(self, data_root: Path, storage: Path, cpus_per_worker: int) -> RunSpec:
+    def spec(self, data_root: Path, storage: StoragePath, cpus_per_worker: int) -> RunSpec:
         return RunSpec(
             identity=self.identity,
             config=self.config,

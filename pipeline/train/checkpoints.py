@@ -1,19 +1,16 @@
-"""Checkpoints of a run, as folders of its storage (docs/adr/0008): each appears whole, few are kept, a damaged one is passed over."""
+"""Checkpoints of a run, as folders of its storage (docs/adr/0008): few are kept, one that is damaged or not whole is passed over."""
 
-import os
 import re
-import secrets
-import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mgmrn.manifest import find_damage, write_manifest
+from pipeline.storage import StoragePath
 from pipeline.train.spec import Split
 
 _NAME = re.compile(r"checkpoint_(\d+)_(\d+)")
-_UNFINISHED = ".checkpoint_"
 
 
 @dataclass(frozen=True, order=True)
@@ -23,50 +20,52 @@ class Kept:
     epoch: int
     attempt: int
     """Above 1 for an epoch that was trained again."""
-    folder: Path = field(compare=False)
+    folder: StoragePath = field(compare=False)
 
     def damage(self) -> str | None:
         """Damage to its files in words; None where all are as they were written. Raises `OSError` when the disk fails, which may pass."""
-        return find_damage(self.folder)
+        with self.folder.fetched() as folder:
+            return find_damage(folder)
 
 
-def kept_checkpoints(run_folder: Path) -> list[Kept]:
-    """All checkpoints of a run, the earliest epoch first."""
-    names = ((path, _NAME.fullmatch(path.name)) for path in run_folder.glob("checkpoint_*"))
-    return sorted(Kept(int(match[1]), int(match[2]), path) for path, match in names if match)
+def kept_checkpoints(run_folder: StoragePath) -> list[Kept]:
+    """All checkpoints of a run, the earliest epoch first, and those that a killed process was writing, which have no manifest."""
+    names = ((name, _NAME.fullmatch(name)) for name in run_folder.names())
+    return sorted(Kept(int(match[1]), int(match[2]), run_folder / name) for name, match in names if match)
 
 
 @contextmanager
-def new_checkpoint(run_folder: Path, epoch: int) -> Iterator[Path]:
-    """A folder to be filled, which becomes the epoch's checkpoint when the block ends without an error, and is deleted otherwise."""
+def new_checkpoint(run_folder: StoragePath, epoch: int) -> Iterator[Path]:
+    """A folder to be filled, which is the epoch's checkpoint when the block ends without an error, and is deleted otherwise."""
     attempt = 1 + max((one.attempt for one in kept_checkpoints(run_folder) if one.epoch == epoch), default=0)
-    part = run_folder / f"{_UNFINISHED}{secrets.token_hex(8)}"
-    part.mkdir(parents=True)
+    target = run_folder / f"checkpoint_{epoch:06d}_{attempt}"
     try:
-        yield part
-        write_manifest(part)
-        os.rename(part, run_folder / f"checkpoint_{epoch:06d}_{attempt}")
+        with target.filled() as folder:
+            yield folder
+            write_manifest(folder)
     except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
+        with suppress(OSError):
+            target.delete()
         raise
 
 
-def remove_unfinished(run_folder: Path) -> None:
-    """Removes what a killed process was writing."""
-    for part in run_folder.glob(f"{_UNFINISHED}*"):
-        shutil.rmtree(part, ignore_errors=True)
+def remove_after(run_folder: StoragePath, epoch: int) -> None:
+    """Removes the checkpoints of later epochs, which are trained again, and what a killed process was writing."""
+    for one in kept_checkpoints(run_folder):
+        if one.epoch > epoch:
+            one.folder.delete()
 
 
-def prune(run_folder: Path, epochs: Collection[int]) -> None:
+def prune(run_folder: StoragePath, epochs: Collection[int]) -> None:
     """Removes the checkpoints of all other epochs, and of these all but the last attempt."""
     kept = kept_checkpoints(run_folder)
     last = {one.epoch: one for one in kept}
     for one in kept:
         if one.epoch not in epochs or one != last[one.epoch]:
-            shutil.rmtree(one.folder, ignore_errors=True)
+            one.folder.delete()
 
 
-def worth_keeping(run_folder: Path, epoch: int, counting: int) -> set[int]:
+def worth_keeping(run_folder: StoragePath, epoch: int, counting: int) -> set[int]:
     """Epochs whose checkpoints stay after that of `epoch`: this one, the one before, and the one that counts."""
     before = [one.epoch for one in kept_checkpoints(run_folder) if one.epoch < epoch]
     return {epoch, counting, *before[-1:]}
@@ -79,7 +78,7 @@ def counting_epoch(split: Split, epochs: Mapping[int, Mapping[str, float]]) -> i
     return max(sorted(epochs), key=lambda epoch: epochs[epoch].get("val/ausuc", float("-inf")))
 
 
-def latest_whole(run_folder: Path, last_epoch: int, note: Callable[[str], None]) -> Kept | None:
+def latest_whole(run_folder: StoragePath, last_epoch: int, note: Callable[[str], None]) -> Kept | None:
     """Checkpoint from which a run continues: the latest whole one up to the last epoch that was noted; None begins the run again.
 
     The epoch of a later one must be trained, and noted, again. `note` is told when it is not the checkpoint of the last epoch.

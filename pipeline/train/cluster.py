@@ -5,19 +5,19 @@ import socket
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
-from pathlib import Path
 
 from mgmrn.data.splits import SplitData, check_images_exist, evaluation_images
 from mgmrn.errors import ResourceError
+from pipeline.claims import taken
 from pipeline.config.identity import REPOSITORY
 from pipeline.driver import heartbeat
 from pipeline.interruption import kept_handlers
 from pipeline.job_environment import in_job, job_settings
 from pipeline.ports import LOOPBACK, free_port
 from pipeline.redaction import redact_address
+from pipeline.storage import StoragePath, check_writable, explained
 from pipeline.train import ray_start
 from pipeline.train.placement import Host, available_cpus
-from pipeline.train.storage import check_writable, explained, taken
 from pipeline.where import Where
 
 CONNECT_SECONDS = 5.0
@@ -93,7 +93,7 @@ def ray_session(address: str | None) -> Iterator[tuple[Host, ...]]:
 
 @contextmanager
 def launch_session(
-    where: Where, workers: int, data: Iterable[SplitData], folders: Iterable[Path] = ()
+    where: Where, workers: int, data: Iterable[SplitData], folders: Iterable[StoragePath] = ()
 ) -> Iterator[tuple[Host, ...]]:
     """`ray_session` for a launch of runs, whose folders are held, and whose driver is seen by other hosts, to the end of the context.
 

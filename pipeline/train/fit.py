@@ -6,12 +6,12 @@ the end: the spool holds the epochs that there were, and the checkpoints stand b
 
 from __future__ import annotations
 
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import ray.train
@@ -23,18 +23,17 @@ from ray.util.placement_group import (
     remove_placement_group,
 )
 
-from mgmrn.atomic_file import replacing
 from mgmrn.data.seal import check_open
 from mgmrn.errors import ResourceError
 from mgmrn.protocol import Evaluation, load_evaluation
 from pipeline.spool import Spool
+from pipeline.storage import StorageError, StoragePath, check_writable, explained
 from pipeline.train.checkpoints import counting_epoch, kept_checkpoints
 from pipeline.train.messages import Failure, note_taker, recorded_failure
 from pipeline.train.placement import Placement
 from pipeline.train.process_group import ProcessGroup
 from pipeline.train.ray_start import await_ranks
 from pipeline.train.spec import EVALUATION_FILE, Calibration, RunSpec
-from pipeline.train.storage import StorageError, check_writable, explained
 
 T = TypeVar("T")
 
@@ -48,9 +47,6 @@ GROWTH_SECONDS = 10.0
 
 GROUP_POLL_SECONDS = 0.25
 
-FOLLOW_SECONDS = 0.2
-"""Interval at which new epochs are looked for."""
-
 QUIET = ray.train.LoggingConfig(log_level="CRITICAL")
 """Ray Train logs into its own files, `logs/train` of Ray's session, and prints nothing between the driver's lines."""
 
@@ -59,15 +55,16 @@ QUIET = ray.train.LoggingConfig(log_level="CRITICAL")
 class Fitted:
     """A run that reached its last epoch."""
 
-    checkpoint: Path
+    checkpoint: StoragePath
     """Checkpoint of the epoch that counts: the best on `tune`, the last on `final`."""
     epoch: int
     evaluation: Evaluation
     metrics: dict[str, float]
 
     @classmethod
-    def from_checkpoint(cls, folder: Path, metrics: Mapping[str, float]) -> Fitted:
-        return cls(folder, int(metrics["epoch"]), load_evaluation(folder / EVALUATION_FILE), dict(metrics))
+    def from_checkpoint(cls, folder: StoragePath, metrics: Mapping[str, float]) -> Fitted:
+        with (folder / EVALUATION_FILE).fetched() as file:
+            return cls(folder, int(metrics["epoch"]), load_evaluation(file), dict(metrics))
 
     @property
     def reported(self) -> dict[str, float]:
@@ -85,13 +82,13 @@ class Fitted:
 class ControllerCallback(ray.train.UserCallback):
     """Appends each epoch to the run's spool, and pauses before lost workers are replaced; runs in Ray Train's controller."""
 
-    spool_file: Path
+    run_folder: StoragePath
     pause_seconds: float
 
     def after_report(
         self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: ray.train.Checkpoint | None
     ) -> None:
-        Spool(self.spool_file).append(int(metrics[0]["epoch"]), metrics[0])
+        Spool(self.run_folder).append(int(metrics[0]["epoch"]), metrics[0])
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         time.sleep(self.pause_seconds)
@@ -107,8 +104,7 @@ def train_worker(spec_json: dict[str, str]) -> None:
     spec, context = RunSpec.model_validate_json(spec_json["spec"]), ray.train.get_context()
     share = Share(context.get_world_rank(), context.get_world_size())
     if share.rank == 0 and (group := get_current_placement_group()):
-        with replacing(spec.placement_file) as file:
-            file.write(group.id.hex().encode())
+        spec.placement_file.write(group.id.hex().encode())
     for metrics in train_epochs(spec, share, ray.train.torch.get_device()):
         ray.train.report(metrics)
 
@@ -136,7 +132,7 @@ def _fit_here(spec: RunSpec, placement: Placement) -> Iterator[dict[str, float] 
     if 0 < placement.gpus_per_worker < 1:
         # Runs that share a GPU: one that asks for more than its share fails, and not its neighbours.
         torch.cuda.set_per_process_memory_fraction(placement.gpus_per_worker, device)
-    spool = Spool(spec.spool_file)
+    spool = Spool(spec.run_folder)
     noted = spool.epochs()
     yield from (noted[epoch] for epoch in sorted(noted))
     try:
@@ -159,20 +155,22 @@ def _fit_elsewhere(spec: RunSpec, placement: Placement) -> Iterator[dict[str, fl
     """
     release_placement_group(spec.placement_file)  # Left by a lost process of this trial.
     # Rank 0 writes this file first: from here on it tells that the ranks have begun.
-    spec.placement_file.unlink(missing_ok=True)
-    ended = in_thread(_trainer(spec, placement).fit, "ray-train")
-    try:
-        await_ranks(ended, spec.placement_file, note_taker(spec.notes_file))
-    except ResourceError as error:
-        yield Failure.of_resources(error)
-        return
-    spool, last, is_over = Spool(spec.spool_file), 0, False
-    while not is_over:
-        is_over = ended.done()  # Read first: what is noted before the end must still be yielded.
-        noted = spool.epochs()
-        yield from (noted[epoch] for epoch in sorted(noted) if epoch > last)
-        last = max(noted, default=0)
-        wait([ended], FOLLOW_SECONDS)
+    spec.placement_file.delete()
+    spool, last, is_over = Spool(spec.run_folder), 0, False
+    # Ray's own files tell it of an earlier run of the name, which it would continue; nobody needs them after this one.
+    with tempfile.TemporaryDirectory(prefix="mgmrn-", ignore_cleanup_errors=True) as scratch:
+        ended = in_thread(_trainer(spec, placement, scratch).fit, "ray-train")
+        try:
+            await_ranks(ended, spec.placement_file, note_taker(spool))
+        except ResourceError as error:
+            yield Failure.of_resources(error)
+            return
+        while not is_over:
+            is_over = ended.done()  # Read first: what is noted before the end must still be yielded.
+            noted = spool.epochs()
+            yield from (noted[epoch] for epoch in sorted(noted) if epoch > last)
+            last = max(noted, default=0)
+            wait([ended], spec.run_folder.poll_seconds)
     try:
         ended.result()
     except ray.train.TrainingFailedError as error:
@@ -182,8 +180,8 @@ def _fit_elsewhere(spec: RunSpec, placement: Placement) -> Iterator[dict[str, fl
         yield recorded_failure(spec.failure_file) or _counting_checkpoint(spec)
 
 
-def _trainer(spec: RunSpec, placement: Placement) -> DataParallelTrainer:
-    """Ray's trainer of a run; not `TorchTrainer`, which imports torch in every trial."""
+def _trainer(spec: RunSpec, placement: Placement, scratch: str) -> DataParallelTrainer:
+    """Ray's trainer of a run, with a folder for its own files on this host; not `TorchTrainer`, which imports torch in every trial."""
     pause_seconds = 0.0 if placement.most_workers is None else COUNT_SECONDS
     return DataParallelTrainer(
         train_worker,
@@ -197,9 +195,9 @@ def _trainer(spec: RunSpec, placement: Placement) -> DataParallelTrainer:
         ),
         run_config=ray.train.RunConfig(
             name=spec.run_folder.name,
-            storage_path=str(spec.run_folder.parent),
+            storage_path=scratch,
             failure_config=ray.train.FailureConfig(max_failures=RETRIES, controller_failure_limit=RETRIES),
-            callbacks=[ControllerCallback(spec.spool_file, pause_seconds)],
+            callbacks=[ControllerCallback(spec.run_folder, pause_seconds)],
             logging_config=QUIET,
         ),
     )
@@ -221,7 +219,7 @@ def in_thread(work: Callable[[], T], name: str) -> Future[T]:
 
 def _counting_checkpoint(spec: RunSpec) -> Fitted | Failure:
     """Outcome of a run. Another epoch's checkpoint would be another result: it never takes the place of a damaged one."""
-    epochs = Spool(spec.spool_file).epochs()
+    epochs = Spool(spec.run_folder).epochs()
     if max(epochs, default=0) < spec.epochs:
         return _failure(spec, "the workers ended before the last epoch was noted")
     epoch = counting_epoch(spec.split, epochs)
@@ -241,24 +239,25 @@ def _counting_checkpoint(spec: RunSpec) -> Fitted | Failure:
 
 def _failure(spec: RunSpec, lost: str) -> Failure:
     """The failure that a worker noted; a full or read-only storage, where it could not note that; else lost workers."""
-    if noted := recorded_failure(spec.failure_file):
-        return noted
     try:
-        check_writable(spec.run_folder)
+        with explained(spec.run_folder):
+            if noted := recorded_failure(spec.failure_file):
+                return noted
+            check_writable(spec.run_folder)
     except StorageError as error:
         return Failure.of_resources(error)
     return Failure("workers-lost", lost)
 
 
-def release_placement_group(path: Path, grace_seconds: float = 0.0) -> None:
+def release_placement_group(path: StoragePath, grace_seconds: float = 0.0) -> None:
     """Removes the placement group of a run whose trial was ended from outside, if Ray has not removed it within a grace period.
 
     Ray Train's own actor for that asks the dashboard whether a controller is alive. A dashboard that is busy or gone leaves the group and
     its CPUs taken for ever; the cluster itself is asked here. The file of the group's id is absent where no rank came up.
     """
-    if not path.exists():
+    if (found := path.read()) is None:
         return
-    group = PlacementGroup(ray.PlacementGroupID(bytes.fromhex(path.read_text())))
+    group = PlacementGroup(ray.PlacementGroupID(bytes.fromhex(found.decode())))
     deadline = time.monotonic() + grace_seconds
     # An interrupted launch disconnects from Ray, which ends its groups; the calls below would start an instance of their own then.
     # A group of an earlier cluster is not in the table.

@@ -1,23 +1,19 @@
-"""Messages of workers to the driver, as files in the run's storage: notes on progress, and the failure that ends a run for good.
+"""Messages of workers to the driver: notes on progress in the run's spool, and in a file the failure that ends a run for good.
 
 Ray Train restarts a worker group after any exception; one that finds a recorded failure, which would occur again, ends at once.
 """
 
 import json
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Self
 
-from mgmrn.atomic_file import replacing
 from mgmrn.errors import ResourceError, UserError
-from pipeline.train.storage import StorageError
+from pipeline.spool import Spool
+from pipeline.storage import StorageError, StoragePath
 
 RESERVED_BYTES = 2**14
-SHOW_SECONDS = 0.5
 LEAST_SECONDS_BETWEEN = 5.0
 
 
@@ -53,39 +49,35 @@ class Failure:
         return StorageError(self.message, self.hint) if self.reason == "storage" else None
 
 
-def reserve_room(path: Path) -> None:
-    """Reserves room on the disk for a note of failure, since the disk may be full when it is written."""
-    with replacing(_reserve(path)) as file:
-        file.write(bytes(RESERVED_BYTES))
+def reserve_room(path: StoragePath) -> None:
+    """Reserves room for a note of failure, since the storage may be full when it is written."""
+    _reserve(path).write(bytes(RESERVED_BYTES))
 
 
-def record_failure(path: Path, failure: Failure) -> None:
-    """Writes the note atomically, into the reserved room on a full disk; the first of several ranks' notes stays."""
-
-    def write() -> None:
-        with replacing(path) as file:
-            file.write(json.dumps(asdict(failure)).encode())
-
+def record_failure(path: StoragePath, failure: Failure) -> None:
+    """Writes the note, into the reserved room where the storage is full; the first of several ranks' notes stays."""
     if path.exists():
         return
+    note = json.dumps(asdict(failure)).encode()
     try:
-        write()
+        path.write(note)
     except OSError:
-        _reserve(path).unlink(missing_ok=True)
-        write()
+        _reserve(path).delete()
+        path.write(note)
 
 
-def recorded_failure(path: Path) -> Failure | None:
+def recorded_failure(path: StoragePath) -> Failure | None:
     """Failure in the note; None without a note."""
-    return Failure(**json.loads(path.read_text())) if path.exists() else None
+    note = path.read()
+    return None if note is None else Failure(**json.loads(note))
 
 
-def _reserve(path: Path) -> Path:
-    return path.with_suffix(".room")
+def _reserve(path: StoragePath) -> StoragePath:
+    return path.parent / f"{path.name}.room"
 
 
-def note_taker(path: Path) -> Callable[[str], None]:
-    """A function that notes a sentence, at most one every few seconds."""
+def note_taker(spool: Spool) -> Callable[[str], None]:
+    """A function that notes a sentence for the person at the driver, at most one every few seconds."""
     last = float("-inf")
 
     def note(sentence: str) -> None:
@@ -93,36 +85,6 @@ def note_taker(path: Path) -> Callable[[str], None]:
         if time.monotonic() - last < LEAST_SECONDS_BETWEEN:
             return
         last = time.monotonic()
-        with path.open("a", encoding="utf-8") as file:
-            file.write(f"{sentence}\n")
+        spool.append_note(sentence)
 
     return note
-
-
-@contextmanager
-def shown_notes(path: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Says every note that is taken while the context lasts."""
-    over = threading.Event()
-    offset = path.stat().st_size if path.exists() else 0
-
-    def follow() -> None:
-        nonlocal offset
-        last_look = False
-        while not last_look:
-            last_look = over.wait(SHOW_SECONDS)
-            if path.exists():
-                with path.open("rb") as file:
-                    file.seek(offset)
-                    lines = file.read()
-                whole = lines[: lines.rfind(b"\n") + 1]
-                offset += len(whole)
-                for line in whole.decode().splitlines():
-                    say(line)
-
-    thread = threading.Thread(target=follow, name="notes", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()

@@ -24,7 +24,7 @@ import psutil  # type: ignore[import-untyped]
 
 from mgmrn.errors import ResourceError
 from pipeline.console import say
-from pipeline.train.storage import write_probe
+from pipeline.storage import StoragePath, write_probe
 
 LONGEST_FOLDER = 38
 """Bytes of `RAY_TMPDIR`: a Unix socket's path may have 107, and Ray adds up to 69 (`/ray/session_…/sockets/plasma_store`)."""
@@ -36,7 +36,6 @@ LATE_SECONDS = 30.0
 WORKER_SECONDS = 180.0
 RANKS_SECONDS = 300.0
 """Limit for the ranks of a run. Ray Train itself gives up after four waits of a minute for their placement group."""
-POLL_SECONDS = 0.5
 KEEP_LOGS = "Ray's logs are in /tmp/ray/session_latest/logs of a cluster's hosts; here they stay where RAY_TMPDIR is a folder of mode 700"
 """Hint of an error: the folder of an instance of this process is otherwise deleted when the command ends."""
 
@@ -203,7 +202,7 @@ def await_worker() -> None:
         raise ResourceError(f"Ray cannot start a worker process: {last}", KEEP_LOGS) from error
 
 
-def await_ranks(ended: Future[Any], begun: Path, speak: Callable[[str], None]) -> None:
+def await_ranks(ended: Future[Any], begun: StoragePath, speak: Callable[[str], None]) -> None:
     """Waits until rank 0 of a run has begun, or the run has ended. Raises `ResourceError` when it has not begun within `RANKS_SECONDS`."""
     deadline = time.monotonic() + RANKS_SECONDS
     with said_when_late("the workers of the run", speak):
@@ -211,7 +210,7 @@ def await_ranks(ended: Future[Any], begun: Path, speak: Callable[[str], None]) -
             if time.monotonic() >= deadline:
                 message = f"no worker of the run began within {RANKS_SECONDS:.0f} s{log_says()}"
                 raise ResourceError(message, f"the same command tries again; {KEEP_LOGS}")
-            wait([ended], POLL_SECONDS)
+            wait([ended], begun.poll_seconds)
 
 
 _LOGS = ("raylet.err", "raylet.out", "gcs_server.err", "gcs_server.out", "worker-*.err", "runtime_env_agent.log")

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from mgmrn.config import ESZSLConfig, ExperimentConfig, Frozen
+from pipeline.storage import StoragePath
 
 Split = Literal["tune", "final"]
 
@@ -33,7 +34,7 @@ class RunSpec(Frozen):
     data_root: Path
     cache_root: Path
     """Folder of cached features of frozen backbones; local to a host or shared."""
-    run_folder: Path
+    run_folder: StoragePath
     """Storage of this run, seen by every host."""
     cpus_per_worker: int
 
@@ -52,26 +53,16 @@ class RunSpec(Frozen):
         return self.calibration.gamma if self.calibration else 0.0
 
     @property
-    def failure_file(self) -> Path:
+    def failure_file(self) -> StoragePath:
         """File in which a worker records a failure that a retry cannot mend."""
         return self.run_folder / "failure.json"
 
     @property
-    def notes_file(self) -> Path:
-        """File in which rank 0 notes, for the person at the driver, what takes long."""
-        return self.run_folder / "notes.txt"
-
-    @property
-    def placement_file(self) -> Path:
+    def placement_file(self) -> StoragePath:
         """File in which rank 0 notes the placement group, which is removed when the run is ended from outside."""
         return self.run_folder / "placement_group"
 
     @property
-    def artifacts_folder(self) -> Path:
+    def artifacts_folder(self) -> StoragePath:
         """Folder of files for the tracking store; they stay until it has them."""
         return self.run_folder / "artifacts"
-
-    @property
-    def spool_file(self) -> Path:
-        """File in which the controller notes each epoch's metrics."""
-        return self.run_folder / "spool.jsonl"

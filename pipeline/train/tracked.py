@@ -6,13 +6,14 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from mgmrn.data.splits import evaluation_images
+from pipeline.claims import release, take
 from pipeline.config.compose import values_of
 from pipeline.config.yaml_tree import yaml_value
 from pipeline.console import duration, say
@@ -22,14 +23,15 @@ from pipeline.interruption import Interruption, unwrapped
 from pipeline.job_environment import job_tags
 from pipeline.redaction import redact
 from pipeline.spool import PARENT_TAG, EndStatus, NewRun, OnEpoch, Spool
+from pipeline.storage import StoragePath
 from pipeline.tracking.environment import environment, git_state, origin_tags
 from pipeline.tracking.sender import Sender, replay_leftovers
 from pipeline.tracking.store import DRIVER_TAG, TrackedRun, TrackingStore
 from pipeline.train.cell import Cell, RunSummary
-from pipeline.train.messages import Failure, recorded_failure, shown_notes
+from pipeline.train.checkpoints import kept_checkpoints
+from pipeline.train.messages import Failure, recorded_failure
 from pipeline.train.placement import Placement
 from pipeline.train.spec import Calibration, RunSpec
-from pipeline.train.storage import release, take
 from pipeline.where import Where
 
 if TYPE_CHECKING:
@@ -71,13 +73,13 @@ class Opening:
 
 
 class RunTracker:
-    """One run in the tracking store, from `open_run` to `close`; meanwhile the notes of its workers are shown."""
+    """One run in the tracking store, from `open_run` to `close`; meanwhile the notes of its workers are said."""
 
     def __init__(self, cell: Cell, spec: RunSpec, opening: Opening, run_id: str, on_epoch: OnEpoch) -> None:
         self.cell = cell
         self.spec = spec
         self._gpus_per_worker = opening.placement.gpus_per_worker
-        self._spool = Spool(spec.spool_file)
+        self._spool = Spool(spec.run_folder)
 
         def tell(text: str) -> None:
             say(f"{cell.label}: {text}")
@@ -85,9 +87,7 @@ class RunTracker:
         def tell_problem(problem: str) -> None:
             tell(f"goes on, although it cannot be tracked now: {problem}")
 
-        self._sender = Sender(self._spool, run_id, opening.store, on_epoch, tell_problem).start()
-        self._notes = ExitStack()
-        self._notes.enter_context(shown_notes(spec.notes_file, tell))
+        self._sender = Sender(self._spool, run_id, opening.store, on_epoch, tell, tell_problem).start()
 
     @property
     def run_id(self) -> str:
@@ -104,16 +104,17 @@ class RunTracker:
         }
         if self.cell.split == "tune":
             tags["mgmrn.calibration"] = ended.calibration.model_dump_json()
-        artifacts = write_record(self.spec, self.cell, ended)
+        with self.spec.artifacts_folder.filled() as folder:
+            write_record(folder, self.cell, ended)
         self._spool.append_tags(tags)
-        self._spool.append_artifacts(artifacts)
+        self._spool.append_artifacts(self.spec.artifacts_folder)
         if self.cell.split == "final":
             from mgmrn.checkpoint import MODEL_FILE
 
             picture = self.cell.data.unseen.path(0)
             example = self.spec.run_folder / f"example{picture.suffix}"
             if (model := ended.checkpoint / MODEL_FILE).exists():  # ESZSL exports none.
-                shutil.copyfile(picture, example)
+                example.write(picture.read_bytes())
                 self._spool.append_model(model, gamma, example)
         self._spool.append_end("FINISHED", "finished")
 
@@ -127,27 +128,22 @@ class RunTracker:
     def close(self) -> None:
         """Sends what is left, or leaves it for the end of the launch; deletes the folder of a mistake that left no checkpoint."""
         try:
-            self._notes.close()
             is_sent = self._sender.drain(DRAIN_SECONDS) is None
             failure = recorded_failure(self.spec.failure_file)
-            if is_sent and failure and failure.mistake and not any(self.spec.run_folder.glob("checkpoint_*")):
-                shutil.rmtree(self.spec.run_folder, ignore_errors=True)
+            if is_sent and failure and failure.mistake and not kept_checkpoints(self.spec.run_folder):
+                self.spec.run_folder.delete()
         finally:
             release(self.spec.run_folder)
 
 
-def write_record(spec: RunSpec, cell: Cell, ended: Fitted) -> Path:
-    """Writes the artifacts of a finished run, `eval/`, `config/` and `env/`, from its checkpoint; returns their folder."""
+def write_record(folder: Path, cell: Cell, ended: Fitted) -> None:
+    """Writes the artifacts of a finished run, `eval/`, `config/` and `env/`, from its checkpoint."""
     from pipeline.tracking.artifacts import write_evaluation, write_provenance
 
     images = evaluation_images(cell.data)
     files = dict(zip(images.ids.tolist(), images.files, strict=True))
-    folder = spec.artifacts_folder
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     write_evaluation(folder, ended.evaluation, cell.data.classes.names, files)
     write_provenance(folder, cell.composed, environment(), git_state())
-    return folder
 
 
 def open_run(cell: Cell, opening: Opening, on_epoch: OnEpoch = lambda step, numbers: None) -> RunTracker:
@@ -155,13 +151,14 @@ def open_run(cell: Cell, opening: Opening, on_epoch: OnEpoch = lambda step, numb
     spec = opening.spec(cell)
     take(spec.run_folder)
     try:
-        spool = Spool(spec.spool_file)
+        spool = Spool(spec.run_folder)
         run_id = None if opening.restart else _left_run_id(opening, cell, spool)
         if run_id is None:
-            shutil.rmtree(spec.run_folder, ignore_errors=True)
+            spec.run_folder.delete()
+            spool = Spool(spec.run_folder)
         else:
             say(f"{cell.label}: going on with run {run_id or 'that is not tracked yet'}")
-            spec.failure_file.unlink(missing_ok=True)
+            spec.failure_file.delete()
         if spool.new_run() is None:
             own = {PARENT_TAG: opening.parent_run_id, DRIVER_TAG: driver_tag()}
             tags = {**cell.tags(opening.study, opening.placement), **opening.tags, **own}
@@ -214,7 +211,7 @@ def patiently(attempt: Callable[[], T], seconds: float) -> T:
             time.sleep(PAUSE_SECONDS)
 
 
-def send_leftovers(storage: Path, store: TrackingStore, patience_seconds: float) -> UntrackedError | None:
+def send_leftovers(storage: StoragePath, store: TrackingStore, patience_seconds: float) -> UntrackedError | None:
     """Sends what is left in the spools of a storage folder; returns an error for the user where the store did not take all of it."""
     problems = replay_leftovers(storage, store, patience_seconds)
     if not problems:
@@ -273,15 +270,16 @@ class ParentRun:
 
     def attach(self, folder: Path) -> None:
         """Makes a folder's content artifacts of the run; a copy, since the folder may change before it is sent."""
-        copy = self.spool.path.parent / "artifacts"
-        shutil.copytree(folder, copy, dirs_exist_ok=True)
+        copy = self.spool.folder / "artifacts"
+        with copy.filled() as files:
+            shutil.copytree(folder, files, dirs_exist_ok=True)
         self.spool.append_artifacts(copy)
 
 
 @contextmanager
 def parent_run(
     store: TrackingStore,
-    storage: Path,
+    storage: StoragePath,
     key: str,
     name: str,
     tags: Mapping[str, str],
@@ -321,11 +319,11 @@ def parent_run(
         parent.is_tracked = untracked is None
         if untracked and parent.reason != "untracked":
             say(f"error: {untracked}")
-        for folder in storage.glob(f"{_PARENT_PREFIX}*"):
-            if Spool(folder / "spool.jsonl").is_done():
-                shutil.rmtree(folder, ignore_errors=True)
+        for name in storage.names():
+            if name.startswith(_PARENT_PREFIX) and Spool(storage / name).is_done():
+                (storage / name).delete()
 
 
-def parent_spool(storage: Path, run_id: str) -> Spool:
+def parent_spool(storage: StoragePath, run_id: str) -> Spool:
     """Spool of a launch's own run."""
-    return Spool(storage / f"{_PARENT_PREFIX}{run_id}" / "spool.jsonl")
+    return Spool(storage / f"{_PARENT_PREFIX}{run_id}")

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -29,10 +28,10 @@ from mgmrn.feed import EVALUATION_BATCH, Feed, Share, cached_maps, seen_targets
 from mgmrn.model.backbone import build_backbone
 from mgmrn.protocol import PREFIX, Evaluation, evaluate_split
 from pipeline.spool import Spool
+from pipeline.storage import StoragePath, explained
 from pipeline.train import checkpoints
 from pipeline.train.messages import Failure, note_taker, record_failure, recorded_failure, reserve_room
 from pipeline.train.spec import EVALUATION_FILE, RunSpec
-from pipeline.train.storage import explained
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def _epochs(spec: RunSpec, share: Share, device: torch.device) -> Iterator[dict[
         load = load_tune if spec.split == "tune" else load_final
         rank = Rank(spec, load(spec.data_root, spec.config.benchmark), share, device)
         if isinstance(spec.config.model, ESZSLConfig):
-            evaluation, metrics = fit_on_split(spec, rank.data, rank.device, note_taker(spec.notes_file))
+            evaluation, metrics = fit_on_split(spec, rank.data, rank.device, note_taker(Spool(spec.run_folder)))
             yield from _noted(rank, {"epoch": 1, "epochs": 1, **metrics, **evaluation.metrics}, evaluation)
         else:
             yield from _train(rank)
@@ -98,7 +97,7 @@ def _train(rank: Rank) -> Iterator[dict[str, float]]:
     if rank.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(rank.device)
     loader_workers = spec.cpus_per_worker if rank.device.type == "cuda" else 0
-    note = note_taker(spec.notes_file)
+    note = note_taker(Spool(spec.run_folder))
     feed = Feed(spec.config, data, spec.cache_root, rank.share, rank.device, loader_workers, note)
     trainer = build_trainer(
         feed.network,
@@ -109,8 +108,9 @@ def _train(rank: Rank) -> Iterator[dict[str, float]]:
         device=rank.device,
         world_size=rank.share.world_size,
     )
-    if folder := _folder_to_go_on_from(rank):
-        trainer.load_state_dict(load_checkpoint(folder, spec.identity))
+    if stored := _folder_to_go_on_from(rank):
+        with stored.fetched() as folder:
+            trainer.load_state_dict(load_checkpoint(folder, spec.identity))
     while trainer.epoch < spec.epochs:
         epoch = trainer.epoch
         _seed_epoch(spec.config.seed, epoch, rank.share.rank)
@@ -122,15 +122,14 @@ def _train(rank: Rank) -> Iterator[dict[str, float]]:
         yield from _noted(rank, _metrics(rank, trainer, stats) | figures, evaluation, trainer, feed)
 
 
-def _folder_to_go_on_from(rank: Rank) -> Path | None:
+def _folder_to_go_on_from(rank: Rank) -> StoragePath | None:
     """Folder of the checkpoint to continue from; rank 0 chooses it, so that no two ranks continue from different epochs."""
     name = None
     if rank.share.rank == 0:
-        folder = rank.spec.run_folder
-        checkpoints.remove_unfinished(folder)
-        last_epoch = max(Spool(rank.spec.spool_file).epochs(), default=0)
-        # A note taker of its own: this note must not be dropped because of one on progress a moment ago.
-        found = checkpoints.latest_whole(folder, last_epoch, note_taker(rank.spec.notes_file))
+        folder, spool = rank.spec.run_folder, Spool(rank.spec.run_folder)
+        last_epoch = max(spool.epochs(), default=0)
+        checkpoints.remove_after(folder, last_epoch)
+        found = checkpoints.latest_whole(folder, last_epoch, spool.append_note)
         name = found.folder.name if found else None
     if rank.share.world_size > 1:
         from ray.train.collective import broadcast_from_rank_zero
@@ -210,7 +209,7 @@ def _noted(
             )
             export_model(folder / MODEL_FILE, model)
     yield metrics
-    counting = checkpoints.counting_epoch(spec.split, {**Spool(spec.spool_file).epochs(), epoch: metrics})
+    counting = checkpoints.counting_epoch(spec.split, {**Spool(spec.run_folder).epochs(), epoch: metrics})
     checkpoints.prune(spec.run_folder, checkpoints.worth_keeping(spec.run_folder, epoch, counting))
 
 

@@ -4,10 +4,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.spool import OnEpoch
+from pipeline.storage import StoragePath
 from pipeline.train.cell import Cell
 from pipeline.train.fit import Fitted
 from pipeline.train.messages import Failure
@@ -46,14 +46,9 @@ class Site:
     clerk: Clerk = field(default_factory=Clerk)
 
     @property
-    def storage(self) -> Path:
+    def storage(self) -> StoragePath:
         """Folder of run folders."""
         return self.opening.where.storage
-
-    @property
-    def tune_folder(self) -> Path:
-        """Folder of Ray Tune's own files, which are removed when the trials have ended."""
-        return self.storage / f"tune-{self.opening.parent_run_id}"
 
     def log_figures(self, step: int, figures: Mapping[str, float]) -> None:
         parent_spool(self.storage, self.opening.parent_run_id).append(step, figures)
@@ -103,7 +98,7 @@ class TrackedTrial:
             return None
         ended = None
         if self._tracker is not None:
-            found = ended = Fitted.from_checkpoint(Path(report.checkpoint), report.metrics)
+            found = ended = Fitted.from_checkpoint(StoragePath(report.checkpoint), report.metrics)
             self._end_run(lambda tracker: tracker.finished(found))
         if report.run + 1 < len(self.cells):
             self._open(report.run + 1)

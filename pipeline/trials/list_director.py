@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
+from pipeline.claims import TakenError, living_holder
 from pipeline.console import say
 from pipeline.spool import OnEpoch
 from pipeline.train.cell import Cell, RunSummary
 from pipeline.train.messages import Failure
 from pipeline.train.spec import Calibration
-from pipeline.train.storage import TakenError, living_holder
 from pipeline.train.tracked import cached_summary, epoch_lines, look_up, recorded_calibration
 from pipeline.trials.director import Director, Site, TrackedTrial
 from pipeline.trials.known import KnownRuns

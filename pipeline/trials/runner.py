@@ -5,7 +5,7 @@ A `Director` decides which trial comes next and which is stopped. Tune's own sea
 
 import logging
 import os
-import shutil
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -53,9 +53,13 @@ def run_trials(director: Director, trainable: type[OpenTrial] = SealedTrial) -> 
     # They warn of result files that are not written, and of a resumption that Tune does not perform here.
     for name in ("ray.tune.analysis.experiment_analysis", "ray.tune.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # It prints a traceback where the storage is full; the run itself says so in a sentence.
+    # It prints a traceback where the disk of its files is full.
     logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
-    with ThreadPoolExecutor(site.concurrency, thread_name_prefix="leftovers") as leftovers:
+    # Tune's own files are for a restoration that does not happen here.
+    with (
+        ThreadPoolExecutor(site.concurrency, thread_name_prefix="leftovers") as leftovers,
+        tempfile.TemporaryDirectory(prefix="mgmrn-", ignore_cleanup_errors=True) as scratch,
+    ):
         proposals = _Proposals(director, leftovers)
         tuner = tune.Tuner(
             trainable,
@@ -69,7 +73,7 @@ def run_trials(director: Director, trainable: type[OpenTrial] = SealedTrial) -> 
             ),
             run_config=tune.RunConfig(
                 name="tune",
-                storage_path=str(site.tune_folder),
+                storage_path=scratch,
                 failure_config=tune.FailureConfig(max_failures=TRIAL_RETRIES),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 verbose=0,
@@ -82,8 +86,6 @@ def run_trials(director: Director, trainable: type[OpenTrial] = SealedTrial) -> 
             ray.shutdown()  # Ends trials and ranks before their runs are closed.
             director.interrupted(interruption.reason)
             raise
-        finally:
-            shutil.rmtree(site.tune_folder, ignore_errors=True)
         if proposals.error is not None:
             with suppress(Exception):
                 director.interrupted("stopped")

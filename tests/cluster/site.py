@@ -17,6 +17,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from pipeline.spool import Entry, Spool
+from pipeline.storage import StoragePath
 from pipeline.tracking.connection import PASSWORD_VARIABLE, USERNAME_VARIABLE
 from tests.cluster.tracking import tracking_server
 from tests.hosts.group import HostGroup, host_group
@@ -72,7 +73,9 @@ class Site:
 
     def _noted(self, pattern: str) -> list[Entry]:
         entries = (
-            one for path in sorted(self.shared.glob(f"runs/{pattern}/spool.jsonl")) for one in Spool(path).read()
+            one
+            for folder in sorted(self.shared.glob(f"runs/{pattern}/spool"))
+            for one in Spool(StoragePath.parse(folder.parent)).read()
         )
         return [entry for entry in entries if entry.kind == "metrics"]
 

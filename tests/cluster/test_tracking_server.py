@@ -15,6 +15,7 @@ from pipeline.search.config import FloatRange, SearchConfig, SearchFile
 from pipeline.search.space import Space
 from pipeline.search.study import Study
 from pipeline.spool import Spool
+from pipeline.storage import StoragePath
 from pipeline.tracking.sender import Sender
 from pipeline.tracking.store import TrackingStore
 from tests.cluster.tracking import RUNS, SERVE, TrackingServer, tracking_server
@@ -63,7 +64,7 @@ def test_secrets_stand_in_files_of_their_owner_alone_and_the_server_listens_on_l
 def test_runs_outlive_a_restart_of_postgresql_under_the_living_server(allowed: TrackingServer, tmp_path: Path) -> None:
     store = TrackingStore.connect(allowed.uri, "mgmrn/restart")
     run_id = store.create_parent("launch", {"mgmrn.kind": "launch"})
-    spool = Spool(tmp_path / "run" / "spool.jsonl")
+    spool = Spool(StoragePath.parse(tmp_path / "run"))
     sender = Sender(spool, run_id, store).start()
     spool.append(1, {"train/loss": 1.0})
     wait_until(lambda: store.logged_steps(run_id, "train/loss") == {1}, "the first step is there")

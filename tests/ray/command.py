@@ -19,6 +19,9 @@ from typing import Any
 
 import psutil
 
+from pipeline.spool import Spool
+from pipeline.storage import StoragePath
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 MARK = "MGMRN_TEST_PLACE"
 """Environment variable by which all descendants of a command are known, also those that left its process group."""
@@ -82,6 +85,8 @@ class Place:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.storage = StoragePath.parse(folder / ".mgmrn" / "runs")
+        """Folder of the runs whose epochs are counted."""
         self.mark = uuid.uuid4().hex
         # Not in `folder`: the path of a unix socket has at most 107 characters.
         self.ray_folder = Path(tempfile.mkdtemp(prefix="r"))
@@ -135,13 +140,8 @@ class Place:
 
     def epochs_noted(self) -> list[int]:
         """Steps in the spools, in the order in which they were noted."""
-        entries = [
-            json.loads(line)
-            for path in sorted(self.folder.glob(".mgmrn/runs/*/spool.jsonl"))
-            for line in path.read_text().splitlines(keepends=True)
-            if line.endswith("\n")
-        ]
-        return [entry["step"] for entry in entries if entry["kind"] == "metrics"]
+        entries = [entry for name in self.storage.names() for entry in Spool(self.storage / name).read()]
+        return [entry.content["step"] for entry in entries if entry.kind == "metrics"]
 
     def kill_all(self) -> None:
         """Ends every process that was started here, by its id, until there is none."""

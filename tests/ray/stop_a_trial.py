@@ -13,6 +13,7 @@ from ray.util.state import list_actors
 
 from mgmrn.data.splits import load_tune
 from pipeline.config.compose import load_experiment
+from pipeline.storage import StoragePath
 from pipeline.train.cell import make_cell
 from pipeline.train.cluster import ray_session
 from pipeline.train.placement import Placement
@@ -32,7 +33,9 @@ class OneTrial:
     """Starts one trial and stops it as soon as it reports."""
 
     def __init__(self, plan: TrialPlan) -> None:
-        self.site = Site(Opening(cast(Any, None), Where(storage=Path.cwd()), "study", "stopped", ALONE), 1)
+        self.site = Site(
+            Opening(cast(Any, None), Where(storage=StoragePath.parse(Path.cwd())), "study", "stopped", ALONE), 1
+        )
         self._plan: TrialPlan | None = plan
         self.reports: list[int] = []
         self.stopped_at = 0.0

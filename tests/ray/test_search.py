@@ -84,7 +84,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Searched]:
 
 
 def epochs_noted(place: Place, trial: str = "t0") -> list[str]:
-    spools = place.folder.glob(f".mgmrn/runs/search/*/tiny.{trial}*/spool.jsonl")
+    spools = place.folder.glob(f".mgmrn/runs/search/*/tiny.{trial}*/spool/*")
     return [line for path in spools for line in path.read_text().splitlines() if '"metrics"' in line]
 
 

@@ -62,7 +62,7 @@ def test_a_run_from_a_checkout_whose_path_a_shell_would_split_and_run(strange: P
     done = run([python, "-m", "pipeline", "train", *arguments], strange.folder, environment)
     assert done.returncode == 0, done.stderr
     assert '"status": "finished"' in done.stdout
-    assert list(strange.folder.glob("the runs/*/spool.jsonl"))
+    assert list(strange.folder.glob("the runs/*/spool"))
     assert not [*tmp_path.rglob("ran"), *strange.ray_folder.rglob("ran")], "the folder's name was run"
 
 
@@ -83,5 +83,5 @@ def test_a_start_whose_workers_never_come_up_says_what_it_waits_for_and_ends(pla
     error, words = json.loads(done.stdout)["error"], "the worker fell asleep (raylet.err)"
     assert error == f"Ray started no worker process within {LIMIT} s; Ray's log says: {words}"
     assert done.stderr.strip().splitlines()[-1].startswith(f"error: {error}")
-    assert not list(place.folder.glob(".mgmrn/runs/*/spool.jsonl")), "no run was begun"
+    assert not list(place.folder.glob(".mgmrn/runs/*/spool")), "no run was begun"
     wait_until(lambda: not place.processes(), "nothing is left running", 20)

@@ -32,7 +32,7 @@ def test_a_second_train_leaves_the_living_first_one_alone(place: Place) -> None:
     (run,) = children_of(client)
     assert run.info.status == "FINISHED"
     assert steps_of(client, run)["train/total"] == [1, 2, 3]
-    assert not [name for name in os.listdir(place.folder / ".mgmrn" / "runs") if name.endswith(".driver")]
+    assert not os.listdir(place.folder / ".mgmrn" / "runs" / "claims")
 
 
 @pytest.mark.timeout(900)

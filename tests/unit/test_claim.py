@@ -5,12 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
-from pathlib import Path
 
 import pytest
 
+from pipeline.claims import TakenError, living_holder, release, take, taken
 from pipeline.driver import Driver, _start, driver_tag
-from pipeline.train.storage import TakenError, claim_file, living_holder, release, take, taken
+from pipeline.storage import StoragePath
 
 DEAD = f"{socket.gethostname()}:999999999:0.00"
 
@@ -20,40 +20,51 @@ def parent_tag() -> str:
     return str(Driver(socket.gethostname(), os.getppid(), _start(os.getppid())))
 
 
-def test_a_folder_is_taken_and_released(tmp_path: Path) -> None:
-    folder = tmp_path / "runs" / "run.tune"
+def claims(storage: StoragePath) -> list[str]:
+    """Tags of the drivers that claim something in a storage."""
+    folder = storage / "claims"
+    return [(folder / name).read().decode() for name in folder.names()]
+
+
+def claim(folder: StoragePath, tag: str) -> None:
+    (folder.parent / "claims" / f"{folder.name}~0000").write(tag.encode())
+
+
+def test_a_folder_is_taken_and_released(storage: StoragePath) -> None:
+    folder, longer = storage / "run.tune", storage / "run.tune2"
     take(folder)
     take(folder)
+    take(longer)
     assert living_holder(folder) is None, "the holder is another driver"
     release(folder)
-    assert list(folder.parent.iterdir()) == []
+    assert claims(storage) == [driver_tag()]
+    release(longer)
+    assert claims(storage) == []
 
 
-def test_a_living_driver_is_named_and_keeps_its_folder(tmp_path: Path) -> None:
-    folder, free = tmp_path / "run.tune", tmp_path / "another"
-    claim_file(folder).write_text(parent_tag())
+def test_a_living_driver_is_named_and_keeps_its_folder(storage: StoragePath) -> None:
+    folder, free = storage / "run.tune", storage / "another"
+    claim(folder, parent_tag())
     with pytest.raises(TakenError, match=rf"run.tune is being run by process {os.getppid()} on {socket.gethostname()}"):
         take(folder)
     release(folder)
     assert living_holder(folder) == parent_tag()
     with pytest.raises(TakenError), taken([free, folder]):
         pass
-    assert list(tmp_path.iterdir()) == [claim_file(folder)], "of several folders none stays claimed"
+    assert claims(storage) == [parent_tag()], "of several folders none stays claimed"
 
 
-def test_the_claim_of_a_dead_driver_is_replaced_also_when_a_dead_one_was_taking_it(tmp_path: Path) -> None:
-    folder = tmp_path / "run.tune"
-    claim_file(folder).write_text(DEAD)
-    claim_file(folder).with_name(f"{claim_file(folder).name}+").write_text(DEAD)
+def test_the_claim_of_a_dead_driver_is_replaced(storage: StoragePath) -> None:
+    folder = storage / "run.tune"
+    claim(folder, DEAD)
     take(folder)
-    assert claim_file(folder).read_text() == driver_tag()
-    assert list(tmp_path.iterdir()) == [claim_file(folder)]
+    assert claims(storage) == [driver_tag()]
 
 
 over = multiprocessing.get_context("fork").Event()
 
 
-def try_to_take(folder: Path, winners: multiprocessing.Queue[int]) -> None:
+def try_to_take(folder: StoragePath, winners: multiprocessing.Queue[int]) -> None:
     try:
         take(folder)
     except TakenError:
@@ -63,10 +74,10 @@ def try_to_take(folder: Path, winners: multiprocessing.Queue[int]) -> None:
 
 
 @pytest.mark.parametrize("left", ["", DEAD], ids=["free", "left by a dead driver"])
-def test_one_of_many_processes_gets_the_claim(tmp_path: Path, left: str) -> None:
-    folder = tmp_path / "run.tune"
+def test_one_of_many_processes_gets_the_claim(storage: StoragePath, left: str) -> None:
+    folder = storage / "run.tune"
     if left:
-        claim_file(folder).write_text(left)
+        claim(folder, left)
     context = multiprocessing.get_context("fork")
     over.clear()
     winners: multiprocessing.Queue[int] = context.Queue()
@@ -81,4 +92,4 @@ def test_one_of_many_processes_gets_the_claim(tmp_path: Path, left: str) -> None
     over.set()
     for racer in racers:
         racer.join(30)
-    assert list(tmp_path.iterdir()) == [claim_file(folder)]
+    assert len(claims(storage)) == 1

@@ -15,6 +15,7 @@ from mgmrn.errors import ResourceError, UserError
 from pipeline.cli.app import command
 from pipeline.errors import TrackingError
 from pipeline.launch import Outcome
+from pipeline.storage import StoragePath
 from pipeline.train.cell import RunSummary
 from pipeline.train.placement import Workers
 from pipeline.where import Where
@@ -72,7 +73,7 @@ def test_train_passes_its_options_on(launch: Any, typed: Any) -> None:
     assert (code, config.loss.scale, config.schedule.epochs) == (0, 25, 2)
     assert (request.experiment, request.split, request.seeds) == ("cub100", "tune", (0, 2))
     assert (request.workers, request.force) == (Workers(2, 4), True)
-    assert request.where == Where("http://host:5000", Path("data"), Path("store"), "auto", 3, 1)
+    assert request.where == Where("http://host:5000", Path("data"), StoragePath("store"), "auto", 3, 1)
     answer = json.loads(out)
     assert (answer["status"], answer["parent_run_id"], answer["tracking_uri"]) == ("finished", "p1", "sqlite:///x.db")
     assert answer["runs"][0]["metrics"] == {"test/gzsl_h": 0.25} and "cub.x.s0.abc" in err

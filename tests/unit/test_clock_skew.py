@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.driver import driver_is_dead, driver_tag
 from pipeline.spool import Spool
+from pipeline.storage import StoragePath
 from pipeline.tracking.sender import Sender
 from pipeline.tracking.store import TrackingStore
 from pipeline.train.checkpoints import kept_checkpoints, latest_whole, new_checkpoint
@@ -32,7 +33,7 @@ def test_a_run_that_is_gone_on_with_elsewhere_has_every_step_once_and_in_order(
 ) -> None:
     """The second driver's clock is an hour off; it notes the last epoch of the first one again, and one more."""
     now, run_id = time.time, store.create_parent("run", {})
-    spool = Spool(tmp_path / "spool.jsonl")
+    spool = Spool(StoragePath.parse(tmp_path))
     for losses in (((0.3, 1), (0.2, 2)), ((0.21, 2), (0.1, 3))):
         for loss, epoch in losses:
             spool.append(epoch, {"train/total": loss})
@@ -53,10 +54,11 @@ def test_a_run_that_ends_before_it_began_has_no_length(store: TrackingStore) -> 
 
 def test_the_latest_checkpoint_is_that_of_the_last_epoch_whatever_the_files_say(tmp_path: Path) -> None:
     """Written by hosts whose clocks differ: the later epochs look older."""
+    run_folder = StoragePath.parse(tmp_path)
     for epoch in (1, 2, 3):
-        with new_checkpoint(tmp_path, epoch) as folder:
+        with new_checkpoint(run_folder, epoch) as folder:
             (folder / "state.pt").write_bytes(b"state")
-    for one in kept_checkpoints(tmp_path):
-        os.utime(one.folder, times=(HOUR * (9 - one.epoch),) * 2)
-    found = latest_whole(tmp_path, 3, lambda sentence: pytest.fail(sentence))
+    for one in kept_checkpoints(run_folder):
+        os.utime(one.folder.address, times=(HOUR * (9 - one.epoch),) * 2)
+    found = latest_whole(run_folder, 3, lambda sentence: pytest.fail(sentence))
     assert found is not None and found.epoch == 3

@@ -19,6 +19,7 @@ from pipeline.analysis.tables import CSV_COLUMNS
 from pipeline.cli.app import main
 from pipeline.errors import TrackingError
 from pipeline.spool import PARENT_TAG
+from pipeline.storage import StoragePath
 from pipeline.tracking.store import TrackingStore
 from pipeline.train.cell import Cell
 from pipeline.where import Where
@@ -188,7 +189,7 @@ def test_every_figure_on_the_page_is_that_of_the_cited_runs(finished_grid: Finis
 
 def test_a_grid_without_any_score_has_no_page(finished_grid: FinishedGrid, tmp_path: Path) -> None:
     file = write_grid(tmp_path, "variants:\n  other: {loss.scale: 31}\nfixed: {loss.scale: 30}\n", "empty")
-    where = Where(finished_grid.store.uri, finished_grid.folder / "data", tmp_path / "runs")
+    where = Where(finished_grid.store.uri, finished_grid.folder / "data", StoragePath.parse(tmp_path / "runs"))
     with pytest.raises(UserError, match="no cell of empty has a score yet"):
         make_report(file, where, tmp_path / "page.html", None, "report empty")
     assert not (tmp_path / "page.html").exists()

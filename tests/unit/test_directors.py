@@ -21,6 +21,7 @@ from pipeline.search.director import Search, SearchDirector
 from pipeline.search.space import Space
 from pipeline.search.study import Record, Study
 from pipeline.spool import PARENT_TAG
+from pipeline.storage import StoragePath
 from pipeline.tracking.store import TrackedRun
 from pipeline.train.cell import Cell
 from pipeline.train.messages import Failure
@@ -63,7 +64,7 @@ class Lab:
             experiment_id="1",
             find_finished=lambda wanted, split: next((one for one in self.stored if wanted in one.tags.values()), None),
         )
-        where = Where(data_root=Path("/data"), storage=Path("/runs"))
+        where = Where(data_root=Path("/data"), storage=StoragePath("/runs"))
         return Site(Opening(cast(Any, store), where, "study", "parent", PLACEMENT), 2, self.clerk)
 
     def search(self, config: SearchConfig) -> Search:
@@ -460,7 +461,7 @@ def test_restarted_and_resumed_tasks_share_the_place_of_the_launch(lab: Lab, tas
     specs = [plan.runs[0] for plan in plans]
     assert len({spec.run_folder for spec in specs}) == 2
     places = {(spec.run_folder.parent, spec.data_root, spec.cpus_per_worker) for spec in specs}
-    assert places == {(Path("/runs"), Path("/data"), 2)} and {plan.placement for plan in plans} == {PLACEMENT}
+    assert places == {(StoragePath("/runs"), Path("/data"), 2)} and {plan.placement for plan in plans} == {PLACEMENT}
     assert lab.of("base")[0] == "opened" and lab.of("smooth")[0] == "resumed"
 
 

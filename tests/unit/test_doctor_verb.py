@@ -14,6 +14,7 @@ from pipeline import doctor
 from pipeline.doctor import GB, Line
 from pipeline.errors import ExitCode
 from pipeline.ports import free_port
+from pipeline.storage import StoragePath
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_named_places_that_are_wrong(here: Path, examined: Any, monkeypatch: pyt
 @pytest.mark.parametrize(("free", "state"), [(0.5, "bad"), (5, "warn"), (50, "ok")])
 def test_room_on_the_disk(here: Path, monkeypatch: pytest.MonkeyPatch, free: float, state: str) -> None:
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: SimpleNamespace(free=int(free * GB)))
-    line = doctor.disk_line(here / "runs" / "deep")
+    line = doctor.disk_line(StoragePath.parse(here / "runs" / "deep"))
     assert line.state == state and line.code == (ExitCode.CANNOT_RUN_HERE if state == "bad" else ExitCode.FINE)
 
 

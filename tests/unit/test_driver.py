@@ -11,6 +11,7 @@ import pytest
 
 from pipeline import driver
 from pipeline.driver import Driver, driver_is_dead, driver_tag, heartbeat
+from pipeline.storage import StoragePath
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +24,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Iterator[Driver]:
     """This process, as a driver on another host would be seen."""
-    with heartbeat(tmp_path):
+    with heartbeat(StoragePath.parse(tmp_path)):
         here = Driver.here()
         yield Driver("elsewhere", here.pid, here.start, here.beat)
 
@@ -38,22 +39,23 @@ def test_a_tag_is_read_as_it_was_written(elsewhere: Driver) -> None:
 
 def test_a_driver_elsewhere_lives_while_it_counts(elsewhere: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not elsewhere.is_dead and not elsewhere.is_this_process
-    monkeypatch.setattr(driver, "_count", lambda beat: pytest.fail("a grid asks often: it is watched once"))
+    monkeypatch.setattr(driver, "_stays", lambda beat: pytest.fail("a grid asks often: it is watched once"))
     assert not elsewhere.is_dead
 
 
 def test_a_driver_elsewhere_is_dead_without_a_heartbeat_in_a_readable_folder(elsewhere: Driver, tmp_path: Path) -> None:
-    assert Driver("elsewhere", 17, 5.0, tmp_path / "drivers" / "elsewhere-17-5.00").is_dead
+    storage = StoragePath.parse(tmp_path)
+    assert Driver("elsewhere", 17, 5.0, storage / "drivers" / "elsewhere-17-5.00").is_dead
     (tmp_path / "secret").write_text("x")
-    for beat in (None, Path("/not/mounted/here/drivers/x"), tmp_path / "secret", tmp_path / "missing"):
+    for beat in (None, StoragePath("/not/mounted/here/drivers/x"), storage / "secret", storage / "missing"):
         assert not Driver("elsewhere", 17, 5.0, beat).is_dead
 
 
 def test_a_heartbeat_ends_with_its_context_and_leaves_nothing(tmp_path: Path) -> None:
-    with heartbeat(tmp_path):
+    with heartbeat(StoragePath.parse(tmp_path)):
         (beat,) = (tmp_path / "drivers").iterdir()
-        with heartbeat(tmp_path / "other"):
-            assert Driver.here().beat == beat, "within a heartbeat that one serves"
+        with heartbeat(StoragePath.parse(tmp_path / "other")):
+            assert str(Driver.here().beat) == str(beat), "within a heartbeat that one serves"
         assert beat.exists()
     assert not beat.exists()
     assert "heartbeat" not in {thread.name for thread in threading.enumerate()}
@@ -61,8 +63,8 @@ def test_a_heartbeat_ends_with_its_context_and_leaves_nothing(tmp_path: Path) ->
 
 def test_a_killed_driver_is_dead_by_its_process_and_by_its_silence(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from pipeline.driver import heartbeat, driver_tag\n"
-        "with heartbeat(Path(sys.argv[1])): print(driver_tag(), flush=True); time.sleep(60)"
+        "import sys, time; from pipeline.driver import heartbeat, driver_tag; from pipeline.storage import StoragePath\n"
+        "with heartbeat(StoragePath(sys.argv[1])): print(driver_tag(), flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

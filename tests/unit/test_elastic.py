@@ -7,6 +7,7 @@ import pytest
 from mgmrn.config import EpisodicSampling, PlainSampling
 from mgmrn.errors import ResourceError, UserError
 from pipeline.spool import Spool
+from pipeline.storage import StoragePath
 from pipeline.train import placement
 from pipeline.train.cell import Cell
 from pipeline.train.placement import Host, Placement, Workers, parse_workers, place_elastic, place_trials
@@ -88,7 +89,7 @@ def test_the_number_of_workers_is_no_part_of_a_runs_identity(small_cell: Cell) -
 
 
 def test_the_time_of_workers_counts_those_that_there_were(tmp_path: Path) -> None:
-    spool = Spool(tmp_path / "spool.jsonl")
+    spool = Spool(StoragePath.parse(tmp_path))
     for epoch, workers in enumerate((2, 1, 4), start=1):
         spool.append(epoch, {"perf/epoch_s": 10.0, "perf/world_size": workers})
     assert spool.worker_seconds() == 70.0

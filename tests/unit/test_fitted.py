@@ -10,6 +10,7 @@ from mgmrn.data.splits import load_tune
 from mgmrn.protocol import evaluate_split
 from pipeline.config.compose import load_experiment
 from pipeline.spool import Spool
+from pipeline.storage import StoragePath
 from pipeline.train.cell import make_cell
 from pipeline.train.checkpoints import kept_checkpoints, new_checkpoint
 from pipeline.train.fit import Fitted, fit
@@ -28,12 +29,12 @@ def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunSpec:
     write_small(tmp_path)
     composed = load_experiment(str(tmp_path / "small.yaml"), ["schedule.epochs=3"])
     data = load_tune(tmp_path / "data", composed.config.benchmark)
-    spec = make_cell(composed, 0, data, None, "mgmrn").spec(tmp_path / "data", tmp_path / "runs", 1)
+    spec = make_cell(composed, 0, data, None, "mgmrn").spec(tmp_path / "data", StoragePath.parse(tmp_path / "runs"), 1)
     scores = np.random.default_rng(0).random((len(data.seen) + len(data.unseen), len(data.classes.names)))
     for epoch, value in AUSUC.items():
         with new_checkpoint(spec.run_folder, epoch) as folder:
             evaluate_split(data, scores.astype(np.float32), None).save(folder / EVALUATION_FILE)
-        Spool(spec.spool_file).append(epoch, {"epoch": epoch, "val/ausuc": value})
+        Spool(spec.run_folder).append(epoch, {"epoch": epoch, "val/ausuc": value})
     return spec
 
 
@@ -45,7 +46,7 @@ def fitted(spec: RunSpec) -> Fitted | Failure:
 
 def evaluation(spec: RunSpec, epoch: int) -> Path:
     (folder,) = (one.folder for one in kept_checkpoints(spec.run_folder) if one.epoch == epoch)
-    return folder / EVALUATION_FILE
+    return Path(folder.address) / EVALUATION_FILE
 
 
 def flip_a_bit(spec: RunSpec, epoch: int) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy.engine import make_url
 from mgmrn.atomic_file import replacing
 from pipeline.__main__ import run
 from pipeline.databases import database_address, sqlite_file
-from pipeline.train.storage import StorageError, check_writable
+from pipeline.storage import StorageError, StoragePath, check_writable
 from pipeline.where import Where
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,8 +48,8 @@ def test_folders_that_cannot_hold_runs(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "file").touch()
     for folder, reason in {"/proc/x": "No such file", "file/x": "Not a directory", "loop": "links"}.items():
         with pytest.raises(StorageError, match=reason):
-            check_writable(Path(folder))
-    assert Where(storage=tmp_path / "loop").absolute().storage == tmp_path / "loop"
+            check_writable(StoragePath(folder))
+    assert Where(storage=StoragePath("loop")).absolute().storage == StoragePath(str(tmp_path / "loop"))
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.errors import TrackingError
 from pipeline.spool import NewRun
+from pipeline.storage import StoragePath
 from pipeline.tracking.store import TrackingStore
 from pipeline.train import cluster
 from pipeline.train.cell import Cell
@@ -91,12 +92,14 @@ def test_a_run_has_a_name_of_its_own_and_an_end(
     tmp_path: Path, small_cell: Cell, monkeypatch: pytest.MonkeyPatch, placement: Placement
 ) -> None:
     """By default, Ray Train takes over what stands under a name, and asks for lost workers for ever."""
-    spec = small_cell.spec(tmp_path / "data", tmp_path / "runs", 1)
+    spec = small_cell.spec(tmp_path / "data", StoragePath.parse(tmp_path / "runs"), 1)
     monkeypatch.setattr("pipeline.train.fit.DataParallelTrainer", Trainer)
     *_, ended = fit(spec, placement)
     assert isinstance(ended, Failure) and ended.reason == "workers-lost"
     run, scaling = Trainer.settings["run_config"], Trainer.settings["scaling_config"]
-    assert (run.storage_path, run.name) == (str(tmp_path / "runs"), spec.run_folder.name)
+    assert run.name == spec.run_folder.name and not Path(run.storage_path).exists(), (
+        "an empty folder, which is gone now"
+    )
     assert small_cell.config_hash[:8] in run.name and small_cell.split in run.name
     assert (run.failure_config.max_failures, run.failure_config.controller_failure_limit) == (RETRIES, RETRIES)
     assert scaling.num_workers == placement.number, "0 would be a mode without callbacks, names or storage"

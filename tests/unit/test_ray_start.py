@@ -17,6 +17,7 @@ from mgmrn.errors import ResourceError
 from pipeline.doctor import ray_line
 from pipeline.errors import ExitCode
 from pipeline.ports import LOOPBACK, free_port
+from pipeline.storage import StoragePath
 from pipeline.train import process_group, ray_start
 from pipeline.train.cluster import ray_session
 from pipeline.train.process_group import GLOO_INTERFACE, rendezvous, use_network_of_ray
@@ -181,12 +182,12 @@ def test_ranks_that_do_not_begin_end_the_wait_with_rays_own_words(
     said: list[str] = []
     run: Future[None] = Future()
     with pytest.raises(ResourceError, match=r"no worker of the run began within 0 s; Ray's log says: No space left"):
-        ray_start.await_ranks(run, tmp_path / "begun", said.append)
+        ray_start.await_ranks(run, StoragePath.parse(tmp_path / "begun"), said.append)
     assert len(said) == 1 and said[0].startswith("still waiting for the workers of the run after 0 s")
     (tmp_path / "begun").touch()
-    ray_start.await_ranks(run, tmp_path / "begun", said.append)
+    ray_start.await_ranks(run, StoragePath.parse(tmp_path / "begun"), said.append)
     run.set_result(None)
-    ray_start.await_ranks(run, tmp_path / "never", said.append)
+    ray_start.await_ranks(run, StoragePath.parse(tmp_path / "never"), said.append)
 
 
 INTERFACES = {"lo": ("127.0.0.1",), "mgmt0": ("02:00:00:00:00:01", "192.168.7.4"), "ib0": ("10.0.3.4", "fe80::3%ib0")}

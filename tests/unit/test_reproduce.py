@@ -136,7 +136,7 @@ def rerun(place: Place, monkeypatch: pytest.MonkeyPatch) -> dict[str, float | No
         if now["score"] is not None:
             run_id = run_in(opening.store, opening.parent_run_id, cell, now["score"])
             opening.store.set_tags(run_id, opening.tags)
-            Spool(opening.spec(cell).spool_file).assign(run_id, opening.store.identity)
+            Spool(opening.spec(cell).run_folder).assign(run_id, opening.store.identity)
 
     monkeypatch.setattr("pipeline.trials.list_director.run_list", run_list)
     monkeypatch.setattr(module, "launch_session", lambda where, workers, data: nullcontext((Host(1, 0),)))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mgmrn.errors import UserError
 from pipeline.errors import TrackingError
 from pipeline.spool import Epoch, RunState, Spool, StoreIdentity
+from pipeline.storage import StoragePath
 from pipeline.tracking import sender as sender_module
 from pipeline.tracking.sender import Sender, replay_leftovers
 from pipeline.tracking.store import TrackingStore
@@ -71,14 +72,15 @@ class FakeStore:
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    pauses = {"POLL_SECONDS": 0.002, "FIRST_PAUSE": 0.002, "LONGEST_PAUSE": 0.01, "GATHER_SECONDS": 0.0}
+    monkeypatch.setattr(StoragePath, "poll_seconds", 0.002)
+    pauses = {"FIRST_PAUSE": 0.002, "LONGEST_PAUSE": 0.01, "GATHER_SECONDS": 0.0}
     for name, seconds in pauses.items():
         monkeypatch.setattr(sender_module, name, seconds)
 
 
 @pytest.fixture
-def spool(tmp_path: Path) -> Spool:
-    return Spool(tmp_path / "run" / "spool.jsonl")
+def spool(storage: StoragePath) -> Spool:
+    return Spool(storage / "run")
 
 
 @pytest.fixture
@@ -99,8 +101,8 @@ def drain(spool: Spool, store: FakeStore, seconds: float = 5) -> str | None:
 def test_metrics_tags_artifacts_model_and_end_arrive_in_order(spool: Spool, store: FakeStore) -> None:
     append(spool, 1)
     spool.append_tags({"mgmrn.note": "x"})
-    spool.append_artifacts(spool.path.with_name("artifacts"))
-    spool.append_model(spool.path.with_name("model.pt"), 0.5, spool.path.with_name("example.jpg"))
+    spool.append_artifacts(spool.folder / "artifacts")
+    spool.append_model(spool.folder / "model.pt", 0.5, spool.folder / "example.jpg")
     spool.append_end("FINISHED", "done")
     assert not spool.is_done()
     assert drain(spool, store) is None
@@ -111,17 +113,19 @@ def test_metrics_tags_artifacts_model_and_end_arrive_in_order(spool: Spool, stor
     assert store.sent == [{"mgmrn.note": "x"}, "artifacts", model, ("FINISHED", "done")]
 
 
-def test_what_a_store_missed_is_replayed_at_the_next_start(spool: Spool, store: FakeStore, tmp_path: Path) -> None:
+def test_what_a_store_missed_is_replayed_at_the_next_start(
+    spool: Spool, store: FakeStore, storage: StoragePath
+) -> None:
     store.away = True
     append(spool, 1)
     spool.append_end("FINISHED", "done")
     assert drain(spool, store, 0.05) == "unreachable"
-    assert replay_leftovers(tmp_path, store, 0.05) == {"run": "unreachable"}
+    assert replay_leftovers(storage, store, 0.05) == {"run": "unreachable"}
     store.away = False
-    assert replay_leftovers(tmp_path, store, 5) == {}
+    assert replay_leftovers(storage, store, 5) == {}
     assert (store.losses, store.sent) == ([(1, 1.0)], [("FINISHED", "done")])
     calls = len(store.calls)
-    assert replay_leftovers(tmp_path, store, 5) == {}
+    assert replay_leftovers(storage, store, 5) == {}
     assert len(store.calls) == calls
 
 
@@ -139,13 +143,13 @@ def test_what_was_sent_before_is_not_sent_again(spool: Spool, store: FakeStore) 
     assert store.sent == [{"mgmrn.note": "x"}, ("KILLED", "interrupted"), ("FINISHED", "done")]
 
 
-def test_two_senders_of_one_spool_send_one_after_another(spool: Spool, store: FakeStore, tmp_path: Path) -> None:
+def test_two_senders_of_one_spool_send_one_after_another(spool: Spool, store: FakeStore, storage: StoragePath) -> None:
     append(spool, 1)
     first, other = Sender(spool, "r", store).start(), FakeStore()
     wait_until(lambda: len(store.losses) == 1, "the first step is sent")
     store.away = True
     append(spool, 2)
-    assert replay_leftovers(tmp_path, other, 5) == {}, "what a living driver sends is left to it"
+    assert replay_leftovers(storage, other, 5) == {}, "what a living driver sends is left to it"
     assert drain(spool, other, 0.05) == "another command is sending them"
     second = Sender(spool, "r", other).start()
     first.drain(0.0)
@@ -153,24 +157,23 @@ def test_two_senders_of_one_spool_send_one_after_another(spool: Spool, store: Fa
     assert (store.losses, other.losses) == ([(1, 1.0)], [(2, 2.0)])
 
 
-@pytest.mark.parametrize("outside", ["/etc", "{folder}/run/../other", "{folder}/run/link"])
-def test_a_line_that_names_files_outside_the_run_is_refused(
-    spool: Spool, store: FakeStore, tmp_path: Path, outside: str
-) -> None:
+@pytest.mark.parametrize("outside", ["/etc", "../other", "link"])
+def test_an_entry_that_names_files_outside_the_run_is_refused(store: FakeStore, tmp_path: Path, outside: str) -> None:
+    spool = Spool(StoragePath.parse(tmp_path / "run"))
     append(spool, 1)
     (tmp_path / "run" / "link").symlink_to("/etc")
-    with spool.path.open("a") as file:
-        file.write(json.dumps({"kind": "artifacts", "folder": outside.format(folder=tmp_path)}) + "\n")
+    forged = {"kind": "artifacts", "folder": outside}
+    (spool.folder / "spool" / "00000002-forged").write(json.dumps(forged).encode())
     with pytest.raises(UserError, match="names a file outside of its run"):
         drain(spool, store)
     assert (store.sent, store.losses) == ([], [(1, 1.0)])
 
 
-def test_a_line_that_was_cut_short_harms_no_other(spool: Spool, store: FakeStore) -> None:
+def test_a_file_that_was_not_written_whole_harms_no_other(spool: Spool, store: FakeStore) -> None:
     append(spool, 1)
-    with spool.path.open("ab") as file:
-        file.write(b'{"kind": "metrics", "step": 2, "met')
-    assert len(list(spool.read())) == 1
+    for name in (".00000002-x.0123456789abcdef", "00000002-x", "notes"):
+        (spool.folder / "spool" / name).write(b'{"kind": "metrics", "step": 2, "met')
+    assert len(spool.read()) == 1
     append(spool, 3)
     assert drain(spool, store) is None
     assert store.losses == [(1, 1.0), (3, 3.0)]
@@ -192,7 +195,7 @@ def test_a_defect_in_the_thread_is_raised(spool: Spool, store: FakeStore) -> Non
 def test_every_step_arrives_exactly_once(
     tmp_path_factory: pytest.TempPathFactory, steps: list[int], failures: list[str], restarts: set[int]
 ) -> None:
-    spool, store = Spool(tmp_path_factory.mktemp("spool") / "spool.jsonl"), FakeStore(failures)
+    spool, store = Spool(StoragePath.parse(tmp_path_factory.mktemp("run"))), FakeStore(failures)
     sender = Sender(spool, "r", store).start()
     for position, step in enumerate(steps):
         spool.append(step, {"train/loss": 0.0, "train/lr": 1.0})
@@ -205,7 +208,8 @@ def test_every_step_arrives_exactly_once(
 
 
 @pytest.mark.cluster
-def test_a_real_server_that_is_killed_and_comes_back_gets_everything_once(tmp_path: Path, spool: Spool) -> None:
+def test_a_real_server_that_is_killed_and_comes_back_gets_everything_once(tmp_path: Path) -> None:
+    spool = Spool(StoragePath.parse(tmp_path / "run"))
     with Server(tmp_path) as server:
         store = TrackingStore.connect(server.uri)
         run_id = store.create_parent("launch", {"mgmrn.kind": "train"})

@@ -20,6 +20,7 @@ from pipeline.config.compose import values_of
 from pipeline.errors import TrackingError
 from pipeline.interruption import Interruption
 from pipeline.spool import Spool
+from pipeline.storage import StoragePath
 from pipeline.tracking import sender as sender_module
 from pipeline.tracking.store import TrackingStore
 from pipeline.train import tracked
@@ -38,7 +39,8 @@ METRICS = {"val/ausuc": 0.5, "val/gzsl_h": 0.25}
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    sending = {"POLL_SECONDS": 0.002, "FIRST_PAUSE": 0.01, "LONGEST_PAUSE": 0.05, "GATHER_SECONDS": 0.0}
+    monkeypatch.setattr(StoragePath, "poll_seconds", 0.002)
+    sending = {"FIRST_PAUSE": 0.01, "LONGEST_PAUSE": 0.05, "GATHER_SECONDS": 0.0}
     tracking = {"LOOK_UP_SECONDS": 0.2, "DRAIN_SECONDS": 0.2, "PAUSE_SECONDS": 0.02, "END_SECONDS": 0.2}
     for module, pauses in ((sender_module, sending), (tracked, tracking)):
         for name, seconds in pauses.items():
@@ -71,7 +73,7 @@ class Lab:
     def lose(self, fault: Callable[[], object], reason: str) -> None:
         """Run every cell in one launch, without training, the first one with the fault, which is told at once and at the end."""
         store = self.connect()
-        with parent_run(store, self.storage, "key", "launch", {"mgmrn.kind": "launch"}) as launch:
+        with parent_run(store, StoragePath.parse(self.storage), "key", "launch", {"mgmrn.kind": "launch"}) as launch:
             for cell in self.cells:
                 self._run(store, cell, launch.run_id, fault if cell is self.cells[0] else None)
         assert not launch.is_tracked
@@ -81,9 +83,9 @@ class Lab:
         assert "give the same command again" in error and self.capfd.readouterr().err == ""
 
     def _run(self, store: TrackingStore, cell: Cell, launch: str, fault: Callable[[], object] | None) -> None:
-        where = Where(data_root=Path("/data"), storage=self.storage)
+        where = Where(data_root=Path("/data"), storage=StoragePath.parse(self.storage))
         tracker = open_run(cell, Opening(store, where, "study", launch, Placement(1, 1, 0)))
-        spool = Spool(tracker.spec.spool_file)
+        spool = Spool(tracker.spec.run_folder)
         spool.append(1, {"train/loss": 1.0})
         if fault:
             wait_until(lambda: tracker.run_id and store.logged_steps(tracker.run_id, "train/loss") == {1}, "it is sent")
@@ -93,14 +95,18 @@ class Lab:
         if fault:
             wait_until(lambda: bool(self.said), "the problem is told")
         evaluation = SimpleNamespace(result=SimpleNamespace(gamma=0.25))
-        end = {"reported": METRICS, "checkpoint": Path("/checkpoint"), "calibration": Calibration(epochs=2, gamma=0.25)}
+        end = {
+            "reported": METRICS,
+            "checkpoint": StoragePath("/checkpoint"),
+            "calibration": Calibration(epochs=2, gamma=0.25),
+        }
         tracker.finished(cast(Any, SimpleNamespace(evaluation=evaluation, **end)))
         tracker.close()
 
     def assert_tracked_once(self) -> None:
         """Assert that the next command has everything in the store once, without training."""
         store = self.connect()
-        assert send_leftovers(self.storage, store, 5) is None
+        assert send_leftovers(StoragePath.parse(self.storage), store, 5) is None
         parents = store.own_runs("tags.`mgmrn.kind` = 'launch'")
         assert [run.status for run in parents] == ["FINISHED"]
         for cell in self.cells:
@@ -115,7 +121,7 @@ class Lab:
             assert store.read_text(run.run_id, "curve.csv") == "gamma\n"
         assert len(store.own_runs("tags.`mgmrn.kind` = 'run'")) == len(self.cells)
         calls = store.own_runs("")
-        assert send_leftovers(self.storage, store, 5) is None and store.own_runs("") == calls
+        assert send_leftovers(StoragePath.parse(self.storage), store, 5) is None and store.own_runs("") == calls
 
 
 @pytest.fixture
@@ -126,10 +132,8 @@ def lab(
     lab = Lab(tmp_path, tmp_path / "runs", [cell.tune for cell in finished_grid.cells["base"][:2]], capfd)
     shutil.copy(tables, lab.database)
 
-    def write_record(spec: Any, cell: Any, ended: Any) -> Path:
-        spec.artifacts_folder.mkdir(exist_ok=True)
-        (spec.artifacts_folder / "curve.csv").write_text("gamma\n")
-        return cast(Path, spec.artifacts_folder)
+    def write_record(folder: Path, cell: Any, ended: Any) -> None:
+        (folder / "curve.csv").write_text("gamma\n")
 
     monkeypatch.setattr(tracked, "write_record", write_record)
     monkeypatch.setattr(tracked, "say", lab.said.append)
@@ -217,7 +221,7 @@ def test_a_launch_that_ends_while_the_store_is_unreachable_is_completed_by_the_n
     report.mkdir()
     (report / "best.yaml").write_text("a: 1\n")
     fail = Mock(side_effect=MlflowException("connection refused"))
-    with parent_run(store, storage, "key", "launch", {}) as launch:
+    with parent_run(store, StoragePath.parse(storage), "key", "launch", {}) as launch:
         for method in ("log_batch", "set_terminated", "log_artifacts", "get_metric_history"):
             monkeypatch.setattr(store.client, method, fail)
         launch.spool.append(0, {"val/ausuc/mean": 0.5})
@@ -228,7 +232,7 @@ def test_a_launch_that_ends_while_the_store_is_unreachable_is_completed_by_the_n
     assert not launch.is_tracked
     monkeypatch.undo()
     assert store.get(launch.run_id).status == "RUNNING"
-    send_leftovers(storage, store, 5)
+    send_leftovers(StoragePath.parse(storage), store, 5)
     run = store.get(launch.run_id)
     assert (run.status, run.tags["mgmrn.stop_reason"]) == ("FINISHED", "finished")
     assert run.metrics == {"val/ausuc/mean": 0.5}
@@ -236,12 +240,18 @@ def test_a_launch_that_ends_while_the_store_is_unreachable_is_completed_by_the_n
 
 
 def test_a_launch_that_is_interrupted_is_closed_and_leaves_nothing(tmp_path: Path, store: TrackingStore) -> None:
-    with pytest.raises(Interruption), parent_run(store, tmp_path / "runs", "key", "launch", {}) as launch:
+    with (
+        pytest.raises(Interruption),
+        parent_run(store, StoragePath.parse(tmp_path / "runs"), "key", "launch", {}) as launch,
+    ):
         assert list((tmp_path / "runs").glob("launch.*"))
         raise Interruption(signal.SIGINT)
     assert store.get(launch.run_id).status == "KILLED"
     assert not list((tmp_path / "runs").glob("launch.*"))
-    with pytest.raises(Interruption), parent_run(store, tmp_path / "runs", "key", "launch", {}) as launch:
+    with (
+        pytest.raises(Interruption),
+        parent_run(store, StoragePath.parse(tmp_path / "runs"), "key", "launch", {}) as launch,
+    ):
         # Compiled code that a signal's handler interrupts, such as Ray's, raises a SystemError from it.
         raise SystemError("returned a result with an exception set") from Interruption(signal.SIGTERM)
     run = store.get(launch.run_id)

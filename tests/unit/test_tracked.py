@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.errors import TrackingError
 from pipeline.spool import Spool
+from pipeline.storage import StoragePath
 from pipeline.tracking.store import TrackingStore
 from pipeline.train import tracked
 from pipeline.train.cell import Cell
@@ -31,7 +32,7 @@ def refuse(store: TrackingStore, outcomes: Iterable[object], monkeypatch: pytest
 @pytest.fixture
 def open_and_kill(tmp_path: Path, small_cell: Cell, store: TrackingStore) -> Callable[[], RunTracker]:
     """Opens a run and closes it without training."""
-    where = Where(data_root=tmp_path / "data", storage=tmp_path / "runs")
+    where = Where(data_root=tmp_path / "data", storage=StoragePath.parse(tmp_path / "runs"))
     opening = Opening(store, where, "study", store.create_parent("launch", {}), Placement(1, 1, 0))
 
     def run() -> RunTracker:
@@ -78,7 +79,7 @@ def test_a_run_that_is_not_wholly_tracked_is_removed_only_where_its_user_deleted
 ) -> None:
     tracker = open_and_kill()
     run_id = tracker.run_id
-    Spool(tracker.spec.spool_file).append_end("FINISHED", "finished")  # Not sent.
+    Spool(tracker.spec.run_folder).append_end("FINISHED", "finished")  # Not sent.
     store.set_tags(run_id, {"mgmrn.run_identity": "of another code"})  # So that the store offers none to resume.
     if deleted:
         store.client.delete_run(run_id)

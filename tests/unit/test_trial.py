@@ -18,6 +18,7 @@ from mgmrn.data.splits import final_data, load_tune
 from mgmrn.data.xlsa17 import load_benchmark
 from pipeline.config.compose import load_experiment
 from pipeline.spool import Spool
+from pipeline.storage import StoragePath
 from pipeline.train import worker
 from pipeline.train.cell import make_cell
 from pipeline.train.checkpoints import kept_checkpoints
@@ -42,7 +43,7 @@ def spec_of(variant: str, split: str = "tune", seed: int = 0) -> RunSpec:
     composed = load_experiment("small.yaml", ["cache_features=true", "benchmark.images.flip=false", *backbone])
     config, root = composed.config.benchmark, Path("data").resolve()
     data = load_tune(root, config) if split == "tune" else final_data(load_benchmark(root, config))
-    return make_cell(composed, seed, data, None, variant).spec(root, Path("runs").resolve(), 1)
+    return make_cell(composed, seed, data, None, variant).spec(root, StoragePath.parse(Path("runs").resolve()), 1)
 
 
 def config_of(*runs: RunSpec) -> dict[str, Any]:
@@ -61,10 +62,11 @@ def steps_of(process: OpenTrial) -> list[TrialReport]:
 
 def figures(spec: RunSpec) -> dict[str, Any]:
     """Everything of a run that must not depend on the process: figures of every epoch, and the weights after the last."""
-    state = load_checkpoint(kept_checkpoints(spec.run_folder)[-1].folder, spec.identity)
+    with kept_checkpoints(spec.run_folder)[-1].folder.fetched() as folder:
+        state = load_checkpoint(folder, spec.identity)
     exact = {
         epoch: {key: value for key, value in numbers.items() if not key.startswith("perf/") and key != "moment"}
-        for epoch, numbers in Spool(spec.spool_file).epochs().items()
+        for epoch, numbers in Spool(spec.run_folder).epochs().items()
     }
     return {"epochs": exact, "weights": {name: one.double().sum().item() for name, one in state["network"].items()}}
 
@@ -79,7 +81,7 @@ def test_a_warm_process_gives_the_figures_of_a_fresh_one() -> None:
         assert process.reset_config(config_of(spec))
         assert not is_sealed()
         assert steps_of(process)[-1].checkpoint
-    assert "test/gzsl_h" in Spool(other.spool_file).epochs()[EPOCHS]
+    assert "test/gzsl_h" in Spool(other.run_folder).epochs()[EPOCHS]
 
     fresh = spec_of("fresh")
     script = "import sys; from pipeline.trials.trial import OpenTrial; process = OpenTrial({'plan': sys.argv[1]})\n"
@@ -96,7 +98,8 @@ def test_a_trial_that_starts_again_first_reports_what_was_noted() -> None:
     first.cleanup()
     reports = steps_of(OpenTrial(config_of(spec)))
     assert [report.steps for report in reports] == [1, 2, 2]
-    assert [entry.content["step"] for entry in Spool(spec.spool_file).read()] == [1, 2], "no epoch is noted twice"
+    noted = [entry.content["step"] for entry in Spool(spec.run_folder).read() if entry.kind == "metrics"]
+    assert noted == [1, 2], "no epoch is noted twice"
 
 
 def test_a_stopped_trial_gives_up_its_run() -> None:
