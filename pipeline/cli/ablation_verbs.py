@@ -11,7 +11,18 @@ import typer
 
 from mgmrn.errors import UserError
 from pipeline import places
-from pipeline.cli.options import Ablation, Address, Concurrency, Cpus, DataRoot, Gpus, Json, Storage, TrackingUri
+from pipeline.cli.options import (
+    Ablation,
+    Address,
+    Concurrency,
+    Cpus,
+    DataRoot,
+    Gpus,
+    Json,
+    Storage,
+    TrackingUri,
+    WaitForHosts,
+)
 from pipeline.console import Console, duration, shell_command
 from pipeline.errors import ExitCode
 from pipeline.where import Where
@@ -54,6 +65,7 @@ def ablate(
     budget_hours: Annotated[float | None, typer.Option(min=0.0, help="Hours; a longer plan is refused.")] = None,
     cpus_per_worker: Cpus = None,
     gpus_per_worker: Gpus = None,
+    wait_for_hosts: WaitForHosts = None,
     address: Address = None,
     tracking_uri: TrackingUri = places.TRACKING_URI,
     data_root: DataRoot = places.DATA_ROOT,
@@ -65,7 +77,7 @@ def ablate(
     from pipeline.ablation.plan import plan_to_json, totals
     from pipeline.analysis.tables import as_dict, show_tables, tables
 
-    where = Where(tracking_uri, data_root, storage, address, cpus_per_worker, gpus_per_worker)
+    where = Where(tracking_uri, data_root, storage, address, cpus_per_worker, gpus_per_worker, wait_for_hosts)
     file, console = load_grid_file(name, benchmarks), Console(as_json)
     outcome = run_ablation(file, where, mode=mode, concurrency=concurrency, budget_hours=budget_hours)
     show_tables(tables([outcome.comparison]), console)

@@ -33,6 +33,7 @@ def train(
     workers: Annotated[str, typer.Option(metavar="N|A..B", help="Processes; a range grows and shrinks.")] = "1",
     cpus_per_worker: options.Cpus = None,
     gpus_per_worker: options.Gpus = None,
+    wait_for_hosts: options.WaitForHosts = None,
     address: options.Address = None,
     tracking_uri: options.TrackingUri = places.TRACKING_URI,
     data_root: options.DataRoot = places.DATA_ROOT,
@@ -47,7 +48,7 @@ def train(
 
     composed = load_experiment(experiment, overrides or [])
     numbers = options.parse_seeds(seeds) if seeds is not None else (composed.config.seed,)
-    where = Where(tracking_uri, data_root, storage, address, cpus_per_worker, gpus_per_worker)
+    where = Where(tracking_uri, data_root, storage, address, cpus_per_worker, gpus_per_worker, wait_for_hosts)
     request = TrainRequest(composed.name, composed, split, numbers, parse_workers(workers), where, force)
     return _report(run_experiment(request), Console(as_json))
 
@@ -64,6 +65,7 @@ def search(
     final: Annotated[bool, typer.Option("--final", help="Then run the protocol once with the best config.")] = False,
     cpus_per_worker: options.Cpus = None,
     gpus_per_worker: options.Gpus = None,
+    wait_for_hosts: options.WaitForHosts = None,
     address: options.Address = None,
     tracking_uri: options.TrackingUri = places.TRACKING_URI,
     study_storage: options.StudyStorage = places.STUDY_STORAGE,
@@ -78,7 +80,7 @@ def search(
     if resume and force:
         hint = "--resume goes on with the earlier search, --force deletes it"
         raise UserError("--resume and --force were both asked for", "--force", hint)
-    where = Where(tracking_uri, data_root, storage, address, cpus_per_worker, gpus_per_worker)
+    where = Where(tracking_uri, data_root, storage, address, cpus_per_worker, gpus_per_worker, wait_for_hosts)
     file = load_search(name)
     from pipeline.search.launch import run_search
     from pipeline.search.outcome import show_outcome
