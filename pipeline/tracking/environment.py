@@ -21,7 +21,7 @@ from pipeline.console import shell_command
 from pipeline.job_environment import code_state, in_job
 from pipeline.redaction import redact_address
 
-PACKAGES = ("torch", "torchvision", "ray", "mlflow", "numpy", "scipy", "pydantic", "optuna")
+PACKAGES = ("torch", "torchvision", "timm", "ray", "mlflow", "numpy", "scipy", "pydantic", "optuna")
 NUMERICS = ("torch", "torchvision", "numpy", "scipy")
 """Packages whose version may change a figure."""
 NO_GIT = "none"

@@ -31,7 +31,7 @@ DRIVER_TAG = "mgmrn.driver"
 TRAIN = "mgmrn/train"
 MODEL_TAG, BEGUN_TAG = "mgmrn.model_uri", "mgmrn.model_id"
 """Tags of a run with its logged model, and with one that may be incomplete."""
-REQUIREMENTS = ("torch", "torchvision", "numpy", "scipy", "pydantic", "jaxtyping", "pillow", "pandas", "mlflow")
+REQUIREMENTS = ("torch", "torchvision", "timm", "numpy", "scipy", "pydantic", "jaxtyping", "pillow", "pandas", "mlflow")
 UI_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Tags of an experiment by which MLflow's UI opens it on its training runs."""
 NOTE_TAG, NOTE_LIMIT = "mlflow.note.content", 6000
