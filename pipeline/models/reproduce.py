@@ -198,8 +198,9 @@ def changes(record: Record, cell: Cell) -> list[str]:
 def inexact(record: Record, cpus_per_worker: int, gpus_per_worker: float) -> list[str]:
     """Reasons why the same code on the same data may give other bits with these CPUs and GPUs of a worker; empty without any."""
     found = []
-    if (was := record.run.tags.get("mgmrn.numerics")) != numerics():
-        found.append(f"the versions are {numerics()}, were {was}")
+    now = numerics(record.composed.config)
+    if (was := record.run.tags.get("mgmrn.numerics")) != now:
+        found.append(f"the versions are {now}, were {was}")
     if record.machine != (here := _machine(environment())):
         found.append(f"the machine is {here}, was {record.machine}")
     recorded = record.cpus_per_worker, record.gpus_per_worker
