@@ -13,7 +13,6 @@ Source: timm, `feature_info` and `forward_intermediates`, on which `features_onl
 from __future__ import annotations
 
 import difflib
-import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from inspect import signature
@@ -25,6 +24,9 @@ from torch import Tensor, nn
 from mgmrn.config import LEVELS, BackboneConfig, Level
 from mgmrn.errors import UserError
 from mgmrn.trunks import TIMM, Stages
+
+REPLY_S = 10.0
+"""Seconds in which the hub must reply."""
 
 
 class Tap(NamedTuple):
@@ -191,9 +193,9 @@ def build_trunk(config: BackboneConfig) -> nn.Module:
     if config.weights not in tags:
         return timm.create_model(short, **options)
     chosen = tags[config.weights]
-    # Retries are many lines; the last error is told below.
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
+        if "hf_hub_id" in chosen:
+            _reach_hub(chosen["hf_hub_id"])
         return timm.create_model(short, pretrained=True, pretrained_cfg=dict(chosen), **options)
     # timm, the hub and the network raise many kinds of exception.
     except Exception as error:
@@ -202,6 +204,17 @@ def build_trunk(config: BackboneConfig) -> nn.Module:
         source = f" from huggingface.co/{chosen['hf_hub_id']}" if "hf_hub_id" in chosen else ""
         hint = f"give the path of a local .safetensors or .pth file{source}, or 'none'"
         raise UserError(message, "model.backbone.weights", hint) from error
+
+
+def _reach_hub(repository: str) -> None:
+    """One request about weights that are not on this machine: their download is tried for a minute where there is no network."""
+    from huggingface_hub import model_info, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        snapshot_download(repository, local_files_only=True)
+    except LocalEntryNotFoundError:
+        model_info(repository, timeout=REPLY_S)
 
 
 def synchronise(module: nn.Module) -> nn.Module:
