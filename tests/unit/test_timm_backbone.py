@@ -4,16 +4,18 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
+import huggingface_hub
 import numpy as np
 import pytest
 import timm
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 from timm.layers.norm_act import SyncBatchNormAct
 from torch import nn
 
 from mgmrn.checkpoint import TrainedModel, export_model, load_model
-from mgmrn.config import LEVELS, BackboneConfig, BenchmarkConfig, ImageConfig
+from mgmrn.config import LEVELS, BackboneConfig, BenchmarkConfig, ImageConfig, Level
 from mgmrn.data.feature_cache import ensure_cache
 from mgmrn.data.images import prepared
 from mgmrn.data.splits import load_final
@@ -25,6 +27,7 @@ from mgmrn.model.network import build_model
 from mgmrn.prediction import score
 from pipeline.config.compose import load_experiment
 from pipeline.models.reasons import Subject, explain
+from pipeline.tracking.environment import numerics
 from tests.exported import ATTRIBUTES, CLASS_ATTRIBUTES, CONFIG, GAMMA, NAMES, SEEN, write_pictures
 from tests.tiny import write_benchmark
 
@@ -36,6 +39,7 @@ FAMILIES = {
     "tf_efficientnet_lite2": ((24, 48, 120, 352), (4, 8, 16, 32)),
 }
 LITE, VIT = "tf_efficientnet_lite0", "vit_tiny_patch16_224"
+FINEST: tuple[Level, ...] = ("c2", "c3")
 FINETUNED = {"trainable": "stages", "trainable_stages": ("c4",)}
 REAL = "backbones/tf_efficientnet_lite2.pth"
 
@@ -114,34 +118,34 @@ def test_synchronised_norms_keep_their_activation(monkeypatch: pytest.MonkeyPatc
     assert all(isinstance(pyramid.get_submodule(key), SyncBatchNormAct) for key in norms)
 
 
-def test_a_small_model_is_exported_predicts_and_explains(tmp_path: Path) -> None:
-    for name, levels in (("vit_tiny_patch16_224", ("c4", "c5")), ("convnext_atto", ("c3", "c5"))):
-        model = CONFIG.model.model_copy(update={"backbone": config(name), "levels": levels})
-        whole = CONFIG.model_copy(update={"model": model})
-        torch.manual_seed(0)
-        network = build_model(model, torch.randn(len(ATTRIBUTES), 8)).eval()
-        parts = (NAMES, torch.from_numpy(CLASS_ATTRIBUTES), SEEN, GAMMA, ATTRIBUTES)
-        export_model(tmp_path / "model.pt", TrainedModel(network, whole, *parts))
-        again = load_model(tmp_path / "model.pt")
-        paths = write_pictures(tmp_path / "pictures")
-        images = torch.stack([prepared(path, whole.benchmark.images) for path in paths])
-        expected = score(TrainedModel(network, whole, *parts), images).calibrated
-        np.testing.assert_array_equal(score(again, images).calibrated, expected)
-        views, explained = explain(again, [Subject(path, path.name, None) for path in paths], images)
-        for level in levels:
-            # On the one grid of a ViT nothing is halved.
-            assert {one.cells.count for one in views[level].attention} == {4 if name.startswith("vit") else 2}
-        assert [maps.attention.shape[1:] for maps in explained[0].levels] == [(64, 64)] * 2
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_model_is_exported_predicts_and_explains(name: str, tmp_path: Path) -> None:
+    model = CONFIG.model.model_copy(update={"backbone": config(name), "levels": FINEST})
+    whole = CONFIG.model_copy(update={"model": model})
+    torch.manual_seed(0)
+    network = build_model(model, torch.randn(len(ATTRIBUTES), 8)).eval()
+    trained = TrainedModel(network, whole, NAMES, torch.from_numpy(CLASS_ATTRIBUTES), SEEN, GAMMA, ATTRIBUTES)
+    export_model(tmp_path / "model.pt", trained)
+    again = load_model(tmp_path / "model.pt")
+    paths = write_pictures(tmp_path / "pictures")
+    images = torch.stack([prepared(path, whole.benchmark.images) for path in paths])
+    np.testing.assert_array_equal(score(again, images).calibrated, score(trained, images).calibrated)
+    views, explained = explain(again, [Subject(path, path.name, None) for path in paths], images)
+    for level in FINEST:
+        # On the one grid of a ViT nothing is halved.
+        assert {one.cells.count for one in views[level].attention} == {4 if name.startswith("vit") else 8}
+    assert [maps.attention.shape[1:] for maps in explained[0].levels] == [(64, 64)] * 2
 
 
-def test_cached_maps_are_those_of_the_backbone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", FAMILIES)
+def test_cached_maps_are_those_of_the_backbone(name: str, tmp_path: Path) -> None:
     data = load_final(write_benchmark(tmp_path), BenchmarkConfig(name="TINY"))
     images, settings = data.train.take(np.arange(4)), ImageConfig(size=32, resize="squash")
     options = {"flip": False, "device": torch.device("cpu"), "progress": lambda message: None}
-    cache = ensure_cache(tmp_path / "cache", images, settings, config(), ("c4", "c5"), **options)
+    cache = ensure_cache(tmp_path / "cache", images, settings, config(name), FINEST, **options)
     pictures = torch.stack([prepared(images.path(row), settings) for row in range(4)])
     with torch.inference_mode():
-        expected = build_backbone(config(), ("c4", "c5")).eval()(pictures)
+        expected = build_backbone(config(name), FINEST).eval()(pictures)
     for level, found in cache.maps(np.zeros(4, dtype=bool)).items():
         torch.testing.assert_close(found.float(), expected[level], rtol=2e-3, atol=2e-3 * float(expected[level].max()))
 
@@ -160,6 +164,20 @@ def test_pictures_are_those_of_the_weights_unless_set() -> None:
         0,
     )
     assert timm_backbone.picture_settings("timm/tf_efficientnet_lite2", "x.pth")["size"] == 260
+    for shipped in ("cub-clip", "awa2-dinov2"):
+        settings = load_experiment(
+            shipped, [f"model.backbone.{one}" for one in ("trainable=stages", "trainable_stages=[c5]")]
+        )
+        found, backbone = settings.config.benchmark.images, settings.config.model.backbone
+        own = timm_backbone.picture_settings(backbone.name, backbone.weights)
+        assert backbone.weights in timm_backbone.weight_tags(backbone.name)
+        assert (list(found.mean), list(found.std)) == (own["mean"], own["std"])
+
+
+def test_the_version_of_timm_counts_where_it_has_the_backbone() -> None:
+    names = ("resnet18", f"timm/{LITE}")
+    found = [numerics(load_experiment("cub100-lite2", [f"model.backbone.name={name}"]).config) for name in names]
+    assert found[1] == f"{found[0]}, timm {timm.__version__}" and "timm" not in found[0]
 
 
 def test_weights_of_files_are_loaded_strictly_without_what_is_pruned(tmp_path: Path) -> None:
@@ -201,7 +219,9 @@ def test_what_is_refused_gets_one_sentence(monkeypatch: pytest.MonkeyPatch) -> N
     images = torch.zeros(1, 3, 65, 65)
     refused(lambda: build_backbone(config(VIT), LEVELS)(images), "does not take pictures of 65×65", "patch size (16)")
     refused(lambda: build_backbone(config("resmlp_12_224"), LEVELS)(images), "takes pictures of 224² alone")
-    monkeypatch.setattr(timm.models._builder, "load_state_dict_from_hf", Mock(side_effect=OSError("no route to host")))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", Mock(side_effect=LocalEntryNotFoundError("not here")))
+    monkeypatch.setattr(huggingface_hub, "model_info", Mock(side_effect=OSError("no route to host")))
+    monkeypatch.setattr(timm.models._builder, "load_state_dict_from_hf", Mock(side_effect=OSError("many retries")))
     source = "huggingface.co/timm/tf_efficientnet_lite0.in1k"
     refused(
         lambda: build_backbone(config(weights="in1k"), LEVELS), "could not be downloaded (no route to host)", source
