@@ -22,15 +22,15 @@ LEVELS: tuple[Level, ...] = ("c2", "c3", "c4", "c5")
 
 
 def _known_backbone(name: str) -> str:
-    """The name of a torchvision trunk, or one of timm's form; whether timm has it is known when the backbone is built."""
+    """The name of a torchvision trunk, or one of timm's form; whether timm has it is known where a config is composed."""
     short = name.removeprefix(TIMM)
     if name in TRUNKS or (name.startswith(TIMM) and short.isidentifier()):
         return name
     if "." in short:
         short, _, tag = short.partition(".")
         raise ValueError(f"the tag of timm's weights is a field of its own: set name {TIMM}{short} and weights {tag}")
-    close = [f"did you mean {one}?" for one in difflib.get_close_matches(name, TRUNKS, n=1)]
-    raise ValueError(" ".join([f"must be {TIMM}NAME or one of {', '.join(TRUNKS)}, got '{name}'", *close]))
+    close = "".join(f"; did you mean {one}?" for one in difflib.get_close_matches(name, TRUNKS, n=1))
+    raise ValueError(f"must be {TIMM}NAME or one of {', '.join(TRUNKS)}, got '{name}'{close}")
 
 
 _NAMES = {"anyOf": [{"enum": list(TRUNKS)}, {"type": "string", "pattern": f"^{TIMM}"}]}

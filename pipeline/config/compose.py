@@ -97,11 +97,9 @@ def show(composed: ComposedConfig) -> str:
 
 
 def _settings_of_timm(tree: Section) -> Section:
-    """Size and normalisation of the pictures of a backbone from timm; nothing where a config sets them all, so that timm is not imported."""
+    """Size and normalisation of the pictures of a backbone from timm. Raises UserError for a name that timm does not know."""
     name, weights = (plain_at(tree, "model", "backbone", field) for field in ("name", "weights"))
-    well_named = isinstance(name, str) and name.startswith(TIMM) and name.removeprefix(TIMM).isidentifier()
-    given = [plain_at(tree, "benchmark", "images", field) is not None for field in ("size", "mean", "std")]
-    if not well_named or all(given):
+    if not (isinstance(name, str) and name.startswith(TIMM) and name.removeprefix(TIMM).isidentifier()):
         return Section({}, "timm")
     from mgmrn.model.timm_backbone import picture_settings
 
