@@ -57,6 +57,15 @@ def versions(store: TrackingStore, name: str) -> list[Version]:
     return sorted(made, key=lambda one: int(one.number), reverse=True)
 
 
+def registered_runs(store: TrackingStore) -> set[str]:
+    """Ids of the runs of all versions of all models."""
+    import mlflow
+
+    mlflow.set_tracking_uri(store.uri)
+    with translated(store.uri):
+        return {str(one.run_id) for one in mlflow.search_model_versions()}
+
+
 def register(
     store: TrackingStore, name: str, model_uri: str, run_id: str, tags: Mapping[str, str], description: str
 ) -> Version:

@@ -184,6 +184,13 @@ class TrackingStore:
         with translated(self.uri), tempfile.TemporaryDirectory() as folder:
             return Path(self.client.download_artifacts(run_id, path, folder)).read_text(encoding="utf-8")
 
+    def pages(self, run_id: str) -> dict[str, str]:
+        """Path → text of the comparison and the report pages of a grid's run."""
+        with translated(self.uri):
+            found = [*self.client.list_artifacts(run_id), *self.client.list_artifacts(run_id, "report")]
+        paths = [one.path for one in found if one.path.endswith((".json", ".html"))]
+        return {path: self.read_text(run_id, path) for path in paths}
+
     def create_parent(self, name: str, tags: Mapping[str, str]) -> str:
         """Create a run that this process drives; returns its id."""
         return self.create_run(NewRun(name, {**tags, DRIVER_TAG: driver_tag()}))
@@ -231,6 +238,14 @@ class TrackingStore:
         for run in closed:
             self.finish(run.run_id, "KILLED", "driver died")
         return closed
+
+    def delete_run(self, run: TrackedRun) -> None:
+        """Move a run and its logged models to MLflow's deleted state, from which they can be restored until `mlflow gc`."""
+        with translated(self.uri):
+            own = f"source_run_id = '{run.run_id}'"
+            for model in self.client.search_logged_models([run.experiment_id], filter_string=own):
+                self.client.delete_logged_model(model.model_id)
+            self.client.delete_run(run.run_id)
 
     def describe(self, text: str, tags: Mapping[str, str]) -> None:
         """Set the experiment's description, and tags such as those of its views."""
