@@ -103,11 +103,11 @@ class Spool:
 
     def append_artifacts(self, folder: Path) -> None:
         """Adds a folder of artifacts; it must be in this one's folder and stay until it is sent."""
-        self._append({"kind": "artifacts", "folder": str(folder.resolve())})
+        self._append({"kind": "artifacts", "folder": self._relative(folder)})
 
     def append_model(self, file: Path, gamma: float, example: Path) -> None:
         """Adds an exported model, its γ and an example picture; the files must be in this one's folder and stay until they are sent."""
-        paths = {"file": str(file.resolve()), "example": str(example.resolve())}
+        paths = {"file": self._relative(file), "example": self._relative(example)}
         self._append({"kind": "model", "gamma": gamma, **paths})
 
     @property
@@ -144,7 +144,7 @@ class Spool:
 
     def inside(self, path: str) -> Path:
         """A file or folder that an entry names; a `UserError` for one outside the run's folder, since a forged line may name any file."""
-        found = Path(path).resolve()
+        found = (self.path.parent / path).resolve()
         if not found.is_relative_to(self.path.parent.resolve()):
             message = f"a line that is to be tracked names a file outside of its run: {found}"
             hint = "remove the spool: what it holds of that run is lost, no other run is"
@@ -183,6 +183,10 @@ class Spool:
 
     def size(self) -> int:
         return self.path.stat().st_size if self.path.exists() else 0
+
+    def _relative(self, path: Path) -> str:
+        """Path from this one's folder, with which it may be moved."""
+        return os.path.relpath(path.resolve(), self.path.parent.resolve())
 
     def _append(self, value: Mapping[str, Any]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -96,12 +96,15 @@ def drain(spool: Spool, store: FakeStore, seconds: float = 5) -> str | None:
     return Sender(spool, "r", store).start().drain(seconds)
 
 
-def test_metrics_tags_artifacts_model_and_end_arrive_in_order(spool: Spool, store: FakeStore) -> None:
+def test_metrics_tags_artifacts_model_and_end_arrive_in_order_from_a_moved_folder(
+    spool: Spool, store: FakeStore, tmp_path: Path
+) -> None:
     append(spool, 1)
     spool.append_tags({"mgmrn.note": "x"})
     spool.append_artifacts(spool.path.with_name("artifacts"))
     spool.append_model(spool.path.with_name("model.pt"), 0.5, spool.path.with_name("example.jpg"))
     spool.append_end("FINISHED", "done")
+    spool = Spool(spool.path.parent.rename(tmp_path / "moved") / spool.path.name)
     assert not spool.is_done()
     assert drain(spool, store) is None
     assert spool.is_done()
