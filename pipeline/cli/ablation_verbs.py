@@ -23,7 +23,7 @@ from pipeline.cli.options import (
     TrackingUri,
     WaitForHosts,
 )
-from pipeline.console import Console, duration, shell_command
+from pipeline.console import Console, duration, option, where_tracked
 from pipeline.errors import ExitCode
 from pipeline.where import Where
 
@@ -83,7 +83,7 @@ def ablate(
     show_tables(tables([outcome.comparison]), console)
     counts = ", ".join(f"{count} {state}" for state, count in totals(outcome.cells).items())
     console.line(f"{outcome.launched} cells launched; now {counts}")
-    console.line(f"tracked in {outcome.tracking_uri}; `python -m pipeline ui {file.name}` shows it")
+    console.line(where_tracked(outcome.tracking_uri, file.name))
     console.result(
         {
             "status": outcome.status,
@@ -143,7 +143,7 @@ def compare(
 @ablation_app.command()
 def report(
     name: Ablation,
-    out: Annotated[Path | None, typer.Option(help="The page; without it .mgmrn/reports/NAME.html.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The page; without it .mgmrn/reports/NAME-HASH.html.")] = None,
     ui: Annotated[str | None, typer.Option(metavar="URL", help="MLflow UI that run ids link to.")] = None,
     benchmarks: Benchmarks = None,
     tracking_uri: TrackingUri = places.TRACKING_URI,
@@ -154,9 +154,10 @@ def report(
     from pipeline.ablation.report import make_report
 
     file = load_grid_file(name, benchmarks)
-    path = out or places.REPORTS / f"{file.name}.html"
-    command = shell_command("report", name, *(("--benchmarks", benchmarks) if benchmarks else ()))
-    content, parent = make_report(file, Where(tracking_uri, data_root), path, ui, command)
+    words = [name, *(("--benchmarks", benchmarks) if benchmarks else ())]
+    words += option("--tracking-uri", tracking_uri, places.TRACKING_URI, "MLFLOW_TRACKING_URI")
+    words += option("--data-root", data_root, places.DATA_ROOT, "MGMRN_DATA_ROOT")
+    content, path, parent = make_report(file, Where(tracking_uri, data_root), out, ui, words)
     console = Console(as_json)
     logged = f", and an artifact of run {parent}" if parent else ""
     console.line(f"the page is {path}{logged}")

@@ -10,7 +10,7 @@ import typer
 from mgmrn.errors import UserError
 from pipeline import places
 from pipeline.cli import options
-from pipeline.console import Console, say
+from pipeline.console import Console, say, where_tracked
 from pipeline.errors import ExitCode
 from pipeline.where import Where
 
@@ -136,7 +136,7 @@ def demo(as_json: options.Json = False) -> int:
     outcome = run_ablation(grid, Where(), mode="missing", concurrency=None, budget_hours=None)
     compared = compare_grid(grid, Where(), None)
     show_tables([summary_table(compared)], console)
-    say("chance of T1 is 10; to look at the runs: python -m pipeline ui demo")
+    say(f"chance of T1 is 10; {where_tracked(outcome.tracking_uri, 'demo')}")
     console.result({"status": outcome.status, **as_dict(compared)})
     return ExitCode.FINE if outcome.status in ("finished", "cached") else ExitCode.SOME_FAILED
 
@@ -185,4 +185,4 @@ def _show_runs(outcome: Outcome, console: Console) -> None:
     symbols = ["H* (oracle)" if symbol == "H*" else symbol for symbol in FIGURES.values()]
     console.table(["run", "split", "seed", "status", *symbols, "γ"], rows)
     if outcome.is_tracked and outcome.runs:
-        console.line(f"tracked in {outcome.tracking_uri}; `python -m pipeline ui {outcome.runs[-1].run_id}` shows it")
+        console.line(where_tracked(outcome.tracking_uri, outcome.runs[-1].run_id))
