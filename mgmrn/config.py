@@ -6,23 +6,35 @@ and symbols are those of the paper (arXiv 2511.08163).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+import difflib
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
-from mgmrn.trunks import TRUNKS
+from mgmrn.trunks import TIMM, TRUNKS
 
 SCHEMA_VERSION = 2
 """Version of the fields' meaning, part of every config hash; a change of meaning raises it."""
 
 Level = Literal["c2", "c3", "c4", "c5"]
 LEVELS: tuple[Level, ...] = ("c2", "c3", "c4", "c5")
-"""Stages of the convolutional pyramid, finest first: strides 4, 8, 16, 32."""
+"""Stages of the pyramid, finest first: strides 4, 8, 16, 32; of a trunk with one grid: quarters of its blocks."""
 
-if TYPE_CHECKING:
-    BackboneName = str
-else:
-    BackboneName = Literal[tuple(TRUNKS)]
+
+def _known_backbone(name: str) -> str:
+    """The name of a torchvision trunk, or one of timm's form; whether timm has it is known where a config is composed."""
+    short = name.removeprefix(TIMM)
+    if name in TRUNKS or (name.startswith(TIMM) and short.isidentifier()):
+        return name
+    if "." in short:
+        short, _, tag = short.partition(".")
+        raise ValueError(f"the tag of timm's weights is a field of its own: set name {TIMM}{short} and weights {tag}")
+    close = "".join(f"; did you mean {one}?" for one in difflib.get_close_matches(name, TRUNKS, n=1))
+    raise ValueError(f"must be {TIMM}NAME or one of {', '.join(TRUNKS)}, got '{name}'{close}")
+
+
+_NAMES = {"anyOf": [{"enum": list(TRUNKS)}, {"type": "string", "pattern": f"^{TIMM}"}]}
+BackboneName = Annotated[str, AfterValidator(_known_backbone), WithJsonSchema(_NAMES)]
 
 # Bounds keep values within float32, within what torch and numpy take as a seed, and file names short.
 Weight = Annotated[float, Field(ge=0, le=1e30)]
@@ -73,11 +85,13 @@ class BenchmarkConfig(Frozen):
 
 
 class BackboneConfig(Frozen):
-    """A torchvision pyramid (paper, section on multi-granularity features)."""
+    """A pyramid of torchvision or timm (paper, section on multi-granularity features)."""
 
     name: BackboneName = "resnet101"
+    """A trunk of torchvision, or `timm/NAME`, which sets size, mean and std of `benchmark.images` that the config leaves out."""
     weights: Annotated[str, Field(min_length=1)] = "DEFAULT"
-    """Name of torchvision weights (`DEFAULT`, `IMAGENET1K_V2`), path to a `.pth` state dict, or `none`."""
+    """Name of torchvision weights (`DEFAULT`, `IMAGENET1K_V2`), timm's tag (`a1_in1k`), path to a state dict (`.pth`,
+    `.safetensors` of timm's hub), or `none`."""
     trainable: Literal["none", "stages", "all"] = "none"
     trainable_stages: tuple[Level, ...] = ()
     """Finetuned stages with `trainable: stages`."""

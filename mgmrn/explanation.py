@@ -19,8 +19,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mgmrn.config import LEVELS, Level, MgMRNConfig
+from mgmrn.config import Level, MgMRNConfig
 from mgmrn.localisation import Cells, halved, on_input, stage_cells
+from mgmrn.model.backbone import halvings
 from mgmrn.model.decoder import AttributeDecoder
 from mgmrn.model.network import MgMRN
 
@@ -64,20 +65,24 @@ class LevelView:
 
 
 @torch.inference_mode()
-def look(head: MgMRN, config: MgMRNConfig, maps: Mapping[Level, Float[Tensor, "B C h w"]]) -> dict[Level, LevelView]:
-    """The view of every level on the maps of square pictures; `config` is that of the head."""
-    return {level: _view(head, config, maps, level) for level in config.levels}
+def look(
+    head: MgMRN, config: MgMRNConfig, maps: Mapping[Level, Float[Tensor, "B C h w"]], size: int
+) -> dict[Level, LevelView]:
+    """The view of every level on the maps of pictures of size×size; `config` is that of the head."""
+    return {level: _view(head, config, maps, size, level) for level in config.levels}
 
 
-def _view(head: MgMRN, config: MgMRNConfig, maps: Mapping[Level, Float[Tensor, "B C h w"]], level: Level) -> LevelView:
+def _view(
+    head: MgMRN, config: MgMRNConfig, maps: Mapping[Level, Float[Tensor, "B C h w"]], size: int, level: Level
+) -> LevelView:
     outputs = head.outputs(maps, level)
     own = outputs[level]
     tokens = head.tokens(level, outputs)
     to_tokens, attributes = read(head.decoders[level], tokens, head.word_vectors)  # type: ignore[arg-type]
-    pixels = _level_cells(config, level, maps[level].shape[-1])
+    pixels = _level_cells(config, level, maps[level].shape[-1], size)
     # Concatenated levels are resized to the grid of the level that they refine.
     refined = (
-        pixels if len(group) > 1 else _level_cells(config, group[0], maps[group[0]].shape[-1])
+        pixels if len(group) > 1 else _level_cells(config, group[0], maps[group[0]].shape[-1], size)
         for group in head.refinement.token_groups[level]
     )
     attention, start = [], 0
@@ -87,7 +92,7 @@ def _view(head: MgMRN, config: MgMRNConfig, maps: Mapping[Level, Float[Tensor, "
         start += cells.count**2
     regions = None
     if own.regions is not None:
-        cells = stage_cells(config.backbone.name, level, maps[level].shape[-1])
+        cells = stage_cells(config.backbone.name, level, maps[level].shape[-1], size)
         regions = CellMap(own.regions.assignment, cells)
     if own.region_tokens is not None:
         assert regions is not None
@@ -96,10 +101,10 @@ def _view(head: MgMRN, config: MgMRNConfig, maps: Mapping[Level, Float[Tensor, "
     return LevelView(attributes, tuple(attention), regions, used)
 
 
-def _level_cells(config: MgMRNConfig, level: Level, count: int) -> Cells:
+def _level_cells(config: MgMRNConfig, level: Level, count: int, size: int) -> Cells:
     """Cells of a level's features, given those of its stage's map."""
-    cells = stage_cells(config.backbone.name, level, count)
-    for _ in range(LEVELS.index(config.levels[-1]) - LEVELS.index(level)):
+    cells = stage_cells(config.backbone.name, level, count, size)
+    for _ in range(halvings(config.backbone.name, level, config.levels[-1])):
         cells = halved(cells)
     return cells
 

@@ -155,22 +155,27 @@ def cached_maps(
 ) -> tuple[CachedMaps, CachedMaps]:
     """Maps of the training and of the evaluation images, of the model's levels or of `levels`.
 
-    One cache holds all trainable images of seen classes, sorted by id, a second the test images; `tune` opens the first
-    alone.
+    `tune` opens one cache, `final` two: those of `cached_pools`.
     """
     images, backbone, wanted = config.benchmark.images, config.model.backbone, levels or levels_of(config.model)
 
     def cache(of: Images, flip: bool) -> CachedMaps:
         return ensure_cache(cache_root, of, images, backbone, wanted, flip=flip, device=device, progress=progress)
 
+    pool, *test = cached_pools(data)
+    pool_maps = cache(pool, images.flip or config.mirror_scores)
+    train = pool_maps.take(np.searchsorted(pool.ids, data.train.ids))
+    if test:
+        return train, cache(test[0], config.mirror_scores)
+    return train, pool_maps.take(np.searchsorted(pool.ids, evaluation_images(data).ids))
+
+
+def cached_pools(data: TuneData | FinalData) -> tuple[Images, ...]:
+    """Images of each cache that a split opens: all trainable ones of seen classes, sorted by id, and on `final` the test images."""
     evaluation = evaluation_images(data)
     pool = data.train if isinstance(data, FinalData) else data.train.followed_by(evaluation)
     pool = pool.take(np.argsort(pool.ids))
-    pool_maps = cache(pool, images.flip or config.mirror_scores)
-    train = pool_maps.take(np.searchsorted(pool.ids, data.train.ids))
-    if isinstance(data, FinalData):
-        return train, cache(evaluation, config.mirror_scores)
-    return train, pool_maps.take(np.searchsorted(pool.ids, evaluation.ids))
+    return (pool, evaluation) if isinstance(data, FinalData) else (pool,)
 
 
 def _batches(config: ExperimentConfig, images: Images) -> PlainBatches | EpisodicBatches:

@@ -12,8 +12,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mgmrn.config import LEVELS, BackboneName, ImageConfig, Level
+from mgmrn.config import BackboneName, ImageConfig, Level
 from mgmrn.data.images import CROP_MARGIN
+from mgmrn.model import timm_backbone
+from mgmrn.model.backbone import stride
 from mgmrn.trunks import TRUNKS
 
 Box = tuple[float, float, float, float]
@@ -36,10 +38,12 @@ class Cells:
         return self.first + self.step * torch.arange(self.count, dtype=torch.float32)
 
 
-def stage_cells(backbone: BackboneName, level: Level, count: int) -> Cells:
-    """The `count` cells of a trunk's stage, at the centres of their receptive fields."""
-    stride = 4.0 * 2 ** LEVELS.index(level)
-    return Cells(count, stride / 2 if TRUNKS[backbone].patches else 0.5, stride)
+def stage_cells(backbone: BackboneName, level: Level, count: int, size: int) -> Cells:
+    """The `count` cells of a trunk's stage on an input of size×size, at the centres of their receptive fields."""
+    step = float(stride(backbone, level))
+    if backbone in TRUNKS:
+        return Cells(count, step / 2 if TRUNKS[backbone].patches else 0.5, step)
+    return Cells(count, timm_backbone.first_centre(backbone, level, size), step)
 
 
 def halved(cells: Cells) -> Cells:

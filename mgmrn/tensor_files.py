@@ -68,7 +68,15 @@ def refuse_damaged(path: Path, kind: str, remedy: str) -> None:
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Reads a file of named tensors and nothing else; the errors are those of `read_plain`."""
+    """Reads a file of named tensors and nothing else (`.safetensors` too); the errors are those of `read_plain`."""
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise UserError(f"the weights file is damaged: {error}", str(path), "get it again") from error
     state = read_plain(path, "weights file", "get it again")
     if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
         raise UserError("the weights file is not a state dict of tensors", str(path), "save model.state_dict()")

@@ -1,9 +1,11 @@
-"""torchvision's trunks as pyramids, a row each (`BackboneName` in the config is one of them)."""
+"""torchvision's trunks as pyramids, a row each. Other names are timm's."""
 
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import NamedTuple
 
+TIMM = "timm/"
+"""Start of the name of a backbone from timm."""
 Stages = Mapping[str, tuple[str, ...]]
 
 

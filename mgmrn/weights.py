@@ -10,8 +10,8 @@ from mgmrn.errors import UserError
 
 
 def is_weights_file(weights: str) -> bool:
-    """Whether `weights` is a path rather than a name of torchvision's enum or `none`."""
-    return weights.endswith((".pth", ".pt")) or "/" in weights
+    """Whether `weights` is a path rather than a name of torchvision's enum, timm's tag or `none`."""
+    return weights.endswith((".pth", ".pt", ".safetensors")) or "/" in weights
 
 
 def find_weights(weights: str, data_root: Path) -> str:
@@ -24,7 +24,7 @@ def find_weights(weights: str, data_root: Path) -> str:
     for folder in (data_root, Path.cwd()):
         if os.path.isfile(path := folder / os.path.expanduser(weights)):
             return str(path.resolve())
-    hint = f"put it below {data_root}, give an absolute path, or name torchvision weights"
+    hint = f"put it below {data_root}, give an absolute path, or name weights of torchvision or timm"
     raise UserError(f"the weights file {weights} does not exist", "model.backbone.weights", hint)
 
 

@@ -1,12 +1,16 @@
 """Output of a command: rich tables on a terminal, plain lines elsewhere, with `--json` one object alone on standard output."""
 
 import json
+import os
 import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TextIO
+
+from pipeline import places
+from pipeline.redaction import redact_address
 
 
 def say(text: str) -> None:
@@ -17,6 +21,18 @@ def say(text: str) -> None:
 def shell_command(*words: object) -> str:
     """A command of the pipeline that a shell reads as these words."""
     return shlex.join(("python", "-m", "pipeline", *map(str, words)))
+
+
+def option(name: str, value: object, default: object, variable: str) -> tuple[str, ...]:
+    """An option of a printed command; empty where the command takes the value from the environment, or by default."""
+    shown = redact_address(str(value))
+    return () if shown == redact_address(os.environ.get(variable, str(default))) else (name, shown)
+
+
+def where_tracked(tracking_uri: str, name: str) -> str:
+    """Sentence on the store of a launch, with the command that shows it."""
+    store = option("--tracking-uri", tracking_uri, places.TRACKING_URI, "MLFLOW_TRACKING_URI")
+    return f"tracked in {tracking_uri}; `{shell_command('ui', name, *store)}` shows it"
 
 
 @dataclass(frozen=True)

@@ -40,12 +40,12 @@ def is_missing(address: str) -> bool:
 
 
 def why_not_writable(file: Path) -> str | None:
-    """Reason why a file of SQLite cannot be opened and locked, or its journal be written beside it; None where all is well."""
+    """Reason why a file of SQLite cannot be made, or opened and locked, or its journal be written beside it; None where all is well."""
     if file.is_dir():
         return "it is a folder"
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=file.parent) as probe:
+        nearest = next(folder for folder in file.parents if os.path.lexists(folder))
+        with tempfile.TemporaryFile(dir=nearest) as probe:
             probe.write(bytes(PROBE_BYTES))
         if os.path.lexists(file):
             with closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", CONNECT_SECONDS, uri=True)) as database:

@@ -251,7 +251,7 @@ def tracking_line(uri: str) -> Line:
     try:
         connection.check_reachable(database_address(uri, "--tracking-uri"))
         if uri.startswith("http"):
-            TrackingStore.connect(uri).runs_of(("mgmrn/doctor",), "")
+            TrackingStore.open(uri).runs_of(("mgmrn/doctor",), "")
     except (TrackingError, UserError) as error:
         return _wrong("tracking", f"{shown}: {error.message}", error.hint)
     return _here("tracking", f"{shown} can be reached")

@@ -21,6 +21,8 @@ OnEpoch = Callable[[int, Mapping[str, float]], None]
 OnProblem = Callable[[str], None]
 RunState = Literal["active", "deleted", "lost"]
 PARENT_TAG = "mlflow.parentRunId"
+SENT = "sent.json"
+"""File of a run's folder that tells what was sent, and to which run."""
 DIGITS = 8
 """Digits of an entry's number in the name of its file."""
 
@@ -181,6 +183,7 @@ class Spool:
         return self.folder / "spool"
 
     def _relative(self, path: StoragePath) -> str:
+        """Path from the run's folder, with which it may be moved."""
         return path.address.removeprefix(f"{self.folder.address}/")
 
     def _append(self, value: Mapping[str, Any]) -> None:
@@ -216,11 +219,11 @@ class Sent:
 
     @classmethod
     def load(cls, spool: Spool) -> Self | None:
-        content = (spool.folder / "sent.json").read()
+        content = (spool.folder / SENT).read()
         if content is None:
             return None
         value = json.loads(content)
         return cls(**value | {"store": StoreIdentity(**value["store"])})
 
     def save(self, spool: Spool) -> None:
-        (spool.folder / "sent.json").write(json.dumps(asdict(self)).encode())
+        (spool.folder / SENT).write(json.dumps(asdict(self)).encode())

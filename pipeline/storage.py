@@ -144,11 +144,24 @@ class StoragePath:
         found = self._patiently(lambda store, key: store.get_file_info(FileSelector(key, allow_not_found=True)))
         return sorted(one.base_name for one in found)
 
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every file in this folder and below, by its path from here; of a file, under `.`."""
+        if self.disk:
+            files = (path for path in (self.disk, *self.disk.rglob("*")) if path.is_file())
+            return {path.relative_to(self.disk).as_posix(): path.lstat().st_size for path in files}
+        from pyarrow.fs import FileSelector
+
+        found = self._patiently(
+            lambda store, key: store.get_file_info(FileSelector(key, allow_not_found=True, recursive=True))
+        )
+        top = len(self.address.partition("://")[2]) + 1
+        return {one.path[top:]: one.size for one in found if one.is_file}
+
     def delete(self) -> None:
         """Deletes the file, or the folder with all that is in it; nothing where there is neither."""
         if self.disk is None:
             self._patiently(_delete)
-        elif self.disk.is_dir():
+        elif self.disk.is_dir() and not self.disk.is_symlink():
             shutil.rmtree(self.disk, ignore_errors=True)
         else:
             self.disk.unlink(missing_ok=True)

@@ -23,6 +23,8 @@ class Where:
     """CPUs of each worker; None shares the CPUs of the hosts evenly."""
     gpus_per_worker: float | None = None
     """GPUs of each worker, below 1 the part of one that it shares; None gives one where the cluster has one for every worker, else none."""
+    wait_for_hosts: float | None = None
+    """Seconds for which a launch waits for hosts that have room for its workers, while the cluster grows; None refuses it at once."""
 
     def absolute(self) -> Self:
         return replace(self, data_root=Path(os.path.realpath(self.data_root)), storage=self.storage.absolute())

@@ -52,8 +52,9 @@ class FinishedGrid:
         return Where(self.store.uri, self.folder / "data", StoragePath.parse(self.folder / "runs"))
 
     def copied_to(self, folder: Path) -> FinishedGrid:
-        """The grid with a copy of its database."""
+        """The grid with a copy of its database and files."""
         shutil.copy(sqlite_file(self.store.uri), folder / "mlflow.db")
+        shutil.copytree(sqlite_file(self.store.uri).parent / "mlruns", folder / "mlruns")
         store = TrackingStore.connect(f"sqlite:///{folder}/mlflow.db")
         return FinishedGrid(self.folder, store, self.runs, self.cells)
 

@@ -15,6 +15,7 @@ The note at the head of each file. A cost marked as an estimate was not measured
 """
 GROUPS = {
     "benchmark": "Benchmarks: what `data verify` takes, and what an experiment extends",
+    "backbone": "Backbones of timm: what an experiment extends, after the benchmark's own",
     "experiment": "Experiments: what `train` takes",
     "search": "Searches: what `search` takes",
     "ablation": "Ablations: what `plan`, `ablate`, `compare` and `report` take",

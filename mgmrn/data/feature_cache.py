@@ -100,7 +100,7 @@ def ensure_cache(
     """
     assert backbone_config.trainable == "none", "only a frozen backbone's maps can be kept"
     root.mkdir(parents=True, exist_ok=True)
-    common = _common_digest(images, image_config, backbone_config)
+    common = cache_digest(images, image_config, backbone_config)
 
     def folders() -> dict[Level, Path]:
         return {level: _folder(root, common, level, flip) for level in levels}
@@ -129,7 +129,8 @@ def remove_check_notes(root: Path) -> None:
         note.unlink(missing_ok=True)
 
 
-def _common_digest(images: Images, image_config: ImageConfig, backbone_config: BackboneConfig) -> str:
+def cache_digest(images: Images, image_config: ImageConfig, backbone_config: BackboneConfig) -> str:
+    """First 24 hex digits with which the caches of all levels of these pictures are named."""
     stamps = [(file, *_size_and_time(images.root / file)) for file in images.files]
     transform = image_config.model_dump(include={"size", "mean", "std", "resize"})
     backbone = [backbone_config.name, weights_digest(backbone_config.weights)]

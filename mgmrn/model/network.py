@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mgmrn.config import LEVELS, AttributeNetworkConfig, ESZSLConfig, Level, MgMRNConfig, ModelConfig
-from mgmrn.model.backbone import Pyramid, build_backbone
+from mgmrn.config import AttributeNetworkConfig, ESZSLConfig, Level, MgMRNConfig, ModelConfig
+from mgmrn.model.backbone import Pyramid, build_backbone, halvings
 from mgmrn.model.decoder import AttributeDecoder
 from mgmrn.model.granularity import GranularityLevel, LevelFeatures, RegionTokens
 from mgmrn.model.refinement import MutualRefinement
@@ -49,11 +49,9 @@ class MgMRN(nn.Module):
     def __init__(self, config: MgMRNConfig, channels: Mapping[Level, int], word_vectors: Float[Tensor, "S L"]) -> None:
         super().__init__()
         attributes, length = word_vectors.shape
-        coarsest = LEVELS.index(config.levels[-1])
+        steps = {level: halvings(config.backbone.name, level, config.levels[-1]) for level in config.levels}
         levels: dict[str, GranularityLevel] = {
-            level: GranularityLevel(
-                channels[level], config.width, coarsest - LEVELS.index(level), config.regions, config.granularity
-            )
+            level: GranularityLevel(channels[level], config.width, steps[level], config.regions, config.granularity)
             for level in config.levels
         }
         self.levels = nn.ModuleDict(levels)

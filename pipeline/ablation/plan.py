@@ -103,12 +103,12 @@ def plan_cell(cell: GridCell, known: KnownRuns) -> PlannedCell:
         evaluated = known.finished(final_cell)
         if evaluated is None:
             state, reason = _unfinished(final_cell, known)
-            if state in ("new", "failed") and (changed := _changes([tune])):
+            if state in ("new", "failed") and (changed := _changes(cell.tune, [tune])):
                 state, reason = "stale", changed
             cost = _whole_cost(cell, known) if state == "stale" else known.cost(final_cell)
             return PlannedCell(cell, state, reason or "its tune run is done", tune, cost=cost)
     assert evaluated is not None
-    if changed := _changes([tune, evaluated]):
+    if changed := _changes(cell.tune, [tune, evaluated]):
         return PlannedCell(cell, "stale", changed, tune, evaluated, _whole_cost(cell, known))
     return PlannedCell(cell, "cached", "", tune, evaluated, Cost(0.0, 0.0))
 
@@ -125,7 +125,7 @@ def _unfinished(cell: Cell, known: KnownRuns) -> tuple[CellState, str]:
             return "new", f"an earlier run belongs to schema {schema} of the configs, now {SCHEMA_VERSION}"
         return "new", ""
     if run.is_cut_off:
-        if changed := _changes([run]):
+        if changed := _changes(cell, [run]):
             return "stale", f"was cut off, and {changed}"
         return "new", "was cut off and goes on from its checkpoint"
     if run.status == "FAILED":
@@ -133,7 +133,7 @@ def _unfinished(cell: Cell, known: KnownRuns) -> tuple[CellState, str]:
     return "running", f"{cell.split} run {run.run_id}"
 
 
-def _changes(runs: Sequence[TrackedRun]) -> str:
+def _changes(cell: Cell, runs: Sequence[TrackedRun]) -> str:
     """Change of code or environment since the runs were made; empty without any."""
     for run in runs:
         then, versions = run.tags.get("mgmrn.code_digest"), run.tags.get("mgmrn.numerics")
@@ -141,8 +141,8 @@ def _changes(runs: Sequence[TrackedRun]) -> str:
             return "was made before runs recorded their code"
         if then != code_digest():
             return f"the code changed: digest {then[:8]}, now {code_digest()[:8]}"
-        if versions != numerics():
-            before, now = versions.split(", "), numerics().split(", ")
+        if versions != (here := numerics(cell.config)):
+            before, now = versions.split(", "), here.split(", ")
             old = ", ".join(sorted(set(before) - set(now)))
             new = ", ".join(one for one in now if one not in before)
             return f"the environment changed: {old} then, {new} now"

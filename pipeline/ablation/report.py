@@ -9,6 +9,7 @@ import pandas as pd
 
 from mgmrn.atomic_file import replacing
 from mgmrn.errors import UserError
+from pipeline import places
 from pipeline.ablation.config import AblationFile
 from pipeline.ablation.grid import Grid
 from pipeline.ablation.plan import PlannedCell, survey
@@ -25,20 +26,23 @@ from pipeline.where import Where
 
 
 def make_report(
-    file: AblationFile, where: Where, path: Path, ui: str | None, command: str
-) -> tuple[PageContent, str | None]:
-    """Write the page, which shows its `command` and links run ids to the MLflow UI at `ui`, and log it with the grid's parent run if any."""
+    file: AblationFile, where: Where, out: Path | None, ui: str | None, words: Sequence[str]
+) -> tuple[PageContent, Path, str | None]:
+    """Write the page of a grid, log it with the grid's parent run if any, and return it with its path and the id of that run.
+
+    It shows its command, `report` with these `words`, and links run ids to the MLflow UI at `ui`. Without `out`, each grid has a file of
+    its own, also among grids of one name.
+    """
     surveyed = survey(file, where, TrackingStore.open)
     grid, store, planned = surveyed.grid, surveyed.store, surveyed.plan()
     if not any(cell.evaluated for cell in planned):
-        name = file.name if file.label == f"ablation/{file.name}.yaml" else file.label
-        hint = f"run it first: {shell_command('ablate', name)}"
+        hint = f"run it first: {shell_command('ablate', *words)}"
         raise UserError(f"no cell of {file.name} has a score yet", file.label, hint)
     compared = comparisons(grid, planned)
     content = PageContent(
         title=f"Ablation {file.name}",
         question=file.question,
-        command=command,
+        command=shell_command("report", *words),
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
         commit=git_state().sha,
         comparisons=tuple(compared),
@@ -48,12 +52,13 @@ def make_report(
         published=published_on(compared[0].benchmarks),
         ui=ui,
     )
+    path = out or places.REPORTS / f"{file.name}-{surveyed.key[:8]}.html"
     with replacing(path) as page:
         page.write(render_page(content).encode())
     parent = store.find_finished(surveyed.key, PARENT_SPLIT)
     if parent is not None:
         store.log_file(parent.run_id, path, "report")
-    return content, parent.run_id if parent else None
+    return content, path, parent.run_id if parent else None
 
 
 def _artifacts(store: TrackingStore, planned: Sequence[PlannedCell], path: str) -> pd.DataFrame:

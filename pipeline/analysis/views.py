@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 
 from pipeline.analysis.runs import FIGURES, prefix_of
 
-TAG = "mlflow.sharedViewState."
+VIEW_TAG = "mlflow.sharedViewState."
+"""Prefix of the tags; the view's key follows."""
 
 
 def grid_views(split: str, primary: str) -> dict[str, str]:
@@ -51,4 +52,4 @@ def _view(
         "chartsSearchFilter": prefix_of(split),
     }
     envelope = {"name": title, "createdAt": int(time.time() * 1000), "state": json.dumps(state)}
-    return {TAG + key: json.dumps(envelope)}
+    return {VIEW_TAG + key: json.dumps(envelope)}

@@ -11,8 +11,19 @@ import typer
 
 from mgmrn.errors import UserError
 from pipeline import places
-from pipeline.cli.options import Ablation, Address, Concurrency, Cpus, DataRoot, Gpus, Json, Storage, TrackingUri
-from pipeline.console import Console, duration, shell_command
+from pipeline.cli.options import (
+    Ablation,
+    Address,
+    Concurrency,
+    Cpus,
+    DataRoot,
+    Gpus,
+    Json,
+    Storage,
+    TrackingUri,
+    WaitForHosts,
+)
+from pipeline.console import Console, duration, option, where_tracked
 from pipeline.errors import ExitCode
 from pipeline.where import Where
 
@@ -54,6 +65,7 @@ def ablate(
     budget_hours: Annotated[float | None, typer.Option(min=0.0, help="Hours; a longer plan is refused.")] = None,
     cpus_per_worker: Cpus = None,
     gpus_per_worker: Gpus = None,
+    wait_for_hosts: WaitForHosts = None,
     address: Address = None,
     tracking_uri: TrackingUri = places.TRACKING_URI,
     data_root: DataRoot = places.DATA_ROOT,
@@ -65,13 +77,13 @@ def ablate(
     from pipeline.ablation.plan import plan_to_json, totals
     from pipeline.analysis.tables import as_dict, show_tables, tables
 
-    where = Where(tracking_uri, data_root, storage, address, cpus_per_worker, gpus_per_worker)
+    where = Where(tracking_uri, data_root, storage, address, cpus_per_worker, gpus_per_worker, wait_for_hosts)
     file, console = load_grid_file(name, benchmarks), Console(as_json)
     outcome = run_ablation(file, where, mode=mode, concurrency=concurrency, budget_hours=budget_hours)
     show_tables(tables([outcome.comparison]), console)
     counts = ", ".join(f"{count} {state}" for state, count in totals(outcome.cells).items())
     console.line(f"{outcome.launched} cells launched; now {counts}")
-    console.line(f"tracked in {outcome.tracking_uri}; `python -m pipeline ui {file.name}` shows it")
+    console.line(where_tracked(outcome.tracking_uri, file.name))
     console.result(
         {
             "status": outcome.status,
@@ -131,7 +143,7 @@ def compare(
 @ablation_app.command()
 def report(
     name: Ablation,
-    out: Annotated[Path | None, typer.Option(help="The page; without it .mgmrn/reports/NAME.html.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The page; without it .mgmrn/reports/NAME-HASH.html.")] = None,
     ui: Annotated[str | None, typer.Option(metavar="URL", help="MLflow UI that run ids link to.")] = None,
     benchmarks: Benchmarks = None,
     tracking_uri: TrackingUri = places.TRACKING_URI,
@@ -142,9 +154,10 @@ def report(
     from pipeline.ablation.report import make_report
 
     file = load_grid_file(name, benchmarks)
-    path = out or places.REPORTS / f"{file.name}.html"
-    command = shell_command("report", name, *(("--benchmarks", benchmarks) if benchmarks else ()))
-    content, parent = make_report(file, Where(tracking_uri, data_root), path, ui, command)
+    words = [name, *(("--benchmarks", benchmarks) if benchmarks else ())]
+    words += option("--tracking-uri", tracking_uri, places.TRACKING_URI, "MLFLOW_TRACKING_URI")
+    words += option("--data-root", data_root, places.DATA_ROOT, "MGMRN_DATA_ROOT")
+    content, path, parent = make_report(file, Where(tracking_uri, data_root), out, ui, words)
     console = Console(as_json)
     logged = f", and an artifact of run {parent}" if parent else ""
     console.line(f"the page is {path}{logged}")

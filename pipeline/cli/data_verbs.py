@@ -58,6 +58,9 @@ def guide(
         for key in ("page", "size", "terms"):
             console.line(f"   {key:6} {item[key]}")
         console.line(f"   place  {item['place']} in the data root; {item['hint']}")
+    console.line("\nWhat backbones have seen of the unseen classes; a table that mixes them says so:")
+    for corpus, seen in parts[name]["pretraining"].items():
+        console.line(f"   {corpus:21} {seen}")
     console.line(f"\nthen   {verify}\n       which recognises the lists by their digest, {splits.digest[:12]}")
     console.result(parts[name] | {"splits": vars(splits) | {"images": splits.images}, "verify": verify})
 

@@ -13,7 +13,7 @@ import typer
 from mgmrn.errors import UserError
 from pipeline.cli.ablation_verbs import load_grid_file
 from pipeline.cli.options import Json, check_outlasts_job, parse_seeds
-from pipeline.console import Console, duration, say
+from pipeline.console import Console, duration, option, say, shell_command
 from pipeline.errors import ExitCode, TrackingError
 from pipeline.interruption import Interruption
 from pipeline.job_environment import SUBMISSION_TAG
@@ -155,9 +155,9 @@ def _follow(server: JobServer, job_id: str, action: str, console: Console) -> in
     try:
         job = follow(server, job_id, write)
     except Interruption as interruption:
-        console.err.write(
-            f"\nno longer following {job_id}, which goes on: `logs {job_id} --follow` comes back to it, `stop {job_id}` ends it\n"
-        )
+        there = option("--address", server.address, LOCAL_ADDRESS, ADDRESS_VARIABLE)
+        come_back, end = shell_command("logs", job_id, "--follow", *there), shell_command("stop", job_id, *there)
+        console.err.write(f"\n{job_id} goes on: `{come_back}` follows it again, `{end}` ends it\n")
         return interruption.exit_code
     _show_result(job, action, console)
     return exit_code(job)

@@ -62,6 +62,13 @@ def _outlasting(option: typer.CallbackParam, place: Place) -> Place:
     return place
 
 
+def _seconds(text: str) -> float:
+    """Seconds of a duration like `90s`, `15m` or `2h`."""
+    if match := re.fullmatch("([0-9]{1,6})([smh])", str(text)):
+        return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+    raise typer.BadParameter(f"a duration is a whole number of s, m or h, like 15m, got '{text}'")
+
+
 def _config(group: str, metavar: str | None = None) -> Any:
     text = f"Name of a shipped {group}, or path of a YAML file."
     return typer.Argument(metavar=metavar, help=text, autocompletion=shipped(group))
@@ -94,6 +101,10 @@ Gpus = Annotated[
     typer.Option(
         min=0, metavar="N|PART", help="0.125 lets 8 runs share one; by default, 1 where the cluster has enough."
     ),
+]
+WaitForHosts = Annotated[
+    float | None,
+    typer.Option(metavar="15m", parser=_seconds, help="Time in which a cluster that grows may start hosts."),
 ]
 Concurrency = Annotated[int | None, typer.Option(min=1, help="Runs at once; by default, as many as fit.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object; text for people goes to standard error.")]

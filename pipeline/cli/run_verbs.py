@@ -10,7 +10,7 @@ import typer
 from mgmrn.errors import UserError
 from pipeline import places
 from pipeline.cli import options
-from pipeline.console import Console, say
+from pipeline.console import Console, say, where_tracked
 from pipeline.errors import ExitCode
 from pipeline.storage import StoragePath
 from pipeline.where import Where
@@ -34,6 +34,7 @@ def train(
     workers: Annotated[str, typer.Option(metavar="N|A..B", help="Processes; a range grows and shrinks.")] = "1",
     cpus_per_worker: options.Cpus = None,
     gpus_per_worker: options.Gpus = None,
+    wait_for_hosts: options.WaitForHosts = None,
     address: options.Address = None,
     tracking_uri: options.TrackingUri = places.TRACKING_URI,
     data_root: options.DataRoot = places.DATA_ROOT,
@@ -48,7 +49,7 @@ def train(
 
     composed = load_experiment(experiment, overrides or [])
     numbers = options.parse_seeds(seeds) if seeds is not None else (composed.config.seed,)
-    where = Where(tracking_uri, data_root, storage, address, cpus_per_worker, gpus_per_worker)
+    where = Where(tracking_uri, data_root, storage, address, cpus_per_worker, gpus_per_worker, wait_for_hosts)
     request = TrainRequest(composed.name, composed, split, numbers, parse_workers(workers), where, force)
     return _report(run_experiment(request), Console(as_json))
 
@@ -65,6 +66,7 @@ def search(
     final: Annotated[bool, typer.Option("--final", help="Then run the protocol once with the best config.")] = False,
     cpus_per_worker: options.Cpus = None,
     gpus_per_worker: options.Gpus = None,
+    wait_for_hosts: options.WaitForHosts = None,
     address: options.Address = None,
     tracking_uri: options.TrackingUri = places.TRACKING_URI,
     study_storage: options.StudyStorage = places.STUDY_STORAGE,
@@ -79,7 +81,7 @@ def search(
     if resume and force:
         hint = "--resume goes on with the earlier search, --force deletes it"
         raise UserError("--resume and --force were both asked for", "--force", hint)
-    where = Where(tracking_uri, data_root, storage, address, cpus_per_worker, gpus_per_worker)
+    where = Where(tracking_uri, data_root, storage, address, cpus_per_worker, gpus_per_worker, wait_for_hosts)
     file = load_search(name)
     from pipeline.search.launch import run_search
     from pipeline.search.outcome import show_outcome
@@ -136,7 +138,7 @@ def demo(as_json: options.Json = False) -> int:
     outcome = run_ablation(grid, Where(), mode="missing", concurrency=None, budget_hours=None)
     compared = compare_grid(grid, Where(), None)
     show_tables([summary_table(compared)], console)
-    say("chance of T1 is 10; to look at the runs: python -m pipeline ui demo")
+    say(f"chance of T1 is 10; {where_tracked(outcome.tracking_uri, 'demo')}")
     console.result({"status": outcome.status, **as_dict(compared)})
     return ExitCode.FINE if outcome.status in ("finished", "cached") else ExitCode.SOME_FAILED
 
@@ -185,4 +187,4 @@ def _show_runs(outcome: Outcome, console: Console) -> None:
     symbols = ["H* (oracle)" if symbol == "H*" else symbol for symbol in FIGURES.values()]
     console.table(["run", "split", "seed", "status", *symbols, "γ"], rows)
     if outcome.is_tracked and outcome.runs:
-        console.line(f"tracked in {outcome.tracking_uri}; `python -m pipeline ui {outcome.runs[-1].run_id}` shows it")
+        console.line(where_tracked(outcome.tracking_uri, outcome.runs[-1].run_id))

@@ -10,10 +10,11 @@ from pydantic import BaseModel
 
 from mgmrn.config import BenchmarkConfig, ExperimentConfig
 from mgmrn.errors import UserError
+from mgmrn.trunks import TIMM
 from mgmrn.weights import find_weights
 from pipeline.config.files import find_config, label_of, merge, read_config
 from pipeline.config.validation import all_at_once, validate
-from pipeline.config.yaml_tree import DEFAULT, Section, parse_yaml, source_of, yaml_value
+from pipeline.config.yaml_tree import DEFAULT, Leaf, Section, parse_yaml, plain_at, source_of, yaml_value
 
 COMMAND_LINE = "--set"
 
@@ -50,6 +51,10 @@ def load_experiment(
             tree = merge(tree, _parse_override(override, origins))
         except UserError as error:
             problems.append(error)
+    try:
+        tree = merge(_settings_of_timm(tree), tree)
+    except UserError as error:
+        problems.append(error)
     config, found = validate(tree, ExperimentConfig)
     if config is None or problems:
         raise all_at_once([*problems, *found], label_of(path))
@@ -89,6 +94,18 @@ def show(composed: ComposedConfig) -> str:
     lines = list(_yaml_lines(composed.config.model_dump(mode="json"), "", composed.provenance))
     width = min(60, max(len(line) for line, _ in lines))
     return "".join(f"{line:{width}}  # {source}\n" if source else f"{line}\n" for line, source in lines)
+
+
+def _settings_of_timm(tree: Section) -> Section:
+    """Size and normalisation of the pictures of a backbone from timm. Raises UserError for a name that timm does not know."""
+    name, weights = (plain_at(tree, "model", "backbone", field) for field in ("name", "weights"))
+    if not (isinstance(name, str) and name.startswith(TIMM) and name.removeprefix(TIMM).isidentifier()):
+        return Section({}, "timm")
+    from mgmrn.model.timm_backbone import picture_settings
+
+    settings = picture_settings(name, weights if isinstance(weights, str) else "DEFAULT")
+    images = Section({field: Leaf(value, "timm") for field, value in settings.items()}, "timm")
+    return Section({"benchmark": Section({"images": images}, "timm")}, "timm")
 
 
 def _parse_override(override: str, origins: Mapping[str, str]) -> Section:

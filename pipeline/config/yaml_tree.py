@@ -111,6 +111,15 @@ def plain(tree: Tree) -> Any:
     return {name: plain(child) for name, child in tree.children.items()}
 
 
+def plain_at(tree: Tree, *names: str) -> Any:
+    """Value under a path of names without its origins; None where there is none."""
+    for name in names:
+        if not isinstance(tree, Section) or name not in tree.children:
+            return None
+        tree = tree.children[name]
+    return plain(tree)
+
+
 def source_of(names: Sequence[str], tree: Tree) -> str:
     """Origin of the value under a path of names."""
     for name in names:

@@ -101,7 +101,7 @@ def explain(
 ) -> tuple[dict[Level, LevelView], list[Explained]]:
     """View of each level, and explanation of each picture of a batch, whose `images` are made by `for_evaluation`."""
     head, config = check_explainable(model)
-    views = look(head, config, model.network.backbone(images))
+    views = look(head, config, model.network.backbone(images), images.shape[-1])
     attributes = {level: view.attributes for level, view in views.items()}
     scale = model.config.loss.scale
     scores = class_scores(attributes, model.class_attributes, scale).numpy()

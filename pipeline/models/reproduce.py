@@ -137,9 +137,7 @@ def reproduce(name: str, where: Where, *, anyway: bool, tolerance: float) -> Rep
     """
     where = where.absolute()
     where = replace(where, storage=where.storage / "reproductions")
-    store = TrackingStore.open(where.tracking_uri, EXPERIMENT)
-    if left := tracked.send_leftovers(where.storage, store, tracked.END_SECONDS):
-        say(str(left))
+    store = TrackingStore.open(where.tracking_uri)
     record = read_record(store, store.find_run(name), where.data_root)
     cell = record.cell(where.data_root)
     changed = changes(record, cell)
@@ -148,6 +146,9 @@ def reproduce(name: str, where: Where, *, anyway: bool, tolerance: float) -> Rep
         there = f"`git worktree add ../at-{sha} {sha}` and run the command there, or " if "code" in changed[0] else ""
         hint = f"{there}add --anyway to compare with the code and data here"
         raise UserError(f"{record.run.name} cannot be reproduced: {'; '.join(changed)}", "RUN", hint)
+    store = TrackingStore.connect(where.tracking_uri, EXPERIMENT)
+    if left := tracked.send_leftovers(where.storage, store, tracked.END_SECONDS):
+        say(str(left))
     where = replace(where, cpus_per_worker=record.cpus_per_worker)
     with launch_session(where, record.workers.least, [cell.data]) as hosts:
         placement = place_elastic(hosts, record.workers, where.cpus_per_worker, record.gpus_per_worker)
@@ -198,8 +199,9 @@ def changes(record: Record, cell: Cell) -> list[str]:
 def inexact(record: Record, cpus_per_worker: int, gpus_per_worker: float) -> list[str]:
     """Reasons why the same code on the same data may give other bits with these CPUs and GPUs of a worker; empty without any."""
     found = []
-    if (was := record.run.tags.get("mgmrn.numerics")) != numerics():
-        found.append(f"the versions are {numerics()}, were {was}")
+    now = numerics(record.composed.config)
+    if (was := record.run.tags.get("mgmrn.numerics")) != now:
+        found.append(f"the versions are {now}, were {was}")
     if record.machine != (here := _machine(environment())):
         found.append(f"the machine is {here}, was {record.machine}")
     recorded = record.cpus_per_worker, record.gpus_per_worker

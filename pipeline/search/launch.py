@@ -72,7 +72,10 @@ def run_search(
         if left:
             say(f"error: {left}")
         outcome = SearchOutcome.model_validate_json(kept)
-        return outcome.model_copy(update={"status": "cached", "is_tracked": left is None})
+        # Its folders may have been moved since.
+        best = tuple(str(folder / "report" / Path(one).name) for one in outcome.best_configs)
+        places = {"best_configs": best, "tracking_uri": redact_address(where.tracking_uri)}
+        return outcome.model_copy(update={"status": "cached", "is_tracked": left is None, **places})
     if 0 < size < config.trials and not (resume or force):
         message = f"the search {search.name} was begun and has {size} of {config.trials} trials"
         raise UserError(message, search.label, "add --resume to go on with it, or --force to start again")

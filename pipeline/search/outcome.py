@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field, computed_field
 
 from pipeline.analysis.paired import PairedDifference, Summary
 from pipeline.config.yaml_tree import yaml_value
-from pipeline.console import Console
+from pipeline.console import Console, where_tracked
 
 
 class Comparison(BaseModel, frozen=True):
@@ -67,8 +67,7 @@ def show_outcome(outcome: SearchOutcome, console: Console) -> None:
     for path in outcome.best_configs:
         console.line(f"best config: {path}")
     if outcome.is_tracked:
-        name = outcome.study.rpartition("-")[0]
-        console.line(f"tracked in {outcome.tracking_uri}; `python -m pipeline ui {name}` shows it")
+        console.line(where_tracked(outcome.tracking_uri, outcome.study.rpartition("-")[0]))
 
 
 def _shown(summary: Summary | None) -> str:

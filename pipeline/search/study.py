@@ -164,6 +164,7 @@ def _storage(url: str) -> optuna.storages.RDBStorage:
     if address.startswith(SQLITE):
         if reason := why_not_writable(sqlite_file(address)):
             raise UserError(f"the study's database cannot be written ({reason})", url, "check --study-storage")
+        sqlite_file(address).parent.mkdir(parents=True, exist_ok=True)
         return optuna.storages.RDBStorage(address)
     if not address.startswith("postgresql"):
         hint = "use sqlite:///FILE or postgresql://USER@HOST/NAME"

@@ -127,6 +127,7 @@ def _make_database(file: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="mgmrn-") as folder:
         made = Path(folder, "made.db")
         MlflowClient(tracking_uri=f"{SQLITE}{made}")
+        file.parent.mkdir(parents=True, exist_ok=True)
         whole = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
         try:
             shutil.copyfile(made, whole)

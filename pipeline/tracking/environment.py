@@ -16,14 +16,16 @@ from typing import Any, Self
 
 import psutil  # type: ignore[import-untyped]
 
+from mgmrn.config import ExperimentConfig
+from mgmrn.trunks import TIMM
 from pipeline.config.identity import REPOSITORY
 from pipeline.console import shell_command
 from pipeline.job_environment import code_state, in_job
 from pipeline.redaction import redact_address
 
-PACKAGES = ("torch", "torchvision", "ray", "mlflow", "numpy", "scipy", "pydantic", "optuna")
+PACKAGES = ("torch", "torchvision", "timm", "ray", "mlflow", "numpy", "scipy", "pydantic", "optuna")
 NUMERICS = ("torch", "torchvision", "numpy", "scipy")
-"""Packages whose version may change a figure."""
+"""Packages whose version may change a figure; timm, where it has the backbone."""
 NO_GIT = "none"
 TAG_LIMIT = 5000
 """Characters of a tag that every store takes."""
@@ -105,10 +107,11 @@ def environment() -> dict[str, Any]:
     }
 
 
-def numerics() -> str:
-    """Versions that may change a figure, like `python 3.11, torch 2.9.1, …`."""
+def numerics(config: ExperimentConfig) -> str:
+    """Versions that may change a figure of a config, like `python 3.11, torch 2.9.1, …`."""
+    packages = (*NUMERICS, "timm") if config.model.backbone.name.startswith(TIMM) else NUMERICS
     python = ".".join(platform.python_version_tuple()[:2])
-    return ", ".join([f"python {python}", *(f"{name} {_version(name)}" for name in NUMERICS)])
+    return ", ".join([f"python {python}", *(f"{name} {_version(name)}" for name in packages)])
 
 
 def _cpu_model() -> str:

@@ -32,14 +32,14 @@ def registry_uri(name: str) -> str | None:
 
 
 def fetch_exported(store: TrackingStore, model_uri: str, folder: Path) -> Path:
-    """Download a logged or registered model (`models:/…`) into a folder; returns the path of its exported file."""
+    """Download the exported file of a logged or registered model (`models:/…`) into a folder; returns its path."""
     import mlflow
-    from mlflow.artifacts import download_artifacts
+    from mlflow.store.artifact.models_artifact_repo import ModelsArtifactRepository
 
     mlflow.set_tracking_uri(store.uri)
     with translated(store.uri):
-        # The whole model: MLflow takes a path behind a logged model's id for a registered model's name.
-        return Path(download_artifacts(model_uri, dst_path=str(folder))) / EXPORTED
+        address = ModelsArtifactRepository.get_underlying_uri(model_uri)
+        return Path(store.files_at(address).download_artifacts(EXPORTED, str(folder)))
 
 
 def version_of_alias(store: TrackingStore, name: str, alias: str) -> Version | None:
@@ -55,6 +55,15 @@ def versions(store: TrackingStore, name: str) -> list[Version]:
         whole = [store.client.get_model_version(name, str(number)) for number in found]
     made = [Version(name, str(one.version), str(one.run_id), tuple(sorted(one.aliases))) for one in whole]
     return sorted(made, key=lambda one: int(one.number), reverse=True)
+
+
+def registered_runs(store: TrackingStore) -> set[str]:
+    """Ids of the runs of all versions of all models."""
+    import mlflow
+
+    mlflow.set_tracking_uri(store.uri)
+    with translated(store.uri):
+        return {str(one.run_id) for one in mlflow.search_model_versions()}
 
 
 def register(

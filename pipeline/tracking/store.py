@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from mgmrn.errors import UserError
 from pipeline.config.identity import REPOSITORY
-from pipeline.databases import database_address, is_missing, sqlite_file
+from pipeline.databases import SQLITE, database_address, is_missing, sqlite_file
 from pipeline.driver import driver_is_dead, driver_tag
 from pipeline.errors import TrackingError
 from pipeline.job_environment import job_tags
@@ -24,6 +24,7 @@ from pipeline.tracking.connection import open_client, translated
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
     from mlflow.tracking import MlflowClient
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -31,12 +32,14 @@ DRIVER_TAG = "mgmrn.driver"
 TRAIN = "mgmrn/train"
 MODEL_TAG, BEGUN_TAG = "mgmrn.model_uri", "mgmrn.model_id"
 """Tags of a run with its logged model, and with one that may be incomplete."""
-REQUIREMENTS = ("torch", "torchvision", "numpy", "scipy", "pydantic", "jaxtyping", "pillow", "pandas", "mlflow")
+REQUIREMENTS = ("torch", "torchvision", "timm", "numpy", "scipy", "pydantic", "jaxtyping", "pillow", "pandas", "mlflow")
 UI_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Tags of an experiment by which MLflow's UI opens it on its training runs."""
 NOTE_TAG, NOTE_LIMIT = "mlflow.note.content", 6000
 """Description of a run or an experiment in MLflow's UI, as Markdown, and the number of characters that every store accepts."""
 _RUN_NAME = re.compile(r"[\w.+\-() ]+")
+_BESIDE = re.compile(r"(?:mlflow-artifacts:|file:.*/mlruns)/(?P<path>.+)")
+"""Address of files that stand beside a database of SQLite; in experiments of earlier versions, absolute and where they once stood."""
 
 Histories = Mapping[str, Mapping[int, float]]
 """Metric → step → value."""
@@ -85,28 +88,32 @@ class TrackedRun:
 class TrackingStore:
     """One experiment in a tracking server or database. Every method raises `TrackingError` if the store is away or refuses."""
 
-    def __init__(self, client: MlflowClient, uri: str, experiment: str) -> None:
+    def __init__(self, client: MlflowClient, uri: str, name: str, experiment: Experiment | None) -> None:
         self.client = client
         self.uri = uri
-        with translated(uri):
-            found = _experiment(client, uri, experiment)
-        self.experiment_id = str(found.experiment_id)
-        address = f"sqlite:///{sqlite_file(uri)}" if uri.startswith("sqlite:") else redact(uri)
-        self.identity = StoreIdentity(address, experiment, int(found.creation_time or 0))
+        self.experiment_id = str(experiment.experiment_id) if experiment else ""
+        address = f"{SQLITE}{sqlite_file(uri)}" if uri.startswith(SQLITE) else redact(uri)
+        self.identity = StoreIdentity(address, name, int(experiment.creation_time or 0) if experiment else 0)
 
     @classmethod
     def connect(cls, uri: str, experiment: str = TRAIN) -> TrackingStore:
-        """Connect; creates missing tables, and raises `TrackingError` within ten seconds if nothing answers."""
+        """Connect; creates missing tables and a missing experiment, and raises `TrackingError` within ten seconds if nothing answers."""
         uri = database_address(uri, "--tracking-uri")
-        return cls(open_client(uri), uri, experiment)
+        client = open_client(uri)
+        with translated(uri):
+            return cls(client, uri, experiment, _made_experiment(client, uri, experiment))
 
     @classmethod
     def open(cls, uri: str, experiment: str = TRAIN) -> TrackingStore:
-        """`connect` for verbs that read: they make no database, and a missing one is a `UserError`."""
-        if is_missing(database_address(uri, "--tracking-uri")):
+        """`connect` for verbs that read: they make no database, whose absence is a `UserError`, and no experiment."""
+        uri = database_address(uri, "--tracking-uri")
+        if is_missing(uri):
             hint = "train something first, or name the database of your runs"
             raise UserError(f"there is no tracking database {uri}", "--tracking-uri", hint)
-        return cls.connect(uri, experiment)
+        client = open_client(uri)
+        with translated(uri):
+            found = client.get_experiment_by_name(experiment)
+        return cls(client, uri, experiment, found if found and found.lifecycle_stage == "active" else None)
 
     def get(self, run_id: str) -> TrackedRun:
         """A run by its id; a text that cannot be an id is a `UserError`."""
@@ -143,14 +150,13 @@ class TrackingStore:
 
     def runs_of(self, patterns: Sequence[str], wanted: str) -> list[TrackedRun]:
         """`own_runs` of all experiments whose name matches one of the patterns with SQL's wildcards (`mgmrn/ablation/%`)."""
-        experiments = [number for like in patterns for number in self.experiments(like).values()]
-        return list(self._search(wanted, experiments)) if experiments else []
+        found = (one for like in patterns for one in self.experiments(like))
+        return list(self._search(wanted, [str(one.experiment_id) for one in found]))
 
-    def experiments(self, like: str) -> dict[str, str]:
-        """Name → id of the experiments whose name matches a pattern with SQL's wildcards."""
+    def experiments(self, like: str) -> list[Experiment]:
+        """The experiments whose name matches a pattern with SQL's wildcards."""
         with translated(self.uri):
-            found = self.client.search_experiments(filter_string=f"name LIKE '{like}'")
-        return {one.name: str(one.experiment_id) for one in found}
+            return list(self.client.search_experiments(filter_string=f"name LIKE '{like}'"))
 
     def state_of(self, run_id: str) -> RunState:
         """Whether the store has a run, its user has deleted it, or the store does not know the id."""
@@ -182,7 +188,14 @@ class TrackingStore:
             hint = "name a file as the run lists it"
             raise UserError(f"{path!r} leads out of the run's artifacts", "artifact", hint)
         with translated(self.uri), tempfile.TemporaryDirectory() as folder:
-            return Path(self.client.download_artifacts(run_id, path, folder)).read_text(encoding="utf-8")
+            return Path(self.files_of(run_id).download_artifacts(path, folder)).read_text(encoding="utf-8")
+
+    def pages(self, run_id: str) -> dict[str, str]:
+        """Path → text of the comparison and the report pages of a grid's run."""
+        with translated(self.uri):
+            found = [*self.client.list_artifacts(run_id), *self.client.list_artifacts(run_id, "report")]
+        paths = [one.path for one in found if one.path.endswith((".json", ".html"))]
+        return {path: self.read_text(run_id, path) for path in paths}
 
     def create_parent(self, name: str, tags: Mapping[str, str]) -> str:
         """Create a run that this process drives; returns its id."""
@@ -232,6 +245,14 @@ class TrackingStore:
             self.finish(run.run_id, "KILLED", "driver died")
         return closed
 
+    def delete_run(self, run: TrackedRun) -> None:
+        """Move a run and its logged models to MLflow's deleted state, from which they can be restored until `mlflow gc`."""
+        with translated(self.uri):
+            own = f"source_run_id = '{run.run_id}'"
+            for model in self.client.search_logged_models([run.experiment_id], filter_string=own):
+                self.client.delete_logged_model(model.model_id)
+            self.client.delete_run(run.run_id)
+
     def describe(self, text: str, tags: Mapping[str, str]) -> None:
         """Set the experiment's description, and tags such as those of its views."""
         with translated(self.uri):
@@ -259,11 +280,11 @@ class TrackingStore:
     def log_artifacts(self, run_id: str, folder: Path) -> None:
         """Upload the content of a folder; repeating it changes nothing."""
         with translated(self.uri):
-            self.client.log_artifacts(run_id, str(folder))
+            self.files_of(run_id).log_artifacts(str(folder))
 
     def log_file(self, run_id: str, path: Path, folder: str) -> None:
         with translated(self.uri):
-            self.client.log_artifact(run_id, str(path), folder)
+            self.files_of(run_id).log_artifact(str(path), folder)
 
     def log_model(self, run_id: str, file: Path, gamma: float, example: Path) -> None:
         """Log an exported model as a pyfunc model, unless the run has one. γ is its default, the example a picture."""
@@ -272,25 +293,23 @@ class TrackingStore:
             return
         import mlflow.pyfunc
         import pandas as pd
+        from mlflow.entities import LoggedModelOutput
         from mlflow.exceptions import MlflowException
         from mlflow.models import Model, infer_signature
 
-        mlflow.set_tracking_uri(self.uri)
         pictures = pd.DataFrame({"image": [example.read_bytes()]})
         answers = pd.DataFrame({"classes": [["gull"]], "scores": [[1.0]], "seen": [[True]], "attributes": [["wings"]]})
-        with translated(self.uri):
+        with translated(self.uri), tempfile.TemporaryDirectory() as folder:
             # MLflow cannot continue an interrupted attempt, since it records a model's run once.
             if begun := tags.get(BEGUN_TAG):
                 with contextlib.suppress(MlflowException):
                     self.client.delete_logged_model(begun)
-            # Without a model made here, MLflow would use the default experiment and put files into the working folder.
+            # MLflow's `log_model` would write to the address in the database, where the files of a moved store do not stand.
             model = self.client.create_logged_model(self.experiment_id, name="model", source_run_id=run_id)
             self.client.set_tag(run_id, BEGUN_TAG, model.model_id)
-            info = Model.log(
-                artifact_path=None,
-                flavor=mlflow.pyfunc,
-                run_id=run_id,
-                model_id=str(model.model_id),
+            mlflow.pyfunc.save_model(
+                f"{folder}/model",
+                mlflow_model=Model(run_id=run_id, model_id=model.model_id, model_uuid=model.model_id),
                 python_model=str(Path(__file__).with_name("pyfunc_model.py")),
                 code_paths=[str(REPOSITORY / "mgmrn")],
                 artifacts={"model": str(file)},
@@ -298,7 +317,21 @@ class TrackingStore:
                 input_example=pictures,
                 pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
             )
-            self.client.set_tag(run_id, MODEL_TAG, info.model_uri)
+            self.files_at(model.artifact_location).log_artifacts(f"{folder}/model")
+            self.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+            self.client.finalize_logged_model(model.model_id, "READY")
+            self.client.set_tag(run_id, MODEL_TAG, model.model_uri)
+
+    def files_at(self, address: str) -> ArtifactRepository:
+        """Files at an address that MLflow gives; those of a SQLite database stand beside it, wherever it was when they were written."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        if self.uri.startswith(SQLITE) and (found := _BESIDE.fullmatch(address)):
+            address = f"{files_beside(self.uri)}/{found['path']}"
+        return get_artifact_repository(address, self.uri)
+
+    def files_of(self, run_id: str) -> ArtifactRepository:
+        return self.files_at(self.client.get_run(run_id).info.artifact_uri)
 
     def _of_config(self, config_hash: str, split: str) -> Iterator[TrackedRun]:
         wanted = f"tags.`mgmrn.config_hash` = '{config_hash}' and tags.`mgmrn.split` = '{split}'"
@@ -306,7 +339,7 @@ class TrackingStore:
 
     def _search(self, wanted: str, experiments: list[str]) -> Iterator[TrackedRun]:
         order, token = ["attributes.start_time DESC"], None
-        while True:
+        while any(experiments):
             with translated(self.uri):
                 page = self.client.search_runs(experiments, wanted, order_by=order, page_token=token)
             yield from map(_tracked, page)
@@ -323,16 +356,21 @@ def _tracked(run: Run) -> TrackedRun:
     return TrackedRun(info.run_id, info.run_name or "", info.status, tags, metrics, str(info.experiment_id), seconds)
 
 
-def _experiment(client: MlflowClient, uri: str, name: str) -> Experiment:
+def files_beside(uri: str) -> str:
+    """Address of the folder with the artifacts and models of a SQLite database."""
+    return (sqlite_file(uri).parent / "mlruns").as_uri()
+
+
+def _made_experiment(client: MlflowClient, uri: str, name: str) -> Experiment:
     """The experiment of a name, created if missing; an inherited MLFLOW_EXPERIMENT_ID would silently lead to another one."""
     from mlflow.exceptions import MlflowException
 
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
-        # Artifacts stand beside a sqlite database; a server decides itself.
-        beside = (sqlite_file(uri).parent / "mlruns").as_uri() if uri.startswith("sqlite:") else None
+        # An address that moves with the database, and that its server resolves; other servers decide themselves.
+        location = "mlflow-artifacts:/" if uri.startswith(SQLITE) else None
         with contextlib.suppress(MlflowException):  # Another driver has just created it.
-            client.create_experiment(name, artifact_location=beside, tags=UI_TAGS)
+            client.create_experiment(name, location, tags=UI_TAGS)
         experiment = client.get_experiment_by_name(name)
     if experiment is None:
         raise TrackingError(f"the experiment {name} cannot be made", uri)

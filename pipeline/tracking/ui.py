@@ -8,10 +8,12 @@ import time
 from contextlib import suppress
 
 from mgmrn.errors import ResourceError
+from pipeline.analysis.views import VIEW_TAG
+from pipeline.databases import SQLITE
 from pipeline.errors import TrackingError
 from pipeline.ports import LOOPBACK
 from pipeline.tracking.connection import check_reachable
-from pipeline.tracking.store import TrackingStore
+from pipeline.tracking.store import TrackingStore, files_beside
 
 MODE = "workflowType=machine_learning"
 """Query by which the UI shows what belongs to model training."""
@@ -26,15 +28,17 @@ def pages(store: TrackingStore, base: str, name: str | None) -> dict[str, str]:
 
     Raises `UserError` for a name that is neither.
     """
-    experiments = store.experiments("mgmrn/%")
+    experiments = {one.name: one for one in store.experiments("mgmrn/%")}
+    tables = {title: f"{base}/#/experiments/{one.experiment_id}/runs?{MODE}" for title, one in experiments.items()}
     if name is None:
-        return {title: f"{base}/#/experiments/{number}/runs?{MODE}" for title, number in experiments.items()}
+        return tables or {"experiments": f"{base}/#/experiments"}
     for kind, rows in (("ablation", "variants"), ("search", "runs")):
-        if (number := experiments.get(f"mgmrn/{kind}/{name}")) is not None:
-            # The views of `pipeline.analysis.views`.
-            table = f"{base}/#/experiments/{number}/runs?{MODE}&viewStateShareKey="
-            found = {rows: f"{table}{rows}", f"{rows} as charts": f"{table}{rows}&compareRunsMode=CHART"}
-            return found | ({} if rows == "runs" else {"runs of all seeds": f"{table}runs"})
+        if (title := f"mgmrn/{kind}/{name}") in tables:
+            # Experiments of earlier versions have no views.
+            view = "&viewStateShareKey=" if VIEW_TAG + rows in experiments[title].tags else None
+            shown, runs = (tables[title] + (view + key if view else "") for key in (rows, "runs"))
+            found = {rows: shown, f"{rows} as charts": f"{shown}&compareRunsMode=CHART"}
+            return found | ({} if rows == "runs" else {"runs of all seeds": runs})
     run = store.find_run(name)
     page = f"{base}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
     tabs = {"run": "", "curves": "/model-metrics", "artifacts": "/artifacts"}
@@ -53,6 +57,7 @@ def serve(uri: str, port: int) -> "subprocess.Popen[bytes]":
         except OSError as error:
             raise ResourceError(f"port {port} is taken ({error.strerror})", "name another with --port") from error
     words = ["server", "--backend-store-uri", uri, "--host", LOOPBACK, "--port", str(port), "--workers", "1"]
+    words += ["--artifacts-destination", files_beside(uri)] if uri.startswith(SQLITE) else []
     # Its queue of jobs, seven processes, serves features that are not used here.
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     server = subprocess.Popen([sys.executable, "-m", "mlflow", *words], stdout=STANDARD_ERROR, env=environment)

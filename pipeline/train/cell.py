@@ -130,7 +130,7 @@ class Cell:
             "mgmrn.science_hash": self.science_hash,
             "mgmrn.shape_hash": self.shape_hash,
             "mgmrn.code_digest": code_digest(),
-            "mgmrn.numerics": numerics(),
+            "mgmrn.numerics": numerics(self.config),
             "mgmrn.data_digest": self.data.digest,
             "mgmrn.world_size": str(Workers(placement.workers, placement.most_workers or placement.workers)),
             "mgmrn.cpus_per_worker": str(placement.cpus_per_worker),

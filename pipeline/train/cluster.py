@@ -3,6 +3,7 @@
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 
@@ -10,6 +11,7 @@ from mgmrn.data.splits import SplitData, check_images_exist, evaluation_images
 from mgmrn.errors import ResourceError
 from pipeline.claims import taken
 from pipeline.config.identity import REPOSITORY
+from pipeline.console import duration, say
 from pipeline.driver import heartbeat
 from pipeline.interruption import kept_handlers
 from pipeline.job_environment import in_job, job_settings
@@ -17,10 +19,11 @@ from pipeline.ports import LOOPBACK, free_port
 from pipeline.redaction import redact_address
 from pipeline.storage import StoragePath, check_writable, explained
 from pipeline.train import ray_start
-from pipeline.train.placement import Host, available_cpus
+from pipeline.train.placement import Host, Placement, available_cpus, rooms
 from pipeline.where import Where
 
 CONNECT_SECONDS = 5.0
+HOSTS_POLL_SECONDS = 1.0
 START_ATTEMPTS = 2
 LOCAL = "local"
 """Address by which Ray starts an instance of its own."""
@@ -97,8 +100,9 @@ def launch_session(
 ) -> Iterator[tuple[Host, ...]]:
     """`ray_session` for a launch of runs, whose folders are held, and whose driver is seen by other hosts, to the end of the context.
 
-    Before it starts anything: raises `UserError` where pictures of the splits are missing, and `ResourceError` where the storage cannot be
-    written to, this machine has no room for the workers, or a living driver works in one of the folders.
+    Waits for hosts, where the launch allows it. Before it starts anything: raises `UserError` where pictures of the splits are missing, and
+    `ResourceError` where the storage cannot be written to, this machine has no room for the workers, or a living driver works in one of the
+    folders.
     """
     check_writable(where.storage)
     each, here = where.cpus_per_worker or 1, available_cpus()
@@ -109,7 +113,29 @@ def launch_session(
     for split in data:
         check_images_exist(split.train.followed_by(evaluation_images(split)))
     with explained(where.storage), heartbeat(where.storage), taken(folders), ray_session(where.address) as hosts:
-        yield hosts
+        yield await_hosts(hosts, where, workers)
+
+
+def await_hosts(hosts: tuple[Host, ...], where: Where, workers: int) -> tuple[Host, ...]:
+    """Hosts of the cluster, once they have room for the workers or the limit is over; asks Ray's autoscaler for what is missing."""
+    cpus, gpus = where.cpus_per_worker or 1, where.gpus_per_worker or 0
+    if where.wait_for_hosts is None or rooms(hosts, cpus, gpus) >= workers:
+        return hosts
+    from ray.autoscaler.sdk import request_resources
+
+    limit = time.monotonic() + where.wait_for_hosts
+    bundle = Placement(workers, cpus, gpus).resources_per_worker
+    say(
+        f"waiting for hosts with room for {workers} × {cpus} CPUs and {gpus:g} GPUs, {duration(where.wait_for_hosts)} at most"
+    )
+    request_resources(bundles=[bundle] * workers)
+    try:
+        while rooms(hosts, cpus, gpus) < workers and time.monotonic() < limit:
+            time.sleep(HOSTS_POLL_SECONDS)
+            hosts = _hosts()
+    finally:
+        request_resources(bundles=[])
+    return hosts
 
 
 def _connect(address: str) -> None:

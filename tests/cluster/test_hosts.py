@@ -84,6 +84,18 @@ def test_a_run_goes_on_with_one_host_and_grows_to_two_again(site: Site) -> None:
     assert_epochs_are_logged_once(site.client, run, MANY_EPOCHS, *tracked)
 
 
+def test_a_launch_waits_for_a_host_that_is_not_up_yet(site: Site) -> None:
+    arguments = (str(site.experiment), *length(1), "--workers", "3")
+    refused = site.submit("train", *arguments)
+    assert refused.process.wait(300) != 0 and "has room for 2 such workers" in refused.errors_so_far()
+    job = site.submit("train", *arguments, "--wait-for-hosts", "5m")
+    wait_until(lambda: "waiting for hosts with room for 3" in job.errors_so_far(), "the launch waits", 300, job)
+    site.hosts.add()
+    job.end()
+    (run,) = children_of(site.client)
+    assert (run.info.status, run.data.tags["mgmrn.world_size"]) == ("FINISHED", "3")
+
+
 TRIALS = 6
 """As in `space.yaml`."""
 

@@ -16,8 +16,10 @@ import psutil
 import pytest
 from PIL import Image
 
+from pipeline.ports import free_port
 from pipeline.tracking.registry import register, set_alias
 from pipeline.tracking.store import MODEL_TAG, TrackingStore
+from pipeline.tracking.ui import serve
 from tests.exported import GAMMA, NAMES, SEEN, scores_of, write_model, write_pictures
 from tests.mlflow_server import Server
 
@@ -30,7 +32,9 @@ MOST_GROWTH = 64 * 2**20
 
 
 class ModelServer(Server):
-    """`mlflow models serve` of the champion in the database of its folder."""
+    """`mlflow models serve` of the champion in the store of a tracking server."""
+
+    tracking_uri = ""
 
     @property
     def command(self) -> Sequence[str]:
@@ -39,7 +43,7 @@ class ModelServer(Server):
 
     @property
     def server_environment(self) -> Mapping[str, str]:
-        return {"MLFLOW_TRACKING_URI": f"sqlite:///{self.folder}/mlflow.db", "OMP_NUM_THREADS": "1"}
+        return {"MLFLOW_TRACKING_URI": self.tracking_uri, "OMP_NUM_THREADS": "1"}
 
     def post(self, body: bytes) -> tuple[int, str]:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -64,8 +68,14 @@ def server(tmp_path: Path, tables: Path) -> Iterator[ModelServer]:
     store.log_model(run_id, write_model(tmp_path / "model.pt"), GAMMA, write_pictures(tmp_path)[0])
     uri = store.get(run_id).tags[MODEL_TAG]
     set_alias(store, register(store, "mgmrn-X", uri, run_id, {}, ""), "champion")
-    with ModelServer(tmp_path) as started:
-        yield started
+    port, server = free_port(), ModelServer(tmp_path)
+    tracking, server.tracking_uri = serve(store.uri, port), f"http://127.0.0.1:{port}"
+    try:
+        with server:
+            yield server
+    finally:
+        tracking.terminate()
+        tracking.wait()
 
 
 def ask(*contents: bytes, **params: Any) -> bytes:

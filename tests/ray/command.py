@@ -85,8 +85,8 @@ class Place:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.storage = StoragePath.parse(folder / ".mgmrn" / "runs")
-        """Folder of the runs whose epochs are counted."""
+        self.bucket: StoragePath | None = None
+        """Storage of the runs, where it is not the folder's own."""
         self.mark = uuid.uuid4().hex
         # Not in `folder`: the path of a unix socket has at most 107 characters.
         self.ray_folder = Path(tempfile.mkdtemp(prefix="r"))
@@ -99,6 +99,10 @@ class Place:
             # Epochs are shorter here than anywhere else.
             "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
         }
+
+    @property
+    def storage(self) -> StoragePath:
+        return self.bucket or StoragePath.parse(self.folder / ".mgmrn" / "runs")
 
     @property
     def tracking_uri(self) -> str:

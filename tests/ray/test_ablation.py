@@ -93,7 +93,8 @@ def test_tables_and_the_page_are_artifacts_of_the_parent_with_the_figures_of_its
     finals = {run.info.run_id: run.data for run in ablated.runs("run") if run.data.tags["mgmrn.split"] == "final"}
     parent = ablated.client.get_run(ablated.answer.json["parent_run_id"])
     assert (set(made.json["runs"]), made.json["parent_run_id"]) == (finals.keys(), parent.info.run_id)
-    assert {"report/tiny-grid.html", "comparison.csv", "comparison.json"} <= files_of(ablated.client, parent)
+    page = f"report/{Path(made.json['report']).name}"
+    assert {page, "comparison.csv", "comparison.json"} <= files_of(ablated.client, parent)
     assert "Question: " in ablated.client.get_experiment(parent.info.experiment_id).tags["mlflow.note.content"]
     variants = {run.data.tags["mgmrn.variant"]: run.data.metrics for run in ablated.runs("variant")}
     for data in finals.values():

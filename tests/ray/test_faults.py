@@ -7,7 +7,7 @@ import pytest
 
 from tests.ray.command import Answer, Place, Running, wait_until
 from tests.ray.small import long_epochs, write_small
-from tests.ray.tracked import assert_epochs_are_logged_once, children_of, client_of, runs_of
+from tests.ray.tracked import assert_epochs_are_logged_once, children_of, client_of, files_of, runs_of
 from tests.recovery import time_recovery
 
 pytestmark = pytest.mark.ray
@@ -51,7 +51,9 @@ def test_a_killed_worker_is_replaced_and_every_epoch_is_logged_once(place: Place
 
 
 @pytest.mark.timeout(900)
-def test_the_same_command_goes_on_after_the_driver_was_killed(place: Place, arguments: tuple[str, ...]) -> None:
+def test_the_same_command_goes_on_after_the_driver_was_killed_and_the_folder_moved(
+    place: Place, arguments: tuple[str, ...]
+) -> None:
     running = started_until_an_epoch_is_noted(place, arguments)
     running.kill()
     place.kill_all()
@@ -59,6 +61,7 @@ def test_the_same_command_goes_on_after_the_driver_was_killed(place: Place, argu
     assert left.info.status == "RUNNING", "a killed driver cannot say that it ended"
     noted = place.epochs_noted()
     assert len(noted) < EPOCHS
+    old, place.folder = place.folder, place.folder.rename(place.folder.with_name("moved"))
 
     again = place.start(*arguments)
     time_recovery("train: driver killed", lambda: len(place.epochs_noted()) > len(noted), again)
@@ -76,6 +79,7 @@ def test_the_same_command_goes_on_after_the_driver_was_killed(place: Place, argu
     (parent,) = (one for one in runs_of(client) if one.data.tags["mgmrn.kind"] == "launch")
     assert parent.info.status == "FINISHED"
     assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert "eval/curve.csv" in files_of(client, run) and not old.exists()
 
 
 @pytest.mark.long

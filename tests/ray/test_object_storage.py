@@ -83,7 +83,7 @@ def on_a_disk(folder: Path, *words: str) -> Any:
 def place(tmp_path: Path, endpoint: Endpoint) -> Any:
     with a_place(tmp_path / "here") as made:
         made.environment |= endpoint.environment
-        made.storage = bucket(tmp_path.name)
+        made.bucket = bucket(tmp_path.name)
         yield made
 
 
@@ -141,7 +141,7 @@ def test_a_search_of_four_trials_whose_endpoint_is_away(tmp_path: Path, place: P
     running = place.start(*command)
     wait_until(lambda: (root / "search").names() != [], "the search has a folder", 400, running)
     (name,) = (root / "search").names()
-    place.storage = root / "search" / name
+    place.bucket = root / "search" / name
     noted(place, running)("at the start")
     go_away(endpoint)
     answer = running.answer(1200)
@@ -156,7 +156,7 @@ def test_a_search_of_four_trials_whose_endpoint_is_away(tmp_path: Path, place: P
 def test_a_grid_of_four_cells_whose_driver_is_killed(tmp_path: Path, place: Place) -> None:
     words = ("ablate", "tiny-grid.yaml")
     command = (*words, *written(place), "--storage", str(place.storage))
-    place.storage = place.storage / "ablation"
+    place.bucket = place.storage / "ablation"
     running = place.start(*command)
     noted(place, running)("at the start")
     running.kill()

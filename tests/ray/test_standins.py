@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.tracking.store import TrackingStore
 from tests.ray.command import Place
 from tests.ray.tracked import children_of, client_of, runs_of
 
@@ -63,6 +64,6 @@ def test_a_standin_is_drawn_and_trained_on(place: Place, data_root: Path, name: 
         assert used.dataset.name == standin
         assert json.loads(used.dataset.profile)["classes"] == CLASSES[name][1]
         if run.data.tags["mgmrn.split"] == "final":
-            table = Path(client.download_artifacts(run.info.run_id, "eval/per_class.csv")).read_text()
+            table = TrackingStore.open(place.tracking_uri).read_text(run.info.run_id, "eval/per_class.csv")
             groups = [line.split(",")[1] for line in table.splitlines()[1:]]
             assert (groups.count("seen"), len(groups)) == CLASSES[name]

@@ -1,9 +1,12 @@
-"""Content of the tracking store of a test, read through MLflow's own client."""
+"""Content of the tracking store of a test, read through MLflow's own client; files, through the project's."""
+
+from collections.abc import Iterator
 
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from pipeline.tracking.connection import quieten_mlflow
+from pipeline.tracking.store import TrackingStore
 from tests.ray.command import Place
 
 
@@ -36,8 +39,11 @@ def assert_epochs_are_logged_once(client: MlflowClient, run: Run, epochs: int, *
     assert all(len(set(found)) == len(found) for found in steps.values())
 
 
-def files_of(client: MlflowClient, run: Run, folder: str = "") -> set[str]:
-    found = set()
-    for entry in client.list_artifacts(run.info.run_id, folder or None):
-        found |= files_of(client, run, entry.path) if entry.is_dir else {entry.path}
-    return found
+def files_of(client: MlflowClient, run: Run) -> set[str]:
+    files = TrackingStore.open(client.tracking_uri).files_of(run.info.run_id)
+
+    def below(folder: str | None) -> Iterator[str]:
+        for entry in files.list_artifacts(folder):
+            yield from below(entry.path) if entry.is_dir else [entry.path]
+
+    return set(below(None))

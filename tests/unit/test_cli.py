@@ -13,6 +13,7 @@ import yaml
 
 from mgmrn.errors import ResourceError, UserError
 from pipeline.cli.app import command
+from pipeline.console import option
 from pipeline.errors import TrackingError
 from pipeline.launch import Outcome
 from pipeline.storage import StoragePath
@@ -86,6 +87,16 @@ def test_train_without_options(launch: Any, typed: Any, monkeypatch: pytest.Monk
     ((request,),) = (called.args for called in launch.call_args_list)
     assert (request.split, request.seeds, request.force) == (None, (214,), False)
     assert (request.where.data_root, request.where.tracking_uri) == (Path("elsewhere"), "sqlite:///.mgmrn/mlflow.db")
+
+
+def test_a_printed_command_names_the_store_unless_it_finds_it_by_itself(
+    launch: Any, typed: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert "`python -m pipeline ui r1 --tracking-uri sqlite:///x.db` shows it" in typed("train", "cub100")[1]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///x.db")
+    assert "`python -m pipeline ui r1` shows it" in typed("train", "cub100")[1]
+    assert option("--address", "http://me:word@host", "http://127.0.0.1", "NONE") == ("--address", "http://me:***@host")
 
 
 @pytest.mark.parametrize(

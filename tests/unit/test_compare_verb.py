@@ -17,6 +17,7 @@ from pipeline.analysis import load_runs
 from pipeline.analysis.runs import FIGURES
 from pipeline.analysis.tables import CSV_COLUMNS
 from pipeline.cli.app import main
+from pipeline.console import shell_command
 from pipeline.errors import TrackingError
 from pipeline.spool import PARENT_TAG
 from pipeline.storage import StoragePath
@@ -159,7 +160,7 @@ def rows_of(table: Node) -> list[list[str]]:
 
 def test_every_figure_on_the_page_is_that_of_the_cited_runs(finished_grid: FinishedGrid, tmp_path: Path) -> None:
     grid = finished_grid.copied_to(tmp_path)
-    content, _ = make_report(grid.file, grid.where, tmp_path / "page.html", None, "report grid")
+    content, *_ = make_report(grid.file, grid.where, tmp_path / "page.html", None, ["grid"])
     shown = parsed((tmp_path / "page.html").read_text())
     runs = load_runs("mgmrn/train", tracking_uri=grid.store.uri, where="tags.`mgmrn.split` = 'final'")
     stored = runs.set_index("run_id")
@@ -190,6 +191,21 @@ def test_every_figure_on_the_page_is_that_of_the_cited_runs(finished_grid: Finis
 def test_a_grid_without_any_score_has_no_page(finished_grid: FinishedGrid, tmp_path: Path) -> None:
     file = write_grid(tmp_path, "variants:\n  other: {loss.scale: 31}\nfixed: {loss.scale: 30}\n", "empty")
     where = Where(finished_grid.store.uri, finished_grid.folder / "data", StoragePath.parse(tmp_path / "runs"))
-    with pytest.raises(UserError, match="no cell of empty has a score yet"):
-        make_report(file, where, tmp_path / "page.html", None, "report empty")
+    with pytest.raises(UserError, match=r"no cell of empty has a score yet.*python -m pipeline ablate empty --x"):
+        make_report(file, where, tmp_path / "page.html", None, ["empty", "--x"])
     assert not (tmp_path / "page.html").exists()
+
+
+def test_grids_of_one_name_have_a_page_each(
+    finished_grid: FinishedGrid, tmp_path: Path, asked: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pages = set()
+    for scale in ("loss.scale: 40", "loss.label_smoothing: 0.1", "loss.scale: 40"):
+        write_grid(tmp_path, f"seeds: [0, 1]\nvariants:\n  other: {{{scale}}}\n")
+        code, answer, err = asked("report", tmp_path / "grid.yaml", *finished_grid.options)
+        assert code == 0, err
+        pages.add(answer["report"])
+    assert {str(path) for path in Path(".mgmrn/reports").iterdir()} == pages and len(pages) == 2
+    command = shell_command("report", tmp_path / "grid.yaml", *finished_grid.options)
+    assert all(command in Path(page).read_text() for page in pages)

@@ -48,7 +48,7 @@ def test_generated_pages_hold_every_verb_field_and_config(site: Path) -> None:
     cli, config, shipped = ((site / page).read_text() for page in GENERATED)
     assert [verb for verb, _ in verbs(command) if f'id="{verb.replace(" ", "-")}"' not in cli] == []
     assert [field for field in fields() if f"<code>{field}</code>" not in config] == []
-    names = [f"{group}/{name}" for group in ("benchmark", *SETTINGS) for name in config_names(group)]
+    names = [f"{group}/{name}" for group in ("benchmark", "backbone", *SETTINGS) for name in config_names(group)]
     assert [name for name in names if f">{name}<" not in shipped] == []
 
 

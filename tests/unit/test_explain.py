@@ -115,7 +115,7 @@ def test_page_and_sheets_are_logged(folder: Path, model: Any, store: Any, tmp_pa
     made = module.run_explain(run_id, [picture], "test_unseen", 1, tmp_path, store.uri, folder)
     assert made.run_id == run_id
     assert store.read_text(run_id, "explain/index.html") == (tmp_path / "index.html").read_text()
-    (sheet,) = store.client.list_artifacts(run_id, "explain/sheets")
+    (sheet,) = store.files_of(run_id).list_artifacts("explain/sheets")
     assert sheet.path == "explain/sheets/pictures.png"
 
 

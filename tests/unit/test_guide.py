@@ -1,6 +1,7 @@
 """The guide names all that the loader reads, and the doctor recognises the published lists."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ def test_a_guide_lists_pictures_lists_and_words(name: str, tmp_path: Path, typed
         return json.loads(typed("data", "guide", name, "--data-root", str(tmp_path), "--json")[1])
 
     found, published = guide(), PUBLISHED[name.upper()]
-    assert found.keys() == {"title", "items", "splits", "verify"}
+    assert found.keys() == {"title", "pretraining", "items", "splits", "verify"}
+    assert found["pretraining"].keys() == {"ImageNet-1k", "ImageNet-21k", "LVD-142M (DINOv2)", "WIT, LAION (CLIP)"}
     assert found["splits"] == vars(published) | {"images": published.images}
     keys = {"what", "page", "size", "terms", "place", "hint", "there"}
     assert all(item.keys() == keys and item["page"].startswith("https://") for item in found["items"])
@@ -70,3 +72,28 @@ def test_the_doctor_knows_published_lists(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_the_lists_at_hand_are_the_published_ones(name: str, data_root: Path) -> None:
     assert digest_of(load_benchmark(data_root, BenchmarkConfig(name=name))) == PUBLISHED[name].digest
+
+
+@pytest.mark.real
+@pytest.mark.filterwarnings("ignore:.*all zeros")
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_the_guide_counts_the_unseen_classes_that_pretraining_names(name: str, data_root: Path, typed: Any) -> None:
+    from timm.data import ImageNetInfo
+
+    def plain(text: str) -> str:
+        return re.sub("[^a-z]+", " ", text.lower()).strip()
+
+    benchmark = load_benchmark(data_root, BenchmarkConfig(name=name))
+    unseen = {plain(benchmark.class_names[row]) for row in benchmark.labels[benchmark.lists["test_unseen_loc"]]}
+    seen = json.loads(typed("data", "guide", name, "--json")[1])["pretraining"]
+    for corpus, labels in (("ImageNet-1k", "imagenet-1k"), ("ImageNet-21k", "imagenet-22k")):
+        names = [plain(one) for text in ImageNetInfo(labels).label_descriptions() for one in text.split(", ")]
+        count = len(unseen & set(names))
+        words = (
+            "none"
+            if count == 0
+            else f"all {count}"
+            if count == len(unseen)
+            else f"at least {count} of the {len(unseen)}"
+        )
+        assert seen[corpus].startswith(words)

@@ -15,6 +15,7 @@ from mgmrn.atomic_file import replacing
 from pipeline.__main__ import run
 from pipeline.databases import database_address, sqlite_file
 from pipeline.storage import StorageError, StoragePath, check_writable
+from pipeline.tracking.store import TrackingStore
 from pipeline.where import Where
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,6 +33,11 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert database_address("sqlite:///~/x.db", "") == f"sqlite:///{tmp_path}/x.db"
     _, out, _ = typed("data", "guide", "cub", "--data-root=~/my data")
     assert f"python -m pipeline data verify cub --data-root '{tmp_path}/my data'" in out
+    assert f"no tracking database sqlite:///{tmp_path}/x.db" in typed("ui", "--tracking-uri=sqlite:///~/x.db")[2]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///~/y.db")
+    assert f"no tracking database sqlite:///{tmp_path}/y.db" in typed("ui")[2]
+    TrackingStore.connect("sqlite:///~/made/z.db")
+    assert (tmp_path / "made" / "z.db").is_file()
     assert not (tmp_path / "~").exists()
 
 

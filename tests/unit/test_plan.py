@@ -122,9 +122,9 @@ def test_other_code_makes_a_cell_stale(cell: GridCell, monkeypatch: pytest.Monke
 
 
 def test_other_versions_make_a_cell_stale(cell: GridCell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.train.cell.numerics", lambda: "python 3.11, torch 2.0, numpy 2.0")
+    monkeypatch.setattr("pipeline.train.cell.numerics", lambda _: "python 3.11, torch 2.0, numpy 2.0")
     runs = both(cell)
-    monkeypatch.setattr(plan_module, "numerics", lambda: "python 3.12, torch 2.9, numpy 2.0")
+    monkeypatch.setattr(plan_module, "numerics", lambda _: "python 3.12, torch 2.9, numpy 2.0")
     reason = "the environment changed: python 3.11, torch 2.0 then, python 3.12, torch 2.9 now"
     assert state_of(cell, *runs) == ("stale", reason)
     for tag in ("mgmrn.code_digest", "mgmrn.numerics"):

@@ -167,7 +167,7 @@ def test_the_same_figures_are_reproduced(rerun: dict[str, float | None], place: 
 def test_other_bits_differ_and_other_versions_get_a_tolerance(score, versions, outcome, rerun, place, monkeypatch, ask):
     rerun["score"] = score
     if versions:
-        monkeypatch.setattr(module, "numerics", lambda: versions)
+        monkeypatch.setattr(module, "numerics", lambda _: versions)
     code, said = ask(place.run_id)
     assert (code, said["verdict"], said["comparison"]) == outcome
     assert (said["reproduction_run_id"] is None) is (score is None)

@@ -1,6 +1,7 @@
 """Spool of a run: every line reaches the store exactly once, whatever dies."""
 
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from unittest.mock import Mock
@@ -98,12 +99,19 @@ def drain(spool: Spool, store: FakeStore, seconds: float = 5) -> str | None:
     return Sender(spool, "r", store).start().drain(seconds)
 
 
-def test_metrics_tags_artifacts_model_and_end_arrive_in_order(spool: Spool, store: FakeStore) -> None:
+def test_metrics_tags_artifacts_model_and_end_arrive_in_order_from_a_moved_folder(
+    spool: Spool, store: FakeStore
+) -> None:
     append(spool, 1)
     spool.append_tags({"mgmrn.note": "x"})
     spool.append_artifacts(spool.folder / "artifacts")
     spool.append_model(spool.folder / "model.pt", 0.5, spool.folder / "example.jpg")
     spool.append_end("FINISHED", "done")
+    moved = spool.folder.parent / "moved"
+    with spool.folder.fetched() as folder, moved.filled() as copy:
+        shutil.copytree(folder, copy, dirs_exist_ok=True)
+    spool.folder.delete()
+    spool = Spool(moved)
     assert not spool.is_done()
     assert drain(spool, store) is None
     assert spool.is_done()

@@ -21,6 +21,7 @@ from pipeline.config.compose import load_experiment, values_of
 from pipeline.errors import TrackingError
 from pipeline.spool import DatasetInput, NewRun
 from pipeline.tracking.connection import PASSWORD_VARIABLE, translated
+from pipeline.tracking.registry import EXPORTED, fetch_exported, register
 from pipeline.tracking.store import DRIVER_TAG, TrackingStore, driver_tag
 from tests.runs import create_child
 
@@ -54,6 +55,36 @@ def test_a_child_carries_name_tags_parent_config_data_set_and_artifacts(store: T
     store.log_artifacts(run_id, tmp_path / "files")
     beside = tmp_path.glob(f"mlruns/{run_id}/artifacts/eval/a.csv")
     assert [path.read_text() for path in beside] == ["x\n"], "artifacts stand beside the database"
+
+
+@pytest.mark.parametrize("is_of_an_earlier_version", [False, True])
+def test_a_copied_store_finds_its_files_and_writes_nothing_into_the_old_place(
+    is_of_an_earlier_version: bool, tmp_path: Path, tables: Path
+) -> None:
+    old, new, file = tmp_path / "old place", tmp_path / "new" / "place", tmp_path / EXPORTED
+    for folder in (old, file.parent):
+        folder.mkdir()
+    file.write_text("a model")
+    shutil.copy(tables, old / "mlflow.db")
+    if is_of_an_earlier_version:
+        CLIENT(f"sqlite:///{old}/mlflow.db").create_experiment("mgmrn/train", (old / "mlruns").as_uri())
+    store = TrackingStore.connect(f"sqlite:///{old}/mlflow.db")
+    first = child(store)
+    store.log_file(first, file, "eval")
+    model = store.client.create_logged_model(store.experiment_id, name="model", source_run_id=first)
+    store.files_at(model.artifact_location).log_artifacts(str(file.parent), "artifacts")
+    register(store, "mgmrn-X", model.model_uri, first, {}, "")
+    shutil.copytree(old, new)
+    before = {path: path.stat().st_mtime_ns for path in old.rglob("*")}
+    store = TrackingStore.connect(f"sqlite:///{new}/mlflow.db")
+    second = child(store)
+    for run_id in (first, second):
+        store.log_artifacts(run_id, file.parent)
+    assert before == {path: path.stat().st_mtime_ns for path in old.rglob("*")}
+    shutil.rmtree(old)
+    texts = [store.read_text(first, "eval/model.pt"), *(store.read_text(one, "model.pt") for one in (first, second))]
+    models = [fetch_exported(store, uri, tmp_path).read_text() for uri in (model.model_uri, "models:/mgmrn-X/1")]
+    assert {*texts, *models} == {"a model"} and not old.exists()
 
 
 def test_a_failed_run_is_resumed_as_the_same_run_and_found_when_it_is_finished(store: TrackingStore) -> None:
@@ -195,8 +226,18 @@ def test_refusals_are_one_sentence_without_the_password(monkeypatch: pytest.Monk
         raise MlflowException("?", UNAUTHENTICATED)
 
 
-READERS = ["compare demo", f"compare {'0' * 32}", "report demo"]
+READERS = ["compare demo", f"compare {'0' * 32}", "report demo", "ui --links"]
 READERS += ["predict RUN a.jpg", "explain RUN", "promote RUN", "reproduce RUN"]
+
+
+@pytest.mark.parametrize("words", [*READERS, "plan demo"])
+def test_a_verb_that_reads_makes_no_experiment(words: str, tmp_path: Path, tables: Path, typed: Any) -> None:
+    shutil.copy(tables, tmp_path / "mlflow.db")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    code, _, err = typed(*words.split(), f"--tracking-uri={uri}")
+    assert code == (0 if words in ("compare demo", "ui --links", "plan demo") else 2), err
+    assert [one.name for one in CLIENT(uri).search_experiments()] == ["Default"]
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
 
 
 @pytest.mark.parametrize("words", READERS)

@@ -15,12 +15,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model
 from mlflow.pyfunc import PyFuncModel
 from PIL import Image
 
 from mgmrn.checkpoint import MODEL_FILE
 from mgmrn.errors import UserError
+from pipeline.databases import sqlite_file
 from pipeline.errors import TrackingError
 from pipeline.models.predict import open_model
 from pipeline.tracking.registry import register, set_alias, version_of_alias, versions
@@ -53,10 +53,15 @@ class Logged:
     run_id: str
     names: dict[str, str]
 
+    @property
+    def folder(self) -> str:
+        """Folder of the model, as MLflow loads it without a server."""
+        return f"{sqlite_file(self.store.uri).parent}/mlruns/models/{self.uri.removeprefix('models:/')}/artifacts"
+
 
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory: pytest.TempPathFactory, pictures: list[Path], tables: Path) -> Logged:
-    """The model, which was logged at the second attempt."""
+    """The model, which was logged at the second attempt, in a store that was moved afterwards."""
     folder = tmp_path_factory.mktemp("model")
     shutil.copy(tables, folder / "mlflow.db")
     file = write_model(folder / "exported" / MODEL_FILE)
@@ -69,9 +74,11 @@ def logged(tmp_path_factory: pytest.TempPathFactory, pictures: list[Path], table
         # MLflow reads the names of all installed files to warn of other versions than those of the model.
         patch.setattr("importlib_metadata.packages_distributions", dict)
         with patch.context() as failing, pytest.raises(TrackingError, match="went away"):
-            failing.setattr(Model, "log", Mock(side_effect=MlflowException("the server went away")))
+            failing.setattr("mlflow.pyfunc.save_model", Mock(side_effect=MlflowException("the server went away")))
             store.log_model(run_id, file, GAMMA, pictures[0])
         store.log_model(run_id, file, GAMMA, pictures[0])
+    folder = folder.rename(folder.with_name("moved"))
+    file, store = folder / "exported" / MODEL_FILE, TrackingStore.connect(f"sqlite:///{folder}/mlflow.db")
     uri = store.get(run_id).tags[MODEL_TAG]
     store.log_model(run_id, file, GAMMA, pictures[0])
     assert store.get(run_id).tags[MODEL_TAG] == uri
@@ -86,8 +93,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory, pictures: list[Path], table
 
 @pytest.fixture(scope="module")
 def model(logged: Logged) -> PyFuncModel:
-    mlflow.set_tracking_uri(logged.store.uri)
-    return mlflow.pyfunc.load_model(logged.uri)
+    return mlflow.pyfunc.load_model(logged.folder)
 
 
 def ask(model: PyFuncModel, *contents: object, **params: object) -> pd.DataFrame:
@@ -100,9 +106,8 @@ def test_it_answers_as_the_network_does_without_this_repository(logged: Logged, 
 import json, sys
 import importlib_metadata, mlflow, pandas as pd
 importlib_metadata.packages_distributions = dict  # It takes seconds, to warn of other versions.
-store, uri, *paths = sys.argv[1:]
-mlflow.set_tracking_uri(store)
-model = mlflow.pyfunc.load_model(uri)
+folder, *paths = sys.argv[1:]
+model = mlflow.pyfunc.load_model(folder)
 images = pd.DataFrame({"image": [open(path, "rb").read() for path in paths]})
 print(json.dumps({
     "answers": [model.predict(images, params=params).to_dict("list") for params in (None, {"gamma": 0.0, "top_k": 2})],
@@ -111,7 +116,7 @@ print(json.dumps({
     "mgmrn": sys.modules["mgmrn"].__file__,
 }))
 """
-    command = [sys.executable, "-c", code, logged.store.uri, logged.uri, *map(str, pictures)]
+    command = [sys.executable, "-c", code, logged.folder, *map(str, pictures)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])

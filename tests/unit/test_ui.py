@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from pipeline.analysis.views import grid_views
 from pipeline.ports import free_port
 from pipeline.tracking.store import TrackingStore
 from pipeline.tracking.ui import MODE, pages
@@ -32,6 +33,9 @@ def test_pages_of_everything_of_a_grid_of_a_search_and_of_a_run(store: TrackingS
     everything = pages(store, BASE, None)
     assert everything["mgmrn/train"] == f"{BASE}/#/experiments/{store.experiment_id}/runs?{MODE}"
     assert list(everything) == ["mgmrn/search/rates", "mgmrn/ablation/parts", "mgmrn/train"]
+    of_grid = pages(store, BASE, "parts")
+    assert "viewStateShareKey" not in "".join(of_grid.values()), "a link to a view that does not exist shows an error"
+    TrackingStore.connect(store.uri, "mgmrn/ablation/parts").describe("", grid_views("final", "ausuc"))
     of_grid = pages(store, BASE, "parts")
     assert all(address.startswith(f"{BASE}/#/experiments/{grid}/runs?") for address in of_grid.values())
     variants = {"workflowType": "machine_learning", "viewStateShareKey": "variants"}
@@ -56,9 +60,14 @@ def test_a_name_of_nothing_and_a_port_that_is_taken(store: TrackingStore, typed:
 
 
 @pytest.mark.browser
-def test_a_server_answers_until_the_command_is_interrupted(store: TrackingStore) -> None:
-    port = free_port()
-    words = [sys.executable, "-m", "pipeline", "ui", f"--port={port}", f"--tracking-uri={store.uri}"]
+def test_a_server_shows_the_files_of_a_moved_store_until_it_is_interrupted(
+    store: TrackingStore, tmp_path: Path
+) -> None:
+    port, run_id = free_port(), store.create_parent("a run", {})
+    (tmp_path / "a.csv").write_text("x")
+    store.log_file(run_id, tmp_path / "a.csv", "eval")
+    moved = tmp_path.rename(tmp_path.with_name(f"{tmp_path.name} moved"))
+    words = [sys.executable, "-m", "pipeline", "ui", f"--port={port}", f"--tracking-uri=sqlite:///{moved}/mlflow.db"]
     ui = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert ui.stdout is not None
@@ -67,7 +76,8 @@ def test_a_server_answers_until_the_command_is_interrupted(store: TrackingStore)
             "mgmrn/train",
             f"http://127.0.0.1:{port}/#/experiments/{store.experiment_id}/runs?{MODE}",
         )
-        assert urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=20).status == 200
+        file = f"http://127.0.0.1:{port}/get-artifact?run_uuid={run_id}&path=eval/a.csv"
+        assert urllib.request.urlopen(file, timeout=20).read() == b"x"
     finally:
         ui.send_signal(signal.SIGINT)
         assert ui.wait(60) == 0
