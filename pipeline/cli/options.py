@@ -55,7 +55,9 @@ def _outlasting(option: typer.CallbackParam, place: Place) -> Place:
             hint = "copy it to a folder that every host has, and name that folder; cluster/README.md has a command for each kind of cluster"
             raise UserError(f"data sets are read from a disk, not from {redact(str(place))}", option.opts[0], hint)
         place = Path(os.path.expanduser(place))  # Whether it can be used is for the host that uses it to say.
-    elif isinstance(place, str) and place.lower().startswith("sqlite"):
+    elif isinstance(place, StoragePath):
+        place = StoragePath.parse(place)
+    elif place.lower().startswith("sqlite"):
         place = database_address(place, option.opts[0])
     if in_job():
         check_outlasts_job(place, option.opts[0], option.envvar if isinstance(option.envvar, str) else None)
@@ -88,7 +90,7 @@ Storage = Annotated[
     StoragePath,
     typer.Option(
         metavar="FOLDER|URL",
-        parser=StoragePath.parse,
+        parser=lambda text: StoragePath(str(text)),
         callback=_outlasting,
         help="Checkpoints: a folder, shared by all hosts, or s3://BUCKET/PREFIX, gs://….",
     ),
