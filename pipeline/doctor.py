@@ -7,7 +7,6 @@ import shutil
 import stat
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -196,16 +195,13 @@ def gpu_lines() -> Iterator[Line]:
 
 
 def disk_line(storage: StoragePath) -> Line:
-    """Free space in the folder of checkpoints, and in that of temporary files for an object store; a small file is written and removed."""
+    """Free space in the folder of checkpoints; a small file is written there and removed, in a bucket too."""
     try:
         check_writable(storage)
     except ResourceError as error:
         return _here("storage", error.message, bad=error.hint)
     if storage.disk is None:
-        free = shutil.disk_usage(tempfile.gettempdir()).free
-        copies = "a checkpoint is written there before it is sent; name a larger disk with TMPDIR"
-        shown = f"{storage} can be written to; {free / GB:.1f} GB free at {tempfile.gettempdir()}"
-        return _here("storage", shown, copies if free < USUAL_DISK_BYTES else "")
+        return _here("storage", f"{storage} can be written to")
     folder = next(place for place in (storage.disk, *storage.disk.resolve().parents) if place.is_dir())
     free = shutil.disk_usage(folder).free
     shown = f"{free / GB:.1f} GB free at {storage}"

@@ -98,6 +98,8 @@ class Spool:
         self.folder = folder
         """The run's folder."""
         self._known: dict[str, Entry | None] = {}
+        self._entries: list[Entry] = []
+        self._reading = threading.Lock()
 
     def append_run(self, new: NewRun) -> None:
         self._append({"kind": "run", "run": asdict(new)})
@@ -161,12 +163,14 @@ class Spool:
 
     def read(self) -> list[Entry]:
         """All entries in their order."""
-        if new := [name for name in self._files.names() if name not in self._known]:
-            # A list may lack a file that is added meanwhile; the next one has all that are older than those of this one.
-            for name in self._files.names():
-                if name not in self._known and name[:DIGITS] <= max(new)[:DIGITS]:
-                    self._known[name] = _entry(name, (self._files / name).read())
-        return sorted(entry for entry in list(self._known.values()) if entry is not None)
+        with self._reading:
+            if new := [name for name in self._files.names() if name not in self._known]:
+                # A list may lack a file that is added meanwhile; the next one has all that are older than those of this one.
+                for name in self._files.names():
+                    if name not in self._known and name[:DIGITS] <= max(new)[:DIGITS]:
+                        self._known[name] = _entry(name, (self._files / name).read())
+                self._entries = sorted(entry for entry in self._known.values() if entry is not None)
+            return self._entries
 
     def worker_seconds(self) -> float:
         """Training time of every epoch noted times its workers, also of epochs that were trained again after a crash."""

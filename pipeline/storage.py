@@ -120,10 +120,7 @@ class StoragePath:
 
     def write(self, content: bytes) -> None:
         """Writes the file; a reader sees the old one or the new one."""
-        if self.disk:
-            self.try_write(content)
-        else:
-            self._patiently(lambda store, key: _put(store, key, io.BytesIO(content)))
+        self._waiting(lambda: self.try_write(content))
 
     def try_write(self, content: bytes) -> None:
         """`write` without waiting for an object store that does not answer."""
@@ -132,6 +129,10 @@ class StoragePath:
                 file.write(content)
         else:
             self._once(lambda store, key: _put(store, key, io.BytesIO(content)))
+
+    def send(self, file: IO[bytes]) -> None:
+        """`write` with the content of a file, in an object store."""
+        self._patiently(lambda store, key: _put(store, key, file))
 
     def names(self) -> list[str]:
         """Names of the files and folders in this folder, in their order, without those that are being written; none without the folder."""
@@ -190,23 +191,18 @@ class StoragePath:
             with _room():
                 yield Path(folder)
             files = [path for path in Path(folder).rglob("*") if path.is_file()]
-            for file in sorted(files, key=lambda path: path.name == MANIFEST_FILE):
-                (self / file.relative_to(folder).as_posix()).send(file)
-
-    def send(self, file: Path) -> None:
-        """Copies a file of this host to this one of an object store."""
-
-        def put(store: "FileSystem", key: str) -> None:
-            with file.open("rb") as source:
-                _put(store, key, source)
-
-        self._patiently(put)
+            for path in sorted(files, key=lambda path: path.name == MANIFEST_FILE):
+                with path.open("rb") as file:
+                    (self / path.relative_to(folder).as_posix()).send(file)
 
     def _patiently(self, use: Callable[["FileSystem", str], T]) -> T:
-        """Result of a use of the object store, repeated while that does not answer, which is said once."""
+        return self._waiting(lambda: self._once(use))
+
+    def _waiting(self, use: Callable[[], T]) -> T:
+        """Result of a use of the storage, repeated while that does not answer, which is said once."""
         while True:
             try:
-                return self._once(use)
+                return use()
             except TimeoutError as error:
                 now = time.monotonic()
                 since = _silent_since.setdefault(self._bucket, now)
@@ -245,6 +241,7 @@ def _store(bucket: str) -> "FileSystem":
 
 def _put(store: "FileSystem", key: str, source: IO[bytes]) -> None:
     """Writes an object; Arrow's own `copy_files` loses the error of the request that ends it, without which there is no object."""
+    source.seek(0)  # Where it is repeated.
     # No `with`: it would end the object after an error as well.
     stream = store.open_output_stream(key)
     while chunks := list(islice(iter(partial(source.read, CHUNK_BYTES), b""), CHUNKS_AT_ONCE)):

@@ -141,7 +141,9 @@ class Sender:
         return self._deadline is not None and time.monotonic() >= self._deadline
 
     def _read(self) -> None:
-        for entry in self._spool.read():
+        if len(entries := self._spool.read()) == len(self._seen):
+            return
+        for entry in entries:
             if entry in self._seen:
                 continue
             self._seen.add(entry)
