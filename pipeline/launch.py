@@ -104,6 +104,7 @@ def run_experiment(request: TrainRequest) -> Outcome:
     Raises `ResourceError` when the cluster can never place the workers, the storage is full or read-only, or a living driver works on a run.
     """
     composed, where = request.composed, request.where.absolute()
+    check_gpus(where.gpus_per_worker, request.workers.most)
     storage = where.storage
     # Paths as every host and the hash see them, the backbone's weights included.
     composed = replace(composed, config=resolve_weights(composed.config, where.data_root))
@@ -115,7 +116,6 @@ def run_experiment(request: TrainRequest) -> Outcome:
         launch.store.close_dead_runs()
         return Outcome("cached", known, None, redact_address(where.tracking_uri))
     request.workers.check_shares(composed.config)
-    check_gpus(where.gpus_per_worker, request.workers.most)
     data = [launch.data[split] for split in launch.splits]
     with launch_session(where, request.workers.least, data, launch.folders()) as hosts:
         at_once, placement = place_runs(hosts, where, len(request.seeds), request.workers)

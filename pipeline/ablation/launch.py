@@ -22,7 +22,7 @@ from pipeline.tracking.store import TrackingStore
 from pipeline.train import tracked
 from pipeline.train.cell import Cell, Status
 from pipeline.train.cluster import launch_session
-from pipeline.train.placement import check_gpus, place_trials
+from pipeline.train.placement import Workers, check_gpus, place_trials
 from pipeline.train.storage import explained
 from pipeline.trials.known import Cost, KnownRuns
 from pipeline.where import Where
@@ -77,6 +77,8 @@ def run_ablation(
         say(str(left))
     planned = surveyed.plan()
     todo = _once_each([one for one in planned if one.state in RUN_BY[mode] or one.state == "running"])
+    for tune, _ in todo:
+        Workers(file.config.workers, file.config.workers).check_shares(tune.config)
     known = store.find_finished(surveyed.key, tracked.PARENT_SPLIT)
     uri = redact_address(where.tracking_uri)
     if not todo and known is not None:

@@ -26,7 +26,7 @@ from pipeline.search.space import Space
 from pipeline.search.study import Study, study_errors
 from pipeline.tracking.store import TrackingStore
 from pipeline.train.cluster import launch_session
-from pipeline.train.placement import check_gpus, place_trials
+from pipeline.train.placement import Workers, check_gpus, place_trials
 from pipeline.train.tracked import END_SECONDS, Opening, parent_run, send_leftovers
 from pipeline.where import Where
 
@@ -59,6 +59,8 @@ def run_search(
     space = Space(search)
     benchmarks: tuple[str | None, ...] = config.benchmarks or (None,)
     bases = {name: space.compose({}, name) for name in benchmarks}
+    for base in bases.values():
+        Workers(config.workers, config.workers).check_shares(base.config)
     if config.objective.cost != "none" and any(isinstance(base.config.model, ESZSLConfig) for base in bases.values()):
         raise UserError("ESZSL has neither steps nor trained parameters", "objective.cost", "leave the cost out")
     data = {name: load_tune(where.data_root, base.config.benchmark) for name, base in bases.items()}

@@ -22,7 +22,8 @@ class Workers:
         return str(self.least) if self.least == self.most else f"{self.least}..{self.most}"
 
     def check_shares(self, config: ExperimentConfig) -> None:
-        """Raises `UserError` when a batch is too small for the largest number of workers: each needs an image for every micro-batch."""
+        """Raises `UserError` when a batch is too small for the largest number of workers, each of which needs an image for every micro-batch;
+        and for CUDA graphs of several workers."""
         sampling = config.sampling
         batch = sampling.ways * sampling.shots if isinstance(sampling, EpisodicSampling) else sampling.batch
         parts = config.optimiser.accumulate
@@ -30,6 +31,9 @@ class Workers:
             micro = f" in {parts} micro-batches each" if parts > 1 else ""
             message = f"{self.most} workers cannot share a global batch of {batch} images{micro}"
             raise UserError(message, _OPTION, "use fewer workers or a larger batch")
+        if self.most > 1 and config.schedule.compile == "graphs":
+            message = f"CUDA graphs are recorded for runs of one worker, and {self.most} were asked for"
+            raise UserError(message, "schedule.compile", "set it to auto, or train with one worker")
 
 
 def parse_workers(text: str) -> Workers:

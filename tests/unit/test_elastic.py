@@ -80,6 +80,17 @@ def test_a_batch_must_do_for_the_most(
         Workers(1, most + 1).check_shares(config)
 
 
+def test_cuda_graphs_are_for_one_worker(small_cell: Cell) -> None:
+    schedule = small_cell.config.schedule.model_copy(update={"compile": "graphs"})
+    config = small_cell.config.model_copy(update={"schedule": schedule})
+    Workers(1, 1).check_shares(config)
+    with pytest.raises(
+        UserError, match=r"recorded for runs of one worker, and 2 were asked for \[schedule.compile\]"
+    ) as told:
+        Workers(1, 2).check_shares(config)
+    assert told.value.hint == "set it to auto, or train with one worker"
+
+
 def test_the_number_of_workers_is_no_part_of_a_runs_identity(small_cell: Cell) -> None:
     placements = Placement(2, 1, 0), Placement(1, 1, 0, most_workers=4)
     fixed, elastic = (small_cell.tags("study", one) for one in placements)
