@@ -3,6 +3,7 @@
 No worker uses the tracking store: its caller notes the metrics of each epoch, and rank 0 writes checkpoints into the run's storage.
 """
 
+import gc
 import itertools
 import resource
 import time
@@ -19,6 +20,7 @@ from mgmrn.checkpoint import MODEL_FILE, TrainedModel, export_model, load_checkp
 from mgmrn.config import ESZSLConfig, ExperimentConfig
 from mgmrn.data.feature_cache import Progress
 from mgmrn.data.loading import evaluation_loader
+from mgmrn.data.resident_maps import drop_maps
 from mgmrn.data.seal import sealed
 from mgmrn.data.splits import FinalData, Images, TuneData, evaluation_images, load_final, load_tune
 from mgmrn.data.xlsa17 import attribute_names
@@ -88,8 +90,20 @@ def _epochs(spec: RunSpec, share: Share, device: torch.device) -> Iterator[dict[
         if isinstance(spec.config.model, ESZSLConfig):
             evaluation, metrics = fit_on_split(spec, rank.data, rank.device, note_taker(spec.notes_file))
             yield from _noted(rank, {"epoch": 1, "epochs": 1, **metrics, **evaluation.metrics}, evaluation)
-        else:
+            return
+        try:
             yield from _train(rank)
+            return
+        except torch.OutOfMemoryError:
+            if share.world_size > 1 or not drop_maps():
+                raise
+        # Out of the handler, which keeps the network that did not fit.
+        gc.collect()
+        torch.cuda.empty_cache()
+        note_taker(spec.notes_file)(
+            "the GPU's memory ran out: the maps stay on the host, and training goes on from the last checkpoint"
+        )
+        yield from _train(rank)
 
 
 def _train(rank: Rank) -> Iterator[dict[str, float]]:
@@ -100,6 +114,11 @@ def _train(rank: Rank) -> Iterator[dict[str, float]]:
     loader_workers = spec.cpus_per_worker if rank.device.type == "cuda" else 0
     note = note_taker(spec.notes_file)
     feed = Feed(spec.config, data, spec.cache_root, rank.share, rank.device, loader_workers, note)
+    if feed.told:
+        note_taker(spec.notes_file)(feed.told)
+    folder = _folder_to_go_on_from(rank)
+    state = load_checkpoint(folder, spec.identity) if folder else None
+    epochs_left = spec.epochs - (int(state["epoch"]) if state else 0)
     trainer = build_trainer(
         feed.network,
         torch.from_numpy(data.classes.attributes[data.classes.seen_ids]),
@@ -108,9 +127,11 @@ def _train(rank: Rank) -> Iterator[dict[str, float]]:
         steps_per_epoch=feed.steps_per_epoch,
         device=rank.device,
         world_size=rank.share.world_size,
+        steps_left=epochs_left * feed.steps_per_epoch,
     )
-    if folder := _folder_to_go_on_from(rank):
-        trainer.load_state_dict(load_checkpoint(folder, spec.identity))
+    if state:
+        trainer.load_state_dict(state)
+        del state
     while trainer.epoch < spec.epochs:
         epoch = trainer.epoch
         _seed_epoch(spec.config.seed, epoch, rank.share.rank)
@@ -177,6 +198,7 @@ def _metrics(rank: Rank, trainer: Trainer, stats: EpochStats) -> dict[str, float
         "perf/step_ms": 1000 * stats.seconds / max(stats.steps, 1),
         "perf/wait_fraction": stats.wait_seconds / stats.seconds,
         "perf/peak_mem_mb": _peak_memory_mb(rank.device),
+        **_memory_of_gpu(rank.device),
         "perf/parameters": sum(p.numel() for p in trainer.network.parameters() if p.requires_grad),
     }
 
@@ -220,6 +242,10 @@ def _peak_memory_mb(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**20
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def _memory_of_gpu(device: torch.device) -> dict[str, float]:
+    return {"perf/gpu_mem_mb": torch.cuda.mem_get_info(device)[1] / 2**20} if device.type == "cuda" else {}
 
 
 def fit_on_split(
