@@ -14,6 +14,7 @@ from pipeline.databases import database_address, is_missing
 from pipeline.tracking.environment import numerics
 from pipeline.tracking.store import TrackedRun, TrackingStore
 from pipeline.train.cell import Cell
+from pipeline.train.placement import smallest_part
 from pipeline.train.spec import Calibration
 from pipeline.train.tracked import recorded_calibration
 from pipeline.trials.known import Cost, KnownRuns, schema_of
@@ -170,8 +171,23 @@ def _sum(costs: Iterable[Cost | None]) -> Cost | None:
     for cost in costs:
         if cost is None:
             return None
-        total = Cost(total.seconds + cost.seconds, total.gpu_seconds + cost.gpu_seconds)
+        total = Cost(
+            total.seconds + cost.seconds,
+            total.gpu_seconds + cost.gpu_seconds,
+            max(total.peak_mib, cost.peak_mib),
+            min(total.gpu_mib, cost.gpu_mib),
+        )
     return total
+
+
+def proposed_part(cells: Iterable[PlannedCell]) -> str:
+    """A sentence on the part of a GPU that each of the cells needs; empty where that is a whole one, or was not measured."""
+    cost = total_cost(cells)
+    part = smallest_part(cost.peak_mib, cost.gpu_mib) if cost and cost.peak_mib else None
+    if not cost or part is None:
+        return ""
+    peak = f"peak {cost.peak_mib / 1024:.1f} GiB of {cost.gpu_mib / 1024:.0f}"
+    return f"{part:g} GPU a run would fit ({peak}); add --gpus-per-worker {part:g}"
 
 
 def totals(cells: Sequence[PlannedCell]) -> dict[str, int]:

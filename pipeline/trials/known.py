@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mgmrn.config import SCHEMA_VERSION
 from pipeline.tracking.store import TRAIN, TrackedRun, TrackingStore
@@ -19,10 +20,14 @@ FINISHED = " and attributes.status = 'FINISHED'"
 
 @dataclass(frozen=True)
 class Cost:
-    """Measured or predicted time of runs."""
+    """Measured or predicted time of runs, and memory of the largest."""
 
     seconds: float
     gpu_seconds: float
+    peak_mib: float = field(default=0.0, compare=False)
+    """Peak of GPU memory."""
+    gpu_mib: float = field(default=math.inf, compare=False)
+    """Memory of the smallest GPU on which it was measured; 0 where a run was never on one."""
 
 
 class KnownRuns:
@@ -73,12 +78,17 @@ class KnownRuns:
 
     def cost(self, cell: Cell) -> Cost | None:
         """Median cost of finished runs of the same shape and split; None without any."""
-        same = self._finished_with(shape_hash=cell.shape_hash, split=cell.split)
-        costs = [Cost(run.seconds, run.gpu_seconds) for run in same if run.seconds is not None]
-        if not costs:
+        same = [
+            run for run in self._finished_with(shape_hash=cell.shape_hash, split=cell.split) if run.seconds is not None
+        ]
+        if not same:
             return None
+        on_gpus = [run.metrics for run in same if "perf/gpu_mem_mb" in run.metrics]
         return Cost(
-            statistics.median(cost.seconds for cost in costs), statistics.median(cost.gpu_seconds for cost in costs)
+            statistics.median(run.seconds or 0 for run in same),
+            statistics.median(run.gpu_seconds for run in same),
+            max((metrics["perf/peak_mem_mb"] for metrics in on_gpus), default=0.0),
+            min((metrics["perf/gpu_mem_mb"] for metrics in on_gpus), default=0.0),
         )
 
     def _of(self, cell: Cell) -> Iterator[TrackedRun]:

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.ablation import plan as plan_module
 from pipeline.ablation.grid import GridCell, make_cells, make_grid
-from pipeline.ablation.plan import PlannedCell, plan_to_json, total_cost
+from pipeline.ablation.plan import PlannedCell, plan_to_json, proposed_part, total_cost
 from pipeline.cli.ablation_verbs import show_plan
 from pipeline.console import Console
 from pipeline.driver import driver_tag
@@ -228,6 +228,23 @@ def test_a_plan_is_shown_with_states_costs_and_their_total(cells: list[GridCell]
         "state": "cached", "reason": "", "run_id": runs[1].run_id, "predicted_gpu_hours": 0.0, "predicted_hours": 0.0,
     }  # fmt: skip
     assert plan_to_json(plan_of(cells))["predicted_hours"] is None
+
+
+def test_a_part_of_a_gpu_is_proposed_by_the_largest_measured_peak(cells: list[GridCell]) -> None:
+    def measured(peak: float, gpu: float) -> list[TrackedRun]:
+        metrics = {"perf/peak_mem_mb": 1024 * peak, "perf/gpu_mem_mb": 1024 * gpu}
+        return [replace(run, metrics={**run.metrics, **metrics}) for run in both(cells[0])]
+
+    tune, _ = measured(0.5, 80)
+    left = plan_of(cells[1:], tune, measured(0.9, 80)[1])
+    sentence = "0.125 GPU a run would fit (peak 0.9 GiB of 80); add --gpus-per-worker 0.125"
+    assert proposed_part(left) == sentence
+    again = plan_of(cells[1:], *measured(0.4, 141), *measured(0.9, 80), *both(cells[0]))
+    assert proposed_part(again) == sentence, "runs on CPUs do not count"
+    assert proposed_part(plan_of(cells[1:], *measured(60, 80))) == "", "a whole one"
+    assert proposed_part(plan_of(cells[1:], *both(cells[0]))) == "", "runs on CPUs alone"
+    assert proposed_part(plan_of(cells[1:], tune)) == "", "no final run was measured"
+    assert proposed_part([]) == ""
 
 
 def test_plan_reads_runs_of_train_and_of_grids(folder: Path, tables: Path, cells: list[GridCell], asked: Any) -> None:
