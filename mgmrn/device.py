@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import nn
@@ -25,24 +25,12 @@ WARM_UPS = 3
 
 Passes = Literal["plain", "graphs", "compiled"]
 """Ways to run forward and backward passes: kernel after kernel, recorded as a CUDA graph, or by torch.compile."""
-
-
-class PassCost(NamedTuple):
-    """Seconds until training begins, and seconds of each step."""
-
-    start: float
-    step: float
-
-
-ON_MAPS: dict[Passes, PassCost] = {
-    "plain": PassCost(0.0, 0.018),
-    "graphs": PassCost(3.0, 0.0016),
-    "compiled": PassCost(44.0, 0.0021),
-}
-"""Costs of heads on cached maps. Measured on one H100 (torch 2.11): a plain step of `synthetic` at batch 32, a graph at batch
-64, the first epoch under torch.compile. On one H200: a compiled step of `cub100`. The start of graphs is their limit."""
-ON_PICTURES: dict[Passes, PassCost] = {"plain": PassCost(0.0, 0.0769), "compiled": PassCost(60.0, 0.0246)}
-"""Costs of a finetuned ResNet-101 at 448², batch 16, measured on one H200 (docs/benchmarks.md)."""
+ON_MAPS: dict[Passes, tuple[float, float]] = {"plain": (0, 0.018), "graphs": (3, 0.0016), "compiled": (44, 0.0021)}
+"""Seconds until the first step, and of each step, of heads on cached maps. Measured on one H100 (torch 2.11): a plain step of
+`synthetic` at batch 32, a graph at batch 64, the first epoch under torch.compile; on one H200: a compiled step of `cub100`.
+The start of graphs is the most that it may take."""
+ON_PICTURES: dict[Passes, tuple[float, float]] = {"plain": (0, 0.0769), "compiled": (60, 0.0246)}
+"""The same of a finetuned ResNet-101 at 448², batch 16, measured on one H200 (docs/benchmarks.md)."""
 
 
 def usual_device() -> torch.device:
@@ -57,26 +45,26 @@ def autocast(device: torch.device, schedule: ScheduleConfig) -> AbstractContextM
     return torch.autocast("cuda", dtype=torch.bfloat16) if native else nullcontext()
 
 
-def choose_passes(choice: Compile, steps: int, costs: dict[Passes, PassCost], offered: Collection[Passes]) -> Passes:
-    """How to run the passes of the steps that are left; `offered` are the ways that the device and the run allow.
+def choose_passes(choice: Compile, steps: int, device: torch.device, *, on_maps: bool, ranks: int) -> Passes:
+    """How to run the passes of the steps that are left: as was chosen, or the cheapest way for `auto`.
 
-    `auto` takes the offered way that costs least; `graphs` needs a GPU, and is plain elsewhere.
+    Graphs are for a GPU and one rank on cached maps, whose steps have no state but weights; elsewhere passes are plain.
     """
-    if choice == "auto":
-        return min((way for way in costs if way in offered), key=lambda way: costs[way].start + steps * costs[way].step)
-    if choice == "graphs":
-        return "graphs" if "graphs" in offered else "plain"
-    return "compiled" if choice else "plain"
-
-
-def offered_passes(device: torch.device, *, on_maps: bool, ranks: int) -> set[Passes]:
-    """Ways to run passes among which `auto` chooses. Graphs are for one rank on cached maps: its step has no state but weights."""
+    if isinstance(choice, bool):
+        return "compiled" if choice else "plain"
     offered: set[Passes] = {"plain"}
     if device.type == "cuda" and on_maps and ranks == 1:
         offered.add("graphs")
+    if choice == "graphs":
+        return "graphs" if "graphs" in offered else "plain"
     if compilation_pays(device):
         offered.add("compiled")
-    return offered
+    return cheapest(ON_MAPS if on_maps else ON_PICTURES, offered, steps)
+
+
+def cheapest(costs: dict[Passes, tuple[float, float]], offered: Collection[Passes], steps: int) -> Passes:
+    """The offered way that takes the least time for some steps."""
+    return min((way for way in costs if way in offered), key=lambda way: costs[way][0] + steps * costs[way][1])
 
 
 def compile_passes(module: nn.Module, device: torch.device, micro_batches: int) -> None:

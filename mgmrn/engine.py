@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -21,15 +22,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, OneCycleLR, StepLR
 
 from mgmrn.config import ExperimentConfig, Level, LossConfig, OptimiserConfig, ScheduleConfig
-from mgmrn.device import (
-    ON_MAPS,
-    ON_PICTURES,
-    autocast,
-    choose_passes,
-    compile_passes,
-    offered_passes,
-    record_graph,
-)
+from mgmrn.device import autocast, choose_passes, compile_passes, record_graph
 from mgmrn.errors import UserError
 from mgmrn.losses import LossTerms, zsl_loss
 from mgmrn.model.network import NetworkOutput, class_scores, levels_of
@@ -64,12 +57,6 @@ class Batch:
     def tensors(self) -> list[Tensor]:
         """Inputs and targets."""
         return [*([self.inputs] if isinstance(self.inputs, Tensor) else self.inputs.values()), self.targets]
-
-    def copy(self) -> Batch:
-        """The same in memory of its own."""
-        inputs = self.inputs
-        copied = inputs.clone() if isinstance(inputs, Tensor) else {level: x.clone() for level, x in inputs.items()}
-        return Batch(copied, self.targets.clone(), self.ids)
 
 
 class NonFiniteLossError(RuntimeError):
@@ -184,12 +171,9 @@ def build_trainer(
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     objective: nn.Module = TrainingObjective(network, seen_attributes, config.loss, global_batch, world_size).to(device)
     sequential = config.schedule.order == "sequential"
-    passes = choose_passes(
-        config.schedule.compile,
-        config.schedule.epochs * steps_per_epoch if steps_left is None else steps_left,
-        ON_MAPS if config.cache_features else ON_PICTURES,
-        offered_passes(device, on_maps=config.cache_features, ranks=world_size),
-    )
+    left = config.schedule.epochs * steps_per_epoch if steps_left is None else steps_left
+    chosen = config.schedule.compile
+    passes = choose_passes(chosen, left, device, on_maps=config.cache_features, ranks=world_size)
     if passes == "compiled":
         compile_passes(objective, device, accumulate)
     if world_size > 1:
@@ -354,7 +338,7 @@ def _update(trainer: Trainer, batch: Batch, level: Level | None) -> Float[Tensor
 
 
 def _record(trainer: Trainer, batch: Batch, level: Level | None) -> Recording:
-    own = batch.copy()
+    own = deepcopy(batch)
 
     def work() -> tuple[Tensor, list[Tensor | None]]:
         terms = _gradients(trainer, own, level)

@@ -23,9 +23,7 @@ CHUNK = 256
 """Pictures that are copied at once."""
 
 _loaded: dict[tuple[str, ...], Float16[Tensor, "VN C h w"]] = {}
-"""Maps of this process by device and files; its later runs use them again."""
-_refused: set[tuple[str, ...]] = set()
-"""Keys of maps of which it was said that they do not fit."""
+"""Maps of this process by their files; its later runs, on the same device, use them again."""
 _kept_off = False
 """Whether this process has run out of memory with maps on its device."""
 
@@ -49,24 +47,24 @@ class ResidentMaps:
 
 
 def place_maps(parts: Sequence[CachedMaps], device: torch.device) -> tuple[list[CachedMaps] | list[ResidentMaps], str]:
-    """The same maps on the device where all of them fit, else as they are; and a sentence on what was done, or nothing.
+    """The same maps on the device where all of them fit, else as they are; and what was loaded, in a sentence.
 
     Maps of earlier runs that these do not need are dropped.
     """
-    files = {_key(part, level, device): part.views(level) for part in parts for level in part.straight}
+    files = {_key(part, level): part.views(level) for part in parts for level in part.straight}
     for key in _loaded.keys() - files.keys():
         del _loaded[key]
     missing = {key: views for key, views in files.items() if key not in _loaded}
-    needed, free = sum(view.nbytes for views in missing.values() for view in views), free_bytes(device)
-    sizes = f"{needed / 2**30:.1f} GiB of maps"
-    if _kept_off or not fits(needed, free):
+    needed = sum(view.nbytes for views in missing.values() for view in views)
+    if _kept_off or not fits(needed, free_bytes(device)):
         _loaded.clear()
-        is_news = device.type == "cuda" and not missing.keys() <= _refused
-        _refused.update(missing)
-        told = f"{sizes} stay on the host: {free / 2**30:.1f} GiB are free on the GPU, and they may take half of that"
-        return list(parts), told if is_news else ""
+        return list(parts), ""
     _loaded.update({key: _load(views, device) for key, views in missing.items()})
-    return [_resident(part, device) for part in parts], f"{sizes} are on the GPU" if missing else ""
+    placed = []
+    for part in parts:
+        maps = {level: _loaded[_key(part, level)] for level in part.straight}
+        placed.append(ResidentMaps(maps, part.rows, len(next(iter(part.straight.values())))))
+    return placed, f"{needed / 2**30:.1f} GiB of maps are on the GPU" if missing else ""
 
 
 def drop_maps() -> bool:
@@ -92,13 +90,8 @@ def free_bytes(device: torch.device) -> int:
     return min(free, own) + reserved - torch.cuda.memory_allocated(device)
 
 
-def _resident(part: CachedMaps, device: torch.device) -> ResidentMaps:
-    files = {level: _loaded[_key(part, level, device)] for level in part.straight}
-    return ResidentMaps(files, part.rows, len(next(iter(part.straight.values()))))
-
-
-def _key(part: CachedMaps, level: Level, device: torch.device) -> tuple[str, ...]:
-    return str(device), *(str(view.filename) for view in part.views(level))
+def _key(part: CachedMaps, level: Level) -> tuple[str, ...]:
+    return tuple(str(view.filename) for view in part.views(level))
 
 
 def _load(views: Sequence[np.memmap], device: torch.device) -> Float16[Tensor, "VN C h w"]:

@@ -197,8 +197,7 @@ def _metrics(rank: Rank, trainer: Trainer, stats: EpochStats) -> dict[str, float
         "perf/world_size": rank.share.world_size,
         "perf/step_ms": 1000 * stats.seconds / max(stats.steps, 1),
         "perf/wait_fraction": stats.wait_seconds / stats.seconds,
-        "perf/peak_mem_mb": _peak_memory_mb(rank.device),
-        **_memory_of_gpu(rank.device),
+        **_memory(rank.device),
         "perf/parameters": sum(p.numel() for p in trainer.network.parameters() if p.requires_grad),
     }
 
@@ -236,16 +235,12 @@ def _noted(
     checkpoints.prune(spec.run_folder, checkpoints.worth_keeping(spec.run_folder, epoch, counting))
 
 
-def _peak_memory_mb(device: torch.device) -> float:
-    """Largest memory so far: of the device on a GPU, of the process elsewhere."""
+def _memory(device: torch.device) -> dict[str, float]:
+    """Largest memory so far, of the device and how much that has on a GPU, of the process elsewhere."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-
-
-def _memory_of_gpu(device: torch.device) -> dict[str, float]:
-    return {"perf/gpu_mem_mb": torch.cuda.mem_get_info(device)[1] / 2**20} if device.type == "cuda" else {}
+        total = torch.cuda.mem_get_info(device)[1]
+        return {"perf/peak_mem_mb": torch.cuda.max_memory_allocated(device) / 2**20, "perf/gpu_mem_mb": total / 2**20}
+    return {"perf/peak_mem_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10}
 
 
 def fit_on_split(

@@ -5,52 +5,58 @@ import torch
 from torch import nn
 
 from mgmrn import device as devices
-from mgmrn.device import ON_MAPS, ON_PICTURES, choose_passes, compile_passes, offered_passes
+from mgmrn.device import ON_MAPS, ON_PICTURES, cheapest, choose_passes, compile_passes
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
 ALL = {"plain", "graphs", "compiled"}
 
 
 @pytest.mark.parametrize(
-    ("choice", "steps", "costs", "offered", "expected"),
+    ("steps", "costs", "offered", "expected"),
     [
-        (False, 10**6, ON_MAPS, ALL, "plain"),
-        (True, 1, ON_MAPS, {"plain"}, "compiled"),
-        ("graphs", 1, ON_MAPS, ALL, "graphs"),
-        ("graphs", 10**6, ON_MAPS, {"plain", "compiled"}, "plain"),
-        ("auto", 10**6, ON_MAPS, {"plain"}, "plain"),
+        (10**6, ON_MAPS, {"plain"}, "plain"),
         # A graph saves 16.4 ms a step and takes 3 s.
-        ("auto", 182, ON_MAPS, ALL, "plain"),
-        ("auto", 183, ON_MAPS, ALL, "graphs"),
-        ("auto", 10**6, ON_MAPS, ALL, "graphs"),
+        (182, ON_MAPS, ALL, "plain"),
+        (183, ON_MAPS, ALL, "graphs"),
+        (10**6, ON_MAPS, ALL, "graphs"),
         # Of several ranks: compiling saves 15.9 ms a step and takes 44 s.
-        ("auto", 2767, ON_MAPS, {"plain", "compiled"}, "plain"),
-        ("auto", 2768, ON_MAPS, {"plain", "compiled"}, "compiled"),
+        (2767, ON_MAPS, {"plain", "compiled"}, "plain"),
+        (2768, ON_MAPS, {"plain", "compiled"}, "compiled"),
         # Of pictures: 52.3 ms, and a minute. An epoch of CUB has 80 steps of 64 images.
-        ("auto", 80, ON_PICTURES, {"plain", "compiled"}, "plain"),
-        ("auto", 30 * 80, ON_PICTURES, {"plain", "compiled"}, "compiled"),
-        ("auto", 0, ON_PICTURES, ALL, "plain"),
+        (80, ON_PICTURES, {"plain", "compiled"}, "plain"),
+        (30 * 80, ON_PICTURES, {"plain", "compiled"}, "compiled"),
+        (0, ON_PICTURES, {"plain", "compiled"}, "plain"),
     ],
 )
-def test_the_way_that_costs_least_is_taken(choice, steps, costs, offered, expected):
-    assert choose_passes(choice, steps, costs, offered) == expected
+def test_the_way_that_takes_the_least_time(steps, costs, offered, expected):
+    assert cheapest(costs, offered, steps) == expected
+
+
+MANY = 10**6
 
 
 @pytest.mark.parametrize(
-    ("device", "on_maps", "ranks", "capability", "lacking", "expected"),
+    ("choice", "steps", "device", "on_maps", "ranks", "capability", "lacking", "expected"),
     [
-        (CPU, True, 1, (9, 0), None, {"plain"}),
-        (GPU, True, 1, (9, 0), None, ALL),
-        (GPU, True, 2, (9, 0), None, {"plain", "compiled"}),
-        (GPU, False, 1, (9, 0), None, {"plain", "compiled"}),
-        (GPU, True, 1, (6, 1), None, {"plain", "graphs"}),
-        (GPU, True, 1, (9, 0), "a C compiler", {"plain", "graphs"}),
+        (False, MANY, GPU, True, 1, (9, 0), None, "plain"),
+        (True, 1, CPU, False, 2, (9, 0), None, "compiled"),
+        ("graphs", 1, GPU, True, 1, (6, 1), "a C compiler", "graphs"),
+        ("graphs", MANY, CPU, True, 1, (9, 0), None, "plain"),
+        ("graphs", MANY, GPU, True, 2, (9, 0), None, "plain"),
+        ("auto", MANY, CPU, True, 1, (9, 0), None, "plain"),
+        ("auto", MANY, GPU, True, 1, (9, 0), None, "graphs"),
+        ("auto", 1, GPU, True, 1, (9, 0), None, "plain"),
+        ("auto", MANY, GPU, True, 1, (9, 0), "a C compiler", "graphs"),
+        ("auto", MANY, GPU, True, 2, (9, 0), None, "compiled"),
+        ("auto", MANY, GPU, False, 1, (9, 0), None, "compiled"),
+        ("auto", MANY, GPU, False, 1, (6, 1), None, "plain"),
+        ("auto", MANY, GPU, False, 1, (9, 0), "a C compiler", "plain"),
     ],
 )
-def test_ways_that_a_device_and_a_run_allow(device, on_maps, ranks, capability, lacking, expected, monkeypatch):
+def test_how_passes_are_run(choice, steps, device, on_maps, ranks, capability, lacking, expected, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(devices, "lacking_for_triton", lambda: lacking)
-    assert offered_passes(device, on_maps=on_maps, ranks=ranks) == expected
+    assert choose_passes(choice, steps, device, on_maps=on_maps, ranks=ranks) == expected
 
 
 @pytest.mark.parametrize(
