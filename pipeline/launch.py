@@ -90,11 +90,10 @@ class Launch:
         """The finished runs that answer for a cell, those of grids too."""
         return KnownRuns.of_cell(self.store, cell, more=FINISHED)
 
-    def known_calibration(self, seed: int) -> Calibration | None:
-        """Calibration of an earlier `tune` run of the same config and seed."""
-        cell = self.cell(seed, "tune", None)
-        run = self.known(cell).finished(cell)
-        return tracked.recorded_calibration(run) if run else None
+    def calibrations(self, known: KnownRuns) -> dict[int, Calibration | None]:
+        """Calibrations of earlier `tune` runs of the same config, by seed."""
+        runs = {seed: known.finished(self.cell(seed, "tune", None)) for seed in self.request.seeds}
+        return {seed: tracked.recorded_calibration(run) for seed, run in runs.items() if run}
 
 
 def run_experiment(request: TrainRequest) -> Outcome:
@@ -149,10 +148,12 @@ def _load_splits(request: TrainRequest) -> dict[Split, SplitData]:
 def _all_finished(launch: Launch) -> tuple[RunSummary, ...] | None:
     """Summaries of earlier runs, where there is one for every cell."""
     summaries: list[RunSummary] = []
+    known = KnownRuns.in_store(launch.store)
+    calibrations = launch.calibrations(known)
     for seed in launch.request.seeds:
         for split in launch.splits:
-            cell = launch.cell(seed, split, launch.known_calibration(seed) if split == "final" else None)
-            run = launch.known(cell).finished(cell)
+            cell = launch.cell(seed, split, calibrations.get(seed) if split == "final" else None)
+            run = known.finished(cell)
             if run is None:
                 return None
             summaries.append(tracked.cached_summary(cell, run))
@@ -167,13 +168,13 @@ def _run(launch: Launch, parent: tracked.ParentRun, at_once: int, placement: Pla
 
     request, restart = launch.request, launch.request.force
     tasks = []
+    known: dict[int, Calibration | None] = {}
+    if request.split == "final":
+        known = tracked.look_up(lambda: launch.calibrations(KnownRuns.in_store(launch.store))) or {}
     for seed in request.seeds:
-        calibration = None
-        if request.split == "final":
-            calibration = tracked.look_up(partial(launch.known_calibration, seed))
-            if calibration is None:
-                say("no finished tune run of this config: γ = 0 and all epochs, so H is not calibrated")
-        first = launch.cell(seed, launch.splits[0], calibration)
+        if request.split == "final" and known.get(seed) is None:
+            say("no finished tune run of this config: γ = 0 and all epochs, so H is not calibrated")
+        first = launch.cell(seed, launch.splits[0], known.get(seed))
         final = partial(launch.cell, seed, "final") if request.split is None else None
         tasks.append(Task(first, final, restart=restart))
     opening = tracked.Opening(launch.store, request.where, request.experiment, parent.run_id, placement)

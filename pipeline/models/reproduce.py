@@ -276,7 +276,7 @@ def _run_again(store: TrackingStore, where: Where, record: Record, cell: Cell, p
     own = {"mgmrn.kind": KIND, "mgmrn.reproduces": source.run_id}
     with tracked.parent_run(store, where.storage, key, f"reproduce {source.name}", tags) as parent:
         opening = tracked.Opening(store, where, "reproduce", parent.run_id, placement, tags=own)
-        nothing = KnownRuns([], store.experiment_id)
+        nothing = KnownRuns.among([], store.experiment_id)
         director = ListDirector([Task(cell)], Site(opening, 1), known=lambda _: nothing, on_failure=raise_mistake)
         run_list(director)
         if director.summaries[cell.identity].status == "failed":

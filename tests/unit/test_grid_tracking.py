@@ -44,7 +44,7 @@ class Lab:
         return self.store.create_parent("launch", {})
 
     def plan(self) -> list[PlannedCell]:
-        known = KnownRuns(reversed(self.runs), self.store.experiment_id)
+        known = KnownRuns.among(reversed(self.runs), self.store.experiment_id)
         return [plan_cell(cell, known) for cell in self.cells]
 
     def log(self) -> tuple[list[PlannedCell], list[Comparison]]:
