@@ -5,6 +5,7 @@ once.
 """
 
 import hashlib
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,12 +15,14 @@ from typing import Any
 
 from mgmrn.data.splits import SplitData, final_data, tune_data
 from mgmrn.data.xlsa17 import load_benchmark
+from pipeline.analysis.runs import FIGURES, HEADLINE, prefix_of
+from pipeline.analysis.tables import percent
 from pipeline.analysis.views import run_view
 from pipeline.config.compose import ComposedConfig, resolve_weights
 from pipeline.console import say
 from pipeline.redaction import redact_address
 from pipeline.spool import Spool
-from pipeline.tracking.store import TrackingStore
+from pipeline.tracking.store import NOTE_TAG, TrackingStore
 from pipeline.train import tracked
 from pipeline.train.cell import Cell, RunSummary, Status, make_cell
 from pipeline.train.cluster import launch_session
@@ -120,10 +123,11 @@ def run_experiment(request: TrainRequest) -> Outcome:
         at_once, placement = place_runs(hosts, where, len(request.seeds), request.workers)
         view = run_view(request.split or "final", "ausuc", ("benchmark", "variant", "seed"))
         launch.store.describe(EXPERIMENT_NOTE, view)
-        with tracked.parent_run(launch.store, storage, *_parent(launch), restart=request.force) as parent:
+        with tracked.parent_run(launch.store, storage, *_parent(launch), data, restart=request.force) as parent:
             summaries = _run(launch, parent, at_once, placement)
             if figures := _aggregates(summaries):
                 parent.spool.append(0, figures)
+                parent.spool.append_tags({NOTE_TAG: _note(figures, launch)})
             failed = any(summary.status == "failed" for summary in summaries)
             if failed:
                 parent.status, parent.reason = "FAILED", "a run failed"
@@ -194,6 +198,7 @@ def _parent(launch: Launch) -> tuple[str, str, dict[str, str]]:
         "mgmrn.study": request.experiment,
         "mgmrn.benchmark": cell.data.benchmark,
         "mgmrn.group_hash": cell.group_hash,
+        NOTE_TAG: request.composed.summary,
     }
     return key, f"{request.experiment} {request.split or 'tune → final'}", tags
 
@@ -208,6 +213,16 @@ def _aggregates(summaries: Sequence[RunSummary]) -> dict[str, float]:
     means = {f"{key}/mean": statistics.fmean(found) for key, found in values.items()}
     deviations = {f"{key}/std": statistics.stdev(found) for key, found in values.items() if len(found) > 1}
     return means | deviations | {f"{key}/n": float(len(found)) for key, found in values.items()}
+
+
+def _note(figures: Mapping[str, float], launch: Launch) -> str:
+    """Description of the launch's own run in Markdown: means of the last split over the seeds, and the config."""
+    split = launch.splits[-1]
+    means = {key: figures[f"{prefix_of(split)}{key}/mean"] for key in HEADLINE}
+    std = {key: figures.get(f"{prefix_of(split)}{key}/std", math.nan) for key in means}
+    shown = ", ".join(f"{FIGURES[key]} {percent(mean, std[key])}" for key, mean in means.items())
+    seeds = figures[f"{prefix_of(split)}gzsl_h/n"]
+    return f"**{shown}** in percent on `{split}`, {seeds:.0f} seeds\n\n{launch.request.composed.summary}"
 
 
 def _with_run_id(summary: RunSummary, storage: Path) -> RunSummary:

@@ -8,7 +8,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -43,6 +43,7 @@ class DatasetInput:
     name: str
     digest: str
     split: str
+    """One split, or several with commas between."""
     counts: Mapping[str, int]
 
 
@@ -53,13 +54,16 @@ class NewRun:
     name: str
     tags: Mapping[str, str]
     params: Mapping[str, str] = field(default_factory=dict)
-    dataset: DatasetInput | None = None
+    datasets: Sequence[DatasetInput] = ()
     time_ms: int = field(default_factory=lambda: int(time.time() * 1000))
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        dataset = value["dataset"]
-        return cls(**{**value, "dataset": DatasetInput(**dataset) if dataset else None})
+        values = dict(value)
+        earlier = (
+            [values.pop("dataset")] if values.get("dataset") else []
+        )  # Of an earlier version, which had at most one.
+        return cls(**{**values, "datasets": [DatasetInput(**one) for one in values.get("datasets", earlier)]})
 
 
 @dataclass(frozen=True)

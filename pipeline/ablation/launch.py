@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import Literal
 
 from mgmrn.errors import ResourceError
@@ -92,9 +93,9 @@ def run_ablation(
         if todo:
             workers = file.config.workers
             # The splits that the cells read, once per benchmark.
-            splits = {one.cell.benchmark: (tune.data, one.cell.final_data) for tune, one in todo}.values()
-            data = [split for both in splits for split in both if split is not None]
-            hosts = stack.enter_context(launch_session(where, workers * (concurrency or 1), data))
+            splits = {one.cell.benchmark: one.cell.data for _, one in todo}.values()
+            read = list(chain.from_iterable(splits))
+            hosts = stack.enter_context(launch_session(where, workers * (concurrency or 1), read))
             at_once, placement = place_trials(hosts, where, len(todo), workers, concurrency)
             _check_budget([cost for _, one in todo if (cost := one.cost)], len(todo), at_once, hours)
         else:
@@ -102,7 +103,9 @@ def run_ablation(
         note = EXPERIMENT_NOTE.format(name=file.name, question=file.question.replace("\n", "\n\n"))
         store.describe(note, grid_views(file.config.scored_split, file.config.primary))
         name = f"ablation {file.name}"
-        parent = stack.enter_context(tracked.parent_run(store, where.storage, surveyed.key, name, tags, again=known))
+        used = chain.from_iterable(cell.data for cell in surveyed.cells)
+        started = tracked.parent_run(store, where.storage, surveyed.key, name, tags, used, again=known)
+        parent = stack.enter_context(started)
         if todo:
             opening = tracked.Opening(store, where, file.name, parent.run_id, placement)
             left_out = _run(todo, mode, opening, at_once, hours)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 FIGURES = dict(zsl_t1="T1", gzsl_u="U", gzsl_s="S", gzsl_h="H", gzsl_h_oracle="H*", ausuc="AUSUC")
 """Name of an accuracy in the tracking store (without `test/` or `val/`) → symbol in the field."""
+HEADLINE = ("gzsl_h", "zsl_t1", "ausuc")
+"""Figures that the description of a run names."""
 
 CellState = Literal["cached", "stale", "running", "failed", "new", "missing"]
 """Finished; finished with other code, data or environment; running; failed; not run yet; benchmark not found."""

@@ -219,19 +219,19 @@ class TrackingStore:
         return self.create_run(NewRun(name, {**tags, DRIVER_TAG: driver_tag()}))
 
     def create_run(self, new: NewRun) -> str:
-        """Create a run without its params and data set; returns its id."""
+        """Create a run without its params and data sets; returns its id."""
         with translated(self.uri):
             run = self.client.create_run(self.experiment_id, new.time_ms, tags=dict(new.tags), run_name=new.name)
         return str(run.info.run_id)
 
     def describe_run(self, run_id: str, new: NewRun) -> None:
-        """Log a run's params and data set; repeating it changes nothing."""
+        """Log a run's params and data sets; repeating it changes nothing."""
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
         params = [Param(path, value) for path, value in new.params.items()]
         with translated(self.uri):
             self.client.log_batch(run_id, params=params)
-            if (data := new.dataset) is not None:
+            for data in new.datasets:
                 source, profile = json.dumps({"layout": "xlsa17"}), json.dumps(dict(data.counts))
                 entity = Dataset(data.name, data.digest[:36], "xlsa17", source, profile=profile)
                 tags = [InputTag("mlflow.data.context", data.split)]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mgmrn.errors import UserError
 from pipeline.errors import TrackingError
-from pipeline.spool import Epoch, RunState, Spool, StoreIdentity
+from pipeline.spool import DatasetInput, Epoch, NewRun, RunState, Spool, StoreIdentity
 from pipeline.tracking import sender as sender_module
 from pipeline.tracking.sender import Sender, replay_leftovers
 from pipeline.tracking.store import TrackingStore
@@ -177,6 +177,16 @@ def test_a_line_that_was_cut_short_harms_no_other(spool: Spool, store: FakeStore
     append(spool, 3)
     assert drain(spool, store) is None
     assert store.losses == [(1, 1.0), (3, 3.0)]
+
+
+def test_a_run_in_a_spool_of_an_earlier_version_keeps_its_data_set(spool: Spool) -> None:
+    data = DatasetInput("CUB", "0123abcd", "tune", {"images": 3})
+    spool.append_run(NewRun("run", {}, datasets=[data]))
+    entry = json.loads(spool.path.read_text())
+    (entry["run"]["dataset"],) = entry["run"].pop("datasets")
+    spool.path.write_text(json.dumps(entry) + "\n")
+    new = spool.new_run()
+    assert new is not None and list(new.datasets) == [data]
 
 
 def test_a_defect_in_the_thread_is_raised(spool: Spool, store: FakeStore) -> None:
