@@ -25,11 +25,15 @@ WARM_UPS = 3
 
 Passes = Literal["plain", "graphs", "compiled"]
 """Ways to run forward and backward passes: kernel after kernel, recorded as a CUDA graph, or by torch.compile."""
-ON_MAPS: dict[Passes, tuple[float, float]] = {"plain": (0, 0.018), "graphs": (3, 0.0016), "compiled": (44, 0.0021)}
+ON_MAPS: dict[Passes, tuple[float, float]] = {
+    "plain": (0.0, 0.018),
+    "graphs": (3.0, 0.0016),
+    "compiled": (44.0, 0.0021),
+}
 """Seconds until the first step, and of each step, of heads on cached maps. Measured on one H100 (torch 2.11): a plain step of
 `synthetic` at batch 32, a graph at batch 64, the first epoch under torch.compile; on one H200: a compiled step of `cub100`.
 The start of graphs is the most that it may take."""
-ON_PICTURES: dict[Passes, tuple[float, float]] = {"plain": (0, 0.0769), "compiled": (60, 0.0246)}
+ON_PICTURES: dict[Passes, tuple[float, float]] = {"plain": (0.0, 0.0769), "compiled": (60.0, 0.0246)}
 """The same of a finetuned ResNet-101 at 448², batch 16, measured on one H200 (docs/benchmarks.md)."""
 
 

@@ -84,10 +84,11 @@ def free_bytes(device: torch.device) -> int:
     """Bytes that this process may still take of a GPU, within its part of the memory; on a CPU none, whose processes share files."""
     if device.type != "cuda":
         return 0
-    free, total = torch.cuda.mem_get_info(device)
-    reserved = torch.cuda.memory_reserved(device)
-    own = int(total * torch.cuda.get_per_process_memory_fraction(device)) - reserved
-    return min(free, own) + reserved - torch.cuda.memory_allocated(device)
+    with torch.cuda.device(device):
+        free, total = torch.cuda.mem_get_info()
+        reserved = torch.cuda.memory_reserved()
+        own = int(total * torch.cuda.get_per_process_memory_fraction()) - reserved
+        return min(free, own) + reserved - torch.cuda.memory_allocated()
 
 
 def _key(part: CachedMaps, level: Level) -> tuple[str, ...]:
