@@ -134,7 +134,8 @@ def run(*words: str) -> None:
     Raises:
         UserError: if it fails, with the last line that it printed.
     """
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    paths = filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH")))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     command = [sys.executable, "-m", "pipeline", *words]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:

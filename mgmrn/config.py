@@ -250,7 +250,7 @@ class OptimiserConfig(Frozen):
     """Micro-batches into which a batch is divided; their gradients are summed for one step."""
 
 
-Compile = bool | Literal["auto"]
+Compile = bool | Literal["auto", "graphs"]
 
 
 class ScheduleConfig(Frozen):
@@ -269,7 +269,8 @@ class ScheduleConfig(Frozen):
     precision: Literal["auto", "float32"] = "auto"
     """`auto`: bfloat16 autocast on devices with native support; norms and the softmax of regions stay float32."""
     compile: Compile = False
-    """torch.compile, on a GPU with CUDA graphs; `auto`: on GPUs alone."""
+    """`true`: torch.compile, on a GPU with CUDA graphs; `graphs`: CUDA graphs alone, of heads on cached features;
+    `auto`: on a GPU, whichever of these or none takes the least time for the steps that are left."""
 
 
 class PlainSampling(Frozen):
@@ -323,6 +324,10 @@ class ExperimentConfig(Frozen):
             raise ValueError("mirror_scores is not offered with ESZSL, which scores pooled features: leave it out")
         if self.cache_features and self.model.backbone.trainable != "none":
             raise ValueError("cache_features needs a frozen backbone (model.backbone.trainable: none)")
+        if self.schedule.compile == "graphs" and not self.cache_features:
+            raise ValueError(
+                "schedule.compile 'graphs' is for heads on cached maps: set cache_features, or compile to true or auto"
+            )
         images = self.benchmark.images
         if self.cache_features and (images.min_crop_area < 1 or images.colour_jitter > 0):
             raise ValueError("cache_features allows no random crops or colours (min_crop_area: 1, colour_jitter: 0)")

@@ -1,21 +1,40 @@
-"""Choice of a device, its precision and kernels, and the compilation of a network's passes."""
+"""Choice of a device, its precision and kernels, and of how a network's passes are run on it."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import sysconfig
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal, TypeVar
 
 import torch
 from torch import nn
 
 from mgmrn.config import Compile, ScheduleConfig
 
+T = TypeVar("T")
+
 TRITON_CAPABILITY = (7, 0)
 """Oldest CUDA compute capability that Triton supports."""
+WARM_UPS = 3
+"""Runs of some work before it is recorded, in which libraries choose their kernels and make their workspaces."""
+
+Passes = Literal["plain", "graphs", "compiled"]
+"""Ways to run forward and backward passes: kernel after kernel, recorded as a CUDA graph, or by torch.compile."""
+ON_MAPS: dict[Passes, tuple[float, float]] = {
+    "plain": (0.0, 0.018),
+    "graphs": (3.0, 0.0016),
+    "compiled": (44.0, 0.0021),
+}
+"""Seconds until the first step, and of each step, of heads on cached maps. Measured on one H100 (torch 2.11): a plain step of
+`synthetic` at batch 32, a graph at batch 64, the first epoch under torch.compile; on one H200: a compiled step of `cub100`.
+The start of graphs is the most that it may take."""
+ON_PICTURES: dict[Passes, tuple[float, float]] = {"plain": (0.0, 0.0769), "compiled": (60.0, 0.0246)}
+"""The same of a finetuned ResNet-101 at 448², batch 16, measured on one H200 (docs/benchmarks.md)."""
 
 
 def usual_device() -> torch.device:
@@ -30,19 +49,57 @@ def autocast(device: torch.device, schedule: ScheduleConfig) -> AbstractContextM
     return torch.autocast("cuda", dtype=torch.bfloat16) if native else nullcontext()
 
 
-def compile_passes(module: nn.Module, choice: Compile, device: torch.device, micro_batches: int) -> None:
+def choose_passes(choice: Compile, steps: int, device: torch.device, *, on_maps: bool, ranks: int) -> Passes:
+    """How to run the passes of the steps that are left: as was chosen, or the cheapest way for `auto`.
+
+    Graphs are for a GPU and one rank on cached maps, whose steps have no state but weights; elsewhere passes are plain.
+    """
+    if isinstance(choice, bool):
+        return "compiled" if choice else "plain"
+    offered: set[Passes] = {"plain"}
+    if device.type == "cuda" and on_maps and ranks == 1:
+        offered.add("graphs")
+    if choice == "graphs":
+        return "graphs" if "graphs" in offered else "plain"
+    if compilation_pays(device):
+        offered.add("compiled")
+    return cheapest(ON_MAPS if on_maps else ON_PICTURES, offered, steps)
+
+
+def cheapest(costs: dict[Passes, tuple[float, float]], offered: Collection[Passes], steps: int) -> Passes:
+    """The offered way that takes the least time for some steps."""
+    return min((way for way in costs if way in offered), key=lambda way: costs[way][0] + steps * costs[way][1])
+
+
+def compile_passes(module: nn.Module, device: torch.device, micro_batches: int) -> None:
     """Compiles a module's forward and backward pass at its first call, once for each input shape.
 
     A GPU can compute a step in 20 ms while its host needs 100 ms to launch the kernels one by one. So on a GPU the
     compiled passes are recorded as CUDA graphs and replayed, where a step has one backward pass.
     """
-    if choice is False or (choice == "auto" and not compilation_pays(device)):
-        return
     # By default each of a host's ranks would start a compiler process for every core.
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(torch.get_num_threads()))
     # A replay overwrites the output of the last one: the gradients of a micro-batch would not survive the next one.
     replayed = device.type == "cuda" and micro_batches == 1
     module.compile(mode="reduce-overhead" if replayed else None, dynamic=False)
+
+
+def record_graph(work: Callable[[], T]) -> tuple[T, Callable[[], None]]:
+    """Records the kernels of some work as a CUDA graph; returns its result, and a function that computes it in place.
+
+    The work is run `WARM_UPS` times before. It must read tensors that stay where they are, and not wait for the GPU.
+    """
+    aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for _ in range(WARM_UPS):
+            work()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    # Other threads load the next batch meanwhile, and may ask for pinned memory.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        result = work()
+    return result, graph.replay
 
 
 def compilation_pays(device: torch.device) -> bool:

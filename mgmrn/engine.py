@@ -6,8 +6,9 @@ B images of a rank, C channels, h w grid, S attributes, U classes, T loss terms,
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -21,7 +22,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, OneCycleLR, StepLR
 
 from mgmrn.config import ExperimentConfig, Level, LossConfig, OptimiserConfig, ScheduleConfig
-from mgmrn.device import autocast, compile_passes
+from mgmrn.device import autocast, choose_passes, compile_passes, record_graph
 from mgmrn.errors import UserError
 from mgmrn.losses import LossTerms, zsl_loss
 from mgmrn.model.network import NetworkOutput, class_scores, levels_of
@@ -51,6 +52,11 @@ class Batch:
             inputs = self.inputs
             taken = inputs[part] if isinstance(inputs, Tensor) else {level: x[part] for level, x in inputs.items()}
             yield Batch(taken, self.targets[part], self.ids[part])
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Inputs and targets."""
+        return [*([self.inputs] if isinstance(self.inputs, Tensor) else self.inputs.values()), self.targets]
 
 
 class NonFiniteLossError(RuntimeError):
@@ -98,6 +104,17 @@ class EpochStats:
     steps: int
 
 
+@dataclass(frozen=True)
+class Recording:
+    """Passes of a step, recorded as a CUDA graph that reads `batch` and writes loss terms and gradients."""
+
+    batch: Batch
+    terms: Float[Tensor, " T"]
+    gradients: list[Tensor | None]
+    """Of each parameter of the network."""
+    replay: Callable[[], None]
+
+
 @dataclass
 class Trainer:
     """A network in training, with all state that an exact resume needs."""
@@ -110,6 +127,8 @@ class Trainer:
     device: torch.device
     epoch: int = 0
     """Number of complete epochs."""
+    recordings: dict[tuple[Level | None, int], Recording] | None = None
+    """Recorded passes by level and number of images, each made at its first step; None where passes are not recorded."""
 
     def state_dict(self) -> dict[str, Any]:
         """Network (the trainable part and its buffers), optimiser, scheduler and epoch."""
@@ -133,12 +152,13 @@ def build_trainer(
     steps_per_epoch: int,
     device: torch.device,
     world_size: int = 1,
+    steps_left: int | None = None,
 ) -> Trainer:
     """The network on its device with loss, optimiser and schedule, data-parallel over several ranks.
 
-    `network` is a head on maps, or an ImageModel on images; `global_batch` counts the images of one step over all ranks.
-    Above one rank torch.distributed must be initialised. Raises UserError when a rank would have fewer images of a
-    global batch than micro-batches.
+    `network` is a head on maps, or an ImageModel on images; `global_batch` counts the images of one step over all ranks;
+    `steps_left`, by default the whole schedule, decides what `compile: auto` is worth. Above one rank torch.distributed
+    must be initialised. Raises UserError when a rank would have fewer images of a global batch than micro-batches.
     """
     accumulate, smallest = config.optimiser.accumulate, global_batch // world_size
     if accumulate > smallest:  # Ranks with different numbers of micro-batches would deadlock.
@@ -151,7 +171,11 @@ def build_trainer(
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     objective: nn.Module = TrainingObjective(network, seen_attributes, config.loss, global_batch, world_size).to(device)
     sequential = config.schedule.order == "sequential"
-    compile_passes(objective, config.schedule.compile, device, accumulate)
+    left = config.schedule.epochs * steps_per_epoch if steps_left is None else steps_left
+    chosen = config.schedule.compile
+    passes = choose_passes(chosen, left, device, on_maps=config.cache_features, ranks=world_size)
+    if passes == "compiled":
+        compile_passes(objective, device, accumulate)
     if world_size > 1:
         objective = DistributedDataParallel(
             objective,
@@ -165,7 +189,9 @@ def build_trainer(
     fused = not (sequential and config.optimiser.name == "sgd")
     optimiser = build_optimiser(network, config.optimiser, fused=fused)
     scheduler = build_scheduler(optimiser, config.schedule, steps_per_epoch)
-    return Trainer(network, objective, optimiser, scheduler, config, device)
+    trainer = Trainer(network, objective, optimiser, scheduler, config, device)
+    trainer.recordings = {} if passes == "graphs" else None
+    return trainer
 
 
 def build_optimiser(network: nn.Module, config: OptimiserConfig, *, fused: bool = False) -> Optimizer:
@@ -293,7 +319,37 @@ def _check_finite(step: int, terms: Float[Tensor, " T"], ids: Int[np.ndarray, " 
 
 
 def _update(trainer: Trainer, batch: Batch, level: Level | None) -> Float[Tensor, " T"]:
-    """Loss terms of one optimiser step on this rank's share, in `accumulate` micro-batches."""
+    """Loss terms of one optimiser step on this rank's share; a graph's next replay overwrites them."""
+    if trainer.recordings is None:
+        terms = _gradients(trainer, batch, level)
+    else:
+        kind = level, len(batch.ids)
+        if kind not in trainer.recordings:
+            trainer.recordings[kind] = _record(trainer, batch, level)
+        recording = trainer.recordings[kind]
+        for own, given in zip(recording.batch.tensors, batch.tensors, strict=True):
+            own.copy_(given)
+        recording.replay()
+        for parameter, gradient in zip(trainer.network.parameters(), recording.gradients, strict=True):
+            parameter.grad = gradient
+        terms = recording.terms
+    trainer.optimiser.step()
+    return terms
+
+
+def _record(trainer: Trainer, batch: Batch, level: Level | None) -> Recording:
+    own = deepcopy(batch)
+
+    def work() -> tuple[Tensor, list[Tensor | None]]:
+        terms = _gradients(trainer, own, level)
+        return terms, [parameter.grad for parameter in trainer.network.parameters()]
+
+    (terms, gradients), replay = record_graph(work)
+    return Recording(own, terms, gradients, replay)
+
+
+def _gradients(trainer: Trainer, batch: Batch, level: Level | None) -> Float[Tensor, " T"]:
+    """Loss terms of a batch in `accumulate` micro-batches, whose clipped gradients are left in the parameters."""
     settings, objective = trainer.config.optimiser, trainer.objective
     trainer.optimiser.zero_grad(set_to_none=True)
     parts = list(batch.split(settings.accumulate))
@@ -309,7 +365,6 @@ def _update(trainer: Trainer, batch: Batch, level: Level | None) -> Float[Tensor
         sums += torch.stack(terms).detach()
     if settings.clip_norm is not None:
         torch.nn.utils.clip_grad_norm_(trainer.network.parameters(), settings.clip_norm)
-    trainer.optimiser.step()
     return sums
 
 

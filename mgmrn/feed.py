@@ -6,7 +6,7 @@ channels, h w grid.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from mgmrn.config import EpisodicSampling, ExperimentConfig, Level
 from mgmrn.data.episodes import EpisodicBatches, Epoch, PlainBatches, Rows, eval_shard, shard
 from mgmrn.data.feature_cache import CachedMaps, Progress, ensure_cache
 from mgmrn.data.loading import evaluation_loader, prefetch, train_loader
+from mgmrn.data.resident_maps import ResidentMaps, place_maps
 from mgmrn.data.splits import ClassTable, FinalData, Images, TuneData, evaluation_images
 from mgmrn.engine import Batch, Inputs
 from mgmrn.model.network import build_model, levels_of
@@ -39,11 +40,11 @@ class Share:
 
 @dataclass(frozen=True)
 class MapSource:
-    """Cached maps of a frozen backbone."""
+    """Cached maps of a frozen backbone, in files or on a device."""
 
     config: ExperimentConfig
-    train: CachedMaps
-    held_out: CachedMaps
+    train: CachedMaps | ResidentMaps
+    held_out: CachedMaps | ResidentMaps
 
     def training(self, epochs: Iterable[Epoch]) -> Iterator[Inputs]:
         """Maps `B C h w` of each batch; with flips a random half of them, by seed and epoch, of the mirrored picture."""
@@ -52,13 +53,12 @@ class MapSource:
             mirrored = np.zeros(count, dtype=bool)
             if self.config.benchmark.images.flip:
                 mirrored = np.random.default_rng([self.config.seed, epoch, 0, FLIP_STREAM]).random(count) < 0.5
-            for rows in batches:
-                yield self.train.take(rows).maps(mirrored[rows])
+            yield from self.train.batches(batches, mirrored)
 
     def evaluation(self, rows: Rows, mirrored: bool) -> Iterator[Inputs]:
         """Maps of the pictures or of their mirror images, `EVALUATION_BATCH` at a time."""
-        parts = (self.held_out.take(rows[i : i + EVALUATION_BATCH]) for i in range(0, len(rows), EVALUATION_BATCH))
-        return (part.maps(np.full(len(part.rows), mirrored)) for part in parts)
+        parts = [rows[i : i + EVALUATION_BATCH] for i in range(0, len(rows), EVALUATION_BATCH)]
+        return self.held_out.batches(parts, np.full(len(self.held_out.rows), mirrored))
 
 
 @dataclass(frozen=True)
@@ -105,12 +105,19 @@ class Feed:
         self.steps_per_epoch = len(batches)
         self.global_batch = batches.global_batch
         self.network: nn.Module = self.image_model
+        self.told = ""
+        """A sentence on where maps lie, or nothing."""
         self._source: MapSource | PictureSource
+        self._ahead: Callable[[Iterable[Inputs]], Iterator[Inputs]] = prefetch
         if config.cache_features:
             self.network = self.image_model.head
-            self._source = MapSource(config, *cached_maps(config, data, cache_root, device, progress))
+            maps, self.told = place_maps(cached_maps(config, data, cache_root, device, progress), device)
+            self._source = MapSource(config, *maps)
+            if isinstance(maps[0], ResidentMaps):
+                self._ahead = iter  # The device is asked for a batch, and not waited for.
         else:
             self._source = PictureSource(config, data.train, evaluation_images(data), loader_workers)
+        self._device = device
         self._shares = partial(shard, batches, rank=share.rank, world_size=share.world_size)
         self._epochs = config.schedule.epochs
         self._stream: Iterator[Inputs] = iter(())
@@ -129,15 +136,18 @@ class Feed:
         if epoch != self._loading:
             epochs = range(epoch, max(epoch + 1, self._epochs))
             # Without a reference to the feed, so that the stream ends with it.
-            self._stream = prefetch(self._source.training((one, list(shares(one))) for one in epochs))
+            self._stream = self._ahead(self._source.training((one, list(shares(one))) for one in epochs))
         self._loading = None
-        for rows in shares(epoch):
-            yield Batch(next(self._stream), self._targets[torch.from_numpy(rows)], self._ids[rows])
+        batches = list(shares(epoch))
+        # Copied to the device once an epoch.
+        targets = self._targets[torch.from_numpy(np.concatenate(batches))].to(self._device)
+        for rows, of_rows in zip(batches, torch.split(targets, [len(rows) for rows in batches]), strict=True):
+            yield Batch(next(self._stream), of_rows, self._ids[rows])
         self._loading = epoch + 1 if epoch + 1 < self._epochs else None
 
     def evaluation_inputs(self, mirrored: bool = False) -> Iterator[Inputs]:
         """This rank's contiguous share of the evaluation images or of their mirror images, seen first, never padded."""
-        return prefetch(self._source.evaluation(self._evaluation, mirrored))
+        return self._ahead(self._source.evaluation(self._evaluation, mirrored))
 
 
 def seen_targets(images: Images, classes: ClassTable) -> Int[Tensor, " N"]:

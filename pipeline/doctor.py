@@ -168,7 +168,7 @@ def gpu_lines() -> Iterator[Line]:
     if program is None:
         yield _here("GPUs", "none (no nvidia-smi): runs are on the CPUs")
         return
-    query = [program, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    query = [program, "--query-gpu=name,memory.total,driver_version,compute_mode", "--format=csv,noheader"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=NVIDIA_SECONDS)
     except subprocess.TimeoutExpired:
@@ -181,7 +181,9 @@ def gpu_lines() -> Iterator[Line]:
         yield _here("GPUs", f"nvidia-smi: {first}", remedy)
         return
     found = done.stdout.strip().splitlines()
-    yield from (_here(f"GPU {number}", text) for number, text in enumerate(found))
+    for number, text in enumerate(found):
+        alone = f"for runs that share it (--gpus-per-worker below 1): nvidia-smi -i {number} -c DEFAULT"
+        yield _here(f"GPU {number}", text, alone if "Exclusive" in text else "")
     import torch
 
     from mgmrn.device import lacking_for_triton
@@ -190,7 +192,7 @@ def gpu_lines() -> Iterator[Line]:
         fewer = f"torch {torch.__version__} sees {torch.cuda.device_count()} of {len(found)}"
         yield _here("GPUs", fewer, "update the driver to one for torch's CUDA, or unset CUDA_VISIBLE_DEVICES")
     if missing := lacking_for_triton():
-        remedy = "install it: with schedule.compile: auto networks are trained as they are, at a third of the speed"
+        remedy = "install it: with schedule.compile: auto networks are finetuned as they are, at a third of the speed"
         yield _here("compiling for GPUs", f"{missing} is missing", remedy)
 
 

@@ -5,6 +5,7 @@ once.
 """
 
 import hashlib
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,13 +14,15 @@ from typing import Any
 
 from mgmrn.data.splits import SplitData, final_data, tune_data
 from mgmrn.data.xlsa17 import load_benchmark
+from pipeline.analysis.runs import FIGURES, HEADLINE, prefix_of
+from pipeline.analysis.tables import percent
 from pipeline.analysis.views import run_view
 from pipeline.config.compose import ComposedConfig, resolve_weights
 from pipeline.console import say
 from pipeline.redaction import redact_address
 from pipeline.spool import Spool
 from pipeline.storage import StoragePath
-from pipeline.tracking.store import TrackingStore
+from pipeline.tracking.store import NOTE_TAG, TrackingStore
 from pipeline.train import tracked
 from pipeline.train.cell import Cell, RunSummary, Status, make_cell
 from pipeline.train.cluster import launch_session
@@ -90,11 +93,10 @@ class Launch:
         """The finished runs that answer for a cell, those of grids too."""
         return KnownRuns.of_cell(self.store, cell, more=FINISHED)
 
-    def known_calibration(self, seed: int) -> Calibration | None:
-        """Calibration of an earlier `tune` run of the same config and seed."""
-        cell = self.cell(seed, "tune", None)
-        run = self.known(cell).finished(cell)
-        return tracked.recorded_calibration(run) if run else None
+    def calibrations(self, known: KnownRuns) -> dict[int, Calibration | None]:
+        """Calibrations of earlier `tune` runs of the same config, by seed."""
+        runs = {seed: known.finished(self.cell(seed, "tune", None)) for seed in self.request.seeds}
+        return {seed: tracked.recorded_calibration(run) for seed, run in runs.items() if run}
 
 
 def run_experiment(request: TrainRequest) -> Outcome:
@@ -104,6 +106,7 @@ def run_experiment(request: TrainRequest) -> Outcome:
     Raises `ResourceError` when the cluster can never place the workers, the storage is full or read-only, or a living driver works on a run.
     """
     composed, where = request.composed, request.where.absolute()
+    check_gpus(where.gpus_per_worker, request.workers.most)
     storage = where.storage
     # Paths as every host and the hash see them, the backbone's weights included.
     composed = replace(composed, config=resolve_weights(composed.config, where.data_root))
@@ -115,16 +118,16 @@ def run_experiment(request: TrainRequest) -> Outcome:
         launch.store.close_dead_runs()
         return Outcome("cached", known, None, redact_address(where.tracking_uri))
     request.workers.check_shares(composed.config)
-    check_gpus(where.gpus_per_worker, request.workers.most)
     data = [launch.data[split] for split in launch.splits]
     with launch_session(where, request.workers.least, data, launch.folders()) as hosts:
         at_once, placement = place_runs(hosts, where, len(request.seeds), request.workers)
         view = run_view(request.split or "final", "ausuc", ("benchmark", "variant", "seed"))
         launch.store.describe(EXPERIMENT_NOTE, view)
-        with tracked.parent_run(launch.store, storage, *_parent(launch), restart=request.force) as parent:
+        with tracked.parent_run(launch.store, storage, *_parent(launch), data, restart=request.force) as parent:
             summaries = _run(launch, parent, at_once, placement)
             if figures := _aggregates(summaries):
                 parent.spool.append(0, figures)
+                parent.spool.append_tags({NOTE_TAG: _note(figures, launch)})
             failed = any(summary.status == "failed" for summary in summaries)
             if failed:
                 parent.status, parent.reason = "FAILED", "a run failed"
@@ -149,10 +152,12 @@ def _load_splits(request: TrainRequest) -> dict[Split, SplitData]:
 def _all_finished(launch: Launch) -> tuple[RunSummary, ...] | None:
     """Summaries of earlier runs, where there is one for every cell."""
     summaries: list[RunSummary] = []
+    known = KnownRuns.in_store(launch.store)
+    calibrations = launch.calibrations(known)
     for seed in launch.request.seeds:
         for split in launch.splits:
-            cell = launch.cell(seed, split, launch.known_calibration(seed) if split == "final" else None)
-            run = launch.known(cell).finished(cell)
+            cell = launch.cell(seed, split, calibrations.get(seed) if split == "final" else None)
+            run = known.finished(cell)
             if run is None:
                 return None
             summaries.append(tracked.cached_summary(cell, run))
@@ -167,13 +172,13 @@ def _run(launch: Launch, parent: tracked.ParentRun, at_once: int, placement: Pla
 
     request, restart = launch.request, launch.request.force
     tasks = []
+    known: dict[int, Calibration | None] = {}
+    if request.split == "final":
+        known = tracked.look_up(lambda: launch.calibrations(KnownRuns.in_store(launch.store))) or {}
     for seed in request.seeds:
-        calibration = None
-        if request.split == "final":
-            calibration = tracked.look_up(partial(launch.known_calibration, seed))
-            if calibration is None:
-                say("no finished tune run of this config: γ = 0 and all epochs, so H is not calibrated")
-        first = launch.cell(seed, launch.splits[0], calibration)
+        if request.split == "final" and known.get(seed) is None:
+            say("no finished tune run of this config: γ = 0 and all epochs, so H is not calibrated")
+        first = launch.cell(seed, launch.splits[0], known.get(seed))
         final = partial(launch.cell, seed, "final") if request.split is None else None
         tasks.append(Task(first, final, restart=restart))
     opening = tracked.Opening(launch.store, request.where, request.experiment, parent.run_id, placement)
@@ -193,6 +198,7 @@ def _parent(launch: Launch) -> tuple[str, str, dict[str, str]]:
         "mgmrn.study": request.experiment,
         "mgmrn.benchmark": cell.data.benchmark,
         "mgmrn.group_hash": cell.group_hash,
+        NOTE_TAG: request.composed.summary,
     }
     return key, f"{request.experiment} {request.split or 'tune → final'}", tags
 
@@ -207,6 +213,16 @@ def _aggregates(summaries: Sequence[RunSummary]) -> dict[str, float]:
     means = {f"{key}/mean": statistics.fmean(found) for key, found in values.items()}
     deviations = {f"{key}/std": statistics.stdev(found) for key, found in values.items() if len(found) > 1}
     return means | deviations | {f"{key}/n": float(len(found)) for key, found in values.items()}
+
+
+def _note(figures: Mapping[str, float], launch: Launch) -> str:
+    """Description of the launch's own run in Markdown: means of the last split over the seeds, and the config."""
+    split = launch.splits[-1]
+    means = {key: figures[f"{prefix_of(split)}{key}/mean"] for key in HEADLINE}
+    std = {key: figures.get(f"{prefix_of(split)}{key}/std", math.nan) for key in means}
+    shown = ", ".join(f"{FIGURES[key]} {percent(mean, std[key])}" for key, mean in means.items())
+    seeds = figures[f"{prefix_of(split)}gzsl_h/n"]
+    return f"**{shown}** in percent on `{split}`, {seeds:.0f} seeds\n\n{launch.request.composed.summary}"
 
 
 def _with_run_id(summary: RunSummary, storage: StoragePath) -> RunSummary:

@@ -8,7 +8,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
@@ -47,6 +47,7 @@ class DatasetInput:
     name: str
     digest: str
     split: str
+    """One split, or several with commas between."""
     counts: Mapping[str, int]
 
 
@@ -57,13 +58,12 @@ class NewRun:
     name: str
     tags: Mapping[str, str]
     params: Mapping[str, str] = field(default_factory=dict)
-    dataset: DatasetInput | None = None
+    datasets: Sequence[DatasetInput] = ()
     time_ms: int = field(default_factory=lambda: int(time.time() * 1000))
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        dataset = value["dataset"]
-        return cls(**{**value, "dataset": DatasetInput(**dataset) if dataset else None})
+        return cls(**{**value, "datasets": [DatasetInput(**one) for one in value["datasets"]]})
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ class Where:
     cpus_per_worker: int | None = None
     """CPUs of each worker; None shares the CPUs of the hosts evenly."""
     gpus_per_worker: float | None = None
-    """GPUs of each worker, below 1 the part of one that it shares; None gives one where the cluster has one for every worker, else none."""
+    """GPUs of each worker, below 1 the part of one that it shares; None gives one where the cluster has one for every worker, a part where
+    more runs at once were asked for than there are GPUs, else none."""
     wait_for_hosts: float | None = None
     """Seconds for which a launch waits for hosts that have room for its workers, while the cluster grows; None refuses it at once."""
 

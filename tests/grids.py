@@ -55,7 +55,7 @@ def cells_of(file: AblationFile, data_root: Path) -> list[GridCell]:
 
 def plan_of(cells: Sequence[GridCell], *runs: TrackedRun) -> list[PlannedCell]:
     """Plan of cells with these runs in the store, the latest of which is named last."""
-    known = KnownRuns(reversed(runs), OWN)
+    known = KnownRuns.among(reversed(runs), OWN)
     return [plan_cell(cell, known) for cell in cells]
 
 

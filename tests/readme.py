@@ -39,7 +39,7 @@ def test_command(command: str):
     done = subprocess.run(
         [sys.executable if program == "python" else program, *arguments],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))},
         capture_output=True,
         text=True,
     )

@@ -21,7 +21,7 @@ import os
 import platform
 import secrets
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from mgmrn.atomic_file import replacing
 from mgmrn.config import BackboneConfig, ImageConfig, Level
+from mgmrn.data.episodes import Rows
 from mgmrn.data.loading import evaluation_loader, prefetch
 from mgmrn.data.splits import Images
 from mgmrn.errors import ResourceError, UserError
@@ -54,15 +55,23 @@ Progress = Callable[[str], None]
 class CachedMaps:
     """Maps of M pictures in memory-mapped, read-only files of N pictures."""
 
-    straight: dict[Level, Float16[np.ndarray, "N _ _ _"]]
+    straight: dict[Level, Float16[np.memmap, "N _ _ _"]]
     """Maps C h w of each level."""
-    mirrored: dict[Level, Float16[np.ndarray, "N _ _ _"]]
+    mirrored: dict[Level, Float16[np.memmap, "N _ _ _"]]
     """Maps of the mirror images; empty in a cache without flips."""
     rows: Int[np.ndarray, " M"]
 
     def take(self, rows: Int[np.ndarray, " _"]) -> CachedMaps:
         """Some of these pictures, in the order of `rows`."""
         return CachedMaps(self.straight, self.mirrored, self.rows[rows])
+
+    def views(self, level: Level) -> tuple[np.memmap, ...]:
+        """Files of a level: the maps of all N pictures, and those of their mirror images where there are any."""
+        return tuple(files[level] for files in (self.straight, self.mirrored) if level in files)
+
+    def batches(self, batches: Sequence[Rows], mirrored: Bool[np.ndarray, " M"]) -> Iterator[dict[Level, Tensor]]:
+        """Maps of each batch, which holds rows of the M pictures; those that are `mirrored` come as their mirror images."""
+        return (self.take(rows).maps(mirrored[rows]) for rows in batches)
 
     def maps(self, mirrored: Bool[np.ndarray, " M"]) -> dict[Level, Tensor]:
         """Maps `M C h w`, float16, of the pictures or of their mirror images; pinned where a GPU copies them."""
@@ -117,7 +126,7 @@ def ensure_cache(
                 for folder in missing.values():
                     _note_whole(folder)
 
-    def opened(variant: str) -> dict[Level, np.ndarray]:
+    def opened(variant: str) -> dict[Level, np.memmap]:
         return {level: np.load(folder / f"{variant}.npy", mmap_mode="r") for level, folder in folders().items()}
 
     return CachedMaps(opened("straight"), opened("mirrored") if flip else {}, np.arange(len(images)))

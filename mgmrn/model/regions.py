@@ -117,7 +117,8 @@ def build_regions(channels: int, config: RegionConfig) -> InertRegions | RegionM
 def occupancy(assignment: Float[Tensor, "B K H W"]) -> Float[Tensor, "B K"]:
     """Presence of each region in each image: the maximum of the blurred assignment."""
     side = math.exp(-0.5 / OCCUPANCY_BLUR**2)
-    line = torch.tensor([side, 1.0, side], dtype=assignment.dtype, device=assignment.device)
+    line = torch.full((3,), side, dtype=assignment.dtype, device=assignment.device)
+    line[1].fill_(1.0)  # Both filled on the device: a CUDA graph records no copy from the host.
     line = line / line.sum()
     kernel = torch.outer(line, line)[None, None]
     padded = F.pad(assignment, (1, 1, 1, 1), mode="replicate")

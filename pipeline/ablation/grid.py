@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from mgmrn.config import BenchmarkConfig, ImageConfig
-from mgmrn.data.splits import FinalData, TuneData, final_data, tune_data
+from mgmrn.data.splits import FinalData, SplitData, TuneData, final_data, tune_data
 from mgmrn.data.xlsa17 import load_benchmark
 from mgmrn.errors import UserError
 from pipeline.ablation.config import AblationConfig, AblationFile, Overrides
@@ -163,6 +163,11 @@ class GridCell:
     @property
     def config_hash(self) -> str | None:
         return self.tune.config_hash if self.tune else None
+
+    @property
+    def data(self) -> list[SplitData]:
+        """Data of the `tune` run and of the final one, of those that there are; the cell is scored on the last."""
+        return [one for one in (self.tune.data if self.tune else None, self.final_data) if one is not None]
 
     def final(self, calibration: Calibration) -> Cell:
         assert self.tune is not None and self.final_data is not None

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import Literal
 
 from mgmrn.errors import ResourceError
@@ -23,7 +24,7 @@ from pipeline.tracking.store import TrackingStore
 from pipeline.train import tracked
 from pipeline.train.cell import Cell, Status
 from pipeline.train.cluster import launch_session
-from pipeline.train.placement import check_gpus, place_trials
+from pipeline.train.placement import Workers, check_gpus, place_trials
 from pipeline.trials.known import Cost, KnownRuns
 from pipeline.where import Where
 
@@ -77,6 +78,8 @@ def run_ablation(
         say(str(left))
     planned = surveyed.plan()
     todo = _once_each([one for one in planned if one.state in RUN_BY[mode] or one.state == "running"])
+    for tune, _ in todo:
+        Workers(file.config.workers, file.config.workers).check_shares(tune.config)
     known = store.find_finished(surveyed.key, tracked.PARENT_SPLIT)
     uri = redact_address(where.tracking_uri)
     if not todo and known is not None:
@@ -90,9 +93,9 @@ def run_ablation(
         if todo:
             workers = file.config.workers
             # The splits that the cells read, once per benchmark.
-            splits = {one.cell.benchmark: (tune.data, one.cell.final_data) for tune, one in todo}.values()
-            data = [split for both in splits for split in both if split is not None]
-            hosts = stack.enter_context(launch_session(where, workers * (concurrency or 1), data))
+            splits = {one.cell.benchmark: one.cell.data for _, one in todo}.values()
+            read = list(chain.from_iterable(splits))
+            hosts = stack.enter_context(launch_session(where, workers * (concurrency or 1), read))
             at_once, placement = place_trials(hosts, where, len(todo), workers, concurrency)
             _check_budget([cost for _, one in todo if (cost := one.cost)], len(todo), at_once, hours)
         else:
@@ -100,7 +103,9 @@ def run_ablation(
         note = EXPERIMENT_NOTE.format(name=file.name, question=file.question.replace("\n", "\n\n"))
         store.describe(note, grid_views(file.config.scored_split, file.config.primary))
         name = f"ablation {file.name}"
-        parent = stack.enter_context(tracked.parent_run(store, where.storage, surveyed.key, name, tags, again=known))
+        used = chain.from_iterable(cell.data for cell in surveyed.cells)
+        started = tracked.parent_run(store, where.storage, surveyed.key, name, tags, used, again=known)
+        parent = stack.enter_context(started)
         if todo:
             opening = tracked.Opening(store, where, file.name, parent.run_id, placement)
             left_out = _run(todo, mode, opening, at_once, hours)

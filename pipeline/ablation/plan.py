@@ -14,9 +14,10 @@ from pipeline.databases import database_address, is_missing
 from pipeline.tracking.environment import numerics
 from pipeline.tracking.store import TrackedRun, TrackingStore
 from pipeline.train.cell import Cell
+from pipeline.train.placement import smallest_part
 from pipeline.train.spec import Calibration
 from pipeline.train.tracked import recorded_calibration
-from pipeline.trials.known import Cost, KnownRuns, schema_of
+from pipeline.trials.known import Cost, KnownRuns
 from pipeline.where import Where
 
 TO_RUN: frozenset[CellState] = frozenset({"new", "failed", "stale"})
@@ -63,7 +64,7 @@ class Survey:
     cells: tuple[GridCell, ...]
 
     def plan(self) -> list[PlannedCell]:
-        known = KnownRuns.read(self.store)
+        known = KnownRuns.in_store(self.store)
         return [plan_cell(cell, known) for cell in self.cells]
 
     @property
@@ -76,7 +77,7 @@ class Survey:
 def planned(file: AblationFile, where: Where) -> list[PlannedCell]:
     """Every cell of a grid with its state; without a tracking database, which is not made, all are new or missing."""
     if is_missing(database_address(where.tracking_uri, "--tracking-uri")):
-        nothing = KnownRuns([], "")
+        nothing = KnownRuns.among([], "")
         return [plan_cell(cell, nothing) for cell in make_cells(make_grid(file), where.data_root.resolve())]
     return survey(file, where, TrackingStore.open).plan()
 
@@ -120,8 +121,8 @@ def _unfinished(cell: Cell, known: KnownRuns) -> tuple[CellState, str]:
         if cell.split == "tune" and (other := known.on_other_data(cell)):
             then, now = other.tags["mgmrn.data_digest"], cell.data.digest
             return "stale", f"the data changed: digest {then[:8]}, now {now[:8]}"
-        if older := known.of_older_schema(cell):
-            schema = schema_of(older)
+        if earlier := known.of_other_schema(cell):
+            schema = earlier.tags["mgmrn.schema"]
             return "new", f"an earlier run belongs to schema {schema} of the configs, now {SCHEMA_VERSION}"
         return "new", ""
     if run.is_cut_off:
@@ -170,8 +171,23 @@ def _sum(costs: Iterable[Cost | None]) -> Cost | None:
     for cost in costs:
         if cost is None:
             return None
-        total = Cost(total.seconds + cost.seconds, total.gpu_seconds + cost.gpu_seconds)
+        total = Cost(
+            total.seconds + cost.seconds,
+            total.gpu_seconds + cost.gpu_seconds,
+            max(total.peak_mib, cost.peak_mib),
+            min(total.gpu_mib, cost.gpu_mib),
+        )
     return total
+
+
+def proposed_part(cells: Iterable[PlannedCell]) -> str:
+    """A sentence on the part of a GPU that each of the cells needs; empty where that is a whole one, or was not measured."""
+    cost = total_cost(cells)
+    part = smallest_part(cost.peak_mib, cost.gpu_mib) if cost and cost.peak_mib else None
+    if not cost or part is None:
+        return ""
+    peak = f"peak {cost.peak_mib / 1024:.1f} GiB of {cost.gpu_mib / 1024:.0f}"
+    return f"{part:g} GPU a run would fit ({peak}); add --gpus-per-worker {part:g}"
 
 
 def totals(cells: Sequence[PlannedCell]) -> dict[str, int]:

@@ -3,21 +3,23 @@
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from mgmrn.errors import UserError
 from pipeline.ablation.config import AblationFile
-from pipeline.ablation.grid import Grid
+from pipeline.ablation.grid import Grid, GridCell
 from pipeline.ablation.plan import PlannedCell, survey
 from pipeline.analysis.comparison import CELL_COLUMNS, Comparison, cells_of_runs, compare, figures_of
 from pipeline.analysis.runs import FIGURES, prefix_of, records_of, rows_of, runs_table
-from pipeline.analysis.tables import as_csv, as_dict, markdown, overview_table
+from pipeline.analysis.tables import as_csv, as_dict, detail_table, markdown, overview_table
 from pipeline.spool import PARENT_TAG, NewRun
 from pipeline.tracking.environment import origin_tags
 from pipeline.tracking.store import NOTE_LIMIT, NOTE_TAG, TrackingStore
+from pipeline.train.cell import datasets_of
 from pipeline.where import Where
 
 LINK_KIND = "link"
@@ -121,7 +123,7 @@ def log_grid(
     step = max(store.logged_steps(parent_run_id, SCORED), default=-1) + 1
     scored = float(sum(cell.evaluated is not None for cell in cells))
     store.log_metrics(parent_run_id, step, {SCORED: scored}, int(time.time() * 1000))
-    _log_variants(store, parent_run_id, compared, step)
+    _log_variants(store, parent_run_id, cells, compared, step)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "comparison.csv").write_text(as_csv(compared), encoding="utf-8")
         (Path(folder) / "comparison.json").write_text(json.dumps(as_dict(compared), indent=1), encoding="utf-8")
@@ -140,19 +142,35 @@ def description(compared: Sequence[Comparison]) -> str:
     return text
 
 
-def _log_variants(store: TrackingStore, parent_run_id: str, compared: Sequence[Comparison], step: int) -> None:
+def _log_variants(
+    store: TrackingStore, parent_run_id: str, cells: Sequence[PlannedCell], compared: Sequence[Comparison], step: int
+) -> None:
     """Log each variant's figures over the seeds to a run of its own, so that MLflow's table and charts compare variants."""
     wanted = f"tags.`mlflow.parentRunId` = '{parent_run_id}' and tags.`mgmrn.kind` = '{VARIANT_KIND}'"
     known = {run.name: run.run_id for run in store.own_runs(wanted)}
     own = {"mgmrn.kind": VARIANT_KIND, PARENT_TAG: parent_run_id, **origin_tags()}
+    one_of = {(one.cell.variant, one.cell.benchmark): one.cell for one in cells}
+    rows = {(row["variant"], row["benchmark"]): row for row in detail_table(compared[0]).cells.to_dict("records")}
     for (variant, benchmark), figures in _figures_of_variants(compared).items():
         names = {"variant": variant, "benchmark": benchmark, "split": compared[0].split}
+        cell, row = one_of[variant, benchmark], rows[variant, benchmark]
         tags = own | {f"mgmrn.{key}": name for key, name in names.items()}
-        new = NewRun(f"{benchmark.lower()}.{variant}", tags, names)
+        new = NewRun(f"{benchmark.lower()}.{variant}", tags, names, datasets_of(cell.data[-1:]))
         run_id = known.get(new.name) or store.create_parent(new.name, tags)
         store.describe_run(run_id, new)
+        store.set_tags(run_id, {NOTE_TAG: _note(cell, row, compared[0])})
         store.log_metrics(run_id, step, figures, int(time.time() * 1000))
         store.finish(run_id, "FINISHED", "logged")
+
+
+def _note(cell: GridCell, row: Mapping[Any, str], compared: Comparison) -> str:
+    """Description of a variant in Markdown: its row of the comparison, and its config."""
+    assert cell.tune is not None
+    parts = [f"**{FIGURES[compared.metric]} {row['mean ± std']} %** on `{compared.split}`, {row['n']} seeds"]
+    if cell.variant != compared.base:
+        certain = f"95 % interval {row['95 % interval']}, p {row['p (Holm)']}"
+        parts.append(f"{row['difference']} points against {compared.base} ({certain}): {row['verdict']}")
+    return "\n\n".join([*parts, cell.tune.composed.summary])
 
 
 def _figures_of_variants(compared: Sequence[Comparison]) -> dict[tuple[str, str], dict[str, float]]:
@@ -181,9 +199,11 @@ def _link(store: TrackingStore, parent_run_id: str, cells: Sequence[PlannedCell]
         # Two variants may be one config on some benchmark, which is run under the name of the first.
         if run.parent_run_id == parent_run_id and run.tags["mgmrn.variant"] == variant:
             continue
-        tags = {f"mgmrn.{tag}": run.tags[f"mgmrn.{tag}"] for tag in COPIED if f"mgmrn.{tag}" in run.tags}
+        copied = (NOTE_TAG, *(f"mgmrn.{tag}" for tag in COPIED))
+        tags = {tag: run.tags[tag] for tag in copied if tag in run.tags}
         tags |= {"mgmrn.kind": LINK_KIND, "mgmrn.variant": variant, "mgmrn.linked_run_id": run.run_id}
         link = store.create_parent(run.name, tags | {PARENT_TAG: parent_run_id})
+        store.describe_run(link, NewRun(run.name, {}, datasets=datasets_of(planned.cell.data[-1:])))
         metrics, prefix = json.loads(run.tags["mgmrn.result"])["metrics"], prefix_of(run.tags["mgmrn.split"])
         figures = {prefix + key: metrics[prefix + key] for key in FIGURES if prefix + key in metrics}
         store.log_metrics(link, 0, figures, int(time.time() * 1000))

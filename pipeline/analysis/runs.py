@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 FIGURES = dict(zsl_t1="T1", gzsl_u="U", gzsl_s="S", gzsl_h="H", gzsl_h_oracle="H*", ausuc="AUSUC")
 """Name of an accuracy in the tracking store (without `test/` or `val/`) → symbol in the field."""
+HEADLINE = ("gzsl_h", "zsl_t1", "ausuc")
+"""Figures that the description of a run names."""
 
 CellState = Literal["cached", "stale", "running", "failed", "new", "missing"]
 """Finished; finished with other code, data or environment; running; failed; not run yet; benchmark not found."""
@@ -48,9 +50,12 @@ def load_runs(experiment: str = "mgmrn/%", *, tracking_uri: str = places.TRACKIN
     suffix = f" and {where}" if where else ""
     runs = store.runs_of(patterns, f"tags.`mgmrn.kind` = 'run'{suffix}")
     if is_name:
-        for link in store.runs_of(patterns, f"tags.`mgmrn.kind` = 'link' and attributes.status = 'FINISHED'{suffix}"):
-            run = store.get(link.tags["mgmrn.linked_run_id"])
-            runs.append(replace(run, tags={**run.tags, "mgmrn.variant": link.tags["mgmrn.variant"]}))
+        links = store.runs_of(patterns, f"tags.`mgmrn.kind` = 'link' and attributes.status = 'FINISHED'{suffix}")
+        names = [(link.tags["mgmrn.linked_run_id"], {"mgmrn.variant": link.tags["mgmrn.variant"]}) for link in links]
+        ids = ", ".join(f"'{run_id}'" for run_id, _ in names)
+        linked = store.runs_of(("mgmrn/%",), f"attributes.run_id IN ({ids})") if ids else []
+        by_id = {run.run_id: run for run in linked}
+        runs += [replace(run, tags={**run.tags, **name}) for one, name in names if (run := by_id.get(one))]
     if not runs:
         hint = "give `mgmrn/train`, the name of an ablation or search that ran, or another tracking_uri"
         raise UserError(f"there is no run in '{experiment}'{f' where {where}' if where else ''}", "experiment", hint)

@@ -48,11 +48,13 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Show every cell of a grid, its state, and the predicted cost of the rest. Nothing runs."""
-    from pipeline.ablation.plan import plan_to_json, planned
+    from pipeline.ablation.plan import TO_RUN, plan_to_json, planned, proposed_part
 
-    console = Console(as_json)
-    cells = planned(load_grid_file(name, benchmarks), Where(tracking_uri, data_root))
+    file, console = load_grid_file(name, benchmarks), Console(as_json)
+    cells = planned(file, Where(tracking_uri, data_root))
     show_plan(cells, console, concurrency)
+    if file.config.workers == 1 and (proposal := proposed_part(one for one in cells if one.state in TO_RUN)):
+        console.line(proposal)
     console.result(plan_to_json(cells))
 
 

@@ -138,7 +138,8 @@ def _launches(tracking_uri: str | None) -> dict[str, str]:
     from pipeline.tracking.store import TrackingStore
 
     try:
-        tagged = TrackingStore.open(tracking_uri).runs_of(("mgmrn/%",), f"tags.`{SUBMISSION_TAG}` LIKE 'mgmrn-%'")
+        wanted = f"tags.`{SUBMISSION_TAG}` LIKE 'mgmrn-%' and tags.`mgmrn.kind` != 'run'"
+        tagged = TrackingStore.open(tracking_uri).runs_of(("mgmrn/%",), wanted)
     except (TrackingError, UserError) as error:
         say(f"the runs of the jobs are not known: {error}")
         return {}

@@ -15,6 +15,7 @@ from mgmrn.weights import find_weights
 from pipeline.config.files import find_config, label_of, merge, read_config
 from pipeline.config.validation import all_at_once, validate
 from pipeline.config.yaml_tree import DEFAULT, Leaf, Section, parse_yaml, plain_at, source_of, yaml_value
+from pipeline.redaction import redact
 
 COMMAND_LINE = "--set"
 
@@ -27,6 +28,13 @@ class ComposedConfig:
     config: ExperimentConfig
     provenance: Mapping[str, str]
     """Dotted path of every value → `file:line`, `--set` or `default`."""
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """Experiment, benchmark and overrides as one sentence in Markdown; passwords are masked."""
+        changed = redact(", ".join(f"`{override}`" for override in self.overrides))
+        return f"`{self.name}` on {self.config.benchmark.name}" + (f" with {changed}" if changed else "")
 
 
 def load_experiment(
@@ -58,7 +66,8 @@ def load_experiment(
     config, found = validate(tree, ExperimentConfig)
     if config is None or problems:
         raise all_at_once([*problems, *found], label_of(path))
-    return ComposedConfig(path.stem, config, {path: source_of(path.split("."), tree) for path in values_of(config)})
+    provenance = {path: source_of(path.split("."), tree) for path in values_of(config)}
+    return ComposedConfig(path.stem, config, provenance, tuple(overrides))
 
 
 def load_benchmark_config(name_or_path: str) -> BenchmarkConfig:

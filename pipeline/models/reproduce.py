@@ -274,9 +274,9 @@ def _run_again(store: TrackingStore, where: Where, record: Record, cell: Cell, p
     key = hashlib.sha256(f"reproduce {source.run_id}".encode()).hexdigest()[:16]
     tags = {"mgmrn.kind": "launch", "mgmrn.study": "reproduce", "mgmrn.benchmark": cell.data.benchmark}
     own = {"mgmrn.kind": KIND, "mgmrn.reproduces": source.run_id}
-    with tracked.parent_run(store, where.storage, key, f"reproduce {source.name}", tags) as parent:
+    with tracked.parent_run(store, where.storage, key, f"reproduce {source.name}", tags, [cell.data]) as parent:
         opening = tracked.Opening(store, where, "reproduce", parent.run_id, placement, tags=own)
-        nothing = KnownRuns([], store.experiment_id)
+        nothing = KnownRuns.among([], store.experiment_id)
         director = ListDirector([Task(cell)], Site(opening, 1), known=lambda _: nothing, on_failure=raise_mistake)
         run_list(director)
         if director.summaries[cell.identity].status == "failed":

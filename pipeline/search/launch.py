@@ -20,12 +20,12 @@ from pipeline.console import say
 from pipeline.driver import Driver, driver_tag
 from pipeline.redaction import redact_address
 from pipeline.search.config import SearchFile
-from pipeline.search.outcome import SearchOutcome
+from pipeline.search.outcome import SearchOutcome, note
 from pipeline.search.space import Space
 from pipeline.search.study import Study, study_errors
-from pipeline.tracking.store import TrackingStore
+from pipeline.tracking.store import NOTE_LIMIT, NOTE_TAG, TrackingStore
 from pipeline.train.cluster import launch_session
-from pipeline.train.placement import check_gpus, place_trials
+from pipeline.train.placement import Workers, check_gpus, place_trials
 from pipeline.train.tracked import END_SECONDS, Opening, parent_run, send_leftovers
 from pipeline.where import Where
 
@@ -58,6 +58,8 @@ def run_search(
     space = Space(search)
     benchmarks: tuple[str | None, ...] = config.benchmarks or (None,)
     bases = {name: space.compose({}, name) for name in benchmarks}
+    for base in bases.values():
+        Workers(config.workers, config.workers).check_shares(base.config)
     if config.objective.cost != "none" and any(isinstance(base.config.model, ESZSLConfig) for base in bases.values()):
         raise UserError("ESZSL has neither steps nor trained parameters", "objective.cost", "leave the cost out")
     data = {name: load_tune(where.data_root, base.config.benchmark) for name, base in bases.items()}
@@ -90,7 +92,7 @@ def run_search(
         names = ",".join(split.benchmark for split in data.values())
         tags = {"mgmrn.kind": "search", "mgmrn.study": name, "mgmrn.benchmark": names}
         store.describe(EXPERIMENT_NOTE, run_view("tune", config.objective.metric, tuple(config.space)))
-        with parent_run(store, folder, name, f"search {search.name}", tags, restart=force) as parent:
+        with parent_run(store, folder, name, f"search {search.name}", tags, data.values(), restart=force) as parent:
             # Modules that take seconds to load, which a search that was finished before does not wait for.
             from pipeline.search.board import Board
             from pipeline.search.course import run_course
@@ -109,6 +111,7 @@ def run_search(
             site.clerk.finish()
             with (folder / "report").fetched() as report:
                 parent.attach(report)
+            parent.spool.append_tags({NOTE_TAG: note(outcome)[:NOTE_LIMIT]})
             if outcome.status == "failed":
                 parent.status, parent.reason = "FAILED", "no trial finished"
     study.optuna.set_user_attr(_OUTCOME, json.dumps(outcome.model_dump(mode="json")))

@@ -70,6 +70,19 @@ def show_outcome(outcome: SearchOutcome, console: Console) -> None:
         console.line(where_tracked(outcome.tracking_uri, outcome.study.rpartition("-")[0]))
 
 
+def note(outcome: SearchOutcome) -> str:
+    """Description of the search's own run in Markdown: the comparison over fresh seeds, the best point, and the number of trials."""
+    parts = [
+        f"**best {one.metric} {_shown(one.best)}** on {one.benchmark}, base {_shown(one.base)}: {one.verdict}"
+        for one in outcome.comparisons
+    ]
+    if outcome.best is not None:
+        values = ", ".join(f"`{path}={yaml_value(value)}`" for path, value in outcome.best["point"].items())
+        parts.append(f"trial {outcome.best['trial']}: {values}")
+    parts.append(", ".join(f"{count} {state}" for state, count in outcome.trials.items()) + " trials")
+    return "\n\n".join(parts)
+
+
 def _shown(summary: Summary | None) -> str:
     if summary is None:
         return "failed"

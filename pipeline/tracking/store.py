@@ -6,9 +6,10 @@ import contextlib
 import json
 import re
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 DRIVER_TAG = "mgmrn.driver"
 TRAIN = "mgmrn/train"
+PAGE = 1000
+"""Runs of one answer to a search."""
 MODEL_TAG, BEGUN_TAG = "mgmrn.model_uri", "mgmrn.model_id"
 """Tags of a run with its logged model, and with one that may be incomplete."""
 REQUIREMENTS = ("torch", "torchvision", "timm", "numpy", "scipy", "pydantic", "jaxtyping", "pillow", "pandas", "mlflow")
@@ -146,17 +149,31 @@ class TrackingStore:
 
     def own_runs(self, wanted: str) -> list[TrackedRun]:
         """Runs of this experiment that match a filter in MLflow's syntax, the latest first."""
-        return list(self._search(wanted, [self.experiment_id]))
+        return self.search(wanted, [self.experiment_id])
 
     def runs_of(self, patterns: Sequence[str], wanted: str) -> list[TrackedRun]:
         """`own_runs` of all experiments whose name matches one of the patterns with SQL's wildcards (`mgmrn/ablation/%`)."""
-        found = (one for like in patterns for one in self.experiments(like))
-        return list(self._search(wanted, [str(one.experiment_id) for one in found]))
+        return self.search(wanted, [str(one.experiment_id) for one in self.experiments(*patterns)])
 
-    def experiments(self, like: str) -> list[Experiment]:
-        """The experiments whose name matches a pattern with SQL's wildcards."""
+    def search(self, wanted: str, experiments: Iterable[str], most: int | None = None) -> list[TrackedRun]:
+        """`own_runs` of experiments by their ids: all, or the latest ones up to a number."""
+        found: list[TrackedRun] = []
+        places, order, token = list(experiments), ["attributes.start_time DESC"], None
+        while places:
+            with translated(self.uri):
+                page = self.client.search_runs(
+                    places, wanted, max_results=most or PAGE, order_by=order, page_token=token
+                )
+            found += map(_tracked, page)
+            if most or not (token := page.token):
+                break
+        return found
+
+    def experiments(self, *patterns: str) -> list[Experiment]:
+        """Experiments whose name matches one of the patterns with SQL's wildcards."""
         with translated(self.uri):
-            return list(self.client.search_experiments(filter_string=f"name LIKE '{like}'"))
+            found = [self.client.search_experiments(filter_string=f"name LIKE '{like}'") for like in patterns]
+        return list(chain.from_iterable(found))
 
     def state_of(self, run_id: str) -> RunState:
         """Whether the store has a run, its user has deleted it, or the store does not know the id."""
@@ -193,7 +210,8 @@ class TrackingStore:
     def pages(self, run_id: str) -> dict[str, str]:
         """Path → text of the comparison and the report pages of a grid's run."""
         with translated(self.uri):
-            found = [*self.client.list_artifacts(run_id), *self.client.list_artifacts(run_id, "report")]
+            files = self.files_of(run_id)
+            found = [*files.list_artifacts(), *files.list_artifacts("report")]
         paths = [one.path for one in found if one.path.endswith((".json", ".html"))]
         return {path: self.read_text(run_id, path) for path in paths}
 
@@ -202,19 +220,19 @@ class TrackingStore:
         return self.create_run(NewRun(name, {**tags, DRIVER_TAG: driver_tag()}))
 
     def create_run(self, new: NewRun) -> str:
-        """Create a run without its params and data set; returns its id."""
+        """Create a run without its params and data sets; returns its id."""
         with translated(self.uri):
             run = self.client.create_run(self.experiment_id, new.time_ms, tags=dict(new.tags), run_name=new.name)
         return str(run.info.run_id)
 
     def describe_run(self, run_id: str, new: NewRun) -> None:
-        """Log a run's params and data set; repeating it changes nothing."""
+        """Log a run's params and data sets; repeating it changes nothing."""
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
         params = [Param(path, value) for path, value in new.params.items()]
         with translated(self.uri):
             self.client.log_batch(run_id, params=params)
-            if (data := new.dataset) is not None:
+            for data in new.datasets:
                 source, profile = json.dumps({"layout": "xlsa17"}), json.dumps(dict(data.counts))
                 entity = Dataset(data.name, data.digest[:36], "xlsa17", source, profile=profile)
                 tags = [InputTag("mlflow.data.context", data.split)]
@@ -333,18 +351,9 @@ class TrackingStore:
     def files_of(self, run_id: str) -> ArtifactRepository:
         return self.files_at(self.client.get_run(run_id).info.artifact_uri)
 
-    def _of_config(self, config_hash: str, split: str) -> Iterator[TrackedRun]:
+    def _of_config(self, config_hash: str, split: str) -> list[TrackedRun]:
         wanted = f"tags.`mgmrn.config_hash` = '{config_hash}' and tags.`mgmrn.split` = '{split}'"
-        return self._search(f"{wanted} and tags.`mgmrn.kind` != 'link'", [self.experiment_id])
-
-    def _search(self, wanted: str, experiments: list[str]) -> Iterator[TrackedRun]:
-        order, token = ["attributes.start_time DESC"], None
-        while any(experiments):
-            with translated(self.uri):
-                page = self.client.search_runs(experiments, wanted, order_by=order, page_token=token)
-            yield from map(_tracked, page)
-            if not (token := page.token):
-                return
+        return self.own_runs(f"{wanted} and tags.`mgmrn.kind` != 'link'")
 
 
 def _tracked(run: Run) -> TrackedRun:

@@ -1,7 +1,7 @@
 """Cell of an experiment: one seed on one split with a given calibration, and the names, hashes and tags of its run."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -88,12 +88,6 @@ class Cell:
         """Hash that runs share which take about the same time."""
         return config_hash(self.config, self.data.digest, without=("seed", "loss", "optimiser"))
 
-    @property
-    def dataset(self) -> DatasetInput:
-        # Counts of the whole data set: MLflow keeps one profile for a name and digest, whichever split comes first.
-        counts = dict(zip(("images", "classes"), self.data.listed, strict=True))
-        return DatasetInput(self.data.benchmark, self.data.digest, self.data.split, counts)
-
     def summary(
         self, run_id: str, status: Status, gamma: float | None = None, metrics: Mapping[str, float] | None = None
     ) -> RunSummary:
@@ -140,6 +134,20 @@ class Cell:
             **job_tags(),
             **origin_tags(),
         }
+
+
+def datasets_of(splits: Iterable[SplitData]) -> list[DatasetInput]:
+    """Data set of each benchmark with the splits that are used of it."""
+    used: dict[str, dict[str, SplitData]] = {}
+    for one in splits:
+        used.setdefault(one.benchmark, {})[one.split] = one
+    datasets = []
+    for name, found in used.items():
+        data = next(iter(found.values()))
+        # Counts of the whole data set: MLflow keeps one profile for a name and digest, whichever split comes first.
+        counts = dict(zip(("images", "classes"), data.listed, strict=True))
+        datasets.append(DatasetInput(name, data.digest, ", ".join(found), counts))
+    return datasets
 
 
 def make_cell(

@@ -30,7 +30,7 @@ from pipeline.spool import Spool
 from pipeline.storage import StorageError, StoragePath, check_writable, explained
 from pipeline.train.checkpoints import counting_epoch, kept_checkpoints
 from pipeline.train.messages import Failure, note_taker, recorded_failure
-from pipeline.train.placement import Placement
+from pipeline.train.placement import CONTEXT_MIB, Placement
 from pipeline.train.process_group import ProcessGroup
 from pipeline.train.ray_start import await_ranks
 from pipeline.train.spec import EVALUATION_FILE, Calibration, RunSpec
@@ -131,7 +131,8 @@ def _fit_here(spec: RunSpec, placement: Placement) -> Iterator[dict[str, float] 
     device = torch.device("cuda", 0) if placement.gpus_per_worker else torch.device("cpu")
     if 0 < placement.gpus_per_worker < 1:
         # Runs that share a GPU: one that asks for more than its share fails, and not its neighbours.
-        torch.cuda.set_per_process_memory_fraction(placement.gpus_per_worker, device)
+        context = CONTEXT_MIB * 2**20 / torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(max(0.0, placement.gpus_per_worker - context), device)
     spool = Spool(spec.run_folder)
     noted = spool.epochs()
     yield from (noted[epoch] for epoch in sorted(noted))

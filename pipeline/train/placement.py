@@ -8,6 +8,10 @@ from mgmrn.config import EpisodicSampling, ExperimentConfig
 from mgmrn.errors import ResourceError, UserError
 from pipeline.where import Where
 
+PARTS = (0.125, 0.25, 0.5)
+"""Parts of a GPU that are proposed; smaller ones leave runs without work for a core each."""
+SPARE, CONTEXT_MIB = 1.25, 600
+"""Memory that a part must have in relation to the peak of a run, for what torch keeps in reserve, and for CUDA in each process."""
 _OPTION, _EXAMPLE = "--workers", "like 2 or 1..4"
 
 
@@ -22,7 +26,8 @@ class Workers:
         return str(self.least) if self.least == self.most else f"{self.least}..{self.most}"
 
     def check_shares(self, config: ExperimentConfig) -> None:
-        """Raises `UserError` when a batch is too small for the largest number of workers: each needs an image for every micro-batch."""
+        """Raises `UserError` when a batch is too small for the largest number of workers, each of which needs an image for every micro-batch;
+        and for CUDA graphs of several workers."""
         sampling = config.sampling
         batch = sampling.ways * sampling.shots if isinstance(sampling, EpisodicSampling) else sampling.batch
         parts = config.optimiser.accumulate
@@ -30,6 +35,9 @@ class Workers:
             micro = f" in {parts} micro-batches each" if parts > 1 else ""
             message = f"{self.most} workers cannot share a global batch of {batch} images{micro}"
             raise UserError(message, _OPTION, "use fewer workers or a larger batch")
+        if self.most > 1 and config.schedule.compile == "graphs":
+            message = f"CUDA graphs are recorded for runs of one worker, and {self.most} were asked for"
+            raise UserError(message, "schedule.compile", "set it to auto, or train with one worker")
 
 
 def parse_workers(text: str) -> Workers:
@@ -97,6 +105,11 @@ def check_gpus(gpus_per_worker: float | None, most_workers: int) -> None:
         raise UserError(message, option, "give each a whole one, or train with one worker")
 
 
+def smallest_part(peak_mib: float, gpu_mib: float) -> float | None:
+    """Smallest part of a GPU in which a run of this peak has room to spare; None where it needs a whole one."""
+    return next((part for part in PARTS if SPARE * peak_mib + CONTEXT_MIB <= part * gpu_mib), None)
+
+
 def rooms(hosts: tuple[Host, ...], cpus: int, gpus: float) -> int:
     """Number of workers of one size that fit on the hosts when these are idle."""
     return sum(min(host.cpus // cpus, _shares(host.gpus, gpus) if gpus else host.cpus) for host in hosts)
@@ -155,9 +168,14 @@ def place_trials(
 ) -> tuple[int, Placement]:
     """Number of trials at once, as many as fit where it is None, and the placement of their runs, which share the CPUs evenly.
 
-    Raises a `ResourceError` when not even an idle cluster could place them.
+    More trials than GPUs share these, where nothing else was asked for. Raises a `ResourceError` when not even an idle cluster could place
+    them.
     """
     cpus, gpus = where.cpus_per_worker, where.gpus_per_worker
+    there = sum(host.gpus for host in hosts)
+    if gpus is None and workers == 1 and concurrency is not None and 0 < there < concurrency:
+        part = 1 / -(-concurrency // there)
+        gpus = part if rooms(hosts, cpus or 1, part) >= concurrency else None
     if concurrency is None:
         one = place(hosts, workers, cpus or 1, gpus)
         gpus = one.gpus_per_worker

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from mgmrn.data.splits import evaluation_images
+from mgmrn.data.splits import SplitData, evaluation_images
+from pipeline.analysis.runs import FIGURES, HEADLINE, prefix_of
 from pipeline.claims import release, take
 from pipeline.config.compose import values_of
 from pipeline.config.yaml_tree import yaml_value
@@ -26,8 +28,8 @@ from pipeline.spool import PARENT_TAG, EndStatus, NewRun, OnEpoch, Spool
 from pipeline.storage import StoragePath
 from pipeline.tracking.environment import environment, git_state, origin_tags
 from pipeline.tracking.sender import Sender, replay_leftovers
-from pipeline.tracking.store import DRIVER_TAG, TrackedRun, TrackingStore
-from pipeline.train.cell import Cell, RunSummary
+from pipeline.tracking.store import DRIVER_TAG, NOTE_LIMIT, NOTE_TAG, TrackedRun, TrackingStore
+from pipeline.train.cell import Cell, RunSummary, datasets_of
 from pipeline.train.checkpoints import kept_checkpoints
 from pipeline.train.messages import Failure, recorded_failure
 from pipeline.train.placement import Placement
@@ -102,6 +104,7 @@ class RunTracker:
             "mgmrn.checkpoint_uri": str(ended.checkpoint),
             "mgmrn.gpu_seconds": f"{self._gpus_per_worker * self._spool.worker_seconds():.1f}",
         }
+        tags[NOTE_TAG] = self._note(_figures(self.cell, self.spec.epochs, ended))
         if self.cell.split == "tune":
             tags["mgmrn.calibration"] = ended.calibration.model_dump_json()
         with self.spec.artifacts_folder.filled() as folder:
@@ -119,11 +122,21 @@ class RunTracker:
         self._spool.append_end("FINISHED", "finished")
 
     def failed(self, failure: Failure) -> None:
-        self._spool.append_end("FAILED", failure.reason)
+        said = f"**{failure.message}**" + (f" ({failure.hint})" if failure.hint else "")
+        self._end("FAILED", failure.reason, redact(said))
 
     def killed(self, reason: str) -> None:
         """Ends the run as stopped from outside; the epochs that it reported stay."""
-        self._spool.append_end("KILLED", reason)
+        self._end("KILLED", reason, f"**{reason}**")
+
+    def _end(self, status: EndStatus, reason: str, said: str) -> None:
+        trained = f"after {max(self._spool.epochs(), default=0)} of {self.spec.epochs} epochs"
+        self._spool.append_tags({NOTE_TAG: self._note(f"{said} {trained}")})
+        self._spool.append_end(status, reason)
+
+    def _note(self, result: str) -> str:
+        """Description of the run: how it ended, and its config."""
+        return f"{result}\n\n{self.cell.composed.summary}"[:NOTE_LIMIT]
 
     def close(self) -> None:
         """Sends what is left, or leaves it for the end of the launch; deletes the folder of a mistake that left no checkpoint."""
@@ -134,6 +147,17 @@ class RunTracker:
                 self.spec.run_folder.delete()
         finally:
             release(self.spec.run_folder)
+
+
+def _figures(cell: Cell, epochs: int, ended: Fitted) -> str:
+    """Figures of a finished run, its epochs and its γ, in Markdown."""
+    prefix, gamma = prefix_of(cell.split), ended.evaluation.result.gamma
+    values = {FIGURES[key]: ended.reported.get(prefix + key, math.nan) for key in HEADLINE}
+    figures = ", ".join(f"{symbol} {100 * value:.1f}" for symbol, value in values.items())
+    images, chosen = "test", "of the `tune` run" if cell.calibration else "of no `tune` run"
+    if cell.split == "tune":
+        images, chosen = "validation", f"the best of {epochs}"
+    return f"**{figures}** in percent on {images} images\n\nepoch {ended.epoch} and γ {gamma:.3g}, {chosen}"
 
 
 def write_record(folder: Path, cell: Cell, ended: Fitted) -> None:
@@ -164,7 +188,8 @@ def open_run(cell: Cell, opening: Opening, on_epoch: OnEpoch = lambda step, numb
             tags = {**cell.tags(opening.study, opening.placement), **opening.tags, **own}
             names = {"variant": cell.variant, "benchmark": cell.benchmark, "split": cell.split}
             params = names | {path: yaml_value(value) for path, value in values_of(cell.config).items()}
-            spool.append_run(NewRun(cell.name, tags, params, cell.dataset))
+            spool.append_run(NewRun(cell.name, tags, params, datasets_of([cell.data])))
+        spool.append_tags({NOTE_TAG: cell.composed.summary})
         return RunTracker(cell, spec, opening, run_id or "", on_epoch)
     except BaseException:
         release(spec.run_folder)
@@ -283,6 +308,7 @@ def parent_run(
     key: str,
     name: str,
     tags: Mapping[str, str],
+    data: Iterable[SplitData],
     *,
     restart: bool = False,
     again: TrackedRun | None = None,
@@ -298,7 +324,7 @@ def parent_run(
     run_id = left.run_id if left else store.create_parent(name, all_tags)
     parent = ParentRun(run_id, parent_spool(storage, run_id))
     if parent.spool.new_run() is None:
-        parent.spool.append_run(NewRun(name, all_tags | {DRIVER_TAG: driver_tag()}))
+        parent.spool.append_run(NewRun(name, all_tags | {DRIVER_TAG: driver_tag()}, datasets=datasets_of(data)))
     sender = Sender(parent.spool, run_id, store).start()
     try:
         with unwrapped():

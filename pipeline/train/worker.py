@@ -3,6 +3,7 @@
 No worker uses the tracking store: its caller notes the metrics of each epoch, and rank 0 writes checkpoints into the run's storage.
 """
 
+import gc
 import itertools
 import resource
 import time
@@ -18,6 +19,7 @@ from mgmrn.checkpoint import MODEL_FILE, TrainedModel, export_model, load_checkp
 from mgmrn.config import ESZSLConfig, ExperimentConfig
 from mgmrn.data.feature_cache import Progress
 from mgmrn.data.loading import evaluation_loader
+from mgmrn.data.resident_maps import drop_maps
 from mgmrn.data.seal import sealed
 from mgmrn.data.splits import FinalData, Images, TuneData, evaluation_images, load_final, load_tune
 from mgmrn.data.xlsa17 import attribute_names
@@ -87,8 +89,19 @@ def _epochs(spec: RunSpec, share: Share, device: torch.device) -> Iterator[dict[
         if isinstance(spec.config.model, ESZSLConfig):
             evaluation, metrics = fit_on_split(spec, rank.data, rank.device, note_taker(Spool(spec.run_folder)))
             yield from _noted(rank, {"epoch": 1, "epochs": 1, **metrics, **evaluation.metrics}, evaluation)
-        else:
+            return
+        try:
             yield from _train(rank)
+            return
+        except torch.OutOfMemoryError:
+            if share.world_size > 1 or not drop_maps():
+                raise
+        # Out of the handler, which keeps the network that did not fit.
+        gc.collect()
+        torch.cuda.empty_cache()
+        sentence = "the GPU's memory ran out: the maps stay on the host, and training goes on from the last checkpoint"
+        Spool(spec.run_folder).append_note(sentence)
+        yield from _train(rank)
 
 
 def _train(rank: Rank) -> Iterator[dict[str, float]]:
@@ -99,6 +112,13 @@ def _train(rank: Rank) -> Iterator[dict[str, float]]:
     loader_workers = spec.cpus_per_worker if rank.device.type == "cuda" else 0
     note = note_taker(Spool(spec.run_folder))
     feed = Feed(spec.config, data, spec.cache_root, rank.share, rank.device, loader_workers, note)
+    if feed.told:
+        Spool(spec.run_folder).append_note(feed.told)
+    state = None
+    if stored := _folder_to_go_on_from(rank):
+        with stored.fetched() as folder:
+            state = load_checkpoint(folder, spec.identity)
+    epochs_left = spec.epochs - (int(state["epoch"]) if state else 0)
     trainer = build_trainer(
         feed.network,
         torch.from_numpy(data.classes.attributes[data.classes.seen_ids]),
@@ -107,10 +127,11 @@ def _train(rank: Rank) -> Iterator[dict[str, float]]:
         steps_per_epoch=feed.steps_per_epoch,
         device=rank.device,
         world_size=rank.share.world_size,
+        steps_left=epochs_left * feed.steps_per_epoch,
     )
-    if stored := _folder_to_go_on_from(rank):
-        with stored.fetched() as folder:
-            trainer.load_state_dict(load_checkpoint(folder, spec.identity))
+    if state:
+        trainer.load_state_dict(state)
+        del state
     while trainer.epoch < spec.epochs:
         epoch = trainer.epoch
         _seed_epoch(spec.config.seed, epoch, rank.share.rank)
@@ -175,7 +196,7 @@ def _metrics(rank: Rank, trainer: Trainer, stats: EpochStats) -> dict[str, float
         "perf/world_size": rank.share.world_size,
         "perf/step_ms": 1000 * stats.seconds / max(stats.steps, 1),
         "perf/wait_fraction": stats.wait_seconds / stats.seconds,
-        "perf/peak_mem_mb": _peak_memory_mb(rank.device),
+        **_memory(rank.device),
         "perf/parameters": sum(p.numel() for p in trainer.network.parameters() if p.requires_grad),
     }
 
@@ -213,12 +234,12 @@ def _noted(
     checkpoints.prune(spec.run_folder, checkpoints.worth_keeping(spec.run_folder, epoch, counting))
 
 
-def _peak_memory_mb(device: torch.device) -> float:
-    """Largest memory so far: of the device on a GPU, of the process elsewhere."""
+def _memory(device: torch.device) -> dict[str, float]:
+    """Largest memory so far, of the device and how much that has on a GPU, of the process elsewhere."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        total = torch.cuda.mem_get_info(device)[1]
+        return {"perf/peak_mem_mb": torch.cuda.max_memory_allocated(device) / 2**20, "perf/gpu_mem_mb": total / 2**20}
+    return {"perf/peak_mem_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10}
 
 
 def fit_on_split(

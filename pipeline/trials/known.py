@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Literal
 
 from mgmrn.config import SCHEMA_VERSION
 from pipeline.tracking.store import TRAIN, TrackedRun, TrackingStore
@@ -15,29 +17,57 @@ SHARED_WITH = (TRAIN, "mgmrn/ablation/%")
 """Experiments whose runs count for every grid."""
 RUNS = "tags.`mgmrn.kind` = 'run'"
 FINISHED = " and attributes.status = 'FINISHED'"
+MOST_COSTS = 20
+"""Number of runs, the latest of their shape, by which a cost is predicted."""
+
+Condition = tuple[str, Literal["=", "!="], str]
+"""Name of an `mgmrn.` tag, and a value that it has or has not."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Measured or predicted time of runs."""
+    """Measured or predicted time of runs, and memory of the largest."""
 
     seconds: float
     gpu_seconds: float
+    peak_mib: float = field(default=0.0, compare=False)
+    """Peak of GPU memory."""
+    gpu_mib: float = field(default=math.inf, compare=False)
+    """Memory of the smallest GPU on which it was measured; 0 where a run was never on one."""
 
 
 class KnownRuns:
     """Runs that may answer for a cell, the latest first; those that were cut off in another experiment are not resumed."""
 
-    def __init__(self, runs: Iterable[TrackedRun], experiment_id: str) -> None:
-        self._runs = [run for run in runs if run.tags.get("mgmrn.kind") == "run"]
+    def __init__(self, find: Callable[..., Sequence[TrackedRun]], experiment_id: str) -> None:
+        """`find(most, *conditions)` searches for training runs, the latest first: all of them, or at `most` so many finished ones."""
+        self._find = find
         self._experiment_id = experiment_id
-        self._by_config: defaultdict[tuple[str | None, str | None], list[TrackedRun]] = defaultdict(list)
-        for run in self._runs:
-            self._by_config[run.tags.get("mgmrn.config_hash"), run.tags.get("mgmrn.split")].append(run)
 
     @classmethod
-    def read(cls, store: TrackingStore) -> KnownRuns:
-        return cls(store.runs_of(SHARED_WITH, RUNS), store.experiment_id)
+    def among(cls, runs: Iterable[TrackedRun], experiment_id: str) -> KnownRuns:
+        """Those among some runs, the latest of which comes first."""
+        training = [run for run in runs if run.tags.get("mgmrn.kind") == "run"]
+
+        def find(most: int | None, *conditions: Condition) -> list[TrackedRun]:
+            found = [run for run in training if most is None or run.status == "FINISHED"]
+            for name, operator, value in conditions:
+                found = [run for run in found if (run.tags.get(f"mgmrn.{name}") == value) == (operator == "=")]
+            return found[:most]
+
+        return cls(find, experiment_id)
+
+    @classmethod
+    def in_store(cls, store: TrackingStore) -> KnownRuns:
+        """Those of trainings and grids in a store, which is asked once for all seeds of a config and reads no other runs."""
+        experiments = [str(one.experiment_id) for one in store.experiments(*SHARED_WITH)]
+
+        @cache
+        def find(most: int | None, *conditions: Condition) -> list[TrackedRun]:
+            parts = [RUNS, *(f"tags.`mgmrn.{name}` {operator} '{value}'" for name, operator, value in conditions)]
+            return store.search(" and ".join(parts) + FINISHED * bool(most), experiments, most)
+
+        return cls(find, store.experiment_id)
 
     @classmethod
     def of_cell(cls, store: TrackingStore, cell: Cell, more: str = "") -> KnownRuns:
@@ -46,8 +76,8 @@ class KnownRuns:
         `more` is added to the filter in MLflow's syntax.
         """
         config = f"tags.`mgmrn.config_hash` = '{cell.config_hash}' and tags.`mgmrn.split` = '{cell.split}'"
-        wanted = f"{RUNS} and {config}{more}"
-        return cls([*store.own_runs(wanted), *store.runs_of(SHARED_WITH, wanted)], store.experiment_id)
+        experiments = {store.experiment_id, *(str(one.experiment_id) for one in store.experiments(*SHARED_WITH))}
+        return cls.among(store.search(f"{RUNS} and {config}{more}", experiments), store.experiment_id)
 
     def is_being_run(self, cell: Cell) -> bool:
         return any(run.status == "RUNNING" and not run.is_cut_off for run in self._of(cell))
@@ -62,36 +92,37 @@ class KnownRuns:
 
     def on_other_data(self, cell: Cell) -> TrackedRun | None:
         """Latest finished run of the same config on other content of the benchmark."""
-        same = self._finished_with(science_hash=cell.science_hash, split=cell.split)
-        return next((run for run in same if run.tags.get("mgmrn.data_digest") != cell.data.digest), None)
+        return self._unlike(cell, ("data_digest", "!=", cell.data.digest), ("science_hash", "=", cell.science_hash))
 
-    def of_older_schema(self, cell: Cell) -> TrackedRun | None:
-        """Latest finished run of the same names and seed whose config was hashed by an older schema."""
-        seed = str(cell.config.seed)
-        same = self._finished_with(benchmark=cell.data.benchmark, variant=cell.variant, seed=seed, split=cell.split)
-        return next((run for run in same if schema_of(run) < SCHEMA_VERSION), None)
+    def of_other_schema(self, cell: Cell) -> TrackedRun | None:
+        """Latest finished run of the same names and seed whose config was hashed by another schema."""
+        other: Condition = ("schema", "!=", str(SCHEMA_VERSION))
+        return self._unlike(cell, other, ("variant", "=", cell.variant), ("seed", "=", str(cell.config.seed)))
 
     def cost(self, cell: Cell) -> Cost | None:
-        """Median cost of finished runs of the same shape and split; None without any."""
-        same = self._finished_with(shape_hash=cell.shape_hash, split=cell.split)
-        costs = [Cost(run.seconds, run.gpu_seconds) for run in same if run.seconds is not None]
-        if not costs:
+        """Median cost of the latest finished runs of the same shape and split; None without any."""
+        found = self._find(MOST_COSTS, ("shape_hash", "=", cell.shape_hash), ("split", "=", cell.split))
+        same = [run for run in found if run.seconds is not None]
+        if not same:
             return None
+        on_gpus = [run.metrics for run in same if "perf/gpu_mem_mb" in run.metrics]
         return Cost(
-            statistics.median(cost.seconds for cost in costs), statistics.median(cost.gpu_seconds for cost in costs)
+            statistics.median(run.seconds or 0 for run in same),
+            statistics.median(run.gpu_seconds for run in same),
+            max((metrics["perf/peak_mem_mb"] for metrics in on_gpus), default=0.0),
+            min((metrics["perf/gpu_mem_mb"] for metrics in on_gpus), default=0.0),
         )
 
+    def _unlike(self, cell: Cell, *conditions: Condition) -> TrackedRun | None:
+        """Latest finished run; searched for each cell only where the first condition holds for any run of the benchmark."""
+        here = ("benchmark", "=", cell.data.benchmark), ("split", "=", cell.split)
+        found = self._find(1, *here, conditions[0]) and self._find(1, *here, *conditions)
+        return next(iter(found), None)
+
     def _of(self, cell: Cell) -> Iterator[TrackedRun]:
-        for run in self._by_config.get((cell.config_hash, cell.split), []):
-            if cell.split == "tune" or run.tags.get("mgmrn.calibration") == cell.calibration_tag:
-                yield run
-
-    def _finished_with(self, **tags: str) -> Iterator[TrackedRun]:
-        """Finished runs with these `mgmrn.` tags, the latest first."""
-        wanted = {f"mgmrn.{name}": value for name, value in tags.items()}.items()
-        return (run for run in self._runs if run.status == "FINISHED" and wanted <= run.tags.items())
-
-
-def schema_of(run: TrackedRun) -> int:
-    """Schema version by which the config of a run was hashed; runs of version 1 carry none."""
-    return int(run.tags.get("mgmrn.schema", "1"))
+        wanted = {"mgmrn.config_hash": cell.config_hash, "mgmrn.split": cell.split}
+        if cell.split == "final":
+            wanted["mgmrn.calibration"] = cell.calibration_tag
+        return (
+            run for run in self._find(None, ("group_hash", "=", cell.group_hash)) if wanted.items() <= run.tags.items()
+        )

@@ -151,7 +151,7 @@ class ListDirector(Director):
         return is_held or known.is_being_run(run), known
 
     def _known(self, run: Cell) -> KnownRuns:
-        return look_up(partial(self._read_known, run)) or KnownRuns([], self.site.opening.store.experiment_id)
+        return look_up(partial(self._read_known, run)) or KnownRuns.among([], self.site.opening.store.experiment_id)
 
     def _take_known(self, task: Task, run: Cell, known: KnownRuns) -> bool:
         """Take the result of a run from the store; returns whether there is one."""

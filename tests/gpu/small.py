@@ -33,11 +33,20 @@ def experiment(order: str = "joint", **changed: object) -> ExperimentConfig:
     )
 
 
+def on_maps(config: ExperimentConfig, **schedule: object) -> ExperimentConfig:
+    """The same with a frozen backbone, so that its head is trained on maps; `schedule` are fields of the schedule."""
+    frozen = config.model.backbone.model_copy(update={"trainable": "none"})
+    model = config.model.model_copy(update={"backbone": frozen})
+    changed = config.schedule.model_copy(update=schedule)
+    return config.model_copy(update={"cache_features": True, "model": model, "schedule": changed})
+
+
 def new_trainer(config: ExperimentConfig, device: torch.device) -> Trainer:
     """A trainer; its weights do not depend on the device."""
     torch.manual_seed(0)
     backbone = build_backbone(config.model.backbone, config.model.levels)
-    network = ImageModel(backbone, build_head(config.model, backbone.channels, torch.randn(ATTRIBUTES, 6)))
+    head = build_head(config.model, backbone.channels, torch.randn(ATTRIBUTES, 6))
+    network = head if config.cache_features else ImageModel(backbone, head)
     sizes = {"global_batch": IMAGES, "steps_per_epoch": 3}
     return build_trainer(network, torch.rand(SEEN, ATTRIBUTES), config, device=device, **sizes)
 
@@ -53,6 +62,17 @@ def batches(epoch: int, count: int = 3) -> list[Batch]:
         )
         for step in range(count)
     ]
+
+
+def map_batches(epoch: int, count: int = 3) -> list[Batch]:
+    """The same of maps in place of images."""
+    generator = torch.Generator().manual_seed(epoch)
+    shapes = {"c3": (128, 8, 8), "c4": (256, 4, 4), "c5": (512, 2, 2)}
+
+    def drawn() -> dict[str, torch.Tensor]:
+        return {level: torch.rand(IMAGES, *shape, generator=generator) for level, shape in shapes.items()}
+
+    return [Batch(drawn(), batch.targets, batch.ids) for batch in batches(epoch, count)]
 
 
 def disagreement(first: Trainer, second: Trainer) -> float:

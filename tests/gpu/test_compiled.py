@@ -16,8 +16,10 @@ from tests.gpu.small import TEN_TIMES_ROUNDING
 
 ROOT = Path(__file__).resolve().parents[2]
 ON_GPU = torch.cuda.is_available()
-# Compiling takes a minute on one thread; a host with a GPU has cores for it.
-ENVIRONMENT = os.environ | ({"OMP_NUM_THREADS": str(min(8, os.cpu_count() or 1))} if ON_GPU else {})
+# Packages may be found by a PYTHONPATH that is relative to another folder.
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+if ON_GPU:  # Compiling takes a minute on one thread; a host with a GPU has cores for it.
+    ENVIRONMENT |= {"OMP_NUM_THREADS": str(min(8, os.cpu_count() or 1))}
 COMPILERS = (lacking_for_triton() is None) if ON_GPU else (shutil.which("g++") or shutil.which("clang++"))
 
 pytestmark = [

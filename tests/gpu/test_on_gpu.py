@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed
+from torch.nn.parallel import DistributedDataParallel
 
 from mgmrn.checkpoint import load_checkpoint, save_checkpoint
 from mgmrn.engine import evaluate, train_epoch
@@ -48,6 +50,18 @@ def test_half_precision_learns_and_keeps_weights_in_float32() -> None:
     losses = [train_epoch(trainer, batches(0)).loss["total"] for _ in range(4)]
     assert losses[-1] < losses[0]
     assert {parameter.dtype for parameter in trainer.network.parameters()} == {torch.float32}
+
+
+def test_a_rank_of_nccl_trains_the_same() -> None:
+    rank, alone = (new_trainer(experiment(), GPU) for _ in range(2))
+    torch.distributed.init_process_group("nccl", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        rank.objective = DistributedDataParallel(rank.objective, device_ids=[0], broadcast_buffers=False)
+        found, wanted = (train_epoch(trainer, batches(0)).loss for trainer in (rank, alone))
+    finally:
+        torch.distributed.destroy_process_group()
+    assert found == pytest.approx(wanted, rel=1e-3)
+    assert disagreement(rank, alone) < TEN_TIMES_ROUNDING
 
 
 @float64()

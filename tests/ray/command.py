@@ -93,7 +93,7 @@ class Place:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_", "MGMRN_"))}
         self.environment = inherited | {
             MARK: self.mark,
-            "PYTHONPATH": str(REPOSITORY),
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH")))),
             "RAY_TMPDIR": str(self.ray_folder),
             "OMP_NUM_THREADS": "1",
             # Epochs are shorter here than anywhere else.

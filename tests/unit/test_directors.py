@@ -95,7 +95,7 @@ class Lab:
 
     def list_director(self, tasks: Sequence[Task], deadline: float | None = None) -> ListDirector:
         settings = {"say": self.said.append, "on_epoch": lambda cell: lambda step, metrics: None, "deadline": deadline}
-        return ListDirector(tasks, self.site, known=lambda cell: KnownRuns(self.stored, "1"), **settings)
+        return ListDirector(tasks, self.site, known=lambda cell: KnownRuns.among(self.stored, "1"), **settings)
 
     def of(self, run: str) -> list[str]:
         """Events of the runs with this in their names, once all errands are done."""

@@ -105,12 +105,17 @@ def write_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Non
 def test_gpus_that_torch_sees_or_not_and_a_driver_that_is_silent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_smi(tmp_path, monkeypatch, "echo 'NVIDIA H100, 81559 MiB, 570.1'\necho 'NVIDIA H100, 81559 MiB, 570.1'")
+    write_smi(
+        tmp_path,
+        monkeypatch,
+        "".join(f"echo 'NVIDIA H100, 81559 MiB, 570.1, {mode}'\n" for mode in ("Default", "Exclusive_Process")),
+    )
     monkeypatch.setattr("mgmrn.device.lacking_for_triton", lambda: "a C compiler")
     torch = SimpleNamespace(__version__="2", cuda=SimpleNamespace(device_count=lambda: 1))
     monkeypatch.setitem(sys.modules, "torch", torch)  # type: ignore[arg-type]
     lines = list(doctor.gpu_lines())
-    assert [line.state for line in lines] == ["ok", "ok", "warn", "warn"]
+    assert [line.state for line in lines] == ["ok", "warn", "warn", "warn"]
+    assert "--gpus-per-worker below 1" in lines[1].remedy and lines[1].remedy.endswith("nvidia-smi -i 1 -c DEFAULT")
     assert "sees 1 of 2" in lines[2].found
     assert lines[3].found == "a C compiler is missing" and "schedule.compile" in lines[3].remedy
     write_smi(tmp_path, monkeypatch, "echo 'cannot communicate with the NVIDIA driver'\nexit 9")

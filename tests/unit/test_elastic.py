@@ -55,6 +55,35 @@ def test_runs_of_one_worker_share_a_gpu_and_none_uses_parts_of_two(part: float, 
         place_trials(hosts, Where(gpus_per_worker=part, cpus_per_worker=1), 1000, 1, at_once + 1)
 
 
+@pytest.mark.parametrize(
+    ("concurrency", "workers", "asked", "gpus"),
+    [(1, 1, None, 1), (2, 1, None, 1), (3, 1, None, 1 / 2), (16, 1, None, 1 / 8), (16, 1, 0, 0), (4, 2, None, 0)],
+)
+def test_more_runs_than_gpus_share_these_unless_something_else_was_asked_for(
+    concurrency: int, workers: int, asked: float | None, gpus: float
+) -> None:
+    hosts = (Host(cpus=16, gpus=2),)
+    assert place_trials(hosts, Where(gpus_per_worker=asked), 99, workers, concurrency)[1].gpus_per_worker == gpus
+    few_cpus_beside_the_gpu = (Host(cpus=2, gpus=1), Host(cpus=8, gpus=0))
+    assert place_trials(few_cpus_beside_the_gpu, Where(), 99, 1, 4)[1].gpus_per_worker == 0
+
+
+@pytest.mark.parametrize(
+    ("peak", "gpu", "part"),
+    [
+        (0.9, 80, 0.125),
+        (7.0, 80, 0.125),
+        (7.6, 80, 0.25),
+        (30, 80, 0.5),
+        (32, 80, None),
+        (0.9, 8, 0.25),
+        (0.9, 0, None),
+    ],
+)
+def test_the_smallest_part_of_a_gpu_that_has_room_to_spare(peak: float, gpu: float, part: float | None) -> None:
+    assert placement.smallest_part(1024 * peak, 1024 * gpu) == part
+
+
 @pytest.mark.parametrize(("gpus", "workers"), [(1.5, 1), (float("nan"), 1), (float("inf"), 1), (0.5, 2)])
 def test_gpus_that_no_worker_can_have(gpus: float, workers: int) -> None:
     with pytest.raises(UserError, match=r"whole GPUs or a part of one|2 workers of one run cannot share a GPU"):
@@ -79,6 +108,17 @@ def test_a_batch_must_do_for_the_most(
     Workers(1, most).check_shares(config)
     with pytest.raises(UserError, match=f"{most + 1} workers cannot share a {message}"):
         Workers(1, most + 1).check_shares(config)
+
+
+def test_cuda_graphs_are_for_one_worker(small_cell: Cell) -> None:
+    schedule = small_cell.config.schedule.model_copy(update={"compile": "graphs"})
+    config = small_cell.config.model_copy(update={"schedule": schedule})
+    Workers(1, 1).check_shares(config)
+    with pytest.raises(
+        UserError, match=r"recorded for runs of one worker, and 2 were asked for \[schedule.compile\]"
+    ) as told:
+        Workers(1, 2).check_shares(config)
+    assert told.value.hint == "set it to auto, or train with one worker"
 
 
 def test_the_number_of_workers_is_no_part_of_a_runs_identity(small_cell: Cell) -> None:

@@ -5,9 +5,19 @@ import copy
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from mgmrn import engine
-from mgmrn.config import BenchmarkConfig, ExperimentConfig, LossConfig, OptimiserConfig, ScheduleConfig
+from mgmrn.config import (
+    BenchmarkConfig,
+    ExperimentConfig,
+    LossConfig,
+    OptimiserConfig,
+    RefinementConfig,
+    ScheduleConfig,
+)
 from mgmrn.engine import Batch, Trainer, build_trainer, evaluate, train_epoch
 from mgmrn.model.network import MgMRN
 from tests.tiny import small_network
@@ -61,6 +71,78 @@ def test_resumed_training_is_the_same_to_the_last_bit(optimiser, learning_rate):
     train_epoch(resumed, batches(2))
     assert resumed.epoch == 3
     assert torch.equal(weights(straight), weights(resumed))
+
+
+def recorded_on_a_cpu(work):
+    """As `record_graph`: what is computed later stands where the first result stood."""
+    terms, gradients = work()
+
+    def replay():
+        again, new = work()
+        for old, one in zip([terms, *gradients], [again, *new], strict=True):
+            assert (old is None) == (one is None), "a graph computes the same gradients each time"
+            if old is not None:
+                old.copy_(one)
+
+    return (terms, gradients), replay
+
+
+@pytest.mark.parametrize(
+    ("order", "agreement", "accumulate", "optimiser", "recordings"),
+    [("joint", 1.0, 1, "adamw", 1), ("joint", 0.0, 4, "sgd", 1), ("sequential", 0.0, 2, "adamw", 2)],
+)
+def test_recorded_passes_train_as_plain_ones_to_the_last_bit(
+    order, agreement, accumulate, optimiser, recordings, monkeypatch
+):
+    """But for the graph itself, which needs a GPU (tests/gpu)."""
+    monkeypatch.setattr(engine, "record_graph", recorded_on_a_cpu)
+    config = experiment(
+        loss=LossConfig(agreement=agreement, occupancy=0.1),
+        optimiser=OptimiserConfig(name=optimiser, accumulate=accumulate, clip_norm=0.5),
+        schedule=ScheduleConfig(epochs=4, order=order),
+    )
+    plain, recorded = new_trainer(config), new_trainer(config)
+    recorded.recordings = {}
+    for epoch in range(2):
+        losses = [train_epoch(one, batches(epoch)).loss for one in (plain, recorded)]
+        assert losses[0] == losses[1]
+        assert torch.equal(weights(plain), weights(recorded))
+    assert len(recorded.recordings) == recordings
+    # Batches of another size get a recording of their own.
+    short = [next(batch.split(3)) for batch in batches(2)]
+    assert train_epoch(plain, short).loss == train_epoch(recorded, short).loss
+    assert torch.equal(weights(plain), weights(recorded)) and len(recorded.recordings) == 2 * recordings
+    with pytest.raises(engine.NonFiniteLossError, match="step 2"):
+        train_epoch(recorded, batches(poison_step=2))
+
+
+class NoHost(TorchDispatchMode):
+    """Refuses operations on tensors of the host."""
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        made = operation(*args, **(kwargs or {}))
+        devices = {one.device.type for one in tree_leaves((args, kwargs, made)) if isinstance(one, torch.Tensor)}
+        assert devices <= {"cuda"}, f"{operation} has tensors on {devices}"
+        return made
+
+
+@pytest.mark.parametrize("mode", ["none", "released", "regions", "tokens"])
+@pytest.mark.parametrize("topology", ["none", "cascade", "adjacent", "regions"])
+def test_a_pass_needs_nothing_from_the_host(mode, topology):
+    """A CUDA graph can record neither a copy from the host nor a wait for a value. The GPU's tensors have no content here."""
+    if topology == "regions" and mode not in ("regions", "tokens"):
+        return
+    parts = {"regions": mode, "refinement": RefinementConfig(topology=topology), "temperature": "learned"}
+    model = small_network(levels=("c4", "c5"), width=16, **parts)
+    loss = LossConfig(agreement=1, agreement_teacher="reliable", occupancy=1, decorrelation=1, label_smoothing=0.1)
+    with FakeTensorMode(), torch.device("cuda"):
+        network = MgMRN(model, CHANNELS, torch.rand(ATTRIBUTES, 6))
+        objective = engine.TrainingObjective(network, torch.rand(SEEN, ATTRIBUTES), loss, 6, 1)
+        maps = {level: torch.rand(6, channels, SIDES[level], SIDES[level]) for level, channels in CHANNELS.items()}
+        targets = torch.zeros(6, dtype=torch.long)
+        with NoHost():
+            assert torch.stack(objective(maps, targets, None)).shape == (6,)
+            objective(maps, targets, "c4")
 
 
 @pytest.mark.parametrize("poisoned", [0, 2, STEPS - 1])

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mgmrn.config import ExperimentConfig, ImageConfig
+from mgmrn.data import resident_maps
 from mgmrn.data.images import for_evaluation
 from mgmrn.data.loading import evaluation_loader, prefetch, train_loader
 from mgmrn.data.pictures import read_picture
@@ -95,6 +96,68 @@ def test_mirror_images_are_evaluated_from_maps_as_from_pictures(data: TuneData, 
     with torch.inference_mode():
         wanted = maps.image_model.backbone.eval()(mirrored)["c5"]
     torch.testing.assert_close(found.float(), wanted, rtol=1e-2, atol=1e-2)
+
+
+@pytest.fixture
+def roomy(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, ...], torch.Tensor]:
+    """The maps that a process holds on its device, which is a CPU with a GPU's way of indexing and 64 MiB."""
+    monkeypatch.setattr(resident_maps, "free_bytes", lambda device: 2**26)
+    monkeypatch.setattr(resident_maps, "_loaded", {})
+    monkeypatch.setattr(resident_maps, "_kept_off", False)
+    return resident_maps._loaded
+
+
+@pytest.mark.parametrize(("flip", "mirror_scores"), [(True, False), (False, True), (False, False)])
+def test_maps_on_the_device_are_those_of_the_files_to_the_last_bit(
+    data: TuneData, cache: Path, flip: bool, mirror_scores: bool, request: pytest.FixtureRequest
+) -> None:
+    images = {"name": "TINY", "images": {"size": 32, "flip": flip}}
+    settings = config(True, benchmark=images, mirror_scores=mirror_scores)
+    shares = (Share(), Share(1, 2))
+    from_files = [opened(data, cache, settings, share) for share in shares]
+    loaded = request.getfixturevalue("roomy")
+    for on_host, share in zip(from_files, shares, strict=True):
+        resident = opened(data, cache, settings, share)
+        assert on_host.told == "" and resident.told == ("" if share.rank else "0.0 GiB of maps are on the GPU")
+        assert len(loaded) == 2, "one tensor a level"
+        for epoch in (0, 1, 0):
+            both = zip(on_host.train_batches(epoch), resident.train_batches(epoch), strict=True)
+            for wanted, found in both:
+                np.testing.assert_array_equal(found.ids, wanted.ids)
+                pairs = zip(found.tensors, wanted.tensors, strict=True)
+                assert all(torch.equal(one, other) and one.dtype == other.dtype for one, other in pairs)
+        for view in (False, True)[: 1 + mirror_scores]:
+            for found, wanted in zip(resident.evaluation_inputs(view), on_host.evaluation_inputs(view), strict=True):
+                assert found.keys() == wanted.keys() and all(
+                    torch.equal(found[level], wanted[level]) for level in found
+                )
+
+
+def test_maps_are_loaded_once_and_dropped_when_another_run_needs_others(
+    data: TuneData, root: Path, cache: Path, roomy: dict[tuple[str, ...], torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(True)
+    assert opened(data, cache, settings).told
+    first = dict(roomy)
+    assert opened(data, cache, settings).told == "", "nothing was loaded"
+    final = load_final(root, settings.benchmark)
+    assert opened(final, cache, settings).told and len(roomy) == 4, "and the test images"
+    assert all(roomy[key] is maps for key, maps in first.items())
+    opened(data, cache, settings)
+    assert roomy.keys() == first.keys(), "a run on `tune` holds no test images"
+    monkeypatch.setattr(resident_maps, "free_bytes", lambda device: 1)
+    assert opened(data, cache, settings).told == "" and roomy.keys() == first.keys(), "they need no more memory"
+    assert resident_maps.drop_maps() and not roomy
+    assert not resident_maps.drop_maps(), "there were none left"
+    monkeypatch.setattr(resident_maps, "free_bytes", lambda device: 2**26)
+    assert opened(data, cache, settings).told == "" and not roomy, "the process ran out of memory before"
+
+
+@pytest.mark.parametrize(
+    ("needed", "free", "fitting"), [(0, 0, True), (1, 1, False), (5, 10, True), (6, 10, False), (2**33, 2**34, True)]
+)
+def test_maps_may_take_half_of_the_free_memory(needed: int, free: int, fitting: bool) -> None:
+    assert resident_maps.fits(needed, free) == fitting
 
 
 def test_an_impossible_batch_is_an_error_before_features_are_cached(data: TuneData, tmp_path: Path) -> None:

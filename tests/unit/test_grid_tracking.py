@@ -44,7 +44,7 @@ class Lab:
         return self.store.create_parent("launch", {})
 
     def plan(self) -> list[PlannedCell]:
-        known = KnownRuns(reversed(self.runs), self.store.experiment_id)
+        known = KnownRuns.among(reversed(self.runs), self.store.experiment_id)
         return [plan_cell(cell, known) for cell in self.cells]
 
     def log(self) -> tuple[list[PlannedCell], list[Comparison]]:
@@ -58,6 +58,11 @@ class Lab:
         """The run with a variant's figures over its seeds."""
         (run,) = self.store.own_runs(f"tags.`mgmrn.kind` = 'variant' and tags.`mgmrn.variant` = '{name}'")
         return run
+
+    def data_of(self, run: TrackedRun) -> list[tuple[str, str, str]]:
+        """Name, digest and splits of a run's data sets, as the UI shows them."""
+        found = self.store.client.get_run(run.run_id).inputs.dataset_inputs
+        return [(one.dataset.name, one.dataset.digest, one.tags[0].value) for one in found]
 
     def links(self) -> list[TrackedRun]:
         return self.store.own_runs(f"tags.`mgmrn.kind` = '{LINK_KIND}'")
@@ -87,6 +92,8 @@ def linked(runs: Sequence[TrackedRun]) -> list[str]:
 
 def test_a_run_below_another_parent_is_linked_with_its_figures_and_the_name_of_the_variant(lab: Lab) -> None:
     lab.run(lab.cells[3], lab.elsewhere(), variant="mgmrn", study="small")
+    lab.store.set_tags(lab.runs[-1].run_id, {NOTE_TAG: "as the run has it"})
+    lab.runs[-1] = lab.store.get(lab.runs[-1].run_id)
     lab.run(lab.cells[1])
     planned, _ = lab.log()
     (link,) = lab.links()
@@ -97,6 +104,9 @@ def test_a_run_below_another_parent_is_linked_with_its_figures_and_the_name_of_t
     for tag in ("benchmark", "seed", "split", "config_hash", "group_hash", "data_digest"):
         assert link.tags[f"mgmrn.{tag}"] == run.tags[f"mgmrn.{tag}"], tag
     assert link.metrics == {f"test/{key}": run.metrics[f"test/{key}"] for key in FIGURES}
+    assert link.tags[NOTE_TAG] == "as the run has it"
+    data = ("TINY", run.tags["mgmrn.data_digest"][:36], "final")
+    assert lab.data_of(link) == lab.data_of(lab.variant("smooth")) == [data]
 
 
 def test_links_are_made_once_in_each_grid(lab: Lab) -> None:
@@ -155,6 +165,11 @@ def test_figures_over_seeds_are_those_of_the_comparison(lab: Lab) -> None:
     expected = compared[0].entries.set_index("variant").loc["smooth", names].tolist()
     assert [smooth.metrics[f"{name}/ausuc"] for name in names] == expected
     assert "difference/ausuc" not in base.metrics, "the base differs from nothing"
+    mean, difference, config = smooth.tags[NOTE_TAG].split("\n\n")
+    assert mean == "**AUSUC 76.0 ± 10.5 %** on `final`, 3 seeds"
+    assert difference.startswith("+11.0 points against base (95 % interval +10.0 … +12.0, p ")
+    assert config == "`small` on TINY with `loss.label_smoothing=0.1`"
+    assert base.tags[NOTE_TAG] == "**AUSUC 65.0 ± 10.0 %** on `final`, 3 seeds\n\n`small` on TINY"
     note = lab.store.get(lab.parent).tags[NOTE_TAG]
     assert note.startswith("### AUSUC") and "| variant | TINY |" in note
     assert "| base (base) | 60.0 ± 10.0 (n = 3) |" in note

@@ -11,12 +11,13 @@ import pytest
 
 from pipeline.ablation import plan as plan_module
 from pipeline.ablation.grid import GridCell, make_cells, make_grid
-from pipeline.ablation.plan import PlannedCell, plan_to_json, total_cost
+from pipeline.ablation.plan import PlannedCell, Survey, plan_to_json, proposed_part, total_cost
 from pipeline.cli.ablation_verbs import show_plan
 from pipeline.console import Console
 from pipeline.driver import driver_tag
 from pipeline.tracking.store import TrackedRun, TrackingStore
 from pipeline.train.spec import Calibration
+from pipeline.trials import known as known_module
 from pipeline.trials.known import Cost
 from tests.grids import DEAD_DRIVER, DECIDED, SMOOTH, a_run, cells_of, plan_of, run_in, write_data, write_grid
 from tests.tiny import ATTRIBUTES, WORD_LENGTH
@@ -90,7 +91,8 @@ def test_on_the_tune_split_the_tune_run_is_all(folder: Path) -> None:
 
 
 def test_a_run_of_an_older_schema_is_named(cell: GridCell) -> None:
-    old = without(a_run(cell.tune), "mgmrn.schema", config_hash="of schema 1", science_hash="of schema 1")
+    hashes = {f"{kind}_hash": "of schema 1" for kind in ("config", "group", "science")}
+    old = a_run(cell.tune, schema="1", **hashes)
     assert state_of(cell, old) == ("new", "an earlier run belongs to schema 1 of the configs, now 2")
 
 
@@ -230,6 +232,23 @@ def test_a_plan_is_shown_with_states_costs_and_their_total(cells: list[GridCell]
     assert plan_to_json(plan_of(cells))["predicted_hours"] is None
 
 
+def test_a_part_of_a_gpu_is_proposed_by_the_largest_measured_peak(cells: list[GridCell]) -> None:
+    def measured(peak: float, gpu: float) -> list[TrackedRun]:
+        metrics = {"perf/peak_mem_mb": 1024 * peak, "perf/gpu_mem_mb": 1024 * gpu}
+        return [replace(run, metrics={**run.metrics, **metrics}) for run in both(cells[0])]
+
+    tune, _ = measured(0.5, 80)
+    left = plan_of(cells[1:], tune, measured(0.9, 80)[1])
+    sentence = "0.125 GPU a run would fit (peak 0.9 GiB of 80); add --gpus-per-worker 0.125"
+    assert proposed_part(left) == sentence
+    again = plan_of(cells[1:], *measured(0.4, 141), *measured(0.9, 80), *both(cells[0]))
+    assert proposed_part(again) == sentence, "runs on CPUs do not count"
+    assert proposed_part(plan_of(cells[1:], *measured(60, 80))) == "", "a whole one"
+    assert proposed_part(plan_of(cells[1:], *both(cells[0]))) == "", "runs on CPUs alone"
+    assert proposed_part(plan_of(cells[1:], tune)) == "", "no final run was measured"
+    assert proposed_part([]) == ""
+
+
 def test_plan_reads_runs_of_train_and_of_grids(folder: Path, tables: Path, cells: list[GridCell], asked: Any) -> None:
     shutil.copy(tables, folder / "mlflow.db")
     uri = f"sqlite:///{folder}/mlflow.db"
@@ -246,3 +265,49 @@ def test_plan_reads_runs_of_train_and_of_grids(folder: Path, tables: Path, cells
     assert (code, found) == (0, [("base", "cached", "", final), ("smooth", "new", TUNED, None)])
     assert "2 cells: 1 cached, 1 new" in err
     assert by_train.runs_of(["mgmrn/ablation/grid"], "") == []
+
+
+def test_what_a_plan_reads_depends_on_its_cells_and_not_on_the_runs_that_are_stored(
+    folder: Path, tables: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(tables, tmp_path / "mlflow.db")
+    store, by_train = (
+        TrackingStore.connect(f"sqlite:///{tmp_path}/mlflow.db", name)
+        for name in ("mgmrn/ablation/grid", "mgmrn/train")
+    )
+    file = write_grid(tmp_path, "seeds: [0, 1, 2]\n" + SMOOTH)
+    survey = Survey(make_grid(file), store, tuple(cells_of(file, folder / "data")))
+    base, new = survey.cells[:3], survey.cells[3:]
+    search, read = store.client.search_runs, list[int]()
+
+    def counted(*places: Any, **named: Any) -> Any:
+        page = search(*places, **named)
+        read.append(len(page))
+        return page
+
+    def runs_read() -> list[int]:
+        """Number of runs in the answer to each search of a plan of all cells."""
+        read.clear()
+        assert [one.state for one in survey.plan()] == ["cached"] * 3 + ["new"] * 3
+        return list(read)
+
+    def add_others(numbers: range) -> None:
+        """Add runs of other configs, of the shape of the cells and under their names."""
+        for number in numbers:
+            hashes = {f"{kind}_hash": f"other {number}" for kind in ("config", "group", "science")}
+            for one in (base[0].tune, new[0].final(DECIDED)):
+                run_in(by_train if number % 2 else store, parent, one, 0.5, **hashes)
+
+    monkeypatch.setattr(store.client, "search_runs", counted)
+    monkeypatch.setattr(known_module, "MOST_COSTS", 2)
+    parent = store.create_parent("launch", {})
+    for cell in base:
+        run_in(by_train, parent, cell.tune, 0.5)
+        run_in(by_train, parent, cell.final(DECIDED), 0.5)
+    add_others(range(2))
+    before = runs_read()
+    assert before[0] == 2 * len(base), "one search for all seeds and both splits of a config"
+    assert len(before) == 1 + 1 + 2 + 2, "base; smooth; no other data, no other schema; the time of tune and of final"
+    add_others(range(2, 8))
+    assert runs_read() == before
+    assert replace(survey, cells=base).plan() and read[len(before) :] == before[:1], "cached cells need no more"

@@ -42,7 +42,7 @@ def test_a_child_carries_name_tags_parent_config_data_set_and_artifacts(store: T
     assert run.parent_run_id is not None and store.get(run.parent_run_id).name == "launch"
     dataset = DatasetInput("CUB", "0123abcd", "tune", {"train_images": 3})
     for _ in range(2):
-        store.describe_run(run_id, NewRun("again", {}, dataset=dataset))
+        store.describe_run(run_id, NewRun("again", {}, datasets=[dataset]))
     found = store.client.get_run(run_id)
     assert found.data.params.keys() == values_of(CONFIG).keys()
     assert (found.data.params["model.levels"], found.data.params["optimiser.clip_norm"]) == ("[c4, c5]", "null")

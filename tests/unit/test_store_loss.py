@@ -22,7 +22,7 @@ from pipeline.interruption import Interruption
 from pipeline.spool import Spool
 from pipeline.storage import StoragePath
 from pipeline.tracking import sender as sender_module
-from pipeline.tracking.store import TrackingStore
+from pipeline.tracking.store import NOTE_TAG, TrackingStore
 from pipeline.train import tracked
 from pipeline.train.cell import Cell
 from pipeline.train.placement import Placement
@@ -34,7 +34,7 @@ from tests.mlflow_server import Server
 from tests.ray.command import wait_until
 from tests.tmpfs import TMPFS, fill, small_disk
 
-METRICS = {"val/ausuc": 0.5, "val/gzsl_h": 0.25}
+METRICS = {"val/ausuc": 0.5, "val/gzsl_h": 0.25, "val/zsl_t1": 0.75}
 
 
 @pytest.fixture(autouse=True)
@@ -72,8 +72,10 @@ class Lab:
 
     def lose(self, fault: Callable[[], object], reason: str) -> None:
         """Run every cell in one launch, without training, the first one with the fault, which is told at once and at the end."""
-        store = self.connect()
-        with parent_run(store, StoragePath.parse(self.storage), "key", "launch", {"mgmrn.kind": "launch"}) as launch:
+        store, data = self.connect(), [cell.data for cell in self.cells]
+        with parent_run(
+            store, StoragePath.parse(self.storage), "key", "launch", {"mgmrn.kind": "launch"}, data
+        ) as launch:
             for cell in self.cells:
                 self._run(store, cell, launch.run_id, fault if cell is self.cells[0] else None)
         assert not launch.is_tracked
@@ -96,6 +98,7 @@ class Lab:
             wait_until(lambda: bool(self.said), "the problem is told")
         evaluation = SimpleNamespace(result=SimpleNamespace(gamma=0.25))
         end = {
+            "epoch": 2,
             "reported": METRICS,
             "checkpoint": StoragePath("/checkpoint"),
             "calibration": Calibration(epochs=2, gamma=0.25),
@@ -109,6 +112,8 @@ class Lab:
         assert send_leftovers(StoragePath.parse(self.storage), store, 5) is None
         parents = store.own_runs("tags.`mgmrn.kind` = 'launch'")
         assert [run.status for run in parents] == ["FINISHED"]
+        used = store.client.get_run(parents[0].run_id).inputs.dataset_inputs
+        assert [one.dataset.digest for one in used] == [self.cells[0].data.digest[:36]], "one for all cells"
         for cell in self.cells:
             run = store.find_finished(cell.config_hash, cell.split)
             assert run is not None
@@ -118,6 +123,8 @@ class Lab:
             found = store.client.get_run(run.run_id)
             assert found.data.params.keys() == {*values_of(cell.config), "variant", "benchmark", "split"}
             assert [one.dataset.digest for one in found.inputs.dataset_inputs] == [cell.data.digest[:36]]
+            figures = "**H 25.0, T1 75.0, AUSUC 50.0** in percent on validation images"
+            assert run.tags[NOTE_TAG] == f"{figures}\n\nepoch 2 and γ 0.25, the best of 2\n\n`small` on TINY"
             assert store.read_text(run.run_id, "curve.csv") == "gamma\n"
         assert len(store.own_runs("tags.`mgmrn.kind` = 'run'")) == len(self.cells)
         calls = store.own_runs("")
@@ -221,7 +228,7 @@ def test_a_launch_that_ends_while_the_store_is_unreachable_is_completed_by_the_n
     report.mkdir()
     (report / "best.yaml").write_text("a: 1\n")
     fail = Mock(side_effect=MlflowException("connection refused"))
-    with parent_run(store, StoragePath.parse(storage), "key", "launch", {}) as launch:
+    with parent_run(store, StoragePath.parse(storage), "key", "launch", {}, []) as launch:
         for method in ("log_batch", "set_terminated", "log_artifacts", "get_metric_history"):
             monkeypatch.setattr(store.client, method, fail)
         launch.spool.append(0, {"val/ausuc/mean": 0.5})
@@ -242,7 +249,7 @@ def test_a_launch_that_ends_while_the_store_is_unreachable_is_completed_by_the_n
 def test_a_launch_that_is_interrupted_is_closed_and_leaves_nothing(tmp_path: Path, store: TrackingStore) -> None:
     with (
         pytest.raises(Interruption),
-        parent_run(store, StoragePath.parse(tmp_path / "runs"), "key", "launch", {}) as launch,
+        parent_run(store, StoragePath.parse(tmp_path / "runs"), "key", "launch", {}, []) as launch,
     ):
         assert list((tmp_path / "runs").glob("launch.*"))
         raise Interruption(signal.SIGINT)
@@ -250,7 +257,7 @@ def test_a_launch_that_is_interrupted_is_closed_and_leaves_nothing(tmp_path: Pat
     assert not list((tmp_path / "runs").glob("launch.*"))
     with (
         pytest.raises(Interruption),
-        parent_run(store, StoragePath.parse(tmp_path / "runs"), "key", "launch", {}) as launch,
+        parent_run(store, StoragePath.parse(tmp_path / "runs"), "key", "launch", {}, []) as launch,
     ):
         # Compiled code that a signal's handler interrupts, such as Ray's, raises a SystemError from it.
         raise SystemError("returned a result with an exception set") from Interruption(signal.SIGTERM)

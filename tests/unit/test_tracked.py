@@ -2,18 +2,21 @@
 
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
 from unittest.mock import DEFAULT, Mock
 
 import pytest
 
+from pipeline.config.compose import load_experiment
 from pipeline.errors import TrackingError
 from pipeline.spool import Spool
 from pipeline.storage import StoragePath
-from pipeline.tracking.store import TrackingStore
+from pipeline.tracking.store import NOTE_TAG, TrackingStore
 from pipeline.train import tracked
 from pipeline.train.cell import Cell
+from pipeline.train.messages import Failure
 from pipeline.train.placement import Placement
 from pipeline.train.tracked import Opening, RunTracker, open_run
 from pipeline.where import Where
@@ -42,6 +45,23 @@ def open_and_kill(tmp_path: Path, small_cell: Cell, store: TrackingStore) -> Cal
         return tracker
 
     return run
+
+
+def test_a_description_says_how_a_run_ended_and_what_its_config_changes(tmp_path, small_cell, store) -> None:
+    overrides = ["loss.scale=40", "model.backbone.weights=http://me:hunter2@host/w.pth"]
+    composed = replace(small_cell.composed, overrides=load_experiment("synthetic", overrides).overrides)
+    summary = "`small` on TINY with `loss.scale=40`, `model.backbone.weights=http://me:***@host/w.pth`"
+    opening = Opening(store, Where(storage=tmp_path), "study", store.create_parent("launch", {}), Placement(1, 1, 0))
+    full = Failure("out-of-memory", "the device is full", hint="take a smaller batch")
+    for end, said in (
+        (lambda tracker: tracker.killed("interrupted"), "**interrupted** after 1 of 2 epochs"),
+        (lambda tracker: tracker.failed(full), "**the device is full** (take a smaller batch) after 1 of 2 epochs"),
+    ):
+        tracker = open_run(replace(small_cell, composed=composed), opening)
+        Spool(tracker.spec.run_folder).append(1, {"train/total": 1.0})
+        end(tracker)
+        tracker.close()
+        assert store.get(tracker.run_id).tags[NOTE_TAG] == f"{said}\n\n{summary}"
 
 
 def test_a_run_waits_a_moment_for_a_server_that_comes_back(open_and_kill, store, monkeypatch, capsys) -> None:

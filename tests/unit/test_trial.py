@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from mgmrn.checkpoint import load_checkpoint
+from mgmrn.data import resident_maps
 from mgmrn.data.seal import is_sealed
 from mgmrn.data.splits import final_data, load_tune
 from mgmrn.data.xlsa17 import load_benchmark
@@ -86,7 +87,9 @@ def test_a_warm_process_gives_the_figures_of_a_fresh_one() -> None:
     fresh = spec_of("fresh")
     script = "import sys; from pipeline.trials.trial import OpenTrial; process = OpenTrial({'plan': sys.argv[1]})\n"
     script += "while not process.step().get('done'): pass"
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
+    }
     subprocess.run([sys.executable, "-c", script, config_of(fresh)["plan"]], check=True, env=environment)
     assert figures(tune) == figures(again) == figures(fresh)
 
@@ -128,6 +131,27 @@ def test_a_spoiled_process_trains_no_further_run(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(SpoiledProcessError):
         process.step()
     assert not after.run_folder.exists()
+
+
+def test_a_run_whose_maps_leave_too_little_memory_goes_on_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    undisturbed, run, on_device = spec_of("undisturbed"), spec_of("run"), []
+    steps_of(OpenTrial(config_of(undisturbed)))
+    for name, value in (("free_bytes", lambda device: 2**30), ("_loaded", {}), ("_kept_off", False)):
+        monkeypatch.setattr(resident_maps, name, value)
+    train_epoch = worker.train_epoch
+
+    def short_of_memory(trainer: Any, batches: Any) -> Any:
+        on_device.append(bool(resident_maps._loaded))
+        if trainer.epoch == 1 and resident_maps._loaded:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return train_epoch(trainer, batches)
+
+    monkeypatch.setattr(worker, "train_epoch", short_of_memory)
+    assert steps_of(OpenTrial(config_of(run)))[-1].checkpoint
+    assert on_device == [True, True, False], "the first epoch is not trained again"
+    assert figures(run) == figures(undisturbed)
+    notes = [entry.content["text"] for entry in Spool(run.run_folder).read() if entry.kind == "note"]
+    assert "maps are on the GPU" in notes[0] and "the maps stay on the host" in notes[-1]
 
 
 @pytest.mark.long
