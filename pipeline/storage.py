@@ -1,4 +1,4 @@
-"""Storage of runs: a folder of a disk that all hosts mount, or a prefix of a bucket (docs/adr/0013).
+"""Storage of runs: a folder of a disk that all hosts mount, or a prefix of a bucket (docs/adr/0016).
 
 A file appears whole or not at all. Nothing is appended, renamed or locked: an object store offers none of it.
 """

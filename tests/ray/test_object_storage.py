@@ -31,7 +31,6 @@ fixed: {schedule.epochs: 3, sampling.kind: episodic, sampling.ways: 2, sampling.
 space:
   loss.regression: {kind: float, low: 0.01, high: 1, log: true}
 sampler: {name: random, seed: 1}
-confirm_seeds: 1
 trials: 4
 """
 GRID = """\
