@@ -51,7 +51,13 @@ def test_a_description_says_how_a_run_ended_and_what_its_config_changes(tmp_path
     overrides = ["loss.scale=40", "model.backbone.weights=http://me:hunter2@host/w.pth"]
     composed = replace(small_cell.composed, overrides=load_experiment("synthetic", overrides).overrides)
     summary = "`small` on TINY with `loss.scale=40`, `model.backbone.weights=http://me:***@host/w.pth`"
-    opening = Opening(store, Where(storage=tmp_path), "study", store.create_parent("launch", {}), Placement(1, 1, 0))
+    opening = Opening(
+        store,
+        Where(storage=StoragePath.parse(tmp_path)),
+        "study",
+        store.create_parent("launch", {}),
+        Placement(1, 1, 0),
+    )
     full = Failure("out-of-memory", "the device is full", hint="take a smaller batch")
     for end, said in (
         (lambda tracker: tracker.killed("interrupted"), "**interrupted** after 1 of 2 epochs"),
