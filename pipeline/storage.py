@@ -8,6 +8,7 @@ import io
 import os
 import re
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,6 @@ from typing import IO, TYPE_CHECKING, Self, TypeVar, final
 from mgmrn.atomic_file import replacing
 from mgmrn.errors import ResourceError, UserError
 from mgmrn.manifest import MANIFEST_FILE
-from pipeline.console import say
 from pipeline.redaction import redact
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ class StoragePath:
                 if now - since >= AWAY_SECONDS:
                     raise
                 if since == now:
-                    say(f"{self._bucket} does not answer, waiting for it: {error.strerror}")
+                    sys.stderr.write(f"{self._bucket} does not answer, waiting for it: {error.strerror}\n")
                 time.sleep(PAUSE_SECONDS)
 
     def _once(self, use: Callable[["FileSystem", str], T]) -> T:
