@@ -140,23 +140,15 @@ class StoragePath:
             with suppress(FileNotFoundError, NotADirectoryError):
                 return sorted(name for name in os.listdir(self.disk) if not name.startswith("."))
             return []
-        from pyarrow.fs import FileSelector
-
-        found = self._patiently(lambda store, key: store.get_file_info(FileSelector(key, allow_not_found=True)))
-        return sorted(one.base_name for one in found)
+        # Arrow tells of no folders in Google's store that it has not made.
+        return sorted({path.partition("/")[0] for path, _ in self._listed(recursive=self.address.startswith("gs:"))})
 
     def sizes(self) -> dict[str, int]:
         """Bytes of every file in this folder and below, by its path from here; of a file, under `.`."""
         if self.disk:
             files = (path for path in (self.disk, *self.disk.rglob("*")) if path.is_file())
             return {path.relative_to(self.disk).as_posix(): path.lstat().st_size for path in files}
-        from pyarrow.fs import FileSelector
-
-        found = self._patiently(
-            lambda store, key: store.get_file_info(FileSelector(key, allow_not_found=True, recursive=True))
-        )
-        top = len(self.address.partition("://")[2]) + 1
-        return {one.path[top:]: one.size for one in found if one.is_file}
+        return {path: size for path, size in self._listed(recursive=True) if size is not None}
 
     def delete(self) -> None:
         """Deletes the file, or the folder with all that is in it; nothing where there is neither."""
@@ -195,6 +187,16 @@ class StoragePath:
                 with path.open("rb") as file:
                     (self / path.relative_to(folder).as_posix()).send(file)
 
+    def _listed(self, recursive: bool) -> list[tuple[str, int | None]]:
+        """Paths from here and sizes of the objects below, and of their folders, which have none."""
+        from pyarrow.fs import FileSelector
+
+        def look(store: "FileSystem", key: str) -> list[tuple[str, int | None]]:
+            found = store.get_file_info(FileSelector(key, allow_not_found=True, recursive=recursive))
+            return [(one.path[len(key) + 1 :], one.size) for one in found]
+
+        return self._patiently(look)
+
     def _patiently(self, use: Callable[["FileSystem", str], T]) -> T:
         return self._waiting(lambda: self._once(use))
 
@@ -202,7 +204,7 @@ class StoragePath:
         """Result of a use of the storage, repeated while that does not answer, which is said once."""
         while True:
             try:
-                return use()
+                result = use()
             except TimeoutError as error:
                 now = time.monotonic()
                 since = _silent_since.setdefault(self._bucket, now)
@@ -211,19 +213,22 @@ class StoragePath:
                 if since == now:
                     sys.stderr.write(f"{self._bucket} does not answer, waiting for it: {error.strerror}\n")
                 time.sleep(PAUSE_SECONDS)
+            else:
+                _silent_since.pop(self._bucket, None)
+                return result
 
     def _once(self, use: Callable[["FileSystem", str], T]) -> T:
         try:
-            result = use(_store(self._bucket), self.address.partition("://")[2])
+            return use(_store(self._bucket), self.address.partition("://")[2])
         except OSError as error:
             if error.errno is not None:  # A file that is not there, or of a disk of this host.
                 raise
             # Like "When … in bucket 'b': AWS Error ACCESS_DENIED during …: Access Denied (Request ID: …)".
-            reason = re.sub(r"^When .*?': | \(Request ID.*|; Details.*|\n.*", "", str(error), flags=re.DOTALL)
+            reason = re.sub(
+                r"^When .*?': | \(Request ID.*|; Details.*| error_info=.*|\n.*", "", str(error), flags=re.DOTALL
+            )
             number = errno.ETIMEDOUT if _NO_ANSWER.search(reason) else errno.EACCES
             raise OSError(errno.ENOSPC if _NO_ROOM.search(reason) else number, reason, self.address) from error
-        _silent_since.pop(self._bucket, None)
-        return result
 
     @property
     def _bucket(self) -> str:
@@ -235,8 +240,9 @@ def _store(bucket: str) -> "FileSystem":
     """Object store of a bucket, with the endpoint, region and credentials of the environment or their usual files."""
     from pyarrow.fs import FileSystem
 
-    # A small object is written with one request then.
-    return FileSystem.from_uri(bucket + ("?allow_delayed_open=true" if bucket.startswith("s3:") else ""))[0]
+    # One request writes a small object, and Google's store is not asked for a quarter of an hour before anything is said.
+    options = "allow_delayed_open=true" if bucket.startswith("s3:") else "retry_limit_seconds=10"
+    return FileSystem.from_uri(f"{bucket}?{options}")[0]
 
 
 def _put(store: "FileSystem", key: str, source: IO[bytes]) -> None:
@@ -262,10 +268,11 @@ def _fetch(store: "FileSystem", key: str, target: Path) -> None:
 def _delete(store: "FileSystem", key: str) -> None:
     from pyarrow.fs import FileType
 
-    with suppress(FileNotFoundError):
-        if store.get_file_info(key).type == FileType.File:
+    kind = store.get_file_info(key).type
+    with suppress(FileNotFoundError):  # Deleted by another process.
+        if kind == FileType.File:
             store.delete_file(key)
-        else:
+        elif kind == FileType.Directory:
             store.delete_dir(key)
 
 
@@ -292,7 +299,7 @@ def write_probe(folder: Path) -> None:
 def check_writable(storage: StoragePath) -> None:
     """Checks that a folder, or the place where it would be made, can be written to. Raises `StorageError` when it cannot."""
     if storage.disk is None:
-        with explained(storage):
+        with explained(storage, errno.ENOENT):
             (storage / "probe").try_write(os.urandom(PROBE_BYTES))
             (storage / "probe").delete()
         return
