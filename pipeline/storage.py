@@ -21,7 +21,6 @@ from typing import IO, TYPE_CHECKING, Self, TypeVar, final
 
 from mgmrn.atomic_file import replacing
 from mgmrn.errors import ResourceError, UserError
-from mgmrn.manifest import MANIFEST_FILE
 from pipeline.redaction import redact
 
 if TYPE_CHECKING:
@@ -179,6 +178,9 @@ class StoragePath:
             self.disk.mkdir(parents=True)
             yield self.disk
             return
+        # Needs pydantic, without which a command can still say that it is missing.
+        from mgmrn.manifest import MANIFEST_FILE
+
         with tempfile.TemporaryDirectory() as folder:
             with _room():
                 yield Path(folder)

@@ -116,6 +116,7 @@ def test_what_is_written_while_the_endpoint_is_away_arrives_when_it_is_back(
     assert capsys.readouterr().err.count("s3://runs-of-tests does not answer, waiting for it: AWS Error NETWORK_") == 1
 
 
+@pytest.mark.long
 def test_an_endpoint_that_stays_away_ends_the_wait(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "AWAY_SECONDS", 1.0)
     endpoint.stop()
@@ -127,6 +128,7 @@ def test_an_endpoint_that_stays_away_ends_the_wait(endpoint: Endpoint, monkeypat
     endpoint.start()
 
 
+@pytest.mark.long
 def test_a_driver_elsewhere_does_not_die_of_an_endpoint_that_was_away(
     endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
