@@ -102,9 +102,6 @@ class Spool:
         numbers = {key: float(value) for key, value in metrics.items() if isinstance(value, bool | int | float)}
         self._append({"kind": "metrics", "step": step, "time_ms": int(time.time() * 1000), "metrics": numbers})
 
-    def append_tags(self, tags: Mapping[str, str]) -> None:
-        self._append({"kind": "tags", "tags": dict(tags)})
-
     def append_artifacts(self, folder: Path) -> None:
         """Adds a folder of artifacts; it must be in this one's folder and stay until it is sent."""
         self._append({"kind": "artifacts", "folder": self._relative(folder)})
@@ -155,9 +152,10 @@ class Spool:
             raise UserError(message, str(self.path), hint)
         return found
 
-    def append_end(self, status: EndStatus, stop_reason: str) -> None:
-        """Adds the end of the run; no line comes after it, unless the run is resumed."""
-        self._append({"kind": "end", "status": status, "stop_reason": stop_reason, "time_ms": int(time.time() * 1000)})
+    def append_end(self, status: EndStatus, stop_reason: str, tags: Mapping[str, str] | None = None) -> None:
+        """Adds the end of the run with its tags; no line comes after it, unless the run is resumed."""
+        end = {"status": status, "stop_reason": stop_reason, "tags": dict(tags or {})}
+        self._append({"kind": "end", **end, "time_ms": int(time.time() * 1000)})
 
     def read(self, offset: int = 0) -> Iterator[Entry]:
         """Whole lines from an offset on; one that was cut short by a killed writer is passed over."""

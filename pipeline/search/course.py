@@ -46,7 +46,7 @@ def run_course(search: Search, name: str, budget_hours: float | None, tracking_u
         comparisons=comparisons,
         importances=shares,
         best_configs=() if best is None else _write_best(search, best, report),
-        parent_run_id=site.opening.parent_run_id,
+        parent_run_id=site.opening.parent.run_id,
         tracking_uri=tracking_uri,
     )
 

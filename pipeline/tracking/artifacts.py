@@ -1,6 +1,5 @@
-"""Files that a finished run carries: evaluation tables and plots, the resolved config, the environment. U: classes."""
+"""Files that a finished run carries: evaluation tables and plots, the resolved config. U: classes."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from mgmrn.metrics import SeenMask, calibrated_predictions, per_class_accuracy, 
 from mgmrn.protocol import Evaluation
 from pipeline.config.compose import ComposedConfig, show
 from pipeline.redaction import redact
-from pipeline.tracking.environment import GitState
 
 LARGEST_PLOTTED_CONFUSION = 60
 LARGEST_PLAIN_TABLE = 5000
@@ -58,16 +56,10 @@ def write_evaluation(folder: Path, evaluation: Evaluation, names: Sequence[str],
     _write_curve(target, evaluation)
 
 
-def write_provenance(folder: Path, composed: ComposedConfig, environment: dict[str, Any], git: GitState) -> None:
-    """Write `config/resolved.yaml` with the origin of every value, and `env/` with machine and git state; passwords are masked."""
+def write_config(folder: Path, composed: ComposedConfig) -> None:
+    """Write `config/resolved.yaml` with the origin of every value; passwords are masked."""
     (folder / "config").mkdir(parents=True, exist_ok=True)
-    (folder / "env").mkdir(exist_ok=True)
     (folder / "config" / "resolved.yaml").write_text(redact(show(composed)), encoding="utf-8")
-    (folder / "env" / "environment.json").write_text(json.dumps(environment, indent=1))
-    state = {"sha": git.sha, "dirty": git.dirty, "untracked": git.untracked}
-    (folder / "env" / "git.json").write_text(json.dumps(state, indent=1))
-    if git.diff:
-        (folder / "env" / "git.diff").write_text(redact(git.diff), encoding="utf-8")
 
 
 def _write_curve(target: Path, evaluation: Evaluation) -> None:

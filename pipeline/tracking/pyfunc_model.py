@@ -1,7 +1,8 @@
-"""Code of the logged model, which MLflow runs beside a copy of `mgmrn`: pictures in, class names and calibrated scores out."""
+"""Code of the logged model, which MLflow runs beside `mgmrn.zip`: pictures in, class names and calibrated scores out."""
 
 import base64
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,9 @@ import pandas as pd
 import torch
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PythonModel, PythonModelContext
+
+if (code := Path(__file__).parent / "code" / "mgmrn.zip").exists():  # Not while the model is logged.
+    sys.path.insert(0, str(code))
 
 from mgmrn.checkpoint import TrainedModel, load_model
 from mgmrn.data.class_table import classes_from_json

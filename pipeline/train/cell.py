@@ -11,11 +11,10 @@ from mgmrn.data.splits import SplitData
 from pipeline import places
 from pipeline.config.compose import ComposedConfig
 from pipeline.config.identity import code_digest, config_hash, group_hash
-from pipeline.job_environment import job_tags
 from pipeline.spool import DatasetInput
-from pipeline.tracking.environment import numerics, origin_tags
+from pipeline.tracking.environment import numerics
 from pipeline.train.placement import Placement, Workers
-from pipeline.train.spec import Calibration, RunSpec, Split
+from pipeline.train.spec import Calibration, LoggedModels, RunSpec, Split
 
 Status = Literal["finished", "cached", "failed", "stopped"]
 """State of a run, or of a whole launch, when a command ends."""
@@ -96,7 +95,7 @@ class Cell:
     def folder(self, storage: Path) -> Path:
         return storage / f"{self.name}.{self.split}"
 
-    def spec(self, data_root: Path, storage: Path, cpus_per_worker: int) -> RunSpec:
+    def spec(self, data_root: Path, storage: Path, cpus_per_worker: int, log_model: LoggedModels = "final") -> RunSpec:
         return RunSpec(
             identity=self.identity,
             config=self.config,
@@ -106,6 +105,7 @@ class Cell:
             cache_root=places.CACHE.resolve(),
             run_folder=self.folder(storage),
             cpus_per_worker=cpus_per_worker,
+            log_model=log_model,
         )
 
     def tags(self, study: str, placement: Placement) -> Mapping[str, str]:
@@ -130,8 +130,6 @@ class Cell:
             "mgmrn.gpus_per_worker": f"{placement.gpus_per_worker:g}",
             "mgmrn.attempt": "1",
             "mgmrn.calibration": self.calibration_tag,
-            **job_tags(),
-            **origin_tags(),
         }
 
 

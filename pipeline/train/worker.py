@@ -45,6 +45,8 @@ class Rank:
     data: TuneData | FinalData
     share: Share
     device: torch.device
+    begun: float
+    """Time (`time.monotonic()`) at which it began to read data."""
 
 
 def train_epochs(spec: RunSpec, share: Share, device: torch.device) -> Iterator[dict[str, float]]:
@@ -84,9 +86,10 @@ def _epochs(spec: RunSpec, share: Share, device: torch.device) -> Iterator[dict[
             reserve_room(spec.failure_file)
     torch.backends.cudnn.benchmark = True  # cuDNN times its convolutions at the first call for each shape.
     torch.set_num_threads(spec.cpus_per_worker)
+    begun = time.monotonic()
     with sealed() if spec.split == "tune" else nullcontext():
         load = load_tune if spec.split == "tune" else load_final
-        rank = Rank(spec, load(spec.data_root, spec.config.benchmark), share, device)
+        rank = Rank(spec, load(spec.data_root, spec.config.benchmark), share, device, begun)
         if isinstance(spec.config.model, ESZSLConfig):
             evaluation, metrics = fit_on_split(spec, rank.data, rank.device, note_taker(spec.notes_file))
             yield from _noted(rank, {"epoch": 1, "epochs": 1, **metrics, **evaluation.metrics}, evaluation)
@@ -132,15 +135,18 @@ def _train(rank: Rank) -> Iterator[dict[str, float]]:
     if state:
         trainer.load_state_dict(state)
         del state
+    start_seconds = time.monotonic() - rank.begun
     while trainer.epoch < spec.epochs:
         epoch = trainer.epoch
         _seed_epoch(spec.config.seed, epoch, rank.share.rank)
         stats = train_epoch(trainer, feed.train_batches(epoch))
         evaluation: Evaluation | None = None
         figures: dict[str, float] = {}
+        trained = time.monotonic()
         if spec.split == "tune" or trainer.epoch == spec.epochs:
             evaluation, figures = _evaluate(rank, trainer, feed)
-        yield from _noted(rank, _metrics(rank, trainer, stats) | figures, evaluation, trainer, feed)
+        seconds = {"start_s": start_seconds, "evaluation_s": time.monotonic() - trained}
+        yield from _noted(rank, _metrics(rank, trainer, stats) | figures | seconds, evaluation, trainer, feed)
 
 
 def _folder_to_go_on_from(rank: Rank) -> Path | None:
@@ -209,29 +215,31 @@ def _noted(
     trainer: Trainer | None = None,
     feed: Feed | None = None,
 ) -> Iterator[dict[str, float]]:
-    """Metrics of an epoch. Rank 0 writes the checkpoint before, with the evaluation and, at the end, the model, and prunes others after."""
+    """Metrics of an epoch. Rank 0 writes the checkpoint before, with the evaluation and, if it may count in the end, the model, and prunes
+    others after.
+    """
     if rank.share.rank:
         yield metrics
         return
     spec, classes, epoch = rank.spec, rank.data.classes, int(metrics["epoch"])
+    counting = checkpoints.counting_epoch(spec.split, {**Spool(spec.spool_file).epochs(), epoch: metrics})
     with explained(spec.run_folder), checkpoints.new_checkpoint(spec.run_folder, epoch) as folder:
         if evaluation is not None:
             evaluation.save(folder / EVALUATION_FILE)
         if trainer is not None:
             save_checkpoint(folder, trainer.state_dict(), spec.identity)
-        if feed is not None and epoch == spec.epochs:
+        if feed is not None and evaluation is not None and epoch == counting and spec.exports_model:
             model = TrainedModel(
                 network=feed.image_model,
                 config=spec.config,
                 class_names=classes.names,
                 class_attributes=torch.from_numpy(classes.attributes),
                 seen=classes.seen,
-                gamma=evaluation.result.gamma if evaluation else 0.0,
+                gamma=evaluation.result.gamma,
                 attribute_names=attribute_names(spec.data_root, spec.config.benchmark, classes.attributes.shape[1]),
             )
             export_model(folder / MODEL_FILE, model)
     yield metrics
-    counting = checkpoints.counting_epoch(spec.split, {**Spool(spec.spool_file).epochs(), epoch: metrics})
     checkpoints.prune(spec.run_folder, checkpoints.worth_keeping(spec.run_folder, epoch, counting))
 
 

@@ -11,7 +11,7 @@ from pipeline.spool import OnEpoch
 from pipeline.train.cell import Cell
 from pipeline.train.fit import Fitted
 from pipeline.train.messages import Failure
-from pipeline.train.tracked import Opening, RunTracker, open_run, parent_spool
+from pipeline.train.tracked import Opening, RunTracker, open_run
 from pipeline.trials.trial import TrialPlan, TrialReport
 
 
@@ -53,10 +53,10 @@ class Site:
     @property
     def tune_folder(self) -> Path:
         """Folder of Ray Tune's own files, which are removed when the trials have ended."""
-        return self.storage / f"tune-{self.opening.parent_run_id}"
+        return self.storage / f"tune-{self.opening.parent.run_id}"
 
     def log_figures(self, step: int, figures: Mapping[str, float]) -> None:
-        parent_spool(self.storage, self.opening.parent_run_id).append(step, figures)
+        self.opening.parent.spool.append(step, figures)
 
 
 class TrackedTrial:

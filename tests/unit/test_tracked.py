@@ -12,12 +12,13 @@ import pytest
 from pipeline.config.compose import load_experiment
 from pipeline.errors import TrackingError
 from pipeline.spool import Spool
+from pipeline.tracking.environment import origin_tags
 from pipeline.tracking.store import NOTE_TAG, TrackingStore
 from pipeline.train import tracked
 from pipeline.train.cell import Cell
 from pipeline.train.messages import Failure
 from pipeline.train.placement import Placement
-from pipeline.train.tracked import Opening, RunTracker, open_run
+from pipeline.train.tracked import Opening, ParentRun, RunTracker, open_run
 from pipeline.where import Where
 
 AWAY = TrackingError("the tracking store failed: connection refused", "http://127.0.0.1:5000")
@@ -35,9 +36,10 @@ def refuse(store: TrackingStore, outcomes: Iterable[object], monkeypatch: pytest
 def open_and_kill(tmp_path: Path, small_cell: Cell, store: TrackingStore) -> Callable[[], RunTracker]:
     """Opens a run and closes it without training."""
     where = Where(data_root=tmp_path / "data", storage=tmp_path / "runs")
-    opening = Opening(store, where, "study", store.create_parent("launch", {}), Placement(1, 1, 0))
 
     def run() -> RunTracker:
+        launch = ParentRun(store.create_parent("launch", {}), Spool(tmp_path / "launch.jsonl"), origin_tags())
+        opening = Opening(store, where, "study", launch, Placement(1, 1, 0))
         tracker = open_run(small_cell, opening)
         tracker.killed("test")
         tracker.close()

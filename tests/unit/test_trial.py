@@ -12,7 +12,7 @@ import psutil
 import pytest
 import torch
 
-from mgmrn.checkpoint import load_checkpoint
+from mgmrn.checkpoint import MODEL_FILE, load_checkpoint
 from mgmrn.data import resident_maps
 from mgmrn.data.seal import is_sealed
 from mgmrn.data.splits import final_data, load_tune
@@ -109,6 +109,18 @@ def test_a_stopped_trial_gives_up_its_run() -> None:
     assert process.reset_config(config_of(spec_of("next")))
     assert not is_sealed()
     process.cleanup()
+
+
+@pytest.mark.parametrize(
+    ("split", "log_model", "exported"),
+    [("tune", "final", False), ("tune", "all", True), ("final", "final", True), ("final", "none", False)],
+)
+def test_the_checkpoint_that_counts_holds_the_model_where_it_is_to_be_logged(
+    split: str, log_model: str, exported: bool
+) -> None:
+    spec = spec_of("model", split).model_copy(update={"log_model": log_model})
+    last = steps_of(OpenTrial(config_of(spec)))[-1].checkpoint
+    assert last is not None and (Path(last) / MODEL_FILE).exists() is exported
 
 
 @pytest.mark.parametrize("spoiled_by", ["memory that ran out", "a leak"])
