@@ -214,7 +214,8 @@ class TrackingStore:
     def pages(self, run_id: str) -> dict[str, str]:
         """Path → text of the comparison and the report pages of a grid's run."""
         with translated(self.uri):
-            found = [*self.client.list_artifacts(run_id), *self.client.list_artifacts(run_id, "report")]
+            files = self.files_of(run_id)
+            found = [*files.list_artifacts(), *files.list_artifacts("report")]
         paths = [one.path for one in found if one.path.endswith((".json", ".html"))]
         return {path: self.read_text(run_id, path) for path in paths}
 

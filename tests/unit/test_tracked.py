@@ -32,14 +32,17 @@ def refuse(store: TrackingStore, outcomes: Iterable[object], monkeypatch: pytest
     return find
 
 
+def made_launch(store: TrackingStore, folder: Path) -> ParentRun:
+    return ParentRun(store.create_parent("launch", {}), Spool(folder / "launch.jsonl"), origin_tags())
+
+
 @pytest.fixture
 def open_and_kill(tmp_path: Path, small_cell: Cell, store: TrackingStore) -> Callable[[], RunTracker]:
     """Opens a run and closes it without training."""
     where = Where(data_root=tmp_path / "data", storage=tmp_path / "runs")
 
     def run() -> RunTracker:
-        launch = ParentRun(store.create_parent("launch", {}), Spool(tmp_path / "launch.jsonl"), origin_tags())
-        opening = Opening(store, where, "study", launch, Placement(1, 1, 0))
+        opening = Opening(store, where, "study", made_launch(store, tmp_path), Placement(1, 1, 0))
         tracker = open_run(small_cell, opening)
         tracker.killed("test")
         tracker.close()
@@ -52,7 +55,7 @@ def test_a_description_says_how_a_run_ended_and_what_its_config_changes(tmp_path
     overrides = ["loss.scale=40", "model.backbone.weights=http://me:hunter2@host/w.pth"]
     composed = replace(small_cell.composed, overrides=load_experiment("synthetic", overrides).overrides)
     summary = "`small` on TINY with `loss.scale=40`, `model.backbone.weights=http://me:***@host/w.pth`"
-    opening = Opening(store, Where(storage=tmp_path), "study", store.create_parent("launch", {}), Placement(1, 1, 0))
+    opening = Opening(store, Where(storage=tmp_path), "study", made_launch(store, tmp_path), Placement(1, 1, 0))
     full = Failure("out-of-memory", "the device is full", hint="take a smaller batch")
     for end, said in (
         (lambda tracker: tracker.killed("interrupted"), "**interrupted** after 1 of 2 epochs"),
