@@ -162,7 +162,8 @@ class TrackingStore:
     def search(self, wanted: str, experiments: Iterable[str], most: int | None = None) -> list[TrackedRun]:
         """`own_runs` of experiments by their ids: all, or the latest ones up to a number."""
         found: list[TrackedRun] = []
-        places, order, token = list(experiments), ["attributes.start_time DESC"], None
+        # An experiment that a verb that reads does not find has no id.
+        places, order, token = [one for one in experiments if one], ["attributes.start_time DESC"], None
         while places:
             with translated(self.uri):
                 page = self.client.search_runs(
