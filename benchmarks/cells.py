@@ -179,8 +179,8 @@ def recorded(storage: Path, start: float, end: float, slots: int) -> Seconds:
     begun = []
     for epochs in runs:
         first, last = epochs[0], epochs[-1]
-        spent = first["start_s"], total("perf/epoch_s", epochs), total("evaluation_s", epochs)
-        begun.append(first["moment"] - first["start_s"] - first["perf/epoch_s"] - first["evaluation_s"])
+        spent = first["perf/start_s"], total("perf/epoch_s", epochs), total("perf/evaluation_s", epochs)
+        begun.append(first["moment"] - first["perf/start_s"] - first["perf/epoch_s"] - first["perf/evaluation_s"])
         for name, seconds in zip(parts, (*spent, last["moment"] - begun[-1] - sum(spent)), strict=True):
             parts[name] += seconds
     ended = max(epochs[-1]["moment"] for epochs in runs)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mgmrn.checkpoint import MODEL_FILE, TrainedModel, load_model
+from mgmrn.checkpoint import TrainedModel, load_model
 from mgmrn.config import ImageConfig
 from mgmrn.data.class_table import read_class_table
 from mgmrn.data.images import prepared
@@ -23,6 +23,7 @@ from mgmrn.prediction import BATCH, Answer, answer, score, with_classes
 from pipeline.console import Console, say
 from pipeline.tracking.registry import fetch_exported, registry_uri
 from pipeline.tracking.store import MODEL_TAG, NO_MODEL_HINT, TrackingStore
+from pipeline.train.spec import MODEL_FILE
 
 DECODERS = 8
 """Largest number of pictures decoded at once; each may take some hundred megabytes."""

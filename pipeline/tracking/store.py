@@ -335,11 +335,11 @@ class TrackingStore:
             with zipfile.ZipFile(code, "w") as archive:
                 for module in sorted((REPOSITORY / "mgmrn").rglob("*.py")):
                     archive.write(module, module.relative_to(REPOSITORY))
-            # MLflow cannot continue an interrupted attempt, since it records a model's run once.
             if begun := tags.get(BEGUN_TAG):
                 with contextlib.suppress(MlflowException):
                     self.client.delete_logged_model(begun)
-            # MLflow's `log_model` would write to the address in the database, where the files of a moved store do not stand.
+            # MLflow's `log_model` would write to the address in the database, where the files of a moved store do not stand; it
+            # would also load the model to try it, and torch with it, which takes this process seconds and 0.8 GB.
             model = self.client.create_logged_model(self.experiment_id, name="model", source_run_id=run_id)
             self.client.set_tag(run_id, BEGUN_TAG, model.model_id)
             mlflow.pyfunc.save_model(

@@ -9,8 +9,8 @@ Split = Literal["tune", "final"]
 LoggedModels = Literal["final", "all", "none"]
 """Runs whose trained model is exported and logged: those of the split, all, or none."""
 
-EVALUATION_FILE = "evaluation.npz"
-"""File of a checkpoint with the scores of the evaluation images, where the epoch was evaluated."""
+EVALUATION_FILE, MODEL_FILE = "evaluation.npz", "model.pt"
+"""Files of a checkpoint: the scores of the evaluation images, where the epoch was evaluated, and the exported model, where it may count."""
 
 
 class Calibration(Frozen):

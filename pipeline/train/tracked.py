@@ -30,7 +30,7 @@ from pipeline.tracking.store import DRIVER_TAG, NOTE_LIMIT, NOTE_TAG, TrackedRun
 from pipeline.train.cell import Cell, RunSummary, datasets_of
 from pipeline.train.messages import Failure, recorded_failure, shown_notes
 from pipeline.train.placement import Placement
-from pipeline.train.spec import Calibration, LoggedModels, RunSpec
+from pipeline.train.spec import MODEL_FILE, Calibration, LoggedModels, RunSpec
 from pipeline.train.storage import release, take
 from pipeline.where import Where
 
@@ -109,14 +109,11 @@ class RunTracker:
         if self.cell.split == "tune":
             tags["mgmrn.calibration"] = ended.calibration.model_dump_json()
         self._spool.append_artifacts(write_record(self.spec, self.cell, ended))
-        if self.spec.exports_model:
-            from mgmrn.checkpoint import MODEL_FILE
-
+        if (model := ended.checkpoint / MODEL_FILE).exists():
             picture = self.cell.data.unseen.path(0)
             example = self.spec.run_folder / f"example{picture.suffix}"
-            if (model := ended.checkpoint / MODEL_FILE).exists():  # ESZSL exports none.
-                shutil.copyfile(picture, example)
-                self._spool.append_model(model, gamma, example)
+            shutil.copyfile(picture, example)
+            self._spool.append_model(model, gamma, example)
         self._spool.append_end("FINISHED", "finished", tags)
 
     def failed(self, failure: Failure) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from mgmrn.checkpoint import MODEL_FILE, TrainedModel, export_model, load_checkpoint, save_checkpoint
+from mgmrn.checkpoint import TrainedModel, export_model, load_checkpoint, save_checkpoint
 from mgmrn.config import ESZSLConfig, ExperimentConfig
 from mgmrn.data.feature_cache import Progress
 from mgmrn.data.loading import evaluation_loader
@@ -33,7 +33,7 @@ from mgmrn.protocol import PREFIX, Evaluation, evaluate_split
 from pipeline.spool import Spool
 from pipeline.train import checkpoints
 from pipeline.train.messages import Failure, note_taker, record_failure, recorded_failure, reserve_room
-from pipeline.train.spec import EVALUATION_FILE, RunSpec
+from pipeline.train.spec import EVALUATION_FILE, MODEL_FILE, RunSpec
 from pipeline.train.storage import explained
 
 
@@ -145,7 +145,7 @@ def _train(rank: Rank) -> Iterator[dict[str, float]]:
         trained = time.monotonic()
         if spec.split == "tune" or trainer.epoch == spec.epochs:
             evaluation, figures = _evaluate(rank, trainer, feed)
-        seconds = {"start_s": start_seconds, "evaluation_s": time.monotonic() - trained}
+        seconds = {"perf/start_s": start_seconds, "perf/evaluation_s": time.monotonic() - trained}
         yield from _noted(rank, _metrics(rank, trainer, stats) | figures | seconds, evaluation, trainer, feed)
 
 

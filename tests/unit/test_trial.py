@@ -23,7 +23,7 @@ from pipeline.train import worker
 from pipeline.train.cell import make_cell
 from pipeline.train.checkpoints import kept_checkpoints
 from pipeline.train.placement import Placement
-from pipeline.train.spec import RunSpec
+from pipeline.train.spec import MODEL_FILE, RunSpec
 from pipeline.trials.trial import GROWTH, STEPS, OpenTrial, SpoiledProcessError, TrialPlan, TrialReport
 from tests.ray.command import REPOSITORY
 from tests.ray.small import write_small
