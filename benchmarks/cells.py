@@ -1,85 +1,102 @@
 """Cells of a grid an hour: by `ablate`, and by a bare loop over the same cells, as many at once, in turns.
 
-The bare loop has one process a slot, which reads data, trains and evaluates, on `tune` after every epoch and on `final` once, without Ray,
-checkpoints and tracking. Caches are filled before. `ablate` tracks to a temporary database. Efficiency is the time of the bare loop relative to
-that of `ablate`.
+The grid is a slim `cub100` on cached maps: two variants, each with `--seeds` seeds; a cell is a `tune` and a `final` run. The bare loop has
+one process a slot, which reads data, trains and evaluates, on `tune` after every epoch and on `final` once, without Ray, checkpoints and
+tracking. Caches are filled before. `ablate` tracks to a temporary database. Efficiency is the time of the bare loop relative to that of
+`ablate`. The other figures are seconds of a slot for each run, and their sum is the time of the command times slots over runs.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
 
 from benchmarks import measure
-from benchmarks.overhead import recorded_epochs, run
+from benchmarks.overhead import run
 from mgmrn.config import ExperimentConfig
 from pipeline import places
+
+GRID = """\
+base: cub100
+base_name: slim
+fixed: {{model.width: 64, model.decoder.attention_width: 64, model.granularity.reduce: before, schedule.epochs: {epochs}}}
+variants:
+  no_agreement: {{loss.agreement: 0}}
+seeds: {seeds}
+"""
+TRAINED = ("training", "evaluation")
+
+Seconds = Mapping[str, float]
+"""Part of the work → seconds."""
 
 
 def main() -> None:
     """Runs the cells both ways in alternating rounds."""
-    parser = measure.parser_of(__doc__, rounds=1)
-    parser.add_argument("grid", metavar="GRID", help="shipped ablation, or path of a YAML file")
+    parser = measure.parser_of(__doc__, rounds=2)
+    parser.add_argument("--seeds", type=int, default=12, help="seeds of each of the two variants (%(default)s)")
+    parser.add_argument("--epochs", type=int, default=6, help="epochs of the schedule (%(default)s)")
     parser.add_argument("--slots", type=int, default=2, help="cells at once (%(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="threads of a cell (%(default)s)")
     parser.add_argument(
         "--data-root", type=Path, default=places.DATA_ROOT, help="folder of the benchmarks (%(default)s)"
     )
     arguments = parser.parse_args()
-    configs = configs_of(arguments.grid, arguments.data_root.resolve())
-    spent: dict[str, list[Spent]] = {"bare": [], "ablate": []}
+    slots, data_root, rounds = arguments.slots, arguments.data_root.resolve(), arguments.rounds
+    spent: dict[str, list[Seconds]] = {"bare": [], "ablate": []}
 
-    def processes(slots: int) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(slots, mp_context=get_context("spawn"))
-
-    train = partial(train_cell, data_root=arguments.data_root, threads=arguments.threads)
-
-    def bare() -> float:
-        start = time.time()
-        with processes(arguments.slots) as pool:
-            spent["bare"].append(added(pool.map(train, configs)))
-        return time.time() - start
+    def processes(number: int) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(number, mp_context=get_context("spawn"))
 
     with tempfile.TemporaryDirectory(prefix="cells-") as folder:
-        storages = (Path(folder, f"runs-{number}") for number in range(arguments.rounds))
+        grid = Path(folder, "slim.yaml")
+        grid.write_text(GRID.format(epochs=arguments.epochs, seeds=list(range(arguments.seeds))))
+        configs = configs_of(str(grid), data_root)
+        runs = 2 * len(configs)
+        train = partial(train_cell, data_root=data_root, threads=arguments.threads)
+        storages = (Path(folder, f"runs-{number}") for number in range(rounds))
+
+        def shares(parts: Seconds, rest: str, wall: float) -> Seconds:
+            """Seconds of each part for one run, with a name for what is in no part."""
+            return {name: one / runs for name, one in {**parts, rest: slots * wall - sum(parts.values())}.items()}
+
+        def bare() -> float:
+            start = time.time()
+            with processes(slots) as pool:
+                parts = added(pool.map(train, configs))
+            wall = time.time() - start
+            spent["bare"].append(shares(parts, "start and end", wall))
+            return wall
 
         def ablate() -> float:
             storage, start = next(storages), time.time()
-            how = f"--concurrency {arguments.slots} --cpus-per-worker {arguments.threads} --json".split()
-            where = ("--storage", str(storage), "--data-root", str(arguments.data_root))
-            run("ablate", arguments.grid, *how, *where, "--tracking-uri", f"sqlite:///{storage}.db")
-            seconds = time.time() - start
-            spent["ablate"].append(recorded(storage, start))
-            return seconds
+            how = f"--concurrency {slots} --cpus-per-worker {arguments.threads} --json".split()
+            where = ("--storage", str(storage), "--data-root", str(data_root))
+            run("ablate", str(grid), *how, *where, "--tracking-uri", f"sqlite:///{storage}.db")
+            end = time.time()
+            spent["ablate"].append(shares(recorded(storage, start, end, slots), "between runs", end - start))
+            return end - start
 
         with processes(1) as pool:
-            pool.submit(fill_caches, configs, arguments.data_root).result()
-        seconds = measure.alternate({"bare": bare, "ablate": ablate}, arguments.rounds)
-    slots = arguments.slots
+            pool.submit(fill_caches, configs[0], data_root).result()
+        seconds = measure.alternate({"bare": bare, "ablate": ablate}, rounds)
     rates = {kind: [3600 * len(configs) / one for one in found] for kind, found in seconds.items()}
-    both = zip(spent["ablate"], spent["bare"], seconds["ablate"], strict=True)
-    rest = [slots * wall - ours.training - plain.evaluation for ours, plain, wall in both]
+    beside = [sum(one.values()) - sum(one[name] for name in (*TRAINED, "start")) for one in spent["ablate"]]
     measure.show(
         "cells",
         [
             measure.ratio("efficiency: bare / ablate, seconds", seconds["bare"], seconds["ablate"]),
             *(measure.spread(f"{kind}: cells", found, "1/h") for kind, found in rates.items()),
             *(
-                measure.spread(f"{kind}: training", [one.training for one in found], "s")
+                measure.spread(f"{kind}: {part}, of a run", [one[part] for one in found], "s")
                 for kind, found in spent.items()
+                for part in found[0]
             ),
-            measure.spread("bare: evaluation", [one.evaluation for one in spent["bare"]], "s"),
-            measure.spread("bare: data", [one.data for one in spent["bare"]], "s"),
-            measure.spread("ablate: start, to the first step", [one.data for one in spent["ablate"]], "s"),
-            measure.spread(
-                "ablate: all but training and evaluation, of a cell", [one / len(configs) for one in rest], "s"
-            ),
+            measure.spread("ablate: all but start, training and evaluation, of a run", beside, "s"),
         ],
         "torch ray mlflow",
         cells=len(configs),
@@ -88,17 +105,10 @@ def main() -> None:
     )
 
 
-class Spent(NamedTuple):
-    """Seconds of reading data, of training and of evaluating."""
-
-    data: float
-    training: float
-    evaluation: float
-
-
-def added(parts: Iterable[Spent]) -> Spent:
+def added(parts: Iterable[Seconds]) -> Seconds:
     """Sums over cells."""
-    return Spent(*map(sum, zip(*parts, strict=True)))
+    found = list(parts)
+    return {name: sum(one[name] for one in found) for name in found[0]}
 
 
 def configs_of(grid: str, data_root: Path) -> list[ExperimentConfig]:
@@ -107,14 +117,17 @@ def configs_of(grid: str, data_root: Path) -> list[ExperimentConfig]:
     Raises:
         UserError: for a wrong grid, or data that are missing.
     """
+    from mgmrn.errors import UserError
     from pipeline.ablation.config import load_ablation
     from pipeline.ablation.grid import make_cells, make_grid
 
     cells = make_cells(make_grid(load_ablation(grid)), data_root)
+    if missing := next((cell.missing for cell in cells if cell.tune is None), None):
+        raise UserError(missing, "--data-root")
     return [cell.tune.config for cell in cells if cell.tune is not None]
 
 
-def train_cell(config: ExperimentConfig, data_root: Path, threads: int) -> Spent:
+def train_cell(config: ExperimentConfig, data_root: Path, threads: int) -> Seconds:
     """Trains a cell on `tune`, and on `final` for as many epochs as were best there."""
     import numpy as np
     import torch
@@ -124,12 +137,14 @@ def train_cell(config: ExperimentConfig, data_root: Path, threads: int) -> Spent
     from mgmrn.protocol import evaluate_split
 
     torch.set_num_threads(threads)
-    total, gamma, epochs = Spent(0, 0, 0), None, config.schedule.epochs
+    gamma, epochs = None, config.schedule.epochs
+    data = trained = evaluated = 0.0
     for load in (load_tune, load_final):
         start = time.time()
         training = measure.open_training(config, data_root, load=load)
         attributes = torch.from_numpy(training.data.classes.attributes)
-        data, trained, evaluated, results = time.time() - start, 0.0, 0.0, []
+        data += time.time() - start
+        results = []
         for epoch in range(epochs):
             trained += train_epoch(training.trainer, training.feed.train_batches(epoch)).seconds
             if load is load_tune or epoch + 1 == epochs:
@@ -140,24 +155,35 @@ def train_cell(config: ExperimentConfig, data_root: Path, threads: int) -> Spent
                 evaluated += time.time() - start
         best = int(np.argmax([one.ausuc for one in results]))
         gamma, epochs = results[best].gamma, best + 1
-        total = added([total, Spent(data, trained, evaluated)])
-    return total
+    return {"data": data, "training": trained, "evaluation": evaluated}
 
 
-def fill_caches(configs: Iterable[ExperimentConfig], data_root: Path) -> None:
+def fill_caches(config: ExperimentConfig, data_root: Path) -> None:
     """Caches the maps that the cells read."""
     from mgmrn.data.splits import load_final, load_tune
 
-    for config in configs:
-        for load in (load_tune, load_final):
-            measure.open_training(config, data_root, load=load)
+    for load in (load_tune, load_final):
+        measure.open_training(config, data_root, load=load)
 
 
-def recorded(storage: Path, start: float) -> Spent:
-    """Seconds of training of all runs in a storage, and of the start until the first of them had begun to train."""
-    epochs = recorded_epochs(storage)
-    begun = min(one.end - one.training for one in epochs)
-    return Spent(begun - start, sum(one.training for one in epochs), 0)
+def recorded(storage: Path, start: float, end: float, slots: int) -> Seconds:
+    """Seconds of a slot in each part of a launch that began at `start` and ended at `end`, by the clocks of the runs in its storage."""
+    noted = (list(spool.epochs().values()) for spool in measure.spools(storage))
+    runs = [epochs for epochs in noted if epochs and "moment" in epochs[0]]  # Without the launch.
+
+    def total(name: str, epochs: Iterable[Mapping[str, float]]) -> float:
+        return sum(one[name] for one in epochs)
+
+    parts = {"data": 0.0, "training": 0.0, "evaluation": 0.0, "checkpoints and reports": 0.0}
+    begun = []
+    for epochs in runs:
+        first, last = epochs[0], epochs[-1]
+        spent = first["perf/start_s"], total("perf/epoch_s", epochs), total("perf/evaluation_s", epochs)
+        begun.append(first["moment"] - first["perf/start_s"] - first["perf/epoch_s"] - first["perf/evaluation_s"])
+        for name, seconds in zip(parts, (*spent, last["moment"] - begun[-1] - sum(spent)), strict=True):
+            parts[name] += seconds
+    ended = max(epochs[-1]["moment"] for epochs in runs)
+    return {"start": slots * (min(begun) - start), **parts, "end": slots * (end - ended)}
 
 
 if __name__ == "__main__":

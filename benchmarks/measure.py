@@ -23,6 +23,8 @@ from mgmrn.errors import ResourceError, UserError
 from pipeline import places
 from pipeline.config.compose import load_experiment, resolve_weights
 from pipeline.console import say
+from pipeline.spool import Spool
+from pipeline.storage import StoragePath
 from pipeline.tracking.environment import environment, git_state
 
 if TYPE_CHECKING:
@@ -60,6 +62,11 @@ def spread(name: str, values: Sequence[float], unit: str) -> Timing:
 def ratio(name: str, numerators: Sequence[float], denominators: Sequence[float]) -> Timing:
     """Ratio of two quantities that were measured in the same rounds."""
     return spread(name, [above / below for above, below in zip(numerators, denominators, strict=True)], TIMES)
+
+
+def spools(storage: Path) -> list[Spool]:
+    """Spools of all runs below a folder."""
+    return [Spool(StoragePath.parse(folder.parent)) for folder in storage.rglob("spool")]
 
 
 def seconds_of(work: Callable[[], object]) -> float:

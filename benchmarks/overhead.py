@@ -24,8 +24,6 @@ from benchmarks import measure
 from mgmrn.config import ExperimentConfig
 from mgmrn.errors import UserError
 from pipeline.config.identity import REPOSITORY
-from pipeline.spool import Spool
-from pipeline.storage import StoragePath
 
 
 def main() -> None:
@@ -147,8 +145,7 @@ def run(*words: str) -> None:
 
 def recorded_epochs(storage: Path) -> list[Epoch]:
     """Epochs of all runs in a storage by their ends, by the clocks of their ranks."""
-    runs = (Spool(StoragePath(str(folder.parent))) for folder in storage.rglob("spool"))
-    metrics = (one for run in runs for one in run.epochs().values())
+    metrics = (one for spool in measure.spools(storage) for one in spool.epochs().values())
     return sorted(Epoch(one["moment"], one["perf/epoch_s"]) for one in metrics if "moment" in one)
 
 

@@ -25,7 +25,6 @@ from mgmrn.model.network import ImageModel, build_model
 from mgmrn.tensor_files import load_strictly, read_plain, refuse_damaged
 
 CHECKPOINT_FILE = "state.pt"
-MODEL_FILE = "model.pt"
 
 
 def save_atomically(state: Mapping[str, Any], path: Path) -> None:

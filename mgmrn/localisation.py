@@ -1,7 +1,7 @@
-"""Place of a map's cells on the picture, and the pointing game.
+"""Place of a map's cells on the picture, and whether a map's peak finds a part.
 
 Inputs are square: n cells along an axis, with evenly spaced centres. Lengths are pixels of the network's input. P
-parts.
+boxes.
 """
 
 from __future__ import annotations
@@ -81,16 +81,22 @@ def box_on_input(box: Box, width: int, height: int, config: ImageConfig) -> Box:
     return clipped[0], clipped[1], clipped[2], clipped[3]
 
 
-def points_at(maps: Float[Tensor, "P size size"], boxes: Float[Tensor, "P 4"]) -> Bool[Tensor, " P"]:
-    """Whether each map's largest pixel lies in its box (pointing game; Zhang et al., ECCV 2016, arXiv 1608.00507)."""
-    size = maps.shape[-1]
-    peak = maps.flatten(1).argmax(dim=1)
-    x, y = peak % size + 0.5, peak // size + 0.5
-    left, top, right, bottom = boxes.unbind(dim=1)
-    return (left <= x) & (x <= right) & (top <= y) & (y <= bottom)
+def hits(boxes: Float[Tensor, "P 4"], size: int) -> Bool[Tensor, "2 size size"]:
+    """Whether a map with its peak at each pixel finds one of some boxes in the input, by two measures.
 
+    - Pointing game (Zhang et al., ECCV 2016, arXiv 1608.00507): the peak lies in the box.
+    - Correctly localised part, whose percentage is PCP, as APN measures it (Xu et al., NeurIPS 2020, arXiv 2008.08290,
+      and its published code): a box of the same size around the peak, moved into the picture, has an IoU of at least 1/2
+      with the box. For an annotated point, its sides are a quarter of those of the bird's box.
 
-def chance_of(boxes: Float[Tensor, "P 4"], size: int) -> Float[Tensor, " P"]:
-    """Share of the input that each box covers: probability that a random pixel lies in it."""
-    left, top, right, bottom = boxes.unbind(dim=1)
-    return (right - left).clamp_min(0) * (bottom - top).clamp_min(0) / size**2
+    The mean over pixels is the probability that a random pixel hits.
+    """
+    pixels = torch.arange(size) + 0.5
+    starts, ends = boxes[:, :2, None], boxes[:, 2:, None]
+    sides = ends - starts
+    inside = (starts <= pixels) & (pixels <= ends)
+    moved = torch.minimum((pixels - sides / 2).clamp_min(0), size - sides)
+    overlap = (1 - (moved - starts).abs() / sides).clamp_min(0)
+    # Two boxes of area A that share o have an IoU of o / (2A − o): at least 1/2 where o is at least 2A/3.
+    located = overlap[:, 1, :, None] * overlap[:, 0, None, :] >= 2 / 3
+    return torch.stack([(inside[:, 1, :, None] & inside[:, 0, None, :]).any(dim=0), located.any(dim=0)])

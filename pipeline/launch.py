@@ -27,7 +27,7 @@ from pipeline.train import tracked
 from pipeline.train.cell import Cell, RunSummary, Status, make_cell
 from pipeline.train.cluster import launch_session
 from pipeline.train.placement import Placement, Workers, check_gpus, place_runs
-from pipeline.train.spec import Calibration, Split
+from pipeline.train.spec import Calibration, LoggedModels, Split
 from pipeline.trials.known import FINISHED, KnownRuns
 from pipeline.where import Where
 
@@ -48,6 +48,7 @@ class TrainRequest:
     workers: Workers
     where: Where
     force: bool = False
+    log_model: LoggedModels = "final"
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def run_experiment(request: TrainRequest) -> Outcome:
             summaries = _run(launch, parent, at_once, placement)
             if figures := _aggregates(summaries):
                 parent.spool.append(0, figures)
-                parent.spool.append_tags({NOTE_TAG: _note(figures, launch)})
+                parent.note = _note(figures, launch)
             failed = any(summary.status == "failed" for summary in summaries)
             if failed:
                 parent.status, parent.reason = "FAILED", "a run failed"
@@ -181,7 +182,9 @@ def _run(launch: Launch, parent: tracked.ParentRun, at_once: int, placement: Pla
         first = launch.cell(seed, launch.splits[0], known.get(seed))
         final = partial(launch.cell, seed, "final") if request.split is None else None
         tasks.append(Task(first, final, restart=restart))
-    opening = tracked.Opening(launch.store, request.where, request.experiment, parent.run_id, placement)
+    opening = tracked.Opening(
+        launch.store, request.where, request.experiment, parent, placement, log_model=request.log_model
+    )
     director = ListDirector(tasks, Site(opening, at_once), known=launch.known, on_failure=raise_mistake)
     run_list(director)
     order = [(seed, split) for seed in request.seeds for split in launch.splits]

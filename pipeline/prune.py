@@ -72,8 +72,8 @@ def find_leftovers(store: TrackingStore, where: Where, named: Sequence[str]) -> 
     led = {key for key, run in runs.items() if run.status in ("RUNNING", "SCHEDULED") and not run.is_abandoned}
     held = busy | held_runs(runs, registered_runs(store), led)
     going = going_runs(runs, held.union(cited), {run_id for run_id, pages in logged.items() if pages})
-    deleted = {key for key in folders.keys() - runs.keys() - held if store.state_of(key) == "deleted"}
-    free = free_folders(runs, folders.keys() - held - going.keys(), deleted)
+    deleted = [key for key in folders if key not in {*runs, *held} and store.state_of(key) == "deleted"]
+    free = free_folders(runs, [key for key in folders if key not in {*held, *going}], deleted)
     found = []
     for run_id, (kind, reason) in (going | free).items():
         run, paths = runs.get(run_id), tuple(folders[key] for key in folders.keys() & {run_id})
@@ -113,16 +113,18 @@ def going_runs(runs: Mapping[str, TrackedRun], held: Collection[str], compared: 
     """
     found: Verdicts = {}
     finished, below = set(), defaultdict(set)
+    searches = {run_id for run_id, run in runs.items() if _is(run, "search")}
     for run_id, run in runs.items():
         below[run.parent_run_id].add(run_id)
-        config, reason = (run.experiment_id, *_tags(run, "config_hash", "split")), run.tags.get("mgmrn.stop_reason", "")
+        config = (run.experiment_id, *_tags(run, "config_hash", "split"))
         if _is(run, "run", "reproduction") and run.status == "FAILED" and not run.is_cut_off:
-            found[run_id] = "failed", reason
-        elif _is(run, "run") and (run.status == "FINISHED" or run.is_cut_off) and reason != "stopped early":
-            if config in finished:
-                found[run_id] = "superseded", "a later run of its config is finished"
-            elif run.status == "FINISHED":
-                finished.add(config)
+            found[run_id] = "failed", run.tags.get("mgmrn.stop_reason", "")
+        elif not _is(run, "run") or run.parent_run_id in searches:
+            continue
+        elif config in finished and (run.status == "FINISHED" or run.is_cut_off):
+            found[run_id] = "superseded", "a later run of its config is finished"
+        elif run.status == "FINISHED":
+            finished.add(config)
     staying = (run for run_id, run in runs.items() if run_id not in found)
     linked = {run_id for run in staying for run_id in _tags(run, "linked_run_id", "reproduces")}
     found = {run_id: one for run_id, one in found.items() if run_id not in {*held, *linked}}

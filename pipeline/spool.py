@@ -82,7 +82,7 @@ class Entry:
     number: int
     writer: str
     """Process that wrote it."""
-    kind: Literal["run", "metrics", "note", "tags", "artifacts", "model", "end"] = field(compare=False)
+    kind: Literal["run", "metrics", "note", "artifacts", "model", "end"] = field(compare=False)
     content: Mapping[str, Any] = field(compare=False)
 
 
@@ -112,9 +112,6 @@ class Spool:
     def append_note(self, text: str) -> None:
         """Adds a sentence for the person at the driver."""
         self._append({"kind": "note", "text": text})
-
-    def append_tags(self, tags: Mapping[str, str]) -> None:
-        self._append({"kind": "tags", "tags": dict(tags)})
 
     def append_artifacts(self, folder: StoragePath) -> None:
         """Adds a folder of artifacts; it must be in the run's folder and stay until it is sent."""
@@ -157,9 +154,10 @@ class Spool:
             raise UserError(message, str(self.folder), hint)
         return self.folder / path
 
-    def append_end(self, status: EndStatus, stop_reason: str) -> None:
-        """Adds the end of the run; no entry comes after it, unless the run is resumed."""
-        self._append({"kind": "end", "status": status, "stop_reason": stop_reason, "time_ms": int(time.time() * 1000)})
+    def append_end(self, status: EndStatus, stop_reason: str, tags: Mapping[str, str] | None = None) -> None:
+        """Adds the end of the run with its tags; no entry comes after it, unless the run is resumed."""
+        end = {"status": status, "stop_reason": stop_reason, "tags": dict(tags or {})}
+        self._append({"kind": "end", **end, "time_ms": int(time.time() * 1000)})
 
     def read(self) -> list[Entry]:
         """All entries in their order."""

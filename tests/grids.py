@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from pipeline.ablation.config import AblationFile, load_ablation
 from pipeline.ablation.grid import GridCell, make_cells, make_grid
@@ -14,7 +13,6 @@ from pipeline.ablation.plan import PlannedCell, plan_cell
 from pipeline.analysis.runs import FIGURES
 from pipeline.driver import driver_tag
 from pipeline.spool import PARENT_TAG, NewRun
-from pipeline.tracking.environment import GitState
 from pipeline.tracking.store import DRIVER_TAG, TrackedRun, TrackingStore
 from pipeline.train.cell import Cell
 from pipeline.train.placement import Placement
@@ -61,8 +59,7 @@ def plan_of(cells: Sequence[GridCell], *runs: TrackedRun) -> list[PlannedCell]:
 
 def tags_of(cell: Cell, score: float | None = None, decided: Calibration = DECIDED, **more: str) -> dict[str, str]:
     """Tags of a run, with a score also those of its end; `more` are further tags, without `mgmrn.`."""
-    with mock.patch("pipeline.tracking.environment.git_state", lambda: GitState("none", False, "", ())):
-        tags = dict(cell.tags("study", Placement(1, 1, 0)))
+    tags = dict(cell.tags("study", Placement(1, 1, 0)))
     if score is not None:
         tags["mgmrn.result"] = json.dumps({"gamma": 0.25, "metrics": figures(cell, score)})
         if cell.split == "tune":

@@ -10,6 +10,7 @@ I images, K of them drawn, U classes, S attributes.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import shutil
 from collections.abc import Mapping
@@ -34,6 +35,9 @@ _DISJOINT = ("trainval_loc", *TEST_LISTS)
 _Task = tuple[str, int, int]
 """A picture to draw: path below the image root, class, and number in the full list, which seeds it."""
 
+_Edges = tuple[list[int], list[int]]
+"""Pixels at which the columns and the rows of a quilt's cells begin, and its ends."""
+
 
 def make_standin(
     name: str,
@@ -48,7 +52,8 @@ def make_standin(
 ) -> str:
     """Makes the benchmark `<NAME>-standin` in a data root, which may hold others, unless it exists. Returns its name.
 
-    The `.mat` files keep attributes, class names and order; the image lists are restricted to the drawn pictures.
+    The `.mat` files keep attributes, class names and order; the image lists are restricted to the drawn pictures, whose
+    cells are noted in `parts.json` beside them.
     `source_root` holds the real benchmark's `.mat` files and word vectors, but need not hold its images. `per_class` is
     the largest number of images of a class in each of trainval, test_seen and test_unseen (None: all), `size` the side
     of a picture in pixels. The result does not depend on the number of processes that draw. Raises UserError for an
@@ -78,7 +83,9 @@ def make_standin(
     with whole_folder(root / made, STANDIN_MARKER, stamp) as pictures:
         for parent in {(pictures / path).parent for path, _, _ in tasks}:
             parent.mkdir(parents=True, exist_ok=True)
-        draw_all(partial(_draw, pictures, strengths, size, seed), tasks, workers, progress)
+        edges = draw_all(partial(_draw, pictures, strengths, size, seed), tasks, workers, progress)
+        cells = {path: found for (path, _, _), found in zip(tasks, edges, strict=True)}
+        (pictures / "parts.json").write_text(json.dumps(cells) + "\n", encoding="utf-8")
         layout = lists_folder(root, made)
         write_images_list(layout, [path for path, _, _ in tasks], labels[kept])
         write_splits(layout, content.class_names, content.attributes, content.original, restricted)
@@ -111,7 +118,9 @@ def attribute_strengths(original: Float[np.ndarray, "S U"]) -> Float[np.ndarray,
     return np.asarray(np.where(high > low, (original - low) / spread, 0.5).T)
 
 
-def draw_quilt(strengths: Float[np.ndarray, " S"], size: int, rng: np.random.Generator) -> UInt8[np.ndarray, "H W 3"]:
+def draw_quilt(
+    strengths: Float[np.ndarray, " S"], size: int, rng: np.random.Generator
+) -> tuple[UInt8[np.ndarray, "H W 3"], _Edges]:
     """A picture of a class with these attribute strengths (0..1): attribute s is channel s mod 3 of cell s div 3.
 
     Cells run row by row. The generator varies strengths, covered cells, shift of the quilt, exposure and noise.
@@ -128,13 +137,15 @@ def draw_quilt(strengths: Float[np.ndarray, " S"], size: int, rng: np.random.Gen
     rows, columns = (np.clip((np.arange(size) + 0.5 + move) / width, 0, side - 1e-6).astype(int) for move in shift)
     pixels = quilt.reshape(side, side, 3)[rows[:, None], columns[None, :]]
     pixels = pixels * rng.uniform(0.85, 1.05) + rng.normal(0.0, 6.0, pixels.shape)
-    return np.asarray(np.clip(pixels, 0, 255).astype(np.uint8))
+    across, down = (np.searchsorted(cells, np.arange(side + 1)).tolist() for cells in (columns, rows))
+    return np.asarray(np.clip(pixels, 0, 255).astype(np.uint8)), (across, down)
 
 
-def _draw(folder: Path, strengths: Float[np.ndarray, "U S"], size: int, seed: int, task: _Task) -> None:
+def _draw(folder: Path, strengths: Float[np.ndarray, "U S"], size: int, seed: int, task: _Task) -> _Edges:
     path, label, number = task
-    pixels = draw_quilt(strengths[label], size, np.random.default_rng([seed, number]))
+    pixels, edges = draw_quilt(strengths[label], size, np.random.default_rng([seed, number]))
     Image.fromarray(pixels).save(folder / path, format="JPEG", quality=92, subsampling=0)
+    return edges
 
 
 def _source_digests(source_root: Path, name: str) -> dict[str, str]:

@@ -23,7 +23,7 @@ from PIL import Image
 from mgmrn.data.seal import check_open
 from mgmrn.data.xlsa17 import SYNTHETIC_MARKER, lists_folder
 from mgmrn.errors import UserError
-from mgmrn.makers.drawing import LARGE_TRAITS, PART_OF_TRAIT, TRAITS, Box, Creature, draw_creature
+from mgmrn.makers.drawing import LARGE_TRAITS, TRAITS, Box, Creature, draw_creature
 from mgmrn.makers.making import Progress, already_made, check_drawing, draw_all, whole_folder
 from mgmrn.makers.xlsa17_writer import write_attribute_names, write_images_list, write_splits, write_word_vectors
 
@@ -251,44 +251,3 @@ def _lists(
         "val_loc": trainval[of_val],
         "test_unseen_loc": np.flatnonzero(np.isin(labels, classes.unseen)),
     }
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The annotated parts of one picture."""
-
-    boxes: Mapping[str, Box]
-    """Boxes in pixels of the picture file."""
-    attributes: tuple[str, ...]
-    """Attributes that the picture shows."""
-
-    def shown(self) -> dict[str, Box]:
-        """Box of each shown attribute's part, without the habitat, which covers the whole picture."""
-        parts = {name: part_of(name) for name in self.attributes}
-        return {name: self.boxes[part] for name, part in parts.items() if part not in (None, "habitat")}
-
-
-def part_of(attribute: str) -> str | None:
-    """Part of an attribute of the embedded benchmark, whose words may be joined by underscores; None for others."""
-    plain = attribute.replace("_", " ")
-    return next((PART_OF_TRAIT[trait] for trait, names in TRAITS.items() if plain in names), None)
-
-
-def read_parts(root: Path, name: str) -> dict[str, Parts] | None:
-    """The parts of every picture, by its file relative to `<root>/<name>`; None for a data set without boxes."""
-    path = root / name / "parts.json"
-    if not path.is_file() or not (root / SYNTHETIC_MARKER).is_file():
-        return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return {
-            f"images/{file}": Parts({part: _box(x) for part, x in entry["boxes"].items()}, tuple(entry["attributes"]))
-            for file, entry in found.items()
-        }
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError("the boxes of the parts cannot be read", str(path), "make the benchmark again") from error
-
-
-def _box(edges: Sequence[float | int]) -> Box:
-    left, top, right, bottom = map(float, edges)
-    return left, top, right, bottom

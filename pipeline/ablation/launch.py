@@ -25,6 +25,7 @@ from pipeline.train import tracked
 from pipeline.train.cell import Cell, Status
 from pipeline.train.cluster import launch_session
 from pipeline.train.placement import Workers, check_gpus, place_trials
+from pipeline.train.spec import LoggedModels
 from pipeline.trials.known import Cost, KnownRuns
 from pipeline.where import Where
 
@@ -60,7 +61,13 @@ class AblationOutcome:
 
 
 def run_ablation(
-    file: AblationFile, where: Where, *, mode: Mode, concurrency: int | None, budget_hours: float | None
+    file: AblationFile,
+    where: Where,
+    *,
+    mode: Mode,
+    concurrency: int | None,
+    budget_hours: float | None,
+    log_model: LoggedModels = "final",
 ) -> AblationOutcome:
     """Launch the cells of a grid that the mode asks for; the defaults are the cluster's room and the file's budget.
 
@@ -107,7 +114,7 @@ def run_ablation(
         started = tracked.parent_run(store, where.storage, surveyed.key, name, tags, used, again=known)
         parent = stack.enter_context(started)
         if todo:
-            opening = tracked.Opening(store, where, file.name, parent.run_id, placement)
+            opening = tracked.Opening(store, where, file.name, parent, placement, log_model=log_model)
             left_out = _run(todo, mode, opening, at_once, hours)
             launched = len(todo) - left_out
             if left_out:
@@ -159,7 +166,7 @@ def _run(
     deadline = None if hours is None else time.monotonic() + 3600 * hours
     known = partial(KnownRuns.of_cell, opening.store)
     runs = sum((task.calibration is None) + (task.final is not None) for task in tasks)
-    shown = GridProgress(runs, sys.stderr)
+    shown = GridProgress(len(tasks), runs, "final" if tasks[0].final else "tune", sys.stderr)
     director = ListDirector(
         tasks,
         Site(opening, at_once),

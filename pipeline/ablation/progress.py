@@ -13,18 +13,26 @@ from pipeline.console import duration
 from pipeline.spool import OnEpoch
 from pipeline.train.cell import Cell
 from pipeline.train.messages import Failure
+from pipeline.train.spec import Split
 
 
 class GridProgress:
-    """Runs done and failed, runs an hour, and the time left; and the epochs of the runs that are trained now."""
+    """Cells done, running and failed, cells an hour, and the time left; and the epochs of the runs that are trained now.
 
-    def __init__(self, runs: int, stream: TextIO) -> None:
-        self._runs, self._done, self._failed = runs, 0, 0
+    Args:
+        cells: number of cells.
+        runs: number of runs of all cells.
+        last: split of the last run of a cell.
+    """
+
+    def __init__(self, cells: int, runs: int, last: Split, stream: TextIO) -> None:
+        self._cells, self._runs, self._last = cells, runs, last
+        self._ended = self._done = self._failed = 0
         self._begun = time.monotonic()
         texts = TextColumn("{task.description}"), TextColumn("{task.fields[score]}")
         columns = texts[0], BarColumn(), MofNCompleteColumn(), texts[1]
         self._bars = Progress(*columns, console=Console(file=stream), disable=not stream.isatty(), transient=True)
-        self._all = self._bars.add_task("runs", total=runs, score="")
+        self._all = self._bars.add_task("cells", total=cells, score="")
         self._bar_of: dict[str, TaskID] = {}
         self._lock = threading.Lock()
         """Each run's epochs are shown by a thread of its own."""
@@ -41,7 +49,9 @@ class GridProgress:
         """A function to call after each epoch of a run that begins now."""
         if self._bars.disable:
             self.say(f"{cell.label}: begins")
-        bar = self._bar_of[cell.identity] = self._bars.add_task(cell.label, total=None, score="")
+        with self._lock:
+            bar = self._bar_of[cell.identity] = self._bars.add_task(cell.label, total=None, score="")
+            self._summary()
 
         def show_epoch(step: int, metrics: Mapping[str, float]) -> None:
             prefix = "val" if cell.split == "tune" else "test"
@@ -49,28 +59,32 @@ class GridProgress:
             score = "  ".join(f"{name} {value:.3f}" for name, value in figures.items() if value is not None)
             self._bars.update(bar, completed=step, total=metrics["epochs"], score=score)
             if step == metrics["epochs"]:
-                self.say(f"{cell.label}: {score}; {self._end(cell, done=1)}")
+                self.say(f"{cell.label}: {score}; {self._end(cell, done=int(cell.split == self._last), failed=0)}")
 
         return show_epoch
 
     def failed(self, cell: Cell, failure: Failure) -> None:
         """Count a failed run, whose reason is said by itself."""
-        self._end(cell, failed=1)
+        self._end(cell, done=0, failed=1)
 
-    def _end(self, cell: Cell, done: int = 0, failed: int = 0) -> str:
+    def _end(self, cell: Cell, done: int, failed: int) -> str:
         """Count a run that has ended and remove its bar; returns what is done and what is left."""
         with self._lock:
-            self._done, self._failed = self._done + done, self._failed + failed
+            self._ended, self._done, self._failed = self._ended + 1, self._done + done, self._failed + failed
+            self._runs -= failed * (cell.split != self._last)  # No run follows.
             if (bar := self._bar_of.pop(cell.identity, None)) is not None:
                 self._bars.remove_task(bar)
-            done, failed = self._done, self._failed
-        ended = done + failed
-        an_hour = 3600 * ended / (time.monotonic() - self._begun)
-        parts = [f"{done} of {self._runs} runs done"]
-        parts += [f"{failed} failed"] * bool(failed)
-        parts += [f"{an_hour:.0f} an hour"]
-        if ended < self._runs:
-            parts.append(f"{duration(3600 * (self._runs - ended) / an_hour)} left")
+            return self._summary()
+
+    def _summary(self) -> str:
+        ended = self._cells * self._ended / self._runs  # A cell counts for a half between its two runs.
+        seconds = time.monotonic() - self._begun
+        parts = [f"{self._done} of {self._cells} cells done"]
+        parts += [f"{len(self._bar_of)} running"] * bool(self._bar_of)
+        parts += [f"{self._failed} failed"] * bool(self._failed)
+        if self._ended:
+            parts += [f"{3600 * ended / seconds:.0f} an hour"]
+            parts += [f"{duration(seconds * (self._cells - ended) / ended)} left"] * (self._ended < self._runs)
         summary = ", ".join(parts)
         self._bars.update(self._all, completed=ended, score=summary)
         return summary

@@ -15,7 +15,8 @@ from pipeline.ablation.grid import Grid
 from pipeline.ablation.plan import PlannedCell, survey
 from pipeline.ablation.results import comparisons
 from pipeline.analysis.page.page import PageContent, render_page
-from pipeline.analysis.tables import published_on
+from pipeline.analysis.runs import LOCALISED
+from pipeline.analysis.tables import percent, published_on
 from pipeline.config.compose import diff
 from pipeline.config.yaml_tree import yaml_value
 from pipeline.console import shell_command
@@ -49,6 +50,7 @@ def make_report(
         curves=_artifacts(store, planned, "eval/curve.csv"),
         classes=_class_changes(_artifacts(store, planned, "eval/per_class.csv"), grid.base.name),
         configs=_config_changes(grid),
+        localisation=_localisation(planned),
         published=published_on(compared[0].benchmarks),
         ui=ui,
     )
@@ -81,6 +83,22 @@ def _class_changes(accuracies: pd.DataFrame, base: str) -> pd.DataFrame:
     differences = pairs.assign(difference=pairs["accuracy"] - pairs["accuracy_base"])
     by_class = differences.groupby(["benchmark", "variant", "class", "group"], sort=False)["difference"]
     return by_class.mean().reset_index()
+
+
+def _localisation(planned: Sequence[PlannedCell]) -> pd.DataFrame:
+    """Figures of `localise` in percent, mean ± std (number of seeds), one row per benchmark, variant, split, level and part."""
+    rows = [
+        (one.cell.benchmark, one.cell.variant, *name.split("/")[1:], value)
+        for one in planned
+        if one.evaluated is not None
+        for name, value in one.evaluated.metrics.items()
+        if name.startswith("localise/")
+    ]
+    keys = ["benchmark", "variant", "split", "level", "part"]
+    table = pd.DataFrame(rows, columns=[*keys, "figure", "value"])
+    table = table.replace({"level": "_", "part": "_"}, " ", regex=True)
+    cells = table.groupby([*keys, "figure"])["value"].agg(lambda x: f"{percent(x.mean(), x.std())} ({len(x)})")
+    return cells.unstack().reindex(columns=list(LOCALISED)).rename(columns=LOCALISED).reset_index()
 
 
 def _config_changes(grid: Grid) -> dict[str, list[tuple[str, str, str]]]:

@@ -1,4 +1,4 @@
-"""Differences between two variants, paired by seed."""
+"""Differences between two variants, paired by seed. scipy's statistics take a second to load, so they are imported where they are used."""
 
 import math
 import statistics
@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.stats import bootstrap
-from scipy.stats import t as students_t
 
 LEAST_PAIRS = 3
 """Least number of pairs at which a variant is called better or worse."""
@@ -60,6 +58,8 @@ def paired_difference(first: Sequence[float], second: Sequence[float]) -> Paired
     error = statistics.stdev(differences) / math.sqrt(len(differences))
     if error == 0:
         return PairedDifference(mean, mean, mean, 1.0 if mean == 0 else 0.0, len(differences))
+    from scipy.stats import t as students_t
+
     # scipy's ttest_rel warns where differences are equal but for rounding, which is common for shares of few images.
     freedom = len(differences) - 1
     half = float(students_t.ppf(0.975, freedom)) * error
@@ -72,6 +72,8 @@ def bootstrapped_difference(first: Sequence[float], second: Sequence[float]) -> 
     difference = paired_difference(first, second)
     if difference.low == difference.high:  # One pair has no interval, and equal differences have one without width.
         return difference
+    from scipy.stats import bootstrap
+
     # A fixed generator draws positions: sorting makes the interval independent of the order of the seeds.
     differences, rng = np.sort(np.subtract(first, second)), np.random.default_rng(0)
     found = bootstrap((differences,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=rng)

@@ -20,6 +20,9 @@ FIGURES = dict(zsl_t1="T1", gzsl_u="U", gzsl_s="S", gzsl_h="H", gzsl_h_oracle="H
 HEADLINE = ("gzsl_h", "zsl_t1", "ausuc")
 """Figures that the description of a run names."""
 
+LOCALISED = dict(pointing="pointing", pointing_chance="its chance", pcp="PCP", pcp_chance="PCP's chance")
+"""Heading of a figure of localisation (`localise/SPLIT/LEVEL/PART/FIGURE` in the tracking store)."""
+
 CellState = Literal["cached", "stale", "running", "failed", "new", "missing"]
 """Finished; finished with other code, data or environment; running; failed; not run yet; benchmark not found."""
 

@@ -11,6 +11,7 @@ import typer
 
 from mgmrn.errors import UserError
 from pipeline import places
+from pipeline.cli import options
 from pipeline.cli.options import (
     Ablation,
     Address,
@@ -72,6 +73,7 @@ def ablate(
     tracking_uri: TrackingUri = places.TRACKING_URI,
     data_root: DataRoot = places.DATA_ROOT,
     storage: Storage = places.STORAGE,
+    log_model: options.LogModel = "final",
     as_json: Json = False,
 ) -> int:
     """Run the missing cells of a grid and compare its variants."""
@@ -81,7 +83,9 @@ def ablate(
 
     where = Where(tracking_uri, data_root, storage, address, cpus_per_worker, gpus_per_worker, wait_for_hosts)
     file, console = load_grid_file(name, benchmarks), Console(as_json)
-    outcome = run_ablation(file, where, mode=mode, concurrency=concurrency, budget_hours=budget_hours)
+    outcome = run_ablation(
+        file, where, mode=mode, concurrency=concurrency, budget_hours=budget_hours, log_model=log_model
+    )
     show_tables(tables([outcome.comparison]), console)
     counts = ", ".join(f"{count} {state}" for state, count in totals(outcome.cells).items())
     console.line(f"{outcome.launched} cells launched; now {counts}")

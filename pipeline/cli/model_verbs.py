@@ -1,6 +1,7 @@
-"""Verbs of trained models: `predict`, `explain`, `promote`, `reproduce`."""
+"""Verbs of trained models: `predict`, `explain`, `localise`, `promote`, `reproduce`."""
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -74,19 +75,48 @@ def explain(
 
     folder = out or places.EXPLANATIONS / re.sub(r"[^A-Za-z0-9._-]+", "_", model)
     console = Console(as_json)
-    progress = console.progress("pictures")
-    made = run_explain(model, image or (), split or "test_unseen", per_class, folder, tracking_uri, data_root, progress)
+    chosen, progress = split or "test_unseen", console.progress
+    made = run_explain(model, image or (), chosen, per_class, folder, tracking_uri, data_root, progress)
     rows = [
         [one.subject.file, one.subject.truth or "–", one.best.name, one.runner_up.name, f"{one.margin:.2f}"]
         for one in made.pictures
     ]
     console.table(["picture", "is", "taken for", "rather than", "by"], rows)
-    if (pointing := made.overall) is not None:
-        accuracy, chance = pointing["accuracy"], pointing["chance"]
-        console.line(f"attention points at the part {accuracy:.1%} of the time, chance {chance:.1%}")
+    if found := made.overall:
+        pointing, chance = found["pointing"], found["pointing_chance"]
+        console.line(f"attention points at the part {pointing:.1%} of the time in all of {chosen}, chance {chance:.1%}")
     logged = f", also artifacts of run {made.run_id}" if made.run_id else ""
     console.line(f"the page is {made.page}, the sheets are beside it{logged}")
     console.result(made.to_json())
+
+
+@models_app.command()
+def localise(
+    model: RunOrModel,
+    split: Annotated[TestSplit, typer.Option(help="Pictures of the benchmark.")] = "test_unseen",
+    tracking_uri: TrackingUri = places.TRACKING_URI,
+    data_root: DataRoot = places.DATA_ROOT,
+    as_json: Json = False,
+) -> None:
+    """Measure how often attention falls on the part that an attribute names, by part and level, and log it with the run.
+
+    Needs pictures with annotated parts: CUB, drawings or stand-ins.
+    """
+    from pipeline.analysis.runs import LOCALISED
+    from pipeline.models.localise import run_localise
+
+    console = Console(as_json)
+    found = run_localise(model, split, tracking_uri, data_root, console.progress("pictures"))
+    rows = [
+        [level, part, *(f"{100 * value[key]:.1f}" for key in LOCALISED), str(value["maps"])]
+        for level, parts in found.figures.items()
+        for part, value in parts.items()
+    ]
+    title = f"{found.pictures} pictures of {found.benchmark}, {split}, in percent"
+    console.table(["level", "part", *LOCALISED.values(), "maps"], rows, title)
+    if found.run_id:
+        console.line(f"logged as metrics localise/{split}/… of run {found.run_id}")
+    console.result(asdict(found))
 
 
 @models_app.command()

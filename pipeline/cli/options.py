@@ -3,7 +3,7 @@
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
@@ -109,6 +109,7 @@ WaitForHosts = Annotated[
     typer.Option(metavar="15m", parser=_seconds, help="Time in which a cluster that grows may start hosts."),
 ]
 Concurrency = Annotated[int | None, typer.Option(min=1, help="Runs at once; by default, as many as fit.")]
+LogModel = Annotated[Literal["final", "all", "none"], typer.Option(help="Runs whose trained model is logged.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object; text for people goes to standard error.")]
 
 

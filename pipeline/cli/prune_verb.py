@@ -7,12 +7,14 @@ import typer
 
 from pipeline import places
 from pipeline.cli.options import DataRoot, Json, Storage, TrackingUri
-from pipeline.console import Console
+from pipeline.console import Console, option, shell_command
+from pipeline.databases import SQLITE
+from pipeline.ports import LOOPBACK
 from pipeline.redaction import redact_address
 from pipeline.where import Where
 
 Kind = Literal["failed", "superseded", "checkpoints", "caches", "reports"]
-Named = Annotated[list[str] | None, typer.Option(help="File of one whose caches stay; may be repeated.")]
+Named = Annotated[list[str] | None, typer.Option(metavar="FILE", help="One whose caches stay; may be repeated.")]
 
 prune_app = typer.Typer()
 
@@ -35,7 +37,7 @@ def prune(
     from pipeline.tracking.store import TrackingStore
 
     console, store = Console(as_json), TrackingStore.open(tracking_uri)
-    where = Where(tracking_uri, data_root, storage)
+    where, collect = Where(tracking_uri, data_root, storage), _collection(store.uri)
     found = [one for one in find_leftovers(store, where, experiment or ()) if only in (None, one.kind)]
     leftovers = [one.to_json() for one in found]
     if found:
@@ -46,7 +48,6 @@ def prune(
     size = sum(one["bytes"] for one in leftovers)
     text = f"{len(found)} removed, {_size(size)}" if yes else f"{len(found)} may go, {_size(size)}; --yes removes them"
     console.line(text if found else "nothing may go")
-    collect = _collection(store.uri)
     if any(one.run for one in found):
         console.line(f"MLflow keeps deleted runs and their files until {collect}")
     console.result({"removed": yes, "bytes": size, "leftovers": leftovers, "gc": collect})
@@ -57,7 +58,12 @@ def _size(number: int) -> str:
 
 
 def _collection(address: str) -> str:
-    """Command of MLflow's garbage collection; behind a server, for the server's host and its own database."""
-    shown = redact_address(address)
-    database, where = ("DATABASE", " on the server's host") if address.startswith("http") else (shown, "")
-    return shlex.join(("mlflow", "gc", "--backend-store-uri", database, "--tracking-uri", shown)) + where
+    """Command of MLflow's garbage collection, and where or when it reaches database and files."""
+    database = server = redact_address(address)
+    condition = ""
+    if address.startswith("http"):
+        database, condition = "DATABASE", " on the server's host"
+    elif address.startswith(SQLITE):
+        store = option("--tracking-uri", address, places.TRACKING_URI, "MLFLOW_TRACKING_URI")
+        server, condition = f"http://{LOOPBACK}:5000", f" while `{shell_command('ui', *store)}` runs"
+    return shlex.join(("mlflow", "gc", "--backend-store-uri", database, "--tracking-uri", server)) + condition

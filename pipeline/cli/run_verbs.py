@@ -39,6 +39,7 @@ def train(
     tracking_uri: options.TrackingUri = places.TRACKING_URI,
     data_root: options.DataRoot = places.DATA_ROOT,
     storage: options.Storage = places.STORAGE,
+    log_model: options.LogModel = "final",
     force: Annotated[bool, typer.Option("--force", help="Run finished runs again.")] = False,
     as_json: options.Json = False,
 ) -> int:
@@ -50,7 +51,7 @@ def train(
     composed = load_experiment(experiment, overrides or [])
     numbers = options.parse_seeds(seeds) if seeds is not None else (composed.config.seed,)
     where = Where(tracking_uri, data_root, storage, address, cpus_per_worker, gpus_per_worker, wait_for_hosts)
-    request = TrainRequest(composed.name, composed, split, numbers, parse_workers(workers), where, force)
+    request = TrainRequest(composed.name, composed, split, numbers, parse_workers(workers), where, force, log_model)
     return _report(run_experiment(request), Console(as_json))
 
 

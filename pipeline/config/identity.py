@@ -23,6 +23,7 @@ NO_SCIENCE = (
     "mgmrn/data/published.py",
     "mgmrn/explanation.py",
     "mgmrn/localisation.py",
+    "mgmrn/parts.py",
     "mgmrn/prediction.py",
 )
 """Makers of benchmarks, checks of data sets, predictions and explanations of finished models."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,16 +21,14 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from mgmrn.atomic_file import replacing
-from mgmrn.checkpoint import TrainedModel
 from mgmrn.data.images import prepared
-from mgmrn.data.splits import load_final
-from mgmrn.makers.synthetic import read_parts
+from mgmrn.data.splits import FinalData, load_final
 from pipeline.analysis.page.templates import STYLE, page_template
+from pipeline.analysis.runs import LOCALISED
 from pipeline.models import reasons
+from pipeline.models.localise import ALL_LEVELS, ALL_PARTS, Figures, Split, localise, log_figures, pictures_of, run_of
 from pipeline.models.predict import open_model
 from pipeline.tracking.environment import git_state
-from pipeline.tracking.registry import registry_uri
-from pipeline.tracking.store import TrackingStore
 
 BATCH = 8
 UNKNOWN = "pictures"
@@ -47,8 +45,6 @@ ROW = 3 * LINE + SIDE + MARGIN
 CHARACTERS = 20
 PAPER, INK = (255, 255, 255), (30, 30, 30)
 
-Split = Literal["test_unseen", "test_seen"]
-
 
 @dataclass(frozen=True)
 class Explanations:
@@ -58,8 +54,8 @@ class Explanations:
     benchmark: str
     gamma: float
     classes: Mapping[str, Sequence[reasons.Explained]]
-    pointing: Mapping[str, Mapping[str, Mapping[str, Any]]]
-    """Level → part → result of `by_part`; empty without boxes of parts."""
+    pointing: Figures
+    """Localisation on all pictures of the split; empty for single pictures, and without annotated parts."""
     made_at: str
     commit: str
     page: Path
@@ -72,11 +68,11 @@ class Explanations:
         return [one for pictures in self.classes.values() for one in pictures]
 
     @property
-    def overall(self) -> Mapping[str, Any] | None:
-        return self.pointing[reasons.ALL_LEVELS][reasons.ALL_PARTS] if self.pointing else None
+    def overall(self) -> Mapping[str, float]:
+        """Figures of all levels and parts together; empty without any."""
+        return self.pointing[ALL_LEVELS][ALL_PARTS] if self.pointing else {}
 
     def to_json(self) -> dict[str, Any]:
-        overall = self.overall or {}
         return {
             "page": str(self.page),
             "sheets": [str(sheet) for sheet in self.sheets],
@@ -94,8 +90,8 @@ class Explanations:
                 }
                 for one in self.pictures
             ],
-            "pointing_accuracy": overall.get("accuracy"),
-            "pointing_chance": overall.get("chance"),
+            "pointing_accuracy": self.overall.get("pointing"),
+            "pointing_chance": self.overall.get("pointing_chance"),
             "pointing": self.pointing,
         }
 
@@ -108,59 +104,60 @@ def run_explain(
     out: Path,
     tracking_uri: str,
     data_root: Path,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[str], Callable[[int, int], None]] = lambda what: lambda done, total: None,
 ) -> Explanations:
     """Explain pictures with the model that `open_model` finds by its name, and write page and sheets into the folder `out`.
 
-    Without images, the first pictures of each class of the split are explained. Raises `UserError` for a model without attention, or a
-    picture or data set that cannot be read, and `TrackingError` when the store is unreachable, or does not have the run or model.
+    Without images, the first pictures of each class of the split are explained, and localisation is measured on all of its pictures. Raises
+    `UserError` for a model without attention, or a picture or data set that cannot be read, and `TrackingError` when the store is unreachable,
+    or does not have the run or model.
     """
     model = open_model(name, tracking_uri)
     reasons.check_explainable(model)
+    figures: Figures = {}
     if images:
-        subjects, parts = [reasons.Subject(path, path.name, None) for path in images], None
+        subjects = [reasons.Subject(path, path.name, None) for path in images]
     else:
-        subjects = list(_subjects_of(model, data_root, split, per_class))
-        parts = read_parts(data_root, model.config.benchmark.name)
+        data = load_final(data_root, model.config.benchmark)
+        subjects = list(_subjects_of(data, split, per_class))
     classes: dict[str, list[reasons.Explained]] = {}
-    pointed: list[reasons.Pointed] = []
-    config = model.config.benchmark.images
+    config, show = model.config.benchmark.images, progress("pictures")
     for start in range(0, len(subjects), BATCH):
         batch = subjects[start : start + BATCH]
-        views, answers = reasons.explain(model, batch, torch.stack([prepared(one.path, config) for one in batch]))
-        for one in answers:
+        for one in reasons.explain(model, batch, torch.stack([prepared(one.path, config) for one in batch])):
             classes.setdefault(one.subject.truth or UNKNOWN, []).append(one)
-        if parts is not None:
-            pointed += reasons.point(views, batch, parts, model.attribute_names, config)
-        progress(start + len(batch), len(subjects))
-    store = None if Path(name).exists() or registry_uri(name) else TrackingStore.open(tracking_uri)
+        show(start + len(batch), len(subjects))
+    if not images:
+        figures = localise(model, data, split, progress("localisation"))
+    tracked = run_of(name, tracking_uri)
     made = Explanations(
         model=name,
         benchmark=model.config.benchmark.name,
         gamma=model.gamma,
         classes=classes,
-        pointing=reasons.by_part(pointed) if pointed else {},
+        pointing=figures,
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
         commit=git_state().sha,
         page=out / "index.html",
         sheets=tuple(out / "sheets" / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', title)}.png" for title in classes),
-        run_id=store.find_run(name).run_id if store else None,
+        run_id=tracked[1].run_id if tracked else None,
     )
     with replacing(made.page) as file:
         file.write(render(made).encode())
     for sheet, (title, pictures) in zip(made.sheets, classes.items(), strict=True):
         with replacing(sheet) as file:
             contact_sheet(title, pictures).save(file, format="PNG", optimize=True)
-    if store and made.run_id:
-        store.log_file(made.run_id, made.page, "explain")
+    if tracked:
+        store, run = tracked
+        log_figures(store, run, split, figures)
+        store.log_file(run.run_id, made.page, "explain")
         for sheet in made.sheets:
-            store.log_file(made.run_id, sheet, "explain/sheets")
+            store.log_file(run.run_id, sheet, "explain/sheets")
     return made
 
 
-def _subjects_of(model: TrainedModel, data_root: Path, split: Split, per_class: int) -> Iterator[reasons.Subject]:
-    data = load_final(data_root, model.config.benchmark)
-    images = data.unseen if split == "test_unseen" else data.seen
+def _subjects_of(data: FinalData, split: Split, per_class: int) -> Iterator[reasons.Subject]:
+    images = pictures_of(data, split)
     for label in np.unique(images.labels):
         for row in np.flatnonzero(images.labels == label)[:per_class].tolist():
             yield reasons.Subject(images.path(row), images.files[row], data.classes.names[label])
@@ -175,6 +172,7 @@ def render(content: Explanations) -> str:
         known=sum(one.subject.truth is not None for one in content.pictures),
         right=sum(one.subject.truth == one.best.name for one in content.pictures),
         decisive=reasons.DECISIVE,
+        figures=LOCALISED,
         style=Markup(style),
     )
 

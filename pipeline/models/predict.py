@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mgmrn.checkpoint import MODEL_FILE, TrainedModel, load_model
+from mgmrn.checkpoint import TrainedModel, load_model
 from mgmrn.config import ImageConfig
 from mgmrn.data.class_table import read_class_table
 from mgmrn.data.images import prepared
@@ -22,7 +22,8 @@ from mgmrn.errors import UserError, some
 from mgmrn.prediction import BATCH, Answer, answer, score, with_classes
 from pipeline.console import Console, say
 from pipeline.tracking.registry import fetch_exported, registry_uri
-from pipeline.tracking.store import MODEL_TAG, TrackingStore
+from pipeline.tracking.store import MODEL_TAG, NO_MODEL_HINT, TrackingStore
+from pipeline.train.spec import MODEL_FILE
 
 DECODERS = 8
 """Largest number of pictures decoded at once; each may take some hundred megabytes."""
@@ -62,8 +63,7 @@ def open_model(name: str, tracking_uri: str) -> TrainedModel:
         run = store.find_run(name)
         uri = run.tags.get(MODEL_TAG)
         if not uri:
-            hint = "name a finished run of the final split; `tune` runs and ESZSL log none"
-            raise UserError(f"the run {run.name} has logged no model", "RUN", hint)
+            raise UserError(f"the run {run.name} has logged no model", "RUN", NO_MODEL_HINT)
     with tempfile.TemporaryDirectory() as folder:
         return load_model(fetch_exported(store, uri, Path(folder)))
 

@@ -14,7 +14,7 @@ from pipeline.analysis.tables import as_dict, show_tables, tables
 from pipeline.console import Console
 from pipeline.tracking.environment import NO_GIT
 from pipeline.tracking.registry import CANDIDATE, CHAMPION, Version, register, remove_alias, set_alias, version_of_alias
-from pipeline.tracking.store import MODEL_TAG, TrackedRun, TrackingStore
+from pipeline.tracking.store import MODEL_TAG, NO_MODEL_HINT, TrackedRun, TrackingStore
 
 PRIMARY = "gzsl_h"
 _KEPT = ("config_hash", "group_hash", "data_digest", "code_sha", "seed")
@@ -103,7 +103,7 @@ def check_promotable(run: TrackedRun, seeds: Seeds) -> None:
         (tags.get("mgmrn.split") != "final", "it is not a run of the final split", "name the final run of its config"),
         (is_standin, "its pictures are drawn stand-ins", "train on the real ones"),
         (not _is_committed(run), "its code is not committed", "commit the code and train again"),
-        (not tags.get(MODEL_TAG), "it has logged no model", "ESZSL and tune runs log none"),
+        (not tags.get(MODEL_TAG), "it has logged no model", NO_MODEL_HINT),
         (len(seeds) < LEAST_PAIRS, few, "train it with --seeds 0,1,2"),
     )
     failed = [(reason, hint) for has_failed, reason, hint in checks if has_failed]

@@ -3,29 +3,24 @@
 B: pictures of a batch. P: pixels of a side of the network's input. K: regions. A: attributes that decide.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from mgmrn.checkpoint import TrainedModel
 from mgmrn.config import ImageConfig, Level, MgMRNConfig
-from mgmrn.data.pictures import read_picture
 from mgmrn.errors import UserError
-from mgmrn.explanation import LevelView, contributions, decide, decisive, look
-from mgmrn.localisation import box_on_input, chance_of, interpolate, points_at
-from mgmrn.makers.synthetic import Parts, part_of
+from mgmrn.explanation import contributions, decide, decisive, look
+from mgmrn.localisation import interpolate
 from mgmrn.model.network import MgMRN, class_scores
 from mgmrn.prediction import RankedClass
 
 DECISIVE = 6
-ALL_LEVELS, ALL_PARTS = "all levels", "all parts"
 
 
 @dataclass(frozen=True)
@@ -81,10 +76,6 @@ class Explained:
         return self.best.score - self.runner_up.score
 
 
-Pointed = tuple[str, str, bool, float]
-"""Level, part, whether the largest attention lies in the part's box, and share of the input that the box covers."""
-
-
 def check_explainable(model: TrainedModel) -> tuple[MgMRN, MgMRNConfig]:
     """Head and config of a model; one without attention or with a single class is a `UserError`."""
     head, config = model.network.head, model.config.model
@@ -96,10 +87,8 @@ def check_explainable(model: TrainedModel) -> tuple[MgMRN, MgMRNConfig]:
 
 
 @torch.inference_mode()
-def explain(
-    model: TrainedModel, subjects: Sequence[Subject], images: Float[Tensor, "B 3 P P"]
-) -> tuple[dict[Level, LevelView], list[Explained]]:
-    """View of each level, and explanation of each picture of a batch, whose `images` are made by `for_evaluation`."""
+def explain(model: TrainedModel, subjects: Sequence[Subject], images: Float[Tensor, "B 3 P P"]) -> list[Explained]:
+    """Explanation of each picture of a batch, whose `images` are made by `for_evaluation`."""
     head, config = check_explainable(model)
     views = look(head, config, model.network.backbone(images), images.shape[-1])
     attributes = {level: view.attributes for level, view in views.items()}
@@ -140,44 +129,7 @@ def explain(
                 tuple(maps(level, row, chosen) for level in views),
             )
         )
-    return views, explained
-
-
-def point(
-    views: Mapping[Level, LevelView],
-    subjects: Sequence[Subject],
-    parts: Mapping[str, Parts],
-    names: Sequence[str],
-    config: ImageConfig,
-) -> Iterator[Pointed]:
-    """Attention of every attribute that each picture of a batch shows, on each level and all together; `parts` holds boxes by file."""
-    rows = {name.replace("_", " "): number for number, name in enumerate(names)}
-    for image, subject in enumerate(subjects):
-        shown = {name: box for name, box in parts[subject.file].shown().items() if name in rows}
-        if not shown:
-            continue
-        height, width = read_picture(subject.path).shape[1:]
-        boxes = torch.tensor([box_on_input(box, width, height, config) for box in shown.values()])
-        chances = chance_of(boxes, config.size).tolist()
-        chosen = [rows[name] for name in shown]
-        maps = {str(level): view.attention_on_input(image, chosen, config.size) for level, view in views.items()}
-        maps[ALL_LEVELS] = torch.stack(list(maps.values())).sum(dim=0)
-        for level, attention in maps.items():
-            for name, hit, chance in zip(shown, points_at(attention, boxes).tolist(), chances, strict=True):
-                yield level, str(part_of(name)), hit, chance
-
-
-def by_part(pointed: Sequence[Pointed]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Level → part, `ALL_PARTS` first → `accuracy` of the pointing game, `chance` of a random pixel, and number of `maps`."""
-    table = pd.DataFrame(pointed, columns=["level", "part", "hit", "chance"])
-    results = (
-        pd.concat([table.assign(part=ALL_PARTS), table])
-        .groupby(["level", "part"], sort=False)
-        .agg(accuracy=("hit", "mean"), chance=("chance", "mean"), maps=("hit", "size"))
-    )
-    levels = results.groupby("level", sort=False)
-    by_level: dict[str, Any] = {str(level): found.droplevel("level").to_dict("index") for level, found in levels}
-    return by_level
+    return explained
 
 
 def visible(image: Float[Tensor, "3 P P"], config: ImageConfig) -> UInt8[np.ndarray, "P P 3"]:

@@ -20,7 +20,7 @@ from pipeline.config.compose import ComposedConfig, load_experiment, resolve_wei
 from pipeline.config.identity import code_digest
 from pipeline.console import Console, say
 from pipeline.spool import Spool
-from pipeline.tracking.environment import environment, numerics
+from pipeline.tracking.environment import ENVIRONMENT_TAG, environment, numerics
 from pipeline.tracking.store import Histories, TrackedRun, TrackingStore
 from pipeline.train import tracked
 from pipeline.train.cell import Cell, make_cell
@@ -177,7 +177,11 @@ def read_record(store: TrackingStore, run: TrackedRun, data_root: Path) -> Recor
         if is_weights_file(str(weights)) and not weights.is_file():
             for found in sorted(data_root.rglob(weights.name))[:1]:
                 composed = load_experiment(str(file), [f"model.backbone.weights={json.dumps(str(found.resolve()))}"])
-    machine = _machine(json.loads(store.read_text(run.run_id, "env/environment.json")))
+    # Runs of earlier versions have an environment of their own.
+    owner, path = run.run_id, "env"
+    if ENVIRONMENT_TAG in run.tags and run.parent_run_id:
+        owner, path = run.parent_run_id, run.tags[ENVIRONMENT_TAG]
+    machine = _machine(json.loads(store.read_text(owner, f"{path}/environment.json")))
     return Record(run, replace(composed, name=run.tags["mgmrn.study"]), machine)
 
 
@@ -186,7 +190,8 @@ def changes(record: Record, cell: Cell) -> list[str]:
     tags, found = record.run.tags, []
     if tags["mgmrn.code_digest"] != code_digest():
         sha, is_dirty = tags.get("mgmrn.code_sha", "none"), tags.get("mgmrn.code_dirty") == "true"
-        changed = " with the uncommitted changes in its env/git.diff" if is_dirty else ""
+        diff = f"{tags.get(ENVIRONMENT_TAG, 'env')}/git.diff"
+        changed = f" with the uncommitted changes in {diff} of its launch" if is_dirty else ""
         found.append(f"the code is not the one of the run (commit {sha[:12]}{changed})")
     was, now = tags["mgmrn.data_digest"], cell.data.digest
     if was != now:
@@ -275,7 +280,7 @@ def _run_again(store: TrackingStore, where: Where, record: Record, cell: Cell, p
     tags = {"mgmrn.kind": "launch", "mgmrn.study": "reproduce", "mgmrn.benchmark": cell.data.benchmark}
     own = {"mgmrn.kind": KIND, "mgmrn.reproduces": source.run_id}
     with tracked.parent_run(store, where.storage, key, f"reproduce {source.name}", tags, [cell.data]) as parent:
-        opening = tracked.Opening(store, where, "reproduce", parent.run_id, placement, tags=own)
+        opening = tracked.Opening(store, where, "reproduce", parent, placement, tags=own, log_model="none")
         nothing = KnownRuns.among([], store.experiment_id)
         director = ListDirector([Task(cell)], Site(opening, 1), known=lambda _: nothing, on_failure=raise_mistake)
         run_list(director)

@@ -48,7 +48,7 @@ def run_course(search: Search, name: str, budget_hours: float | None, tracking_u
         comparisons=comparisons,
         importances=shares,
         best_configs=tuple(str(stored / file) for file in files),
-        parent_run_id=site.opening.parent_run_id,
+        parent_run_id=site.opening.parent.run_id,
         tracking_uri=tracking_uri,
     )
 

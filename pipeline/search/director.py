@@ -128,7 +128,7 @@ class SearchDirector(Director):
 
     def _is_finished(self, cell: Cell) -> bool:
         run = look_up(partial(self.site.opening.store.find_finished, cell.config_hash, cell.split))
-        return run is not None and run.parent_run_id == self.site.opening.parent_run_id
+        return run is not None and run.parent_run_id == self.site.opening.parent.run_id
 
     def _combined(self, number: int, steps: int, scores: Sequence[float]) -> float:
         """Score of a trial from those of the runs that it has begun."""

@@ -23,7 +23,7 @@ from pipeline.search.config import SearchFile
 from pipeline.search.outcome import SearchOutcome, note
 from pipeline.search.space import Space
 from pipeline.search.study import Study, study_errors
-from pipeline.tracking.store import NOTE_LIMIT, NOTE_TAG, TrackingStore
+from pipeline.tracking.store import NOTE_LIMIT, TrackingStore
 from pipeline.train.cluster import launch_session
 from pipeline.train.placement import Workers, check_gpus, place_trials
 from pipeline.train.tracked import END_SECONDS, Opening, parent_run, send_leftovers
@@ -103,7 +103,7 @@ def run_search(
             cpus = placed.cpus_per_worker
             slots = min(concurrency * placed.workers, max(host.cpus for host in hosts) // cpus)
             warm_cache(space, bases, where.data_root, max(1, slots) * cpus, placed.gpus_per_worker)
-            opening = Opening(store, replace(where, storage=folder), name, parent.run_id, placed)
+            opening = Opening(store, replace(where, storage=folder), name, parent, placed)
             site, board = Site(opening, concurrency), Board(search.name, config.trials, config.objective.metric.upper())
             with study_errors(study_storage):
                 parts = Search(config, space, bases, study, site, data, board)
@@ -111,7 +111,7 @@ def run_search(
             site.clerk.finish()
             with (folder / "report").fetched() as report:
                 parent.attach(report)
-            parent.spool.append_tags({NOTE_TAG: note(outcome)[:NOTE_LIMIT]})
+            parent.note = note(outcome)[:NOTE_LIMIT]
             if outcome.status == "failed":
                 parent.status, parent.reason = "FAILED", "no trial finished"
     study.optuna.set_user_attr(_OUTCOME, json.dumps(outcome.model_dump(mode="json")))

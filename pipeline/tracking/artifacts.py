@@ -1,21 +1,22 @@
-"""Files that a finished run carries: evaluation tables and plots, the resolved config, the environment. U: classes."""
+"""Files that a finished run carries: evaluation tables, on `final` with plots, and the resolved config. U: classes."""
 
-import json
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Int
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from mgmrn.metrics import SeenMask, calibrated_predictions, per_class_accuracy, seen_unseen_curve
 from mgmrn.protocol import Evaluation
 from pipeline.config.compose import ComposedConfig, show
 from pipeline.redaction import redact
-from pipeline.tracking.environment import GitState
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 LARGEST_PLOTTED_CONFUSION = 60
 LARGEST_PLAIN_TABLE = 5000
@@ -41,7 +42,8 @@ def write_evaluation(folder: Path, evaluation: Evaluation, names: Sequence[str],
     # A row for each true class, a column for each predicted one.
     confusion = np.bincount(labels * count + predictions, minlength=count * count).reshape(count, count)
     _write_table(target / "confusion.csv", {"class": classes, **dict(zip(names, confusion.T, strict=True))})
-    if count <= LARGEST_PLOTTED_CONFUSION:
+    # A plot takes the driver up to a second of a core, which the many `tune` runs of a grid or a search are not worth.
+    if evaluation.split == "final" and count <= LARGEST_PLOTTED_CONFUSION:
         _plot_confusion(target / "confusion.png", confusion, names, seen)
     # The margin is the calibrated score of the prediction less that of the next best class.
     two_best = np.partition(scores - gamma * seen, -2, axis=1)[:, -2:]
@@ -58,16 +60,10 @@ def write_evaluation(folder: Path, evaluation: Evaluation, names: Sequence[str],
     _write_curve(target, evaluation)
 
 
-def write_provenance(folder: Path, composed: ComposedConfig, environment: dict[str, Any], git: GitState) -> None:
-    """Write `config/resolved.yaml` with the origin of every value, and `env/` with machine and git state; passwords are masked."""
+def write_config(folder: Path, composed: ComposedConfig) -> None:
+    """Write `config/resolved.yaml` with the origin of every value; passwords are masked."""
     (folder / "config").mkdir(parents=True, exist_ok=True)
-    (folder / "env").mkdir(exist_ok=True)
     (folder / "config" / "resolved.yaml").write_text(redact(show(composed)), encoding="utf-8")
-    (folder / "env" / "environment.json").write_text(json.dumps(environment, indent=1))
-    state = {"sha": git.sha, "dirty": git.dirty, "untracked": git.untracked}
-    (folder / "env" / "git.json").write_text(json.dumps(state, indent=1))
-    if git.diff:
-        (folder / "env" / "git.diff").write_text(redact(git.diff), encoding="utf-8")
 
 
 def _write_curve(target: Path, evaluation: Evaluation) -> None:
@@ -78,6 +74,8 @@ def _write_curve(target: Path, evaluation: Evaluation) -> None:
     curve = seen_unseen_curve(*seen, *unseen, evaluation.seen_classes)
     columns = {"gamma": curve.gammas, "unseen": curve.unseen, "seen": curve.seen, "harmonic": curve.harmonic}
     _write_table(target / "curve.csv", columns)
+    if evaluation.split == "tune":
+        return
     figure = _figure(5, 5)
     axes = figure.add_subplot()
     axes.plot(curve.unseen, curve.seen, color="tab:blue")
@@ -112,6 +110,9 @@ def _write_table(path: Path, columns: Mapping[str, Any]) -> None:
 
 def _figure(width: float, height: float) -> Figure:
     """A figure that needs no display and no global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure

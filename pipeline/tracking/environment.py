@@ -2,6 +2,7 @@
 
 import base64
 import getpass
+import hashlib
 import json
 import os
 import platform
@@ -21,7 +22,7 @@ from mgmrn.trunks import TIMM
 from pipeline.config.identity import REPOSITORY
 from pipeline.console import shell_command
 from pipeline.job_environment import code_state, in_job
-from pipeline.redaction import redact_address
+from pipeline.redaction import redact, redact_address
 
 PACKAGES = ("torch", "torchvision", "timm", "ray", "mlflow", "numpy", "scipy", "pydantic", "optuna")
 NUMERICS = ("torch", "torchvision", "numpy", "scipy")
@@ -29,6 +30,8 @@ NUMERICS = ("torch", "torchvision", "numpy", "scipy")
 NO_GIT = "none"
 TAG_LIMIT = 5000
 """Characters of a tag that every store takes."""
+ENVIRONMENT_TAG = "mgmrn.environment"
+"""Tag of a run with the folder that `write_environment` made, among the artifacts of its launch."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,23 @@ def environment() -> dict[str, Any]:
         "gpus": _output("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader").splitlines(),
         "packages": {name: _version(name) for name in PACKAGES},
     }
+
+
+def write_environment(folder: Path) -> str:
+    """Write machine, versions and git state of this process into `env/DIGEST` of a folder, passwords masked; returns that path.
+
+    The digest of the content keeps apart what several launches, perhaps on several hosts, write into one folder.
+    """
+    git = git_state()
+    state = {"sha": git.sha, "dirty": git.dirty, "untracked": git.untracked}
+    files = {"environment.json": json.dumps(environment(), indent=1), "git.json": json.dumps(state, indent=1)}
+    if git.diff:
+        files["git.diff"] = redact(git.diff)
+    path = f"env/{hashlib.sha256(''.join(files.values()).encode()).hexdigest()[:12]}"
+    (folder / path).mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / path / name).write_text(text, encoding="utf-8")
+    return path
 
 
 def numerics(config: ExperimentConfig) -> str:

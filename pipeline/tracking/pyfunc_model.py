@@ -1,23 +1,30 @@
-"""Code of the logged model, which MLflow runs beside a copy of `mgmrn`: pictures in, class names and calibrated scores out."""
+"""Code of the logged model, which MLflow runs beside `mgmrn.zip`: pictures in, class names and calibrated scores out.
+
+MLflow also runs it when the model is logged, in a process that loads no torch.
+"""
+
+from __future__ import annotations
 
 import base64
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow.models
 import pandas as pd
-import torch
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from mgmrn.checkpoint import TrainedModel, load_model
-from mgmrn.data.class_table import classes_from_json
-from mgmrn.data.images import prepared
+if (code := Path(__file__).parent / "code" / "mgmrn.zip").exists():  # Not when the model is logged.
+    sys.path.insert(0, str(code))
+
 from mgmrn.errors import UserError
-from mgmrn.prediction import BATCH, answer, score, with_classes
+
+if TYPE_CHECKING:
+    from mgmrn.checkpoint import TrainedModel
 
 ATTRIBUTES = 3
 
@@ -35,12 +42,16 @@ class ImageClassifier(PythonModel):
     """
 
     def load_context(self, context: PythonModelContext) -> None:
+        from mgmrn.checkpoint import load_model
+
         self._model = load_model(Path(context.artifacts["model"]))
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
         """Answers for every picture; an exception names the row or the param that is wrong."""
+        from mgmrn.prediction import answer
+
         try:
             model, top_k = _asked(self._model, params or {})
             answers = [one for batch in _batches(model, model_input) for one in answer(model, batch, top_k, ATTRIBUTES)]
@@ -57,6 +68,9 @@ class ImageClassifier(PythonModel):
 
 def _asked(model: TrainedModel, params: Mapping[str, Any]) -> tuple[TrainedModel, int]:
     """The model with the params' γ and classes, and the number of classes of an answer."""
+    from mgmrn.data.class_table import classes_from_json
+    from mgmrn.prediction import with_classes
+
     asked = {name: value for name, value in params.items() if value is not None}
     gamma, top_k, classes = asked.get("gamma", model.gamma), asked.get("top_k", 5), asked.get("classes")
     if not math.isfinite(gamma):
@@ -69,6 +83,11 @@ def _asked(model: TrainedModel, params: Mapping[str, Any]) -> tuple[TrainedModel
 
 def _batches(model: TrainedModel, table: pd.DataFrame) -> Iterator[Any]:
     """Scores batch by batch, so that one batch of decoded pictures is in memory at a time."""
+    import torch
+
+    from mgmrn.data.images import prepared
+    from mgmrn.prediction import BATCH, score
+
     values = list(table["image"])
     for start in range(0, len(values), BATCH):
         pixels = [

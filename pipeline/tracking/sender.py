@@ -68,6 +68,9 @@ class Sender:
         self._seen: set[Entry] = set()
         self._pending: deque[Entry] = deque()
         self._steps: dict[str, set[int]] = {}
+        """Steps of the metrics that the run is known to have."""
+        self._is_new = False
+        """Whether this sender has created the run, and no request has failed since: it has the steps that were sent here alone."""
         self._pause = FIRST_PAUSE
         self._next_try = self._next_epochs = self._patience = 0.0
         self._deadline: float | None = None
@@ -176,6 +179,7 @@ class Sender:
                 if self._pause == FIRST_PAUSE:
                     self._on_problem(self.problem)
                 self._steps.clear()  # The server may have stored what it did not confirm.
+                self._is_new = False
                 self._next_try = time.monotonic() + self._pause
                 self._pause = min(2 * self._pause, LONGEST_PAUSE)
                 return
@@ -196,8 +200,6 @@ class Sender:
             self._store.describe_run(self._sent.run_id, NewRun.from_json(content["run"]))
         elif entry.kind == "metrics":
             self._send_epochs([one.content for one in group])
-        elif entry.kind == "tags":
-            self._store.set_tags(self._sent.run_id, content["tags"])
         elif entry.kind == "artifacts":
             with self._spool.inside(content["folder"]).fetched() as folder:
                 self._store.log_artifacts(self._sent.run_id, folder)
@@ -206,7 +208,8 @@ class Sender:
             with stored[0].fetched() as file, stored[1].fetched() as example:
                 self._store.log_model(self._sent.run_id, file, content["gamma"], example)
         elif entry.kind == "end":
-            self._store.finish(self._sent.run_id, content["status"], content["stop_reason"], content.get("time_ms"))
+            ending = content["status"], content["stop_reason"], content["time_ms"], content["tags"]
+            self._store.finish(self._sent.run_id, *ending)
 
     def _create_run(self) -> None:
         """Create the run, and note its id before anything else is sent."""
@@ -215,6 +218,7 @@ class Sender:
         if parent := new.tags.get(PARENT_TAG):
             new = replace(new, tags={**new.tags, PARENT_TAG: self._parents.get(parent, parent)})
         self._note(replace(self._sent, run_id=self._store.create_run(new), store=self._store.identity))
+        self._is_new = True
 
     def _note(self, sent: Sent) -> None:
         """Note what was sent, here and beside the spool."""
@@ -229,7 +233,7 @@ class Sender:
             new: dict[str, float] = {}
             for key in (key for key in one["metrics"] if "/" in key):
                 if key not in self._steps:
-                    self._steps[key] = self._store.logged_steps(self._sent.run_id, key)
+                    self._steps[key] = set() if self._is_new else self._store.logged_steps(self._sent.run_id, key)
                 if step not in self._steps[key]:
                     self._steps[key].add(step)
                     new[key] = one["metrics"][key]

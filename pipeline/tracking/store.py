@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 import tempfile
+import zipfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -35,6 +36,9 @@ PAGE = 1000
 """Runs of one answer to a search."""
 MODEL_TAG, BEGUN_TAG = "mgmrn.model_uri", "mgmrn.model_id"
 """Tags of a run with its logged model, and with one that may be incomplete."""
+NO_MODEL_HINT = (
+    "name a final run, or run it again with --log-model all, and --force or --mode force; ESZSL exports no model"
+)
 REQUIREMENTS = ("torch", "torchvision", "timm", "numpy", "scipy", "pydantic", "jaxtyping", "pillow", "pandas", "mlflow")
 UI_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Tags of an experiment by which MLflow's UI opens it on its training runs."""
@@ -158,7 +162,8 @@ class TrackingStore:
     def search(self, wanted: str, experiments: Iterable[str], most: int | None = None) -> list[TrackedRun]:
         """`own_runs` of experiments by their ids: all, or the latest ones up to a number."""
         found: list[TrackedRun] = []
-        places, order, token = list(experiments), ["attributes.start_time DESC"], None
+        # An experiment that a verb that reads does not find has no id.
+        places, order, token = [one for one in experiments if one], ["attributes.start_time DESC"], None
         while places:
             with translated(self.uri):
                 page = self.client.search_runs(
@@ -238,10 +243,10 @@ class TrackingStore:
                 tags = [InputTag("mlflow.data.context", data.split)]
                 self.client.log_inputs(run_id, datasets=[DatasetInput(entity, tags)])
 
-    def resume(self, run: TrackedRun, parent_run_id: str) -> None:
-        """Reopen a run under another launch, with one attempt more."""
+    def resume(self, run: TrackedRun, launch: Mapping[str, str]) -> None:
+        """Reopen a run with one attempt more, and with the tags that refer to its launch, which is another one."""
         attempt = int(run.tags.get("mgmrn.attempt", "1")) + 1
-        self.set_tags(run.run_id, {"mgmrn.attempt": str(attempt), PARENT_TAG: parent_run_id})
+        self.set_tags(run.run_id, {"mgmrn.attempt": str(attempt), **launch})
         self.reopen(run)
 
     def reopen(self, run: TrackedRun) -> None:
@@ -249,9 +254,16 @@ class TrackingStore:
         with translated(self.uri):
             self.client.update_run(run.run_id, status="RUNNING")
 
-    def finish(self, run_id: str, status: EndStatus, stop_reason: str, time_ms: int | None = None) -> None:
-        """End a run with its reason as a tag, now or at a given time; repeating it changes nothing."""
-        self.set_tags(run_id, {"mgmrn.stop_reason": stop_reason})
+    def finish(
+        self,
+        run_id: str,
+        status: EndStatus,
+        stop_reason: str,
+        time_ms: int | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """End a run with its reason and more as tags, now or at a given time; repeating it changes nothing."""
+        self.set_tags(run_id, {"mgmrn.stop_reason": stop_reason, **(tags or {})})
         with translated(self.uri):
             self.client.set_terminated(run_id, status=status, end_time=time_ms)
 
@@ -318,18 +330,23 @@ class TrackingStore:
         pictures = pd.DataFrame({"image": [example.read_bytes()]})
         answers = pd.DataFrame({"classes": [["gull"]], "scores": [[1.0]], "seen": [[True]], "attributes": [["wings"]]})
         with translated(self.uri), tempfile.TemporaryDirectory() as folder:
-            # MLflow cannot continue an interrupted attempt, since it records a model's run once.
+            # One file, since each is a request of its own.
+            code = Path(folder, "mgmrn.zip")
+            with zipfile.ZipFile(code, "w") as archive:
+                for module in sorted((REPOSITORY / "mgmrn").rglob("*.py")):
+                    archive.write(module, module.relative_to(REPOSITORY))
             if begun := tags.get(BEGUN_TAG):
                 with contextlib.suppress(MlflowException):
                     self.client.delete_logged_model(begun)
-            # MLflow's `log_model` would write to the address in the database, where the files of a moved store do not stand.
+            # MLflow's `log_model` would write to the address in the database, where the files of a moved store do not stand; it
+            # would also load the model to try it, and torch with it, which takes this process seconds and 0.8 GB.
             model = self.client.create_logged_model(self.experiment_id, name="model", source_run_id=run_id)
             self.client.set_tag(run_id, BEGUN_TAG, model.model_id)
             mlflow.pyfunc.save_model(
                 f"{folder}/model",
                 mlflow_model=Model(run_id=run_id, model_id=model.model_id, model_uuid=model.model_id),
                 python_model=str(Path(__file__).with_name("pyfunc_model.py")),
-                code_paths=[str(REPOSITORY / "mgmrn")],
+                code_paths=[str(code)],
                 artifacts={"model": str(file)},
                 signature=infer_signature(pictures, answers, {"gamma": float(gamma), "top_k": 5, "classes": ""}),
                 input_example=pictures,

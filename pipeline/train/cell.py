@@ -11,12 +11,11 @@ from mgmrn.data.splits import SplitData
 from pipeline import places
 from pipeline.config.compose import ComposedConfig
 from pipeline.config.identity import code_digest, config_hash, group_hash
-from pipeline.job_environment import job_tags
 from pipeline.spool import DatasetInput
 from pipeline.storage import StoragePath
-from pipeline.tracking.environment import numerics, origin_tags
+from pipeline.tracking.environment import numerics
 from pipeline.train.placement import Placement, Workers
-from pipeline.train.spec import Calibration, RunSpec, Split
+from pipeline.train.spec import Calibration, LoggedModels, RunSpec, Split
 
 Status = Literal["finished", "cached", "failed", "stopped"]
 """State of a run, or of a whole launch, when a command ends."""
@@ -97,7 +96,9 @@ class Cell:
     def folder(self, storage: StoragePath) -> StoragePath:
         return storage / f"{self.name}.{self.split}"
 
-    def spec(self, data_root: Path, storage: StoragePath, cpus_per_worker: int) -> RunSpec:
+    def spec(
+        self, data_root: Path, storage: StoragePath, cpus_per_worker: int, log_model: LoggedModels = "final"
+    ) -> RunSpec:
         return RunSpec(
             identity=self.identity,
             config=self.config,
@@ -107,6 +108,7 @@ class Cell:
             cache_root=places.CACHE.resolve(),
             run_folder=self.folder(storage),
             cpus_per_worker=cpus_per_worker,
+            log_model=log_model,
         )
 
     def tags(self, study: str, placement: Placement) -> Mapping[str, str]:
@@ -131,8 +133,6 @@ class Cell:
             "mgmrn.gpus_per_worker": f"{placement.gpus_per_worker:g}",
             "mgmrn.attempt": "1",
             "mgmrn.calibration": self.calibration_tag,
-            **job_tags(),
-            **origin_tags(),
         }
 
 

@@ -7,9 +7,11 @@ from mgmrn.config import ESZSLConfig, ExperimentConfig, Frozen
 from pipeline.storage import StoragePath
 
 Split = Literal["tune", "final"]
+LoggedModels = Literal["final", "all", "none"]
+"""Runs whose trained model is exported and logged: those of the split, all, or none."""
 
-EVALUATION_FILE = "evaluation.npz"
-"""File of a checkpoint with the scores of the evaluation images, where the epoch was evaluated."""
+EVALUATION_FILE, MODEL_FILE = "evaluation.npz", "model.pt"
+"""Files of a checkpoint: the scores of the evaluation images, where the epoch was evaluated, and the exported model, where it may count."""
 
 
 class Calibration(Frozen):
@@ -37,6 +39,12 @@ class RunSpec(Frozen):
     run_folder: StoragePath
     """Storage of this run, seen by every host."""
     cpus_per_worker: int
+    log_model: LoggedModels = "final"
+
+    @property
+    def exports_model(self) -> bool:
+        """Whether the checkpoint that counts in the end holds the exported model."""
+        return self.log_model in ("all", self.split)
 
     @property
     def epochs(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,14 +27,14 @@ from pipeline.job_environment import job_tags
 from pipeline.redaction import redact
 from pipeline.spool import PARENT_TAG, EndStatus, NewRun, OnEpoch, Spool
 from pipeline.storage import StoragePath
-from pipeline.tracking.environment import environment, git_state, origin_tags
+from pipeline.tracking.environment import ENVIRONMENT_TAG, origin_tags, write_environment
 from pipeline.tracking.sender import Sender, replay_leftovers
 from pipeline.tracking.store import DRIVER_TAG, NOTE_LIMIT, NOTE_TAG, TrackedRun, TrackingStore
 from pipeline.train.cell import Cell, RunSummary, datasets_of
 from pipeline.train.checkpoints import kept_checkpoints
 from pipeline.train.messages import Failure, recorded_failure
 from pipeline.train.placement import Placement
-from pipeline.train.spec import Calibration, RunSpec
+from pipeline.train.spec import MODEL_FILE, Calibration, LoggedModels, RunSpec
 from pipeline.where import Where
 
 if TYPE_CHECKING:
@@ -63,15 +64,16 @@ class Opening:
     where: Where
     """Absolute places; its storage holds the folders of the runs."""
     study: str
-    parent_run_id: str
+    parent: ParentRun
     placement: Placement
     restart: bool = False
     """Deletes what an earlier driver left of the run, and begins again."""
     tags: Mapping[str, str] = field(default_factory=dict)
     """Besides, or in place of, those of the cell."""
+    log_model: LoggedModels = "final"
 
     def spec(self, cell: Cell) -> RunSpec:
-        return cell.spec(self.where.data_root, self.where.storage, self.placement.cpus_per_worker)
+        return cell.spec(self.where.data_root, self.where.storage, self.placement.cpus_per_worker, self.log_model)
 
 
 class RunTracker:
@@ -97,7 +99,7 @@ class RunTracker:
         return self._spool.run_id
 
     def finished(self, ended: Fitted) -> None:
-        """Records figures, tables and plots, and on `final` the model."""
+        """Records figures, tables and plots, and the model where the run exported one."""
         gamma = ended.evaluation.result.gamma
         tags = {
             "mgmrn.result": json.dumps({"gamma": gamma, "metrics": ended.reported}),
@@ -109,17 +111,13 @@ class RunTracker:
             tags["mgmrn.calibration"] = ended.calibration.model_dump_json()
         with self.spec.artifacts_folder.filled() as folder:
             write_record(folder, self.cell, ended)
-        self._spool.append_tags(tags)
         self._spool.append_artifacts(self.spec.artifacts_folder)
-        if self.cell.split == "final":
-            from mgmrn.checkpoint import MODEL_FILE
-
+        if (model := ended.checkpoint / MODEL_FILE).exists():
             picture = self.cell.data.unseen.path(0)
             example = self.spec.run_folder / f"example{picture.suffix}"
-            if (model := ended.checkpoint / MODEL_FILE).exists():  # ESZSL exports none.
-                example.write(picture.read_bytes())
-                self._spool.append_model(model, gamma, example)
-        self._spool.append_end("FINISHED", "finished")
+            example.write(picture.read_bytes())
+            self._spool.append_model(model, gamma, example)
+        self._spool.append_end("FINISHED", "finished", tags)
 
     def failed(self, failure: Failure) -> None:
         said = f"**{failure.message}**" + (f" ({failure.hint})" if failure.hint else "")
@@ -131,8 +129,7 @@ class RunTracker:
 
     def _end(self, status: EndStatus, reason: str, said: str) -> None:
         trained = f"after {max(self._spool.epochs(), default=0)} of {self.spec.epochs} epochs"
-        self._spool.append_tags({NOTE_TAG: self._note(f"{said} {trained}")})
-        self._spool.append_end(status, reason)
+        self._spool.append_end(status, reason, {NOTE_TAG: self._note(f"{said} {trained}")})
 
     def _note(self, result: str) -> str:
         """Description of the run: how it ended, and its config."""
@@ -161,13 +158,13 @@ def _figures(cell: Cell, epochs: int, ended: Fitted) -> str:
 
 
 def write_record(folder: Path, cell: Cell, ended: Fitted) -> None:
-    """Writes the artifacts of a finished run, `eval/`, `config/` and `env/`, from its checkpoint."""
-    from pipeline.tracking.artifacts import write_evaluation, write_provenance
+    """Writes the artifacts of a finished run, `eval/` and `config/`, from its checkpoint."""
+    from pipeline.tracking.artifacts import write_config, write_evaluation
 
     images = evaluation_images(cell.data)
     files = dict(zip(images.ids.tolist(), images.files, strict=True))
     write_evaluation(folder, ended.evaluation, cell.data.classes.names, files)
-    write_provenance(folder, cell.composed, environment(), git_state())
+    write_config(folder, cell.composed)
 
 
 def open_run(cell: Cell, opening: Opening, on_epoch: OnEpoch = lambda step, numbers: None) -> RunTracker:
@@ -184,12 +181,16 @@ def open_run(cell: Cell, opening: Opening, on_epoch: OnEpoch = lambda step, numb
             say(f"{cell.label}: going on with run {run_id or 'that is not tracked yet'}")
             spec.failure_file.delete()
         if spool.new_run() is None:
-            own = {PARENT_TAG: opening.parent_run_id, DRIVER_TAG: driver_tag()}
+            own = {
+                **opening.parent.origin,
+                **opening.parent.link,
+                DRIVER_TAG: driver_tag(),
+                NOTE_TAG: cell.composed.summary,
+            }
             tags = {**cell.tags(opening.study, opening.placement), **opening.tags, **own}
             names = {"variant": cell.variant, "benchmark": cell.benchmark, "split": cell.split}
             params = names | {path: yaml_value(value) for path, value in values_of(cell.config).items()}
             spool.append_run(NewRun(cell.name, tags, params, datasets_of([cell.data])))
-        spool.append_tags({NOTE_TAG: cell.composed.summary})
         return RunTracker(cell, spec, opening, run_id or "", on_epoch)
     except BaseException:
         release(spec.run_folder)
@@ -203,7 +204,8 @@ def _left_run_id(opening: Opening, cell: Cell, spool: Spool) -> str | None:
     try:
         left = patiently(partial(store.find_resumable, cell.config_hash, cell.split), LOOK_UP_SECONDS)
         if left is not None and left.tags.get("mgmrn.run_identity") == cell.identity and left.is_cut_off:
-            patiently(partial(store.resume, left, opening.parent_run_id), LOOK_UP_SECONDS)
+            tags = {**opening.parent.link, NOTE_TAG: cell.composed.summary}
+            patiently(partial(store.resume, left, tags), LOOK_UP_SECONDS)
             return left.run_id
         # What the store did not take yet is not removed, unless a user has deleted the run.
         in_folder = in_folder and not spool.is_done()
@@ -288,10 +290,30 @@ class ParentRun:
 
     run_id: str
     spool: Spool
+    origin: Mapping[str, str]
+    """Tags of the launch and its runs that say who started them, by which command and with which code."""
     status: EndStatus = "FINISHED"
     reason: str = "finished"
     is_tracked: bool = True
     """After its end: whether the store has all of the launch."""
+    environment: str = ""
+    """Folder of machine and git state among its artifacts."""
+    note: str = ""
+    """Description in Markdown, with which it ends."""
+
+    @property
+    def link(self) -> dict[str, str]:
+        """Tags of its runs that refer to it."""
+        return {PARENT_TAG: self.run_id, ENVIRONMENT_TAG: self.environment}
+
+    def attach_environment(self) -> None:
+        """Makes machine and git state of this process artifacts of the run, in place of such artifacts of each run below it."""
+        folder = (
+            self.spool.folder / f"environment.{secrets.token_hex(4)}"
+        )  # That of an earlier launch may not be sent yet.
+        with folder.filled() as files:
+            self.environment = write_environment(files)
+        self.spool.append_artifacts(folder)
 
     def attach(self, folder: Path) -> None:
         """Makes a folder's content artifacts of the run; a copy, since the folder may change before it is sent."""
@@ -318,13 +340,15 @@ def parent_run(
     """
     left = again or (None if restart else store.find_resumable(key, PARENT_SPLIT))
     store.close_dead_runs(keep=[left.run_id] if left else [])
-    all_tags = {**tags, "mgmrn.config_hash": key, "mgmrn.split": PARENT_SPLIT, **job_tags(), **origin_tags()}
+    origin = {**job_tags(), **origin_tags()}
+    all_tags = {**tags, "mgmrn.config_hash": key, "mgmrn.split": PARENT_SPLIT, **origin}
     if left:
         store.reopen(left)
     run_id = left.run_id if left else store.create_parent(name, all_tags)
-    parent = ParentRun(run_id, parent_spool(storage, run_id))
+    parent = ParentRun(run_id, Spool(storage / f"{_PARENT_PREFIX}{run_id}"), origin)
     if parent.spool.new_run() is None:
         parent.spool.append_run(NewRun(name, all_tags | {DRIVER_TAG: driver_tag()}, datasets=datasets_of(data)))
+    parent.attach_environment()
     sender = Sender(parent.spool, run_id, store).start()
     try:
         with unwrapped():
@@ -339,7 +363,7 @@ def parent_run(
         parent.status, parent.reason = "FAILED", type(error).__name__
         raise
     finally:
-        parent.spool.append_end(parent.status, parent.reason)
+        parent.spool.append_end(parent.status, parent.reason, {NOTE_TAG: parent.note} if parent.note else None)
         away = sender.drain(END_SECONDS) is not None
         untracked = send_leftovers(storage, store, ONE_ATTEMPT_SECONDS if away else END_SECONDS)
         parent.is_tracked = untracked is None
@@ -348,8 +372,3 @@ def parent_run(
         for name in storage.names():
             if name.startswith(_PARENT_PREFIX) and Spool(storage / name).is_done():
                 (storage / name).delete()
-
-
-def parent_spool(storage: StoragePath, run_id: str) -> Spool:
-    """Spool of a launch's own run."""
-    return Spool(storage / f"{_PARENT_PREFIX}{run_id}")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from mgmrn.checkpoint import MODEL_FILE, TrainedModel, export_model, load_checkpoint, save_checkpoint
+from mgmrn.checkpoint import TrainedModel, export_model, load_checkpoint, save_checkpoint
 from mgmrn.config import ESZSLConfig, ExperimentConfig
 from mgmrn.data.feature_cache import Progress
 from mgmrn.data.loading import evaluation_loader
@@ -33,7 +33,7 @@ from pipeline.spool import Spool
 from pipeline.storage import StoragePath, explained
 from pipeline.train import checkpoints
 from pipeline.train.messages import Failure, note_taker, record_failure, recorded_failure, reserve_room
-from pipeline.train.spec import EVALUATION_FILE, RunSpec
+from pipeline.train.spec import EVALUATION_FILE, MODEL_FILE, RunSpec
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class Rank:
     data: TuneData | FinalData
     share: Share
     device: torch.device
+    begun: float
+    """Time (`time.monotonic()`) at which it began to read data."""
 
 
 def train_epochs(spec: RunSpec, share: Share, device: torch.device) -> Iterator[dict[str, float]]:
@@ -83,9 +85,10 @@ def _epochs(spec: RunSpec, share: Share, device: torch.device) -> Iterator[dict[
             reserve_room(spec.failure_file)
     torch.backends.cudnn.benchmark = True  # cuDNN times its convolutions at the first call for each shape.
     torch.set_num_threads(spec.cpus_per_worker)
+    begun = time.monotonic()
     with sealed() if spec.split == "tune" else nullcontext():
         load = load_tune if spec.split == "tune" else load_final
-        rank = Rank(spec, load(spec.data_root, spec.config.benchmark), share, device)
+        rank = Rank(spec, load(spec.data_root, spec.config.benchmark), share, device, begun)
         if isinstance(spec.config.model, ESZSLConfig):
             evaluation, metrics = fit_on_split(spec, rank.data, rank.device, note_taker(Spool(spec.run_folder)))
             yield from _noted(rank, {"epoch": 1, "epochs": 1, **metrics, **evaluation.metrics}, evaluation)
@@ -132,15 +135,18 @@ def _train(rank: Rank) -> Iterator[dict[str, float]]:
     if state:
         trainer.load_state_dict(state)
         del state
+    start_seconds = time.monotonic() - rank.begun
     while trainer.epoch < spec.epochs:
         epoch = trainer.epoch
         _seed_epoch(spec.config.seed, epoch, rank.share.rank)
         stats = train_epoch(trainer, feed.train_batches(epoch))
         evaluation: Evaluation | None = None
         figures: dict[str, float] = {}
+        trained = time.monotonic()
         if spec.split == "tune" or trainer.epoch == spec.epochs:
             evaluation, figures = _evaluate(rank, trainer, feed)
-        yield from _noted(rank, _metrics(rank, trainer, stats) | figures, evaluation, trainer, feed)
+        seconds = {"perf/start_s": start_seconds, "perf/evaluation_s": time.monotonic() - trained}
+        yield from _noted(rank, _metrics(rank, trainer, stats) | figures | seconds, evaluation, trainer, feed)
 
 
 def _folder_to_go_on_from(rank: Rank) -> StoragePath | None:
@@ -208,29 +214,31 @@ def _noted(
     trainer: Trainer | None = None,
     feed: Feed | None = None,
 ) -> Iterator[dict[str, float]]:
-    """Metrics of an epoch. Rank 0 writes the checkpoint before, with the evaluation and, at the end, the model, and prunes others after."""
+    """Metrics of an epoch. Rank 0 writes the checkpoint before, with the evaluation and, if it may count in the end, the model, and prunes
+    others after.
+    """
     if rank.share.rank:
         yield metrics
         return
     spec, classes, epoch = rank.spec, rank.data.classes, int(metrics["epoch"])
+    counting = checkpoints.counting_epoch(spec.split, {**Spool(spec.run_folder).epochs(), epoch: metrics})
     with explained(spec.run_folder), checkpoints.new_checkpoint(spec.run_folder, epoch) as folder:
         if evaluation is not None:
             evaluation.save(folder / EVALUATION_FILE)
         if trainer is not None:
             save_checkpoint(folder, trainer.state_dict(), spec.identity)
-        if feed is not None and epoch == spec.epochs:
+        if feed is not None and evaluation is not None and epoch == counting and spec.exports_model:
             model = TrainedModel(
                 network=feed.image_model,
                 config=spec.config,
                 class_names=classes.names,
                 class_attributes=torch.from_numpy(classes.attributes),
                 seen=classes.seen,
-                gamma=evaluation.result.gamma if evaluation else 0.0,
+                gamma=evaluation.result.gamma,
                 attribute_names=attribute_names(spec.data_root, spec.config.benchmark, classes.attributes.shape[1]),
             )
             export_model(folder / MODEL_FILE, model)
     yield metrics
-    counting = checkpoints.counting_epoch(spec.split, {**Spool(spec.run_folder).epochs(), epoch: metrics})
     checkpoints.prune(spec.run_folder, checkpoints.worth_keeping(spec.run_folder, epoch, counting))
 
 

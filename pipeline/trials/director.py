@@ -11,7 +11,7 @@ from pipeline.storage import StoragePath
 from pipeline.train.cell import Cell
 from pipeline.train.fit import Fitted
 from pipeline.train.messages import Failure
-from pipeline.train.tracked import Opening, RunTracker, open_run, parent_spool
+from pipeline.train.tracked import Opening, RunTracker, open_run
 from pipeline.trials.trial import TrialPlan, TrialReport
 
 
@@ -51,7 +51,7 @@ class Site:
         return self.opening.where.storage
 
     def log_figures(self, step: int, figures: Mapping[str, float]) -> None:
-        parent_spool(self.storage, self.opening.parent_run_id).append(step, figures)
+        self.opening.parent.spool.append(step, figures)
 
 
 class TrackedTrial:

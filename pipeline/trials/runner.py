@@ -50,8 +50,8 @@ def run_trials(director: Director, trainable: type[OpenTrial] = SealedTrial) -> 
     site = director.site
     for variable, value in _ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
-    # They warn of result files that are not written, and of a resumption that Tune does not perform here.
-    for name in ("ray.tune.analysis.experiment_analysis", "ray.tune.tune"):
+    # They warn of result files that are not written, of a resumption that Tune does not perform here, and of steps of half a second.
+    for name in ("ray.tune.analysis.experiment_analysis", "ray.tune.tune", "ray.tune.utils.util"):
         logging.getLogger(name).setLevel(logging.ERROR)
     # It prints a traceback where the disk of its files is full.
     logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from pipeline.analysis.comparison import CELL_COLUMNS, compare
 from pipeline.analysis.page.page import PageContent
-from pipeline.analysis.runs import FIGURES
+from pipeline.analysis.runs import FIGURES, LOCALISED
 
 BENCHMARKS = ("CUB", "AWA2")
 GAINS = {"full": 0.0, "no_mrm": -0.03, "one_level": -0.06, "wider": 0.03, "broken": 0.0, "deeper": 0.0}
@@ -38,6 +38,14 @@ def made_up(gains: dict[str, float] | None = None, benchmarks: tuple[str, ...] =
     cells = pd.DataFrame(rows, columns=[*CELL_COLUMNS, *FIGURES])
     apn = {"method": "APN", "venue": "NeurIPS 2020", "source": "arXiv 2008.08290", "backbone": "ResNet-101"}
     comparisons = tuple(compare(cells, base, metric, "final") for metric in ("ausuc", "gzsl_h", "gzsl_u"))
+    measured = [
+        {"benchmark": benchmark, "variant": variant, "split": "test_unseen", "level": level, "part": part}
+        | {heading: "37.7 ± 1.2 (4)" for heading in LOCALISED.values()}
+        for benchmark in benchmarks
+        for variant in gains
+        for level in ("all levels", "c4", "c5")
+        for part in ("all parts", "beak")
+    ]
     curves = pd.concat([_curve(row) for row in rows if "ausuc" in row])
     classes = [
         {"benchmark": benchmark, "variant": variant, **change}
@@ -56,6 +64,7 @@ def made_up(gains: dict[str, float] | None = None, benchmarks: tuple[str, ...] =
         curves=curves,
         classes=pd.DataFrame(classes, columns=["benchmark", "variant", "class", "group", "difference"]),
         configs={variant: [("model.levels", "[c4, c5]", f"[{variant}]")] for variant in gains if variant != base},
+        localisation=pd.DataFrame(measured),
         published=pd.DataFrame(
             [{**apn, "features": "frozen", "benchmark": "CUB", "t1": 72.1, "u": None, "s": None, "h": 67.2}]
         ).astype({"u": float, "s": float}),

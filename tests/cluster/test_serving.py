@@ -16,10 +16,8 @@ import psutil
 import pytest
 from PIL import Image
 
-from pipeline.ports import free_port
 from pipeline.tracking.registry import register, set_alias
 from pipeline.tracking.store import MODEL_TAG, TrackingStore
-from pipeline.tracking.ui import serve
 from tests.exported import GAMMA, NAMES, SEEN, scores_of, write_model, write_pictures
 from tests.mlflow_server import Server
 
@@ -62,20 +60,17 @@ class ModelServer(Server):
 
 @pytest.fixture
 def server(tmp_path: Path, tables: Path) -> Iterator[ModelServer]:
-    shutil.copy(tables, tmp_path / "mlflow.db")
-    store = TrackingStore.connect(f"sqlite:///{tmp_path}/mlflow.db")
-    run_id = store.create_parent("run", {})
-    store.log_model(run_id, write_model(tmp_path / "model.pt"), GAMMA, write_pictures(tmp_path)[0])
-    uri = store.get(run_id).tags[MODEL_TAG]
-    set_alias(store, register(store, "mgmrn-X", uri, run_id, {}, ""), "champion")
-    port, server = free_port(), ModelServer(tmp_path)
-    tracking, server.tracking_uri = serve(store.uri, port), f"http://127.0.0.1:{port}"
-    try:
-        with server:
-            yield server
-    finally:
-        tracking.terminate()
-        tracking.wait()
+    shutil.copy(tables, tmp_path / "server.db")
+    with Server(tmp_path) as tracking:
+        store = TrackingStore.connect(tracking.uri)
+        run_id = store.create_parent("run", {})
+        store.log_model(run_id, write_model(tmp_path / "model.pt"), GAMMA, write_pictures(tmp_path)[0])
+        uri = store.get(run_id).tags[MODEL_TAG]
+        set_alias(store, register(store, "mgmrn-X", uri, run_id, {}, ""), "champion")
+        served = ModelServer(tmp_path)
+        served.tracking_uri = tracking.uri
+        with served:
+            yield served
 
 
 def ask(*contents: bytes, **params: Any) -> bytes:

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -18,6 +19,7 @@ from pipeline.spool import Spool
 from pipeline.storage import StoragePath
 from pipeline.tracking.sender import Sender
 from pipeline.tracking.store import TrackingStore
+from tests import leftovers
 from tests.cluster.tracking import RUNS, SERVE, TrackingServer, tracking_server
 from tests.ray.command import wait_until
 from tests.recovery import time_recovery
@@ -96,6 +98,23 @@ def test_the_database_itself_serves_as_tracking_store_and_as_study_storage(allow
     study.end(trial.number, "finished", [0.5])
     again = Study("s", allowed.database.uri("studies"), config, space).records()
     assert [(one.state, one.point, one.values) for one in again] == [("finished", trial.point, (0.5,))]
+
+
+@pytest.mark.parametrize("place", ["database", "server"])
+def test_what_prune_names_goes_from_any_store(
+    place: str, allowed: TrackingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    uri = allowed.uri if place == "server" else allowed.database.uri(RUNS)
+    world = leftovers.make_world(TrackingStore.connect(uri, f"mgmrn/{place}"), tmp_path)
+    runs, files = world.active, world.files
+    code, answer, said = asked("prune", "--yes", "--tracking-uri", uri, "--storage", "runs")
+    assert code == 0, answer
+    assert {one["name"] for one in answer["leftovers"]} == set().union(*leftovers.GOING.values())
+    assert runs - world.active == leftovers.RUNS
+    assert world.files == {path for path in files if not path.startswith(leftovers.PATHS)}
+    assert f"mlflow gc --backend-store-uri {'DATABASE' if place == 'server' else 'postgresql'}" in said
+    world.store.client.delete_experiment(world.store.experiment_id)
 
 
 def test_a_database_that_cannot_serve_is_refused_before_anything_is_made(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ row() { # NAME SECONDS RUNS COMMAND…: within the limit and what is left of fiv
   else
     timeout --kill-after=5 "$limit" "$@" > "$name.log" 2>&1 < /dev/null || code=$?
     # A run on a GPU notes that GPU's memory with each epoch.
-    on_gpu=$(grep -rls --include=spool.jsonl perf/gpu_mem_mb "$name" | wc -l)
+    on_gpu=$(grep -rls perf/gpu_mem_mb "$name" | grep -o '.*/spool/' | sort -u | wc -l)
     if ((code == 124 || code == 137)); then
       result="over $limit s"
     elif ((code != 0)); then

@@ -13,11 +13,12 @@ from ray.util.state import list_actors
 
 from mgmrn.data.splits import load_tune
 from pipeline.config.compose import load_experiment
+from pipeline.spool import Spool
 from pipeline.storage import StoragePath
 from pipeline.train.cell import make_cell
 from pipeline.train.cluster import ray_session
 from pipeline.train.placement import Placement
-from pipeline.train.tracked import Opening
+from pipeline.train.tracked import Opening, ParentRun
 from pipeline.trials.director import Site
 from pipeline.trials.runner import run_trials
 from pipeline.trials.trial import SealedPlan, TrialPlan, TrialReport, TuneSpec
@@ -33,9 +34,9 @@ class OneTrial:
     """Starts one trial and stops it as soon as it reports."""
 
     def __init__(self, plan: TrialPlan) -> None:
-        self.site = Site(
-            Opening(cast(Any, None), Where(storage=StoragePath.parse(Path.cwd())), "study", "stopped", ALONE), 1
-        )
+        storage = StoragePath.parse(Path.cwd())
+        parent = ParentRun("stopped", Spool(storage / "launch"), {})
+        self.site = Site(Opening(cast(Any, None), Where(storage=storage), "study", parent, ALONE), 1)
         self._plan: TrialPlan | None = plan
         self.reports: list[int] = []
         self.stopped_at = 0.0

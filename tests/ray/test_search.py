@@ -159,12 +159,15 @@ def test_the_winner_is_compared_with_the_base_over_fresh_seeds(searched: Searche
     assert logged["confirm/difference/mean"] == pytest.approx(comparison["difference"]["mean"])
 
 
-def test_a_search_that_has_ended_is_answered_without_starting_ray(searched: Searched) -> None:
-    sessions = searched.place.ray_sessions
-    again = searched.place.run(*searched.arguments)
+def test_a_search_that_has_ended_is_answered_without_starting_ray_where_it_was_moved(searched: Searched) -> None:
+    place, old, sessions = searched.place, searched.place.folder, searched.place.ray_sessions
+    place.folder = old.rename(old.with_name("moved"))
+    again = place.run(*searched.arguments)
     assert again.code == 0, again.err
-    assert again.json == searched.answer.json | {"status": "cached"}
-    assert searched.place.ray_sessions == sessions
+    best = [path.replace(str(old), str(place.folder)) for path in searched.answer.json["best_configs"]]
+    assert again.json == searched.answer.json | {"status": "cached", "best_configs": best}
+    assert all(Path(path).is_file() for path in best) and not old.exists()
+    assert place.ray_sessions == sessions
 
 
 @pytest.mark.timeout(120)

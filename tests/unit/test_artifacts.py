@@ -10,9 +10,9 @@ import yaml
 
 from mgmrn.protocol import Evaluation
 from pipeline.config.compose import load_experiment
-from pipeline.tracking import artifacts
-from pipeline.tracking.artifacts import write_evaluation, write_provenance
-from pipeline.tracking.environment import GitState, environment
+from pipeline.tracking import artifacts, environment
+from pipeline.tracking.artifacts import write_config, write_evaluation
+from pipeline.tracking.environment import GitState, write_environment
 
 
 def written(folder: Path, count: int, images: int = 8) -> Evaluation:
@@ -60,11 +60,16 @@ def test_large_tables_are_compressed_and_large_confusions_not_drawn(tmp_path: Pa
     assert not (tmp_path / "eval" / "predictions.csv").exists()
 
 
-def test_provenance_files(tmp_path: Path) -> None:
-    git = GitState("abc", True, "+ a\n+ URI = 'postgresql://me:hunter2@db/x'\n", ("new.py",))
-    write_provenance(tmp_path, load_experiment("cub100", ["seed=5"]), environment(), git)
+def test_config_and_environment(tmp_path: Path, monkeypatch: Any) -> None:
+    write_config(tmp_path, load_experiment("cub100", ["seed=5"]))
     text = (tmp_path / "config" / "resolved.yaml").read_text()
     assert yaml.safe_load(text)["seed"] == 5 and "# --set" in text
-    assert json.loads((tmp_path / "env" / "environment.json").read_text())["packages"]["torch"]
-    assert json.loads((tmp_path / "env" / "git.json").read_text())["untracked"] == ["new.py"]
-    assert (tmp_path / "env" / "git.diff").read_text() == "+ a\n+ URI = 'postgresql://me:***@db/x'\n"
+    git = GitState("abc", True, "+ a\n+ URI = 'postgresql://me:hunter2@db/x'\n", ("new.py",))
+    monkeypatch.setattr(environment, "git_state", lambda: git)
+    folder = tmp_path / write_environment(tmp_path)
+    assert tmp_path / write_environment(tmp_path) == folder
+    assert json.loads((folder / "environment.json").read_text())["packages"]["torch"]
+    assert json.loads((folder / "git.json").read_text())["untracked"] == ["new.py"]
+    assert (folder / "git.diff").read_text() == "+ a\n+ URI = 'postgresql://me:***@db/x'\n"
+    monkeypatch.setattr(environment, "git_state", lambda: GitState("def", False, "", ()))
+    assert tmp_path / write_environment(tmp_path) != folder, "that of another launch stands beside it"

@@ -66,14 +66,14 @@ def test_train_passes_its_options_on(launch: Any, typed: Any) -> None:
     arguments = (
         "train cub100 --split tune --set loss.scale=25 --set schedule.epochs=2 --seeds 0,2 --workers 2..4 "
         "--cpus-per-worker 3 --gpus-per-worker 1 --address auto --tracking-uri http://host:5000 --data-root data "
-        "--storage store --force --json"
+        "--storage store --log-model none --force --json"
     )
     code, out, err = typed(*arguments.split())
     ((request,),) = (called.args for called in launch.call_args_list)
     config = request.composed.config
     assert (code, config.loss.scale, config.schedule.epochs) == (0, 25, 2)
     assert (request.experiment, request.split, request.seeds) == ("cub100", "tune", (0, 2))
-    assert (request.workers, request.force) == (Workers(2, 4), True)
+    assert (request.workers, request.force, request.log_model) == (Workers(2, 4), True, "none")
     assert request.where == Where("http://host:5000", Path("data"), StoragePath("store"), "auto", 3, 1)
     answer = json.loads(out)
     assert (answer["status"], answer["parent_run_id"], answer["tracking_uri"]) == ("finished", "p1", "sqlite:///x.db")

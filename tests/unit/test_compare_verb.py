@@ -14,7 +14,7 @@ from mgmrn.errors import UserError
 from pipeline.ablation.report import make_report
 from pipeline.ablation.results import compare_runs
 from pipeline.analysis import load_runs
-from pipeline.analysis.runs import FIGURES
+from pipeline.analysis.runs import FIGURES, LOCALISED
 from pipeline.analysis.tables import CSV_COLUMNS
 from pipeline.cli.app import main
 from pipeline.console import shell_command
@@ -160,7 +160,12 @@ def rows_of(table: Node) -> list[list[str]]:
 
 def test_every_figure_on_the_page_is_that_of_the_cited_runs(finished_grid: FinishedGrid, tmp_path: Path) -> None:
     grid = finished_grid.copied_to(tmp_path)
+    names = [f"localise/test_unseen/all_levels/all_parts/{key}" for key in LOCALISED]
+    for run_id, share in zip(grid.runs["base"], (0.25, 0.35, 0.45), strict=True):
+        grid.store.log_metrics(run_id, 0, dict.fromkeys(names, share), 0)
     content, *_ = make_report(grid.file, grid.where, tmp_path / "page.html", None, ["grid"])
+    place = ["TINY", "base", "test_unseen", "all levels", "all parts"]
+    assert content.localisation.to_numpy().tolist() == [[*place, *["35.0 ± 10.0 (3)"] * 4]]
     shown = parsed((tmp_path / "page.html").read_text())
     runs = load_runs("mgmrn/train", tracking_uri=grid.store.uri, where="tags.`mgmrn.split` = 'final'")
     stored = runs.set_index("run_id")

@@ -59,13 +59,18 @@ class Lab:
     clerk: Clerk = field(default_factory=Clerk)
 
     @property
+    def parent(self) -> Any:
+        spool = SimpleNamespace(append=lambda step, metrics: self.logged.append((step, metrics)))
+        return SimpleNamespace(run_id="parent", spool=spool)
+
+    @property
     def site(self) -> Site:
         store = SimpleNamespace(
             experiment_id="1",
             find_finished=lambda wanted, split: next((one for one in self.stored if wanted in one.tags.values()), None),
         )
         where = Where(data_root=Path("/data"), storage=StoragePath("/runs"))
-        return Site(Opening(cast(Any, store), where, "study", "parent", PLACEMENT), 2, self.clerk)
+        return Site(Opening(cast(Any, store), where, "study", self.parent, PLACEMENT), 2, self.clerk)
 
     def search(self, config: SearchConfig) -> Search:
         space = Space(SearchFile("x", "x.yaml", config, dict.fromkeys([*config.space, *FIXED], "x.yaml")))
@@ -123,10 +128,8 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
         decided = Calibration(epochs=int(metrics["epoch"]), gamma=0.25)
         return SimpleNamespace(checkpoint=folder.name, calibration=decided, reported={"val/ausuc": 0.5})
 
-    spool = SimpleNamespace(append=lambda step, metrics: lab.logged.append((step, metrics)))
     monkeypatch.setattr(director_module, "open_run", open_run)
     monkeypatch.setattr(director_module, "Fitted", SimpleNamespace(from_checkpoint=from_checkpoint))
-    monkeypatch.setattr(director_module, "parent_spool", lambda storage, run_id: spool)
     monkeypatch.setattr(list_module, "LOOK_SECONDS", 0.0)
     yield lab
     lab.clerk.finish()

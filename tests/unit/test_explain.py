@@ -1,6 +1,5 @@
 """`explain`: reasons add up to the answer, maps show where the model attended, JSON keys are stable."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,17 +10,13 @@ import torch
 from PIL import Image
 
 from mgmrn.checkpoint import TrainedModel, load_model
-from mgmrn.config import AttributeNetworkConfig, ImageConfig
+from mgmrn.config import AttributeNetworkConfig
 from mgmrn.errors import UserError
-from mgmrn.explanation import CellMap, LevelView
-from mgmrn.localisation import Cells
-from mgmrn.makers.drawing import PART_OF_TRAIT, PARTS, TRAITS, Creature, draw_creature
-from mgmrn.makers.synthetic import ATTRIBUTE_NAMES, Parts, part_of, read_parts
 from mgmrn.prediction import score
 from pipeline.models import explain as module
 from pipeline.models import reasons
 from pipeline.models.explain import SIDE
-from pipeline.models.reasons import ALL_LEVELS, ALL_PARTS, Subject, by_part, check_explainable, explain, point
+from pipeline.models.reasons import Subject, check_explainable, explain
 from tests.exported import ATTRIBUTES, CONFIG, NAMES, inputs_of, write_model, write_pictures
 from tests.pages import parsed
 from tests.tiny import write_benchmark
@@ -48,7 +43,7 @@ def test_reasons_others_and_handicap_are_the_whole_lead(folder: Path, model: Tra
     subjects, images = [Subject(path, path.name, None) for path in paths], inputs_of(paths)
     model = replace(model, gamma=gamma)
     order = np.argsort(-score(model, images).calibrated, axis=1)
-    for one, classes in zip(explain(model, subjects, images)[1], order, strict=True):
+    for one, classes in zip(explain(model, subjects, images), order, strict=True):
         assert [one.best.name, one.runner_up.name] == [NAMES[u] for u in classes[:2]]
         lead = sum(reason.total for reason in one.reasons) + one.others + one.handicap
         assert lead == pytest.approx(one.margin, abs=1e-4)
@@ -117,44 +112,3 @@ def test_page_and_sheets_are_logged(folder: Path, model: Any, store: Any, tmp_pa
     assert store.read_text(run_id, "explain/index.html") == (tmp_path / "index.html").read_text()
     (sheet,) = store.files_of(run_id).list_artifacts("explain/sheets")
     assert sheet.path == "explain/sheets/pictures.png"
-
-
-def test_parts_are_read_as_they_were_drawn(tmp_path: Path) -> None:
-    assert PART_OF_TRAIT.keys() == TRAITS.keys() and set(PART_OF_TRAIT.values()) == set(PARTS)
-    assert part_of("red_eye_ring") == part_of("red eye ring") == "eye"
-    assert part_of("crested crown") == "crown" and part_of("wings") is None
-    assert read_parts(tmp_path, "SYN") is None
-    (tmp_path / "SYN").mkdir()
-    (tmp_path / "SYNTHETIC.json").touch()
-    picture = {"attributes": ["red beak", "snow habitat"], "boxes": {"beak": [1, 2, 3, 4], "habitat": [0, 0, 9, 9]}}
-    (tmp_path / "SYN" / "parts.json").write_text(json.dumps({"a/1.jpg": picture}))
-    found = read_parts(tmp_path, "SYN")
-    assert found is not None and found["images/a/1.jpg"].shown() == {"red beak": (1, 2, 3, 4)}
-
-
-@pytest.mark.parametrize("right", [True, False])
-def test_attention_on_the_part_is_a_hit_and_elsewhere_is_none(tmp_path: Path, right: bool) -> None:
-    creature = Creature({trait: names[0] for trait, names in TRAITS.items()})
-    picture = draw_creature(creature, 64, np.random.default_rng(0))
-    Image.fromarray(picture.pixels).save(tmp_path / "creature.png")
-    subject = Subject(tmp_path / "creature.png", "images/creature.png", None)
-    parts = Parts(picture.boxes, tuple(creature.values.values()))
-    attention = torch.zeros(1, len(ATTRIBUTE_NAMES), 32, 32)
-    for row, name in enumerate(ATTRIBUTE_NAMES):
-        left, top, width, bottom = parts.boxes[str(part_of(name))]
-        # The input is twice the picture, so a cell is two pixels of it; corners of the input hold no part.
-        x, y = (int((left + width) / 4), int((top + bottom) / 4)) if right else (0, 0)
-        attention[0, row, y, x] = 1.0
-    maps = (CellMap(attention, Cells(32, 2.0, 4.0)),)
-    view = LevelView(torch.zeros(1, len(ATTRIBUTE_NAMES)), maps, None, {})
-    config = ImageConfig(size=128, resize="squash")
-    table = by_part(list(point({"c2": view, "c3": view}, [subject], {subject.file: parts}, ATTRIBUTE_NAMES, config)))
-    assert list(table) == ["c2", "c3", ALL_LEVELS]
-    for level in table.values():
-        assert set(level) == {ALL_PARTS, *PARTS} - {"habitat"} and next(iter(level)) == ALL_PARTS
-        assert level[ALL_PARTS]["maps"] == len(TRAITS) - 1
-        assert {one["accuracy"] for one in level.values()} == {float(right)}
-        assert all(0 < one["chance"] < 0.4 for one in level.values())
-    eye = parts.boxes["eye"]
-    assert table["c2"]["eye"]["chance"] == pytest.approx((eye[2] - eye[0]) * (eye[3] - eye[1]) / 64**2, rel=1e-3)
-    json.dumps(table)

@@ -13,6 +13,7 @@ import pytest
 from pipeline.analysis.comparison import Comparison
 from pipeline.analysis.page.charts import bar_chart
 from pipeline.analysis.page.page import PageContent, render_page, top_changes
+from pipeline.analysis.runs import LOCALISED
 from tests.browser.made_up import made_up, with_scores_in
 from tests.pages import Node, parsed
 
@@ -99,6 +100,16 @@ def test_published_numbers_class_changes_and_config_differences_are_shown() -> N
     assert [one["class"] for one in top["gains"]] == [f"c{number}" for number in range(29, 19, -1)]
     assert [one["class"] for one in top["losses"]] == [f"c{number:02d}" for number in range(10)]
     assert top_changes(classes[12:13]) == {"gains": [], "losses": []}
+
+
+def test_localisation_is_shown_where_it_was_measured() -> None:
+    labels = ("Localisation", "Localisation by part")
+    together, by_part = (PAGE.one("div", aria_label=label).one("table") for label in labels)
+    assert [cell.text for cell in together.all("th")][-4:] == list(LOCALISED.values())
+    row = [cell.text for cell in next(together.one("tbody").all("tr")).all("td")]
+    assert row[2:6] == ["test_unseen", "all levels", "all parts", "37.7 ± 1.2 (4)"]
+    assert {list(row.all("td"))[4].text for row in by_part.one("tbody").all("tr")} == {"beak"}
+    assert "Localisation" not in page_of(replace(CONTENT, localisation=CONTENT.localisation[:0])).text
 
 
 def test_nothing_is_loaded_and_no_script_but_the_own_one_may_run() -> None:

@@ -12,19 +12,22 @@ from pipeline.ablation.progress import GridProgress
 from pipeline.train.cell import Cell
 from pipeline.train.messages import Failure
 
-FIGURES = {"epochs": 2.0, "val/zsl_t1": 0.5, "val/gzsl_h": 0.25}
+SCORES = {"zsl_t1": 0.5, "gzsl_h": 0.25}
+FIGURES = {"epochs": 2.0} | {f"{split}/{key}": value for split in ("val", "test") for key, value in SCORES.items()}
 
 
 @pytest.fixture
 def cells(small_cell: Cell) -> list[Cell]:
-    return [replace(small_cell, config_hash=f"{number}" * 64) for number in range(3)]
+    """Two `tune` runs and the `final` run of another cell."""
+    cells = [replace(small_cell, config_hash=f"{number}" * 64) for number in range(3)]
+    return [cells[0], replace(cells[1], split="final"), cells[2]]
 
 
 def run_all(stream: io.StringIO, cells: list[Cell], monkeypatch: pytest.MonkeyPatch) -> str:
-    """Two runs that end after half an hour and an hour, one that fails later."""
+    """A `tune` and a `final` run that end after half an hour and an hour, and a `tune` run that fails later."""
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    shown = GridProgress(4, stream)
+    shown = GridProgress(3, 6, "final", stream)
     with shown.shown():
         follow = [shown.follow(cell) for cell in cells]
         for show_epoch in follow:
@@ -41,8 +44,8 @@ def run_all(stream: io.StringIO, cells: list[Cell], monkeypatch: pytest.MonkeyPa
 def test_elsewhere_runs_that_begin_and_end_are_lines(cells: list[Cell], monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_all(io.StringIO(), cells, monkeypatch).splitlines() == [
         *(f"{cell.label}: begins" for cell in cells),
-        f"{cells[0].label}: T1 0.500  H 0.250; 1 of 4 runs done, 2 an hour, 1 h 30 min left",
-        f"{cells[1].label}: T1 0.500  H 0.250; 2 of 4 runs done, 2 an hour, 1 h 00 min left",
+        f"{cells[0].label}: T1 0.500  H 0.250; 0 of 3 cells done, 2 running, 1 an hour, 2 h 30 min left",
+        f"{cells[1].label}: T1 0.500  H 0.250; 1 of 3 cells done, 1 running, 1 an hour, 2 h 00 min left",
         "another line",
     ]
 
@@ -51,5 +54,6 @@ def test_on_a_terminal_the_runs_that_are_trained_have_bars(cells: list[Cell], mo
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     text = run_all(terminal, cells, monkeypatch)
-    assert "3/4" in text and "another line" in text
-    assert "2 of 4 runs done, 1 failed" in text
+    assert "another line" in text
+    # Three runs of the five that are left of six.
+    assert "1 of 3 cells done, 1 failed, 1 an hour, 1 h 20 min left" in text

@@ -13,8 +13,8 @@ import pytest
 from pipeline.models import reproduce as module
 from pipeline.models.reproduce import Record, changes, compare_histories, inexact, read_record
 from pipeline.spool import Spool
-from pipeline.tracking.artifacts import write_provenance
-from pipeline.tracking.environment import GitState, environment
+from pipeline.tracking.artifacts import write_config
+from pipeline.tracking.environment import ENVIRONMENT_TAG, write_environment
 from pipeline.tracking.store import TrackingStore
 from pipeline.train.cell import Cell
 from pipeline.train.placement import Host
@@ -63,9 +63,12 @@ def place(tmp_path_factory: pytest.TempPathFactory, finished_grid: FinishedGrid)
     folder = tmp_path_factory.mktemp("reproduce")
     grid = finished_grid.copied_to(folder)
     cell, run_id = grid.cells["smooth"][1].final(DECIDED), grid.runs["smooth"][1]
-    (folder / "artifacts").mkdir()
-    write_provenance(folder / "artifacts", cell.composed, environment(), GitState("none", False, "", ()))
+    write_config(folder / "artifacts", cell.composed)
     grid.store.log_artifacts(run_id, folder / "artifacts")
+    grid.store.set_tags(run_id, {ENVIRONMENT_TAG: write_environment(folder / "launch")})
+    launch = grid.store.get(run_id).parent_run_id
+    assert launch is not None
+    grid.store.log_artifacts(launch, folder / "launch")
     return Place(folder, grid.store, cell, run_id, grid.folder / "data")
 
 
@@ -83,7 +86,10 @@ def test_a_run_is_rebuilt_from_what_it_left(place: Place) -> None:
     ("changed", "sentence"),
     [
         ({"code_digest": "other", "code_sha": "a" * 40}, r"the code is not the one of the run \(commit aaaaaaaaaaaa\)"),
-        ({"code_digest": "other", "code_dirty": "true"}, "with the uncommitted changes in its env/git.diff"),
+        (
+            {"code_digest": "other", "code_dirty": "true"},
+            r"with the uncommitted changes in env/\w+/git.diff of its launch",
+        ),
         ({"data_digest": "1234"}, r"the data set is another one .*was 1234"),
         ({"config_hash": "1234"}, "the pretrained weights, or what config fields mean"),
     ],
@@ -134,7 +140,7 @@ def rerun(place: Place, monkeypatch: pytest.MonkeyPatch) -> dict[str, float | No
         cell = task.first
         director.summaries[cell.identity] = cell.summary("", "failed" if now["score"] is None else "finished")
         if now["score"] is not None:
-            run_id = run_in(opening.store, opening.parent_run_id, cell, now["score"])
+            run_id = run_in(opening.store, opening.parent.run_id, cell, now["score"])
             opening.store.set_tags(run_id, opening.tags)
             Spool(opening.spec(cell).run_folder).assign(run_id, opening.store.identity)
 

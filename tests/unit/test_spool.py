@@ -53,6 +53,13 @@ class FakeStore:
         values = [(key, epoch.step, value) for epoch in epochs for key, value in epoch.metrics.items()]
         self._call("metrics", lambda: self.values.extend(values))
 
+    def create_run(self, new: NewRun) -> str:
+        self._call("create", lambda: None)
+        return "r"
+
+    def describe_run(self, run_id: str, new: NewRun) -> None:
+        self._call("describe", lambda: None)
+
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         self._call("tags", lambda: self.sent.append(dict(tags)))
 
@@ -67,8 +74,8 @@ class FakeStore:
             raise TrackingError("unreachable")
         return "active"
 
-    def finish(self, run_id: str, status: str, stop_reason: str, time_ms: int | None = None) -> None:
-        self._call("end", lambda: self.sent.append((status, stop_reason)))
+    def finish(self, run_id: str, status: str, stop_reason: str, time_ms: int, tags: Mapping[str, str]) -> None:
+        self._call("end", lambda: self.sent.append((status, stop_reason, *tags.values())))
 
 
 @pytest.fixture(autouse=True)
@@ -103,10 +110,9 @@ def test_metrics_tags_artifacts_model_and_end_arrive_in_order_from_a_moved_folde
     spool: Spool, store: FakeStore
 ) -> None:
     append(spool, 1)
-    spool.append_tags({"mgmrn.note": "x"})
     spool.append_artifacts(spool.folder / "artifacts")
     spool.append_model(spool.folder / "model.pt", 0.5, spool.folder / "example.jpg")
-    spool.append_end("FINISHED", "done")
+    spool.append_end("FINISHED", "done", {"mgmrn.result": "1"})
     moved = spool.folder.parent / "moved"
     with spool.folder.fetched() as folder, moved.filled() as copy:
         shutil.copytree(folder, copy, dirs_exist_ok=True)
@@ -118,7 +124,19 @@ def test_metrics_tags_artifacts_model_and_end_arrive_in_order_from_a_moved_folde
     assert store.calls == ["history", "metrics", "tags", "artifacts", "model", "end"]
     assert store.values == [("train/loss", 1, 1.0)]
     model = ("model.pt", 0.5, "example.jpg")
-    assert store.sent == [{"mgmrn.note": "x"}, "artifacts", model, ("FINISHED", "done")]
+    assert store.sent == [{"mgmrn.note": "x"}, "artifacts", model, ("FINISHED", "done", "1")]
+
+
+def test_a_new_run_is_not_asked_for_the_steps_that_it_has_until_a_request_fails(spool: Spool, store: FakeStore) -> None:
+    spool.append_run(NewRun("x", {}))
+    append(spool, 1)
+    sender = Sender(spool, "", store).start()
+    wait_until(lambda: len(store.losses) == 1, "the first step is sent")
+    store.failures = ["after"]
+    append(spool, 2)
+    assert sender.drain(5) is None
+    assert store.losses == [(1, 1.0), (2, 2.0)]
+    assert store.calls == ["create", "describe", "metrics", "metrics", "history"]
 
 
 def test_what_a_store_missed_is_replayed_at_the_next_start(
@@ -139,7 +157,6 @@ def test_what_a_store_missed_is_replayed_at_the_next_start(
 
 def test_what_was_sent_before_is_not_sent_again(spool: Spool, store: FakeStore) -> None:
     append(spool, 1)
-    spool.append_tags({"mgmrn.note": "x"})
     spool.append_end("KILLED", "interrupted")
     assert drain(spool, store) is None
     store.calls.clear()
@@ -148,7 +165,7 @@ def test_what_was_sent_before_is_not_sent_again(spool: Spool, store: FakeStore) 
     assert drain(spool, store) is None
     assert [call for call in store.calls if call != "history"] == ["metrics", "end"]
     assert store.losses == [(1, 1.0), (2, 2.0)]
-    assert store.sent == [{"mgmrn.note": "x"}, ("KILLED", "interrupted"), ("FINISHED", "done")]
+    assert store.sent == [("KILLED", "interrupted"), ("FINISHED", "done")]
 
 
 def test_two_senders_of_one_spool_send_one_after_another(spool: Spool, store: FakeStore, storage: StoragePath) -> None:

@@ -19,7 +19,7 @@ from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepositor
 from mgmrn.errors import UserError
 from pipeline.config.compose import load_experiment, values_of
 from pipeline.errors import TrackingError
-from pipeline.spool import DatasetInput, NewRun
+from pipeline.spool import PARENT_TAG, DatasetInput, NewRun
 from pipeline.tracking.connection import PASSWORD_VARIABLE, translated
 from pipeline.tracking.registry import EXPORTED, fetch_exported, register
 from pipeline.tracking.store import DRIVER_TAG, TrackingStore, driver_tag
@@ -96,7 +96,7 @@ def test_a_failed_run_is_resumed_as_the_same_run_and_found_when_it_is_finished(s
     store.finish(link, "KILLED", "driver died")
     run, parent = store.find_resumable("h1", "tune"), store.create_parent("second launch", {})
     assert run is not None and run.run_id == run_id and store.find_finished("h1", "tune") is None
-    store.resume(run, parent)
+    store.resume(run, {PARENT_TAG: parent, "mgmrn.environment": "env/1"})
     again = store.get(run_id)
     assert (again.status, again.tags["mgmrn.attempt"], again.parent_run_id) == ("RUNNING", "2", parent)
     assert (store.logged_steps(run_id, "train/loss"), store.logged_steps(run_id, "val/ausuc")) == ({1}, set())

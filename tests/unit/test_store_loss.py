@@ -27,7 +27,7 @@ from pipeline.train import tracked
 from pipeline.train.cell import Cell
 from pipeline.train.placement import Placement
 from pipeline.train.spec import Calibration
-from pipeline.train.tracked import Opening, cached_summary, open_run, parent_run, send_leftovers
+from pipeline.train.tracked import Opening, ParentRun, cached_summary, open_run, parent_run, send_leftovers
 from pipeline.where import Where
 from tests.finished_grid import FinishedGrid
 from tests.mlflow_server import Server
@@ -77,14 +77,14 @@ class Lab:
             store, StoragePath.parse(self.storage), "key", "launch", {"mgmrn.kind": "launch"}, data
         ) as launch:
             for cell in self.cells:
-                self._run(store, cell, launch.run_id, fault if cell is self.cells[0] else None)
+                self._run(store, cell, launch, fault if cell is self.cells[0] else None)
         assert not launch.is_tracked
         at_once = next(line for line in self.said if "cannot be tracked now" in line)
         assert at_once.startswith(self.cells[0].name) and reason in at_once
         (error,) = [line for line in self.said if line.startswith("error: ")]
         assert "give the same command again" in error and self.capfd.readouterr().err == ""
 
-    def _run(self, store: TrackingStore, cell: Cell, launch: str, fault: Callable[[], object] | None) -> None:
+    def _run(self, store: TrackingStore, cell: Cell, launch: ParentRun, fault: Callable[[], object] | None) -> None:
         where = Where(data_root=Path("/data"), storage=StoragePath.parse(self.storage))
         tracker = open_run(cell, Opening(store, where, "study", launch, Placement(1, 1, 0)))
         spool = Spool(tracker.spec.run_folder)

@@ -13,12 +13,13 @@ from pipeline.config.compose import load_experiment
 from pipeline.errors import TrackingError
 from pipeline.spool import Spool
 from pipeline.storage import StoragePath
+from pipeline.tracking.environment import origin_tags
 from pipeline.tracking.store import NOTE_TAG, TrackingStore
 from pipeline.train import tracked
 from pipeline.train.cell import Cell
 from pipeline.train.messages import Failure
 from pipeline.train.placement import Placement
-from pipeline.train.tracked import Opening, RunTracker, open_run
+from pipeline.train.tracked import Opening, ParentRun, RunTracker, open_run
 from pipeline.where import Where
 
 AWAY = TrackingError("the tracking store failed: connection refused", "http://127.0.0.1:5000")
@@ -32,13 +33,17 @@ def refuse(store: TrackingStore, outcomes: Iterable[object], monkeypatch: pytest
     return find
 
 
+def made_launch(store: TrackingStore, folder: Path) -> ParentRun:
+    return ParentRun(store.create_parent("launch", {}), Spool(StoragePath.parse(folder / "launch")), origin_tags())
+
+
 @pytest.fixture
 def open_and_kill(tmp_path: Path, small_cell: Cell, store: TrackingStore) -> Callable[[], RunTracker]:
     """Opens a run and closes it without training."""
     where = Where(data_root=tmp_path / "data", storage=StoragePath.parse(tmp_path / "runs"))
-    opening = Opening(store, where, "study", store.create_parent("launch", {}), Placement(1, 1, 0))
 
     def run() -> RunTracker:
+        opening = Opening(store, where, "study", made_launch(store, tmp_path), Placement(1, 1, 0))
         tracker = open_run(small_cell, opening)
         tracker.killed("test")
         tracker.close()
@@ -52,11 +57,7 @@ def test_a_description_says_how_a_run_ended_and_what_its_config_changes(tmp_path
     composed = replace(small_cell.composed, overrides=load_experiment("synthetic", overrides).overrides)
     summary = "`small` on TINY with `loss.scale=40`, `model.backbone.weights=http://me:***@host/w.pth`"
     opening = Opening(
-        store,
-        Where(storage=StoragePath.parse(tmp_path)),
-        "study",
-        store.create_parent("launch", {}),
-        Placement(1, 1, 0),
+        store, Where(storage=StoragePath.parse(tmp_path)), "study", made_launch(store, tmp_path), Placement(1, 1, 0)
     )
     full = Failure("out-of-memory", "the device is full", hint="take a smaller batch")
     for end, said in (

@@ -18,13 +18,13 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel
 from PIL import Image
 
-from mgmrn.checkpoint import MODEL_FILE
 from mgmrn.errors import UserError
 from pipeline.databases import sqlite_file
 from pipeline.errors import TrackingError
 from pipeline.models.predict import open_model
 from pipeline.tracking.registry import register, set_alias, version_of_alias, versions
 from pipeline.tracking.store import MODEL_TAG, TrackingStore
+from pipeline.train.spec import MODEL_FILE
 from tests.exported import (
     ATTRIBUTES,
     CLASS_ATTRIBUTES,

@@ -24,7 +24,7 @@ from pipeline.train import worker
 from pipeline.train.cell import make_cell
 from pipeline.train.checkpoints import kept_checkpoints
 from pipeline.train.placement import Placement
-from pipeline.train.spec import RunSpec
+from pipeline.train.spec import MODEL_FILE, RunSpec
 from pipeline.trials.trial import GROWTH, STEPS, OpenTrial, SpoiledProcessError, TrialPlan, TrialReport
 from tests.ray.command import REPOSITORY
 from tests.ray.small import write_small
@@ -61,12 +61,16 @@ def steps_of(process: OpenTrial) -> list[TrialReport]:
     return reports
 
 
+CLOCKS = ("moment", "start_s", "evaluation_s")
+"""Noted times."""
+
+
 def figures(spec: RunSpec) -> dict[str, Any]:
     """Everything of a run that must not depend on the process: figures of every epoch, and the weights after the last."""
     with kept_checkpoints(spec.run_folder)[-1].folder.fetched() as folder:
         state = load_checkpoint(folder, spec.identity)
     exact = {
-        epoch: {key: value for key, value in numbers.items() if not key.startswith("perf/") and key != "moment"}
+        epoch: {key: value for key, value in numbers.items() if not key.startswith("perf/") and key not in CLOCKS}
         for epoch, numbers in Spool(spec.run_folder).epochs().items()
     }
     return {"epochs": exact, "weights": {name: one.double().sum().item() for name, one in state["network"].items()}}
@@ -112,6 +116,18 @@ def test_a_stopped_trial_gives_up_its_run() -> None:
     assert process.reset_config(config_of(spec_of("next")))
     assert not is_sealed()
     process.cleanup()
+
+
+@pytest.mark.parametrize(
+    ("split", "log_model", "exported"),
+    [("tune", "final", False), ("tune", "all", True), ("final", "final", True), ("final", "none", False)],
+)
+def test_the_checkpoint_that_counts_holds_the_model_where_it_is_to_be_logged(
+    split: str, log_model: str, exported: bool
+) -> None:
+    spec = spec_of("model", split).model_copy(update={"log_model": log_model})
+    last = steps_of(OpenTrial(config_of(spec)))[-1].checkpoint
+    assert last is not None and (Path(last) / MODEL_FILE).exists() is exported
 
 
 @pytest.mark.parametrize("spoiled_by", ["memory that ran out", "a leak"])

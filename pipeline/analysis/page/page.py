@@ -39,6 +39,8 @@ class PageContent:
     configs: Mapping[str, Sequence[tuple[str, str, str]]]
     """Variant → config values that it changes: path, value of the base, own value."""
     published: pd.DataFrame
+    localisation: pd.DataFrame
+    """Text: `benchmark`, `variant`, `split`, `level`, `part`, then a figure of localisation each."""
     ui: str | None = None
     """Address of the MLflow UI that run ids link to."""
 
