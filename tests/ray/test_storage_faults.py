@@ -7,6 +7,7 @@ import pytest
 from mlflow.entities import Run
 
 from mgmrn.checkpoint import CHECKPOINT_FILE, load_state, save_atomically
+from pipeline.storage import StoragePath
 from pipeline.train.checkpoints import Kept, kept_checkpoints, new_checkpoint
 from tests.ray.command import Answer, Place, wait_until
 from tests.ray.small import long_epochs, write_small
@@ -20,9 +21,13 @@ EPOCHS = 4
 TUNE = ("--split", "tune", "--set", f"schedule.epochs={EPOCHS}", "--json")
 
 
-def checkpoints(storage: Path) -> list[Kept]:
+def run_folder_in(storage: Path) -> StoragePath:
     (folder,) = storage.glob("*.tune")
-    return kept_checkpoints(folder)
+    return StoragePath.parse(folder)
+
+
+def checkpoints(storage: Path) -> list[Kept]:
+    return kept_checkpoints(run_folder_in(storage))
 
 
 def finished_run(place: Place, answer: Answer) -> Run:
@@ -50,9 +55,10 @@ def test_after_a_damaged_latest_checkpoint_the_run_goes_on_from_the_one_before(p
     latest = max(one for one in checkpoints(storage) if one.epoch <= noted[-1])
     assert latest.epoch == noted[-1]
     state = latest.folder / CHECKPOINT_FILE
-    whole = state.read_bytes()
+    whole = state.read()
+    assert whole is not None
     half = whole[: len(whole) // 2]
-    state.write_bytes(half)
+    state.write(half)
 
     again = place.start(*arguments)
     time_recovery("train: latest checkpoint damaged", lambda: len(place.epochs_noted()) > len(noted), again)
@@ -72,9 +78,9 @@ def test_after_a_damaged_latest_checkpoint_the_run_goes_on_from_the_one_before(p
 def test_a_checkpoint_of_another_run_is_neither_used_nor_removed(place: Place) -> None:
     arguments = ("train", *write_small(place.folder), "--json", "--split", "tune")
     assert place.run(*arguments).code == 0
-    (run_folder,) = (place.folder / ".mgmrn" / "runs").glob("*.tune")
+    run_folder = run_folder_in(place.folder / ".mgmrn" / "runs")
     for one in kept_checkpoints(run_folder):
-        foreign = {**load_state(one.folder / CHECKPOINT_FILE), "run_identity": "another"}
+        foreign = {**load_state(Path(one.folder.address) / CHECKPOINT_FILE), "run_identity": "another"}
         with new_checkpoint(run_folder, one.epoch) as folder:
             save_atomically(foreign, folder / CHECKPOINT_FILE)
     kept = kept_checkpoints(run_folder)
@@ -96,7 +102,7 @@ def test_a_storage_that_fills_up_ends_the_run_with_a_sentence_and_lets_it_go_on_
     """The disk is filled to the last byte in the middle of an epoch: no checkpoint fits, and neither does a note of that."""
     arguments = ("train", *write_small(place.folder), *TUNE, *long_epochs(60), "--storage", str(disk))
     running = place.start(*arguments)
-    wait_until(lambda: any(disk.glob("*/checkpoint_000001_1")), "a first checkpoint", 400, running)
+    wait_until(lambda: any(disk.glob("*/checkpoint_000001_1/manifest.json")), "a first checkpoint", 400, running)
     filler = fill(disk)
     answer = running.answer()
     assert answer.code == 3, answer.err

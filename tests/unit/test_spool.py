@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mgmrn.errors import UserError
 from pipeline.errors import TrackingError
-from pipeline.spool import Epoch, RunState, Spool, StoreIdentity
+from pipeline.spool import Epoch, NewRun, RunState, Spool, StoreIdentity
 from pipeline.storage import StoragePath
 from pipeline.tracking import sender as sender_module
 from pipeline.tracking.sender import Sender, replay_leftovers
