@@ -86,7 +86,7 @@ def ablate(
     outcome = run_ablation(
         file, where, mode=mode, concurrency=concurrency, budget_hours=budget_hours, log_model=log_model
     )
-    show_tables(tables([outcome.comparison]), console)
+    show_tables(tables(outcome.comparisons[:1]), console)
     counts = ", ".join(f"{count} {state}" for state, count in totals(outcome.cells).items())
     console.line(f"{outcome.launched} cells launched; now {counts}")
     console.line(where_tracked(outcome.tracking_uri, file.name))
@@ -95,7 +95,7 @@ def ablate(
             "status": outcome.status,
             "launched": outcome.launched,
             **plan_to_json(outcome.cells),
-            "comparison": as_dict([outcome.comparison]),
+            "comparison": as_dict(outcome.comparisons[:1]),
             "parent_run_id": outcome.parent_run_id,
             "tracking_uri": outcome.tracking_uri,
         }

@@ -128,19 +128,16 @@ def demo(as_json: options.Json = False) -> int:
     from mgmrn.makers.synthetic import make_synthetic
     from pipeline.ablation.config import load_ablation
     from pipeline.ablation.launch import run_ablation
-    from pipeline.ablation.results import compare_grid
     from pipeline.analysis.tables import as_dict, show_tables, summary_table
     from pipeline.train.placement import available_cpus
 
     console = Console(as_json)
     say("drawing the embedded benchmark: 40 classes of creatures, 10 of them never seen in training")
     make_synthetic(places.DATA_ROOT, workers=available_cpus())
-    grid = load_ablation("demo")
-    outcome = run_ablation(grid, Where(), mode="missing", concurrency=None, budget_hours=None)
-    compared = compare_grid(grid, Where(), None)
-    show_tables([summary_table(compared)], console)
+    outcome = run_ablation(load_ablation("demo"), Where(), mode="missing", concurrency=None, budget_hours=None)
+    show_tables([summary_table(outcome.comparisons)], console)
     say(f"chance of T1 is 10; {where_tracked(outcome.tracking_uri, 'demo')}")
-    console.result({"status": outcome.status, **as_dict(compared)})
+    console.result({"status": outcome.status, **as_dict(outcome.comparisons)})
     return ExitCode.FINE if outcome.status in ("finished", "cached") else ExitCode.SOME_FAILED
 
 

@@ -93,7 +93,7 @@ def available_cpus() -> int:
 
 def check_gpus(gpus_per_worker: float | None, most_workers: int) -> None:
     """Raises `UserError` for GPUs that no worker can have: 1.5, or a part of a GPU for each of several workers, which NCCL refuses."""
-    if gpus_per_worker is None or gpus_per_worker.is_integer():
+    if gpus_per_worker is None or float(gpus_per_worker).is_integer():
         return
     option = "--gpus-per-worker"
     if not gpus_per_worker < 1:

@@ -64,8 +64,9 @@ class KnownRuns:
 
         @cache
         def find(most: int | None, *conditions: Condition) -> list[TrackedRun]:
-            parts = [RUNS, *(f"tags.`mgmrn.{name}` {operator} '{value}'" for name, operator, value in conditions)]
-            return store.search(" and ".join(parts) + FINISHED * bool(most), experiments, most)
+            parts = [f"tags.`mgmrn.{name}` {operator} '{value}'" for name, operator, value in conditions]
+            # A database works through the runs that the first condition leaves, so that all runs come last.
+            return store.search(" and ".join([*parts, RUNS]) + FINISHED * bool(most), experiments, most)
 
         return cls(find, store.experiment_id)
 
@@ -77,7 +78,7 @@ class KnownRuns:
         """
         config = f"tags.`mgmrn.config_hash` = '{cell.config_hash}' and tags.`mgmrn.split` = '{cell.split}'"
         experiments = {store.experiment_id, *(str(one.experiment_id) for one in store.experiments(*SHARED_WITH))}
-        return cls.among(store.search(f"{RUNS} and {config}{more}", experiments), store.experiment_id)
+        return cls.among(store.search(f"{config} and {RUNS}{more}", experiments), store.experiment_id)
 
     def is_being_run(self, cell: Cell) -> bool:
         return any(run.status == "RUNNING" and not run.is_cut_off for run in self._of(cell))
@@ -113,10 +114,10 @@ class KnownRuns:
             min((metrics["perf/gpu_mem_mb"] for metrics in on_gpus), default=0.0),
         )
 
-    def _unlike(self, cell: Cell, *conditions: Condition) -> TrackedRun | None:
-        """Latest finished run; searched for each cell only where the first condition holds for any run of the benchmark."""
+    def _unlike(self, cell: Cell, other: Condition, *same: Condition) -> TrackedRun | None:
+        """Latest finished run; searched for each cell only where any run of the benchmark is other."""
         here = ("benchmark", "=", cell.data.benchmark), ("split", "=", cell.split)
-        found = self._find(1, *here, conditions[0]) and self._find(1, *here, *conditions)
+        found = self._find(1, other, *here) and self._find(1, *same, other, *here)
         return next(iter(found), None)
 
     def _of(self, cell: Cell) -> Iterator[TrackedRun]:

@@ -1,4 +1,4 @@
-"""A grid on a tiny benchmark whose driver is killed; the next call finishes it, and then nothing is left to run.
+"""A grid on a tiny benchmark whose driver is killed, and then a process of a trial; the second call finishes it, and nothing is left to run.
 
 All tests look at the same grid, since each run under Ray costs some twenty seconds of a core.
 """
@@ -54,6 +54,7 @@ def ablated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ablated]:
         again = place.start("ablate", *grid, "--concurrency", "2")
         seen = checkpoints(place)
         time_recovery("ablate: driver killed", lambda: bool(checkpoints(place) - seen), again)
+        place.training_workers()[0].kill()
         answer = again.answer(timeout=590)
         assert answer.code == 0, answer.err
         yield Ablated(place, grid, answer, client_of(place))
@@ -64,7 +65,7 @@ def checkpoints(place: Place) -> set[Path]:
 
 
 @pytest.mark.timeout(1200)
-def test_after_a_killed_driver_nothing_is_run_twice(ablated: Ablated) -> None:
+def test_after_a_killed_driver_and_a_killed_trial_nothing_is_run_twice(ablated: Ablated) -> None:
     runs = ablated.runs("run")
     assert Counter((run.data.tags["mgmrn.variant"], run.data.tags["mgmrn.split"]) for run in runs) == {
         (variant, split): 1 for variant in ("base", "smooth") for split in ("tune", "final")

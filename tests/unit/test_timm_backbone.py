@@ -20,13 +20,14 @@ from mgmrn.data.feature_cache import ensure_cache
 from mgmrn.data.images import prepared
 from mgmrn.data.splits import load_final
 from mgmrn.errors import UserError
+from mgmrn.explanation import look
 from mgmrn.model import backbone as module
 from mgmrn.model import timm_backbone
 from mgmrn.model.backbone import build_backbone
 from mgmrn.model.network import build_model
 from mgmrn.prediction import score
 from pipeline.config.compose import load_experiment
-from pipeline.models.reasons import Subject, explain
+from pipeline.models.reasons import Subject, check_explainable, explain
 from pipeline.tracking.environment import numerics
 from tests.exported import ATTRIBUTES, CLASS_ATTRIBUTES, CONFIG, GAMMA, NAMES, SEEN, write_pictures
 from tests.tiny import write_benchmark
@@ -130,7 +131,9 @@ def test_a_model_is_exported_predicts_and_explains(name: str, tmp_path: Path) ->
     paths = write_pictures(tmp_path / "pictures")
     images = torch.stack([prepared(path, whole.benchmark.images) for path in paths])
     np.testing.assert_array_equal(score(again, images).calibrated, score(trained, images).calibrated)
-    views, explained = explain(again, [Subject(path, path.name, None) for path in paths], images)
+    explained = explain(again, [Subject(path, path.name, None) for path in paths], images)
+    head, mgmrn = check_explainable(again)
+    views = look(head, mgmrn, again.network.backbone(images), images.shape[-1])
     for level in FINEST:
         # On the one grid of a ViT nothing is halved.
         assert {one.cells.count for one in views[level].attention} == {4 if name.startswith("vit") else 8}

@@ -39,9 +39,11 @@ def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_small(tmp_path)
 
 
-def spec_of(variant: str, split: str = "tune", seed: int = 0) -> RunSpec:
+def spec_of(variant: str, split: str = "tune", seed: int = 0, *changes: str) -> RunSpec:
     backbone = ["model.backbone.trainable=none", "model.backbone.batch_norm=frozen"]
-    composed = load_experiment("small.yaml", ["cache_features=true", "benchmark.images.flip=false", *backbone])
+    composed = load_experiment(
+        "small.yaml", ["cache_features=true", "benchmark.images.flip=false", *backbone, *changes]
+    )
     config, root = composed.config.benchmark, Path("data").resolve()
     data = load_tune(root, config) if split == "tune" else final_data(load_benchmark(root, config))
     return make_cell(composed, seed, data, None, variant).spec(root, StoragePath.parse(Path("runs").resolve()), 1)
@@ -78,10 +80,14 @@ def figures(spec: RunSpec) -> dict[str, Any]:
 
 @pytest.mark.ray
 def test_a_warm_process_gives_the_figures_of_a_fresh_one() -> None:
-    tune, other, again = spec_of("first"), spec_of("other", "final", seed=1), spec_of("again")
+    tune, other, again = spec_of("first"), spec_of("other", "final", 1), spec_of("again")
+    exploding = spec_of("exploding", "tune", 0, "optimiser.name=sgd", "optimiser.head_lr=1e30")
     process = OpenTrial(config_of(tune))
     reports = steps_of(process)
     assert [report.steps for report in reports] == [1, 2, 2] and reports[-1].checkpoint
+    process.reset_config(config_of(exploding))
+    failure = steps_of(process)[-1].failure
+    assert failure is not None and failure.reason == "non-finite-loss"
     for spec in (other, again):
         assert process.reset_config(config_of(spec))
         assert not is_sealed()
