@@ -24,6 +24,7 @@ from mgmrn.model.backbone import build_backbone
 from mgmrn.model.network import ImageModel, build_head, levels_of
 from mgmrn.protocol import evaluate_split
 from pipeline.config.compose import ComposedConfig
+from pipeline.storage import StoragePath
 from pipeline.train.cell import make_cell
 from pipeline.train.spec import EVALUATION_FILE
 from tests.sealed import ATTEMPTS, CONFIG, TINY, Secrets
@@ -55,7 +56,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         evaluate_split(data, scores, 0.0).save(folder / data.split / EVALUATION_FILE)
         (folder / f"{data.split}.pickle").write_bytes(pickle.dumps(data))
     export(folder / "final" / "model.pt", data)
-    spec = make_cell(ComposedConfig("x", CONFIG, {}), 0, data, None, "x").spec(root, folder / "runs", 1)
+    spec = make_cell(ComposedConfig("x", CONFIG, {}), 0, data, None, "x").spec(
+        root, StoragePath.parse(folder / "runs"), 1
+    )
     (folder / "final.json").write_text(spec.model_dump_json())
     return folder
 
