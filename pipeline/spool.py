@@ -60,9 +60,8 @@ class NewRun:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         values = dict(value)
-        earlier = (
-            [values.pop("dataset")] if values.get("dataset") else []
-        )  # Of an earlier version, which had at most one.
+        # Earlier versions noted one data set, or none.
+        earlier = [one for one in [values.pop("dataset", None)] if one]
         return cls(**{**values, "datasets": [DatasetInput(**one) for one in values.get("datasets", earlier)]})
 
 

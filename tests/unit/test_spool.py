@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -206,6 +207,9 @@ def test_a_run_in_a_spool_of_an_earlier_version_keeps_its_data_set(spool: Spool)
     spool.path.write_text(json.dumps(entry) + "\n")
     new = spool.new_run()
     assert new is not None and list(new.datasets) == [data]
+    entry["run"]["dataset"] = None  # A launch's own.
+    spool.path.write_text(json.dumps(entry) + "\n")
+    assert spool.new_run() == replace(new, datasets=[])
 
 
 def test_a_defect_in_the_thread_is_raised(spool: Spool, store: FakeStore) -> None:
