@@ -118,7 +118,7 @@ def _train(rank: Rank) -> Iterator[dict[str, float]]:
     note = note_taker(spec.notes_file)
     feed = Feed(spec.config, data, spec.cache_root, rank.share, rank.device, loader_workers, note)
     if feed.told:
-        note_taker(spec.notes_file)(feed.told)
+        note_taker(spec.notes_file)(feed.told)  # Not `note`, which is silent for seconds after a note of the cache.
     folder = _folder_to_go_on_from(rank)
     state = load_checkpoint(folder, spec.identity) if folder else None
     epochs_left = spec.epochs - (int(state["epoch"]) if state else 0)
