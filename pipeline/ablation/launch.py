@@ -54,8 +54,8 @@ class AblationOutcome:
     """stopped: the budget ended before all cells had begun."""
     launched: int
     cells: tuple[PlannedCell, ...]
-    comparisons: tuple[Comparison, ...]
-    """Comparisons by each figure, the primary one first."""
+    comparison: Comparison
+    """Comparison by the primary figure."""
     parent_run_id: str
     tracking_uri: str
 
@@ -90,8 +90,8 @@ def run_ablation(
     known = store.find_finished(surveyed.key, tracked.PARENT_SPLIT)
     uri = redact_address(where.tracking_uri)
     if not todo and known is not None:
-        compared = tuple(comparisons(grid, planned))
-        return AblationOutcome("cached", 0, tuple(planned), compared, known.run_id, uri)
+        (primary,) = comparisons(grid, planned, file.config.primary)
+        return AblationOutcome("cached", 0, tuple(planned), primary, known.run_id, uri)
     names = ",".join(dict.fromkeys(one.benchmark for one in surveyed.cells))
     tags = {"mgmrn.kind": "ablation", "mgmrn.study": file.name, "mgmrn.benchmark": names}
     launched = 0
@@ -126,9 +126,9 @@ def run_ablation(
         planned = tracked.patiently(surveyed.plan, tracked.PATIENCE_SECONDS)
         if any(one.state == "failed" for one in planned):
             parent.status, parent.reason, status = "FAILED", "a run failed", "failed"
-        compared = tuple(comparisons(grid, planned))
+        compared = comparisons(grid, planned)
         tracked.patiently(partial(log_grid, store, parent.run_id, planned, compared), tracked.PATIENCE_SECONDS)
-    return AblationOutcome(status, launched, tuple(planned), compared, parent.run_id, uri)
+    return AblationOutcome(status, launched, tuple(planned), compared[0], parent.run_id, uri)
 
 
 def _once_each(todo: Sequence[PlannedCell]) -> list[tuple[Cell, PlannedCell]]:

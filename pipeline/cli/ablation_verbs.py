@@ -11,7 +11,6 @@ import typer
 
 from mgmrn.errors import UserError
 from pipeline import places
-from pipeline.cli import options
 from pipeline.cli.options import (
     Ablation,
     Address,
@@ -20,6 +19,7 @@ from pipeline.cli.options import (
     DataRoot,
     Gpus,
     Json,
+    LogModel,
     Storage,
     TrackingUri,
     WaitForHosts,
@@ -73,7 +73,7 @@ def ablate(
     tracking_uri: TrackingUri = places.TRACKING_URI,
     data_root: DataRoot = places.DATA_ROOT,
     storage: Storage = places.STORAGE,
-    log_model: options.LogModel = "final",
+    log_model: LogModel = "final",
     as_json: Json = False,
 ) -> int:
     """Run the missing cells of a grid and compare its variants."""
@@ -86,7 +86,7 @@ def ablate(
     outcome = run_ablation(
         file, where, mode=mode, concurrency=concurrency, budget_hours=budget_hours, log_model=log_model
     )
-    show_tables(tables(outcome.comparisons[:1]), console)
+    show_tables(tables([outcome.comparison]), console)
     counts = ", ".join(f"{count} {state}" for state, count in totals(outcome.cells).items())
     console.line(f"{outcome.launched} cells launched; now {counts}")
     console.line(where_tracked(outcome.tracking_uri, file.name))
@@ -95,7 +95,7 @@ def ablate(
             "status": outcome.status,
             "launched": outcome.launched,
             **plan_to_json(outcome.cells),
-            "comparison": as_dict(outcome.comparisons[:1]),
+            "comparison": as_dict([outcome.comparison]),
             "parent_run_id": outcome.parent_run_id,
             "tracking_uri": outcome.tracking_uri,
         }

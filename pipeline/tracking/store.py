@@ -335,6 +335,7 @@ class TrackingStore:
             with zipfile.ZipFile(code, "w") as archive:
                 for module in sorted((REPOSITORY / "mgmrn").rglob("*.py")):
                     archive.write(module, module.relative_to(REPOSITORY))
+            # MLflow cannot continue an interrupted attempt, since it records a model's run once.
             if begun := tags.get(BEGUN_TAG):
                 with contextlib.suppress(MlflowException):
                     self.client.delete_logged_model(begun)

@@ -103,6 +103,7 @@ def test_tables_and_the_page_are_artifacts_of_the_parent_with_the_figures_of_its
         assert mean == pytest.approx(data.metrics["test/gzsl_h"])
 
 
+@pytest.mark.long
 def test_touched_model_code_makes_cells_stale_which_are_run_again_when_asked_for_within_the_budget(
     ablated: Ablated,
 ) -> None:

@@ -3,6 +3,7 @@
 All tests look at the same search, since each run under Ray costs some twenty seconds of a core.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -172,7 +173,8 @@ def test_a_search_that_has_ended_is_answered_without_starting_ray_where_it_was_m
 
 @pytest.mark.timeout(120)
 def test_a_trial_that_can_never_be_placed(place: Place) -> None:
-    arguments = write_search(place, SEARCH + "workers: 500\n")
+    text = re.sub("  sampling.*\n", "", SEARCH).replace("fixed:\n", "fixed:\n  sampling.batch: 1000\n")
+    arguments = write_search(place, text + "workers: 500\n")
     answer = place.run(*arguments)
     assert answer.code == 3, answer.err
     assert not place.ray_sessions, "no Ray was started"

@@ -207,6 +207,7 @@ def test_a_database_whose_permission_is_removed(lab: Lab) -> None:
     lab.assert_tracked_once()
 
 
+@pytest.mark.long
 @pytest.mark.cluster
 def test_a_server_that_loses_its_database_in_mid_run(lab: Lab, tmp_path: Path) -> None:
     with Server(tmp_path) as server:

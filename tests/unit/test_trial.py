@@ -63,16 +63,12 @@ def steps_of(process: OpenTrial) -> list[TrialReport]:
     return reports
 
 
-CLOCKS = ("moment", "start_s", "evaluation_s")
-"""Noted times."""
-
-
 def figures(spec: RunSpec) -> dict[str, Any]:
     """Everything of a run that must not depend on the process: figures of every epoch, and the weights after the last."""
     with kept_checkpoints(spec.run_folder)[-1].folder.fetched() as folder:
         state = load_checkpoint(folder, spec.identity)
     exact = {
-        epoch: {key: value for key, value in numbers.items() if not key.startswith("perf/") and key not in CLOCKS}
+        epoch: {key: value for key, value in numbers.items() if not key.startswith("perf/") and key != "moment"}
         for epoch, numbers in Spool(spec.run_folder).epochs().items()
     }
     return {"epochs": exact, "weights": {name: one.double().sum().item() for name, one in state["network"].items()}}
