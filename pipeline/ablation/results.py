@@ -14,7 +14,7 @@ from pipeline.ablation.config import AblationFile
 from pipeline.ablation.grid import Grid, GridCell
 from pipeline.ablation.plan import PlannedCell, survey
 from pipeline.analysis.comparison import CELL_COLUMNS, Comparison, cells_of_runs, compare, figures_of
-from pipeline.analysis.runs import FIGURES, prefix_of, records_of, rows_of, runs_table
+from pipeline.analysis.runs import FIGURES, SYMBOLS, prefix_of, records_of, rows_of, runs_table
 from pipeline.analysis.tables import as_csv, as_dict, detail_table, markdown, overview_table
 from pipeline.spool import PARENT_TAG, NewRun
 from pipeline.tracking.environment import origin_tags
@@ -61,7 +61,7 @@ def _cells_table(cells: Sequence[PlannedCell], split: str) -> pd.DataFrame:
         )
     table = pd.DataFrame(rows, columns=list(CELL_COLUMNS)).astype({"seconds": float, "gpu_seconds": float})
     evaluated = runs_table(one.evaluated for one in cells if one.evaluated).drop_duplicates("run_id")
-    figures = figures_of(evaluated, split).set_index("run_id")[list(FIGURES)].astype(float)
+    figures = figures_of(evaluated, split).set_index("run_id")[list(SYMBOLS)].astype(float)
     return table.join(figures, on="run_id")
 
 
@@ -110,8 +110,8 @@ def _with_distinct_names(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _check_metric(metric: str | None) -> None:
-    if metric is not None and metric not in FIGURES:
-        raise UserError(f"'{metric}' is no figure", "--metric", f"name one of {', '.join(FIGURES)}")
+    if metric is not None and metric not in SYMBOLS:
+        raise UserError(f"'{metric}' is no figure", "--metric", f"name one of {', '.join(SYMBOLS)}")
 
 
 def log_grid(

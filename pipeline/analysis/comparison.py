@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.analysis.paired import LEAST_PAIRS, PairedDifference, Summary, bootstrapped_difference, holm, summarise
-from pipeline.analysis.runs import FIGURES, CellState, prefix_of, rows_of
+from pipeline.analysis.runs import SYMBOLS, CellState, prefix_of, rows_of
 
 VERDICTS = ("better", "worse", "no difference shown", "insufficient seeds", "no score", "base")
 SIGNIFICANCE = 0.05
@@ -16,19 +16,19 @@ SIGNIFICANCE = 0.05
 NO_CELL = "no cell of the grid"
 UNSCORED = "without score"
 CELL_COLUMNS = ("benchmark", "variant", "seed", "state", "reason", "run_id", "experiment_id", "seconds", "gpu_seconds")
-"""Columns of a table of cells, besides one for each key of `FIGURES`."""
+"""Columns of a table of cells, besides one for each key of `SYMBOLS`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """All variants on all benchmarks by one metric, a key of `FIGURES`."""
+    """All variants on all benchmarks by one metric, a key of `SYMBOLS`."""
 
     metric: str
     split: str
     """`final` or `tune`."""
     base: str
     cells: pd.DataFrame
-    """One row per variant, benchmark and seed: `CELL_COLUMNS`, the keys of `FIGURES`, `score` by `metric` (NaN: none or not finite)."""
+    """One row per variant, benchmark and seed: `CELL_COLUMNS`, the keys of `SYMBOLS`, `score` by `metric` (NaN: none or not finite)."""
     entries: pd.DataFrame
     """One row per variant and benchmark, variant by variant:
 
@@ -70,15 +70,15 @@ class Comparison:
 
 
 def figures_of(runs: pd.DataFrame, split: str) -> pd.DataFrame:
-    """A table of runs with its figures on a split under the keys of `FIGURES` (NaN where a run has none)."""
+    """A table of runs with its figures on a split under the keys of `SYMBOLS` (NaN where a run has none)."""
     prefix = prefix_of(split)
-    runs = runs.reindex(columns=[*runs.columns, *({prefix + key for key in FIGURES} - set(runs.columns))])
-    return runs.rename(columns={prefix + key: key for key in FIGURES})
+    runs = runs.reindex(columns=[*runs.columns, *({prefix + key for key in SYMBOLS} - set(runs.columns))])
+    return runs.rename(columns={prefix + key: key for key in SYMBOLS})
 
 
 def cells_of_runs(runs: pd.DataFrame, split: str) -> pd.DataFrame:
     """Cells of `compare` for finished runs of one split."""
-    return figures_of(runs.assign(state="cached", reason=""), split)[[*CELL_COLUMNS, *FIGURES]]
+    return figures_of(runs.assign(state="cached", reason=""), split)[[*CELL_COLUMNS, *SYMBOLS]]
 
 
 def compare(cells: pd.DataFrame, base: str, metric: str, split: str) -> Comparison:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from mgmrn.config import LEVELS
 from mgmrn.errors import UserError
 from pipeline import places
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
 FIGURES = dict(zsl_t1="T1", gzsl_u="U", gzsl_s="S", gzsl_h="H", gzsl_h_oracle="H*", ausuc="AUSUC")
 """Name of an accuracy in the tracking store (without `test/` or `val/`) → symbol in the field."""
+LEVEL_FIGURES = {f"ausuc/{level}": f"AUSUC of {level}" for level in LEVELS}
+"""Names and symbols of the AUSUC of each level alone, which runs of several levels have."""
+SYMBOLS = FIGURES | LEVEL_FIGURES
+"""Symbols of all figures by which runs can be compared."""
 HEADLINE = ("gzsl_h", "zsl_t1", "ausuc")
 """Figures that the description of a run names."""
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from pipeline.analysis.comparison import SIGNIFICANCE, Comparison
 from pipeline.analysis.paired import LEAST_PAIRS
-from pipeline.analysis.runs import FIGURES, records_of, rows_of
+from pipeline.analysis.runs import FIGURES, SYMBOLS, records_of, rows_of
 from pipeline.config.yaml_tree import parse_yaml, plain
 from pipeline.console import Console
 
@@ -64,7 +64,7 @@ def summary_table(comparisons: Sequence[Comparison]) -> Table:
     }
     for one in comparisons:
         entries = rows_of(one.entries)
-        cells[FIGURES[one.metric]] = [percent(each.mean, each.std) + marks.get(each.verdict, "") for each in entries]
+        cells[SYMBOLS[one.metric]] = [percent(each.mean, each.std) + marks.get(each.verdict, "") for each in entries]
     title = f"the {first.split} split in percent, mean ± std over n seeds"
     return Table(title, pd.DataFrame(cells), (_claim(first, "better (▲), worse (▼)"), *_gaps(first)))
 
@@ -144,7 +144,7 @@ def as_dict(comparisons: Sequence[Comparison], published: pd.DataFrame | None = 
     return {
         "comparisons": [
             {
-                **{"metric": one.metric, "symbol": FIGURES[one.metric], "split": one.split, "base": one.base},
+                **{"metric": one.metric, "symbol": SYMBOLS[one.metric], "split": one.split, "base": one.base},
                 **{"variants": one.variants, "benchmarks": one.benchmarks},
                 "entries": [_entry(entry, one) for entry in records_of(one.entries)],
             }
@@ -218,7 +218,7 @@ def _points(difference: float) -> str:
 
 
 def _subject(comparison: Comparison) -> str:
-    return f"{FIGURES[comparison.metric]} on the {comparison.split} split in percent, mean ± std over n seeds"
+    return f"{SYMBOLS[comparison.metric]} on the {comparison.split} split in percent, mean ± std over n seeds"
 
 
 def _claim(comparison: Comparison, sign: str) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from pipeline.analysis.comparison import CELL_COLUMNS, compare
 from pipeline.analysis.page.page import PageContent
-from pipeline.analysis.runs import FIGURES, LOCALISED
+from pipeline.analysis.runs import FIGURES, LOCALISED, SYMBOLS
 
 BENCHMARKS = ("CUB", "AWA2")
 GAINS = {"full": 0.0, "no_mrm": -0.03, "one_level": -0.06, "wider": 0.03, "broken": 0.0, "deeper": 0.0}
@@ -35,7 +35,7 @@ def made_up(gains: dict[str, float] | None = None, benchmarks: tuple[str, ...] =
         for benchmark in benchmarks
         for seed in range(SEEDS)
     ]
-    cells = pd.DataFrame(rows, columns=[*CELL_COLUMNS, *FIGURES])
+    cells = pd.DataFrame(rows, columns=[*CELL_COLUMNS, *SYMBOLS])
     apn = {"method": "APN", "venue": "NeurIPS 2020", "source": "arXiv 2008.08290", "backbone": "ResNet-101"}
     comparisons = tuple(compare(cells, base, metric, "final") for metric in ("ausuc", "gzsl_h", "gzsl_u"))
     measured = [
@@ -80,7 +80,7 @@ def many() -> PageContent:
 
 def with_scores_in(content: PageContent, state: str, reason: str) -> PageContent:
     """The same cells, all without a score."""
-    cells = content.primary.cells.assign(state=state, reason=reason, **dict.fromkeys(FIGURES, float("nan")))
+    cells = content.primary.cells.assign(state=state, reason=reason, **dict.fromkeys(SYMBOLS, float("nan")))
     comparisons = tuple(compare(cells, one.base, one.metric, one.split) for one in content.comparisons)
     return replace(content, comparisons=comparisons, curves=content.curves[:0], classes=content.classes[:0])
 
@@ -95,6 +95,8 @@ def _cell(variant: str, benchmark: str, seed: int, gain: float, chance: random.R
     if state not in ("cached", "stale"):
         return cell
     scores = {metric: 0.5 + gain + 0.01 * seed + chance.gauss(0, 0.003) for metric in FIGURES}
+    levels = ("c5",) if variant == "one_level" else ("c4", "c5")
+    scores |= {f"ausuc/{level}": scores["ausuc"] - 0.02 * len(levels) * int(level[1]) for level in levels}
     return cell | scores | {"seconds": 300 + 4000 * abs(gain) + 20 * chance.random()}
 
 

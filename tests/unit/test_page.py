@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import math
+import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from dataclasses import replace
@@ -11,7 +12,7 @@ import pandas as pd
 import pytest
 
 from pipeline.analysis.comparison import Comparison
-from pipeline.analysis.page.charts import bar_chart
+from pipeline.analysis.page.charts import bar_chart, level_chart
 from pipeline.analysis.page.page import PageContent, render_page, top_changes
 from pipeline.analysis.runs import LOCALISED
 from tests.browser.made_up import made_up, with_scores_in
@@ -67,7 +68,7 @@ def test_cells_that_failed_are_stale_or_were_not_run_are_shown_with_their_reason
 def test_a_page_without_scores_one_with_the_base_alone_and_one_of_validation_classes() -> None:
     page = page_of(with_scores_in(CONTENT, "failed", "no space left"))
     assert "10 no score" in page.text
-    assert not list(page.all("h2", id="cost")) and not list(page.all("h2", id="curves"))
+    assert not [id for id in ("cost", "curves", "levels") if list(page.all("h2", id=id))]
     assert page.text.count("4 failed (seeds 0, 1, 2, 3: no space left)") == 3 * len(CONTENT.primary.entries)
     page = page_of(made_up({"full": 0.0}))
     assert "compared with full : nothing to compare" in page.text and "no variant but the base" in page.text
@@ -167,3 +168,20 @@ def test_bars_reach_as_far_as_the_differences_and_intervals() -> None:
     line = next(line.attrib for line in root.iter("line") if line.attrib["class"] == "interval")
     middle = (labels["0"] + labels["+2"]) / 2
     assert (float(line["x1"]), float(line["x2"])) == pytest.approx((middle, labels["+4"]), abs=0.2)
+
+
+def test_levels_stand_at_their_means_and_their_sum_beside_what_it_is_worth() -> None:
+    root = ElementTree.fromstring(str(level_chart(CONTENT.primary, "CUB")))
+    marks = [mark for mark in root.iter("g") if "transform" in mark.attrib]
+    places = {mark.findtext("title"): float(re.findall(r"[\d.]+", mark.attrib["transform"])[0]) for mark in marks}
+    ticks = {float(text.text): float(text.attrib["x"]) for text in root.iter("text") if str(text.text).isdigit()}
+    (low, start), *_, (high, end) = sorted(ticks.items())
+    means = 100 * CELLS[CELLS["benchmark"] == "CUB"].groupby("variant").mean(numeric_only=True)
+    full, alone = means.loc["full"], means.loc["one_level"]
+    for name, value in (("c4", full["ausuc/c4"]), ("c5", full["ausuc/c5"]), ("sum", full["ausuc"])):
+        expected = start + (value - low) / (high - low) * (end - start)
+        assert places[f"full: {name} {value:.1f} %"] == pytest.approx(expected, abs=0.3)
+    assert sum(str(name).startswith("one_level: ") for name in places) == 2
+    gains = (full["ausuc"] - (full["ausuc/c4"] + full["ausuc/c5"]) / 2, alone["ausuc"] - alone["ausuc/c5"])
+    assert {f"+{gain:.1f}" for gain in gains} <= {text.text for text in root.iter("text")}
+    assert level_chart(with_scores_in(CONTENT, "failed", "").primary, "CUB") is None

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.analysis.comparison import CELL_COLUMNS, Comparison, compare
-from pipeline.analysis.runs import FIGURES
+from pipeline.analysis.runs import SYMBOLS
 from pipeline.analysis.tables import (
     Table,
     as_csv,
@@ -36,7 +36,7 @@ def scored(variant: str, scores: list[float]) -> pd.DataFrame:
         ("CUB", variant, seed, "cached", "", f"run-{variant[:2]}-{seed}", "7", 12.5, 3.25, score + 0.1, score)
         for seed, score in enumerate(scores)
     ]
-    return pd.DataFrame(rows, columns=[*CELL_COLUMNS, "zsl_t1", "gzsl_h"]).reindex(columns=[*CELL_COLUMNS, *FIGURES])
+    return pd.DataFrame(rows, columns=[*CELL_COLUMNS, "zsl_t1", "gzsl_h"]).reindex(columns=[*CELL_COLUMNS, *SYMBOLS])
 
 
 UNSCORED = [

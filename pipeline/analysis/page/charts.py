@@ -1,4 +1,4 @@
-"""Charts of the report page, drawn by `charts.svg.j2`: differences, seen–unseen curves, cost against score. Lengths are in pixels."""
+"""Charts of the report page, drawn by `charts.svg.j2`: differences, levels and their sum, curves, cost against score. Lengths are in pixels."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from pipeline.analysis.comparison import VERDICTS, Comparison
 from pipeline.analysis.page.templates import page_template
-from pipeline.analysis.runs import FIGURES, rows_of
+from pipeline.analysis.runs import LEVEL_FIGURES, SYMBOLS, rows_of
 from pipeline.analysis.tables import percent
 from pipeline.console import duration
 
@@ -24,6 +24,8 @@ VALUE = 72.0
 """Width of the column of numbers on the right of the bars."""
 WIDEST_NAME = 130.0
 """Widest name beside a bar; wider ones stand above their bars."""
+MARK = 10.0
+"""Radius of the mark of a level."""
 PANEL, PANEL_LEFT, PANEL_BOTTOM, PANEL_MARGIN = 210.0, 36.0, 36.0, 8.0
 """Side and margins of a panel of curves."""
 TOLERANCE = 0.4
@@ -84,12 +86,34 @@ def _macros() -> Any:
 def bar_chart(comparison: Comparison, benchmark: str) -> Markup:
     """Differences to the base with their intervals; the scale is the same for every benchmark of the comparison."""
     entries = [one for one in rows_of(comparison.on(benchmark)) if one.variant != comparison.base]
-    widest = CHARACTER * max((len(one.variant) for one in entries), default=0)
-    names_above = widest > WIDEST_NAME
+    names_above, start = _name_column(one.variant for one in entries)
     ends = (100 * comparison.entries[["difference", "low", "high"]]).stack().dropna()
-    axis = linear([0.0, *ends], 24 if names_above else widest + 8, WIDTH - VALUE, 0.04)
-    title = f"{benchmark}: {FIGURES[comparison.metric]} of each variant less that of {comparison.base}"
+    axis = linear([0.0, *ends], start, WIDTH - VALUE, 0.04)
+    title = f"{benchmark}: {SYMBOLS[comparison.metric]} of each variant less that of {comparison.base}"
     return Markup(_macros().bars(title, entries, axis, names_above, WIDTH))
+
+
+def _name_column(names: Iterable[str]) -> tuple[bool, float]:
+    """Whether names stand above their rows, and where the axis beside or below them begins."""
+    widest = CHARACTER * max(map(len, names), default=0)
+    return widest > WIDEST_NAME, 24 if widest > WIDEST_NAME else widest + 8
+
+
+def level_chart(comparison: Comparison, benchmark: str) -> Markup | None:
+    """AUSUC of each level alone and of the sum of their scores, means over seeds, a row per variant; None without such runs."""
+    cells = comparison.cells[comparison.cells["benchmark"] == benchmark]
+    means = 100 * cells.groupby("variant", sort=False)[["ausuc", *LEVEL_FIGURES]].mean()
+    alone = means[list(LEVEL_FIGURES)].dropna(how="all").dropna(axis="columns", how="all")
+    if alone.empty:
+        return None
+    names_above, start = _name_column(alone.index)
+    axis = linear([*alone.stack(), *means.loc[alone.index, "ausuc"]], start + MARK, WIDTH - VALUE - MARK, 0.04)
+    rows = [
+        (name, [*levels.dropna().items(), ("sum", total)], total, levels.mean())
+        for (name, levels), total in zip(alone.iterrows(), means.loc[alone.index, "ausuc"], strict=True)
+    ]
+    title = f"{benchmark}: AUSUC of each level alone and of their sum"
+    return Markup(_macros().levels(title, rows, axis, names_above, WIDTH))
 
 
 def curve_panels(comparison: Comparison, curves: pd.DataFrame, benchmark: str) -> list[tuple[str, Markup]]:
@@ -151,7 +175,7 @@ def cost_chart(comparison: Comparison, benchmark: str) -> Markup | None:
     unit = UNITS[name]
     across = linear([0, *entries["seconds"] / unit], LEFT, WIDTH - RIGHT)
     up = linear(100 * entries["mean"], COST_HEIGHT - BOTTOM, TOP, 0.1)
-    title = f"{benchmark}: {FIGURES[comparison.metric]} against {kind} per seed"
+    title = f"{benchmark}: {SYMBOLS[comparison.metric]} against {kind} per seed"
     label = f"{name} of {kind} per seed"
     return Markup(_macros().costs(title, label, unit, rows_of(entries), across, up, WIDTH, COST_HEIGHT))
 

@@ -14,7 +14,7 @@ from pipeline.analysis.comparison import SIGNIFICANCE, VERDICTS, Comparison
 from pipeline.analysis.page import charts
 from pipeline.analysis.page.templates import STYLE, page_template
 from pipeline.analysis.paired import LEAST_PAIRS
-from pipeline.analysis.runs import FIGURES, records_of
+from pipeline.analysis.runs import SYMBOLS, records_of
 from pipeline.analysis.tables import percent, published_table
 
 HERE = Path(__file__).parent
@@ -58,6 +58,7 @@ def render_page(content: PageContent) -> str:
     primary = content.primary
     verdicts = primary.entries["verdict"].value_counts()
     panels = [(one, charts.curve_panels(primary, content.curves, one)) for one in primary.benchmarks]
+    levels = [(one, charts.level_chart(primary, one)) for one in primary.benchmarks]
     costs = [(one, charts.cost_chart(primary, one)) for one in primary.benchmarks]
     script = (HERE / "sort.js").read_text(encoding="utf-8")
     filters = (percent, charts.points, charts.time, charts.css_class, charts.bar_chart)
@@ -70,8 +71,9 @@ def render_page(content: PageContent) -> str:
         least_pairs=LEAST_PAIRS,
         significance=SIGNIFICANCE,
         verdicts=charts.SIGNS,
-        figures=FIGURES,
+        figures=SYMBOLS,
         curves=[(benchmark, found) for benchmark, found in panels if found],
+        levels=[(benchmark, chart) for benchmark, chart in levels if chart],
         costs=[(benchmark, chart) for benchmark, chart in costs if chart],
         classes=[
             (variant, [(name, top_changes(here)) for name, here in found.groupby("benchmark", sort=False)])
