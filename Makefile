@@ -13,7 +13,7 @@ demo: setup
 # Bytecode of tests is kept: where PYTHONDONTWRITEBYTECODE is set, as in many images, every process would compile them anew.
 test: export PYTHONDONTWRITEBYTECODE =
 test: setup
-	$(RUN) -m pytest -n auto --dist loadfile -m "not ray and not cluster and not browser and not real and not compiled and not long"
+	$(RUN) -m pytest -n auto --dist loadfile -m "not ray and not cluster and not browser and not real and not heavy and not long"
 
 test-all: setup
 	$(RUN) -m pytest

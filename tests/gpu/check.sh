@@ -50,9 +50,9 @@ printf '%s\n' "base: synthetic" "split: tune" "fixed: {schedule.epochs: 3, sched
 
 row data 60 0 "${pipeline[@]}" data make synthetic --out "$work/data" --per-class 20 --workers "$eight"
 {
-  row tests 90 0 "${pytest[@]}" -m "not compiled" -k "not nccl"
-  row nccl 40 0 "${pytest[@]}" -m "not compiled" -k nccl
-  row compiled 150 0 "${pytest[@]}" -m "compiled and not long"
+  row tests 90 0 "${pytest[@]}" -m "not heavy" -k "not nccl"
+  row nccl 40 0 "${pytest[@]}" -m "not heavy" -k nccl
+  row compiled 150 0 "${pytest[@]}" -m "heavy and not long"
 } &
 row ray-train 80 1 "${pipeline[@]}" train synthetic --workers 1..2 --gpus-per-worker 1 "${short[@]}" --storage ray-train
 row fraction 70 1 "${pipeline[@]}" train synthetic --gpus-per-worker 0.125 "${short[@]}" --storage fraction --set schedule.compile=graphs

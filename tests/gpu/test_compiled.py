@@ -23,7 +23,7 @@ if ON_GPU:  # Compiling takes a minute on one thread; a host with a GPU has core
 COMPILERS = (lacking_for_triton() is None) if ON_GPU else (shutil.which("g++") or shutil.which("clang++"))
 
 pytestmark = [
-    pytest.mark.compiled,
+    pytest.mark.heavy,
     pytest.mark.skipif(not COMPILERS, reason="needs a C++ compiler, on a GPU a C compiler and Python.h"),
 ]
 

@@ -41,6 +41,7 @@ def test_help_loads_nothing_heavy() -> None:
     assert not loaded(f"{start}; main(['doctor'])") & {"torch", "ray", "mlflow", "pandas"}, "without a GPU or a server"
 
 
+@pytest.mark.ray
 def test_a_driver_and_a_controller_load_no_torch() -> None:
     """It would take seconds of each run's start, and they do not use it."""
     assert "torch" not in loaded("import pipeline.train.fit, pipeline.launch")

@@ -221,6 +221,7 @@ def builder(root, all_images):
         one.kill()
 
 
+@pytest.mark.ray
 @pytest.mark.parametrize("first_message", ["of 36", "are damaged"], ids=["missing", "damaged"])
 def test_of_two_builders_one_works(root, all_images, builder, first_message):
     if first_message == "are damaged":
@@ -236,6 +237,7 @@ def test_of_two_builders_one_works(root, all_images, builder, first_message):
     assert len(folders(root)) == len(LEVELS)
 
 
+@pytest.mark.ray
 def test_remains_of_a_killed_builder_are_no_cache(root, all_images, builder):
     process, first = builder()
     assert "32 of 36" in told(first)

@@ -39,6 +39,10 @@ FAMILIES = {
     "vit_small_patch16_224": ((384,) * 4, (16,) * 4),
     "tf_efficientnet_lite2": ((24, 48, 120, 352), (4, 8, 16, 32)),
 }
+LIGHT = ("convnext_atto",)
+FAMILY = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in LIGHT else pytest.mark.heavy) for name in FAMILIES]
+)
 LITE, VIT = "tf_efficientnet_lite0", "vit_tiny_patch16_224"
 FINEST: tuple[Level, ...] = ("c2", "c3")
 FINETUNED = {"trainable": "stages", "trainable_stages": ("c4",)}
@@ -49,7 +53,7 @@ def config(name: str = LITE, **settings: Any) -> BackboneConfig:
     return BackboneConfig(name=f"timm/{name}", weights=settings.pop("weights", "none"), **settings)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@FAMILY
 def test_maps_are_timms_and_gradients_end_at_the_finetuned_stage(name: str) -> None:
     pyramid = build_backbone(config(name, **FINETUNED), LEVELS)
     images = torch.randn(2, 3, 64, 96)
@@ -119,7 +123,7 @@ def test_synchronised_norms_keep_their_activation(monkeypatch: pytest.MonkeyPatc
     assert all(isinstance(pyramid.get_submodule(key), SyncBatchNormAct) for key in norms)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@FAMILY
 def test_a_model_is_exported_predicts_and_explains(name: str, tmp_path: Path) -> None:
     model = CONFIG.model.model_copy(update={"backbone": config(name), "levels": FINEST})
     whole = CONFIG.model_copy(update={"model": model})
@@ -140,7 +144,7 @@ def test_a_model_is_exported_predicts_and_explains(name: str, tmp_path: Path) ->
     assert [maps.attention.shape[1:] for maps in explained[0].levels] == [(64, 64)] * 2
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@FAMILY
 def test_cached_maps_are_those_of_the_backbone(name: str, tmp_path: Path) -> None:
     data = load_final(write_benchmark(tmp_path), BenchmarkConfig(name="TINY"))
     images, settings = data.train.take(np.arange(4)), ImageConfig(size=32, resize="squash")
