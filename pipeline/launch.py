@@ -86,7 +86,6 @@ class Launch:
         return make_cell(composed, seed, self.data[split], calibration, variant)
 
     def calibrations(self, known: KnownRuns) -> dict[int, Calibration | None]:
-        """Calibrations of earlier `tune` runs of the same config, by seed."""
         runs = {seed: known.finished(self.cell(seed, "tune", None)) for seed in self.request.seeds}
         return {seed: tracked.recorded_calibration(run) for seed, run in runs.items() if run}
 
@@ -141,7 +140,6 @@ def run_experiment(request: TrainRequest) -> Outcome:
 
 
 def _all_finished(launch: Launch) -> tuple[RunSummary, ...] | None:
-    """Summaries of earlier runs, where there is one for every cell."""
     summaries: list[RunSummary] = []
     known = KnownRuns.in_store(launch.store)
     calibrations = launch.calibrations(known)
@@ -183,7 +181,6 @@ def _run(launch: Launch, parent: tracked.ParentRun, at_once: int, placement: Pla
 
 
 def _parent(launch: Launch) -> tuple[str, str, dict[str, str]]:
-    """Key, name and tags of the launch's own run."""
     request = launch.request
     cell = launch.cell(0, launch.splits[0], None)
     key = hashlib.sha256(f"{cell.group_hash} {request.split} {request.seeds}".encode()).hexdigest()[:16]
@@ -198,7 +195,6 @@ def _parent(launch: Launch) -> tuple[str, str, dict[str, str]]:
 
 
 def _aggregates(summaries: Sequence[RunSummary]) -> dict[str, float]:
-    """Mean, standard deviation and number over the runs of every figure."""
     values: dict[str, list[float]] = {}
     for summary in summaries:
         for key, value in summary.metrics.items():

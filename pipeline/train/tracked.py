@@ -98,7 +98,6 @@ class RunTracker:
         return self._spool.run_id
 
     def finished(self, ended: Fitted) -> None:
-        """Records figures, tables and plots, and the model where the run exported one."""
         gamma = ended.evaluation.result.gamma
         tags = {
             "mgmrn.result": json.dumps({"gamma": gamma, "metrics": ended.reported}),
