@@ -60,9 +60,6 @@ class FakeStore:
     def describe_run(self, run_id: str, new: NewRun) -> None:
         self._call("describe", lambda: None)
 
-    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        self._call("tags", lambda: self.sent.append(dict(tags)))
-
     def log_artifacts(self, run_id: str, folder: Path) -> None:
         self._call("artifacts", lambda: self.sent.append(folder.name))
 
@@ -106,9 +103,7 @@ def drain(spool: Spool, store: FakeStore, seconds: float = 5) -> str | None:
     return Sender(spool, "r", store).start().drain(seconds)
 
 
-def test_metrics_tags_artifacts_model_and_end_arrive_in_order_from_a_moved_folder(
-    spool: Spool, store: FakeStore
-) -> None:
+def test_metrics_artifacts_model_and_end_arrive_in_order_from_a_moved_folder(spool: Spool, store: FakeStore) -> None:
     append(spool, 1)
     spool.append_artifacts(spool.folder / "artifacts")
     spool.append_model(spool.folder / "model.pt", 0.5, spool.folder / "example.jpg")
@@ -121,10 +116,10 @@ def test_metrics_tags_artifacts_model_and_end_arrive_in_order_from_a_moved_folde
     assert not spool.is_done()
     assert drain(spool, store) is None
     assert spool.is_done()
-    assert store.calls == ["history", "metrics", "tags", "artifacts", "model", "end"]
+    assert store.calls == ["history", "metrics", "artifacts", "model", "end"]
     assert store.values == [("train/loss", 1, 1.0)]
     model = ("model.pt", 0.5, "example.jpg")
-    assert store.sent == [{"mgmrn.note": "x"}, "artifacts", model, ("FINISHED", "done", "1")]
+    assert store.sent == ["artifacts", model, ("FINISHED", "done", "1")]
 
 
 def test_a_new_run_is_not_asked_for_the_steps_that_it_has_until_a_request_fails(spool: Spool, store: FakeStore) -> None:
