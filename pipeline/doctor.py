@@ -7,7 +7,7 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -71,11 +71,6 @@ def _here(check: str, found: str, warn: str = "", bad: str | None = None) -> Lin
     if bad is not None:
         return Line("bad", check, found, bad, ExitCode.CANNOT_RUN_HERE)
     return Line("warn" if warn else "ok", check, found, warn)
-
-
-def worst(lines: Sequence[Line]) -> ExitCode:
-    """Exit code for all lines: the largest."""
-    return max((line.code for line in lines), default=ExitCode.FINE)
 
 
 def examine(where: Where) -> Iterator[Line]:

@@ -21,7 +21,6 @@ from pipeline.config.compose import ComposedConfig, resolve_weights
 from pipeline.console import say
 from pipeline.redaction import redact_address
 from pipeline.spool import Spool
-from pipeline.storage import StoragePath
 from pipeline.tracking.store import NOTE_TAG, TrackingStore
 from pipeline.train import tracked
 from pipeline.train.cell import Cell, RunSummary, Status, make_cell
@@ -86,16 +85,7 @@ class Launch:
         variant = composed.name.removeprefix(prefix) if named else composed.config.model.kind
         return make_cell(composed, seed, self.data[split], calibration, variant)
 
-    def folders(self) -> list[StoragePath]:
-        storage, seeds = self.request.where.storage, self.request.seeds
-        return [self.cell(seed, split, None).folder(storage) for seed in seeds for split in self.splits]
-
-    def known(self, cell: Cell) -> KnownRuns:
-        """The finished runs that answer for a cell, those of grids too."""
-        return KnownRuns.of_cell(self.store, cell, more=FINISHED)
-
     def calibrations(self, known: KnownRuns) -> dict[int, Calibration | None]:
-        """Calibrations of earlier `tune` runs of the same config, by seed."""
         runs = {seed: known.finished(self.cell(seed, "tune", None)) for seed in self.request.seeds}
         return {seed: tracked.recorded_calibration(run) for seed, run in runs.items() if run}
 
@@ -112,7 +102,13 @@ def run_experiment(request: TrainRequest) -> Outcome:
     # Paths as every host and the hash see them, the backbone's weights included.
     composed = replace(composed, config=resolve_weights(composed.config, where.data_root))
     request = replace(request, composed=composed, where=where)
-    launch = Launch(request, _load_splits(request), TrackingStore.connect(where.tracking_uri))
+    config = composed.config.benchmark
+    benchmark = load_benchmark(where.data_root, config)
+    # `tune` too where `final` alone is asked for, since its calibration is looked up.
+    splits: dict[Split, SplitData] = {"tune": tune_data(benchmark, config)}
+    if request.split != "tune":
+        splits["final"] = final_data(benchmark)
+    launch = Launch(request, splits, TrackingStore.connect(where.tracking_uri))
     if left := tracked.send_leftovers(storage, launch.store, tracked.END_SECONDS):
         say(str(left))
     if not request.force and (known := _all_finished(launch)):
@@ -120,7 +116,8 @@ def run_experiment(request: TrainRequest) -> Outcome:
         return Outcome("cached", known, None, redact_address(where.tracking_uri))
     request.workers.check_shares(composed.config)
     data = [launch.data[split] for split in launch.splits]
-    with launch_session(where, request.workers.least, data, launch.folders()) as hosts:
+    folders = [launch.cell(seed, split, None).folder(storage) for seed in request.seeds for split in launch.splits]
+    with launch_session(where, request.workers.least, data, folders) as hosts:
         at_once, placement = place_runs(hosts, where, len(request.seeds), request.workers)
         view = run_view(request.split or "final", "ausuc", ("benchmark", "variant", "seed"))
         launch.store.describe(EXPERIMENT_NOTE, view)
@@ -132,26 +129,17 @@ def run_experiment(request: TrainRequest) -> Outcome:
             failed = any(summary.status == "failed" for summary in summaries)
             if failed:
                 parent.status, parent.reason = "FAILED", "a run failed"
-    summaries = tuple(_with_run_id(summary, storage) for summary in summaries)
-    return Outcome(
-        "failed" if failed else "finished",
-        summaries,
-        parent.run_id,
-        redact_address(where.tracking_uri),
-        parent.is_tracked,
+    # A store that was away has created the runs late.
+    runs = tuple(
+        one if one.status == "cached" else replace(one, run_id=spool.run_id or one.run_id)
+        for one in summaries
+        for spool in [Spool(storage / f"{one.name}.{one.split}")]
     )
-
-
-def _load_splits(request: TrainRequest) -> dict[Split, SplitData]:
-    """Both splits from one reading; `tune` too where `final` alone is asked for, since its calibration is looked up."""
-    config = request.composed.config.benchmark
-    benchmark = load_benchmark(request.where.data_root, config)
-    tune: dict[Split, SplitData] = {"tune": tune_data(benchmark, config)}
-    return tune if request.split == "tune" else tune | {"final": final_data(benchmark)}
+    status: Status = "failed" if failed else "finished"
+    return Outcome(status, runs, parent.run_id, redact_address(where.tracking_uri), parent.is_tracked)
 
 
 def _all_finished(launch: Launch) -> tuple[RunSummary, ...] | None:
-    """Summaries of earlier runs, where there is one for every cell."""
     summaries: list[RunSummary] = []
     known = KnownRuns.in_store(launch.store)
     calibrations = launch.calibrations(known)
@@ -185,14 +173,14 @@ def _run(launch: Launch, parent: tracked.ParentRun, at_once: int, placement: Pla
     opening = tracked.Opening(
         launch.store, request.where, request.experiment, parent, placement, log_model=request.log_model
     )
-    director = ListDirector(tasks, Site(opening, at_once), known=launch.known, on_failure=raise_mistake)
+    known_runs = partial(KnownRuns.of_cell, launch.store, more=FINISHED)
+    director = ListDirector(tasks, Site(opening, at_once), known=known_runs, on_failure=raise_mistake)
     run_list(director)
     order = [(seed, split) for seed in request.seeds for split in launch.splits]
     return tuple(sorted(director.summaries.values(), key=lambda one: order.index((one.seed, one.split))))
 
 
 def _parent(launch: Launch) -> tuple[str, str, dict[str, str]]:
-    """Key, name and tags of the launch's own run."""
     request = launch.request
     cell = launch.cell(0, launch.splits[0], None)
     key = hashlib.sha256(f"{cell.group_hash} {request.split} {request.seeds}".encode()).hexdigest()[:16]
@@ -207,7 +195,6 @@ def _parent(launch: Launch) -> tuple[str, str, dict[str, str]]:
 
 
 def _aggregates(summaries: Sequence[RunSummary]) -> dict[str, float]:
-    """Mean, standard deviation and number over the runs of every figure."""
     values: dict[str, list[float]] = {}
     for summary in summaries:
         for key, value in summary.metrics.items():
@@ -226,11 +213,3 @@ def _note(figures: Mapping[str, float], launch: Launch) -> str:
     shown = ", ".join(f"{FIGURES[key]} {percent(mean, std[key])}" for key, mean in means.items())
     seeds = figures[f"{prefix_of(split)}gzsl_h/n"]
     return f"**{shown}** in percent on `{split}`, {seeds:.0f} seeds\n\n{launch.request.composed.summary}"
-
-
-def _with_run_id(summary: RunSummary, storage: StoragePath) -> RunSummary:
-    """The summary with the id that its run has at the end of the launch: a store that was away creates a run late."""
-    if summary.status == "cached":
-        return summary
-    spool = Spool(storage / f"{summary.name}.{summary.split}")
-    return replace(summary, run_id=spool.run_id or summary.run_id)

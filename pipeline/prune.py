@@ -183,7 +183,6 @@ def _used_digests(configs: Sequence[ExperimentConfig], data_root: Path) -> Itera
 
 
 def _shipped() -> Iterator[ExperimentConfig]:
-    """Configs of all shipped experiments and variants of grids."""
     yield from (load_experiment(name).config for name in config_names("experiment"))
     for grid in map(make_grid, map(load_ablation, config_names("ablation"))):
         yield from (one.config for variant in grid.variants for one in variant.configs.values())

@@ -77,7 +77,6 @@ class AblationConfig(Frozen):
 
     @property
     def scored_split(self) -> Literal["tune", "final"]:
-        """The split whose runs are compared."""
         return "tune" if self.split == "tune" else "final"
 
 

@@ -57,7 +57,6 @@ class Grid:
 
     @property
     def base(self) -> Variant:
-        """Variant that the others are compared with."""
         return self.variants[0]
 
     @property

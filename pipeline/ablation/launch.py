@@ -84,7 +84,11 @@ def run_ablation(
     if left := tracked.send_leftovers(where.storage, store, tracked.END_SECONDS):
         say(str(left))
     planned = surveyed.plan()
-    todo = _once_each([one for one in planned if one.state in RUN_BY[mode] or one.state == "running"])
+    found: dict[str, tuple[Cell, PlannedCell]] = {}  # Two variants may be one config on a benchmark, which is run once.
+    for one in planned:
+        if one.cell.tune and (one.state in RUN_BY[mode] or one.state == "running"):
+            found.setdefault(one.cell.tune.config_hash, (one.cell.tune, one))
+    todo = list(found.values())
     for tune, _ in todo:
         Workers(file.config.workers, file.config.workers).check_shares(tune.config)
     known = store.find_finished(surveyed.key, tracked.PARENT_SPLIT)
@@ -131,17 +135,7 @@ def run_ablation(
     return AblationOutcome(status, launched, tuple(planned), compared[0], parent.run_id, uri)
 
 
-def _once_each(todo: Sequence[PlannedCell]) -> list[tuple[Cell, PlannedCell]]:
-    """Tune runs of the cells, without those of a later variant that is the same config on a benchmark."""
-    found: dict[str, tuple[Cell, PlannedCell]] = {}
-    for one in todo:
-        if one.cell.tune is not None:
-            found.setdefault(one.cell.tune.config_hash, (one.cell.tune, one))
-    return list(found.values())
-
-
 def _check_budget(costs: Sequence[Cost], cells: int, concurrency: int, hours: float | None) -> None:
-    """Refuse a launch whose cells of known cost take longer than the budget."""
     predicted = sum(cost.seconds for cost in costs) / concurrency
     if hours is not None and predicted > 3600 * hours:
         excess = f"about {duration(predicted)}, more than the budget of {duration(3600 * hours)}"

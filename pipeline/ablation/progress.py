@@ -38,7 +38,6 @@ class GridProgress:
         """Each run's epochs are shown by a thread of its own."""
 
     def shown(self) -> AbstractContextManager[object]:
-        """A context in which the bars are shown, on a terminal."""
         return self._bars
 
     def say(self, text: str) -> None:

@@ -207,7 +207,6 @@ def _named(comparison: Comparison, variant: str) -> str:
 
 
 def _gaps(comparison: Comparison) -> list[str]:
-    """Reasons for the seeds that each variant lacks."""
     entries = comparison.entries
     gaps = rows_of(entries[entries["reasons"] != ""])
     return [f"{one.variant} on {one.benchmark}: {one.reasons}" for one in gaps]

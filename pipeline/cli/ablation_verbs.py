@@ -11,19 +11,7 @@ import typer
 
 from mgmrn.errors import UserError
 from pipeline import places
-from pipeline.cli.options import (
-    Ablation,
-    Address,
-    Concurrency,
-    Cpus,
-    DataRoot,
-    Gpus,
-    Json,
-    LogModel,
-    Storage,
-    TrackingUri,
-    WaitForHosts,
-)
+from pipeline.cli import options
 from pipeline.console import Console, duration, option, where_tracked
 from pipeline.errors import ExitCode
 from pipeline.where import Where
@@ -41,12 +29,12 @@ Mode = Literal["missing", "retry", "force"]
 
 @ablation_app.command()
 def plan(
-    name: Ablation,
+    name: options.Ablation,
     benchmarks: Benchmarks = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Runs at once, for the time in all.")] = 1,
-    tracking_uri: TrackingUri = places.TRACKING_URI,
-    data_root: DataRoot = places.DATA_ROOT,
-    as_json: Json = False,
+    tracking_uri: options.TrackingUri = places.TRACKING_URI,
+    data_root: options.DataRoot = places.DATA_ROOT,
+    as_json: options.Json = False,
 ) -> None:
     """Show every cell of a grid, its state, and the predicted cost of the rest. Nothing runs."""
     from pipeline.ablation.plan import TO_RUN, plan_to_json, planned, proposed_part
@@ -61,20 +49,20 @@ def plan(
 
 @ablation_app.command()
 def ablate(
-    name: Ablation,
+    name: options.Ablation,
     mode: Annotated[Mode, typer.Option(help="Run new cells; failed and stale ones too; all again.")] = "missing",
     benchmarks: Benchmarks = None,
-    concurrency: Concurrency = None,
+    concurrency: options.Concurrency = None,
     budget_hours: Annotated[float | None, typer.Option(min=0.0, help="Hours; a longer plan is refused.")] = None,
-    cpus_per_worker: Cpus = None,
-    gpus_per_worker: Gpus = None,
-    wait_for_hosts: WaitForHosts = None,
-    address: Address = None,
-    tracking_uri: TrackingUri = places.TRACKING_URI,
-    data_root: DataRoot = places.DATA_ROOT,
-    storage: Storage = places.STORAGE,
-    log_model: LogModel = "final",
-    as_json: Json = False,
+    cpus_per_worker: options.Cpus = None,
+    gpus_per_worker: options.Gpus = None,
+    wait_for_hosts: options.WaitForHosts = None,
+    address: options.Address = None,
+    tracking_uri: options.TrackingUri = places.TRACKING_URI,
+    data_root: options.DataRoot = places.DATA_ROOT,
+    storage: options.Storage = places.STORAGE,
+    log_model: options.LogModel = "final",
+    as_json: options.Json = False,
 ) -> int:
     """Run the missing cells of a grid and compare its variants."""
     from pipeline.ablation.launch import run_ablation
@@ -110,13 +98,13 @@ def compare(
     metric: Annotated[str | None, typer.Option(help="Figure to compare by, like gzsl_h; by default, all.")] = None,
     base: Annotated[str | None, typer.Option(help="Base variant among runs; by default, the first run's.")] = None,
     benchmarks: Benchmarks = None,
-    tracking_uri: TrackingUri = places.TRACKING_URI,
-    data_root: DataRoot = places.DATA_ROOT,
+    tracking_uri: options.TrackingUri = places.TRACKING_URI,
+    data_root: options.DataRoot = places.DATA_ROOT,
     details: Annotated[bool, typer.Option("--details", help="Print the differences of every figure.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print a table for programs, with fractions.")] = False,
     latex: Annotated[bool, typer.Option("--latex", help="Print tables for a paper.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print tables for a web page.")] = False,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Compare the variants of a grid, or single runs: mean ± std over seeds, differences paired by seed."""
     from pipeline.ablation.results import compare_grid, compare_runs
@@ -148,13 +136,13 @@ def compare(
 
 @ablation_app.command()
 def report(
-    name: Ablation,
+    name: options.Ablation,
     out: Annotated[Path | None, typer.Option(help="The page; without it .mgmrn/reports/NAME-HASH.html.")] = None,
     ui: Annotated[str | None, typer.Option(metavar="URL", help="MLflow UI that run ids link to.")] = None,
     benchmarks: Benchmarks = None,
-    tracking_uri: TrackingUri = places.TRACKING_URI,
-    data_root: DataRoot = places.DATA_ROOT,
-    as_json: Json = False,
+    tracking_uri: options.TrackingUri = places.TRACKING_URI,
+    data_root: options.DataRoot = places.DATA_ROOT,
+    as_json: options.Json = False,
 ) -> None:
     """Write one self-contained HTML page of a grid, and log it to the grid's run."""
     from pipeline.ablation.report import make_report

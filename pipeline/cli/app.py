@@ -17,9 +17,8 @@ from pipeline.cli.data_verbs import data_app
 from pipeline.cli.job_verbs import jobs_app
 from pipeline.cli.model_verbs import models_app
 from pipeline.cli.options import APP_OPTIONS
-from pipeline.cli.prune_verb import prune_app
 from pipeline.cli.run_verbs import runs_app
-from pipeline.cli.ui_verb import ui_app
+from pipeline.cli.store_verbs import store_app
 from pipeline.console import Console
 from pipeline.errors import ExitCode, Expected, TrackingError, error_object, exit_code
 from pipeline.interruption import Interruption, raised_signals
@@ -39,7 +38,7 @@ def complete(shell: Annotated[completion.Shell, typer.Argument(help="Shell that 
 
 
 app = typer.Typer(help="Zero-shot learning experiments with Mg-MRN.", **APP_OPTIONS)
-for group in (runs_app, ablation_app, models_app, ui_app, prune_app, jobs_app, shell_app):
+for group in (runs_app, ablation_app, models_app, store_app, jobs_app, shell_app):
     app.add_typer(group)
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")

@@ -52,7 +52,11 @@ def train(
     numbers = options.parse_seeds(seeds) if seeds is not None else (composed.config.seed,)
     where = Where(tracking_uri, data_root, storage, address, cpus_per_worker, gpus_per_worker, wait_for_hosts)
     request = TrainRequest(composed.name, composed, split, numbers, parse_workers(workers), where, force, log_model)
-    return _report(run_experiment(request), Console(as_json))
+    outcome, console = run_experiment(request), Console(as_json)
+    _show_runs(outcome, console)
+    console.result(outcome.to_json())
+    failed = outcome.status in ("failed", "stopped") or not outcome.is_tracked
+    return ExitCode.SOME_FAILED if failed else ExitCode.FINE
 
 
 @runs_app.command()
@@ -159,7 +163,7 @@ def doctor(
     """
     from dataclasses import asdict
 
-    from pipeline.doctor import examine, worst
+    from pipeline.doctor import examine
 
     console = Console(as_json)
     lines = list(examine(Where(tracking_uri, data_root, storage, address)))
@@ -167,14 +171,7 @@ def doctor(
     counts = {state: sum(one.state == state for one in lines) for state in ("ok", "warn", "bad")}
     console.line(", ".join(f"{count} {state}" for state, count in counts.items()))
     console.result({"lines": [asdict(one) for one in lines], "counts": counts})
-    return worst(lines)
-
-
-def _report(outcome: Outcome, console: Console) -> int:
-    _show_runs(outcome, console)
-    console.result(outcome.to_json())
-    failed = outcome.status in ("failed", "stopped") or not outcome.is_tracked
-    return ExitCode.SOME_FAILED if failed else ExitCode.FINE
+    return max(one.code for one in lines)
 
 
 def _show_runs(outcome: Outcome, console: Console) -> None:

@@ -60,7 +60,6 @@ def _with_default_kinds(tree: Section, model: type[Frozen]) -> Section:
 
 
 def _problem(details: ErrorDetails, tree: Section, model: type[Frozen]) -> UserError:
-    """Error in the words of the command line."""
     names, node, _ = _locate(details["loc"], tree, model)
     path = ".".join(names) or "config"
     if details["type"] == "extra_forbidden":

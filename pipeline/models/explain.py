@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mgmrn.atomic_file import replacing
 from mgmrn.data.images import prepared
-from mgmrn.data.splits import FinalData, load_final
+from mgmrn.data.splits import load_final
 from pipeline.analysis.page.templates import STYLE, page_template
 from pipeline.analysis.runs import LOCALISED
 from pipeline.models import reasons
@@ -119,7 +119,12 @@ def run_explain(
         subjects = [reasons.Subject(path, path.name, None) for path in images]
     else:
         data = load_final(data_root, model.config.benchmark)
-        subjects = list(_subjects_of(data, split, per_class))
+        pool = pictures_of(data, split)
+        subjects = [
+            reasons.Subject(pool.path(row), pool.files[row], data.classes.names[label])
+            for label in np.unique(pool.labels)
+            for row in np.flatnonzero(pool.labels == label)[:per_class].tolist()
+        ]
     classes: dict[str, list[reasons.Explained]] = {}
     config, show = model.config.benchmark.images, progress("pictures")
     for start in range(0, len(subjects), BATCH):
@@ -154,13 +159,6 @@ def run_explain(
         for sheet in made.sheets:
             store.log_file(run.run_id, sheet, "explain/sheets")
     return made
-
-
-def _subjects_of(data: FinalData, split: Split, per_class: int) -> Iterator[reasons.Subject]:
-    images = pictures_of(data, split)
-    for label in np.unique(images.labels):
-        for row in np.flatnonzero(images.labels == label)[:per_class].tolist():
-            yield reasons.Subject(images.path(row), images.files[row], data.classes.names[label])
 
 
 def render(content: Explanations) -> str:
@@ -205,7 +203,6 @@ def verdict(one: reasons.Explained) -> str:
 
 
 def _captioned_tiles(one: reasons.Explained) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Lines of the caption, and tile, of a sheet's row."""
     yield ("picture",), plain_tile(one.pixels)
     for maps in one.levels:
         if maps.regions is not None:

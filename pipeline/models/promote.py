@@ -13,7 +13,7 @@ from pipeline.analysis.runs import FIGURES, runs_table
 from pipeline.analysis.tables import as_dict, show_tables, tables
 from pipeline.console import Console
 from pipeline.tracking.environment import NO_GIT
-from pipeline.tracking.registry import CANDIDATE, CHAMPION, Version, register, remove_alias, set_alias, version_of_alias
+from pipeline.tracking.registry import CANDIDATE, CHAMPION, Version, register, set_alias, version_of_alias
 from pipeline.tracking.store import MODEL_TAG, NO_MODEL_HINT, TrackedRun, TrackingStore
 
 PRIMARY = "gzsl_h"
@@ -72,12 +72,9 @@ def promote(name: str, tracking_uri: str, *, alias: str) -> Promotion:
     comparisons, remark = _against(store, run, seeds, champion)
     tags = {f"mgmrn.{key}": run.tags[f"mgmrn.{key}"] for key in _KEPT if f"mgmrn.{key}" in run.tags}
     version = register(store, model, run.tags[MODEL_TAG], run.run_id, tags, f"Mg-MRN on {run.tags['mgmrn.benchmark']}")
-    if alias == CANDIDATE and CHAMPION in version.aliases:
+    if CHAMPION in version.aliases:
         alias = CHAMPION
-    else:
-        set_alias(store, version, alias)
-    if alias == CHAMPION and CANDIDATE in version.aliases:
-        remove_alias(store, version, CANDIDATE)
+    set_alias(store, version, alias)
     return Promotion(version, alias, run, seeds, champion, comparisons, remark)
 
 

@@ -271,7 +271,6 @@ def _not_yet_compared(store: TrackingStore, record: Record, cell: Cell) -> str |
 
 
 def _run_again(store: TrackingStore, where: Where, record: Record, cell: Cell, placement: Placement) -> str | None:
-    """Train the cell; returns the run of the reproduction, or None if it failed."""
     from pipeline.trials.director import Site
     from pipeline.trials.list_director import ListDirector, Task, raise_mistake, run_list
 

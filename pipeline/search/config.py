@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from mgmrn.config import Count, Frozen, Seed, Several
 from pipeline.config.files import find_config, label_of, read_config, unknown_files
 from pipeline.config.validation import all_at_once, all_different, validate
-from pipeline.config.yaml_tree import Section, source_of
+from pipeline.config.yaml_tree import source_of
 
 Choice = bool | int | float | str | None | list[Any]
 
@@ -110,7 +110,6 @@ class Objective(Frozen):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Name of the score, and that of the cost where there is one."""
         return (self.metric,) if self.cost == "none" else (self.metric, self.cost)
 
     @property
@@ -193,8 +192,6 @@ def load_search(name_or_path: str) -> SearchFile:
         problems = list(unknown_files(config.base, config.benchmarks, lambda field: source_of([field], tree)))
     if config is None or problems:
         raise all_at_once(problems, label_of(path))
-    sources: dict[str, str] = {}
-    for section in (tree.children.get("space"), tree.children.get("fixed")):
-        if isinstance(section, Section):
-            sources |= {name: source_of([name], section) for name in section.children}
+    names = [("space", name) for name in config.space] + [("fixed", name) for name in config.fixed]
+    sources = {name: source_of((part, name), tree) for part, name in names}
     return SearchFile(path.stem, label_of(path), config, sources)

@@ -131,7 +131,6 @@ class SearchDirector(Director):
         return run is not None and run.parent_run_id == self.site.opening.parent.run_id
 
     def _combined(self, number: int, steps: int, scores: Sequence[float]) -> float:
-        """Score of a trial from those of the runs that it has begun."""
         if len(self._search.data) > 1 and self._search.config.objective.combine == "mean_rank":
             others = (record.scores for record in self._study.records() if record.number != number)
             return mean_rank(scores, [other[steps] for other in others if steps in other])

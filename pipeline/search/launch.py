@@ -5,6 +5,7 @@ Only the `tune` split is ever loaded here. The score of the best of many trials 
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -109,8 +110,8 @@ def run_search(
                 parts = Search(config, space, bases, study, site, data, board)
                 outcome = run_course(parts, search.name, budget_hours, redact_address(where.tracking_uri))
             site.clerk.finish()
-            with (folder / "report").fetched() as report:
-                parent.attach(report)
+            with (folder / "report").fetched() as report, parent.artifacts() as files:
+                shutil.copytree(report, files, dirs_exist_ok=True)
             parent.note = note(outcome)[:NOTE_LIMIT]
             if outcome.status == "failed":
                 parent.status, parent.reason = "FAILED", "no trial finished"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,9 +14,6 @@ from mgmrn.metrics import SeenMask, calibrated_predictions, per_class_accuracy, 
 from mgmrn.protocol import Evaluation
 from pipeline.config.compose import ComposedConfig, show
 from pipeline.redaction import redact
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 LARGEST_PLOTTED_CONFUSION = 60
 LARGEST_PLAIN_TABLE = 5000
@@ -76,7 +73,9 @@ def _write_curve(target: Path, evaluation: Evaluation) -> None:
     _write_table(target / "curve.csv", columns)
     if evaluation.split == "tune":
         return
-    figure = _figure(5, 5)
+    from matplotlib.figure import Figure
+
+    figure = Figure((5, 5), layout="constrained")
     axes = figure.add_subplot()
     axes.plot(curve.unseen, curve.seen, color="tab:blue")
     result = evaluation.result
@@ -91,8 +90,10 @@ def _write_curve(target: Path, evaluation: Evaluation) -> None:
 
 
 def _plot_confusion(path: Path, confusion: Int[np.ndarray, "U U"], names: Sequence[str], seen: SeenMask) -> None:
+    from matplotlib.figure import Figure
+
     side = 3 + 0.18 * len(confusion)
-    figure = _figure(side, side)
+    figure = Figure((side, side), layout="constrained")
     axes = figure.add_subplot()
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     figure.colorbar(axes.imshow(shares, vmin=0, vmax=1, cmap="Blues"), ax=axes, shrink=0.7)
@@ -106,13 +107,3 @@ def _plot_confusion(path: Path, confusion: Int[np.ndarray, "U U"], names: Sequen
 
 def _write_table(path: Path, columns: Mapping[str, Any]) -> None:
     pd.DataFrame(columns).to_csv(path, index=False, lineterminator="\n", na_rep="nan")
-
-
-def _figure(width: float, height: float) -> Figure:
-    """A figure that needs no display and no global state."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure

@@ -56,9 +56,6 @@ class GitState:
         values = json.loads(zlib.decompress(base64.b64decode(text)))
         return cls(**{**values, "untracked": tuple(values["untracked"])})
 
-    def tags(self) -> dict[str, str]:
-        return {"mgmrn.code_sha": self.sha, "mgmrn.code_dirty": str(self.dirty).lower()}
-
 
 def git_state(repository: Path = REPOSITORY) -> GitState:
     """State of the checkout of this code; in a submitted job, of the checkout that it was sent from."""
@@ -84,7 +81,8 @@ def origin_tags() -> dict[str, str]:
         "mlflow.source.type": "JOB" if in_job() else "LOCAL",
         "mgmrn.command": shell_command(*words)[:TAG_LIMIT],
         **commit,
-        **state.tags(),
+        "mgmrn.code_sha": state.sha,
+        "mgmrn.code_dirty": str(state.dirty).lower(),
     }
 
 

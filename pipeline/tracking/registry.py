@@ -86,12 +86,8 @@ def register(
 
 
 def set_alias(store: TrackingStore, version: Version, alias: str) -> None:
-    """Make an alias refer to a version."""
+    """Make an alias refer to a version; a champion is no candidate any more."""
     with translated(store.uri):
         store.client.set_registered_model_alias(version.name, alias, version.number)
-
-
-def remove_alias(store: TrackingStore, version: Version, alias: str) -> None:
-    """Remove an alias of a version."""
-    with translated(store.uri):
-        store.client.delete_registered_model_alias(version.name, alias)
+        if alias == CHAMPION and CANDIDATE in version.aliases:
+            store.client.delete_registered_model_alias(version.name, CANDIDATE)

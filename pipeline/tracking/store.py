@@ -404,8 +404,4 @@ def _made_experiment(client: MlflowClient, uri: str, name: str) -> Experiment:
     if experiment.lifecycle_stage != "active":
         hint = "restore it, or remove it for good with mlflow gc"
         raise TrackingError(f"the experiment {name} was deleted", uri, hint)
-    for key, value in UI_TAGS.items():
-        if key not in experiment.tags:  # Made by an earlier version; who may only read the store leaves it so.
-            with contextlib.suppress(MlflowException):
-                client.set_experiment_tag(experiment.experiment_id, key, value)
     return experiment

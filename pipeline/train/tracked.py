@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import secrets
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -99,7 +98,6 @@ class RunTracker:
         return self._spool.run_id
 
     def finished(self, ended: Fitted) -> None:
-        """Records figures, tables and plots, and the model where the run exported one."""
         gamma = ended.evaluation.result.gamma
         tags = {
             "mgmrn.result": json.dumps({"gamma": gamma, "metrics": ended.reported}),
@@ -303,24 +301,17 @@ class ParentRun:
 
     @property
     def link(self) -> dict[str, str]:
-        """Tags of its runs that refer to it."""
         return {PARENT_TAG: self.run_id, ENVIRONMENT_TAG: self.environment}
 
-    def attach_environment(self) -> None:
-        """Makes machine and git state of this process artifacts of the run, in place of such artifacts of each run below it."""
+    @contextmanager
+    def artifacts(self) -> Iterator[Path]:
+        """A folder to be filled, whose files become artifacts of the run."""
         folder = (
-            self.spool.folder / f"environment.{secrets.token_hex(4)}"
-        )  # That of an earlier launch may not be sent yet.
+            self.spool.folder / f"artifacts.{secrets.token_hex(4)}"
+        )  # Those of an earlier launch may not be sent yet.
         with folder.filled() as files:
-            self.environment = write_environment(files)
+            yield files
         self.spool.append_artifacts(folder)
-
-    def attach(self, folder: Path) -> None:
-        """Makes a folder's content artifacts of the run; a copy, since the folder may change before it is sent."""
-        copy = self.spool.folder / "artifacts"
-        with copy.filled() as files:
-            shutil.copytree(folder, files, dirs_exist_ok=True)
-        self.spool.append_artifacts(copy)
 
 
 @contextmanager
@@ -348,7 +339,9 @@ def parent_run(
     parent = ParentRun(run_id, Spool(storage / f"{_PARENT_PREFIX}{run_id}"), origin)
     if parent.spool.new_run() is None:
         parent.spool.append_run(NewRun(name, all_tags | {DRIVER_TAG: driver_tag()}, datasets=datasets_of(data)))
-    parent.attach_environment()
+    # Machine and git state stand here, in place of each run below.
+    with parent.artifacts() as files:
+        parent.environment = write_environment(files)
     sender = Sender(parent.spool, run_id, store).start()
     try:
         with unwrapped():

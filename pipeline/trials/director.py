@@ -47,7 +47,6 @@ class Site:
 
     @property
     def storage(self) -> StoragePath:
-        """Folder of run folders."""
         return self.opening.where.storage
 
     def log_figures(self, step: int, figures: Mapping[str, float]) -> None:
@@ -147,7 +146,6 @@ class Director(ABC):
         """End a trial as failed."""
 
     def reported(self, number: int, report: TrialReport) -> bool:
-        """Record a report; returns whether to stop the trial."""
         trial = self.trials[number]
         if trial.is_over:  # A restarted trial reports its result a second time.
             return False

@@ -46,7 +46,6 @@ class KnownRuns:
 
     @classmethod
     def among(cls, runs: Iterable[TrackedRun], experiment_id: str) -> KnownRuns:
-        """Those among some runs, the latest of which comes first."""
         training = [run for run in runs if run.tags.get("mgmrn.kind") == "run"]
 
         def find(most: int | None, *conditions: Condition) -> list[TrackedRun]:

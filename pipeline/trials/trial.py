@@ -72,14 +72,6 @@ class TrialReport(Frozen):
         return cls.model_validate_json(result["report"]) if "report" in result else None
 
 
-class WorkersLostError(RuntimeError):
-    """Workers died more often than Ray Train replaces them; Ray Tune starts the trial again, which resumes."""
-
-
-class SpoiledProcessError(RuntimeError):
-    """An earlier trial left this process without memory; Ray Tune starts the trial that raises it in a new process."""
-
-
 class OpenTrial(tune.Trainable):
     """Process of a grid's trials, whose runs are also on the `final` split; its config is `{"plan": TrialPlan as JSON}`.
 
@@ -102,7 +94,8 @@ class OpenTrial(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         if self._is_spoiled:
-            raise SpoiledProcessError("the process of an earlier trial had no memory left; another one takes over")
+            # Ray Tune starts the trial in a new process.
+            raise RuntimeError("the process of an earlier trial had no memory left; another one takes over")
         report = next(self._reports, None)
         if report is None:
             return {STEPS: 0, "done": True}
@@ -140,7 +133,10 @@ class SealedTrial(OpenTrial):
 
 
 def _reports(plan: TrialPlan) -> Generator[TrialReport, None, None]:
-    """Train the runs of a trial; raises a `WorkersLostError` for a failure that another attempt may mend."""
+    """Train the runs of a trial; raises a `RuntimeError` where workers died more often than Ray Train replaces them.
+
+    Ray Tune then starts the trial again, which resumes.
+    """
     steps = 0
     for run, spec in enumerate(plan.runs):
         for told in fit(spec, plan.placement):
@@ -150,7 +146,7 @@ def _reports(plan: TrialPlan) -> Generator[TrialReport, None, None]:
             elif not isinstance(told, Failure):
                 yield TrialReport(run=run, steps=steps + int(told["epoch"]), metrics=told)
             elif told.reason == "workers-lost":
-                raise WorkersLostError(told.message)
+                raise RuntimeError(told.message)
             else:
                 yield TrialReport(run=run, steps=steps, failure=told)
                 return

@@ -225,16 +225,14 @@ def test_a_server_that_loses_its_database_in_mid_run(lab: Lab, tmp_path: Path) -
 def test_a_launch_that_ends_while_the_store_is_unreachable_is_completed_by_the_next_command(
     tmp_path: Path, store: TrackingStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    storage, report = tmp_path / "runs", tmp_path / "report"
-    report.mkdir()
-    (report / "best.yaml").write_text("a: 1\n")
+    storage = tmp_path / "runs"
     fail = Mock(side_effect=MlflowException("connection refused"))
     with parent_run(store, StoragePath.parse(storage), "key", "launch", {}, []) as launch:
         for method in ("log_batch", "set_terminated", "log_artifacts", "get_metric_history"):
             monkeypatch.setattr(store.client, method, fail)
         launch.spool.append(0, {"val/ausuc/mean": 0.5})
-        launch.attach(report)
-        shutil.rmtree(report)
+        with launch.artifacts() as files:
+            (files / "best.yaml").write_text("a: 1\n")
     told = capsys.readouterr().err
     assert told.startswith("error: a run is not wholly tracked") and told.count("\n") == 1
     assert not launch.is_tracked

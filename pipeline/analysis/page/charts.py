@@ -62,16 +62,6 @@ def time(seconds: float) -> str:
     return f"{seconds:.2g} s" if seconds < 10 else duration(seconds)
 
 
-def css_class(verdict: str) -> str:
-    """CSS class of a verdict."""
-    return verdict.replace(" ", "-")
-
-
-def sign(verdict: str) -> str:
-    """Sign of a verdict."""
-    return SIGNS[verdict]
-
-
 def px(length: float) -> str:
     """A length with one decimal at most."""
     return f"{length:.1f}".removesuffix(".0")
@@ -79,8 +69,8 @@ def px(length: float) -> str:
 
 @cache
 def _macros() -> Any:
-    filters = (css_class, percent, points, px, sign, time)
-    return page_template(Path(__file__).with_name("charts.svg.j2"), filters).module
+    template = page_template(Path(__file__).with_name("charts.svg.j2"), (percent, points, px, time))
+    return template.make_module({"signs": SIGNS})
 
 
 def bar_chart(comparison: Comparison, benchmark: str) -> Markup:

@@ -61,7 +61,7 @@ def render_page(content: PageContent) -> str:
     levels = [(one, charts.level_chart(primary, one)) for one in primary.benchmarks]
     costs = [(one, charts.cost_chart(primary, one)) for one in primary.benchmarks]
     script = (HERE / "sort.js").read_text(encoding="utf-8")
-    filters = (percent, charts.points, charts.time, charts.css_class, charts.bar_chart)
+    filters = (percent, charts.points, charts.time, charts.bar_chart)
     return page_template(HERE / "template.html.j2", filters).render(
         content=content,
         primary=primary,
