@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import measure
-from pipeline import places
 from pipeline.console import say
 
 if TYPE_CHECKING:
@@ -38,12 +37,9 @@ OWN_SHAPE = 5
 
 def main() -> None:
     """Fills a store step by step, and measures the verbs at each size."""
-    parser = measure.parser_of(__doc__, rounds=3)
+    parser = measure.data_parser(__doc__, rounds=3)
     parser.add_argument("grid", metavar="GRID", help="shipped ablation, or path of a YAML file")
     parser.add_argument("--runs", default="0,500,5000", help="numbers of other runs, ascending (%(default)s)")
-    parser.add_argument(
-        "--data-root", type=Path, default=places.DATA_ROOT, help="folder of the benchmarks (%(default)s)"
-    )
     arguments = parser.parse_args()
     from pipeline.tracking.store import TrackingStore
 
