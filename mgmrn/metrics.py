@@ -133,7 +133,6 @@ class ZSLResult:
     """Harmonic mean at the best γ of this curve: comparable to published figures, needs test labels."""
     ausuc: float
     gamma: float
-    gamma_oracle: float
 
 
 def zsl_result(
@@ -157,7 +156,6 @@ def zsl_result(
         h_oracle=curve.best_harmonic,
         ausuc=curve.ausuc,
         gamma=chosen,
-        gamma_oracle=curve.best_gamma,
     )
 
 

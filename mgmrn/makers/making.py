@@ -25,14 +25,6 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
-def check_drawing(size: int, seed: int) -> None:
-    """Raises UserError for a side of a picture or a seed out of bounds."""
-    if not 32 <= size <= 512:
-        raise UserError(f"size must be 32 to 512 pixels, got {size}", "size")
-    if seed < 0:
-        raise UserError(f"seed must be 0 or more, got {seed}", "seed")
-
-
 def already_made(folder: Path, name: str, stamp: Stamp) -> bool:
     """Whether the folder, by its stamp in the file `name`, was made as `stamp` says; False if it is absent or empty.
 

@@ -22,9 +22,8 @@ from PIL import Image
 
 from mgmrn.data.seal import check_open
 from mgmrn.data.xlsa17 import SYNTHETIC_MARKER, lists_folder
-from mgmrn.errors import UserError
 from mgmrn.makers.drawing import LARGE_TRAITS, TRAITS, Box, Creature, draw_creature
-from mgmrn.makers.making import Progress, already_made, check_drawing, draw_all, whole_folder
+from mgmrn.makers.making import Progress, already_made, draw_all, whole_folder
 from mgmrn.makers.xlsa17_writer import write_attribute_names, write_images_list, write_splits, write_word_vectors
 
 NAME = "SYN"
@@ -84,11 +83,9 @@ def make_synthetic(
 
     Besides the layout that every loader reads, `SYN/parts.json` holds the attributes that each image shows and the
     boxes of its parts (left, top, right, bottom in pixels), by path relative to `SYN/images`. The result does not depend
-    on the number of processes that draw. Raises UserError for an option out of bounds, or a root with other files.
+    on the number of processes that draw; a fifth of `per_class`, at least 5, is test_seen. Raises UserError for a root with
+    other files.
     """
-    check_drawing(size, seed)
-    if per_class < 5:
-        raise UserError(f"per_class must be at least 5, got {per_class}", "per_class", "a fifth of it is test_seen")
     options = {"seed": seed, "per_class": per_class, "size": size}
     stamp = {"what": "synthetic", "name": NAME, "version": GENERATOR_VERSION, **options}
     if already_made(root, SYNTHETIC_MARKER, stamp):
