@@ -189,9 +189,8 @@ def build_trainer(
     fused = not (sequential and config.optimiser.name == "sgd")
     optimiser = build_optimiser(network, config.optimiser, fused=fused)
     scheduler = build_scheduler(optimiser, config.schedule, steps_per_epoch)
-    trainer = Trainer(network, objective, optimiser, scheduler, config, device)
-    trainer.recordings = {} if passes == "graphs" else None
-    return trainer
+    recordings: dict[tuple[Level | None, int], Recording] | None = {} if passes == "graphs" else None
+    return Trainer(network, objective, optimiser, scheduler, config, device, recordings=recordings)
 
 
 def build_optimiser(network: nn.Module, config: OptimiserConfig, *, fused: bool = False) -> Optimizer:
@@ -200,8 +199,6 @@ def build_optimiser(network: nn.Module, config: OptimiserConfig, *, fused: bool 
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
             groups.setdefault((name.startswith("backbone."), parameter.ndim >= 2), []).append(parameter)
-    if not groups:
-        raise ValueError("the network has no trainable parameter")
     settings = [
         {
             "params": parameters,

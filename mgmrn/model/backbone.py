@@ -30,32 +30,19 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 class Pyramid(nn.Module):
     """A torchvision trunk up to the deepest wanted stage, under torchvision's own parameter names.
 
-    Args:
-        trunk: torchvision's model `name`, whose modules are moved here, not copied.
-        levels: levels that `forward` returns, finest first.
-        trained: finetuned stages; the others stay in evaluation mode and have no gradients.
-        batch_norm_trains: whether the batch norms of finetuned stages use and update batch statistics.
-        recompute: activation checkpointing of the blocks that have gradients.
+    The modules of `trunk`, torchvision's model of the config, are moved here, not copied; `forward` returns `levels`, finest
+    first. Stages that are not finetuned stay in evaluation mode and have no gradients.
     """
 
     channels: dict[Level, int]
 
-    def __init__(
-        self,
-        name: BackboneName,
-        trunk: nn.Module,
-        levels: Sequence[Level],
-        *,
-        trained: frozenset[Stage] = frozenset(),
-        batch_norm_trains: bool = False,
-        recompute: bool = False,
-    ) -> None:
+    def __init__(self, config: BackboneConfig, trunk: nn.Module, levels: Sequence[Level]) -> None:
         super().__init__()
         self.levels = tuple(levels)
-        self._trained = trained
-        self._batch_norm_trains = batch_norm_trains
-        self._recompute = recompute
-        self.stages = self._take(name, trunk)
+        self._trained = _trained_stages(config, levels)
+        self._batch_norm_trains = config.batch_norm != "frozen"
+        self._recompute = config.recompute
+        self.stages = self._take(config.name, trunk)
 
     def _take(self, name: BackboneName, trunk: nn.Module) -> Stages:
         """Moves what the levels need here, frozen or not, and sets `channels`; the modules of each stage in order."""
@@ -181,7 +168,6 @@ def build_backbone(config: BackboneConfig, levels: Sequence[Level]) -> Pyramid:
     With `batch_norm: sync` and several ranks, batch norms of finetuned stages share their statistics. Raises UserError
     for weights that cannot be read or belong to another network, and synchronised batch norm on CPUs, for which torch has none.
     """
-    trained = frozenset(_stages_up_to(levels) if config.trainable == "all" else config.trainable_stages)
     with torch.random.fork_rng(devices=[], enabled=config.trainable == "none"):
         if config.trainable == "none":
             # Runs that share cached maps need the same random trunk.
@@ -192,17 +178,13 @@ def build_backbone(config: BackboneConfig, levels: Sequence[Level]) -> Pyramid:
     if synchronised and not torch.cuda.is_available():
         hint = "use 'frozen' or 'train' on CPUs"
         raise UserError("synchronised batch norm needs GPUs", "model.backbone.batch_norm", hint)
-    statistics = config.batch_norm != "frozen"
-    kind = Pyramid if known else TimmPyramid
-    pyramid = kind(
-        config.name, trunk, levels, trained=trained, batch_norm_trains=statistics, recompute=config.recompute
-    )
+    pyramid = (Pyramid if known else TimmPyramid)(config, trunk, levels)
     if config.weights != "none":
         (_load_weights if known else _load_timm_weights)(pyramid, config)
     if synchronised:
         # timm's norms hold an activation, which torch's conversion drops.
         convert = nn.SyncBatchNorm.convert_sync_batchnorm if known else timm_backbone.synchronise
-        for path in (path for stage in trained for path in pyramid.stages.get(stage, ())):
+        for path in (path for stage in _trained_stages(config, levels) for path in pyramid.stages.get(stage, ())):
             pyramid.set_submodule(path, convert(pyramid.get_submodule(path)))
     return pyramid.train()
 
@@ -210,6 +192,10 @@ def build_backbone(config: BackboneConfig, levels: Sequence[Level]) -> Pyramid:
 def _stages_up_to(levels: Sequence[Level]) -> tuple[Stage, ...]:
     deepest = max(LEVELS.index(level) for level in levels)
     return ("stem", *LEVELS[: deepest + 1])
+
+
+def _trained_stages(config: BackboneConfig, levels: Sequence[Level]) -> tuple[Stage, ...]:
+    return _stages_up_to(levels) if config.trainable == "all" else config.trainable_stages
 
 
 def _load_weights(pyramid: Pyramid, config: BackboneConfig) -> None:

@@ -41,7 +41,7 @@ def test_maps_equal_torchvisions_at_the_same_nodes(name: Any) -> None:
     images = torch.randn(1, 3, 32, 64)
     with torch.inference_mode():
         expected = extractor(images)
-        found = Pyramid(name, trunk, LEVELS).eval()(images)
+        found = Pyramid(BackboneConfig(name=name), trunk, LEVELS).eval()(images)
     for i, level in enumerate(LEVELS):
         assert found[level].shape == (1, TRUNKS[name].channels[i], 32 // 2 ** (i + 2), 64 // 2 ** (i + 2))
         wanted = expected[level].permute(0, 3, 1, 2) if name == "swin_t" else expected[level]
