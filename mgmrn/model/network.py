@@ -154,8 +154,6 @@ def init_weights(module: nn.Module) -> None:
             nn.init.normal_(module.centres)
             if module.scatter is not None:
                 nn.init.normal_(module.scatter.weight, std=module.width**-0.5)
-        case _:
-            pass
 
 
 def class_scores(
