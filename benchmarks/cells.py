@@ -63,7 +63,8 @@ def main() -> None:
         def bare() -> float:
             start = time.time()
             with processes(slots) as pool:
-                parts = added(pool.map(train, configs))
+                done = list(pool.map(train, configs))
+            parts = {name: sum(one[name] for one in done) for name in done[0]}
             wall = time.time() - start
             spent["bare"].append(shares(parts, "start and end", wall))
             return wall
@@ -99,12 +100,6 @@ def main() -> None:
         slots=slots,
         threads=arguments.threads,
     )
-
-
-def added(parts: Iterable[Seconds]) -> Seconds:
-    """Sums over cells."""
-    found = list(parts)
-    return {name: sum(one[name] for one in found) for name in found[0]}
 
 
 def configs_of(grid: str, data_root: Path) -> list[ExperimentConfig]:

@@ -34,7 +34,6 @@ class Cells:
 
     @property
     def centres(self) -> Float[Tensor, " n"]:
-        """Centres of all cells."""
         return self.first + self.step * torch.arange(self.count, dtype=torch.float32)
 
 

@@ -62,7 +62,6 @@ class SeenUnseenCurve:
 
     @property
     def harmonic(self) -> Float[np.ndarray, " P"]:
-        """H at every point."""
         return harmonic_mean(self.unseen, self.seen)
 
     @property
@@ -72,7 +71,6 @@ class SeenUnseenCurve:
 
     @property
     def best_harmonic(self) -> float:
-        """Largest H over all γ."""
         return float(self.harmonic.max())
 
     @property

@@ -288,7 +288,6 @@ def _is_plain(path: Path) -> bool | UserError:
 
 
 def _splits(report: _Report, root: Path, config: BenchmarkConfig) -> None:
-    """Loads both splits, as a run does."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for load in (load_tune, load_final):

@@ -196,7 +196,6 @@ def _stamps(folder: Path) -> dict[str, list[int]]:
 
 
 def _check(folder: Path, progress: Progress) -> None:
-    """Leaves a note on a whole cache, and removes a damaged one."""
     wrong = find_damage(folder)
     if wrong is None:
         _note_whole(folder)

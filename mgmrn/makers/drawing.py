@@ -77,7 +77,6 @@ class Creature:
         return self.values[trait].split()[0]
 
     def colour(self, part: str) -> Colour:
-        """Colour of a part that has one."""
         return COLOURS[self.word(part)]
 
 
@@ -148,12 +147,10 @@ def ellipse(
 
 
 def _shape(xs: Any, ys: Any) -> Points:
-    """Points from their two coordinates."""
     return np.stack([xs, ys], axis=1)
 
 
 def _about(points: Points, pivot: tuple[float, float], turn: float) -> Points:
-    """Points turned about a pivot."""
     cos, sin = math.cos(turn), math.sin(turn)
     offset = points - np.asarray(pivot)
     return np.asarray(offset @ np.array([[cos, sin], [-sin, cos]]) + np.asarray(pivot))

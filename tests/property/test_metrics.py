@@ -100,6 +100,6 @@ def test_the_mapping_of_eszsl_is_the_closed_form(seed, log10_gamma, log10_lambda
     left = np.linalg.inv(x.T @ x + gamma * np.eye(7))
     right = np.linalg.inv(a.T @ a + lambda_ * np.eye(4))
     expected = left @ x.T @ y @ a @ right
-    found = prepare_eszsl(x, labels, a).solve(gamma, lambda_)
+    found = prepare_eszsl(x, labels, a)(gamma, lambda_)
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-8 * np.abs(expected).max())
     np.testing.assert_allclose(eszsl_scores(x, found, a), x @ found @ a.T)
