@@ -55,7 +55,6 @@ class MgMRN(nn.Module):
         words = F.normalize(words, dim=1) if config.decoder.word_vectors == "unit" else words.clone()
         self.register_buffer("word_vectors", words)
         self._levels = config.levels
-        self._detach = config.refinement.detach
         self.apply(init_weights)
 
     def forward(self, maps: Mapping[Level, Float[Tensor, "B C h w"]]) -> NetworkOutput:
@@ -72,12 +71,12 @@ class MgMRN(nn.Module):
     def needed_maps(self, level: Level) -> tuple[tuple[Level, ...], Level]:
         """Maps that `forward_level` reads, finest first, and the deepest through which the level's loss has a gradient."""
         values = tuple(sorted((level, *self.refinement.sources(level))))
-        return values, level if self._detach else values[-1]
+        return values, level if self.refinement.detach else values[-1]
 
     def outputs(self, maps: Mapping[Level, Float[Tensor, "B C h w"]], level: Level) -> dict[Level, LevelFeatures]:
         """Outputs of a level and of those that refine it, with `detach` without gradients."""
         outputs: dict[Level, LevelFeatures] = {level: self.levels[level](maps[level])}
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._detach):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.refinement.detach):
             for source in self.refinement.sources(level):
                 outputs[source] = self.levels[source](maps[source])
         return outputs
