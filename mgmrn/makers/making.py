@@ -38,11 +38,9 @@ def already_made(folder: Path, name: str, stamp: Stamp) -> bool:
     if not path.is_file():
         raise UserError("the folder is not empty and was not made by this command", str(folder), hint)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError("the stamp of a made folder is not readable JSON", str(path), hint) from error
-    if not isinstance(found, dict):
-        raise UserError("the stamp of a made folder is no JSON object", str(path), hint)
+        found = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
+        raise UserError("the stamp of a made folder is not readable JSON of an object", str(path), hint) from error
     if differing := sorted(key for key in {*found, *stamp} if found.get(key) != stamp.get(key)):
         raise UserError(f"the folder was made with other options ({', '.join(differing)})", str(folder), hint)
     return True
