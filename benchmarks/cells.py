@@ -19,6 +19,7 @@ from pathlib import Path
 from benchmarks import measure
 from benchmarks.overhead import run
 from mgmrn.config import ExperimentConfig
+from mgmrn.errors import UserError
 
 GRID = """\
 base: cub100
@@ -104,7 +105,6 @@ def main() -> None:
 
 def configs_of(grid: str, data_root: Path) -> list[ExperimentConfig]:
     """Config of each cell of a grid, with its seed. Raises UserError for a wrong grid, or data that are missing."""
-    from mgmrn.errors import UserError
     from pipeline.ablation.config import load_ablation
     from pipeline.ablation.grid import make_cells, make_grid
 
