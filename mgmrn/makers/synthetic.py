@@ -95,7 +95,12 @@ def make_synthetic(
         files = [path for path, _, _ in tasks]
         parts = {file: {"attributes": shown, "boxes": boxes} for file, (shown, boxes) in zip(files, drawn, strict=True)}
         (folder / NAME / "parts.json").write_text(json.dumps(parts) + "\n", encoding="utf-8")
-        _write_layout(folder, classes, files, np.array([label for _, label, _ in tasks]), per_class, seed)
+        location, raw, labels = lists_folder(folder, NAME), classes.probabilities, np.array([task[1] for task in tasks])
+        write_images_list(location, [f"/data/{NAME}/images/{file}" for file in files], labels)
+        lists = _lists(classes, labels, per_class, seed)
+        write_splits(location, classes.names, raw / np.linalg.norm(raw, axis=0), raw, lists)
+        write_word_vectors(folder / "w2v" / f"{NAME}_attribute.pkl", word_vectors(ATTRIBUTE_NAMES))
+        write_attribute_names(folder, NAME, [name.replace(" ", "_") for name in ATTRIBUTE_NAMES])
     return root
 
 
@@ -196,23 +201,6 @@ def _sample(probabilities: Float[np.ndarray, " S"], rng: np.random.Generator) ->
         values[trait] = names[min(int(np.searchsorted(share, rng.random(), side="right")), len(names) - 1)]
         start += len(names)
     return Creature(values)
-
-
-def _write_layout(
-    folder: Path,
-    classes: CreatureClasses,
-    files: Sequence[str],
-    labels: Int[np.ndarray, " I"],
-    per_class: int,
-    seed: int,
-) -> None:
-    location = lists_folder(folder, NAME)
-    write_images_list(location, [f"/data/{NAME}/images/{file}" for file in files], labels)
-    raw = classes.probabilities
-    lists = _lists(classes, labels, per_class, seed)
-    write_splits(location, classes.names, raw / np.linalg.norm(raw, axis=0), raw, lists)
-    write_word_vectors(folder / "w2v" / f"{NAME}_attribute.pkl", word_vectors(ATTRIBUTE_NAMES))
-    write_attribute_names(folder, NAME, [name.replace(" ", "_") for name in ATTRIBUTE_NAMES])
 
 
 def _lists(
