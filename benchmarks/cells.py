@@ -19,7 +19,7 @@ from pathlib import Path
 from benchmarks import measure
 from benchmarks.overhead import run
 from mgmrn.config import ExperimentConfig
-from pipeline import places
+from mgmrn.errors import UserError
 
 GRID = """\
 base: cub100
@@ -37,14 +37,11 @@ Seconds = Mapping[str, float]
 
 def main() -> None:
     """Runs the cells both ways in alternating rounds."""
-    parser = measure.parser_of(__doc__, rounds=2)
+    parser = measure.data_parser(__doc__, rounds=2)
     parser.add_argument("--seeds", type=int, default=12, help="seeds of each of the two variants (%(default)s)")
     parser.add_argument("--epochs", type=int, default=6, help="epochs of the schedule (%(default)s)")
     parser.add_argument("--slots", type=int, default=2, help="cells at once (%(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="threads of a cell (%(default)s)")
-    parser.add_argument(
-        "--data-root", type=Path, default=places.DATA_ROOT, help="folder of the benchmarks (%(default)s)"
-    )
     arguments = parser.parse_args()
     slots, data_root, rounds = arguments.slots, arguments.data_root.resolve(), arguments.rounds
     spent: dict[str, list[Seconds]] = {"bare": [], "ablate": []}
@@ -67,7 +64,8 @@ def main() -> None:
         def bare() -> float:
             start = time.time()
             with processes(slots) as pool:
-                parts = added(pool.map(train, configs))
+                done = list(pool.map(train, configs))
+            parts = {name: sum(one[name] for one in done) for name in done[0]}
             wall = time.time() - start
             spent["bare"].append(shares(parts, "start and end", wall))
             return wall
@@ -105,19 +103,8 @@ def main() -> None:
     )
 
 
-def added(parts: Iterable[Seconds]) -> Seconds:
-    """Sums over cells."""
-    found = list(parts)
-    return {name: sum(one[name] for one in found) for name in found[0]}
-
-
 def configs_of(grid: str, data_root: Path) -> list[ExperimentConfig]:
-    """Config of each cell of a grid, with its seed.
-
-    Raises:
-        UserError: for a wrong grid, or data that are missing.
-    """
-    from mgmrn.errors import UserError
+    """Config of each cell of a grid, with its seed. Raises UserError for a wrong grid, or data that are missing."""
     from pipeline.ablation.config import load_ablation
     from pipeline.ablation.grid import make_cells, make_grid
 
@@ -133,8 +120,7 @@ def train_cell(config: ExperimentConfig, data_root: Path, threads: int) -> Secon
     import torch
 
     from mgmrn.data.splits import load_final, load_tune
-    from mgmrn.engine import evaluate, train_epoch
-    from mgmrn.protocol import evaluate_split
+    from mgmrn.engine import train_epoch
 
     torch.set_num_threads(threads)
     gamma, epochs = None, config.schedule.epochs
@@ -142,16 +128,13 @@ def train_cell(config: ExperimentConfig, data_root: Path, threads: int) -> Secon
     for load in (load_tune, load_final):
         start = time.time()
         training = measure.open_training(config, data_root, load=load)
-        attributes = torch.from_numpy(training.data.classes.attributes)
         data += time.time() - start
         results = []
         for epoch in range(epochs):
             trained += train_epoch(training.trainer, training.feed.train_batches(epoch)).seconds
             if load is load_tune or epoch + 1 == epochs:
                 start = time.time()
-                inputs, network = training.feed.evaluation_inputs(), training.trainer.network
-                scores = evaluate(network, inputs, attributes, config, training.device)[None]
-                results.append(evaluate_split(training.data, scores, gamma).result)
+                results.append(training.evaluate(gamma))
                 evaluated += time.time() - start
         best = int(np.argmax([one.ausuc for one in results]))
         gamma, epochs = results[best].gamma, best + 1

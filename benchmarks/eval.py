@@ -19,6 +19,7 @@ from torch import Tensor
 
 from benchmarks import measure
 from mgmrn.config import Level
+from mgmrn.data.published import PUBLISHED, PublishedSplits
 from mgmrn.feed import EVALUATION_BATCH
 from mgmrn.metrics import harmonic_mean, mean_class_accuracy, seen_unseen_curve
 from mgmrn.model.network import class_scores
@@ -30,23 +31,6 @@ SCALE = 20.0
 AttributeVectors = Mapping[Level, Float[Tensor, "N S"]]
 Figures = tuple[list[measure.Timing], dict[str, float]]
 """Timings, and compared differences by name."""
-
-
-class Size(NamedTuple):
-    """Numbers of images, classes and attributes of a benchmark's test."""
-
-    seen_images: int
-    unseen_images: int
-    seen_classes: int
-    unseen_classes: int
-    attributes: int
-
-
-SIZES = {
-    "CUB": Size(1764, 2967, 150, 50, 312),
-    "SUN": Size(2580, 1440, 645, 72, 102),
-    "AWA2": Size(5882, 7913, 40, 10, 85),
-}
 
 
 class Scores(NamedTuple):
@@ -62,23 +46,23 @@ class Scores(NamedTuple):
 def main() -> None:
     """Times scoring and curves at the sizes of some benchmarks."""
     parser = measure.parser_of(__doc__, rounds=3)
-    parser.add_argument("--benchmarks", nargs="+", choices=SIZES, default=list(SIZES), help="all without it")
+    parser.add_argument("--benchmarks", nargs="+", choices=PUBLISHED, default=list(PUBLISHED), help="all without it")
     arguments = parser.parse_args()
     results: list[measure.Timing] = []
     differences: dict[str, float] = {}
     for name in arguments.benchmarks:
         for part in (scoring, curve):
-            timings, compared = part(name, SIZES[name], arguments.rounds)
+            timings, compared = part(name, PUBLISHED[name], arguments.rounds)
             results, differences = results + timings, differences | compared
     measure.show("eval", results, "numpy torch", differences, levels=len(LEVELS), threads=torch.get_num_threads())
 
 
-def scoring(name: str, size: Size, rounds: int) -> Figures:
+def scoring(name: str, size: PublishedSplits, rounds: int) -> Figures:
     """Times scores of a whole test over all classes, batch by batch."""
     generator = torch.Generator().manual_seed(0)
-    images = size.seen_images + size.unseen_images
+    images = size.test_seen + size.test_unseen
     vectors = {level: torch.randn(images, size.attributes, generator=generator) for level in LEVELS}
-    classes = torch.rand(size.seen_classes + size.unseen_classes, size.attributes, generator=generator)
+    classes = torch.rand(size.seen + size.unseen, size.attributes, generator=generator)
     difference = float((score(vectors, classes) - score_pairwise(vectors, classes)).abs().max())  # And warms both up.
     works = {
         f"{name} scores": lambda: score(vectors, classes),
@@ -107,7 +91,7 @@ def _batches(vectors: AttributeVectors) -> list[dict[Level, Tensor]]:
     return [dict(zip(vectors, part, strict=True)) for part in parts]
 
 
-def curve(name: str, size: Size, rounds: int) -> Figures:
+def curve(name: str, size: PublishedSplits, rounds: int) -> Figures:
     """Times the exact curve and the sweep, and compares their results."""
     scores = draw_scores(size)
     exact = seen_unseen_curve(*scores)
@@ -124,11 +108,11 @@ def curve(name: str, size: Size, rounds: int) -> Figures:
     }
 
 
-def draw_scores(size: Size, seed: int = 0) -> Scores:
+def draw_scores(size: PublishedSplits) -> Scores:
     """Scores of a benchmark's size: noise, plus a bonus for the true class, plus a bias towards seen classes."""
-    rng = np.random.default_rng(seed)
-    seen = np.zeros(size.seen_classes + size.unseen_classes, dtype=bool)
-    seen[rng.permutation(len(seen))[: size.seen_classes]] = True
+    rng = np.random.default_rng(0)
+    seen = np.zeros(size.seen + size.unseen, dtype=bool)
+    seen[rng.permutation(len(seen))[: size.seen]] = True
 
     def draw(images: int, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         labels = columns[rng.integers(len(columns), size=images)]
@@ -138,7 +122,7 @@ def draw_scores(size: Size, seed: int = 0) -> Scores:
         return SCALE * cosines, labels
 
     return Scores(
-        *draw(size.seen_images, np.flatnonzero(seen)), *draw(size.unseen_images, np.flatnonzero(~seen)), seen=seen
+        *draw(size.test_seen, np.flatnonzero(seen)), *draw(size.test_unseen, np.flatnonzero(~seen)), seen=seen
     )
 
 

@@ -64,11 +64,7 @@ def main() -> None:
 
 
 def plain_model(config: ExperimentConfig) -> MgMRNConfig:
-    """The network's config, if the plain head can train it.
-
-    Raises:
-        UserError: for another network, optimiser or source of maps.
-    """
+    """The network's config. Raises UserError for a network, optimiser or source of maps that the plain head has not."""
     model = config.model
     if isinstance(model, MgMRNConfig) and config.cache_features and config.optimiser.name == "adamw":
         return model

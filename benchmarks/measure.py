@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mgmrn.data.splits import SplitData
     from mgmrn.engine import Batch, Trainer
     from mgmrn.feed import Feed
+    from mgmrn.metrics import ZSLResult
 
 KEPT_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "2147483647", "MALLOC_MMAP_THRESHOLD_": "2147483647"}
 """Settings of glibc, read when a process starts, under which tensors reuse freed memory instead of new pages."""
@@ -77,12 +78,7 @@ def seconds_of(work: Callable[[], object]) -> float:
 
 
 def alternate(works: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Values of each kind of work in each round; every second round runs backwards, so that a drift affects all alike.
-
-    Args:
-        works: functions that return what they measured, by name.
-        rounds: how often each is called.
-    """
+    """What each function returned in each round; every second round runs backwards, so that a drift affects all alike."""
     values: dict[str, list[float]] = {name: [] for name in works}
     for number in range(rounds):
         for name in list(works)[:: 1 if number % 2 == 0 else -1]:
@@ -113,12 +109,8 @@ def show(
 ) -> None:
     """Prints the JSON object on standard output and its figures as lines on standard error.
 
-    Args:
-        bench: name of the script.
-        results: every measured quantity.
-        packages: names of the packages whose versions matter, with blanks between.
-        compared: figures that a reader compares besides the ratios among the results.
-        settings: what was measured: sizes, threads, device.
+    `packages` are those whose versions matter, `compared` figures that a reader compares besides the ratios among the results, and
+    `settings` sizes, threads and device.
     """
     code, host = git_state(), environment()
     described = {
@@ -154,23 +146,25 @@ def parser_of(description: str | None, rounds: int) -> argparse.ArgumentParser:
     return parser
 
 
-def experiment_parser(description: str | None, rounds: int) -> argparse.ArgumentParser:
-    """`parser_of` with the arguments that `experiment_of` reads."""
+def data_parser(description: str | None, rounds: int) -> argparse.ArgumentParser:
+    """`parser_of` with `--data-root`."""
     parser = parser_of(description, rounds)
-    parser.add_argument("experiment", metavar="EXPERIMENT", help="shipped experiment, or path of a YAML file")
-    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override one value")
     parser.add_argument(
         "--data-root", type=Path, default=places.DATA_ROOT, help="folder of the benchmarks (%(default)s)"
     )
     return parser
 
 
-def experiment_of(arguments: argparse.Namespace) -> ExperimentConfig:
-    """The experiment that the arguments name, with its weights found.
+def experiment_parser(description: str | None, rounds: int) -> argparse.ArgumentParser:
+    """`data_parser` with the arguments that `experiment_of` reads."""
+    parser = data_parser(description, rounds)
+    parser.add_argument("experiment", metavar="EXPERIMENT", help="shipped experiment, or path of a YAML file")
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override one value")
+    return parser
 
-    Raises:
-        UserError: for a wrong config, or weights that are missing.
-    """
+
+def experiment_of(arguments: argparse.Namespace) -> ExperimentConfig:
+    """The experiment that the arguments name. Raises UserError for a wrong config, or weights that are missing."""
     return resolve_weights(load_experiment(arguments.experiment, arguments.set).config, arguments.data_root.resolve())
 
 
@@ -187,6 +181,18 @@ class Training:
         """The first `number` batches of an endless training."""
         return islice(chain.from_iterable(self.feed.train_batches(epoch) for epoch in count()), number)
 
+    def evaluate(self, gamma: float | None = None) -> ZSLResult:
+        """Figures on the evaluation images of the split, as a run computes them after an epoch."""
+        import torch
+
+        from mgmrn.engine import evaluate
+        from mgmrn.protocol import evaluate_split
+
+        attributes = torch.from_numpy(self.data.classes.attributes)
+        network, config = self.trainer.network, self.trainer.config
+        scores = evaluate(network, self.feed.evaluation_inputs(), attributes, config, self.device)[None]
+        return evaluate_split(self.data, scores, gamma).result
+
 
 def open_training(
     config: ExperimentConfig,
@@ -197,15 +203,8 @@ def open_training(
 ) -> Training:
     """Reads data and builds network and trainer; fills the feature cache where the experiment uses one and it is missing.
 
-    Args:
-        config: what is trained.
-        data_root: folder of the benchmarks.
-        steps: number of steps that the learning-rate schedule must reach over, if that is more than the experiment's.
-        loader_workers: processes that decode pictures; 0 decodes in a thread.
-        load: reads the split, by default `tune`.
-
-    Raises:
-        UserError: for weights that are missing, or a broken data set.
+    The learning-rate schedule reaches over `steps`, if they are more than the experiment's; `load` reads the split, by default `tune`.
+    Raises UserError for weights that are missing, or a broken data set.
     """
     import torch
 

@@ -92,27 +92,17 @@ class Epoch(NamedTuple):
 
 
 def train_plainly(config: ExperimentConfig, data_root: Path, threads: int) -> list[Epoch]:
-    """Trains and evaluates every epoch in this process.
-
-    Args:
-        config: the experiment.
-        data_root: folder of the benchmarks.
-        threads: number of torch's threads.
-    """
+    """Trains and evaluates every epoch in this process."""
     import torch
 
-    from mgmrn.engine import evaluate, train_epoch
-    from mgmrn.protocol import evaluate_split
+    from mgmrn.engine import train_epoch
 
     torch.set_num_threads(threads)
     training = measure.open_training(config, data_root)
-    attributes = torch.from_numpy(training.data.classes.attributes)
     epochs = []
     for epoch in range(config.schedule.epochs):
         stats = train_epoch(training.trainer, training.feed.train_batches(epoch))
-        inputs = training.feed.evaluation_inputs()
-        scores = evaluate(training.trainer.network, inputs, attributes, config, training.device)[None]
-        _ = evaluate_split(training.data, scores, None).result  # Figures are computed when they are asked for.
+        training.evaluate()
         epochs.append(Epoch(time.time(), stats.seconds))
     return epochs
 
@@ -127,11 +117,7 @@ def train_command(arguments: argparse.Namespace, threads: int, storage: Path) ->
 
 
 def run(*words: str) -> None:
-    """Runs `python -m pipeline WORDS`.
-
-    Raises:
-        UserError: if it fails, with the last line that it printed.
-    """
+    """Runs `python -m pipeline WORDS`. Raises UserError if it fails, with the last line that it printed."""
     paths = filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH")))
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     command = [sys.executable, "-m", "pipeline", *words]

@@ -32,8 +32,7 @@ from mgmrn.config import ExperimentConfig, MgMRNConfig
 from mgmrn.device import usual_device
 from mgmrn.engine import Batch, build_trainer, train_epoch
 from mgmrn.errors import UserError
-from mgmrn.model.backbone import build_backbone
-from mgmrn.model.network import ImageModel, build_head
+from mgmrn.model.network import build_model
 from pipeline.config.compose import load_experiment
 from pipeline.console import say
 from tests.reference.released import ReleasedNetwork, Settings, level_loss, make_optimiser, sequential_step
@@ -104,14 +103,7 @@ def main() -> None:
 def compare(
     seconds: dict[str, list[float]], memory: dict[str, float], operations: dict[str, int], batch: int
 ) -> tuple[list[measure.Timing], dict[str, float]]:
-    """All figures, and the ratios of peak memory to each reference that was measured.
-
-    Args:
-        seconds: seconds of a step in each round, by variant.
-        memory: peak in MiB, by variant.
-        operations: floating-point operations of a step, by variant.
-        batch: number of images of a step.
-    """
+    """All figures, and the ratios of peak memory (MiB) to each reference that was measured; seconds and operations of a step."""
     ours = [name for name in seconds if name not in REFERENCES]
     pairs = [(name, reference) for reference in REFERENCES if reference in seconds for name in ours]
     results = [measure.ratio(f"{name} / {other}, images/s", seconds[other], seconds[name]) for name, other in pairs]
@@ -174,11 +166,7 @@ def peak_memory_of_process(variant: str, size: StepSize) -> float:
 
 
 def make_step(variant: str, size: StepSize, device: torch.device) -> Step:
-    """A function that makes training steps of a variant.
-
-    Raises:
-        UserError: for an unknown variant, or a backbone that the reference does not have.
-    """
+    """The steps of a variant. Raises UserError for an unknown one, or a backbone that the reference does not have."""
     if variant not in ON_GPU:
         raise UserError(f"there is no variant '{variant}'", "--variants", f"choose from {', '.join(ON_GPU)}")
     return plain_step(variant, size, device) if variant in REFERENCES else our_step(variant, size, device)
@@ -187,18 +175,10 @@ def make_step(variant: str, size: StepSize, device: torch.device) -> Step:
 def our_step(variant: str, size: StepSize, device: torch.device) -> Step:
     """Steps of a variant of ours."""
     config = config_of(variant, size)
-    assert isinstance(config.model, MgMRNConfig)
     images, targets, classes, words = draw(size)
     torch.manual_seed(0)
-    backbone = build_backbone(config.model.backbone, config.model.levels)
-    trainer = build_trainer(
-        ImageModel(backbone, build_head(config.model, backbone.channels, words)),
-        classes,
-        config,
-        global_batch=size.batch,
-        steps_per_epoch=1,
-        device=device,
-    )
+    network = build_model(config.model, words)
+    trainer = build_trainer(network, classes, config, global_batch=size.batch, steps_per_epoch=1, device=device)
     batch = Batch(images, targets, np.arange(size.batch)).to(device)
 
     def step(number: int) -> None:

@@ -8,7 +8,6 @@ variants, and `ablate`, `plan` and `compare` again.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import subprocess
@@ -21,14 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import measure
-from pipeline import places
 from pipeline.console import say
 
 if TYPE_CHECKING:
     from pipeline.tracking.store import TrackingStore
     from pipeline.train.cell import Cell
 
-EPOCHS, GAMMA = 10, 0.25
+EPOCHS = 10
 HASHES = ("config_hash", "group_hash", "run_identity", "science_hash", "shape_hash")
 OTHERS = ("mgmrn/train", *(f"mgmrn/ablation/other-{number}" for number in range(4)))
 """Experiments of the other runs."""
@@ -38,12 +36,9 @@ OWN_SHAPE = 5
 
 def main() -> None:
     """Fills a store step by step, and measures the verbs at each size."""
-    parser = measure.parser_of(__doc__, rounds=3)
+    parser = measure.data_parser(__doc__, rounds=3)
     parser.add_argument("grid", metavar="GRID", help="shipped ablation, or path of a YAML file")
     parser.add_argument("--runs", default="0,500,5000", help="numbers of other runs, ascending (%(default)s)")
-    parser.add_argument(
-        "--data-root", type=Path, default=places.DATA_ROOT, help="folder of the benchmarks (%(default)s)"
-    )
     arguments = parser.parse_args()
     from pipeline.tracking.store import TrackingStore
 
@@ -86,12 +81,10 @@ def spent(grid: str, tracking_uri: str, data_root: Path, verb: str, *more: str) 
 def cells_of(grid: str, data_root: Path) -> list[Cell]:
     """The `tune` and `final` runs of a grid."""
     from pipeline.ablation.config import load_ablation
-    from pipeline.ablation.grid import make_cells, make_grid
-    from pipeline.train.spec import Calibration
+    from tests.grids import DECIDED
+    from tests.grids import cells_of as complete
 
-    decided = Calibration(epochs=EPOCHS, gamma=GAMMA)
-    cells = [cell for cell in make_cells(make_grid(load_ablation(grid)), data_root) if cell.tune]
-    return [run for cell in cells for run in (cell.tune, cell.final(decided)) if run]
+    return [run for cell in complete(load_ablation(grid), data_root) for run in (cell.tune, cell.final(DECIDED)) if run]
 
 
 def log_run(store: TrackingStore, cell: Cell, other: int | None = None) -> None:
@@ -100,28 +93,21 @@ def log_run(store: TrackingStore, cell: Cell, other: int | None = None) -> None:
     from pipeline.config.yaml_tree import yaml_value
     from pipeline.spool import Epoch, NewRun
     from pipeline.train.cell import datasets_of
-    from pipeline.train.placement import Placement
-    from pipeline.train.spec import Calibration
+    from tests.grids import figures, tags_of
 
     score = (other or 0) % 97 / 100
-    prefix = "val" if cell.split == "tune" else "test"
-    names = "zsl_t1", "gzsl_u", "gzsl_s", "gzsl_h", "gzsl_h_oracle", "ausuc", "gamma"
-    figures = {f"{prefix}/{name}": score for name in names}
-    more = {f"{kind}/{number}": 1.0 for kind, number in product(("train", "perf"), range(12))}
-    result = json.dumps({"gamma": GAMMA, "metrics": figures})
-    tags = dict(cell.tags("made-up", Placement(1, 1, 0))) | {"mgmrn.result": result, "mgmrn.checkpoint_uri": "x" * 80}
+    metrics = figures(cell, score) | {f"{kind}/{number}": 1.0 for kind, number in product(("train", "perf"), range(12))}
+    tags = tags_of(cell, score, checkpoint_uri="x" * 80)
     if other is not None:
         digests = {name: hashlib.sha256(f"{name} {other}".encode()).hexdigest()[:16] for name in HASHES}
         if other % OWN_SHAPE == 0:
             del digests["shape_hash"]
         tags |= {f"mgmrn.{name}": digest for name, digest in digests.items()}
-    if cell.split == "tune":
-        tags["mgmrn.calibration"] = Calibration(epochs=EPOCHS, gamma=GAMMA).model_dump_json()
     params = {path: yaml_value(value) for path, value in values_of(cell.config).items()}
     new = NewRun(cell.name, tags, params, datasets_of([cell.data]))
     run_id = store.create_run(new)
     store.describe_run(run_id, new)
-    store.log_epochs(run_id, [Epoch(step, figures | more, new.time_ms) for step in range(EPOCHS)])
+    store.log_epochs(run_id, [Epoch(step, metrics, new.time_ms) for step in range(EPOCHS)])
     store.finish(run_id, "FINISHED", "finished", new.time_ms + 60_000)
 
 

@@ -61,7 +61,9 @@ def choose_passes(choice: Compile, steps: int, device: torch.device, *, on_maps:
         offered.add("graphs")
     if choice == "graphs":
         return "graphs" if "graphs" in offered else "plain"
-    if compilation_pays(device):
+    # On CPUs compilation gains nothing.
+    supported = device.type == "cuda" and torch.cuda.get_device_capability(device) >= TRITON_CAPABILITY
+    if supported and lacking_for_triton() is None:
         offered.add("compiled")
     return cheapest(ON_MAPS if on_maps else ON_PICTURES, offered, steps)
 
@@ -100,15 +102,6 @@ def record_graph(work: Callable[[], T]) -> tuple[T, Callable[[], None]]:
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         result = work()
     return result, graph.replay
-
-
-def compilation_pays(device: torch.device) -> bool:
-    """Whether compilation makes training faster: on GPUs that Triton supports. On CPUs it gains nothing."""
-    return (
-        device.type == "cuda"
-        and torch.cuda.get_device_capability(device) >= TRITON_CAPABILITY
-        and lacking_for_triton() is None
-    )
 
 
 def lacking_for_triton() -> str | None:

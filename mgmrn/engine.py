@@ -55,7 +55,6 @@ class Batch:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """Inputs and targets."""
         return [*([self.inputs] if isinstance(self.inputs, Tensor) else self.inputs.values()), self.targets]
 
 
@@ -85,7 +84,6 @@ class TrainingObjective(nn.Module):
         self.register_buffer("seen_attributes", seen_attributes, persistent=False)
 
     def forward(self, inputs: Inputs, targets: Int[Tensor, " B"], level: Level | None) -> LossTerms:
-        """Loss terms of all levels or of one."""
         output = self.network(inputs) if level is None else cast(Any, self.network).forward_level(inputs, level)
         classes, batch = cast(Tensor, self.seen_attributes), self.global_batch
         return zsl_loss(output, targets, classes, self.loss, global_batch=batch, world_size=self.ranks)
@@ -104,15 +102,8 @@ class EpochStats:
     steps: int
 
 
-@dataclass(frozen=True)
-class Recording:
-    """Passes of a step, recorded as a CUDA graph that reads `batch` and writes loss terms and gradients."""
-
-    batch: Batch
-    terms: Float[Tensor, " T"]
-    gradients: list[Tensor | None]
-    """Of each parameter of the network."""
-    replay: Callable[[], None]
+Recordings = dict[tuple[Level | None, int], Callable[[Batch], Tensor]]
+"""Recorded passes by level and number of images, each made at its first step."""
 
 
 @dataclass
@@ -127,8 +118,8 @@ class Trainer:
     device: torch.device
     epoch: int = 0
     """Number of complete epochs."""
-    recordings: dict[tuple[Level | None, int], Recording] | None = None
-    """Recorded passes by level and number of images, each made at its first step; None where passes are not recorded."""
+    recordings: Recordings | None = None
+    """None where passes are not recorded."""
 
     def state_dict(self) -> dict[str, Any]:
         """Network (the trainable part and its buffers), optimiser, scheduler and epoch."""
@@ -136,7 +127,6 @@ class Trainer:
         return {**{name: part.state_dict() for name, part in parts.items()}, "epoch": self.epoch}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores what `state_dict` returned."""
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.scheduler.load_state_dict(state["scheduler"])
@@ -189,9 +179,8 @@ def build_trainer(
     fused = not (sequential and config.optimiser.name == "sgd")
     optimiser = build_optimiser(network, config.optimiser, fused=fused)
     scheduler = build_scheduler(optimiser, config.schedule, steps_per_epoch)
-    trainer = Trainer(network, objective, optimiser, scheduler, config, device)
-    trainer.recordings = {} if passes == "graphs" else None
-    return trainer
+    recordings: Recordings | None = {} if passes == "graphs" else None
+    return Trainer(network, objective, optimiser, scheduler, config, device, recordings=recordings)
 
 
 def build_optimiser(network: nn.Module, config: OptimiserConfig, *, fused: bool = False) -> Optimizer:
@@ -200,8 +189,6 @@ def build_optimiser(network: nn.Module, config: OptimiserConfig, *, fused: bool 
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
             groups.setdefault((name.startswith("backbone."), parameter.ndim >= 2), []).append(parameter)
-    if not groups:
-        raise ValueError("the network has no trainable parameter")
     settings = [
         {
             "params": parameters,
@@ -326,26 +313,31 @@ def _update(trainer: Trainer, batch: Batch, level: Level | None) -> Float[Tensor
         kind = level, len(batch.ids)
         if kind not in trainer.recordings:
             trainer.recordings[kind] = _record(trainer, batch, level)
-        recording = trainer.recordings[kind]
-        for own, given in zip(recording.batch.tensors, batch.tensors, strict=True):
-            own.copy_(given)
-        recording.replay()
-        for parameter, gradient in zip(trainer.network.parameters(), recording.gradients, strict=True):
-            parameter.grad = gradient
-        terms = recording.terms
+        terms = trainer.recordings[kind](batch)
     trainer.optimiser.step()
     return terms
 
 
-def _record(trainer: Trainer, batch: Batch, level: Level | None) -> Recording:
-    own = deepcopy(batch)
+def _record(trainer: Trainer, batch: Batch, level: Level | None) -> Callable[[Batch], Tensor]:
+    """The passes of a step as a CUDA graph: it reads a batch, leaves gradients in the parameters and returns loss terms."""
+    # No reference to the trainer outlives the recording: a circle would keep the GPU's memory.
+    own, parameters = deepcopy(batch), list(trainer.network.parameters())
 
     def work() -> tuple[Tensor, list[Tensor | None]]:
         terms = _gradients(trainer, own, level)
-        return terms, [parameter.grad for parameter in trainer.network.parameters()]
+        return terms, [parameter.grad for parameter in parameters]
 
     (terms, gradients), replay = record_graph(work)
-    return Recording(own, terms, gradients, replay)
+
+    def passes(given: Batch) -> Tensor:
+        for mine, new in zip(own.tensors, given.tensors, strict=True):
+            mine.copy_(new)
+        replay()
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        return terms
+
+    return passes
 
 
 def _gradients(trainer: Trainer, batch: Batch, level: Level | None) -> Float[Tensor, " T"]:

@@ -123,26 +123,6 @@ def contributions(
     return scale * vectors * F.normalize(classes.float(), dim=1)[:, None]
 
 
-@dataclass(frozen=True)
-class Decision:
-    """The best two of all classes for one image, by calibrated score."""
-
-    best: int
-    runner_up: int
-    margin: float
-    """Difference of their calibrated scores."""
-    handicap: float
-    """Part of the margin due to γ."""
-
-
-def decide(scores: Float[np.ndarray, " U"], seen: Bool[np.ndarray, " U"], gamma: float) -> Decision:
-    """Calibrated stacking (Chao et al., ECCV 2016, arXiv 1605.04253) for one image's scores."""
-    calibrated = scores - gamma * seen
-    best, runner_up = np.argsort(-calibrated, kind="stable")[:2].tolist()
-    handicap = gamma * (float(seen[runner_up]) - float(seen[best]))
-    return Decision(best, runner_up, float(calibrated[best] - calibrated[runner_up]), handicap)
-
-
-def decisive(differences: Float[np.ndarray, " S"], count: int) -> Int[np.ndarray, " _"]:
-    """Attributes whose contributions to two classes differ most, the largest first."""
-    return np.argsort(-np.abs(differences), kind="stable")[:count]
+def best_two(scores: Float[np.ndarray, "B U"], seen: Bool[np.ndarray, " U"], gamma: float) -> Int[np.ndarray, "B two"]:
+    """The best two classes for each image, by calibrated stacking (Chao et al., ECCV 2016, arXiv 1605.04253)."""
+    return np.argsort(-(scores - gamma * seen), axis=1, kind="stable")[:, :2]

@@ -32,11 +32,6 @@ class Cells:
     step: float
     """Distance between two centres."""
 
-    @property
-    def centres(self) -> Float[Tensor, " n"]:
-        """Centres of all cells."""
-        return self.first + self.step * torch.arange(self.count, dtype=torch.float32)
-
 
 def stage_cells(backbone: BackboneName, level: Level, count: int, size: int) -> Cells:
     """The `count` cells of a trunk's stage on an input of size×size, at the centres of their receptive fields."""

@@ -62,7 +62,6 @@ class SeenUnseenCurve:
 
     @property
     def harmonic(self) -> Float[np.ndarray, " P"]:
-        """H at every point."""
         return harmonic_mean(self.unseen, self.seen)
 
     @property
@@ -72,7 +71,6 @@ class SeenUnseenCurve:
 
     @property
     def best_harmonic(self) -> float:
-        """Largest H over all γ."""
         return float(self.harmonic.max())
 
     @property
@@ -119,21 +117,20 @@ def seen_unseen_curve(
 
 @dataclass(frozen=True)
 class ZSLResult:
-    """Figures of one checkpoint; fractions."""
+    """Figures of one checkpoint under their tracking names; fractions."""
 
-    t1: float
+    zsl_t1: float
     """T1: unseen images among unseen classes."""
-    u: float
+    gzsl_u: float
     """Unseen images among all classes, at `gamma`."""
-    s: float
+    gzsl_s: float
     """Seen images among all classes, at `gamma`."""
-    h: float
+    gzsl_h: float
     """Harmonic mean at `gamma`: the headline, when `gamma` was chosen on the `tune` split."""
-    h_oracle: float
+    gzsl_h_oracle: float
     """Harmonic mean at the best γ of this curve: comparable to published figures, needs test labels."""
     ausuc: float
     gamma: float
-    gamma_oracle: float
 
 
 def zsl_result(
@@ -147,18 +144,9 @@ def zsl_result(
     """All figures of the protocol; `gamma=None`, on `tune`, chooses the best γ of the curve."""
     curve = seen_unseen_curve(seen_scores, seen_labels, unseen_scores, unseen_labels, seen)
     chosen = curve.best_gamma if gamma is None else gamma
-    u, s, h = curve.at(chosen)
     _, best_unseen, _ = _split(unseen_scores, seen)
-    return ZSLResult(
-        t1=mean_class_accuracy(best_unseen, unseen_labels),
-        u=u,
-        s=s,
-        h=h,
-        h_oracle=curve.best_harmonic,
-        ausuc=curve.ausuc,
-        gamma=chosen,
-        gamma_oracle=curve.best_gamma,
-    )
+    t1 = mean_class_accuracy(best_unseen, unseen_labels)
+    return ZSLResult(t1, *curve.at(chosen), curve.best_harmonic, curve.ausuc, chosen)
 
 
 def _split(scores: Scores, seen: SeenMask) -> tuple[Labels, Labels, Float[np.ndarray, " N"]]:

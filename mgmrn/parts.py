@@ -81,34 +81,27 @@ def read_parts(images: Images, attributes: Sequence[str]) -> Parts | None:
     made, wanted = images.root / "parts.json", set(images.files)
     prefix = images.files[0].partition("images/")[0] + "images/"
     folder = (images.root / prefix).parent
+    groups: Sequence[AttributeGroup | None]
     if made.is_file():
         is_standin = (images.root / STANDIN_MARKER).is_file()
         pictures = _made_parts(made, "" if is_standin else prefix, wanted)
-        groups = _groups(attributes, _of_standin if is_standin else _of_drawing)
+        # Each channel of a stand-in's cell is an attribute.
+        cells = [AttributeGroup("", "cell", (str(row // 3),)) for row in range(len(attributes))]
+        groups = cells if is_standin else [_of_drawing(name) for name in attributes]
     elif (folder / "parts" / "part_locs.txt").is_file():
         pictures = _photographed_parts(folder, prefix, wanted)
         names = {name for parts in pictures.values() for name in parts}
-        groups = _groups(attributes, lambda row, name: _of_bird(names, name))
+        groups = [_of_bird(names, name) for name in attributes]
     else:
         return None
-    return Parts(groups, pictures) if groups else None
+    rows: dict[AttributeGroup, list[int]] = {}
+    for row, group in enumerate(groups):
+        if group is not None:
+            rows.setdefault(group, []).append(row)
+    return Parts(rows, pictures) if rows else None
 
 
-def _groups(
-    attributes: Sequence[str], group_of: Callable[[int, str], AttributeGroup | None]
-) -> dict[AttributeGroup, list[int]]:
-    groups: dict[AttributeGroup, list[int]] = {}
-    for row, name in enumerate(attributes):
-        if (group := group_of(row, name)) is not None:
-            groups.setdefault(group, []).append(row)
-    return groups
-
-
-def _of_standin(row: int, attribute: str) -> AttributeGroup:
-    return AttributeGroup("", "cell", (str(row // 3),))
-
-
-def _of_drawing(row: int, attribute: str) -> AttributeGroup | None:
+def _of_drawing(attribute: str) -> AttributeGroup | None:
     plain = attribute.replace("_", " ")
     trait = next((trait for trait, names in TRAITS.items() if plain in names), "habitat")
     # The habitat is the whole picture.

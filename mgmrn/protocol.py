@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
@@ -49,16 +49,7 @@ class Evaluation:
     @property
     def metrics(self) -> dict[str, float]:
         """The figures under their tracking names."""
-        prefix, result = PREFIX[self.split], self.result
-        return {
-            f"{prefix}/zsl_t1": result.t1,
-            f"{prefix}/gzsl_u": result.u,
-            f"{prefix}/gzsl_s": result.s,
-            f"{prefix}/gzsl_h": result.h,
-            f"{prefix}/gzsl_h_oracle": result.h_oracle,
-            f"{prefix}/ausuc": result.ausuc,
-            f"{prefix}/gamma": result.gamma,
-        }
+        return {f"{PREFIX[self.split]}/{name}": figure for name, figure in asdict(self.result).items()}
 
     def save(self, path: Path) -> None:
         """Writes scores, labels and γ, from which the figures follow; atomically, without pickles."""

@@ -140,7 +140,7 @@ def final_data_made_by_hand(folder: Path) -> FinalData:
 def cached_maps(folder: Path) -> Any:
     maps = feed.cached_maps(CONFIG, load_tune(folder), folder / "cache", torch.device("cpu"), lambda message: None)
     for part in maps:
-        assert len(part.straight["c2"]) == len(lists()["trainval_loc"]), "one row for each image of trainval"
+        assert len(part.views["c2"][0]) == len(lists()["trainval_loc"]), "one row for each image of trainval"
         assert part.rows.max() < len(lists()["trainval_loc"])
     return maps
 
@@ -165,7 +165,7 @@ ALLOWED: dict[str, Callable[[Path], Any]] = {
     "load_tune": load_tune,
     "load_tune_with_other_options": load_tune_with_other_options,
     "classes_of_a_benchmark": classes_of_a_benchmark,
-    "verify": lambda folder: doctor.verify(folder / "data", TINY, threads=1),
+    "verify": lambda folder: doctor.verify(folder / "data", TINY),
     "evaluation_of_a_tune_run": lambda folder: load_evaluation(folder / "tune" / "evaluation.npz"),
     "cached_maps": cached_maps,
 }

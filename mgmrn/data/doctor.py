@@ -6,13 +6,12 @@ broken data set raises nothing here. I images, U classes, S attributes, L word-v
 
 from __future__ import annotations
 
-import random
 import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,9 +36,8 @@ from mgmrn.data.xlsa17 import (
 )
 from mgmrn.errors import UserError, some
 
-Progress = Callable[[int, int], None]
-"""Called with the number of pictures decoded so far and their total."""
-
+THREADS = 4
+"""Threads that decode pictures."""
 SAME_DIRECTION = 0.999
 """Least cosine between a class's `att` and `original_att`, which differ by a factor alone."""
 
@@ -58,20 +56,17 @@ class Finding:
     remedy: str = ""
 
 
-@dataclass
-class _Report:
+class _Report(list[Finding]):
     """Findings so far."""
 
-    findings: list[Finding] = field(default_factory=list)
-
     def ok(self, check: str, detail: str) -> None:
-        self.findings.append(Finding("ok", check, detail))
+        self.append(Finding("ok", check, detail))
 
     def warn(self, check: str, detail: str, remedy: str) -> None:
-        self.findings.append(Finding("warning", check, detail, remedy))
+        self.append(Finding("warning", check, detail, remedy))
 
     def error(self, check: str, detail: str, remedy: str = "") -> None:
-        self.findings.append(Finding("error", check, detail, remedy or _GET_AGAIN))
+        self.append(Finding("error", check, detail, remedy or _GET_AGAIN))
 
     def run(self, name: str, examine: Callable[..., Any], *arguments: Any) -> Any:
         """What a check or a reader returns; an exception becomes a finding, and the result None."""
@@ -84,29 +79,19 @@ class _Report:
         return None
 
 
-def verify(
-    root: Path,
-    config: BenchmarkConfig,
-    *,
-    sample: int | None = None,
-    threads: int = 4,
-    progress: Progress | None = None,
-) -> list[Finding]:
-    """Examines files, lists, attributes, word vectors and pictures.
-
-    `sample` is the number of pictures to decode, drawn with a fixed seed; None: all.
-    """
+def verify(root: Path, config: BenchmarkConfig) -> list[Finding]:
+    """Examines files, lists, attributes, word vectors and pictures."""
     report = _Report()
     if not root.is_dir():
         report.error("data root", f"{root} does not exist", "give the folder that holds xlsa17/")
-        return report.findings
+        return report
     report.ok("data root", str(root.resolve()))
     vectors = report.run("word vectors", _word_vectors, report, word_vector_file(root, config))
     content: Lists | None = report.run("lists", read_lists, root, config.name, report.run)
     if content is not None:
         for check, text in problems_of(content, len(content.attributes) if vectors is None else vectors):
             report.error(check, text)
-        broken = {finding.check for finding in report.findings if finding.level == "error"}
+        broken = {finding.check for finding in report if finding.level == "error"}
         for check, (examine, *needed) in _CHECKS.items():
             if broken.isdisjoint((check, *needed)):
                 report.run(check, examine, report, content)
@@ -115,10 +100,10 @@ def verify(
             report.run("attributes", _unlearnable, report, content, names)
         if config.name in PUBLISHED and broken.isdisjoint(_NEEDED_BY_SPLITS):
             report.run("published lists", _published, report, content, config.name)
-        report.run("pictures", _pictures, report, root / config.name, content.files, sample, threads, progress)
-    if not any(finding.level == "error" for finding in report.findings):
+        report.run("pictures", _pictures, report, root / config.name, content.files)
+    if not any(finding.level == "error" for finding in report):
         report.run("splits", _splits, report, root, config)
-    return report.findings
+    return report
 
 
 def _word_vectors(report: _Report, path: Path) -> int:
@@ -273,25 +258,19 @@ def _published(report: _Report, content: Lists, name: str) -> None:
     report.warn("published lists", detail, "get them again, or do not compare figures with published ones")
 
 
-def _pictures(
-    report: _Report, folder: Path, files: tuple[str, ...], sample: int | None, threads: int, progress: Progress | None
-) -> None:
+def _pictures(report: _Report, folder: Path, files: tuple[str, ...]) -> None:
     there = existing(folder, files)
     if missing := [file for file in files if file not in there]:
         detail = f"{len(missing)} of {len(files)} are not below {folder}: {some(missing)}"
         report.error("pictures", detail, "put the data set's pictures there, or check --data-root")
     chosen = [file for file in dict.fromkeys(files) if file in there]
-    if sample is not None and sample < len(chosen):
-        chosen = random.Random(0).sample(chosen, sample)
     plain: dict[str, bool] = {}
-    with ThreadPoolExecutor(threads, thread_name_prefix="doctor") as pool:
-        for done, (file, found) in enumerate(pool.map(lambda file: (file, _is_plain(folder / file)), chosen), start=1):
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="doctor") as pool:
+        for file, found in zip(chosen, pool.map(lambda file: _is_plain(folder / file), chosen), strict=True):
             if isinstance(found, UserError):
                 report.error("pictures", f"{found.where}: {found.message}", found.hint)
             else:
                 plain[file] = found
-            if progress is not None:
-                progress(done, len(chosen))
     if unicoloured := [file for file, is_plain in plain.items() if is_plain]:
         detail = f"{len(unicoloured)} have one colour everywhere: {some(unicoloured)}"
         report.warn("pictures", detail, "look at them: they may be damaged")
@@ -309,7 +288,6 @@ def _is_plain(path: Path) -> bool | UserError:
 
 
 def _splits(report: _Report, root: Path, config: BenchmarkConfig) -> None:
-    """Loads both splits, as a run does."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for load in (load_tune, load_final):

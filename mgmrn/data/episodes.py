@@ -36,7 +36,6 @@ class PlainBatches:
         return self._count // self.global_batch
 
     def epoch(self, epoch: int) -> Iterator[Rows]:
-        """Global batches of an epoch."""
         order = np.random.default_rng([self._seed, epoch]).permutation(self._count)
         for step in range(len(self)):
             yield order[step * self.global_batch : (step + 1) * self.global_batch]

@@ -44,9 +44,6 @@ from mgmrn.weights import weights_digest
 
 FORMAT = 2
 BATCH = 32
-VARIANTS = ("straight", "mirrored")
-"""Names of the files, without their ending."""
-
 Progress = Callable[[str], None]
 """Called with messages on slow steps."""
 
@@ -55,19 +52,13 @@ Progress = Callable[[str], None]
 class CachedMaps:
     """Maps of M pictures in memory-mapped, read-only files of N pictures."""
 
-    straight: dict[Level, Float16[np.memmap, "N _ _ _"]]
-    """Maps C h w of each level."""
-    mirrored: dict[Level, Float16[np.memmap, "N _ _ _"]]
-    """Maps of the mirror images; empty in a cache without flips."""
+    views: dict[Level, tuple[Float16[np.memmap, "N _ _ _"], ...]]
+    """Files of each level: maps C h w of the pictures, and in a cache with flips those of their mirror images."""
     rows: Int[np.ndarray, " M"]
 
     def take(self, rows: Int[np.ndarray, " _"]) -> CachedMaps:
         """Some of these pictures, in the order of `rows`."""
-        return CachedMaps(self.straight, self.mirrored, self.rows[rows])
-
-    def views(self, level: Level) -> tuple[np.memmap, ...]:
-        """Files of a level: the maps of all N pictures, and those of their mirror images where there are any."""
-        return tuple(files[level] for files in (self.straight, self.mirrored) if level in files)
+        return CachedMaps(self.views, self.rows[rows])
 
     def batches(self, batches: Sequence[Rows], mirrored: Bool[np.ndarray, " M"]) -> Iterator[dict[Level, Tensor]]:
         """Maps of each batch, which holds rows of the M pictures; those that are `mirrored` come as their mirror images."""
@@ -75,18 +66,18 @@ class CachedMaps:
 
     def maps(self, mirrored: Bool[np.ndarray, " M"]) -> dict[Level, Tensor]:
         """Maps `M C h w`, float16, of the pictures or of their mirror images; pinned where a GPU copies them."""
-        maps = {level: torch.from_numpy(self._gather(level, mirrored)) for level in self.straight}
+        maps = {level: torch.from_numpy(self._gather(level, mirrored)) for level in self.views}
         return {level: x.pin_memory() for level, x in maps.items()} if torch.cuda.is_available() else maps
 
     def pooled(self, level: Level) -> Float[np.ndarray, "M C"]:
         """Globally averaged maps, float32."""
-        straight = self.straight[level]
+        straight = self.views[level][0]
         return np.stack([straight[row].mean(axis=(1, 2), dtype=np.float32) for row in self.rows])
 
     def _gather(self, level: Level, mirrored: Bool[np.ndarray, " M"]) -> Float16[np.ndarray, "M C h w"]:
+        files = self.views[level]
         if not mirrored.any():
-            return self.straight[level][self.rows]
-        files = (self.straight[level], self.mirrored[level])
+            return files[0][self.rows]
         return np.stack([files[mirror][row] for row, mirror in zip(self.rows, mirrored.tolist(), strict=True)])
 
 
@@ -126,10 +117,12 @@ def ensure_cache(
                 for folder in missing.values():
                     _note_whole(folder)
 
-    def opened(variant: str) -> dict[Level, np.memmap]:
-        return {level: np.load(folder / f"{variant}.npy", mmap_mode="r") for level, folder in folders().items()}
-
-    return CachedMaps(opened("straight"), opened("mirrored") if flip else {}, np.arange(len(images)))
+    names = _variants(flip)
+    views = {
+        level: tuple(np.load(folder / f"{name}.npy", mmap_mode="r") for name in names)
+        for level, folder in folders().items()
+    }
+    return CachedMaps(views, np.arange(len(images)))
 
 
 def remove_check_notes(root: Path) -> None:
@@ -145,6 +138,11 @@ def cache_digest(images: Images, image_config: ImageConfig, backbone_config: Bac
     backbone = [backbone_config.name, weights_digest(backbone_config.weights)]
     described = [FORMAT, str(images.root.resolve()), stamps, transform, backbone]
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _variants(flip: bool) -> tuple[str, ...]:
+    """Names of the files, without their ending."""
+    return ("straight", "mirrored") if flip else ("straight",)
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:
@@ -198,7 +196,6 @@ def _stamps(folder: Path) -> dict[str, list[int]]:
 
 
 def _check(folder: Path, progress: Progress) -> None:
-    """Leaves a note on a whole cache, and removes a damaged one."""
     wrong = find_damage(folder)
     if wrong is None:
         _note_whole(folder)
@@ -223,7 +220,7 @@ def _build(
 ) -> None:
     """Computes all missing levels in one pass over the pictures, in folders that take their names when complete."""
     root = next(iter(folders.values())).parent
-    variants = VARIANTS if flip else VARIANTS[:1]
+    variants = _variants(flip)
     parts = {level: folder.with_name(f".{folder.name}.part") for level, folder in folders.items()}
     arrays: dict[tuple[Level, str], np.memmap] = {}
     stop = 0

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from mgmrn.config import ImageConfig
 from mgmrn.data.episodes import Epoch
-from mgmrn.data.images import for_evaluation, for_training, side_for_evaluation, side_for_training
+from mgmrn.data.images import for_training, prepared, side_for_training
 from mgmrn.data.pictures import read_picture
 from mgmrn.data.splits import Images
 from mgmrn.errors import UserError
@@ -78,7 +78,7 @@ class _Prepared(Dataset[Item]):
         path, config = self.images.path(row), self.config
         try:
             if self.seed is None:
-                return for_evaluation(read_picture(path, at_least=side_for_evaluation(config)), config)
+                return prepared(path, config)
             rng = np.random.default_rng([self.seed, epoch, int(self.images.ids[row]), AUGMENTATION_STREAM])
             return for_training(read_picture(path, at_least=side_for_training(config)), config, rng)
         except UserError as error:

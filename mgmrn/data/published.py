@@ -33,7 +33,6 @@ class PublishedSplits:
 
     @property
     def images(self) -> int:
-        """Number of all images."""
         return self.trainval + self.test_seen + self.test_unseen
 
 

@@ -51,7 +51,7 @@ def place_maps(parts: Sequence[CachedMaps], device: torch.device) -> tuple[list[
 
     Maps of earlier runs that these do not need are dropped.
     """
-    files = {_key(part, level): part.views(level) for part in parts for level in part.straight}
+    files = {_key(views): views for part in parts for views in part.views.values()}
     for key in _loaded.keys() - files.keys():
         del _loaded[key]
     missing = {key: views for key, views in files.items() if key not in _loaded}
@@ -62,8 +62,8 @@ def place_maps(parts: Sequence[CachedMaps], device: torch.device) -> tuple[list[
     _loaded.update({key: _load(views, device) for key, views in missing.items()})
     placed = []
     for part in parts:
-        maps = {level: _loaded[_key(part, level)] for level in part.straight}
-        placed.append(ResidentMaps(maps, part.rows, len(next(iter(part.straight.values())))))
+        maps = {level: _loaded[_key(views)] for level, views in part.views.items()}
+        placed.append(ResidentMaps(maps, part.rows, len(next(iter(part.views.values()))[0])))
     return placed, f"{needed / 2**30:.1f} GiB of maps are on the GPU" if missing else ""
 
 
@@ -91,8 +91,8 @@ def free_bytes(device: torch.device) -> int:
         return min(free, own) + reserved - torch.cuda.memory_allocated()
 
 
-def _key(part: CachedMaps, level: Level) -> tuple[str, ...]:
-    return tuple(str(view.filename) for view in part.views(level))
+def _key(views: Sequence[np.memmap]) -> tuple[str, ...]:
+    return tuple(str(view.filename) for view in views)
 
 
 def _load(views: Sequence[np.memmap], device: torch.device) -> Float16[Tensor, "VN C h w"]:

@@ -37,7 +37,6 @@ class Images:
         return len(self.files)
 
     def path(self, row: int) -> Path:
-        """Path of a picture."""
         return self.root / self.files[row]
 
     def take(self, rows: Int[np.ndarray, " M"]) -> Images:

@@ -287,14 +287,8 @@ def problems_of(content: Lists, word_vectors: int) -> list[tuple[str, str]]:
         found.append(("labels", f"label {some(beyond.tolist())} is beyond the {classes} classes of att_splits.mat"))
     if broken := name_classes(without_direction(content.attributes.T), content.class_names):
         found.append(("attributes", f"the attributes are all zero, not finite or out of range for class {broken}"))
-    return found + [("split lists", text) for text in list_problems(content.lists, labels, content.class_names)]
-
-
-def list_problems(
-    lists: Mapping[str, Int[np.ndarray, " _"]], labels: Int[np.ndarray, " I"], class_names: Sequence[str]
-) -> list[str]:
-    """Violations of the protocol by trainval and the test lists, a phrase each; absent lists violate nothing."""
-    present = {name: lists[name] for name in ("trainval_loc", *TEST_LISTS) if name in lists}
+    # Absent lists violate nothing.
+    present = {name: content.lists[name] for name in ("trainval_loc", *TEST_LISTS) if name in content.lists}
     problems = [f"{name} is empty" for name, rows in present.items() if not len(rows)]
     for name, rows in present.items():
         if repeated := len(rows) - len(np.unique(rows)):
@@ -304,11 +298,11 @@ def list_problems(
             problems.append(f"{shared} images are in {one} and in {other}")
     if len(present) == 3:
         seen, test_seen, test_unseen = (np.unique(labels[rows[rows < len(labels)]]) for rows in present.values())
-        if both := name_classes(np.intersect1d(seen, test_unseen), class_names):
+        if both := name_classes(np.intersect1d(seen, test_unseen), content.class_names):
             problems.append(f"unseen classes are in trainval_loc: {both}")
-        if strangers := name_classes(np.setdiff1d(test_seen, seen), class_names):
+        if strangers := name_classes(np.setdiff1d(test_seen, seen), content.class_names):
             problems.append(f"classes of test_seen_loc are not in trainval_loc: {strangers}")
-    return problems
+    return found + [("split lists", text) for text in problems]
 
 
 def name_classes(classes: Int[np.ndarray, " _"], class_names: Sequence[str]) -> str:

@@ -77,7 +77,6 @@ class Creature:
         return self.values[trait].split()[0]
 
     def colour(self, part: str) -> Colour:
-        """Colour of a part that has one."""
         return COLOURS[self.word(part)]
 
 
@@ -126,7 +125,9 @@ def draw_creature(creature: Creature, size: int, rng: np.random.Generator) -> Pi
     draw = ImageDraw.Draw(image)
     _habitat(draw, side, creature.word("habitat"), rng)
     _clutter(draw, side, rng)
-    canvas = _canvas(draw, side, rng)
+    unit = side * rng.uniform(0.35, 0.43)
+    centre = np.array([side * 0.5, side * 0.53]) + rng.uniform(-0.05, 0.05, size=2) * side
+    canvas = Canvas(draw, centre, unit, tilt=rng.normal(0.0, 0.14), mirrored=rng.random() < 0.5)
     _creature(canvas, creature, rng)
     _occlusion(draw, side, rng)
     pixels = _light(np.asarray(image.reduce(OVERSAMPLING), dtype=np.float32), rng)
@@ -146,12 +147,10 @@ def ellipse(
 
 
 def _shape(xs: Any, ys: Any) -> Points:
-    """Points from their two coordinates."""
     return np.stack([xs, ys], axis=1)
 
 
 def _about(points: Points, pivot: tuple[float, float], turn: float) -> Points:
-    """Points turned about a pivot."""
     cos, sin = math.cos(turn), math.sin(turn)
     offset = points - np.asarray(pivot)
     return np.asarray(offset @ np.array([[cos, sin], [-sin, cos]]) + np.asarray(pivot))
@@ -160,12 +159,6 @@ def _about(points: Points, pivot: tuple[float, float], turn: float) -> Points:
 def _shade(colour: Colour, factor: float) -> Colour:
     red, green, blue = (min(255, max(0, round(channel * factor))) for channel in colour)
     return red, green, blue
-
-
-def _canvas(draw: Any, side: int, rng: np.random.Generator) -> Canvas:
-    unit = side * rng.uniform(0.35, 0.43)
-    centre = np.array([side * 0.5, side * 0.53]) + rng.uniform(-0.05, 0.05, size=2) * side
-    return Canvas(draw, centre, unit, tilt=rng.normal(0.0, 0.14), mirrored=rng.random() < 0.5)
 
 
 _BODIES: Mapping[str, tuple[float, float]] = {"slender": (0.60, 0.30), "round": (0.52, 0.46), "upright": (0.40, 0.54)}

@@ -199,7 +199,6 @@ def _pictures(folder: Path, classes: GivenClasses, name: str) -> tuple[list[Path
 
 
 def _left_out(folder: Path, sources: Sequence[Path]) -> list[Finding]:
-    """Files that are not imported."""
     others = [str(path.relative_to(folder)) for path in sorted(set(files_below(folder)) - set(sources))]
     names = some(others).encode(errors="backslashreplace").decode()
     return [Finding("ok", "left out", f"{len(others)} files are no pictures of a class: {names}")] if others else []

@@ -25,14 +25,6 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
-def check_drawing(size: int, seed: int) -> None:
-    """Raises UserError for a side of a picture or a seed out of bounds."""
-    if not 32 <= size <= 512:
-        raise UserError(f"size must be 32 to 512 pixels, got {size}", "size")
-    if seed < 0:
-        raise UserError(f"seed must be 0 or more, got {seed}", "seed")
-
-
 def already_made(folder: Path, name: str, stamp: Stamp) -> bool:
     """Whether the folder, by its stamp in the file `name`, was made as `stamp` says; False if it is absent or empty.
 
@@ -46,11 +38,9 @@ def already_made(folder: Path, name: str, stamp: Stamp) -> bool:
     if not path.is_file():
         raise UserError("the folder is not empty and was not made by this command", str(folder), hint)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError("the stamp of a made folder is not readable JSON", str(path), hint) from error
-    if not isinstance(found, dict):
-        raise UserError("the stamp of a made folder is no JSON object", str(path), hint)
+        found = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
+        raise UserError("the stamp of a made folder is not readable JSON of an object", str(path), hint) from error
     if differing := sorted(key for key in {*found, *stamp} if found.get(key) != stamp.get(key)):
         raise UserError(f"the folder was made with other options ({', '.join(differing)})", str(folder), hint)
     return True

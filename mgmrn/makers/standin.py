@@ -23,7 +23,7 @@ from PIL import Image
 
 from mgmrn.data.xlsa17 import STANDIN_MARKER, TEST_LISTS, lists_folder, problems_of, read_lists
 from mgmrn.errors import UserError
-from mgmrn.makers.making import Progress, already_made, check_drawing, draw_all, whole_folder
+from mgmrn.makers.making import Progress, already_made, draw_all, whole_folder
 from mgmrn.makers.xlsa17_writer import write_images_list, write_splits
 
 GENERATOR_VERSION = 2
@@ -56,13 +56,10 @@ def make_standin(
     cells are noted in `parts.json` beside them.
     `source_root` holds the real benchmark's `.mat` files and word vectors, but need not hold its images. `per_class` is
     the largest number of images of a class in each of trainval, test_seen and test_unseen (None: all), `size` the side
-    of a picture in pixels. The result does not depend on the number of processes that draw. Raises UserError for an
-    option out of bounds, a missing or inconsistent source, and a folder of that name that was made otherwise.
+    of a picture in pixels. The result does not depend on the number of processes that draw. Raises UserError for a
+    missing or inconsistent source, and a folder of that name that was made otherwise.
     """
     name = name.upper()
-    if per_class is not None and per_class < 1:
-        raise UserError(f"per_class must be at least 1, got {per_class}", "per_class")
-    check_drawing(size, seed)
     made = f"{name}-standin"
     options = {"seed": seed, "size": size, "per_class": per_class}
     sources = _source_digests(source_root, name)

@@ -22,9 +22,8 @@ from PIL import Image
 
 from mgmrn.data.seal import check_open
 from mgmrn.data.xlsa17 import SYNTHETIC_MARKER, lists_folder
-from mgmrn.errors import UserError
-from mgmrn.makers.drawing import LARGE_TRAITS, TRAITS, Box, Creature, draw_creature
-from mgmrn.makers.making import Progress, already_made, check_drawing, draw_all, whole_folder
+from mgmrn.makers.drawing import LARGE_TRAITS, TRAITS, Creature, draw_creature
+from mgmrn.makers.making import Progress, already_made, draw_all, whole_folder
 from mgmrn.makers.xlsa17_writer import write_attribute_names, write_images_list, write_splits, write_word_vectors
 
 NAME = "SYN"
@@ -55,19 +54,10 @@ class CreatureClasses:
     unseen: Int[np.ndarray, " _"]
 
 
-@dataclass(frozen=True)
-class _Drawing:
-    """One picture to draw."""
+_Task = tuple[str, int, int]
+"""A picture to draw: path below `SYN/images`, class, and number among the pictures of its class."""
 
-    path: str
-    """Relative to `SYN/images`."""
-    label: int
-    number: int
-    """Number among the pictures of its class."""
-    probabilities: tuple[float, ...]
-
-
-_Drawn = tuple[tuple[str, ...], Mapping[str, Box]]
+_Drawn = tuple[tuple[str, ...], Mapping[str, Sequence[float]]]
 """Attributes that a picture shows, and the boxes of its parts."""
 
 
@@ -84,23 +74,33 @@ def make_synthetic(
 
     Besides the layout that every loader reads, `SYN/parts.json` holds the attributes that each image shows and the
     boxes of its parts (left, top, right, bottom in pixels), by path relative to `SYN/images`. The result does not depend
-    on the number of processes that draw. Raises UserError for an option out of bounds, or a root with other files.
+    on the number of processes that draw; a fifth of `per_class`, at least 5, is test_seen. Raises UserError for a root with
+    other files.
     """
-    check_drawing(size, seed)
-    if per_class < 5:
-        raise UserError(f"per_class must be at least 5, got {per_class}", "per_class", "a fifth of it is test_seen")
     options = {"seed": seed, "per_class": per_class, "size": size}
     stamp = {"what": "synthetic", "name": NAME, "version": GENERATOR_VERSION, **options}
     if already_made(root, SYNTHETIC_MARKER, stamp):
         return root
     classes = creature_classes(seed)
-    drawings = _drawings(classes, per_class)
+    tasks = [
+        (f"{name}/{name[4:]}_{number:04d}.jpg", label, number)
+        # Sorted by folder name as in the published lists.
+        for label, name in sorted(enumerate(classes.names), key=lambda item: item[1])
+        for number in range(per_class)
+    ]
     with whole_folder(root, SYNTHETIC_MARKER, stamp) as folder:
         for name in classes.names:
             (folder / NAME / "images" / name).mkdir(parents=True)
-        drawn = draw_all(partial(_draw, folder, size, seed), drawings, workers, progress)
-        _write_parts(folder, drawings, drawn)
-        _write_layout(folder, classes, drawings, per_class, seed)
+        drawn = draw_all(partial(_draw, folder, classes.probabilities, size, seed), tasks, workers, progress)
+        files = [path for path, _, _ in tasks]
+        parts = {file: {"attributes": shown, "boxes": boxes} for file, (shown, boxes) in zip(files, drawn, strict=True)}
+        (folder / NAME / "parts.json").write_text(json.dumps(parts) + "\n", encoding="utf-8")
+        location, raw, labels = lists_folder(folder, NAME), classes.probabilities, np.array([task[1] for task in tasks])
+        write_images_list(location, [f"/data/{NAME}/images/{file}" for file in files], labels)
+        lists = _lists(classes, labels, per_class, seed)
+        write_splits(location, classes.names, raw / np.linalg.norm(raw, axis=0), raw, lists)
+        write_word_vectors(folder / "w2v" / f"{NAME}_attribute.pkl", word_vectors(ATTRIBUTE_NAMES))
+        write_attribute_names(folder, NAME, [name.replace(" ", "_") for name in ATTRIBUTE_NAMES])
     return root
 
 
@@ -180,27 +180,19 @@ def _class_names(rng: np.random.Generator) -> tuple[str, ...]:
     return tuple(f"{number + 1:03d}.{plain[number]}" for number in numbers)
 
 
-def _drawings(classes: CreatureClasses, per_class: int) -> list[_Drawing]:
-    """All pictures, sorted by folder name as in the published lists."""
-    return [
-        _Drawing(f"{name}/{name[4:]}_{number:04d}.jpg", label, number, tuple(classes.probabilities[:, label].tolist()))
-        for label, name in sorted(enumerate(classes.names), key=lambda item: item[1])
-        for number in range(per_class)
-    ]
-
-
-def _draw(folder: Path, size: int, seed: int, drawing: _Drawing) -> _Drawn:
+def _draw(folder: Path, probabilities: Float[np.ndarray, "S U"], size: int, seed: int, task: _Task) -> _Drawn:
     """Draws and stores one picture, which depends on seed, class and number alone."""
-    rng = np.random.default_rng([seed, drawing.label, drawing.number])
-    creature = _sample(drawing.probabilities, rng)
+    path, label, number = task
+    rng = np.random.default_rng([seed, label, number])
+    creature = _sample(probabilities[:, label], rng)
     picture = draw_creature(creature, size, rng)
-    path = folder / NAME / "images" / drawing.path
     # Full chroma: at half resolution the colour of a ring of three pixels would blur.
-    Image.fromarray(picture.pixels).save(path, format="JPEG", quality=95, subsampling=0)
-    return tuple(creature.values.values()), picture.boxes
+    Image.fromarray(picture.pixels).save(folder / NAME / "images" / path, format="JPEG", quality=95, subsampling=0)
+    boxes = {part: [round(edge, 2) for edge in box] for part, box in picture.boxes.items()}
+    return tuple(creature.values.values()), boxes
 
 
-def _sample(probabilities: Sequence[float], rng: np.random.Generator) -> Creature:
+def _sample(probabilities: Float[np.ndarray, " S"], rng: np.random.Generator) -> Creature:
     """A creature of a class: each trait's value drawn with the class's probabilities."""
     values = {}
     start = 0
@@ -209,30 +201,6 @@ def _sample(probabilities: Sequence[float], rng: np.random.Generator) -> Creatur
         values[trait] = names[min(int(np.searchsorted(share, rng.random(), side="right")), len(names) - 1)]
         start += len(names)
     return Creature(values)
-
-
-def _write_parts(folder: Path, drawings: Sequence[_Drawing], drawn: Sequence[_Drawn]) -> None:
-    parts = {
-        drawing.path: {
-            "attributes": shown,
-            "boxes": {part: [round(edge, 2) for edge in box] for part, box in boxes.items()},
-        }
-        for drawing, (shown, boxes) in zip(drawings, drawn, strict=True)
-    }
-    (folder / NAME / "parts.json").write_text(json.dumps(parts) + "\n", encoding="utf-8")
-
-
-def _write_layout(
-    folder: Path, classes: CreatureClasses, drawings: Sequence[_Drawing], per_class: int, seed: int
-) -> None:
-    labels = np.array([drawing.label for drawing in drawings])
-    location = lists_folder(folder, NAME)
-    write_images_list(location, [f"/data/{NAME}/images/{drawing.path}" for drawing in drawings], labels)
-    raw = classes.probabilities
-    lists = _lists(classes, labels, per_class, seed)
-    write_splits(location, classes.names, raw / np.linalg.norm(raw, axis=0), raw, lists)
-    write_word_vectors(folder / "w2v" / f"{NAME}_attribute.pkl", word_vectors(ATTRIBUTE_NAMES))
-    write_attribute_names(folder, NAME, [name.replace(" ", "_") for name in ATTRIBUTE_NAMES])
 
 
 def _lists(

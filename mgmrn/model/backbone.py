@@ -7,7 +7,7 @@ Sources: arXiv 1512.03385 (ResNet), 1801.04381 (MobileNetV2), 2201.03545 (ConvNe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, cast
 
@@ -30,32 +30,19 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 class Pyramid(nn.Module):
     """A torchvision trunk up to the deepest wanted stage, under torchvision's own parameter names.
 
-    Args:
-        trunk: torchvision's model `name`, whose modules are moved here, not copied.
-        levels: levels that `forward` returns, finest first.
-        trained: finetuned stages; the others stay in evaluation mode and have no gradients.
-        batch_norm_trains: whether the batch norms of finetuned stages use and update batch statistics.
-        recompute: activation checkpointing of the blocks that have gradients.
+    The modules of `trunk`, torchvision's model of the config, are moved here, not copied; `forward` returns `levels`, finest
+    first. Stages that are not finetuned stay in evaluation mode and have no gradients.
     """
 
     channels: dict[Level, int]
 
-    def __init__(
-        self,
-        name: BackboneName,
-        trunk: nn.Module,
-        levels: Sequence[Level],
-        *,
-        trained: frozenset[Stage] = frozenset(),
-        batch_norm_trains: bool = False,
-        recompute: bool = False,
-    ) -> None:
+    def __init__(self, config: BackboneConfig, trunk: nn.Module, levels: Sequence[Level]) -> None:
         super().__init__()
         self.levels = tuple(levels)
-        self._trained = trained
-        self._batch_norm_trains = batch_norm_trains
-        self._recompute = recompute
-        self.stages = self._take(name, trunk)
+        self._trained = _trained_stages(config, levels)
+        self._batch_norm_trains = config.batch_norm != "frozen"
+        self._recompute = config.recompute
+        self.stages = self._take(config.name, trunk)
 
     def _take(self, name: BackboneName, trunk: nn.Module) -> Stages:
         """Moves what the levels need here, frozen or not, and sets `channels`; the modules of each stage in order."""
@@ -179,14 +166,8 @@ def build_backbone(config: BackboneConfig, levels: Sequence[Level]) -> Pyramid:
     """The pyramid of a config, with its weights, frozen where the config says so.
 
     With `batch_norm: sync` and several ranks, batch norms of finetuned stages share their statistics. Raises UserError
-    for a finetuned stage behind the deepest level, weights that cannot be read or belong to another network, and
-    synchronised batch norm on CPUs, for which torch has none.
+    for weights that cannot be read or belong to another network, and synchronised batch norm on CPUs, for which torch has none.
     """
-    present = _stages_up_to(levels)
-    if missing := [stage for stage in config.trainable_stages if stage not in present]:
-        message = f"stage {missing[0]} cannot be finetuned: the deepest level of the network is {present[-1]}"
-        raise UserError(message, "model.backbone.trainable_stages", "name stages up to the deepest of model.levels")
-    trained = frozenset(present if config.trainable == "all" else config.trainable_stages)
     with torch.random.fork_rng(devices=[], enabled=config.trainable == "none"):
         if config.trainable == "none":
             # Runs that share cached maps need the same random trunk.
@@ -197,17 +178,13 @@ def build_backbone(config: BackboneConfig, levels: Sequence[Level]) -> Pyramid:
     if synchronised and not torch.cuda.is_available():
         hint = "use 'frozen' or 'train' on CPUs"
         raise UserError("synchronised batch norm needs GPUs", "model.backbone.batch_norm", hint)
-    statistics = config.batch_norm != "frozen"
-    kind = Pyramid if known else TimmPyramid
-    pyramid = kind(
-        config.name, trunk, levels, trained=trained, batch_norm_trains=statistics, recompute=config.recompute
-    )
+    pyramid = (Pyramid if known else TimmPyramid)(config, trunk, levels)
     if config.weights != "none":
         (_load_weights if known else _load_timm_weights)(pyramid, config)
     if synchronised:
         # timm's norms hold an activation, which torch's conversion drops.
         convert = nn.SyncBatchNorm.convert_sync_batchnorm if known else timm_backbone.synchronise
-        for path in (path for stage in trained for path in pyramid.stages.get(stage, ())):
+        for path in (path for stage in _trained_stages(config, levels) for path in pyramid.stages.get(stage, ())):
             pyramid.set_submodule(path, convert(pyramid.get_submodule(path)))
     return pyramid.train()
 
@@ -217,11 +194,14 @@ def _stages_up_to(levels: Sequence[Level]) -> tuple[Stage, ...]:
     return ("stem", *LEVELS[: deepest + 1])
 
 
+def _trained_stages(config: BackboneConfig, levels: Sequence[Level]) -> tuple[Stage, ...]:
+    return _stages_up_to(levels) if config.trainable == "all" else config.trainable_stages
+
+
 def _load_weights(pyramid: Pyramid, config: BackboneConfig) -> None:
     """Loads torchvision's weights of that name, or a file with a state dict of the trunk."""
     members = get_model_weights(config.name)
     names = dict.fromkeys(["DEFAULT", *members.__members__])
-    path = Path(config.weights).expanduser()
     if config.weights in names:
         member = cast(WeightsEnum, members[config.weights])
         where = str(member)
@@ -230,14 +210,8 @@ def _load_weights(pyramid: Pyramid, config: BackboneConfig) -> None:
         except (OSError, RuntimeError) as error:
             message = f"the weights {member} could not be downloaded ({error})"
             raise UserError(message, "model.backbone.weights", "give the path of a local .pth file instead") from error
-    elif path.is_file():
-        state, where = read_state_dict(path), config.weights
     else:
-        raise UserError(
-            f"the backbone's weights '{config.weights}' are neither a file nor one of torchvision's for {config.name}",
-            "model.backbone.weights",
-            f"give the path of a .pth file, 'none', or one of {', '.join(names)}",
-        )
+        state, where = _read_weights(config, "one of torchvision's", names), config.weights
     paths = tuple(f"{path}." for stage in pyramid.stages.values() for path in stage)
     weights = _counters(pyramid) | {name: value for name, value in state.items() if name.startswith(paths)}
     verdict, hint = f"the weights do not fit {config.name}", f"give a torchvision {config.name} state dict"
@@ -246,21 +220,26 @@ def _load_weights(pyramid: Pyramid, config: BackboneConfig) -> None:
 
 def _load_timm_weights(pyramid: Pyramid, config: BackboneConfig) -> None:
     """Loads a file with timm's state dict, less classifier and pruned blocks; the weights of a tag are there already."""
-    tags, path = timm_backbone.weight_tags(config.name), Path(config.weights).expanduser()
+    tags = timm_backbone.weight_tags(config.name)
     if config.weights in tags:
         return
-    if not path.is_file():
-        message = f"the backbone's weights '{config.weights}' are neither a file nor a tag of timm's for {config.name}"
-        hint = f"give the path of a .pth or .safetensors file, 'none', or one of {', '.join(tags)}"
-        raise UserError(message, "model.backbone.weights", hint)
     own, whole = pyramid.state_dict(), timm_backbone.describe(config.name).state_dict()
     state = {
         f"trunk.{name}": value
-        for name, value in read_state_dict(path).items()
+        for name, value in _read_weights(config, "a tag of timm's", tags).items()
         if name not in whole or f"trunk.{name}" in own
     }
     verdict, hint = f"the weights do not fit {config.name}", "give a state dict of timm's model of that name"
     load_strictly(pyramid, _counters(pyramid) | state, verdict, config.weights, hint)
+
+
+def _read_weights(config: BackboneConfig, name: str, known: Iterable[str]) -> dict[str, Tensor]:
+    path = Path(config.weights).expanduser()
+    if not path.is_file():
+        message = f"the backbone's weights '{config.weights}' are neither a file nor {name} for {config.name}"
+        hint = f"give the path of a .pth or .safetensors file, 'none', or one of {', '.join(known)}"
+        raise UserError(message, "model.backbone.weights", hint)
+    return read_state_dict(path)
 
 
 def _counters(pyramid: Pyramid) -> dict[str, Tensor]:

@@ -48,7 +48,6 @@ class RegionTokens(nn.Module):
         self.linear = nn.Linear(reduced, width, bias=False)
 
     def forward(self, descriptors: Float[Tensor, "B K R"]) -> Float[Tensor, "B K D"]:
-        """One token per region."""
         return self.linear(descriptors)
 
 
@@ -73,9 +72,7 @@ class GranularityLevel(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> LevelFeatures:
-        """The level's features, its region tokens and its regions."""
-        mined = self.regions(self.stem(x))
-        features = mined.features
+        features, regions = self.regions(self.stem(x))
         for step, block in enumerate(self.blocks):
             halves = step < self.reductions
             if halves and self.reduce == "before":
@@ -83,8 +80,8 @@ class GranularityLevel(nn.Module):
             features = block(features)
             if halves and self.reduce == "after":
                 features = halve(features)
-        tokens = None if self.region_tokens is None else self.region_tokens(mined.regions.descriptors)
-        return LevelFeatures(features, tokens, mined.regions)
+        tokens = None if self.region_tokens is None else self.region_tokens(regions.descriptors)
+        return LevelFeatures(features, tokens, regions)
 
 
 def halve(x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:

@@ -32,15 +32,6 @@ class NetworkOutput:
     regions: dict[Level, Regions]
 
 
-@dataclass(frozen=True)
-class NeededMaps:
-    """Maps of the pyramid that one level's loss reads, finest first."""
-
-    values: tuple[Level, ...]
-    gradient: tuple[Level, ...]
-    """Maps through which the loss has a gradient."""
-
-
 class MgMRN(nn.Module):
     """The network on a pyramid's maps; a zero row of the word vectors is an attribute without a word."""
 
@@ -64,37 +55,31 @@ class MgMRN(nn.Module):
         words = F.normalize(words, dim=1) if config.decoder.word_vectors == "unit" else words.clone()
         self.register_buffer("word_vectors", words)
         self._levels = config.levels
-        self._detach = config.refinement.detach
         self.apply(init_weights)
 
     def forward(self, maps: Mapping[Level, Float[Tensor, "B C h w"]]) -> NetworkOutput:
-        """Attribute vectors of every level."""
         outputs: dict[Level, LevelFeatures] = {level: self.levels[level](maps[level]) for level in self._levels}
         attributes = {level: self._decode(level, outputs) for level in self._levels}
         return NetworkOutput(attributes, {level: x.regions for level, x in outputs.items() if x.regions is not None})
 
     def forward_level(self, maps: Mapping[Level, Float[Tensor, "B C h w"]], level: Level) -> NetworkOutput:
-        """Output of one level from `needed_maps(level)`, with no more computation than its loss needs (`sequential`).
+        """Output of one level from `needed_maps(level)`, with no more computation than its loss needs (`sequential`)."""
+        outputs = self.outputs(maps, level)
+        regions = outputs[level].regions
+        return NetworkOutput({level: self._decode(level, outputs)}, {} if regions is None else {level: regions})
 
-        With `detach`, the other levels are computed without gradients.
-        """
-        own: LevelFeatures = self.levels[level](maps[level])
-        outputs = {level: own}
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._detach):
-            for source in self.refinement.sources(level):
-                outputs[source] = self.levels[source](maps[source])
-        attributes = {level: self._decode(level, outputs)}
-        return NetworkOutput(attributes, {level: own.regions} if own.regions is not None else {})
-
-    def needed_maps(self, level: Level) -> NeededMaps:
-        """Maps that `forward_level` reads, and those of them through which the level's loss has a gradient."""
-        sources = self.refinement.sources(level)
-        values = tuple(sorted((level, *sources)))
-        return NeededMaps(values, (level,) if self._detach else values)
+    def needed_maps(self, level: Level) -> tuple[tuple[Level, ...], Level]:
+        """Maps that `forward_level` reads, finest first, and the deepest through which the level's loss has a gradient."""
+        values = tuple(sorted((level, *self.refinement.sources(level))))
+        return values, level if self.refinement.detach else values[-1]
 
     def outputs(self, maps: Mapping[Level, Float[Tensor, "B C h w"]], level: Level) -> dict[Level, LevelFeatures]:
-        """Outputs of a level and of those that refine it. For explanations."""
-        return {needed: self.levels[needed](maps[needed]) for needed in self.needed_maps(level).values}
+        """Outputs of a level and of those that refine it, with `detach` without gradients."""
+        outputs: dict[Level, LevelFeatures] = {level: self.levels[level](maps[level])}
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.refinement.detach):
+            for source in self.refinement.sources(level):
+                outputs[source] = self.levels[source](maps[source])
+        return outputs
 
     def tokens(self, level: Level, outputs: Mapping[Level, LevelFeatures]) -> Float[Tensor, "B N D"]:
         """Tokens of a level's decoder: own pixels, then refined ones, then regions."""
@@ -119,17 +104,14 @@ class AttributeNetwork(nn.Module):
         self.register_buffer("word_vectors", word_vectors.float().clone())
 
     def forward(self, maps: Mapping[Level, Float[Tensor, "B C h w"]]) -> NetworkOutput:
-        """Attribute vector of the level."""
         return NetworkOutput({self.level: self.linear(maps[self.level].mean(dim=(2, 3)))}, {})
 
     def forward_level(self, maps: Mapping[Level, Float[Tensor, "B C h w"]], level: Level) -> NetworkOutput:
-        """Output of the one level."""
         assert level == self.level, f"the network has level {self.level} alone"
         return self(maps)
 
-    def needed_maps(self, level: Level) -> NeededMaps:
-        """The map of the one level."""
-        return NeededMaps((level,), (level,))
+    def needed_maps(self, level: Level) -> tuple[tuple[Level, ...], Level]:
+        return (level,), level
 
 
 class ImageModel(nn.Module):
@@ -141,14 +123,12 @@ class ImageModel(nn.Module):
         self.head = head
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> NetworkOutput:
-        """Attribute vectors of every level."""
         return self.head(self.backbone(images))
 
     def forward_level(self, images: Float[Tensor, "B 3 H W"], level: Level) -> NetworkOutput:
         """Output of one level; stages that it does not need are not run."""
-        needed = self.head.needed_maps(level)
-        maps = self.backbone(images, needed.values, gradient_to=needed.gradient[-1])
-        return self.head.forward_level(maps, level)
+        needed, deepest = self.head.needed_maps(level)
+        return self.head.forward_level(self.backbone(images, needed, gradient_to=deepest), level)
 
 
 def init_weights(module: nn.Module) -> None:
@@ -173,8 +153,6 @@ def init_weights(module: nn.Module) -> None:
             nn.init.normal_(module.centres)
             if module.scatter is not None:
                 nn.init.normal_(module.scatter.weight, std=module.width**-0.5)
-        case _:
-            pass
 
 
 def class_scores(

@@ -42,7 +42,6 @@ class SCA(nn.Module):
         self.spatial_gate = nn.Conv2d(width, spatial_channels, 3, padding=1)
 
     def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B D h w"]:
-        """The gated map."""
         u: Tensor = self.conv(x)
         channel = torch.sigmoid(self.channel_gate(u.mean(dim=(2, 3))))[:, :, None, None]
         return u * (channel * torch.sigmoid(self.spatial_gate(u)))
@@ -69,7 +68,6 @@ class RegionAttention(nn.Module):
     def forward(
         self, tokens: Float[Tensor, "B N D"], regions: Mapping[Level, Float[Tensor, "B K R"]]
     ) -> Float[Tensor, "B N D"]:
-        """The residual."""
         values = torch.cat([self.values[m](z) for m, z in regions.items()], dim=1)
         return self.gain * (self.attention(tokens, regions) @ values)
 

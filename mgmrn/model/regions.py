@@ -48,14 +48,6 @@ class Regions:
     """z_k; unit vectors."""
 
 
-@dataclass(frozen=True)
-class RegionOutput:
-    """Output of a region-mining unit."""
-
-    features: Float[Tensor, "B C H W"]
-    regions: Regions | None
-
-
 class InertRegions(nn.Module):
     """Modes `none` and `released`: the features, divided by K as the released unit in effect does.
 
@@ -70,9 +62,9 @@ class InertRegions(nn.Module):
             self.centres = nn.Parameter(torch.zeros(config.count, channels), requires_grad=False)
             self.smoothing = nn.Parameter(torch.zeros(config.count), requires_grad=False)
 
-    def forward(self, x: Float[Tensor, "B C H W"]) -> RegionOutput:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> tuple[Float[Tensor, "B C H W"], None]:
         """x/K, or x."""
-        return RegionOutput(x / self.divisor if self.divisor > 1 else x, None)
+        return x / self.divisor if self.divisor > 1 else x, None
 
 
 class RegionMining(nn.Module):
@@ -86,7 +78,7 @@ class RegionMining(nn.Module):
         self.log_temperature = nn.Parameter(torch.full((config.count,), math.log(INITIAL_TEMPERATURE)))
         self.scatter = nn.Linear(self.width, channels, bias=False) if config.mode == "regions" else None
 
-    def forward(self, x: Float[Tensor, "B C H W"]) -> RegionOutput:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> tuple[Float[Tensor, "B C H W"], Regions]:
         """Features with descriptors scattered back (`regions`), or unchanged (`tokens`); float32 inside autocast."""
         height, width = x.shape[-2:]
         reduced = self.reduce(x)
@@ -102,11 +94,11 @@ class RegionMining(nn.Module):
             descriptors = F.normalize(mean - centres, dim=2)
             regions = Regions(assignment.reshape(*assignment.shape[:2], height, width), descriptors)
             if self.scatter is None:
-                return RegionOutput(x, regions)
+                return x, regions
             # W is applied to K vectors an image, not to N pixels.
             values = self.scatter(descriptors)
             scattered = torch.baddbmm(x.float().flatten(2).mT, assignment.mT, values)
-        return RegionOutput(scattered.mT.reshape(x.shape), regions)
+        return scattered.mT.reshape(x.shape), regions
 
 
 def build_regions(channels: int, config: RegionConfig) -> InertRegions | RegionMining:

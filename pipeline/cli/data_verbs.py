@@ -26,7 +26,7 @@ data_app.add_typer(make_app, name="make")
 
 Unknown = Literal["error", "zero", "mean"]
 Made = Annotated[Path, typer.Option(callback=as_folder, help="Folder to make; serves as a data root.")]
-Side = Annotated[int, typer.Option(help="Side of a picture in pixels.")]
+Side = Annotated[int, typer.Option(min=32, max=512, help="Side of a picture in pixels.")]
 Drawers = Annotated[int, typer.Option(min=1, help="Processes that draw; they do not change the result.")]
 
 
@@ -159,7 +159,7 @@ def _show_findings(findings: Iterable[Finding], console: Console) -> None:
 def synthetic(
     out: Made = places.DATA_ROOT,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    per_class: Annotated[int, typer.Option(help="Pictures of each class.")] = 40,
+    per_class: Annotated[int, typer.Option(min=5, help="Pictures of each class; a fifth is test_seen.")] = 40,
     size: Side = 64,
     workers: Drawers = 1,
 ) -> None:
@@ -179,7 +179,9 @@ def standin(
     out: Annotated[
         Path, typer.Option(callback=as_folder, help="Data root that gets the pictures; it may hold others.")
     ],
-    per_class: Annotated[int | None, typer.Option(help="Pictures of each class; without it, all in the list.")] = None,
+    per_class: Annotated[
+        int | None, typer.Option(min=1, help="Pictures of each class; without it, all in the list.")
+    ] = None,
     size: Side = 64,
     workers: Drawers = 1,
 ) -> None:

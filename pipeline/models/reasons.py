@@ -15,7 +15,7 @@ from torch import Tensor
 from mgmrn.checkpoint import TrainedModel
 from mgmrn.config import ImageConfig, Level, MgMRNConfig
 from mgmrn.errors import UserError
-from mgmrn.explanation import contributions, decide, decisive, look
+from mgmrn.explanation import best_two, contributions, look
 from mgmrn.localisation import interpolate
 from mgmrn.model.network import MgMRN, class_scores
 from mgmrn.prediction import RankedClass
@@ -94,11 +94,8 @@ def explain(model: TrainedModel, subjects: Sequence[Subject], images: Float[Tens
     attributes = {level: view.attributes for level, view in views.items()}
     scale = model.config.loss.scale
     scores = class_scores(attributes, model.class_attributes, scale).numpy()
-    decisions = [decide(row, model.seen, model.gamma) for row in scores]
-    best, runner_up = (
-        contributions(attributes, model.class_attributes[torch.tensor(rows)], scale)
-        for rows in ([one.best for one in decisions], [one.runner_up for one in decisions])
-    )
+    firsts = best_two(scores, model.seen, model.gamma)
+    best, runner_up = (contributions(attributes, model.class_attributes[rows], scale) for rows in firsts.T)
     differences = (best - runner_up).numpy()
 
     def ranked(row: int, number: int) -> RankedClass:
@@ -112,20 +109,20 @@ def explain(model: TrainedModel, subjects: Sequence[Subject], images: Float[Tens
         return LevelMaps(level, regions, used, view.attention_on_input(row, chosen, size))
 
     explained = []
-    for row, (subject, decision) in enumerate(zip(subjects, decisions, strict=True)):
+    for row, (subject, (first, second)) in enumerate(zip(subjects, firsts.tolist(), strict=True)):
         totals = differences[row].sum(axis=0)
-        chosen = decisive(totals, DECISIVE).tolist()
+        chosen = np.argsort(-np.abs(totals), kind="stable")[:DECISIVE].tolist()
         by_level = (dict(zip(views, differences[row, :, number].tolist(), strict=True)) for number in chosen)
         reasons = map(Reason, [model.attribute_names[number] for number in chosen], by_level)
         explained.append(
             Explained(
                 subject,
                 visible(images[row], model.config.benchmark.images),
-                ranked(row, decision.best),
-                ranked(row, decision.runner_up),
+                ranked(row, first),
+                ranked(row, second),
                 tuple(reasons),
                 float(totals.sum() - totals[chosen].sum()),
-                decision.handicap,
+                model.gamma * (float(model.seen[second]) - float(model.seen[first])),
                 tuple(maps(level, row, chosen) for level in views),
             )
         )

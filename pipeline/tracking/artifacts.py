@@ -79,7 +79,8 @@ def _write_curve(target: Path, evaluation: Evaluation) -> None:
     axes = figure.add_subplot()
     axes.plot(curve.unseen, curve.seen, color="tab:blue")
     result = evaluation.result
-    axes.plot(result.u, result.s, "o", color="tab:orange", label=f"H {result.h:.3f} at γ = {result.gamma:.3g}")
+    label = f"H {result.gzsl_h:.3f} at γ = {result.gamma:.3g}"
+    axes.plot(result.gzsl_u, result.gzsl_s, "o", color="tab:orange", label=label)
     best = int(curve.harmonic.argmax())
     oracle = f"H* {curve.best_harmonic:.3f} (oracle)"
     axes.plot(curve.unseen[best], curve.seen[best], "x", color="tab:red", label=oracle)

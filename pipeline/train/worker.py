@@ -259,7 +259,7 @@ def fit_on_split(
     train, evaluation = pooled_features(spec, data, device, progress)
     targets = seen_targets(data.train, data.classes).numpy()
     attributes = data.classes.attributes[data.classes.seen_ids]
-    problem = prepare_eszsl(train, targets, attributes)
+    solve = prepare_eszsl(train, targets, attributes)
 
     def candidates() -> Iterator[tuple[Evaluation, float, float]]:
         chosen = spec.calibration.eszsl_log10 if spec.calibration else None
@@ -267,7 +267,7 @@ def fit_on_split(
         if spec.split == "tune":
             tried = itertools.product(model.log10_gamma, model.log10_lambda)
         for gamma, lam in tried:
-            mapping = problem.solve(gamma=10.0**gamma, lambda_=10.0**lam)
+            mapping = solve(10.0**gamma, 10.0**lam)
             scores = eszsl_scores(evaluation, mapping, data.classes.attributes)
             yield evaluate_split(data, scores, spec.gamma), gamma, lam
 

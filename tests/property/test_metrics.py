@@ -71,9 +71,9 @@ def test_result_of_a_case_worked_by_hand():
     seen_scores = np.array([[5, 4, 0, 0, 0], [0, 0, 5, 2, 0]], dtype=np.float32)
     unseen_scores = np.array([[1, 2, 0, 0, 0], [4, 2, 0, 1, 0]], dtype=np.float32)
     result = zsl_result(seen_scores, np.array([0, 2]), unseen_scores, np.array([1, 1]), SEEN, gamma=0.0)
-    assert (result.t1, result.u, result.s) == (1.0, 0.5, 1.0)
-    assert result.h == pytest.approx(2 / 3)
-    assert result.h_oracle == pytest.approx(2 / 3)
+    assert (result.zsl_t1, result.gzsl_u, result.gzsl_s) == (1.0, 0.5, 1.0)
+    assert result.gzsl_h == pytest.approx(2 / 3)
+    assert result.gzsl_h_oracle == pytest.approx(2 / 3)
     # Points (U, S): (0, 1), (.5, 1), (.5, .5), (1, .5), (1, 0).
     assert result.ausuc == pytest.approx(0.5 * 1 + 0.5 * 0.5)
 
@@ -84,7 +84,7 @@ def test_zeros_and_missing_images_give_zero_not_nan():
     np.testing.assert_array_equal(accuracy, [1.0, 0.0, np.nan])
     none, labels = np.zeros((0, 5), dtype=np.float32), np.zeros(0, dtype=np.int64)
     result = zsl_result(none, labels, np.ones((2, 5), dtype=np.float32), np.array([1, 3]), SEEN)
-    assert result.s == 0 and result.h == 0 and result.ausuc == 0
+    assert result.gzsl_s == 0 and result.gzsl_h == 0 and result.ausuc == 0
     curve = SeenUnseenCurve(np.array([-np.inf]), np.array([0.0]), np.array([0.5]))
     assert curve.best_gamma == 0.0 and curve.at(3.0) == (0.0, 0.5, 0.0)
 
@@ -100,6 +100,6 @@ def test_the_mapping_of_eszsl_is_the_closed_form(seed, log10_gamma, log10_lambda
     left = np.linalg.inv(x.T @ x + gamma * np.eye(7))
     right = np.linalg.inv(a.T @ a + lambda_ * np.eye(4))
     expected = left @ x.T @ y @ a @ right
-    found = prepare_eszsl(x, labels, a).solve(gamma, lambda_)
+    found = prepare_eszsl(x, labels, a)(gamma, lambda_)
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-8 * np.abs(expected).max())
     np.testing.assert_allclose(eszsl_scores(x, found, a), x @ found @ a.T)

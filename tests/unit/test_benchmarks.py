@@ -11,9 +11,10 @@ import torch
 
 from benchmarks import eval as evaluation
 from benchmarks import measure, step
+from mgmrn.data.published import PublishedSplits
 from tests.tiny import write_benchmark
 
-TINY_TEST = evaluation.Size(30, 20, 5, 3, 7)
+TINY_TEST = PublishedSplits(attributes=7, seen=5, unseen=3, trainval=0, test_seen=30, test_unseen=20, digest="")
 CHANGES = ["benchmark.images.size=32", "sampling.batch=4", "model.width=8", "model.regions.reduced_width=8"]
 CHANGES += ["model.granularity.group_norm_groups=4", "model.decoder.attention_width=8"]
 SMALL = ("synthetic", "--data-root", "data", "--rounds", "1", *(w for change in CHANGES for w in ("--set", change)))
@@ -42,7 +43,7 @@ def test_step_and_eval(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     found = {one["name"]: one["median"] for one in answer["results"]}
     faster = pytest.approx(found["joint: images"] / found["reference: images"])
     assert answer["ratios"] == {"joint / reference, images/s": faster, "joint / reference, peak memory": 0.5}
-    monkeypatch.setattr(evaluation, "SIZES", {"CUB": TINY_TEST})
+    monkeypatch.setattr(evaluation, "PUBLISHED", {"CUB": TINY_TEST})
     ratios = printed("eval", ("--rounds", "1"), monkeypatch, capsys)["ratios"]
     assert ratios["CUB largest difference of scores"] < 1e-4
     assert abs(ratios["CUB AUSUC exact − sweep"]) < 1e-3

@@ -32,10 +32,10 @@ def test_blank_maps_stay_finite() -> None:
     torch.manual_seed(0)
     unit = build_regions(C, RegionConfig(mode="regions", count=K, reduced_width=16)).apply(init_weights)
     x = torch.zeros(2, C, 3, 3, requires_grad=True)
-    out = unit(x)
-    regularisers = occupancy_loss(occupancy(out.regions.assignment)) + decorrelation(out.regions.descriptors).sum()
-    (out.features.sum() + regularisers).backward()
-    values: list[Tensor] = [out.features, x.grad, *(p.grad for p in unit.parameters() if p.grad is not None)]
+    features, regions = unit(x)
+    regularisers = occupancy_loss(occupancy(regions.assignment)) + decorrelation(regions.descriptors).sum()
+    (features.sum() + regularisers).backward()
+    values: list[Tensor] = [features, x.grad, *(p.grad for p in unit.parameters() if p.grad is not None)]
     assert all(torch.isfinite(value).all() for value in values)
 
 

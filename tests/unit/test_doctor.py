@@ -143,11 +143,6 @@ def test_nonsense_is_a_finding_not_an_exception(tmp_path, nonsense):
         changed(file, **whole)(tmp_path)
 
 
-def test_an_absent_data_root_and_a_sample(tmp_path):
+def test_an_absent_data_root(tmp_path):
     (finding,) = verify(tmp_path / "nowhere", CONFIG)
     assert (finding.level, finding.check) == ("error", "data root")
-    told = []
-    write_benchmark(tmp_path)
-    findings = verify(tmp_path, CONFIG, sample=7, threads=2, progress=lambda done, total: told.append((done, total)))
-    assert told == [(i, 7) for i in range(1, 8)]
-    assert said(findings, "ok", "pictures", f"7 of {IMAGES} decoded")

@@ -42,7 +42,7 @@ def test_every_byte_follows_from_the_options(root: Path, tmp_path: Path) -> None
 
 def test_the_doctor_finds_no_fault_and_the_splits_have_the_documented_numbers_of_classes(root: Path) -> None:
     config = BenchmarkConfig(name="SYN")
-    assert [one for one in verify(root, config, threads=1) if one.level == "error"] == []
+    assert [one for one in verify(root, config) if one.level == "error"] == []
     benchmark = load_benchmark(root, config)
     assert [len(set(benchmark.labels[benchmark.lists[name]])) for name in LISTS] == [30, 24, 6, 30, 10]
     assert list(benchmark.class_names) != sorted(benchmark.class_names), "columns are not in the order of the folders"
@@ -111,11 +111,8 @@ def test_made_once_and_never_over_other_files(root: Path, tmp_path: Path) -> Non
         make_synthetic(tmp_path, per_class=PER_CLASS, size=SIZE)
 
 
-def test_failures_and_wrong_options_leave_nothing_behind(tmp_path: Path) -> None:
+def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
     interrupt = Mock(side_effect=KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         make_synthetic(tmp_path / "root", per_class=PER_CLASS, size=SIZE, progress=interrupt)
-    for option in ({"per_class": 4}, {"size": 16}, {"seed": -1}):
-        with pytest.raises(UserError, match=next(iter(option))):
-            make_synthetic(tmp_path / "root", **({"per_class": PER_CLASS, "size": SIZE} | option))
     assert not list(tmp_path.iterdir())
