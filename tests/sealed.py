@@ -179,7 +179,7 @@ REFUSED: dict[str, Callable[[Path], Any]] = {
     "draw_the_synthetic_benchmark": lambda folder: make_synthetic(folder / "synthetic", per_class=5, size=32),
     "classes_of_the_synthetic_benchmark": lambda folder: creature_classes(0),
     "evaluation_of_a_final_run": lambda folder: load_evaluation(folder / "final" / "evaluation.npz"),
-    "result_of_a_final_run": lambda folder: Fitted.from_checkpoint(folder / "final", {"epoch": 1}),
+    "result_of_a_final_run": lambda folder: Fitted.from_checkpoint(StoragePath(str(folder / "final")), {"epoch": 1}),
     "model_of_a_final_run": lambda folder: load_model(folder / "final" / "model.pt"),
     "state_of_that_model": lambda folder: load_state(folder / "final" / "model.pt"),
     "caches_of_both_splits": lambda folder: build_caches(CONFIG, folder / "data", folder / "cache", lambda said: None),
