@@ -12,6 +12,7 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from pipeline.tracking.connection import PASSWORD_VARIABLE
+from pipeline.tracking.environment import ENVIRONMENT_TAG
 from pipeline.tracking.store import MODEL_TAG
 from tests.cluster.tracking import TrackingServer, tracking_server
 from tests.ray.command import Answer, Place, a_place, wait_until
@@ -89,7 +90,9 @@ def test_training_goes_on_while_the_server_is_away_and_the_next_command_has_ever
             assert_epochs_are_logged_once(client, run, epochs, "train/total", "train/lr")
             figures = {key: value for key, value in printed["metrics"].items() if key.startswith("test/")}
             assert figures.items() <= run.data.metrics.items()
-            assert {"config/resolved.yaml", "env/environment.json", "eval/curve.csv"} <= files_of(client, run)
+            assert {"config/resolved.yaml", "eval/curve.csv"} <= files_of(client, run)
+            environment = f"{run.data.tags[ENVIRONMENT_TAG]}/environment.json"
+            assert environment in files_of(client, client.get_run(run.data.tags["mlflow.parentRunId"]))
             assert run.data.params["schedule.epochs"] == str(EPOCHS)
             assert run.info.status == "FINISHED"
             assert (MODEL_TAG in run.data.tags) is (printed["split"] == "final")

@@ -10,6 +10,7 @@ from mlflow.tracking import MlflowClient
 
 from pipeline.config.compose import load_experiment, values_of
 from pipeline.config.yaml_tree import yaml_value
+from pipeline.tracking.environment import ENVIRONMENT_TAG
 from tests.ray.command import Answer, Place, a_place
 from tests.ray.small import write_small
 from tests.ray.tracked import client_of, files_of, runs_of, steps_of
@@ -79,8 +80,15 @@ def test_a_run_is_tracked_with_tags_params_artifacts_and_data_set(protocol: Prot
     names = {name: run.data.tags[f"mgmrn.{name}"] for name in ("variant", "benchmark", "split")}
     assert run.data.params == names | {path: yaml_value(value) for path, value in values_of(config).items()}
     files = files_of(protocol.client, run)
-    assert {"config/resolved.yaml", "env/environment.json"} <= files
-    assert {"eval/curve.csv", "eval/confusion.csv", "eval/per_class.csv", "eval/predictions.csv"} <= files
+    launch = protocol.client.get_run(answer["parent_run_id"])
+    assert f"{tags[ENVIRONMENT_TAG]}/environment.json" in files_of(protocol.client, launch)
+    assert {
+        "config/resolved.yaml",
+        "eval/curve.csv",
+        "eval/confusion.csv",
+        "eval/per_class.csv",
+        "eval/predictions.csv",
+    } <= files
     (data,) = run.inputs.dataset_inputs
     assert data.dataset.name == "TINY"
     assert tags["mgmrn.data_digest"].startswith(data.dataset.digest)
