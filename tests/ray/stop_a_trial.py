@@ -63,7 +63,7 @@ def stop_one(number: int) -> dict[str, Any]:
     composed = load_experiment("small.yaml", [f"schedule.epochs={EPOCHS}"])
     data = load_tune(here / "data", composed.config.benchmark)
     cell = make_cell(composed, number, data, None, f"t{number:03d}")
-    spec = TuneSpec(**dict(cell.spec(here / "data", here / "runs", 1)))
+    spec = TuneSpec(**dict(cell.spec(here / "data", StoragePath(str(here / "runs")), 1)))
     plan = SealedPlan(number=number, runs=(spec,), placement=ALONE)
     director = OneTrial(plan)
     run_trials(cast(Any, director))
