@@ -174,7 +174,9 @@ def test_ray_accepts_the_launchers_file_and_every_host_asks_for_the_token(name: 
 
 
 def check_cloud(name: str, config: dict[str, Any]) -> None:
-    """Check that the head computes nothing and that no host is reachable from the internet."""
+    """Check that the head computes nothing, that every host has the data sets and that none is reachable from the internet."""
+    assert any("://BUCKET/data /shared/data" in command for command in config["initialization_commands"])
+    assert "--volume=/shared/data:/shared/data:ro" in config["docker"]["run_options"]
     types = config["available_node_types"]
     assert types["head"]["resources"] == {"CPU": 0} and types["gpu"]["resources"]["GPU"] == 8
     assert sum(one["max_workers"] for one in types.values()) == config["max_workers"]
