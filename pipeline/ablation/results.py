@@ -1,6 +1,7 @@
 """Results: comparisons of a grid's variants or of single runs, and what a grid's parent run holds."""
 
 import json
+import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -55,7 +56,7 @@ def _cells_table(cells: Sequence[PlannedCell], split: str) -> pd.DataFrame:
                 "reason": one.reason,
                 "run_id": one.evaluated.run_id if one.evaluated else "",
                 "experiment_id": one.evaluated.experiment_id if one.evaluated else "",
-                "seconds": sum(run.seconds or 0.0 for run in runs) if runs else None,
+                "seconds": sum(math.nan if run.seconds is None else run.seconds for run in runs) if runs else None,
                 "gpu_seconds": sum(run.gpu_seconds for run in runs) if runs else None,
             }
         )

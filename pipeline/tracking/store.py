@@ -64,7 +64,7 @@ class TrackedRun:
     metrics: Mapping[str, float]
     experiment_id: str = ""
     seconds: float | None = None
-    """Wall-clock seconds from start to end; None for a run that has not ended, or where two clocks contradict each other."""
+    """Wall-clock seconds from start to end; None for a run that has not ended or was resumed, or where two clocks contradict each other."""
 
     @property
     def gpu_seconds(self) -> float:
@@ -376,11 +376,11 @@ class TrackingStore:
 
 def _tracked(run: Run) -> TrackedRun:
     info = run.info
-    seconds = (info.end_time - info.start_time) / 1000 if info.end_time and info.start_time else None
-    if seconds is not None and seconds <= 0:
-        seconds = None  # The clock of the host that ended the run is behind that of the host that started it.
     tags, metrics = dict(run.data.tags), dict(run.data.metrics)
-    return TrackedRun(info.run_id, info.run_name or "", info.status, tags, metrics, str(info.experiment_id), seconds)
+    seconds = (info.end_time - info.start_time) / 1000 if info.end_time and info.start_time else 0.0
+    # A resumed run had a pause. It is negative where the clock of the host that ended the run is behind that of the host that started it.
+    known = seconds if seconds > 0 and tags.get("mgmrn.attempt", "1") == "1" else None
+    return TrackedRun(info.run_id, info.run_name or "", info.status, tags, metrics, str(info.experiment_id), known)
 
 
 def files_beside(uri: str) -> str:

@@ -104,6 +104,7 @@ def test_a_failed_run_is_resumed_as_the_same_run_and_found_when_it_is_finished(s
     store.finish(run_id, "FINISHED", "all epochs")
     found = store.find_finished("h1", "tune")
     assert found is not None and (found.run_id, found.tags["mgmrn.stop_reason"]) == (run_id, "all epochs")
+    assert found.seconds is None, "the pause is no time of the run"
     assert store.find_finished("h1", "final") is store.find_finished("h2", "tune") is None
     assert store.find_resumable("h1", "tune") is None
 
