@@ -58,7 +58,9 @@ class GridProgress:
             score = "  ".join(f"{name} {value:.3f}" for name, value in figures.items() if value is not None)
             self._bars.update(bar, completed=step, total=metrics["epochs"], score=score)
             if step == metrics["epochs"]:
-                self.say(f"{cell.label}: {score}; {self._end(cell, done=int(cell.split == self._last), failed=0)}")
+                # On `tune` the run counts with its best epoch, which may be an earlier one.
+                which = "last epoch " if cell.split == "tune" else ""
+                self.say(f"{cell.label}: {which}{score}; {self._end(cell, done=int(cell.split == self._last), failed=0)}")
 
         return show_epoch
 

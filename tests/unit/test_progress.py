@@ -44,7 +44,7 @@ def run_all(stream: io.StringIO, cells: list[Cell], monkeypatch: pytest.MonkeyPa
 def test_elsewhere_runs_that_begin_and_end_are_lines(cells: list[Cell], monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_all(io.StringIO(), cells, monkeypatch).splitlines() == [
         *(f"{cell.label}: begins" for cell in cells),
-        f"{cells[0].label}: T1 0.500  H 0.250; 0 of 3 cells done, 2 running, 1 an hour, 2 h 30 min left",
+        f"{cells[0].label}: last epoch T1 0.500  H 0.250; 0 of 3 cells done, 2 running, 1 an hour, 2 h 30 min left",
         f"{cells[1].label}: T1 0.500  H 0.250; 1 of 3 cells done, 1 running, 1 an hour, 2 h 00 min left",
         "another line",
     ]
