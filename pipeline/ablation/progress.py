@@ -60,7 +60,8 @@ class GridProgress:
             if step == metrics["epochs"]:
                 # On `tune` the run counts with its best epoch, which may be an earlier one.
                 which = "last epoch " if cell.split == "tune" else ""
-                self.say(f"{cell.label}: {which}{score}; {self._end(cell, done=int(cell.split == self._last), failed=0)}")
+                summary = self._end(cell, done=int(cell.split == self._last), failed=0)
+                self.say(f"{cell.label}: {which}{score}; {summary}")
 
         return show_epoch
 
