@@ -30,7 +30,7 @@ EPOCHS = 10 + round(OUTAGE_SECONDS)
 def command(server: TrackingServer, place: Place) -> tuple[str, ...]:
     place.environment.update(server.environment)
     epochs = ("--set", f"schedule.epochs={EPOCHS}")
-    return ("train", *write_small(place.folder), *long_epochs(5), *epochs, "--tracking-uri", server.uri, "--json")
+    return ("train", *write_small(place.folder), *long_epochs(10), *epochs, "--tracking-uri", server.uri, "--json")
 
 
 def latest_run(client: MlflowClient, split: str) -> Run | None:
