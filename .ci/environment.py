@@ -70,7 +70,7 @@ def installers(python: str) -> Iterator[list[str]]:
     if uv is None and succeeds([*pip, "uv"]):
         uv = str(Path(python).parent / "uv")
     if uv:
-        # Compiled once here, as pip does: where PYTHONDONTWRITEBYTECODE is set, as in many images, every process would compile torch anew.
+        # Compiled once here, as pip does: where PYTHONDONTWRITEBYTECODE is set, as in many images, every process would compile torch again.
         yield [uv, "pip", "install", "-q", "--compile-bytecode", "--python", python]
     yield pip
 

@@ -130,7 +130,7 @@ def _is_silent(beat: StoragePath) -> bool:
 def _stays(beat: StoragePath) -> bool:
     """Whether the count stays for `HEARTBEAT_TIMEOUT_S`, or the file is gone: a driver that has ended has deleted it.
 
-    The time begins anew after a look that took long: a storage that was away from here may have been away from the driver.
+    The time starts again after a look that took long: a storage that was away from here may have been away from the driver.
     """
     first, deadline = beat.read(), time.monotonic() + HEARTBEAT_TIMEOUT_S
     if first is None:

@@ -158,7 +158,7 @@ def _fit_elsewhere(spec: RunSpec, placement: Placement) -> Iterator[dict[str, fl
     # Rank 0 writes this file first: from here on it tells that the ranks have begun.
     spec.placement_file.delete()
     spool, last, is_over = Spool(spec.run_folder), 0, False
-    # Ray's own files tell it of an earlier run of the name, which it would continue; nobody needs them after this one.
+    # Ray's own files tell it of an earlier run of the name, which it would continue. They have no use after this one.
     with tempfile.TemporaryDirectory(prefix="mgmrn-", ignore_cleanup_errors=True) as scratch:
         ended = in_thread(_trainer(spec, placement, scratch).fit, "ray-train")
         try:

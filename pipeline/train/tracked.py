@@ -306,9 +306,8 @@ class ParentRun:
     @contextmanager
     def artifacts(self) -> Iterator[Path]:
         """A folder to be filled, whose files become artifacts of the run."""
-        folder = (
-            self.spool.folder / f"artifacts.{secrets.token_hex(4)}"
-        )  # Those of an earlier launch may not be sent yet.
+        # A folder of its own: that of an earlier launch may not be sent yet.
+        folder = self.spool.folder / f"artifacts.{secrets.token_hex(4)}"
         with folder.filled() as files:
             yield files
         self.spool.append_artifacts(folder)

@@ -1,4 +1,4 @@
-"""Progress of a grid: what it prints where nobody watches a terminal, and what it shows on one."""
+"""Progress of a grid: what it prints without a terminal, and what it shows on one."""
 
 from __future__ import annotations
 
