@@ -3,18 +3,27 @@
 B images, C channels of the stage, H W its grid, D common width, h w coarsest grid, K regions. Region mining first, then
 blocks of Conv3×3 (no bias) → GroupNorm → ReLU with one 2× reduction per step: bilinear before or after the block, or
 the convolution's own stride. A level that needs no reduction has one block without.
+
+Stem, region mining and the first convolution have no non-linearity between them but the assignment, so that the maps
+between them need not be computed. With the stem's P, the assignment q_k and the scattered descriptors u_k = W z_k,
+
+    y_p = P x_p + Σ_k q_k(p) u_k        conv_C(y) = conv_{C P}(x) + Σ_k conv_{C u_k}(q_k)
+
+where C P is one product a batch, and C u_k one vector an image, region and tap. Where P widens a map (C < D), this takes
+less than half of the multiply-adds, and a constant map needs no gradient. A P that narrows is applied first.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from mgmrn.config import GranularityConfig, RegionConfig
-from mgmrn.model.regions import Regions, build_regions
+from mgmrn.model.regions import Regions, ScatteredRegions, build_regions
 
 
 @dataclass(frozen=True)
@@ -35,8 +44,19 @@ class ConvBlock(nn.Module):
         self.conv = nn.Conv2d(channels, width, 3, stride, padding=1, bias=False)
         self.norm = nn.GroupNorm(groups, width)
 
-    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
-        return F.relu(self.norm(self.conv(x)), inplace=True)
+    def forward(
+        self,
+        x: Float[Tensor, "B c H W"],
+        projection: Float[Tensor, "C c"] | None = None,
+        scattered: ScatteredRegions | None = None,
+    ) -> Float[Tensor, "B D h w"]:
+        """The block on x, on P x with a projection, and on that plus the scattered regions."""
+        weight, stride = self.conv.weight, self.conv.stride
+        composed = weight if projection is None else torch.einsum("dcij,ce->deij", weight, projection)
+        y = F.conv2d(x, composed, stride=stride, padding=1)
+        if scattered is not None:
+            y = y + scattered.convolve(weight, stride)
+        return F.relu(self.norm(y), inplace=True)
 
 
 class RegionTokens(nn.Module):
@@ -72,16 +92,22 @@ class GranularityLevel(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> LevelFeatures:
-        features, regions = self.regions(self.stem(x))
+        projection = None
+        if isinstance(self.stem, nn.Conv2d) and self.stem.in_channels < self.stem.out_channels:
+            projection = self.stem.weight.flatten(1)
+        else:
+            x = self.stem(x)
+        x, regions, scattered = self.regions(x, projection)
         for step, block in enumerate(self.blocks):
             halves = step < self.reductions
             if halves and self.reduce == "before":
-                features = halve(features)
-            features = block(features)
+                x, scattered = halve(x), scattered and ScatteredRegions(halve(scattered.assignment), scattered.vectors)
+            x = block(x, projection, scattered)
+            projection = scattered = None
             if halves and self.reduce == "after":
-                features = halve(features)
+                x = halve(x)
         tokens = None if self.region_tokens is None else self.region_tokens(regions.descriptors)
-        return LevelFeatures(features, tokens, regions)
+        return LevelFeatures(x, tokens, regions)
 
 
 def halve(x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:

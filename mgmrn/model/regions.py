@@ -48,6 +48,22 @@ class Regions:
     """z_k; unit vectors."""
 
 
+@dataclass(frozen=True)
+class ScatteredRegions:
+    """The map Σ_k q_k(p) u_k that the mode `regions` adds to a level's, as its factors; float32."""
+
+    assignment: Float[Tensor, "B K H W"]
+    vectors: Float[Tensor, "B K C"]
+    """u_k = W z_k."""
+
+    def convolve(self, weight: Float[Tensor, "D C 3 3"], stride: tuple[int, ...]) -> Float[Tensor, "B D h w"]:
+        """3×3 convolution of the map, padded by one pixel: of each assignment, with the kernel C u_k of its image."""
+        kernels = torch.einsum("bkc,dcij->bdkij", self.vectors, weight)
+        patches = F.unfold(self.assignment, 3, padding=1, stride=stride)
+        sides = [(side - 1) // step + 1 for side, step in zip(self.assignment.shape[2:], stride, strict=True)]
+        return (kernels.flatten(2) @ patches).reshape(*kernels.shape[:2], *sides)
+
+
 class InertRegions(nn.Module):
     """Modes `none` and `released`: the features, divided by K as the released unit in effect does.
 
@@ -62,9 +78,11 @@ class InertRegions(nn.Module):
             self.centres = nn.Parameter(torch.zeros(config.count, channels), requires_grad=False)
             self.smoothing = nn.Parameter(torch.zeros(config.count), requires_grad=False)
 
-    def forward(self, x: Float[Tensor, "B C H W"]) -> tuple[Float[Tensor, "B C H W"], None]:
+    def forward(
+        self, x: Float[Tensor, "B c H W"], projection: Float[Tensor, "C c"] | None = None
+    ) -> tuple[Float[Tensor, "B c H W"], None, None]:
         """x/K, or x."""
-        return x / self.divisor if self.divisor > 1 else x, None
+        return x / self.divisor if self.divisor > 1 else x, None, None
 
 
 class RegionMining(nn.Module):
@@ -78,10 +96,15 @@ class RegionMining(nn.Module):
         self.log_temperature = nn.Parameter(torch.full((config.count,), math.log(INITIAL_TEMPERATURE)))
         self.scatter = nn.Linear(self.width, channels, bias=False) if config.mode == "regions" else None
 
-    def forward(self, x: Float[Tensor, "B C H W"]) -> tuple[Float[Tensor, "B C H W"], Regions]:
-        """Features with descriptors scattered back (`regions`), or unchanged (`tokens`); float32 inside autocast."""
+    def forward(
+        self, x: Float[Tensor, "B c H W"], projection: Float[Tensor, "C c"] | None = None
+    ) -> tuple[Float[Tensor, "B c H W"], Regions, ScatteredRegions | None]:
+        """x unchanged, the regions of P x, or of x without a projection P, and what is to be added (`regions`).
+
+        float32 inside autocast.
+        """
         height, width = x.shape[-2:]
-        reduced = self.reduce(x)
+        reduced = self._reduced(x, projection)
         with torch.autocast(x.device.type, enabled=False):
             pixels = F.normalize(reduced.float().flatten(2), dim=1)
             centres = F.normalize(self.centres, dim=1)
@@ -94,11 +117,17 @@ class RegionMining(nn.Module):
             descriptors = F.normalize(mean - centres, dim=2)
             regions = Regions(assignment.reshape(*assignment.shape[:2], height, width), descriptors)
             if self.scatter is None:
-                return x, regions
-            # W is applied to K vectors an image, not to N pixels.
-            values = self.scatter(descriptors)
-            scattered = torch.baddbmm(x.float().flatten(2).mT, assignment.mT, values)
-        return scattered.mT.reshape(x.shape), regions
+                return x, regions, None
+            return x, regions, ScatteredRegions(regions.assignment, self.scatter(descriptors))
+
+    def _reduced(
+        self, x: Float[Tensor, "B c H W"], projection: Float[Tensor, "C c"] | None
+    ) -> Float[Tensor, "B R H W"]:
+        """The pixels of P x in the space in which they are grouped; P x itself is not computed."""
+        if projection is None:
+            return self.reduce(x)
+        weight = projection if isinstance(self.reduce, nn.Identity) else self.reduce.weight.flatten(1) @ projection
+        return F.conv2d(x, weight[:, :, None, None])
 
 
 def build_regions(channels: int, config: RegionConfig) -> InertRegions | RegionMining:

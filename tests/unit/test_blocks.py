@@ -32,7 +32,8 @@ def test_blank_maps_stay_finite() -> None:
     torch.manual_seed(0)
     unit = build_regions(C, RegionConfig(mode="regions", count=K, reduced_width=16)).apply(init_weights)
     x = torch.zeros(2, C, 3, 3, requires_grad=True)
-    features, regions = unit(x)
+    _, regions, scattered = unit(x)
+    features = scattered.convolve(torch.ones(1, C, 3, 3), (1, 1))
     regularisers = occupancy_loss(occupancy(regions.assignment)) + decorrelation(regions.descriptors).sum()
     (features.sum() + regularisers).backward()
     values: list[Tensor] = [features, x.grad, *(p.grad for p in unit.parameters() if p.grad is not None)]
