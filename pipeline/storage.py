@@ -68,11 +68,11 @@ class StoragePath:
     def parse(cls, text: object) -> Self:
         """Storage that a user names. Raises `UserError` for another kind of address, or one with credentials or options."""
         address = str(text)
-        if "://" not in address:
+        if "://" not in address and address.strip():
             return cls(os.path.expanduser(address))
         if not BUCKET.fullmatch(address):
             hint = "give a folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX; endpoint and credentials belong in the environment"
-            raise UserError(f"{redact(address)} names no storage", "--storage", hint)
+            raise UserError(f"{redact(address).strip() or 'an empty address'} names no storage", "--storage", hint)
         return cls(address.rstrip("/"))
 
     def __truediv__(self, name: str) -> Self:

@@ -7,12 +7,13 @@ import json
 import re
 import tempfile
 import zipfile
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
-from itertools import chain
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mgmrn.errors import UserError
 from pipeline.config.identity import REPOSITORY
@@ -161,24 +162,25 @@ class TrackingStore:
 
     def search(self, wanted: str, experiments: Iterable[str], most: int | None = None) -> list[TrackedRun]:
         """`own_runs` of experiments by their ids: all, or the latest ones up to a number."""
-        found: list[TrackedRun] = []
         # An experiment that a verb that reads does not find has no id.
-        places, order, token = [one for one in experiments if one], ["attributes.start_time DESC"], None
-        while places:
-            with translated(self.uri):
-                page = self.client.search_runs(
-                    places, wanted, max_results=most or PAGE, order_by=order, page_token=token
-                )
-            found += map(_tracked, page)
-            if most or not (token := page.token):
-                break
-        return found
+        places, order = [one for one in experiments if one], ["attributes.start_time DESC"]
+        if not places:
+            return []
+
+        def page(token: str | None) -> Any:
+            return self.client.search_runs(places, wanted, max_results=most or PAGE, order_by=order, page_token=token)
+
+        with translated(self.uri):
+            return [_tracked(run) for run in islice(_paged(page), most)]
 
     def experiments(self, *patterns: str) -> list[Experiment]:
         """Experiments whose name matches one of the patterns with SQL's wildcards."""
+
+        def page(like: str, token: str | None) -> Any:
+            return self.client.search_experiments(filter_string=f"name LIKE '{like}'", page_token=token)
+
         with translated(self.uri):
-            found = [self.client.search_experiments(filter_string=f"name LIKE '{like}'") for like in patterns]
-        return list(chain.from_iterable(found))
+            return [one for like in patterns for one in _paged(partial(page, like))]
 
     def state_of(self, run_id: str) -> RunState:
         """Whether the store has a run, its user has deleted it, or the store does not know the id."""
@@ -372,6 +374,15 @@ class TrackingStore:
     def _of_config(self, config_hash: str, split: str) -> list[TrackedRun]:
         wanted = f"tags.`mgmrn.config_hash` = '{config_hash}' and tags.`mgmrn.split` = '{split}'"
         return self.own_runs(f"{wanted} and tags.`mgmrn.kind` != 'link'")
+
+
+def _paged(page_of: Callable[[str | None], Any]) -> Iterator[Any]:
+    """What the pages of a search hold; a page is asked for when it is reached."""
+    page = page_of(None)
+    yield from page
+    while page.token:
+        page = page_of(page.token)
+        yield from page
 
 
 def _tracked(run: Run) -> TrackedRun:

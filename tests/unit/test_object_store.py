@@ -25,6 +25,7 @@ FULL = "the storage folder s3://runs-of-tests/full is full (make room there; the
         ("s3://bucket/runs?endpoint_override=127.0.0.1", "names no storage"),
         ("https://host/runs", "names no storage"),
         ("s3://", "names no storage"),
+        (" ", "names no storage"),
     ],
 )
 def test_what_is_no_address_of_a_storage(address: str, reason: str) -> None:

@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +226,14 @@ def test_refusals_are_one_sentence_without_the_password(monkeypatch: pytest.Monk
     asks = pytest.raises(TrackingError, match=f"asks for credentials .*{PASSWORD_VARIABLE}")
     with asks, translated("http://127.0.0.1:5000"):
         raise MlflowException("?", UNAUTHENTICATED)
+
+
+def test_experiments_of_all_pages_are_found(store: TrackingStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = {f"mgmrn/ablation/{number}" for number in range(5)}
+    for name in wanted:
+        store.client.create_experiment(name)
+    monkeypatch.setattr(store.client, "search_experiments", partial(store.client.search_experiments, max_results=2))
+    assert {one.name for one in store.experiments("mgmrn/ablation/%")} == wanted
 
 
 READERS = ["compare demo", f"compare {'0' * 32}", "report demo", "ui --links"]
