@@ -10,7 +10,7 @@ setup:
 demo: setup
 	@$(RUN) -m pipeline demo
 
-# Bytecode of tests is kept: where PYTHONDONTWRITEBYTECODE is set, as in many images, every process would compile them anew.
+# Bytecode of tests is kept: where PYTHONDONTWRITEBYTECODE is set, as in many images, every process would compile them again.
 test: export PYTHONDONTWRITEBYTECODE =
 test: setup
 	$(RUN) -m pytest -n auto --dist loadfile -m "not ray and not cluster and not browser and not real and not heavy and not long"

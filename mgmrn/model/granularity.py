@@ -5,17 +5,18 @@ blocks of Conv3×3 (no bias) → GroupNorm → ReLU with one 2× reduction per s
 the convolution's own stride. A level that needs no reduction has one block without.
 
 Stem, region mining and the first convolution have no non-linearity between them but the assignment, so that the maps
-between them need not be computed. With the stem's P, the assignment q_k and the scattered descriptors u_k = W z_k,
+between them need not be computed. With the stem's P, the first convolution's weights V, the assignment q_k and the
+scattered descriptors u_k = W z_k,
 
-    y_p = P x_p + Σ_k q_k(p) u_k        conv_C(y) = conv_{C P}(x) + Σ_k conv_{C u_k}(q_k)
+    y_p = P x_p + Σ_k q_k(p) u_k        conv_V(y) = conv_{V P}(x) + Σ_k conv_{V u_k}(q_k)
 
-where C P is one product a batch, and C u_k one vector an image, region and tap. Where P widens a map (C < D), this takes
-less than half of the multiply-adds, and a constant map needs no gradient. A P that narrows is applied first.
+where V P is one product a batch, and V u_k one vector an image, region and tap. Where P widens a map (C < D), the
+convolution reads C channels in place of D, and a constant map needs no gradient. A P that narrows is applied first.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -101,7 +102,8 @@ class GranularityLevel(nn.Module):
         for step, block in enumerate(self.blocks):
             halves = step < self.reductions
             if halves and self.reduce == "before":
-                x, scattered = halve(x), scattered and ScatteredRegions(halve(scattered.assignment), scattered.vectors)
+                x = halve(x)
+                scattered = scattered and replace(scattered, assignment=halve(scattered.assignment))
             x = block(x, projection, scattered)
             projection = scattered = None
             if halves and self.reduce == "after":

@@ -57,7 +57,7 @@ class ScatteredRegions:
     """u_k = W z_k."""
 
     def convolve(self, weight: Float[Tensor, "D C 3 3"], stride: tuple[int, ...]) -> Float[Tensor, "B D h w"]:
-        """3×3 convolution of the map, padded by one pixel: of each assignment, with the kernel C u_k of its image."""
+        """3×3 convolution of the map, padded by one pixel: of each assignment, with the kernel V u_k of its image."""
         kernels = torch.einsum("bkc,dcij->bdkij", self.vectors, weight)
         patches = F.unfold(self.assignment, 3, padding=1, stride=stride)
         sides = [(side - 1) // step + 1 for side, step in zip(self.assignment.shape[2:], stride, strict=True)]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -166,21 +166,15 @@ class TrackingStore:
         places, order = [one for one in experiments if one], ["attributes.start_time DESC"]
         if not places:
             return []
-
-        def page(token: str | None) -> Any:
-            return self.client.search_runs(places, wanted, max_results=most or PAGE, order_by=order, page_token=token)
-
+        asked = partial(self.client.search_runs, places, wanted, max_results=most or PAGE, order_by=order)
         with translated(self.uri):
-            return [_tracked(run) for run in islice(_paged(page), most)]
+            return [_tracked(run) for run in islice(_paged(asked), most)]
 
     def experiments(self, *patterns: str) -> list[Experiment]:
         """Experiments whose name matches one of the patterns with SQL's wildcards."""
-
-        def page(like: str, token: str | None) -> Any:
-            return self.client.search_experiments(filter_string=f"name LIKE '{like}'", page_token=token)
-
+        asked = [partial(self.client.search_experiments, filter_string=f"name LIKE '{like}'") for like in patterns]
         with translated(self.uri):
-            return [one for like in patterns for one in _paged(partial(page, like))]
+            return list(chain.from_iterable(map(_paged, asked)))
 
     def state_of(self, run_id: str) -> RunState:
         """Whether the store has a run, its user has deleted it, or the store does not know the id."""
@@ -376,12 +370,12 @@ class TrackingStore:
         return self.own_runs(f"{wanted} and tags.`mgmrn.kind` != 'link'")
 
 
-def _paged(page_of: Callable[[str | None], Any]) -> Iterator[Any]:
-    """What the pages of a search hold; a page is asked for when it is reached."""
-    page = page_of(None)
+def _paged(search: Callable[..., Any]) -> Iterator[Any]:
+    """What the pages of a search of MLflow's client hold; a page is asked for when it is reached."""
+    page = search()
     yield from page
     while page.token:
-        page = page_of(page.token)
+        page = search(page_token=page.token)
         yield from page
 
 
