@@ -266,8 +266,9 @@ class ScheduleConfig(Frozen):
     """`step`: factor of a drop."""
     warmup_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """`one-cycle`: share of the steps in which the rate rises."""
-    precision: Literal["auto", "float32"] = "auto"
-    """`auto`: bfloat16 autocast on devices with native support; norms and the softmax of regions stay float32."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto`: bfloat16 autocast on GPUs that compute it natively, float32 elsewhere; `bfloat16`: autocast on any device, CPUs
+    included. Norms, the softmax of regions and losses stay float32."""
     compile: Compile = False
     """`true`: torch.compile, on a GPU with CUDA graphs; `graphs`: CUDA graphs alone, of heads on cached features;
     `auto`: on a GPU, whichever of these or none takes the least time for the steps that are left."""

@@ -43,10 +43,10 @@ def usual_device() -> torch.device:
 
 
 def autocast(device: torch.device, schedule: ScheduleConfig) -> AbstractContextManager[object]:
-    """bfloat16 autocast where `precision` is `auto` and the GPU computes it natively; otherwise a null context."""
-    wanted = schedule.precision == "auto" and device.type == "cuda"
-    native = wanted and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.autocast("cuda", dtype=torch.bfloat16) if native else nullcontext()
+    """bfloat16 autocast where `precision` asks for it, or is `auto` and the GPU computes it natively; otherwise a null context."""
+    native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    wanted = schedule.precision == "bfloat16" or (schedule.precision == "auto" and native)
+    return torch.autocast(device.type, dtype=torch.bfloat16) if wanted else nullcontext()
 
 
 def choose_passes(choice: Compile, steps: int, device: torch.device, *, on_maps: bool, ranks: int) -> Passes:

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from mgmrn import device as devices
-from mgmrn.device import ON_MAPS, ON_PICTURES, cheapest, choose_passes, compile_passes
+from mgmrn.config import ScheduleConfig
+from mgmrn.device import ON_MAPS, ON_PICTURES, autocast, cheapest, choose_passes, compile_passes
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
 ALL = {"plain", "graphs", "compiled"}
@@ -30,6 +31,16 @@ ALL = {"plain", "graphs", "compiled"}
 )
 def test_the_way_that_takes_the_least_time(steps, costs, offered, expected):
     assert cheapest(costs, offered, steps) == expected
+
+
+@pytest.mark.parametrize(
+    ("precision", "expected"),
+    [("auto", torch.float32), ("float32", torch.float32), ("bfloat16", torch.bfloat16)],
+)
+def test_precision_of_products_on_a_cpu(precision, expected):
+    matrix = torch.eye(2)
+    with autocast(CPU, ScheduleConfig(precision=precision)):
+        assert (matrix @ matrix).dtype == expected
 
 
 MANY = 10**6
