@@ -86,7 +86,8 @@ def test_pages_have_commands_and_configs_that_are_right(readers_folder: Path, mo
     assert len(files) >= 4
     for file in files:
         text = file.read_text()
-        kind = "search" if "\nspace:" in text else "ablation" if "\nvariants:" in text else "experiment"
+        search, ablation = "\nspace:|extends: search/", "\nvariants:|extends: ablation/"
+        kind = "search" if re.search(search, text) else "ablation" if re.search(ablation, text) else "experiment"
         SETTINGS[kind](str(file))
 
 
