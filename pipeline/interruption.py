@@ -54,7 +54,10 @@ def unwrapped() -> Iterator[None]:
 
 @contextmanager
 def kept_handlers() -> Iterator[None]:
-    """Restores the handlers of these signals after a block that ends without an error: `ray.init` takes SIGTERM for itself."""
+    """Restores the handlers of these signals after a block that ends without an error.
+
+    `ray.init` takes SIGTERM for itself, and `ray.shutdown` removes its handler in C, where `signal.getsignal` does not see that.
+    """
     before = _handlers()
     yield
     _restore(before)

@@ -89,7 +89,8 @@ def ray_session(address: str | None) -> Iterator[tuple[Host, ...]]:
             with redirect_stdout(sys.stderr):
                 yield _hosts()
         finally:
-            ray.shutdown()
+            with kept_handlers():
+                ray.shutdown()
             if local:
                 os.environ.pop("RAY_ADDRESS", None)
 

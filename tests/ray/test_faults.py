@@ -1,6 +1,8 @@
 """Faults of a run: a killed worker, a killed driver, signals, and failures that no retry can mend."""
 
 import signal
+import subprocess
+import sys
 
 import psutil
 import pytest
@@ -14,6 +16,19 @@ pytestmark = pytest.mark.ray
 
 EPOCHS = 4
 KEYS = ("train/total", "train/lr", "val/ausuc", "perf/epoch_s")
+
+SIGTERM_AFTER_RAY = """\
+import os, signal
+from pipeline.interruption import Interruption, raised_signals
+from pipeline.train.cluster import ray_session
+try:
+    with raised_signals():
+        with ray_session(None):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+except Interruption as interruption:
+    raise SystemExit(interruption.exit_code)
+"""
 
 
 @pytest.fixture
@@ -80,6 +95,12 @@ def test_the_same_command_goes_on_after_the_driver_was_killed_and_the_folder_mov
     assert parent.info.status == "FINISHED"
     assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert "eval/curve.csv" in files_of(client, run) and not old.exists()
+
+
+def test_sigterm_is_answered_after_ray_has_ended(place: Place) -> None:
+    command = [sys.executable, "-c", SIGTERM_AFTER_RAY]
+    ended = subprocess.run(command, cwd=place.folder, env=place.environment, stdin=subprocess.DEVNULL, timeout=300)
+    assert ended.returncode == 128 + signal.SIGTERM, "the process ended by the signal itself"
 
 
 @pytest.mark.long

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
 
 from tests.ray.command import Place, wait_until
 from tests.ray.small import long_epochs, write_small
@@ -48,6 +50,15 @@ def epochs_noted(place: Place) -> int:
     return sum(path.read_text().count('"kind": "metrics"') for path in files)
 
 
+def runs_of(client: MlflowClient) -> list[Run]:
+    """Runs of all experiments."""
+    return list(client.search_runs([one.experiment_id for one in client.search_experiments()]))
+
+
+def are_finished(runs: list[Run]) -> bool:
+    return {run.info.status for run in runs} == {"FINISHED"}
+
+
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("number", range(10))
 def test_a_command_that_is_killed_three_times_comes_to_the_same_end(place: Place, number: int) -> None:
@@ -68,7 +79,10 @@ def test_a_command_that_is_killed_three_times_comes_to_the_same_end(place: Place
         running.process.send_signal(number_of_signal)
         answer = running.answer(timeout=120)
         killed.append(f"{number_of_signal.name} after {wait:.1f} s → {answer.code}")
-        assert answer.code in (-signal.SIGKILL, 128 + number_of_signal, 0)
+        assert answer.code in (-signal.SIGKILL, 128 + number_of_signal, 0) or (
+            # All runs are done, and Ray shuts down: for about a second nothing catches SIGTERM.
+            answer.code == -signal.SIGTERM and are_finished(runs_of(client_of(place)))
+        )
         psutil.wait_procs(place.processes(), timeout=60)
         assert not place.processes(), f"{killed[-1]}: {[process.cmdline() for process in place.processes()]}"
     answer = place.run(*command, timeout=900)
@@ -77,8 +91,8 @@ def test_a_command_that_is_killed_three_times_comes_to_the_same_end(place: Place
     assert "Traceback" not in answer.err
 
     client = client_of(place)
-    runs = client.search_runs([one.experiment_id for one in client.search_experiments()])
-    assert {run.info.status for run in runs} == {"FINISHED"}
+    runs = runs_of(client)
+    assert are_finished(runs)
     for run in runs:
         steps = steps_of(client, run)
         assert all(sorted(set(found)) == sorted(found) for found in steps.values()), run.info.run_name
