@@ -34,7 +34,9 @@ def server() -> Iterator[TrackingServer]:
 
 
 @pytest.fixture
-def allowed(server: TrackingServer, monkeypatch: pytest.MonkeyPatch) -> TrackingServer:
+def allowed(server: TrackingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrackingServer:
+    """The server for a client in `tmp_path`, where MLflow puts the artifacts of a database that it opens itself."""
+    monkeypatch.chdir(tmp_path)
     for name, value in (server.environment | server.database_environment).items():
         monkeypatch.setenv(name, value)
     return server
@@ -101,10 +103,7 @@ def test_the_database_itself_serves_as_tracking_store_and_as_study_storage(allow
 
 
 @pytest.mark.parametrize("place", ["database", "server"])
-def test_what_prune_names_goes_from_any_store(
-    place: str, allowed: TrackingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: Any
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_what_prune_names_goes_from_any_store(place: str, allowed: TrackingServer, tmp_path: Path, asked: Any) -> None:
     uri = allowed.uri if place == "server" else allowed.database.uri(RUNS)
     world = leftovers.make_world(TrackingStore.connect(uri, f"mgmrn/{place}"), tmp_path)
     runs, files = world.active, world.files
