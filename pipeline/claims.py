@@ -70,6 +70,17 @@ def taken(folders: Iterable[StoragePath]) -> Iterator[None]:
         yield
 
 
+def drop_dead_claims(storage: StoragePath) -> None:
+    """Deletes the claims in a storage that dead drivers of this host left.
+
+    `take` deletes those of its folder alone, and nobody takes the folder of a run that had finished when its driver was killed.
+    """
+    for name in (storage / FOLDER).names():
+        holder = Driver.parse(((storage / FOLDER / name).read() or b"").decode())
+        if holder and holder.is_local and holder.is_dead:
+            (storage / FOLDER / name).delete()
+
+
 def living_holder(folder: StoragePath) -> str | None:
     """Tag of another, living driver that holds the folder; None where there is none."""
     return next(iter(_living(folder).values()), None)

@@ -60,13 +60,18 @@ class Driver:
         return f"{self.host}:{self.pid}:{self.start:.2f}" + (f":{self.beat}" if self.beat else "")
 
     @property
+    def is_local(self) -> bool:
+        """Whether the driver runs, or ran, on this host."""
+        return self.host == socket.gethostname()
+
+    @property
     def is_this_process(self) -> bool:
-        return self.host == socket.gethostname() and self.pid == os.getpid() and not self.is_dead
+        return self.is_local and self.pid == os.getpid() and not self.is_dead
 
     @property
     def is_dead(self) -> bool:
         """Whether the driver has ended; one elsewhere without a readable heartbeat file counts as living."""
-        if self.host == socket.gethostname():
+        if self.is_local:
             return not _runs(self.pid, self.start)
         return self.beat is not None and _is_silent(self.beat)
 

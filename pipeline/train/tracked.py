@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from mgmrn.data.splits import SplitData, evaluation_images
 from pipeline.analysis.runs import FIGURES, HEADLINE, prefix_of
-from pipeline.claims import release, take
+from pipeline.claims import drop_dead_claims, release, take
 from pipeline.config.compose import values_of
 from pipeline.config.yaml_tree import yaml_value
 from pipeline.console import duration, say
@@ -330,6 +330,7 @@ def parent_run(
     """
     left = again or (None if restart else store.find_resumable(key, PARENT_SPLIT))
     store.close_dead_runs(keep=[left.run_id] if left else [])
+    drop_dead_claims(storage)
     origin = {**job_tags(), **origin_tags()}
     all_tags = {**tags, "mgmrn.config_hash": key, "mgmrn.split": PARENT_SPLIT, **origin}
     if left:

@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from pipeline.claims import TakenError, living_holder, release, take, taken
+from pipeline.claims import TakenError, drop_dead_claims, living_holder, release, take, taken
 from pipeline.driver import Driver, _start, driver_tag
 from pipeline.storage import StoragePath
 
@@ -59,6 +59,16 @@ def test_the_claim_of_a_dead_driver_is_replaced(storage: StoragePath) -> None:
     claim(folder, DEAD)
     take(folder)
     assert claims(storage) == [driver_tag()]
+
+
+def test_claims_of_this_hosts_dead_drivers_are_dropped(storage: StoragePath) -> None:
+    """A claim of another host stays: whether its driver lives is not known at once."""
+    staying = [parent_tag(), "elsewhere:1:0.00", "no tag"]
+    for number, tag in enumerate([DEAD, *staying]):
+        claim(storage / f"run{number}.tune", tag)
+    take(storage / "own.tune")
+    drop_dead_claims(storage)
+    assert sorted(claims(storage)) == sorted([*staying, driver_tag()])
 
 
 over = multiprocessing.get_context("fork").Event()

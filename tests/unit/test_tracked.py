@@ -1,5 +1,6 @@
 """Opening of a run while the tracking server is away."""
 
+import socket
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -19,7 +20,7 @@ from pipeline.train import tracked
 from pipeline.train.cell import Cell
 from pipeline.train.messages import Failure
 from pipeline.train.placement import Placement
-from pipeline.train.tracked import Opening, ParentRun, RunTracker, open_run
+from pipeline.train.tracked import Opening, ParentRun, RunTracker, open_run, parent_run
 from pipeline.where import Where
 
 AWAY = TrackingError("the tracking store failed: connection refused", "http://127.0.0.1:5000")
@@ -111,3 +112,11 @@ def test_a_run_that_is_not_wholly_tracked_is_removed_only_where_its_user_deleted
     if deleted:
         store.client.delete_run(run_id)
     assert (open_and_kill().run_id == run_id) is not deleted
+
+
+def test_a_launch_drops_the_claim_that_a_killed_driver_left_on_a_finished_run(store, tmp_path) -> None:
+    storage = StoragePath.parse(tmp_path / "runs")
+    claim = storage / "claims" / "finished.tune~0000"
+    claim.write(f"{socket.gethostname()}:999999999:0.00".encode())
+    with parent_run(store, storage, "key", "launch", {}, []):
+        assert not claim.exists()
