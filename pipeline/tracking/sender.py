@@ -212,13 +212,14 @@ class Sender:
             self._store.finish(self._sent.run_id, *ending)
 
     def _create_run(self) -> None:
-        """Create the run, and note its id before anything else is sent."""
+        """Create the run, unless an earlier attempt did and its id was lost, and note its id before anything else is sent."""
         new = self._spool.new_run()
         assert new is not None, "a spool without a run says how it is created"
         if parent := new.tags.get(PARENT_TAG):
             new = replace(new, tags={**new.tags, PARENT_TAG: self._parents.get(parent, parent)})
-        self._note(replace(self._sent, run_id=self._store.create_run(new), store=self._store.identity))
-        self._is_new = True
+        made = self._store.find_made(new)
+        self._note(replace(self._sent, run_id=made or self._store.create_run(new), store=self._store.identity))
+        self._is_new = made is None
 
     def _note(self, sent: Sent) -> None:
         """Note what was sent, here and beside the spool."""

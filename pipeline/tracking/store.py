@@ -226,6 +226,12 @@ class TrackingStore:
             run = self.client.create_run(self.experiment_id, new.time_ms, tags=dict(new.tags), run_name=new.name)
         return str(run.info.run_id)
 
+    def find_made(self, new: NewRun) -> str | None:
+        """Id of the run that was created from these values, if any: its creator may have been killed before it noted the id."""
+        same_time = self.own_runs(f"attributes.start_time = {new.time_ms}")
+        wanted = new.name, new.tags.get("mgmrn.split")
+        return next((run.run_id for run in same_time if (run.name, run.tags.get("mgmrn.split")) == wanted), None)
+
     def describe_run(self, run_id: str, new: NewRun) -> None:
         """Log a run's params and data sets; repeating it changes nothing."""
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param

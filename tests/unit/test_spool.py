@@ -27,6 +27,7 @@ class FakeStore:
     def __init__(self, failures: Sequence[str] = ()) -> None:
         self.values: list[tuple[str, int, float]] = []
         self.sent: list[object] = []
+        self.made: list[NewRun] = []
         self.calls: list[str] = []
         self.identity = StoreIdentity("a store", "an experiment", 1)
         self.away = False
@@ -53,8 +54,12 @@ class FakeStore:
         values = [(key, epoch.step, value) for epoch in epochs for key, value in epoch.metrics.items()]
         self._call("metrics", lambda: self.values.extend(values))
 
+    def find_made(self, new: NewRun) -> str | None:
+        self._call("find", lambda: None)
+        return "r" if new in self.made else None
+
     def create_run(self, new: NewRun) -> str:
-        self._call("create", lambda: None)
+        self._call("create", lambda: self.made.append(new))
         return "r"
 
     def describe_run(self, run_id: str, new: NewRun) -> None:
@@ -131,7 +136,30 @@ def test_a_new_run_is_not_asked_for_the_steps_that_it_has_until_a_request_fails(
     append(spool, 2)
     assert sender.drain(5) is None
     assert store.losses == [(1, 1.0), (2, 2.0)]
-    assert store.calls == ["create", "describe", "metrics", "metrics", "history"]
+    assert store.calls == ["find", "create", "describe", "metrics", "metrics", "history"]
+
+
+@pytest.mark.parametrize("failures", [["", "after"], ["before", "", "after", "before"]])
+def test_a_run_is_created_once_though_the_answer_is_lost(spool: Spool, store: FakeStore, failures: list[str]) -> None:
+    store.failures = failures
+    spool.append_run(NewRun("x", {}))
+    append(spool, 1)
+    assert Sender(spool, "", store).start().drain(5) is None
+    assert len(store.made) == 1 and store.losses == [(1, 1.0)]
+
+
+def test_a_run_whose_driver_was_killed_before_it_noted_the_id_is_found_by_the_next_one(
+    spool: Spool, storage: StoragePath, store: FakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool.append_run(NewRun("x", {}))
+    append(spool, 1)
+    create = store.create_run
+    with monkeypatch.context() as killed, pytest.raises(ZeroDivisionError):
+        killed.setattr(store, "create_run", lambda new: (create(new), 1 / 0))
+        Sender(spool, "", store).start().drain(5)
+    assert len(store.made) == 1 and not spool.run_id
+    assert replay_leftovers(storage, store, 5) == {}
+    assert len(store.made) == 1 and store.losses == [(1, 1.0)]
 
 
 def test_what_a_store_missed_is_replayed_at_the_next_start(

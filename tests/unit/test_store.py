@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,15 @@ def test_a_failed_run_is_resumed_as_the_same_run_and_found_when_it_is_finished(s
     assert found.seconds is None, "the pause is no time of the run"
     assert store.find_finished("h1", "final") is store.find_finished("h2", "tune") is None
     assert store.find_resumable("h1", "tune") is None
+
+
+def test_the_run_that_was_made_from_the_same_values_is_found(store: TrackingStore) -> None:
+    new = NewRun("it's one", {"mgmrn.split": "tune"}, time_ms=5)
+    assert store.find_made(new) is None
+    run_id = store.create_run(new)
+    assert store.find_made(new) == run_id
+    for other in (replace(new, name="another"), replace(new, time_ms=6), replace(new, tags={"mgmrn.split": "final"})):
+        assert store.find_made(other) is None
 
 
 def test_runs_of_dead_drivers_are_closed_and_those_of_living_ones_are_not(store: TrackingStore) -> None:
