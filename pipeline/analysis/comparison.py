@@ -78,7 +78,8 @@ def figures_of(runs: pd.DataFrame, split: str) -> pd.DataFrame:
 
 def cells_of_runs(runs: pd.DataFrame, split: str) -> pd.DataFrame:
     """Cells of `compare` for finished runs of one split."""
-    return figures_of(runs.assign(state="cached", reason=""), split)[[*CELL_COLUMNS, *SYMBOLS]]
+    # MLflow's table comes column by column: pandas warns of more of them until it is copied into one block.
+    return figures_of(runs.copy().assign(state="cached", reason=""), split)[[*CELL_COLUMNS, *SYMBOLS]]
 
 
 def compare(cells: pd.DataFrame, base: str, metric: str, split: str) -> Comparison:

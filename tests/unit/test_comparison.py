@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import warnings
 from dataclasses import astuple
 from random import Random
 from unittest import mock
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from pipeline.analysis.comparison import CELL_COLUMNS, Comparison, compare
+from pipeline.analysis.comparison import CELL_COLUMNS, Comparison, cells_of_runs, compare
 from pipeline.analysis.paired import PairedDifference, bootstrapped_difference, holm, paired_difference, summarise
 from pipeline.analysis.runs import FIGURES
 
@@ -172,3 +173,13 @@ def test_holm_is_the_closed_test_of_bonferroni_in_any_order(raw: list[float], ra
     assert holm(raw) == pytest.approx([max(min(1.0, len(one) * min(one)) for one in subsets if p in one) for p in raw])
     order = random.sample(range(len(raw)), len(raw))
     assert holm([raw[index] for index in order]) == tuple(holm(raw)[index] for index in order)
+
+
+def test_a_table_that_came_column_by_column_is_read_without_a_warning() -> None:
+    runs = CUB.drop(columns=["state", "reason"])
+    with warnings.catch_warnings(action="ignore"):
+        for number in range(120):
+            runs[f"val/metric-{number}"] = 0.0
+    with warnings.catch_warnings(action="error"):
+        cells = cells_of_runs(runs, "final")
+    assert len(cells) == len(CUB)
