@@ -73,7 +73,7 @@ def taken(folders: Iterable[StoragePath]) -> Iterator[None]:
 def drop_dead_claims(storage: StoragePath) -> None:
     """Deletes the claims in a storage that dead drivers of this host left.
 
-    `take` deletes those of its folder alone, and nobody takes the folder of a run that had finished when its driver was killed.
+    `take` deletes those of its folder alone, and the folder of a run that had finished when its driver was killed is not taken again.
     """
     for name in (storage / FOLDER).names():
         holder = Driver.parse(((storage / FOLDER / name).read() or b"").decode())

@@ -50,8 +50,7 @@ def epochs_noted(place: Place) -> int:
     return sum(path.read_text().count('"kind": "metrics"') for path in files)
 
 
-def runs_of(client: MlflowClient) -> list[Run]:
-    """Runs of all experiments."""
+def all_runs(client: MlflowClient) -> list[Run]:
     return list(client.search_runs([one.experiment_id for one in client.search_experiments()]))
 
 
@@ -81,7 +80,7 @@ def test_a_command_that_is_killed_three_times_comes_to_the_same_end(place: Place
         killed.append(f"{number_of_signal.name} after {wait:.1f} s → {answer.code}")
         assert answer.code in (-signal.SIGKILL, 128 + number_of_signal, 0) or (
             # All runs are done, and Ray shuts down: for about a second nothing catches SIGTERM.
-            answer.code == -signal.SIGTERM and are_finished(runs_of(client_of(place)))
+            answer.code == -signal.SIGTERM and are_finished(all_runs(client_of(place)))
         )
         psutil.wait_procs(place.processes(), timeout=60)
         assert not place.processes(), f"{killed[-1]}: {[process.cmdline() for process in place.processes()]}"
@@ -91,7 +90,7 @@ def test_a_command_that_is_killed_three_times_comes_to_the_same_end(place: Place
     assert "Traceback" not in answer.err
 
     client = client_of(place)
-    runs = runs_of(client)
+    runs = all_runs(client)
     assert are_finished(runs)
     for run in runs:
         steps = steps_of(client, run)
