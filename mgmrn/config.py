@@ -212,6 +212,10 @@ ModelConfig = Annotated[MgMRNConfig | AttributeNetworkConfig | ESZSLConfig, Fiel
 AgreementTeacher = Literal["even", "reliable"]
 
 
+def _other_than_one(weights: dict[Level, Weight]) -> dict[Level, Weight]:
+    return {level: weight for level, weight in weights.items() if weight != 1}
+
+
 class LossConfig(Frozen):
     """Per level: cross-entropy over seen classes + weighted regularisers (paper, loss equations)."""
 
@@ -230,8 +234,8 @@ class LossConfig(Frozen):
     agreement_teacher: AgreementTeacher = "even"
     """Weights of the neighbours: `even`, or by the probability that each gives to the right class (`reliable`)."""
     label_smoothing: Probability = 0.0
-    level_weights: dict[Level, Weight] = {}
-    """Weight of a level's loss; default 1."""
+    level_weights: Annotated[dict[Level, Weight], AfterValidator(_other_than_one)] = {}
+    """Weight of a level's loss; default 1, which is left out, so that it changes no identity."""
 
 
 class OptimiserConfig(Frozen):

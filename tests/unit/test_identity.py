@@ -16,6 +16,14 @@ def test_golden_hashes() -> None:
     assert config_hash(load_experiment("cub-released").config, "data") == "a5c6538bf35c268a"
 
 
+def test_a_level_of_weight_one_counts_as_without_a_weight() -> None:
+    hashes = {
+        config_hash(load_experiment("synthetic", [f"loss.level_weights={weights}"]).config, "data")
+        for weights in ("{}", "{c2: 1}", "{c2: 1.0, c3: 1}")
+    }
+    assert hashes == {config_hash(load_experiment("synthetic").config, "data")}
+
+
 def test_a_weights_file_counts_by_its_content(tmp_path: Path) -> None:
     def hash_with(weights: object) -> str:
         return config_hash(load_experiment("cub", [f"model.backbone.weights={weights}"]).config, "data")

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from optuna.trial import FixedTrial
 
 from mgmrn.errors import UserError
+from pipeline.config.compose import diff
 from pipeline.config.files import CONFIGS, config_names
 from pipeline.search.config import SearchFile, load_search
 from pipeline.search.space import Space
@@ -112,6 +114,15 @@ def test_unknown_files_suggest_the_nearest(tmp_path: Path) -> None:
     assert error.message.startswith(f"2 errors in {tmp_path}/x.yaml:")
     assert f"there is no experiment 'cub10' [{tmp_path}/x.yaml:1] (did you mean cub100?" in error.message
     assert f"there is no benchmark 'cubs' [{tmp_path}/x.yaml:4] (did you mean cub?" in error.message
+
+
+@pytest.mark.parametrize("name", ["cub100", "cub100-quick", "synthetic-quick"])
+def test_the_point_of_the_base_is_the_base(name: str) -> None:
+    """Otherwise a search that finds nothing better would compare the base with itself."""
+    searched = Space(load_search(name))
+    base = searched.compose({}, None)
+    point = searched.draw(FixedTrial(searched.encoded(base.config)))
+    assert diff(base.config, searched.compose(point, None).config) == {}
 
 
 @pytest.mark.parametrize("name", SEARCHES)
