@@ -127,11 +127,14 @@ class Sampler(Frozen):
 
 
 class Scheduler(Frozen):
-    """Pruner of Optuna that stops trials early; steps are epochs over all runs of a trial."""
+    """Pruner of Optuna that stops trials early. Its steps are percent of a trial's epochs over all runs.
+
+    So trials of different lengths are compared at the same point of their schedules: after as many epochs, a short one would lead.
+    """
 
     name: Literal["asha", "median", "none"] = "asha"
-    grace_epochs: Count = 1
-    """Epochs before which no trial is stopped."""
+    grace_percent: Annotated[int, Field(ge=1, le=99)] = 10
+    """Percent of a trial's epochs before which it is not stopped."""
     reduction: Several = 3
     """asha: one of this many trials continues at each rung."""
 

@@ -85,20 +85,21 @@ class SearchDirector(Director):
 
     def record(self, trial: TrackedTrial, report: TrialReport) -> bool:
         objective = self._search.config.objective
+        percent = 100 * report.steps // trial.epochs
         trial.scores[report.run :] = [report.metrics[objective.metric_key]]
-        score = self._combined(trial.number, report.steps, trial.scores)
+        score = self._combined(trial.number, percent, trial.scores)
         if report.checkpoint is not None:
             if objective.cost != "none":
                 trial.costs[report.run :] = [report.metrics[f"perf/{objective.cost}"]]
             trial.finish_run(report)
             if report.run + 1 == len(trial.cells):
-                self._study.settle(trial.number, report.steps, trial.scores)
+                self._study.settle(trial.number, percent, trial.scores)
                 self._end(trial, "finished", score)
                 best = {"search/best": self._board.best[0]} if self._board.best else {}
                 self.site.log_figures(trial.number, {"search/score": score} | best)
             return False
         self._board.epoch(trial.number, report.steps, score)
-        stop = self._study.report(trial.number, report.steps, score, trial.scores)
+        stop = self._study.report(trial.number, percent, score, trial.scores)
         if not stop or report.steps >= trial.epochs:  # The last epoch is over: stopping would save nothing.
             return False
         trial.kill("stopped early")
@@ -130,10 +131,10 @@ class SearchDirector(Director):
         run = look_up(partial(self.site.opening.store.find_finished, cell.config_hash, cell.split))
         return run is not None and run.parent_run_id == self.site.opening.parent.run_id
 
-    def _combined(self, number: int, steps: int, scores: Sequence[float]) -> float:
+    def _combined(self, number: int, percent: int, scores: Sequence[float]) -> float:
         if len(self._search.data) > 1 and self._search.config.objective.combine == "mean_rank":
-            others = (record.scores for record in self._study.records() if record.number != number)
-            return mean_rank(scores, [other[steps] for other in others if steps in other])
+            others = (_latest(record, percent) for record in self._study.records() if record.number != number)
+            return mean_rank(scores, [other for other in others if other])
         return statistics.fmean(score / reference for score, reference in zip(scores, self._references, strict=False))
 
     def _cells(self, record: Record) -> list[Cell]:
@@ -143,6 +144,12 @@ class SearchDirector(Director):
             for name in self._search.data
             for seed in self._search.config.seeds
         ]
+
+
+def _latest(record: Record, percent: int) -> Sequence[float]:
+    """Scores of a trial when it had run a percent of its epochs; none where it has not come so far."""
+    reached = [reported for reported in record.scores if reported <= percent]
+    return record.scores[max(reached)] if reached and max(record.scores) >= percent else ()
 
 
 def _hashes(cells: Sequence[Cell]) -> tuple[str, ...]:

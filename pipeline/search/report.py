@@ -55,12 +55,17 @@ def _score(trial: optuna.trial.FrozenTrial) -> float:
 def _write_trials(path: Path, records: Sequence[Record], targets: Sequence[str]) -> None:
     paths = sorted({name for record in records for name in record.point})
     rows = [
-        {"trial": record.number, "state": record.state, "steps": max(record.scores, default=0), "reason": record.reason}
+        {
+            "trial": record.number,
+            "state": record.state,
+            "percent": max(record.scores, default=0),
+            "reason": record.reason,
+        }
         | dict(zip(targets, record.values, strict=False))
         | {name: yaml_value(value) for name, value in record.point.items()}
         for record in records
     ]
-    table = pd.DataFrame(rows, columns=["trial", "state", *targets, "steps", *paths, "reason"])
+    table = pd.DataFrame(rows, columns=["trial", "state", *targets, "percent", *paths, "reason"])
     table.to_csv(path, index=False, lineterminator="\n")
 
 

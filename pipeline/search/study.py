@@ -43,7 +43,7 @@ class Record:
     values: tuple[float, ...]
     """Objectives of a finished trial: the score, and the cost where there is one."""
     scores: Mapping[int, tuple[float, ...]]
-    """Step → score on each run begun so far."""
+    """Percent of the trial's epochs → score on each run begun so far."""
     reason: str
 
 
@@ -106,22 +106,22 @@ class Study:
         return Record(trial.number, "running", point, (), {}, "")
 
     @_quiet()
-    def report(self, number: int, step: int, score: float, scores: Sequence[float]) -> bool:
-        """Store the score of a step; returns whether to stop the trial. A step that is reported again changes nothing."""
+    def report(self, number: int, percent: int, score: float, scores: Sequence[float]) -> bool:
+        """Store the score at a percent of a trial; returns whether to stop it. What is reported again changes nothing."""
         known = self.optuna.get_trials(deepcopy=False)[number].intermediate_values
         trial = self._live(number)
-        if step not in known:
-            self.settle(number, step, scores)
+        if percent not in known:
+            self.settle(number, percent, scores)
             if self._has_cost:
                 return False  # Optuna has no intermediate values of several objectives.
-            trial.report(score, step)
-        elif step < max(known):
+            trial.report(score, percent)
+        elif percent < max(known):
             return False
         return not self._has_cost and trial.should_prune()
 
-    def settle(self, number: int, step: int, scores: Sequence[float]) -> None:
-        """Store the scores of the runs at a step; at the end of a trial, those of the epochs that count."""
-        self._live(number).set_user_attr(f"{_SCORES}/{step}", [float(one) for one in scores])
+    def settle(self, number: int, percent: int, scores: Sequence[float]) -> None:
+        """Store the scores of the runs at a percent of a trial; at its end, those of the epochs that count."""
+        self._live(number).set_user_attr(f"{_SCORES}/{percent}", [float(one) for one in scores])
 
     @_quiet()
     def end(self, number: int, state: Ending, values: Sequence[float] | None = None, reason: str = "") -> None:
@@ -196,7 +196,7 @@ def _sampler(config: SearchConfig, known: int) -> optuna.samplers.BaseSampler:
 
 
 def _pruner(config: SearchConfig) -> optuna.pruners.BasePruner:
-    grace, reduction = config.scheduler.grace_epochs, config.scheduler.reduction
+    grace, reduction = config.scheduler.grace_percent, config.scheduler.reduction
     match config.scheduler.name:
         case "asha":
             return optuna.pruners.SuccessiveHalvingPruner(min_resource=grace, reduction_factor=reduction)

@@ -2,7 +2,7 @@
 
 import io
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,6 +39,7 @@ from tests.grids import DEAD_DRIVER, DECIDED, SMOOTH, a_run, cells_of, figures, 
 
 RATE = {"optimiser.head_lr": FloatRange(low=1e-4, high=1e-2, log=True)}
 TEMPERATURE = {"model.decoder.temperature": Categorical(choices=("none", "sqrt"))}
+LENGTH = {"schedule.epochs": Categorical(choices=(4, 8))}
 FIXED = {"model.backbone.weights": "none", "model.width": 64, "schedule.epochs": 4}
 FULL = Failure("out-of-memory", "the device is full", hint="take a smaller batch")
 PLACEMENT = Placement(workers=1, cpus_per_worker=2, gpus_per_worker=0)
@@ -161,6 +162,15 @@ def run_to_end(director: Director, plan: TrialPlan, score: float = 0.5) -> None:
             assert not director.reported(plan.number, epoch(run, steps, score))
         assert not director.reported(plan.number, end(run, 4 * run + 4, score))
     director.ended(plan.number, None)
+
+
+def begun_with_lengths(lab: Lab, search: SearchConfig) -> list[Callable[[int, float], bool]]:
+    """Trials of 4 and of 8 epochs: functions that report a score of the first run after a number of epochs."""
+    lab.enqueue(search, {"schedule.epochs": "4"}, {"schedule.epochs": "8"})
+    director = lab.director(search)
+    plans = [begun(director), begun(director)]
+    assert [plan.runs[0].config.schedule.epochs for plan in plans] == [4, 8]
+    return [lambda n, score, plan=plan: director.reported(plan.number, epoch(0, n, score)) for plan in plans]  # type: ignore[misc]
 
 
 def run_all(director: SearchDirector) -> list[int]:
@@ -316,7 +326,7 @@ def test_a_trial_that_is_stopped_early_is_killed_and_its_later_reports_are_ignor
 
 
 def test_a_trial_at_its_last_epoch_is_finished_instead_of_stopped(lab: Lab) -> None:
-    search = config(trials=2, scheduler=Scheduler(name="asha", reduction=4))
+    search = config(trials=2, scheduler=Scheduler(name="asha", grace_percent=25, reduction=4))
     director = lab.director(search)
     begun(director), begun(director)
     for number, scores in enumerate([(0.5, 0.9, 0.9, 0.9), (0.6, 0.8, 0.9, 0.2)]):
@@ -324,6 +334,18 @@ def test_a_trial_at_its_last_epoch_is_finished_instead_of_stopped(lab: Lab) -> N
             assert not director.reported(number, epoch(0, steps, score))
     director.reported(1, end(0, 3, 0.95))
     assert lab.records(search)[1].values == (0.95,)
+
+
+@pytest.mark.parametrize(("score", "is_stopped"), [(0.5, True), (0.7, False)])
+def test_trials_of_different_lengths_are_compared_at_the_same_part_of_their_schedules(
+    lab: Lab, score: float, is_stopped: bool
+) -> None:
+    """A schedule of few epochs scores more after as many: its learning rate has fallen."""
+    search = config(LENGTH, trials=2, scheduler=Scheduler(name="asha", grace_percent=50, reduction=2))
+    short, long = begun_with_lengths(lab, search)
+    assert not short(1, 0.3) and not short(2, 0.6)
+    assert not any(long(steps, 0.1 * steps) for steps in (1, 2, 3))
+    assert long(4, score) == is_stopped
 
 
 def test_an_interrupted_search_closes_its_open_runs_and_can_be_resumed(lab: Lab) -> None:
@@ -368,7 +390,7 @@ def test_the_epoch_that_counts_decides_instead_of_the_last_beside_a_cost(lab: La
         director.reported(0, end(run, 4 * run + 4, best, **figures))
     (record,) = lab.records(search)
     assert record.values == (pytest.approx((0.4 + 0.3) / 2), 1500.0)
-    assert (record.scores[2], record.scores[5], record.scores[8]) == ((0.4,), (0.4, 0.1), (0.4, 0.3))
+    assert (record.scores[25], record.scores[62], record.scores[100]) == ((0.4,), (0.4, 0.1), (0.4, 0.3))
 
 
 def test_scores_of_several_benchmarks_are_divided_by_those_of_the_base(lab: Lab) -> None:
@@ -378,12 +400,12 @@ def test_scores_of_several_benchmarks_are_divided_by_those_of_the_base(lab: Lab)
     for one in (*(epoch(0, steps, 0.6) for steps in (1, 2, 3, 4)), end(0, 4, 0.6), epoch(1, 5, 0.2)):
         director.reported(0, one)
     intermediate = lab.search(search).study.optuna.trials[0].intermediate_values
-    assert (intermediate[4], intermediate[5]) == (pytest.approx(1.2), pytest.approx((1.2 + 0.8) / 2))
+    assert (intermediate[50], intermediate[62]) == (pytest.approx(1.2), pytest.approx((1.2 + 0.8) / 2))
     director.reported(0, end(1, 8, 0.3))
     assert lab.records(search)[0].values == (pytest.approx(1.2),)
 
 
-def test_ranks_compare_a_trial_with_the_others_at_the_same_step(lab: Lab) -> None:
+def test_ranks_compare_a_trial_with_the_others_at_the_same_part_of_their_schedules(lab: Lab) -> None:
     search = config(trials=3, benchmarks=("synthetic", "cub100"), objective=Objective(combine="mean_rank"))
     director = lab.director(search)
     plans = [begun(director) for _ in range(3)]
@@ -393,6 +415,16 @@ def test_ranks_compare_a_trial_with_the_others_at_the_same_step(lab: Lab) -> Non
     assert [record.values for record in records] == [(0.5,), (1.0,), (1.0,)]
     best = best_record(search, records)
     assert best is not None and best.number == 2, "ranks among all finished trials name the best"
+
+    search = config(LENGTH, trials=2, objective=Objective(combine="mean_rank"), benchmarks=("synthetic", "cub100"))
+    lab.search(search).study.delete()
+    short, long = begun_with_lengths(lab, search)
+    for steps, score in enumerate((0.1, 0.2, 0.3, 0.4), start=1):
+        short(steps, score)
+    for steps, score in enumerate((0.05, 0.05, 0.15, 0.15, 0.25), start=1):
+        long(steps, score)
+    intermediate = lab.search(search).study.optuna.trials[1].intermediate_values
+    assert intermediate == {6: 0.5, 12: 0.0, 18: 1.0, 25: 0.0, 31: 1.0}, "of 8 and 16 epochs over two runs"
 
 
 @pytest.fixture(scope="module")

@@ -74,7 +74,7 @@ def test_the_table_has_a_row_for_every_trial(tmp_path: Path) -> None:
     ]
     write_study(tmp_path, study_of(2, 0), records, "x", ["ausuc", "parameters"])
     assert (tmp_path / "trials.csv").read_text() == (
-        "trial,state,ausuc,parameters,steps,a,b,reason\n"
+        "trial,state,ausuc,parameters,percent,a,b,reason\n"
         "0,finished,0.5,1000.0,2,[c4],0.5,\n"
         "1,stopped,0.125,,1,,0.25,\n"
         '2,failed,,,0,"[c4, c5]",,"bad-input: a, b"\n'

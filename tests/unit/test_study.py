@@ -109,6 +109,10 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study_module, "_storage", storages.__getitem__)
 
 
+def percent(step: int) -> int:
+    return 100 * step // EPOCHS
+
+
 def searched(reopen: Callable[[], Study], cut_after: Sequence[int]) -> list[tuple[int, int, bool]]:
     """Run two trials at a time; after these numbers of decisions, which it returns, the next driver receives every epoch again."""
     study, decisions = reopen(), []
@@ -123,7 +127,7 @@ def searched(reopen: Callable[[], Study], cut_after: Sequence[int]) -> list[tupl
             at[number] += 1
             step = at[number]
             score = scores[number] + 0.01 * step
-            stop = study.report(number, step, score, [score])
+            stop = study.report(number, percent(step), score, [score])
             decisions.append((number, step, stop))
             if stop or step == EPOCHS:
                 study.end(number, "stopped" if stop else "finished", None if stop else [score])
@@ -134,7 +138,7 @@ def searched(reopen: Callable[[], Study], cut_after: Sequence[int]) -> list[tupl
                 for left, last in at.items():
                     for again in range(1, last + 1):
                         score = scores[left] + 0.01 * again
-                        assert not study.report(left, again, score, [score])
+                        assert not study.report(left, percent(again), score, [score])
     return decisions
 
 
@@ -147,7 +151,7 @@ def test_early_stopping_decides_the_same_however_often_the_driver_was_killed(mem
 
 
 def test_no_trial_is_stopped_before_its_grace_and_none_without_a_scheduler(memory: None) -> None:
-    late = searched(lambda: opened("a", scheduler=Scheduler(name="asha", grace_epochs=2)), ())
+    late = searched(lambda: opened("a", scheduler=Scheduler(name="asha", grace_percent=50)), ())
     assert min(step for _, step, stop in late if stop) == 2
     never = searched(lambda: opened("b", scheduler=Scheduler(name="none")), ())
     assert not any(stop for _, _, stop in never)
