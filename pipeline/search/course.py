@@ -34,7 +34,7 @@ def run_course(search: Search, name: str, budget_hours: float | None, tracking_u
         director = SearchDirector(search, _references(search), deadline)
         run_trials(director)
         best = best_record(config, study.records())
-        comparisons = () if best is None else _compare(search, best)
+        comparisons = () if best is None else compare_with_base(search, best)
     records, stored = study.records(), site.storage / "report"
     with stored.filled() as report:
         shares = write_study(report, study.optuna, records, f"Search {name}", config.objective.names)
@@ -78,7 +78,7 @@ def _references(search: Search) -> dict[str | None, float]:
     return scores
 
 
-def _compare(search: Search, best: Record) -> tuple[Comparison, ...]:
+def compare_with_base(search: Search, best: Record) -> tuple[Comparison, ...]:
     """Best and base on every benchmark over fresh seeds, paired by seed."""
     config, key = search.config, search.config.objective.metric_key
     search.board.say(f"comparing trial {best.number} with the base over {config.confirm_seeds} fresh seeds")

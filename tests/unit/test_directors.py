@@ -12,6 +12,7 @@ import optuna
 import pytest
 
 from pipeline.driver import driver_tag
+from pipeline.search import course as course_module
 from pipeline.search import director as search_module
 from pipeline.search import study as study_module
 from pipeline.search.board import Board
@@ -425,6 +426,25 @@ def test_ranks_compare_a_trial_with_the_others_at_the_same_part_of_their_schedul
         long(steps, score)
     intermediate = lab.search(search).study.optuna.trials[1].intermediate_values
     assert intermediate == {6: 0.5, 12: 0.0, 18: 1.0, 25: 0.0, 31: 1.0}, "of 8 and 16 epochs over two runs"
+
+
+@pytest.mark.parametrize(
+    ("smoothing", "verdict"), [(0.25, "better"), (0.0, "the base is the best")], ids=["another config", "the base"]
+)
+def test_the_best_trial_is_compared_with_the_base_unless_it_is_the_base(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, smoothing: float, verdict: str
+) -> None:
+    rows = FloatRange(low=0, high=0.5)
+    search = lab.search(config({"loss.label_smoothing": rows, "loss.level_weights.c2": FloatRange(low=0.5, high=2)}))
+    search = replace(search, bases={None: search.space.compose({}, None)})
+
+    def scores(_: Search, cells: Sequence[Cell]) -> dict[str, dict[str, float]]:
+        return {cell.identity: {"val/ausuc": 0.5 + cell.config.loss.label_smoothing} for cell in cells}
+
+    monkeypatch.setattr(course_module, "_run_cells", scores)
+    best = Record(0, "finished", {"loss.label_smoothing": smoothing, "loss.level_weights.c2": 1.0}, (0.5,), {}, "")
+    (found,) = course_module.compare_with_base(search, best)
+    assert (found.verdict, found.is_base) == (verdict, smoothing == 0)
 
 
 @pytest.fixture(scope="module")
